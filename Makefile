@@ -1,0 +1,53 @@
+# make up      everything on this machine, from nothing but Python 3.11+
+# make test    all checks and tests (CI runs this)
+# make lock    new versions into requirements.lock
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# One lock file for everything. As constraints it also pins what building the package needs.
+export PIP_CONSTRAINT := $(CURDIR)/requirements.lock
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/requirements.lock
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: up test lint format lock clean
+
+up: $(VENV)/ready
+	$(BIN)/wa-ingest up
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(VENV)/ready-to-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/ready-to-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/ready: $(VENV)/bin/python pyproject.toml requirements.lock
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/ready-to-test: $(VENV)/bin/python pyproject.toml requirements.lock
+	$(BIN)/pip install --quiet --editable '.[test,dev]'
+	@touch $@ $(VENV)/ready
+
+# In an environment of its own, so that the file holds what the project needs and nothing else.
+lock:
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT $(VENV)-lock/bin/pip install --quiet hatchling '.[test,dev]'
+	$(VENV)-lock/bin/pip freeze --exclude wa-ingest > requirements.lock
+	rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

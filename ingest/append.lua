@@ -1,0 +1,68 @@
+#!lua
+-- Keeps notifications: into the batch that waits at the end of each queue, or into new batches. All or nothing.
+--
+-- KEYS  1 ledger   2 tails   3 rq's set of queues
+-- ARGV  1 rq's key prefix   2 our key prefix   3 id of this flush, unique   4 job template (see ingest/batches.py)
+--       5 notifications in a batch at most   6 bytes in a batch at most   7 time as RQ writes it
+--       then for each queue: name, number of records, the records
+-- Returns the number of new batches.
+--
+-- A batch is joined only while it waits: `tails` names the batch that append put at the end of the queue, take.lua
+-- removes that name, and a batch that was retried or put back never gets it again.
+local ledger, tails, queues = unpack(KEYS)
+local rq, wa, flush, template = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local max_count, max_bytes, now = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local flow = wa .. 'flow:' .. math.floor(redis.call('TIME')[1] / 10)
+local CHUNK = 1000 -- unpack() fails at some 8,000 values
+local made = 0
+
+local function open_batch(queue, queue_key, first)
+  made = made + 1
+  local id = flush .. '-' .. made
+  local job = template:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', now)
+  redis.call('HSET', rq .. ':job:' .. id, unpack(cjson.decode(job)))
+  redis.call('RPUSH', queue_key, id)
+  redis.call('ZADD', ledger, struct.unpack('>I6', first), queue .. '|' .. id)
+  return id
+end
+
+local i = 8
+while ARGV[i] do
+  local queue, last = ARGV[i], i + 1 + tonumber(ARGV[i + 1])
+  local queue_key = rq .. ':queue:' .. queue
+  local lane = queue:match('^[^.]+')
+  redis.call('HINCRBY', flow, 'in.' .. lane, last - i - 1)
+  i = i + 2
+
+  local id, count, bytes
+  local tail = redis.call('HMGET', tails, queue .. '|id', queue .. '|bytes')
+  if tail[1] and redis.call('LINDEX', queue_key, -1) == tail[1] then
+    id, bytes = tail[1], tonumber(tail[2])
+    count = redis.call('LLEN', wa .. 'batch:' .. id)
+  else
+    redis.call('SADD', queues, queue_key)
+  end
+
+  while i <= last do
+    if not id or count >= max_count or bytes + #ARGV[i] > max_bytes then
+      id, count, bytes = open_batch(queue, queue_key, ARGV[i]), 0, 0
+    end
+    local upto = i
+    count, bytes = count + 1, bytes + #ARGV[i]
+    while upto < last and upto - i + 1 < CHUNK and count < max_count and bytes + #ARGV[upto + 1] <= max_bytes do
+      upto = upto + 1
+      count, bytes = count + 1, bytes + #ARGV[upto]
+    end
+    redis.call('RPUSH', wa .. 'batch:' .. id, unpack(ARGV, i, upto))
+    i = upto + 1
+  end
+  redis.call('HSET', tails, queue .. '|id', id, queue .. '|bytes', bytes)
+
+  local doorbell = wa .. 'doorbell:' .. lane -- wakes one idle worker; take.lua wakes the next
+  if redis.call('LLEN', doorbell) == 0 then
+    redis.call('RPUSH', doorbell, 1)
+  end
+end
+
+redis.call('EXPIRE', flow, 600)
+return made

@@ -1,0 +1,112 @@
+"""What is still to be done, read from Redis: for `wa-ingest status` and the metrics."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from redis import Redis
+
+from ingest import batches
+from ingest.routing import LANES, lane_of
+
+ALIVE_MS = 10_000
+"""A worker without a sign of life for this long is dead."""
+
+_RATE_BUCKETS = 6  # whole buckets that a rate is taken over: one minute
+
+
+@dataclass
+class Lane:
+    """One lane. Counts are notifications (`retrying`: events), unless they say batches."""
+
+    waiting: int = 0
+    batches: int = 0
+    oldest_seconds: float = 0.0
+    working: int = 0
+    retrying: int = 0
+    dead: int = 0
+    rate_in: float = 0.0
+    rate_out: float = 0.0
+
+    @property
+    def seconds_to_empty(self) -> float | None:
+        """At the last minute's rates; None when the backlog is not shrinking, 0 when there is none."""
+        if not self.waiting:
+            return 0.0
+        shrinking = self.rate_out - self.rate_in
+        return self.waiting / shrinking if shrinking > 0 else None
+
+
+@dataclass
+class Backlog:
+    lanes: dict[str, Lane]
+    workers: int
+    suspended: bool
+    counts: dict[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape of `wa-ingest status --json`."""
+        lanes = {n: asdict(lane) | {"seconds_to_empty": lane.seconds_to_empty} for n, lane in self.lanes.items()}
+        return asdict(self) | {"lanes": lanes}
+
+
+def read(redis: Redis) -> Backlog:
+    """The state at this moment. Cost: one command per unfinished batch, in pipelines of a thousand."""
+    seconds, micros = redis.time()
+    now_ms = seconds * 1000 + micros // 1000
+    bucket = seconds // batches.FLOW_SECONDS
+    with redis.pipeline(transaction=False) as pipe:
+        pipe.zrange(batches.LEDGER, 0, -1, withscores=True)
+        pipe.hkeys(batches.TAKEN)
+        pipe.zcount(batches.ALIVE, now_ms - ALIVE_MS, "+inf")
+        pipe.exists(f"{batches.RQ}:suspended")
+        pipe.hgetall(batches.COUNTS)
+        for lane in LANES:
+            pipe.xlen(batches.dead_key(lane))
+        for back in range(1, _RATE_BUCKETS + 1):
+            pipe.hgetall(f"{batches.FLOW}{bucket - back}")
+        ledger, taken, workers, suspended, counts, *rest = pipe.execute()
+
+    lanes = {name: Lane(dead=dead) for name, dead in zip(LANES, rest, strict=False)}
+    owed = {member.decode(): score for member, score in ledger}
+    in_work = {member.decode() for member in taken}
+    scheduled = _scheduled(redis, {member.partition("|")[0] for member in owed})
+    for member, length in _lengths(redis, list(owed)).items():
+        figures = lanes[lane_of(member.partition("|")[0])]
+        if member in in_work:
+            figures.working += length
+        elif member in scheduled:
+            figures.retrying += length
+        else:
+            figures.waiting += length
+            figures.batches += 1
+            figures.oldest_seconds = max(figures.oldest_seconds, round((now_ms - owed[member]) / 1000, 3))
+    for flow in rest[len(LANES) :]:
+        for field, count in flow.items():
+            way, _, name = field.decode().partition(".")
+            rate = int(count) / (_RATE_BUCKETS * batches.FLOW_SECONDS)
+            if way == "in":
+                lanes[name].rate_in += rate
+            else:
+                lanes[name].rate_out += rate
+    return Backlog(lanes, workers, bool(suspended), {k.decode(): int(v) for k, v in counts.items()})
+
+
+def _scheduled(redis: Redis, queues: set[str]) -> set[str]:
+    """The members of the ledger that wait for their time, from RQ's registries of scheduled jobs."""
+    with redis.pipeline(transaction=False) as pipe:
+        for queue in queues:
+            pipe.zrange(batches.scheduled_key(queue), 0, -1)
+        return {f"{queue}|{job.decode()}" for queue, jobs in zip(queues, pipe.execute(), strict=True) for job in jobs}
+
+
+def _lengths(redis: Redis, members: list[str]) -> dict[str, int]:
+    lengths: dict[str, int] = {}
+    for start in range(0, len(members), 1000):
+        some = members[start : start + 1000]
+        with redis.pipeline(transaction=False) as pipe:
+            for member in some:
+                pipe.llen(batches.batch_key(member.partition("|")[2]))
+            lengths |= zip(some, pipe.execute(), strict=True)
+    return lengths

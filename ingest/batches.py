@@ -1,0 +1,128 @@
+"""The layout of what the receiver writes into Redis and the workers read: keys, records, the RQ job of a batch.
+
+| key (after the prefix) | type | holds |
+|---|---|---|
+| `batch:ID` | list | the records of a batch |
+| `ledger` | sorted set | every unfinished batch, `QUEUE|ID`, by arrival of its first record (ms): what is still owed |
+| `tails` | hash | per queue the batch at its end that may still be joined, and its bytes |
+| `taken` | hash | `QUEUE|ID` → the worker that has it |
+| `leases` | hash | partition queue → the batch in work: one batch of a partition at a time |
+| `alive` | sorted set | workers by their last sign of life (ms) |
+| `doorbell:LANE` | list | at most one token; idle workers block on it |
+| `dead:LANE` | stream | dead letters |
+| `counts` | hash | what became of events, ever |
+| `flow:T` | hash | notifications in and out per lane in the ten seconds T |
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from struct import Struct
+from typing import Any, NamedTuple
+
+import orjson
+from redis import Redis
+from rq.defaults import RQ_KEY_PREFIX
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+# Ours live under RQ's prefix, so that a {hash tag} in RQ_KEY_PREFIX puts all keys of a script into one Cluster slot.
+RQ = RQ_KEY_PREFIX
+WA = f"{RQ}:wa:"
+LEDGER, TAILS, TAKEN, LEASES, ALIVE, COUNTS = (
+    WA + name for name in ("ledger", "tails", "taken", "leases", "alive", "counts")
+)
+FLOW = WA + "flow:"
+RQ_QUEUES = f"{RQ}:queues"
+
+BATCH_BYTES = 1 << 20
+"""A batch takes no further notification when it would grow beyond this; a larger body is a batch of its own."""
+
+FLOW_SECONDS = 10
+"""Length of a `flow` bucket."""
+
+RUN = "workers.batch.run"
+"""The function of a batch's RQ job; a name only, the receiver never imports the workers."""
+
+FAILURE_TTL = 3600
+"""How long RQ shows a failed job. The ledger, not RQ, remembers what is owed."""
+
+_HEADER = Struct(">Q")
+
+
+class Record(NamedTuple):
+    """One notification in a batch.
+
+    `attempt` counts from 1; `share` is 0, or the number of partitions when only the contacts of this queue's
+    partition count (see `ingest.routing.Place`).
+    """
+
+    received_ms: int
+    attempt: int
+    share: int
+    body: bytes
+
+
+def pack(body: bytes, received_ms: int, attempt: int = 1, share: int = 0) -> bytes:
+    """A record as it lies in Redis: 6 bytes arrival time, 1 attempt, 1 share, then the body byte for byte."""
+    return _HEADER.pack(received_ms << 16 | attempt << 8 | share) + body
+
+
+def unpack(record: bytes) -> Record:
+    """The reverse of `pack`."""
+    (header,) = _HEADER.unpack_from(record)
+    return Record(header >> 16, header >> 8 & 255, header & 255, record[_HEADER.size :])
+
+
+def batch_key(batch: str) -> str:
+    return f"{WA}batch:{batch}"
+
+
+def dead_key(lane: str) -> str:
+    return f"{WA}dead:{lane}"
+
+
+def doorbell_key(lane: str) -> str:
+    return f"{WA}doorbell:{lane}"
+
+
+def queue_key(queue: str) -> str:
+    return f"{RQ}:queue:{queue}"
+
+
+def scheduled_key(queue: str) -> str:
+    """RQ's ScheduledJobRegistry: retry batches wait there until they are due."""
+    return f"{RQ}:scheduled:{queue}"
+
+
+def lua(module_file: str, name: str) -> str:
+    """The text of the Lua script that lies beside a module."""
+    return Path(module_file).with_name(name).read_text()
+
+
+def job_template() -> str:
+    """The fields of a batch's RQ job as a JSON array, with `_ID_`, `_QUEUE_` and `_NOW_` to be replaced by a script.
+
+    RQ itself makes the fields (`Job.to_dict`). Its `data` is compressed there; `Job.restore` also takes it plain.
+    The job holds the id of the batch, never a body. No time-out: events have their own.
+    """
+    job = Job.create(
+        RUN,
+        args=("_QUEUE_", "_ID_"),
+        id="_ID_",
+        origin="_QUEUE_",
+        description="batch",
+        timeout=-1,
+        result_ttl=0,
+        failure_ttl=FAILURE_TTL,
+        status=JobStatus.QUEUED,
+        serializer=JSONSerializer,
+        connection=Redis(),  # Job insists on one; this one never connects
+    )
+    fields: dict[str, Any] = job.to_dict() | {
+        "created_at": "_NOW_",
+        "enqueued_at": "_NOW_",
+        "data": job.data.decode(),
+        "status": JobStatus.QUEUED.value,
+    }
+    return orjson.dumps([str(part) for pair in fields.items() for part in pair]).decode()

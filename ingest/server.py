@@ -1,0 +1,111 @@
+"""The receiver: two listeners, one committer, a clean stop. `python -m ingest.server` is one receiver process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+import structlog
+import uvloop
+from aiohttp import web
+from redis.exceptions import RedisError
+
+from ingest import connection, logs, processes
+from ingest.admin import Admin
+from ingest.committer import Committer
+from ingest.settings import Settings, SettingsError, load, variable
+from ingest.webhook import Webhook
+
+log = structlog.get_logger()
+
+_LINGER = 2.0
+"""Seconds in which the rest of a refused body is read and thrown away, so that the sender reads the answer."""
+
+
+async def run(settings: Settings, share_ports: bool) -> None:
+    """Serve until SIGTERM or SIGINT, then stop accepting, commit what was read, answer, and return."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    redis = connection.for_receiver(settings)
+    committer = Committer(redis, settings)
+    public = await _listen(settings, "listen", Webhook(settings, committer), share_ports)
+    admin = await _listen(settings, "admin_listen", Admin(settings, committer), share_ports)
+    log.info("receiver started", listen=settings.listen, path=settings.path, pid=os.getpid())
+    try:
+        await stop.wait()
+    finally:
+        await public.cleanup()
+        await admin.cleanup()
+        await redis.aclose()
+    log.info("receiver stopped", pid=os.getpid())
+
+
+async def _listen(settings: Settings, field: str, handler: Webhook | Admin, share_port: bool) -> web.ServerRunner:
+    """Open the listener whose address that setting holds. The low-level server is used: two paths need no router."""
+    loop = asyncio.get_running_loop()
+
+    def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=int(settings.max_body))
+
+    server = web.Server(handler, request_factory=make_request, lingering_time=_LINGER, access_log=None)
+    runner = web.ServerRunner(server, shutdown_timeout=settings.body_timeout + connection.COMMAND_SECONDS + 1)
+    await runner.setup()
+    host, port = getattr(settings, field)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share_port:  # only for processes of one receiver, so that a second receiver by mistake is noticed
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((host, port))
+        await web.SockSite(runner, listener, backlog=1024).start()
+    except OSError as error:
+        listener.close()
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise SettingsError(f"{variable(field)}: cannot listen on {host}:{port}: {why}") from None
+    return runner
+
+
+def kind(settings: Settings, count: int) -> processes.Kind:
+    """Receiver processes as children; ready when the admin listener answers."""
+    host, port = settings.admin_listen
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+
+    def ready() -> bool:
+        try:
+            socket.create_connection((here, port), timeout=1.0).close()
+        except OSError:
+            return False
+        return True
+
+    return processes.Kind("receiver", "ingest.server", ("--share-ports",) if count > 1 else (), count, ready=ready)
+
+
+def main() -> None:
+    """One receiver process."""
+    logs.configure()
+    processes.watch_parent()
+    try:
+        settings = load()
+        tools = connection.for_tools(settings)
+        try:
+            connection.check_version(tools, settings)
+        except (RedisError, OSError) as error:
+            # Not fatal: senders get 503 until Redis is there.
+            log.warning("Redis is away, answering 503 until it is back", reason=connection.reason(error))
+        finally:
+            tools.close()
+        uvloop.run(run(settings, share_ports="--share-ports" in sys.argv))
+    except SettingsError as error:
+        print(f"wa-ingest: {error}", file=sys.stderr)
+        sys.exit(processes.GIVE_UP)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Every setting: name, default, meaning. Read from the environment, prefix `WA_`.
+
+Each variable may also be given as `NAME_FILE`, the path of a file that holds the value (how compose and Kubernetes hand
+out secrets).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "WA_"
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong. The message is one line that names the variable and the remedy."""
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _seconds(value: Any) -> Any:
+    """`30`, `30s`, `15m`, `25h` or `7d` as seconds."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", value)
+        if not found:
+            raise ValueError("give a duration such as 30s, 15m, 25h or 7d")
+        return float(found[1]) * _UNITS[found[2] or "s"]
+    return value
+
+
+def _address(value: Any) -> Any:
+    """`host:port`, with `[…]` around an IPv6 host."""
+    if isinstance(value, str):
+        host, colon, port = value.strip().rpartition(":")
+        if not colon or not port.isdigit() or int(port) > 65535:
+            raise ValueError("give host:port, for example 0.0.0.0:8080")
+        return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - a bare `:8080` means every address
+    return value
+
+
+def _comma_list(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _duration_text(seconds: float) -> str:
+    for unit in ("d", "h", "m"):
+        if seconds >= _UNITS[unit] and seconds % _UNITS[unit] == 0:
+            return f"{seconds / _UNITS[unit]:g}{unit}"
+    return f"{seconds:g}s"
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0), PlainSerializer(_duration_text)]
+Address = Annotated[
+    tuple[str, int],
+    NoDecode,
+    BeforeValidator(_address),
+    PlainSerializer(lambda a: f"[{a[0]}]:{a[1]}" if ":" in a[0] else f"{a[0]}:{a[1]}"),
+]
+Size = Annotated[ByteSize, Field(gt=0), PlainSerializer(lambda size: ByteSize(size).human_readable())]
+Lanes = Annotated[
+    tuple[Literal["messages", "statuses", "other"], ...],
+    NoDecode,
+    BeforeValidator(_comma_list),
+    Field(min_length=1),
+    PlainSerializer(",".join),
+]
+Durability = Annotated[str, Field(pattern=r"^(redis|fsync|replicas:[1-9][0-9]*)$")]
+
+
+class Settings(BaseSettings):
+    """All settings; `wa-ingest settings` prints them with these descriptions."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+
+    redis_url: SecretStr | None = Field(
+        None, description="redis://, rediss://, unix:// or redis+sentinel://; unset: `up` starts its own server"
+    )
+    handlers: str = Field(
+        "examples.printing:handlers",
+        pattern=r"^[\w.]+:[\w.]+$",
+        description="module:object of your handlers; the working folder is importable",
+    )
+    listen: Address = Field(("0.0.0.0", 8080), description="address of the public listener")  # noqa: S104
+    admin_listen: Address = Field(("127.0.0.1", 9100), description="address of /healthz, /readyz and /metrics")
+    path: str = Field("/webhook", pattern=r"^/\S*$", description="path that senders post to")
+    app_secret: SecretStr | None = Field(
+        None, description="app secret(s), comma separated; when set, every POST must carry a valid signature"
+    )
+    verify_token: SecretStr | None = Field(None, description="token of the GET handshake")
+    durability: Durability = Field(
+        "redis", description="redis: Redis answered; fsync: WAITAOF 1 0; replicas:N: N replicas have it too"
+    )
+    max_body: Size = Field(ByteSize(4 << 20), description="largest body accepted; above: 413")
+    max_pending: Size = Field(
+        ByteSize(64 << 20), description="bytes a receiver holds that are not durable yet; above: 503"
+    )
+    body_timeout: Seconds = Field(10.0, description="time for a body to arrive completely; after it: 408")
+    lanes: Lanes = Field(("messages", "statuses", "other"), description="lanes that a `work` process takes from")
+    processes: int = Field(1, ge=1, le=1024, description="receiver processes (serve) or worker processes (work, up)")
+    partitions: int = Field(8, ge=1, le=255, description="partitions of the messages lane")
+    batch: int = Field(500, ge=1, le=10_000, description="notifications in a batch at most")
+    max_attempts: int = Field(8, ge=1, le=255, description="tries of an event before it is a dead letter")
+    handler_timeout: Seconds = Field(30.0, description="time for one event")
+    concurrency: int = Field(50, ge=1, le=10_000, description="async handlers in flight in a worker process")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _FileVariables(settings_cls)
+
+
+class _FileVariables(PydanticBaseSettingsSource):
+    """`NAME_FILE`: the value of NAME is what that file holds, without the line end."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        name = variable(field_name) + "_FILE"
+        path = os.environ.get(name)
+        try:
+            return (Path(path).read_text().strip() or None) if path else None, field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise SettingsError(f"{name}: cannot read {path}: {reason}") from None
+
+    def __call__(self) -> dict[str, Any]:
+        values = {name: self.get_field_value(field, name)[0] for name, field in Settings.model_fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def variable(field: str) -> str:
+    """The environment variable of a settings field."""
+    return PREFIX + field.upper()
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings in force. `overrides` are what the command line gave; None there means not given.
+
+    Raises SettingsError with one line that names the variable.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = variable(str(first["loc"][0]))
+        raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def unknown_variables() -> list[str]:
+    """Variables with our prefix that are no setting: misspelt, or of another version."""
+    known = {variable(field) for field in Settings.model_fields}
+    return sorted(n for n in os.environ if n.startswith(PREFIX) and n.removesuffix("_FILE") not in known)
+
+
+def redis_url(settings: Settings) -> str:
+    """The Redis URL, for every command but `up`. Raises SettingsError when it is not set."""
+    if settings.redis_url is None:
+        raise SettingsError(
+            "WA_REDIS_URL is not set: give the Redis to use, for example redis://localhost:6379/0, "
+            "or run `wa-ingest up`, which starts its own"
+        )
+    return settings.redis_url.get_secret_value()

@@ -1,0 +1,105 @@
+"""Is everything fit for production: what `wa-ingest check` looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from ingest import connection
+from ingest.settings import Settings, SettingsError, unknown_variables
+from workers import handlers
+
+
+class Check(NamedTuple):
+    """One finding. `result` is ok, warning or failed; `advice` says what to do when it is not ok."""
+
+    name: str
+    result: str
+    finding: str
+    advice: str = ""
+
+
+def run(settings: Settings) -> list[Check]:
+    """All checks, in the order of a notification's way."""
+    return [*_edge(settings), *_redis(settings), _handlers(settings)]
+
+
+def _edge(settings: Settings) -> Iterator[Check]:
+    if settings.app_secret:
+        yield Check("senders", "ok", "every POST must be signed")
+    else:
+        yield Check(
+            "senders",
+            "warning",
+            "anybody who reaches the port may post",
+            "set WA_APP_SECRET, or let only your senders in",
+        )
+    if not settings.verify_token:
+        yield Check(
+            "handshake", "warning", "the webhook cannot be registered with the Cloud API", "set WA_VERIFY_TOKEN"
+        )
+    for name in unknown_variables():
+        yield Check("settings", "warning", f"{name} is no setting of this version", "see `wa-ingest settings`")
+
+
+def _redis(settings: Settings) -> Iterator[Check]:
+    redis = connection.for_tools(settings)
+    try:
+        connection.check_version(redis, settings)
+        yield Check("redis", "ok", "reachable, and new enough")
+        yield from _persistence(redis)
+    except SettingsError as error:
+        yield Check("redis", "failed", str(error), "see above")
+    except (RedisError, OSError) as error:
+        yield Check(
+            "redis", "failed", f"not reachable: {connection.reason(error)}", "see WA_REDIS_URL, and that it runs"
+        )
+    finally:
+        redis.close()
+
+
+def _persistence(redis: Redis) -> Iterator[Check]:
+    info: dict[str, Any] = redis.info()
+    if not info.get("aof_enabled"):
+        yield Check("append-only file", "failed", "off: a restart of Redis loses what it held", "set appendonly yes")
+    else:
+        try:
+            fsync = redis.config_get("appendfsync").get("appendfsync", "?")
+        except ResponseError:  # managed Redis and strict ACLs forbid CONFIG
+            fsync = "?"
+        if fsync == "always":
+            yield Check("append-only file", "ok", "on, fsync at every write")
+        else:
+            yield Check(
+                "append-only file",
+                "warning",
+                f"on, appendfsync {fsync}: a crash of its machine may lose a second",
+                "set appendfsync always, or WA_DURABILITY=fsync",
+            )
+    policy = info.get("maxmemory_policy", "?")
+    if policy == "noeviction":
+        yield Check("eviction", "ok", "noeviction")
+    else:
+        yield Check(
+            "eviction", "failed", f"{policy}: Redis may throw notifications away", "set maxmemory-policy noeviction"
+        )
+
+
+def _handlers(settings: Settings) -> Check:
+    try:
+        registry = handlers.load(settings.handlers)
+    except handlers.HandlersError as error:
+        return Check("handlers", "failed", str(error), "see WA_HANDLERS")
+    except Exception as error:
+        return Check(
+            "handlers",
+            "failed",
+            f"{settings.handlers} cannot be imported: {type(error).__name__}: {error}",
+            f"try: python -c 'import {settings.handlers.partition(':')[0]}'",
+        )
+    if not len(registry):
+        return Check("handlers", "warning", f"{settings.handlers} is empty", "register a function, see README")
+    return Check("handlers", "ok", f"{settings.handlers}: {len(registry)} registered")

@@ -1,0 +1,257 @@
+"""`wa-ingest`: the commands."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from redis.exceptions import RedisError
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ingest import backlog, connection, embedded, logs, processes, server
+from ingest.settings import Settings, SettingsError, load, redis_url, unknown_variables, variable
+from workers import checks
+
+DATA = Path("data")
+"""Where `up` keeps everything, below the working folder."""
+
+_WATCH_SECONDS = 1.0
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """What goes wrong in ordinary life is one line on standard error, exit status 1."""
+    try:
+        yield
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from None
+    except (RedisError, OSError) as error:
+        raise click.ClickException(
+            f"Redis is not reachable: {connection.reason(error)}; see WA_REDIS_URL, and that it runs"
+        ) from None
+
+
+def _settings(**overrides: Any) -> Settings:
+    settings = load(**overrides)
+    for name in unknown_variables():
+        click.echo(f"Warning: {name} is no setting of this version, it has no effect", err=True)
+    return settings
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="wa-ingest")
+def main() -> None:
+    """Take in WhatsApp Business notifications: durable in Redis, answered at once, handled by your code in workers.
+
+    Settings come from environment variables; `wa-ingest settings` lists them. To try everything on this machine:
+    `wa-ingest up`.
+    """
+
+
+@main.command()
+def up() -> None:
+    """Run everything on this machine, until Ctrl-C.
+
+    Starts a Valkey server with its data in ./data (every write on disk before it is answered), unless WA_REDIS_URL
+    names another; the receiver; and WA_PROCESSES workers. Nothing is lost at a stop: the next start goes on from there.
+    """
+    with _one_line():
+        settings = _settings()
+        if settings.redis_url is not None:
+            sys.exit(_up(settings, redis_url(settings), []))
+        with embedded.locked(DATA):
+            sys.exit(_up(settings, f"unix://{embedded.socket_path(DATA)}", [embedded.kind(DATA)]))
+
+
+def _up(settings: Settings, url: str, servers: list[processes.Kind]) -> int:
+    logs.configure()
+    kinds = [server.kind(settings, 1), _workers(settings.processes, burst=False), *servers]
+    return processes.supervise(kinds, env={"WA_REDIS_URL": url}, started=lambda: _welcome(settings, url, servers))
+
+
+def _welcome(settings: Settings, url: str, servers: list[processes.Kind]) -> None:
+    host, port = settings.listen
+    admin_host, admin_port = settings.admin_listen
+    address = f"http://{'localhost' if host in ('0.0.0.0', '::') else host}:{port}{settings.path}"  # noqa: S104
+    body = (
+        '{"contacts":[{"profile":{"name":"Ada"},"wa_id":"15550001"}],"messages":[{"from":"15550001","id":"try-1",'
+        f'"timestamp":"{int(time.time())}","type":"text","text":{{"body":"Hello"}}}}]}}'
+    )
+    rows = {
+        "receiver": address,
+        "admin": f"http://{admin_host}:{admin_port}/healthz /readyz /metrics",
+        "workers": f"{settings.processes} running {settings.handlers}",
+        "redis": f"embedded Valkey, data in {DATA.resolve()}" if servers else "WA_REDIS_URL",
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(Text(name, style="bold"), value)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print("\nTry it, from another terminal:\n", style="bold")
+    # Not through rich: a line to copy is printed as it is.
+    click.echo(f"  curl -i {address} -d '{body}'")
+    click.echo(f"  WA_REDIS_URL={url} {sys.argv[0]} status\n" if servers else f"  {sys.argv[0]} status\n")
+    click.echo("Ctrl-C stops; nothing is lost.")
+
+
+def _workers(count: int, burst: bool) -> processes.Kind:
+    return processes.Kind("worker", "workers.worker", ("--burst",) if burst else (), count, ends=burst)
+
+
+@main.command()
+@click.option("--processes", "count", type=click.IntRange(1, 1024), help="Receiver processes [WA_PROCESSES, 1].")
+def serve(count: int | None) -> None:
+    """Run the receiver, until SIGTERM or Ctrl-C.
+
+    Answers 200 once a notification is durable in Redis, 503 when it cannot be. Several processes share the port. At a
+    stop what was read is committed and answered first.
+    """
+    with _one_line():
+        settings = _settings(processes=count)
+        redis_url(settings)
+        logs.configure()
+        sys.exit(processes.supervise([server.kind(settings, settings.processes)]))
+
+
+@main.command()
+@click.option("--lanes", help="Lanes to take from, comma separated [WA_LANES, all]: messages, statuses, other.")
+@click.option("--processes", "count", type=click.IntRange(1, 1024), help="Worker processes [WA_PROCESSES, 1].")
+@click.option("--burst", is_flag=True, help="End when nothing is left to take.")
+def work(lanes: str | None, count: int | None, burst: bool) -> None:
+    """Run workers, until SIGTERM or Ctrl-C.
+
+    Each process takes batches, parses them and calls the handlers that WA_HANDLERS names. A process that dies is
+    started again, and its work is taken up by another. At a stop the events that have begun are finished, the rest
+    goes back to the front of its queue.
+    """
+    with _one_line():
+        settings = _settings(lanes=lanes, processes=count)
+        redis_url(settings)
+        logs.configure()
+        env = {"WA_LANES": ",".join(settings.lanes)}
+        sys.exit(processes.supervise([_workers(settings.processes, burst)], env=env))
+
+
+@main.command()
+@click.option("--watch", is_flag=True, help="Refresh every second, until Ctrl-C.")
+@as_json
+def status(watch: bool, as_json: bool) -> None:
+    """Show what waits, how old it is, what is in work, what failed, and how fast it goes.
+
+    Counts are notifications (retrying and dead: events). Rates are per second over the last minute. With --watch and
+    --json: one JSON object a line.
+    """
+    with _one_line():
+        redis = connection.for_tools(_settings())
+        if not watch:
+            now = backlog.read(redis)
+            if as_json:
+                click.echo(orjson.dumps(now.as_json(), option=orjson.OPT_INDENT_2).decode())
+            else:
+                Console().print(_status_table(now))
+            return
+        try:
+            if as_json:
+                while True:
+                    click.echo(orjson.dumps(backlog.read(redis).as_json()).decode())
+                    time.sleep(_WATCH_SECONDS)
+            with Live(_status_table(backlog.read(redis)), screen=sys.stdout.isatty()) as live:
+                while True:
+                    time.sleep(_WATCH_SECONDS)
+                    live.update(_status_table(backlog.read(redis)))
+        except KeyboardInterrupt:
+            pass
+
+
+def _status_table(now: backlog.Backlog) -> RenderableType:
+    table = Table()
+    table.add_column("lane")
+    headings = ("waiting", "batches", "oldest", "in work", "retrying", "dead", "in/s", "out/s", "empty in")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for name, lane in now.lanes.items():
+        left = lane.seconds_to_empty
+        table.add_row(
+            name,
+            f"{lane.waiting:,}",
+            f"{lane.batches:,}",
+            _span(lane.oldest_seconds) if lane.batches else "-",
+            f"{lane.working:,}",
+            f"{lane.retrying:,}",
+            Text(f"{lane.dead:,}", style="red" if lane.dead else ""),
+            f"{lane.rate_in:,.1f}",
+            f"{lane.rate_out:,.1f}",
+            "-" if left == 0 else "not shrinking" if left is None else _span(left),
+        )
+    workers = Text(f"workers: {now.workers}", style="" if now.workers else "bold red")
+    if now.suspended:
+        workers.append("  suspended, `rq resume` lets them go on", style="bold red")
+    return Group(table, workers)
+
+
+def _span(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+@main.command()
+@as_json
+def settings(as_json: bool) -> None:
+    """Show every setting: its value now and what it means. Secrets are masked."""
+    with _one_line():
+        current = _settings().model_dump(mode="json")
+        fields = Settings.model_fields
+        if as_json:
+            rows = {
+                variable(name): {"value": value, "meaning": fields[name].description} for name, value in current.items()
+            }
+            click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+            return
+        table = Table("variable", "value", "meaning")
+        for name, value in current.items():
+            table.add_row(
+                variable(name), Text("unset", style="dim") if value is None else str(value), fields[name].description
+            )
+        Console().print(table)
+        click.echo("Each may also be given as NAME_FILE, the path of a file that holds the value.")
+
+
+@main.command()
+@as_json
+def check(as_json: bool) -> None:
+    """Is everything fit for production? Exits 1 when something is not."""
+    with _one_line():
+        current = load()
+        redis_url(current)
+        found = checks.run(current)
+        if as_json:
+            click.echo(orjson.dumps([one._asdict() for one in found], option=orjson.OPT_INDENT_2).decode())
+        else:
+            table = Table("", "check", "finding", "what to do")
+            colours = {"ok": "green", "warning": "yellow", "failed": "bold red"}
+            for one in found:
+                table.add_row(Text(one.result, style=colours[one.result]), one.name, one.finding, one.advice)
+            Console().print(table)
+        if any(one.result == "failed" for one in found):
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

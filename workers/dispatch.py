@@ -1,0 +1,223 @@
+"""Calls the handlers of a batch's events: one after another, or many async ones at a time.
+
+Events with the same `order_key` (one contact's messages, one message's statuses) never overlap and keep their order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from workers.events import Event
+from workers.handlers import Discard, Handler, Handlers, Reject, RetryIn
+
+STOP_SECONDS = 8.0
+"""How long handlers that run when the worker is told to stop may still take; then they are broken off."""
+
+_TICK = 0.25
+_AGAIN = 1.0  # a time-out that the handler swallowed comes again
+
+
+class HandlerTimeout(TimeoutError):
+    """Raised inside a sync handler when the time for its event is over."""
+
+
+class Outcome(NamedTuple):
+    """What became of an event.
+
+    `name`: handled, unhandled, discarded, rejected or failed. `detail` may quote the event: it goes to the dead
+    letter, never to a log; `error` and `handler` may be logged. `delay` is what RetryIn asked for, in seconds.
+    """
+
+    name: str
+    detail: str = ""
+    error: str = ""
+    handler: str = ""
+    delay: float | None = None
+
+
+HANDLED = Outcome("handled")
+UNHANDLED = Outcome("unhandled")
+
+Finish = Callable[[int, Event, Outcome], None]
+
+
+class Dispatcher:
+    """Runs events through handlers.
+
+    `timeout` is in seconds for one event. `stopping()` is asked before each event: what was not begun then is left
+    out.
+    """
+
+    def __init__(
+        self,
+        handlers: Handlers,
+        concurrency: int,
+        timeout: float,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._handlers = handlers
+        self._concurrency = concurrency
+        self._timeout = timeout
+        self._stopping = stopping
+        self._alarm = _Alarm()
+        self._runner: asyncio.Runner | None = None
+        if handlers.any_async:
+            import uvloop  # only where it is needed: sync handlers need no loop
+
+            # One loop for the life of the process, so that the handlers' connection pools live on.
+            self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+    def run(self, events: Iterable[tuple[int, Event]], finish: Finish, tick: Callable[[], None]) -> None:
+        """Handle events, given with the number of their record; `finish` gets each one's outcome.
+
+        `tick` is called often while handlers run. An exception of `tick` or `finish` ends the run; handlers in flight are cancelled.
+        """
+        if self._runner:
+            self._runner.run(self._run_async(events, finish, tick))
+            return
+        for index, event in events:
+            if self._stopping():
+                return
+            outcome = self._handle(event)
+            if outcome is not None:
+                finish(index, event, outcome)
+            tick()
+
+    def stop_soon(self) -> None:
+        """The worker was told to stop: give a running sync handler STOP_SECONDS, no more."""
+        self._alarm.shorten(STOP_SECONDS)
+
+    def close(self) -> None:
+        if self._runner:
+            self._runner.close()
+
+    def _handle(self, event: Event) -> Outcome | None:
+        """None: it was broken off because the worker stops, and counts as not begun."""
+        calls = self._handlers.calls(event)
+        if not calls:
+            return UNHANDLED
+        handler = calls[0][0]
+        try:
+            with self._alarm.within(self._timeout):
+                for handler, argument in calls:
+                    handler.call(argument)
+        except Exception as error:
+            return None if self._alarm.broken_off and self._stopping() else _outcome(error, handler, self._timeout)
+        return HANDLED
+
+    async def _handle_async(self, event: Event) -> Outcome:
+        calls = self._handlers.calls(event)
+        if not calls:
+            return UNHANDLED
+        handler = calls[0][0]
+        try:
+            async with asyncio.timeout(self._timeout):
+                for handler, argument in calls:
+                    if handler.is_async:
+                        await handler.call(argument)
+                    else:
+                        with self._alarm.within(self._timeout):
+                            handler.call(argument)
+        except Exception as error:
+            return _outcome(error, handler, self._timeout)
+        return HANDLED
+
+    async def _run_async(self, events: Iterable[tuple[int, Event]], finish: Finish, tick: Callable[[], None]) -> None:
+        groups = iter(_by_order_key(events))
+
+        async def work() -> None:
+            for group in groups:
+                for index, event in group:
+                    if self._stopping():
+                        return
+                    finish(index, event, await self._handle_async(event))
+                    tick()
+
+        tasks = {asyncio.create_task(work()) for _ in range(self._concurrency)}
+        deadline: float | None = None
+        loop = asyncio.get_running_loop()
+        try:
+            while tasks:
+                done, tasks = await asyncio.wait(tasks, timeout=_TICK, return_when=asyncio.FIRST_EXCEPTION)
+                for task in done:
+                    task.result()
+                tick()
+                if self._stopping():
+                    deadline = deadline or loop.time() + STOP_SECONDS
+                    if loop.time() > deadline:
+                        return  # what is still in flight counts as not begun
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _by_order_key(events: Iterable[tuple[int, Event]]) -> list[list[tuple[int, Event]]]:
+    """Groups that may run side by side, in order of their first event."""
+    groups: list[list[tuple[int, Event]]] = []
+    by_key: dict[tuple[str, str], list[tuple[int, Event]]] = {}
+    for item in events:
+        key = item[1].order_key
+        group = by_key.get((item[1].kind, key)) if key is not None else None
+        if group is None:
+            group = []
+            groups.append(group)
+            if key is not None:
+                by_key[item[1].kind, key] = group
+        group.append(item)
+    return groups
+
+
+def _outcome(error: Exception, handler: Handler, timeout: float) -> Outcome:
+    if isinstance(error, Discard):
+        return Outcome("discarded")
+    if isinstance(error, Reject):
+        return Outcome("rejected", str(error), handler=handler.name)
+    if isinstance(error, RetryIn):
+        return Outcome("failed", f"asked for a retry in {error.seconds:g} s", "RetryIn", handler.name, error.seconds)
+    if isinstance(error, TimeoutError) and not str(error):
+        error = HandlerTimeout(f"not done after {timeout:g} s")
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    detail = f"{type(error).__name__}: {error} ({where})"
+    return Outcome("failed", detail, f"{type(error).__name__} at {where}", handler.name)
+
+
+class _Alarm:
+    """Interrupts a sync handler, by SIGALRM: also one that waits in a system call."""
+
+    def __init__(self) -> None:
+        self._armed = False
+        self._previous = signal.SIG_DFL
+        self.broken_off = False
+        self._installed = False
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        if not self._installed:
+            signal.signal(signal.SIGALRM, self._ring)
+            self._installed = True
+        self.broken_off = False
+        self._armed = True
+        signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+        try:
+            yield
+        finally:
+            self._armed = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def shorten(self, seconds: float) -> None:
+        if self._armed:
+            left, _ = signal.getitimer(signal.ITIMER_REAL)
+            if left > seconds:
+                self.broken_off = True
+                signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+
+    def _ring(self, *_: object) -> None:
+        if self._armed:
+            raise HandlerTimeout

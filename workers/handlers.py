@@ -1,0 +1,155 @@
+"""The user's business handlers: how they are registered, and which of them an event goes to."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from workers.events import Change, Event, Message, Status
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Discard(Exception):
+    """Raised by a handler: drop this event, it needs no other try. The text says why."""
+
+
+class Reject(Exception):
+    """Raised by a handler: make this event a dead letter at once (`rejected`). The text says why."""
+
+
+class RetryIn(Exception):
+    """Raised by a handler: try this event again in so many seconds. It counts as an attempt."""
+
+    def __init__(self, seconds: float) -> None:
+        if not seconds >= 0:
+            raise ValueError("RetryIn takes seconds, 0 or more")
+        super().__init__(seconds)
+        self.seconds = float(seconds)
+
+
+class Handler(NamedTuple):
+    """A registered function."""
+
+    call: Callable[[Any], Any]
+    kind: str
+    wants: frozenset[str]
+    """Message types, statuses or change fields; empty: all."""
+    is_async: bool
+
+    @property
+    def name(self) -> str:
+        """`module.function`, for logs and metrics."""
+        return f"{getattr(self.call, '__module__', '?')}.{getattr(self.call, '__qualname__', type(self.call).__name__)}"
+
+
+class Handlers:
+    """A registry of handlers. All that match an event are called, in the order of registration.
+
+    A handler takes the event; it is a plain function or `async def`. What it returns is not looked at. An exception
+    means: try this event again later, all its handlers. The first handler that raises ends that try.
+    """
+
+    def __init__(self) -> None:
+        self._registered: list[Handler] = []
+        self._matching: dict[tuple[str, str | None], tuple[Handler, ...]] = {}
+
+    def message(self, *types: str) -> Callable[[Function], Function]:
+        """For messages of these types (`text`, `image`, `button`, …); none named: every type."""
+        return self._register("message", types)
+
+    def status(self, *statuses: str) -> Callable[[Function], Function]:
+        """For statuses (`sent`, `delivered`, `read`, `failed`, …); none named: every status."""
+        return self._register("status", statuses)
+
+    def error(self) -> Callable[[Function], Function]:
+        """For errors that are not part of a message or a status."""
+        return self._register("error", ())
+
+    def profile(self) -> Callable[[Function], Function]:
+        """For news of a contact: number, user id or identity changed."""
+        return self._register("profile", ())
+
+    def change(self, *fields: str) -> Callable[[Function], Function]:
+        """For Cloud changes of these fields (`account_update`, `calls`, …); none named: every field but `messages`."""
+        return self._register("change", fields)
+
+    def _register(self, kind: str, wants: tuple[Any, ...]) -> Callable[[Function], Function]:
+        if any(not isinstance(want, str) for want in wants):
+            raise TypeError(f"write @handlers.{kind}(…) with parentheses, and names as strings")
+
+        def register(function: Function) -> Function:
+            is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+                getattr(function, "__call__", None)  # noqa: B004 - an object with `async def __call__`
+            )
+            self._registered.append(Handler(function, kind, frozenset(wants), is_async))
+            self._matching.clear()
+            return function
+
+        return register
+
+    def __len__(self) -> int:
+        return len(self._registered)
+
+    @property
+    def any_async(self) -> bool:
+        """True when a loop is needed."""
+        return any(handler.is_async for handler in self._registered)
+
+    def calls(self, event: Event) -> list[tuple[Handler, Event]]:
+        """What is to be called for an event, and with what: a system message may also be news of a profile."""
+        calls = [(handler, event) for handler in self._for(event.kind, _subject(event))]
+        if isinstance(event, Message) and (profile := self._profile(event)) is not None:
+            calls += [(handler, profile) for handler in self._for("profile", None)]
+        return calls
+
+    def _profile(self, message: Message) -> Event | None:
+        return message.profile if message.type == "system" and self._for("profile", None) else None
+
+    def _for(self, kind: str, subject: str | None) -> tuple[Handler, ...]:
+        found = self._matching.get((kind, subject))
+        if found is None:
+            found = tuple(h for h in self._registered if h.kind == kind and (not h.wants or subject in h.wants))
+            if len(self._matching) < 1000:  # the subject comes from outside
+                self._matching[kind, subject] = found
+        return found
+
+
+def _subject(event: Event) -> str | None:
+    """What `wants` is compared with."""
+    if isinstance(event, Message):
+        return event.type
+    if isinstance(event, Status):
+        return event.status
+    return event.field if isinstance(event, Change) else None
+
+
+class HandlersError(Exception):
+    """WA_HANDLERS names something that is no registry. The message is one line with the remedy."""
+
+
+def load(path: str) -> Handlers:
+    """The registry that `module:object` names. The working folder is importable.
+
+    Raises HandlersError; an exception of the module itself is passed on as it is.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    module_name, _, attribute = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # a module that the user's module imports
+        raise HandlersError(
+            f"WA_HANDLERS={path}: there is no module {error.name!r} in {os.getcwd()} or among the installed packages"
+        ) from None
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, Handlers):
+        raise HandlersError(f"WA_HANDLERS={path}: {attribute!r} in that module is no `workers.Handlers()`")
+    return found

@@ -1,0 +1,96 @@
+"""RQ's queue with our dequeue: pop, in-flight mark and partition lease in one script, woken by a doorbell.
+
+RQ 3.0.0 loses a job when a worker of several queues dies between BLPOP and its in-flight mark (rq#1716).
+`dequeue_any` is the classmethod that RQ's worker calls for its next job.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from redis import Redis
+from rq import Queue
+from rq.exceptions import DequeueTimeout
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq.timeouts import BaseDeathPenalty
+
+from ingest import batches
+from ingest.routing import LANES, MESSAGES, lane_of, queue_names
+from ingest.settings import Settings
+
+_LONGEST_BLOCK = 5.0
+"""Seconds; a safety net, and how long `rq resume` may go unnoticed. Work is announced by the doorbell."""
+
+_TEMPLATE = batches.job_template()
+_TAKE = batches.lua(__file__, "take.lua")
+
+
+class NoDeathPenalty(BaseDeathPenalty):
+    """RQ's time-out of a whole job is not used: events have their own, and both would use SIGALRM."""
+
+    def setup_death_penalty(self) -> None:
+        pass
+
+    def cancel_death_penalty(self) -> None:
+        pass
+
+
+class BatchQueue(Queue):
+    """A queue of batches. `worker` is the name of the worker that takes from it."""
+
+    worker: str = ""
+
+    @classmethod
+    def dequeue_any(
+        cls,
+        queues: Iterable[Queue],
+        timeout: int | None,
+        connection: Redis,
+        job_class: type[Job] | None = None,
+        serializer: Any = None,
+        death_penalty_class: type[BaseDeathPenalty] | None = None,
+    ) -> tuple[Job, Queue] | None:
+        """The next batch's job and its queue. None when `timeout` is None (burst) and nothing can be taken.
+
+        Raises DequeueTimeout after `timeout` seconds, as RQ's worker expects.
+        """
+        by_name: dict[str, Any] = {queue.name: queue for queue in queues}
+        worker = next(iter(by_name.values())).worker
+        doorbells = [batches.doorbell_key(lane) for lane in dict.fromkeys(map(lane_of, by_name))]
+        take = connection.register_script(_TAKE)
+        keys = [batches.LEDGER, batches.TAKEN, batches.LEASES, batches.TAILS, batches.WA + "turn"]
+        deadline = time.monotonic() + (timeout or 0)
+        while True:
+            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            reply: Any = take(keys=keys, args=[batches.RQ, batches.WA, worker, _TEMPLATE, now, *by_name])
+            if isinstance(reply, list):
+                queue = by_name[reply[0].decode()]
+                return cls.job_class.fetch(reply[1].decode(), connection, JSONSerializer), queue
+            if timeout is None:
+                return None
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise DequeueTimeout(timeout, list(by_name))
+            block = min(left, _LONGEST_BLOCK, reply / 1000 if reply >= 0 else _LONGEST_BLOCK)
+            connection.blpop(doorbells, max(0.01, block))  # BLPOP takes 0 for ever
+
+
+def open_queues(connection: Redis, settings: Settings, worker: str) -> list[BatchQueue]:
+    """The queues of the lanes in `settings`, most urgent first: also partitions left over from a larger number."""
+    names = [name for lane in LANES if lane in settings.lanes for name in queue_names(lane, settings.partitions)]
+    known: Any = connection.smembers(batches.RQ_QUEUES)
+    for key in sorted(known):
+        name = key.decode().removeprefix(batches.queue_key(""))
+        if lane_of(name) == MESSAGES and MESSAGES in settings.lanes and name not in names:
+            names.insert(settings.partitions, name)
+    queues = [
+        BatchQueue(name, connection=connection, serializer=JSONSerializer, death_penalty_class=NoDeathPenalty)
+        for name in names
+    ]
+    for queue in queues:
+        queue.worker = worker
+    return queues

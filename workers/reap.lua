@@ -1,0 +1,63 @@
+#!lua flags=allow-oom
+-- A worker's sign of life; and now and then, for all of them: what the ledger holds that is neither queued, scheduled
+-- nor with a live worker goes back to the front of its queue.
+--
+-- KEYS  1 ledger   2 taken   3 leases   4 alive   5 lock   6 rq's set of queues
+-- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 '1' when the worker leaves: what it holds goes back at once
+--       5 a worker is dead after this many ms without a sign of life   6 ms from one reaping to the next
+-- Returns the batches put back.
+local ledger, taken, leases, alive, lock, queues = unpack(KEYS)
+local rq, wa, worker, leaves, silence, interval = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5]), ARGV[6]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+if leaves then
+  redis.call('ZREM', alive, worker)
+else
+  redis.call('ZADD', alive, now, worker)
+  if not redis.call('SET', lock, worker, 'NX', 'PX', interval) then
+    return {}
+  end
+end
+
+local known, back = {}, {}
+local holders = redis.call('HGETALL', taken)
+for i = 1, #holders, 2 do
+  local member, holder = holders[i], holders[i + 1]
+  local seen = redis.call('ZSCORE', alive, holder)
+  if seen and now - seen < silence then
+    known[member] = true
+  else
+    redis.call('HDEL', taken, member)
+    local queue, id = member:match('^(.-)|(.*)$')
+    if redis.call('HGET', leases, queue) == id then
+      redis.call('HDEL', leases, queue)
+    end
+  end
+end
+redis.call('ZREMRANGEBYSCORE', alive, '-inf', now - 10 * silence)
+
+for _, key in ipairs(redis.call('SMEMBERS', queues)) do
+  local queue = key:sub(#rq + 8) -- after "rq:queue:"
+  for _, id in ipairs(redis.call('LRANGE', key, 0, -1)) do
+    known[queue .. '|' .. id] = true
+  end
+  for _, id in ipairs(redis.call('ZRANGE', rq .. ':scheduled:' .. queue, 0, -1)) do
+    known[queue .. '|' .. id] = true
+  end
+end
+
+-- From the youngest to the oldest, so that the oldest ends up first.
+for _, member in ipairs(redis.call('ZRANGE', ledger, 0, -1, 'REV')) do
+  if not known[member] then
+    local queue, id = member:match('^(.-)|(.*)$')
+    redis.call('SADD', queues, rq .. ':queue:' .. queue)
+    redis.call('LPUSH', rq .. ':queue:' .. queue, id)
+    back[#back + 1] = member
+    local doorbell = wa .. 'doorbell:' .. queue:match('^[^.]+')
+    if redis.call('LLEN', doorbell) == 0 then
+      redis.call('RPUSH', doorbell, 1)
+    end
+  end
+end
+return back

@@ -1,0 +1,34 @@
+"""A worker's sign of life, and what happens to the work of those that give none (reap.lua)."""
+
+from __future__ import annotations
+
+from redis import Redis
+
+from ingest import batches
+from ingest.backlog import ALIVE_MS
+
+BEAT_SECONDS = 2.0
+"""A sign of life this often; five may be missed before a worker counts as dead."""
+
+_REAP_MS = 3000
+_SCRIPT = batches.lua(__file__, "reap.lua")
+
+
+def beat(redis: Redis, worker: str, leaves: bool = False) -> list[str]:
+    """Show that `worker` lives, and put back what belongs to nobody, at most every three seconds of all workers.
+
+    With `leaves`, what the worker holds goes back at once. Returns what was put back, as `QUEUE|BATCH`.
+    """
+    script = redis.register_script(_SCRIPT)
+    back = script(
+        keys=[
+            batches.LEDGER,
+            batches.TAKEN,
+            batches.LEASES,
+            batches.ALIVE,
+            batches.WA + "reaper",
+            batches.RQ_QUEUES,
+        ],
+        args=[batches.RQ, batches.WA, worker, int(leaves), ALIVE_MS, _REAP_MS],
+    )
+    return [member.decode() for member in back]

@@ -1,0 +1,118 @@
+#!lua flags=allow-oom
+-- Gives a worker the next batch: pop, in-flight mark and partition lease together.
+--
+-- KEYS  1 ledger   2 taken   3 leases   4 tails   5 turn (count of batches given out)
+-- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 job template   5 time as RQ writes it
+--       then the queues, lane after lane, the most urgent lane first
+-- Returns {queue, batch}, or the milliseconds until a retry is due (-1: none) when there is nothing to take.
+--
+-- allow-oom: when Redis is full, taking work is what makes room.
+local ledger, taken, leases, tails, turn = unpack(KEYS)
+local rq, wa, worker, template, now = unpack(ARGV, 1, 5)
+local TENTH = 10 -- every tenth batch a lower lane goes first, so that none starves
+local PARTITIONED = '^messages%.'
+
+if redis.call('EXISTS', rq .. ':suspended') == 1 then -- `rq suspend`
+  return -1
+end
+
+local time = redis.call('TIME')
+local now_s = time[1] + time[2] / 1000000
+
+-- Retry batches wait in RQ's ScheduledJobRegistry. They are older than all that waits, so they go to the front.
+-- Returns when the next one is due.
+local function promote(queue)
+  local key = rq .. ':scheduled:' .. queue
+  local due = redis.call('ZRANGEBYSCORE', key, '-inf', now_s, 'LIMIT', 0, 100)
+  for i = #due, 1, -1 do
+    redis.call('ZREM', key, due[i])
+    redis.call('HSET', rq .. ':job:' .. due[i], 'status', 'queued')
+    redis.call('LPUSH', rq .. ':queue:' .. queue, due[i])
+  end
+  return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
+end
+
+local function leased(queue)
+  return queue:find(PARTITIONED) and redis.call('HEXISTS', leases, queue) == 1
+end
+
+local function pop(queue)
+  while not leased(queue) do
+    local id = redis.call('LPOP', rq .. ':queue:' .. queue)
+    if not id then
+      return nil
+    end
+    local member = queue .. '|' .. id
+    if redis.call('HEXISTS', taken, member) == 0 then
+      if redis.call('ZSCORE', ledger, member) then
+        return id
+      end
+      redis.call('DEL', rq .. ':job:' .. id) -- settled already
+    end
+    -- It stood in the queue twice (a commit that was sent twice, `rq requeue`): the second is no work.
+  end
+end
+
+local function hand_over(queue, id)
+  redis.call('HSET', taken, queue .. '|' .. id, worker)
+  if queue:find(PARTITIONED) then
+    redis.call('HSET', leases, queue, id)
+  end
+  if redis.call('HGET', tails, queue .. '|id') == id then
+    redis.call('HDEL', tails, queue .. '|id', queue .. '|bytes')
+  end
+  local job = rq .. ':job:' .. id
+  if redis.call('HEXISTS', job, 'data') == 0 then -- RQ may lose a job; the ledger does not
+    local fields = template:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', now)
+    redis.call('HSET', job, unpack(cjson.decode(fields)))
+  end
+end
+
+local lanes, next_due = {}, nil
+
+-- Wakes one more worker for each lane that has more to take; that one does the same.
+local function ring()
+  for _, lane in ipairs(lanes) do
+    local doorbell = wa .. 'doorbell:' .. lane.name
+    redis.call('DEL', doorbell)
+    for _, queue in ipairs(lane) do
+      if redis.call('LLEN', rq .. ':queue:' .. queue) > 0 and not leased(queue) then
+        redis.call('RPUSH', doorbell, 1)
+        break
+      end
+    end
+  end
+end
+
+for i = 6, #ARGV do
+  local queue = ARGV[i]
+  local name = queue:match('^[^.]+')
+  if #lanes == 0 or lanes[#lanes].name ~= name then
+    lanes[#lanes + 1] = { name = name }
+  end
+  table.insert(lanes[#lanes], queue)
+  local due = promote(queue)
+  if due and (not next_due or due < next_due) then
+    next_due = due
+  end
+end
+
+local given = tonumber(redis.call('GET', turn) or 0) + 1
+if given % TENTH == 0 and #lanes > 1 then
+  local lower = 2 + (given / TENTH) % (#lanes - 1)
+  table.insert(lanes, 1, table.remove(lanes, lower))
+end
+
+for _, lane in ipairs(lanes) do
+  for n = 0, #lane - 1 do
+    local queue = lane[(given + n) % #lane + 1] -- each partition has its turn to be first
+    local id = pop(queue)
+    if id then
+      redis.call('SET', turn, given)
+      hand_over(queue, id)
+      ring()
+      return { queue, id }
+    end
+  end
+end
+return next_due and math.max(0, math.ceil((next_due - now_s) * 1000)) or -1

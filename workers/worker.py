@@ -1,0 +1,154 @@
+"""One worker process: RQ's worker, running batches in its own process. `python -m workers.worker` is one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import traceback
+from types import FrameType
+from typing import Any
+
+import structlog
+from redis.exceptions import RedisError
+from rq import SimpleWorker
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from ingest import connection, logs, processes
+from ingest.settings import Settings, SettingsError, load
+from workers import batch, handlers, reaper
+from workers.queue import BatchQueue, NoDeathPenalty, open_queues
+
+log = structlog.get_logger()
+
+_TTL = 20
+"""RQ's worker_ttl, seconds: RQ blocks 15 s less than this for a job, and gives a socket 10 s more than that."""
+
+_JOB_TTL = 60
+"""How long RQ's in-flight mark of a job lives without a heartbeat."""
+
+_RQ_BEAT_EVERY = 8  # of our beats: 16 s
+
+
+class BatchWorker(SimpleWorker):
+    """Takes batches and runs them in this process.
+
+    RQ is used as it is but for: the queue class (take.lua), no job time-out (events have their own), a heartbeat in a
+    thread (a SimpleWorker gives none while a job runs), and what happens at a stop.
+    """
+
+    death_penalty_class = NoDeathPenalty
+    queue_class = BatchQueue
+    log_result_lifespan = False
+    max_connection_wait_time = 5.0  # RQ would wait up to a minute before it looks for Redis again
+
+    def __init__(self, settings: Settings, registry: handlers.Handlers, name: str) -> None:
+        redis = connection.for_worker(settings)
+        super().__init__(
+            open_queues(redis, settings, name),
+            name=name,
+            connection=redis,
+            serializer=JSONSerializer,
+            worker_ttl=_TTL,
+            log_job_description=False,
+        )
+        self.stopping = threading.Event()
+        self._over = threading.Event()
+        self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._runner = batch.Runner(redis, name, registry, settings, self.stopping.is_set)
+        batch.install(self._runner)
+
+    def bootstrap(self, *arguments: Any, **options: Any) -> None:
+        """RQ calls this once, before the first job. The sign of life comes first: the reaper looks for it."""
+        reaper.beat(self.connection, self.name)
+        super().bootstrap(*arguments, **options)
+        self._beats.start()
+        log.info("worker started", queues=self.queue_names(), pid=os.getpid(), worker=self.name)
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """SIGTERM, SIGINT: RQ ends after this job; we end this job after the events that have begun."""
+        self.stopping.set()
+        self._runner.dispatcher.stop_soon()
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
+        """RQ asks how long a job may be without a heartbeat; a SimpleWorker's answer is its time-out and a minute."""
+        return _JOB_TTL
+
+    def teardown(self) -> None:
+        """RQ calls this at the end, whatever ended it. What is not settled goes back to the front of its queue."""
+        self._over.set()
+        self._beats.join(timeout=reaper.BEAT_SECONDS)
+        self._runner.dispatcher.close()
+        try:
+            reaper.beat(self.connection, self.name, leaves=True)
+            super().teardown()  # type: ignore[no-untyped-call]
+        except (RedisError, OSError) as error:
+            # The other workers' reaper finds what this one held.
+            log.warning("Redis is away at the end of this worker", reason=connection.reason(error))
+        log.info("worker stopped", pid=os.getpid(), worker=self.name)
+
+    def _beat(self) -> None:
+        beats = 0
+        while not self._over.wait(reaper.BEAT_SECONDS):
+            beats += 1
+            try:
+                for member in reaper.beat(self.connection, self.name):
+                    log.warning("batch of a dead worker goes back to its queue", batch=member)
+                if beats % _RQ_BEAT_EVERY == 0:
+                    self._rq_heartbeat()
+            except (RedisError, OSError):
+                continue  # the main thread says that Redis is away
+
+    def _rq_heartbeat(self) -> None:
+        """Keep RQ's in-flight mark and worker entry: `rq info` and rq-dashboard read them."""
+        execution = next(iter(list(self.executions.values())), None)
+        if execution is None:
+            self.heartbeat()
+        elif execution._job is not None:
+            self.maintain_heartbeats(execution._job, execution)
+
+
+class _RedisAway(logging.Filter):
+    """RQ tells with a traceback that Redis went away; one line says as much."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, RedisError | OSError):
+            record.exc_info = None
+            record.msg, record.args = f"Redis is away: {connection.reason(error)}", ()
+        return True
+
+
+def main() -> None:
+    """One worker process; `--burst` ends it when nothing can be taken any more."""
+    logs.configure()
+    processes.watch_parent()
+    logging.getLogger("rq.worker").addFilter(_RedisAway())
+    try:
+        settings = load()
+        registry = handlers.load(settings.handlers)
+    except (SettingsError, handlers.HandlersError) as error:
+        print(f"wa-ingest: {error}", file=sys.stderr)
+        sys.exit(processes.GIVE_UP)
+    except Exception:
+        traceback.print_exc()
+        print(f"wa-ingest: WA_HANDLERS={settings.handlers}: the module cannot be imported, see above", file=sys.stderr)
+        sys.exit(processes.GIVE_UP)
+    try:
+        worker = BatchWorker(settings, registry, name=os.urandom(8).hex())
+        worker.work(burst="--burst" in sys.argv, logging_level="WARNING")
+    except (RedisError, OSError) as error:
+        log.warning("Redis is away, trying again", reason=connection.reason(error))
+        sys.exit(1)
+    except SettingsError as error:
+        print(f"wa-ingest: {error}", file=sys.stderr)
+        sys.exit(processes.GIVE_UP)
+    # RQ's loop also ends when Redis times out or something unforeseen happens: then another takes over.
+    sys.exit(0 if worker.stopping.is_set() or "--burst" in sys.argv else 1)
+
+
+if __name__ == "__main__":
+    main()
