@@ -124,7 +124,7 @@ class Committer:
             await self._call(args)
         except ResponseError as error:
             return f"Redis refuses: {error}"
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, RuntimeError) as error:  # RuntimeError: uvloop, on a transport just closed
             return f"Redis is away: {type(error).__name__}"
         except NotDurable as error:
             return str(error)

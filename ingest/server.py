@@ -54,7 +54,10 @@ async def _listen(settings: Settings, field: str, handler: Webhook | Admin, shar
     def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
         return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=int(settings.max_body))
 
-    server = web.Server(handler, request_factory=make_request, lingering_time=_LINGER, access_log=None)
+    # A body is kept, counted and signed as it came, so nothing is decompressed here.
+    server = web.Server(
+        handler, request_factory=make_request, lingering_time=_LINGER, access_log=None, auto_decompress=False
+    )
     runner = web.ServerRunner(server, shutdown_timeout=settings.body_timeout + connection.COMMAND_SECONDS + 1)
     await runner.setup()
     host, port = getattr(settings, field)

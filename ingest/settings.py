@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -49,11 +49,18 @@ def _comma_list(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _some_secret(value: SecretStr) -> SecretStr:
+    """A list of nothing, such as `,`, must not read as "no signature wanted"."""
+    if not _comma_list(value.get_secret_value()):
+        raise ValueError("holds no secret; unset it, or give the app secret")
+    return value
+
+
 def _duration_text(seconds: float) -> str:
     for unit in ("d", "h", "m"):
         if seconds >= _UNITS[unit] and seconds % _UNITS[unit] == 0:
-            return f"{seconds / _UNITS[unit]:g}{unit}"
-    return f"{seconds:g}s"
+            return f"{seconds / _UNITS[unit]:.12g}{unit}"
+    return f"{seconds:.12g}s"
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0), PlainSerializer(_duration_text)]
@@ -71,6 +78,7 @@ Lanes = Annotated[
     Field(min_length=1),
     PlainSerializer(",".join),
 ]
+Secrets = Annotated[SecretStr, AfterValidator(_some_secret)]
 Durability = Annotated[str, Field(pattern=r"^(redis|fsync|replicas:[1-9][0-9]*)$")]
 
 
@@ -90,7 +98,7 @@ class Settings(BaseSettings):
     listen: Address = Field(("0.0.0.0", 8080), description="address of the public listener")  # noqa: S104
     admin_listen: Address = Field(("127.0.0.1", 9100), description="address of /healthz, /readyz and /metrics")
     path: str = Field("/webhook", pattern=r"^/\S*$", description="path that senders post to")
-    app_secret: SecretStr | None = Field(
+    app_secret: Secrets | None = Field(
         None, description="app secret(s), comma separated; when set, every POST must carry a valid signature"
     )
     verify_token: SecretStr | None = Field(None, description="token of the GET handshake")

@@ -105,7 +105,7 @@ class Webhook:
             raise _Refuse(408) from None
         except web.HTTPRequestEntityTooLarge:
             raise _Refuse(413) from None
-        except (ClientError, HttpProcessingError, ConnectionError):
+        except (ClientError, HttpProcessingError, web.RequestPayloadError, ConnectionError):
             raise _Refuse(400) from None  # a broken body, or a sender that is gone and reads no answer
 
     def _warn(self, reason: str) -> None:

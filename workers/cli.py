@@ -12,6 +12,7 @@ from typing import Any
 import click
 import orjson
 from redis.exceptions import RedisError
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -176,24 +177,22 @@ def status(watch: bool, as_json: bool) -> None:
 
 
 def _status_table(now: backlog.Backlog) -> RenderableType:
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("lane")
-    headings = ("waiting", "batches", "oldest", "in work", "retrying", "dead", "in/s", "out/s", "empty in")
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    for heading in ("waiting", "oldest", "in work", "retrying", "dead", "in/s", "out/s", "empty in"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, lane in now.lanes.items():
         left = lane.seconds_to_empty
         table.add_row(
             name,
             f"{lane.waiting:,}",
-            f"{lane.batches:,}",
             _span(lane.oldest_seconds) if lane.batches else "-",
             f"{lane.working:,}",
             f"{lane.retrying:,}",
             Text(f"{lane.dead:,}", style="red" if lane.dead else ""),
-            f"{lane.rate_in:,.1f}",
-            f"{lane.rate_out:,.1f}",
-            "-" if left == 0 else "not shrinking" if left is None else _span(left),
+            f"{lane.rate_in:,.0f}",
+            f"{lane.rate_out:,.0f}",
+            "-" if left == 0 else "growing" if left is None else _span(left),
         )
     workers = Text(f"workers: {now.workers}", style="" if now.workers else "bold red")
     if now.suspended:
@@ -202,13 +201,15 @@ def _status_table(now: backlog.Backlog) -> RenderableType:
 
 
 def _span(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
+    """A time span in six characters: 59s, 12m30s, 3h05m, 6d23h."""
     minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02}h"
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
 @main.command()

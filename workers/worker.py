@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -125,6 +126,7 @@ class _RedisAway(logging.Filter):
 def main() -> None:
     """One worker process; `--burst` ends it when nothing can be taken any more."""
     logs.configure()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until RQ's loop begins and sets its own
     processes.watch_parent()
     logging.getLogger("rq.worker").addFilter(_RedisAway())
     try:

@@ -1,0 +1,46 @@
+# The receiver, the workers and the tools in one image: `serve`, `work`, `status`, `check` …
+#
+# Handlers are no part of it: mount their folder at /handlers, or, when they import packages of their own:
+#
+#     FROM wa-ingest
+#     USER root
+#     RUN pip install some-package
+#     USER wa-ingest
+#     COPY bot.py .
+#     ENV WA_HANDLERS=bot:handlers
+
+FROM python:3.13-slim-bookworm AS wheel
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /source
+COPY pyproject.toml requirements.lock README.md ./
+# What the package needs, on its own: the layer that holds it stays the same until this list or the lock file changes.
+RUN mkdir /wheel \
+    && python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+        > /wheel/requirements.txt \
+    && cp requirements.lock /wheel/
+# In a venv, because a distribution's own Python refuses pip outside one.
+RUN python -m venv /venv
+COPY ingest ingest
+COPY workers workers
+RUN PIP_CONSTRAINT=/wheel/requirements.lock PIP_BUILD_CONSTRAINT=/wheel/requirements.lock \
+    /venv/bin/pip wheel --quiet --no-deps --wheel-dir /wheel .
+
+
+FROM python:3.13-slim-bookworm
+# A fixed uid, so that the owner of a mounted folder can be told.
+RUN groupadd --gid 10001 wa-ingest \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /handlers --shell /usr/sbin/nologin wa-ingest
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY --from=wheel /wheel/requirements.txt /wheel/requirements.lock /wheel/
+# Wheels only: nothing is compiled here, so no compiler is needed.
+RUN python -m venv /venv \
+    && PIP_CONSTRAINT=/wheel/requirements.lock \
+        pip install --quiet --only-binary :all: --requirement /wheel/requirements.txt
+COPY --from=wheel /wheel/*.whl /wheel/
+RUN pip install --quiet --no-deps --no-index /wheel/*.whl
+
+WORKDIR /handlers
+USER wa-ingest
+EXPOSE 8080 9100
+ENTRYPOINT ["wa-ingest"]
+CMD ["--help"]

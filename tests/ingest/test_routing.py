@@ -1,0 +1,258 @@
+"""Routing: lanes, partitions and copies, for every body that can come."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingest.routing import LANES, Place, contact_of, lane_of, partition_of, partitions_of, place, queue_names
+
+CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
+ALICE, BOB, CAROL = "16315551234", "491701234567", "US.13491208655302741918"
+
+
+def cloud(value: object, field: str = "messages") -> dict[str, Any]:
+    return {
+        "object": "whatsapp_business_account",
+        "entry": [{"id": "1", "changes": [{"value": value, "field": field}]}],
+    }
+
+
+def wire(body: object) -> bytes:
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def lane(body: object) -> str:
+    """The one lane of a body, compact and pretty-printed."""
+    lanes = {lane_of(p.queue) for raw in (wire(body), json.dumps(body, indent=2).encode()) for p in place(raw, 8)}
+    assert len(lanes) == 1
+    return lanes.pop()
+
+
+MESSAGE = {"from": ALICE, "id": "m", "timestamp": "1", "type": "text", "text": {"body": "hi"}}
+STATUS = {"id": "s", "recipient_id": ALICE, "status": "read", "timestamp": "1"}
+ERROR = {"code": 400, "title": "media"}
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"contacts": [{"wa_id": ALICE}], "messages": [MESSAGE]}, "messages"),
+        ({"statuses": [STATUS]}, "statuses"),
+        ({"contacts": [{"wa_id": ALICE}], "statuses": [STATUS]}, "statuses"),
+        ({"messages": [MESSAGE], "statuses": [STATUS]}, "messages"),
+        ({"messages": [], "statuses": [STATUS]}, "statuses"),
+        ({"messages": None, "statuses": [STATUS]}, "statuses"),
+        ({"messages": [None, 7, "x"], "statuses": [STATUS]}, "statuses"),
+        ({"errors": [ERROR]}, "other"),
+        ({}, "other"),
+        ([], "other"),
+        ("messages", "other"),
+        ({"wadebug_webhook_test": "test"}, "other"),
+        (cloud({"messages": [MESSAGE]}), "messages"),
+        (cloud({"calls": [{"from": ALICE, "event": "connect"}]}, "calls"), "messages"),
+        (cloud({"statuses": [STATUS]}), "statuses"),
+        (cloud({"statuses": [{"type": "call"}]}, "calls"), "statuses"),
+        (cloud({"errors": [ERROR]}), "other"),
+        (cloud({"messages": []}), "other"),
+        (cloud({"messages": {"from": ALICE}}), "other"),
+        (cloud("text"), "other"),
+        (cloud({"event": "DISABLED_UPDATE"}, "account_update"), "other"),
+        (cloud({"message_echoes": [MESSAGE]}, "smb_message_echoes"), "other"),
+        (cloud({"messages": [MESSAGE]}, "standby"), "other"),
+        ({"object": "whatsapp_business_account", "entry": []}, "other"),
+        ({"entry": {"changes": [{"field": "messages", "value": {"messages": [MESSAGE]}}]}}, "other"),
+        ({"entry": [None, {"changes": None}, {"changes": [None]}]}, "other"),
+        ({"entry": [], "messages": [MESSAGE]}, "other"),
+    ],
+)
+def test_lane(body: object, expected: str) -> None:
+    """Inbound messages and calls are urgent in either body form, statuses have their lane, the rest goes to `other`."""
+    assert lane(body) == expected
+
+
+def test_history_is_not_urgent() -> None:
+    """A history of thousands of messages does not stand in the way of those that wait for an answer."""
+    history = {"history": [{"metadata": {"phase": 0}, "threads": [{"id": ALICE, "messages": [MESSAGE] * 50}]}]}
+    assert lane(cloud(history, "history")) == "other"
+
+
+@pytest.mark.parametrize("text", ['"messages":[', '{"messages":[{"from":"1"}]}', "\\", '\\"messages":[{"from":"2"}'])
+def test_text_that_looks_like_a_message(text: str) -> None:
+    """JSON inside a text changes no lane, and no partition."""
+    status = STATUS | {"biz_opaque_callback_data": text}
+    assert lane({"statuses": [status]}) == "statuses"
+    assert lane({"errors": [ERROR | {"details": text}]}) == "other"
+    message = MESSAGE | {"text": {"body": text}}
+    assert place(wire({"messages": [message]}), 8) == place(wire({"messages": [MESSAGE]}), 8)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\x00",
+        b"hello",
+        b"\xff\xfe\xfd",
+        b'{"messages":[',
+        b'{"messages":[{"from":"1"}]} trailing',
+        b"[" * 100_000,
+        b'{"messages":[' * 50_000,
+        b'{"messages":[{"from":"\\ud800"}]}',
+        b'\xef\xbb\xbf{"messages":[{"from":"1"}]}',
+    ],
+)
+def test_what_is_no_json(body: bytes) -> None:
+    """Bytes that are no JSON go to `other`, whole."""
+    assert place(body, 8) == (Place("other", 0),)
+
+
+@pytest.mark.parametrize(
+    ("element", "contact"),
+    [
+        ({"from": ALICE}, ALICE),
+        ({"from": "+" + ALICE}, ALICE),
+        ({"from": int(ALICE)}, ALICE),
+        ({"from_user_id": CAROL}, CAROL),
+        ({"from_user_id": CAROL, "from": ALICE}, CAROL),
+        ({"from_user_id": "", "from": ALICE}, ALICE),
+        ({"from_user_id": None, "from": ALICE}, ALICE),
+        ({"from_user_id": 7, "from": ALICE}, ALICE),
+        ({"from": ""}, None),
+        ({"from": "+"}, None),
+        ({"from": None}, None),
+        ({"from": True}, None),
+        ({"from": [ALICE]}, None),
+        ({}, None),
+        ({"context": {"from": BOB}}, None),
+        ({"context": {"from": BOB, "id": "x"}, "from": ALICE}, ALICE),
+    ],
+)
+def test_contact(element: dict[str, Any], contact: str | None) -> None:
+    """A contact is known by the business-scoped user id, else by the number: as text or integer, plus sign or not."""
+    assert contact_of(element) == contact
+
+
+@pytest.mark.parametrize("body", [{"messages": [{}]}, cloud({"messages": [{}]})], ids=["onprem", "cloud"])
+def test_same_contact_same_partition(body: dict[str, Any]) -> None:
+    """However a contact's message is written, it goes to the same partition; a quoted message plays no part."""
+    places = set()
+    for message in (
+        {"from": ALICE, "context": {"from": BOB}},
+        {"context": {"from": BOB}, "from": "+" + ALICE},
+        {"text": {"body": "x"}, "from": int(ALICE)},
+    ):
+        (body["messages"] if "messages" in body else body["entry"][0]["changes"][0]["value"]["messages"])[0] = message
+        places |= set(place(wire(body), 200))
+    assert places == {Place(f"messages.{crc32(ALICE.encode()) % 200}", 0)}
+    assert partition_of(BOB, 200) != partition_of(ALICE, 200)
+
+
+def test_partition_never_changes() -> None:
+    """The partition of a contact is the same in every process and version: order depends on it."""
+    assert [partition_of(c, 8) for c in (ALICE, BOB, CAROL, None, "")] == [1, 4, 5, 0, 0]
+
+
+def test_no_contact_is_partition_zero() -> None:
+    """A message that names no contact is still urgent, and goes to partition 0."""
+    assert place(wire({"messages": [{"type": "system"}]}), 8) == (Place("messages.0", 0),)
+
+
+def test_several_contacts() -> None:
+    """Messages of contacts in different partitions: one copy for each partition, which says how many there are."""
+    body = wire({"messages": [{"from": c} for c in (ALICE, BOB, CAROL, ALICE)]})
+    assert place(body, 8) == (Place("messages.1", 8), Place("messages.4", 8), Place("messages.5", 8))
+    assert place(body, 1) == (Place("messages.0", 0),)
+
+
+def test_several_contacts_over_entries() -> None:
+    """Entries and changes of one body count together, calls among them."""
+    body = cloud({"messages": [{"from": ALICE}]})
+    body["entry"] += cloud({"calls": [{"from": BOB}]}, "calls")["entry"]
+    body["entry"][0]["changes"] += cloud({"messages": [{"from_user_id": CAROL}]})["entry"][0]["changes"]
+    assert [p.queue for p in place(wire(body), 8)] == ["messages.1", "messages.4", "messages.5"]
+
+
+def test_contacts_of_one_partition() -> None:
+    """Messages of contacts in one partition need no copy."""
+    other = next(str(n) for n in range(10**6) if partition_of(str(n), 8) == partition_of(ALICE, 8))
+    assert place(wire({"messages": [{"from": ALICE}, {"from": other}]}), 8) == (Place("messages.1", 0),)
+
+
+def test_queue_names() -> None:
+    """The messages lane has a queue per partition, the others one each; a queue's name tells its lane."""
+    assert queue_names("messages", 3) == ["messages.0", "messages.1", "messages.2"]
+    assert queue_names("statuses", 3) == ["statuses"]
+    assert [lane_of(q) for q in ("messages.2", "statuses", "other")] == list(LANES)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["entry", "changes", "value", "field", "messages", "calls", "statuses", "from", "from_user_id", "x"]
+            ),
+            inner | st.sampled_from(["messages", "calls", ALICE, "+" + BOB]),
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+CONTACTS = st.fixed_dictionaries(
+    {}, optional={"from": st.text() | st.integers(-(2**60), 2**60), "from_user_id": JSON, "type": JSON}
+)
+BODIES = st.one_of(
+    st.binary(max_size=200),
+    JSON.map(lambda value: orjson.dumps(value)),
+    st.lists(CONTACTS, max_size=5).map(lambda m: orjson.dumps(cloud({"messages": m}))),
+    st.lists(CONTACTS, max_size=5).map(lambda m: orjson.dumps({"messages": m})),
+    st.tuples(st.lists(CONTACTS, min_size=1, max_size=3), st.integers(0, 40)).map(
+        lambda t: orjson.dumps({"messages": t[0]})[: -t[1] or None]
+    ),
+)
+
+
+@given(BODIES, st.integers(1, 255))
+def test_any_body_has_a_place(body: bytes, partitions: int) -> None:
+    """Whatever the bytes are, routing answers with queues that exist, and with a share only when there are several."""
+    places = place(body, partitions)
+    queues = [p.queue for p in places]
+    assert queues
+    assert len(set(queues)) == len(queues)
+    assert set(queues) <= {name for each in LANES for name in queue_names(each, partitions)}
+    assert {p.share for p in places} == ({partitions} if len(places) > 1 else {0})
+
+
+@given(st.lists(CONTACTS, min_size=1, max_size=8), st.integers(1, 255))
+def test_every_message_has_its_partition(messages: list[dict[str, Any]], partitions: int) -> None:
+    """Each message's partition is among the queues of its body, and no other partition is."""
+    expected = {partition_of(contact_of(message), partitions) for message in messages}
+    assert partitions_of({"messages": messages}, partitions) == expected
+    assert {p.queue for p in place(orjson.dumps({"messages": messages}), partitions)} == {
+        f"messages.{n}" for n in expected
+    }
+
+
+@pytest.mark.skipif(not CORPUS.exists(), reason="the sample notifications are not here")
+def test_samples() -> None:
+    """Each sample goes to the lane that the events in it ask for."""
+    expected = json.loads((CORPUS / "EXPECTED.json").read_text())
+    found, right = {}, {}
+    for name, kinds in expected.items():
+        raw = (CORPUS / name).read_bytes()
+        found[name] = {lane_of(p.queue) for p in place(raw, 8)}
+        if "message" in kinds or ('"field": "calls"' in raw.decode() and '"calls": [' in raw.decode()):
+            right[name] = {"messages"}
+        else:
+            right[name] = {"statuses"} if '"statuses"' in raw.decode() else {"other"}
+    assert len(expected) > 100
+    assert found == right

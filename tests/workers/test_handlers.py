@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from workers import Handlers, RetryIn
+from workers.events import Event
+from workers.handlers import HandlersError, load
+from workers.parsing import parse
+
+
+def _event(body: bytes) -> Event:
+    (event,) = parse(body, 0)
+    assert isinstance(event, Event)
+    return event
+
+
+def test_every_matching_handler_in_order(message: Callable[..., bytes], status: Callable[..., bytes]) -> None:
+    """All handlers that match are called, in the order of registration, and no others."""
+    handlers = Handlers()
+    called: list[str] = []
+    handlers.message("image")(lambda e: called.append("image"))
+    handlers.message("text", "button")(lambda e: called.append("text"))
+    handlers.message()(lambda e: called.append("any"))
+    handlers.status("read")(lambda e: called.append("read"))
+    handlers.error()(lambda e: called.append("error"))
+    for handler, event in handlers.calls(_event(message())):
+        handler.call(event)
+    assert called == ["text", "any"]
+    assert handlers.calls(_event(status())) == []
+    assert len(handlers.calls(_event(status(status="read")))) == 1
+
+
+def test_registration_after_use_counts(message: Callable[..., bytes]) -> None:
+    """What was looked up before does not hide a handler that is registered later."""
+    handlers = Handlers()
+    assert handlers.calls(_event(message())) == []
+    handlers.message()(print)
+    assert len(handlers.calls(_event(message()))) == 1
+
+
+def test_change_fields() -> None:
+    """A change goes to the handlers of its field, also when the sender left the field out."""
+    handlers = Handlers()
+    handlers.change("account_update")(print)
+    handlers.change()(repr)
+    with_field = _event(b'{"entry":[{"id":"1","changes":[{"field":"account_update","value":{}}]}]}')
+    without = _event(b'{"entry":[{"id":"1","changes":[{"value":{}}]}]}')
+    assert [h.call for h, _ in handlers.calls(with_field)] == [print, repr]
+    assert [h.call for h, _ in handlers.calls(without)] == [repr]
+
+
+def test_news_of_a_profile(message: Callable[..., bytes]) -> None:
+    """A system message that says that a number changed goes to message and profile handlers."""
+    handlers = Handlers()
+    seen: list[str] = []
+    handlers.message("system")(lambda e: seen.append(e.kind))
+    handlers.profile()(lambda e: seen.append(e.kind))
+    body = message(type="system", system={"type": "user_changed_number", "new_wa_id": "15550002"})
+    for handler, event in handlers.calls(_event(body)):
+        handler.call(event)
+    assert seen == ["message", "profile"]
+
+
+def test_async_is_recognised() -> None:
+    """`async def`, a partial of one and an object with `async def __call__` need a loop; plain functions do not."""
+
+    async def coroutine(_: object) -> None: ...
+
+    class Object:
+        async def __call__(self, _: object) -> None: ...
+
+    for function in (coroutine, functools.partial(coroutine), Object()):
+        handlers = Handlers()
+        handlers.message()(function)
+        assert handlers.any_async
+    handlers = Handlers()
+    handlers.message()(print)
+    assert not handlers.any_async
+
+
+def test_decorator_without_parentheses() -> None:
+    """`@handlers.message` without parentheses is refused at once, not silently ignored."""
+    with pytest.raises(TypeError, match=r"write @handlers\.message"):
+        Handlers().message(print)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan")])
+def test_retry_in_takes_seconds(seconds: float) -> None:
+    """RetryIn refuses what is no time to wait."""
+    with pytest.raises(ValueError, match="RetryIn takes seconds"):
+        RetryIn(seconds)
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Write the module `bot` into the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in sys.modules if name.split(".")[0] == "bot"]:
+        monkeypatch.delitem(sys.modules, name)
+
+    def write(text: str) -> None:
+        (tmp_path / "bot.py").write_text(text)
+
+    return write
+
+
+def test_load_from_the_working_folder(module: Callable[[str], None]) -> None:
+    """`module:object` is found in the working folder, and the object may be an attribute of another."""
+    module("from workers import Handlers\nclass app:\n    handlers = Handlers()\n")
+    assert isinstance(load("bot:app.handlers"), Handlers)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "says"),
+    [
+        ("", "nobot:handlers", "there is no module 'nobot'"),
+        ("", "bot.sub:handlers", "there is no module 'bot.sub'"),
+        ("handlers = 1", "bot:handlers", "'handlers' in that module is no"),
+        ("", "bot:handlers", "'handlers' in that module is no"),
+    ],
+)
+def test_load_names_what_is_wrong(module: Callable[[str], None], text: str, path: str, says: str) -> None:
+    """A wrong WA_HANDLERS gets one line that names it."""
+    module(text)
+    with pytest.raises(HandlersError) as caught:
+        load(path)
+    assert says in str(caught.value)
+    assert path in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"), [("import nothing_of_that_name", ModuleNotFoundError), ("1/0", ZeroDivisionError)]
+)
+def test_load_passes_the_modules_own_error_on(module: Callable[[str], None], text: str, error: type[Exception]) -> None:
+    """An error inside the user's module is theirs to see, not ours to rename."""
+    module(text)
+    with pytest.raises(error):
+        load("bot:handlers")

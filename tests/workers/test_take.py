@@ -1,0 +1,180 @@
+"""take.lua against a real Valkey."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from redis import Redis
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from ingest import batches
+from ingest.routing import partition_of
+
+
+def test_nothing_to_take(take: Callable[..., Any], redis_url: str) -> None:
+    """An empty Redis answers that no retry is due."""
+    assert take() == -1
+
+
+def test_pop_mark_and_lease_together(
+    take: Callable[..., Any], commit: Callable[..., None], message: Callable[..., bytes], redis: Redis
+) -> None:
+    """What is taken is off the queue, marked with its worker, holds its partition, and can no longer be joined."""
+    commit(message())
+    queue, batch = take("w1")
+    assert queue == f"messages.{partition_of('15550001', 8)}"
+    assert redis.llen(batches.queue_key(queue)) == 0
+    assert redis.hgetall(batches.TAKEN) == {f"{queue}|{batch}".encode(): b"w1"}
+    assert redis.hgetall(batches.LEASES) == {queue.encode(): batch.encode()}
+    commit(message("m2"))
+    assert redis.llen(batches.batch_key(batch)) == 1
+    assert redis.llen(batches.queue_key(queue)) == 1
+
+
+def test_a_leased_partition_waits(
+    take: Callable[..., Any], commit: Callable[..., None], message: Callable[..., bytes], status: Callable[..., bytes]
+) -> None:
+    """While one worker has a batch of a partition, no other batch of it is given out; other queues are."""
+    commit(message("m1"))
+    first = take("w1")
+    commit(message("m2"), message("m3", sender="15550009"), status())
+    others = {take("w2")[0], take("w3")[0]}
+    assert first[0] not in others
+    assert "statuses" in others
+    assert take("w4") == -1
+
+
+def test_statuses_are_not_leased(
+    take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes]
+) -> None:
+    """Any number of workers may have batches of statuses."""
+    commit(status("a"))
+    assert take("w1")[0] == "statuses"
+    commit(status("b"))
+    assert take("w2")[0] == "statuses"
+
+
+def test_urgent_first_and_a_tenth_for_the_others(
+    take: Callable[..., Any], commit: Callable[..., None], message: Callable[..., bytes], status: Callable[..., bytes]
+) -> None:
+    """With all lanes full, messages come first, and each lower lane gets its share of every tenth turn."""
+    for n in range(60):
+        commit(message(str(n), sender=str(n)), status(str(n)), b"{}", batch=1)
+    lanes: Counter[str] = Counter()
+    redis_taken: list[str] = []
+    for _ in range(40):
+        queue, _batch = take("w1")
+        lanes[queue.partition(".")[0]] += 1
+        redis_taken.append(queue)
+        if queue.startswith("messages"):
+            _free(queue)
+    assert lanes["statuses"] == 2
+    assert lanes["other"] == 2
+    assert lanes["messages"] == 36
+    assert len({queue for queue in redis_taken if queue.startswith("messages")}) == 8
+
+
+def _free(queue: str) -> None:
+    import os
+
+    with Redis.from_url(os.environ["WA_REDIS_URL"]) as redis:
+        redis.hdel(batches.LEASES, queue)
+
+
+def test_only_the_lanes_asked_for(
+    take: Callable[..., Any], commit: Callable[..., None], message: Callable[..., bytes], status: Callable[..., bytes]
+) -> None:
+    """A worker of some lanes takes nothing of the others."""
+    commit(message(), status())
+    assert take("w1", "statuses")[0] == "statuses"
+    assert take("w1", "statuses") == -1
+
+
+def test_suspended(
+    take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
+) -> None:
+    """`rq suspend` stops giving work out, `rq resume` starts it again."""
+    from rq.suspension import resume, suspend
+
+    commit(status())
+    suspend(redis)
+    assert take() == -1
+    resume(redis)
+    assert take()[0] == "statuses"
+
+
+def test_what_stands_twice_is_given_once(
+    take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
+) -> None:
+    """A batch id that stands in the queue twice is not given to a second worker while the first works on it."""
+    commit(status())
+    redis.rpush(batches.queue_key("statuses"), redis.lindex(batches.queue_key("statuses"), 0))  # type: ignore[arg-type]
+    assert take("w1")[0] == "statuses"
+    assert take("w2") == -1
+
+
+def test_what_is_settled_is_dropped(take: Callable[..., Any], redis: Redis) -> None:
+    """An id that the ledger does not know is removed from the queue, with its job."""
+    redis.rpush(batches.queue_key("statuses"), "ghost")
+    redis.hset(f"{batches.RQ}:job:ghost", "status", "queued")
+    assert take() == -1
+    assert redis.keys("*ghost*") == []
+    assert redis.llen(batches.queue_key("statuses")) == 0
+
+
+def test_a_lost_job_is_written_again(
+    take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
+) -> None:
+    """RQ may lose the job of a batch: taking writes it again, as it was."""
+    commit(status())
+    (key,) = redis.keys(f"{batches.RQ}:job:*")  # type: ignore[misc]
+    before = Job.fetch(key.decode().rpartition(":")[2], redis, JSONSerializer)
+    redis.delete(key)
+    _, batch = take()
+    after = Job.fetch(batch, redis, JSONSerializer)
+    assert (after.func_name, after.args, after.timeout) == (before.func_name, before.args, -1)
+    assert after.args == ["statuses", batch]
+
+
+def test_due_retries_go_first(
+    take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
+) -> None:
+    """A retry batch whose time has come is taken before what waits; one whose time has not says when it will."""
+    commit(status("old"))
+    queue, batch = take("w0")
+    key = batches.scheduled_key(queue)
+    redis.hdel(batches.TAKEN, f"{queue}|{batch}")
+    commit(status("new"))
+    now = int(redis.time()[0])  # type: ignore[index]
+    redis.zadd(key, {batch: now - 1})
+    assert take("w1") == (queue, batch)
+    assert take("w2")[0] == "statuses"
+    redis.hdel(batches.TAKEN, f"{queue}|{batch}")
+    redis.zadd(key, {batch: now + 100})
+    assert 90_000 < take("w3") <= 101_000
+
+
+def test_the_doorbell_is_rung_while_there_is_more(
+    take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
+) -> None:
+    """Taking leaves the doorbell rung as long as another worker could take something of that lane, and only then."""
+    commit(status("a"), status("b"), batch=1)
+    bell = batches.doorbell_key("statuses")
+    assert redis.llen(bell) == 1
+    redis.delete(bell)
+    take("w1")
+    assert redis.llen(bell) == 1
+    take("w2")
+    assert redis.llen(bell) == 0
+
+
+def test_works_when_redis_is_full(
+    take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
+) -> None:
+    """A Redis at its maxmemory still gives work out: that is what makes room."""
+    commit(status())
+    redis.config_set("maxmemory", 1)
+    assert take()[0] == "statuses"
