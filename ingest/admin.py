@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from pathlib import Path
 
 import orjson
 from aiohttp import web
@@ -13,7 +14,7 @@ from prometheus_client.registry import Collector
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest import backlog, connection, metrics
+from ingest import backlog, connection, metrics, spool
 from ingest.committer import Committer
 from ingest.settings import Settings
 
@@ -23,7 +24,12 @@ class Admin:
 
     def __init__(self, settings: Settings, committer: Committer) -> None:
         self._committer = committer
-        self._redis = connection.for_tools(settings)
+        # A Redis that hangs must not keep the figures of the spool from whoever scrapes.
+        redis = connection.for_tools(settings, connection.COMMAND_SECONDS)
+        self._collectors: list[Collector] = [_Backlog(redis)]
+        self._spool = settings.spool_dir
+        if self._spool is not None:
+            self._collectors.append(_Spool(self._spool))
         self._pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -38,11 +44,19 @@ class Admin:
         return _json(200, {"alive": True})
 
     async def _readyz(self) -> web.Response:
-        reason = await self._committer.probe()
-        return _json(503 if reason else 200, {"ready": reason is None, "reason": reason})
+        standby = self._committer.standby
+        reason = (standby and standby.reason) or await self._committer.probe()
+        content: dict[str, object] = {"ready": reason is None, "reason": reason}
+        if self._spool is not None:
+            problem = await asyncio.to_thread(spool.problem, self._spool) if reason else None
+            if problem:
+                content["reason"] = f"{reason}; the spool cannot be written: {problem}"
+            content["ready"] = problem is None
+            content["spooled"] = (await asyncio.to_thread(spool.figures, self._spool)).notifications
+        return _json(200 if content["ready"] else 503, content)
 
     async def _metrics(self) -> web.Response:
-        text = await asyncio.to_thread(metrics.text, _Backlog(self._redis))
+        text = await asyncio.to_thread(metrics.text, *self._collectors)
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
@@ -77,6 +91,23 @@ class _Backlog(Collector):
             outcome, _, kind = count.partition(".")
             events.add_metric([kind, outcome], value)
         yield events
+
+
+class _Spool(Collector):
+    """The figures of the folder that all receiver processes share."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        try:
+            now = spool.figures(self._folder)
+        except OSError:
+            return
+        yield GaugeMetricFamily("wa_spool_notifications", "Notifications on the disk", value=now.notifications)
+        yield GaugeMetricFamily("wa_spool_bytes", "Bytes on the disk that Redis does not have", value=now.bytes)
+        yield GaugeMetricFamily("wa_spool_oldest_seconds", "Age of the oldest of them", value=now.oldest_seconds)
+        yield CounterMetricFamily("wa_spool_corrupt", "Damaged parts set aside", value=now.corrupt)
 
 
 _LANE_GAUGES = {

@@ -13,6 +13,12 @@ from ingest.routing import LANES, lane_of
 ALIVE_MS = 10_000
 """A worker without a sign of life for this long is dead."""
 
+EXPIRING_SECONDS = 2 * 86400.0
+"""This long before a dead letter is removed, `wa-ingest status` and `check` warn."""
+
+EXPIRING_COUNTED = 100
+"""More of them are not counted in a lane: Redis can only count them by reading them."""
+
 _RATE_BUCKETS = 6  # whole buckets that a rate is taken over: one minute
 
 
@@ -26,6 +32,7 @@ class Lane:
     working: int = 0
     retrying: int = 0
     dead: int = 0
+    dead_expiring: int = 0
     rate_in: float = 0.0
     rate_out: float = 0.0
 
@@ -51,8 +58,30 @@ class Backlog:
         return asdict(self) | {"lanes": lanes}
 
 
-def read(redis: Redis) -> Backlog:
-    """The state at this moment. Cost: one command per unfinished batch, in pipelines of a thousand."""
+def expiring(redis: Redis, dead_age: float) -> dict[str, int]:
+    """Per lane the dead letters that will be removed within `EXPIRING_SECONDS`, up to `EXPIRING_COUNTED`.
+
+    `dead_age` is how long they are kept, in seconds (WA_DEAD_AGE).
+    """
+    seconds, _ = redis.time()
+    last = max(0, int((seconds - dead_age + EXPIRING_SECONDS) * 1000))
+    with redis.pipeline(transaction=False) as pipe:
+        for lane in LANES:
+            pipe.xrange(batches.dead_key(lane), max=last, count=EXPIRING_COUNTED)
+        return {lane: len(letters) for lane, letters in zip(LANES, pipe.execute(), strict=True)}
+
+
+def expiring_text(counts: dict[str, int]) -> str:
+    """How many dead letters will soon be removed, in words: 7, or 100 or more."""
+    more = " or more" if max(counts.values()) >= EXPIRING_COUNTED else ""
+    return f"{sum(counts.values()):,}{more}"
+
+
+def read(redis: Redis, dead_age: float | None = None) -> Backlog:
+    """The state at this moment. Cost: one command per unfinished batch, in pipelines of a thousand.
+
+    `dead_age`: see `expiring`; without it, `dead_expiring` is 0.
+    """
     seconds, micros = redis.time()
     now_ms = seconds * 1000 + micros // 1000
     bucket = seconds // batches.FLOW_SECONDS
@@ -69,6 +98,9 @@ def read(redis: Redis) -> Backlog:
         ledger, taken, workers, suspended, counts, *rest = pipe.execute()
 
     lanes = {name: Lane(dead=dead) for name, dead in zip(LANES, rest, strict=False)}
+    if dead_age is not None:
+        for name, count in expiring(redis, dead_age).items():
+            lanes[name].dead_expiring = count
     owed = {member.decode(): score for member, score in ledger}
     in_work = {member.decode() for member in taken}
     scheduled = _scheduled(redis, {member.partition("|")[0] for member in owed})

@@ -53,25 +53,27 @@ _HEADER = Struct(">Q")
 class Record(NamedTuple):
     """One notification in a batch.
 
-    `attempt` counts from 1; `share` is 0, or the number of partitions when only the contacts of this queue's
-    partition count (see `ingest.routing.Place`).
+    `attempt` counts from 1, to 127. `share` is 0, or the number of partitions when only the contacts of this queue's
+    partition count (see `ingest.routing.Place`). `again` is set when somebody asked for it to be handled once more,
+    whether it was handled before or not.
     """
 
     received_ms: int
     attempt: int
     share: int
+    again: bool
     body: bytes
 
 
-def pack(body: bytes, received_ms: int, attempt: int = 1, share: int = 0) -> bytes:
-    """A record as it lies in Redis: 6 bytes arrival time, 1 attempt, 1 share, then the body byte for byte."""
-    return _HEADER.pack(received_ms << 16 | attempt << 8 | share) + body
+def pack(body: bytes, received_ms: int, attempt: int = 1, share: int = 0, again: bool = False) -> bytes:
+    """A record as it lies in Redis: 6 bytes arrival time, 1 bit again, 7 attempt, 8 share, the body byte for byte."""
+    return _HEADER.pack(received_ms << 16 | again << 15 | attempt << 8 | share) + body
 
 
 def unpack(record: bytes) -> Record:
     """The reverse of `pack`."""
     (header,) = _HEADER.unpack_from(record)
-    return Record(header >> 16, header >> 8 & 255, header & 255, record[_HEADER.size :])
+    return Record(header >> 16, header >> 8 & 127, header & 255, bool(header >> 15 & 1), record[_HEADER.size :])
 
 
 def batch_key(batch: str) -> str:

@@ -1,7 +1,7 @@
 """Group commit: what arrives while one Redis call is under way goes together in the next one.
 
 One call is in flight at a time, so the cost per notification falls as load rises, and a batch's order is the order of
-arrival at this receiver.
+arrival at this receiver. With a spool, what Redis cannot take goes to the disk (`ingest.replay` says when).
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from ingest import batches, metrics
+from ingest.replay import Standby
 from ingest.routing import Place
 from ingest.settings import Settings
+from ingest.spool import Spool
 
 log = structlog.get_logger()
 
@@ -39,10 +41,11 @@ class NotDurable(Exception):
 class _Flush:
     """What goes in one call. All its requests wait for one future: `None`, or the reason it was not kept."""
 
-    __slots__ = ("bytes", "count", "done", "records")
+    __slots__ = ("bytes", "count", "done", "notifications", "records")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.records: dict[str, list[bytes]] = {}
+        self.notifications: list[tuple[int, bytes]] = []
         self.count = 0
         self.bytes = 0
         self.done: asyncio.Future[str | None] = loop.create_future()
@@ -55,14 +58,15 @@ class Committer:
     with `reserve` before reading and gives it back with `release` after the answer is decided.
     """
 
-    def __init__(self, redis: Redis, settings: Settings) -> None:
+    def __init__(self, redis: Redis, settings: Settings, spool: Spool | None = None) -> None:
         self._redis = redis
+        self.standby = Standby(spool, self._write, settings.partitions) if spool else None
         self._limit = int(settings.max_pending)
         self._fixed = [batches.job_template(), settings.batch, batches.BATCH_BYTES]
         self._confirm = _confirmation(settings.durability)
         self._script = batches.lua(__file__, "append.lua")
         self._sha = ""
-        self._flush_ids = map("n{}-{:x}".format, itertools.repeat(secrets.token_hex(5)), itertools.count())
+        self._flush_ids = map("n{}-{:08x}".format, itertools.repeat(secrets.token_hex(5)), itertools.count())
         self._waiting: list[_Flush] = []
         self._runner: asyncio.Task[None] | None = None
         self.pending = 0
@@ -80,6 +84,7 @@ class Committer:
     async def commit(self, body: bytes, received_ms: int, places: tuple[Place, ...]) -> None:
         """Return when the notification is durable. Raises NotDurable."""
         flush = self._next_flush()
+        flush.notifications.append((received_ms, body))
         for queue, share in places:
             record = batches.pack(body, received_ms, share=share)
             flush.records.setdefault(queue, []).append(record)
@@ -104,12 +109,27 @@ class Committer:
     async def _run(self) -> None:
         while self._waiting:
             flush = self._waiting.pop(0)
-            began = perf_counter()
-            reason = await self._write(flush.records)
+            reason = await self._keep(flush)
             if not flush.done.done():
                 flush.done.set_result(reason)
-            metrics.flushed(flush.count, perf_counter() - began, reason)
         self._runner = None
+
+    async def _keep(self, flush: _Flush) -> str | None:
+        """In Redis, or else on the disk: None, or the reason why it is in neither."""
+        standby = self.standby
+        try:
+            if standby is not None and standby.in_use() and await standby.keep(flush.notifications):
+                return None
+            began = perf_counter()
+            reason = await self._write(flush.records)
+            metrics.flushed(flush.count, perf_counter() - began, reason)
+            if standby is not None and reason is not None:
+                standby.redis_failed(reason)
+                await standby.keep(flush.notifications)
+                return None
+        except OSError as error:
+            return f"the spool is not writable: {error.strerror}"
+        return reason
 
     async def probe(self) -> str | None:
         """Why a notification could not be kept at this moment, or None: a commit of nothing."""

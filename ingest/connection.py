@@ -46,12 +46,12 @@ def for_worker(settings: Settings) -> redis.Redis:
         )
 
 
-def for_tools(settings: Settings) -> redis.Redis:
-    """A client for commands that a person waits for."""
+def for_tools(settings: Settings, seconds: float = 10.0) -> redis.Redis:
+    """A client for commands that a person waits for, `seconds` for each answer."""
     with _named():
         return redis.Redis.from_url(
             redis_url(settings),
-            socket_timeout=10.0,
+            socket_timeout=seconds,
             socket_connect_timeout=COMMAND_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )

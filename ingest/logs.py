@@ -6,8 +6,6 @@ import logging
 import sys
 
 import structlog
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web import RequestPayloadError
 
 _SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -18,9 +16,9 @@ _SHARED: list[structlog.typing.Processor] = [
 
 
 def _quotes_no_request(record: logging.LogRecord) -> bool:
-    """False for aiohttp's lines about broken requests, which quote the sender's bytes and address."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError | RequestPayloadError)
+    """False for the server's lines about broken requests, which quote the sender's bytes and address."""
+    error = record.exc_info[0] if record.exc_info else None
+    return error is None or error.__module__ not in ("aiohttp.http_exceptions", "aiohttp.web_protocol")
 
 
 def configure() -> None:
@@ -44,7 +42,7 @@ def configure() -> None:
             ],
         )
     )
-    handler.addFilter(_quotes_no_request)
+    logging.getLogger("aiohttp.server").addFilter(_quotes_no_request)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)

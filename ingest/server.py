@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
@@ -17,7 +19,9 @@ from redis.exceptions import RedisError
 from ingest import connection, logs, processes
 from ingest.admin import Admin
 from ingest.committer import Committer
+from ingest.replay import Standby
 from ingest.settings import Settings, SettingsError, load, variable
+from ingest.spool import Spool
 from ingest.webhook import Webhook
 
 log = structlog.get_logger()
@@ -26,7 +30,7 @@ _LINGER = 2.0
 """Seconds in which the rest of a refused body is read and thrown away, so that the sender reads the answer."""
 
 
-async def run(settings: Settings, share_ports: bool) -> None:
+async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> None:
     """Serve until SIGTERM or SIGINT, then stop accepting, commit what was read, answer, and return."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -34,17 +38,37 @@ async def run(settings: Settings, share_ports: bool) -> None:
         loop.add_signal_handler(number, stop.set)
 
     redis = connection.for_receiver(settings)
-    committer = Committer(redis, settings)
-    public = await _listen(settings, "listen", Webhook(settings, committer), share_ports)
+    committer = Committer(redis, settings, spool)
+    webhook = Webhook(settings, committer)
+    public = await _listen(settings, "listen", webhook, share_ports)
     admin = await _listen(settings, "admin_listen", Admin(settings, committer), share_ports)
     log.info("receiver started", listen=settings.listen, path=settings.path, pid=os.getpid())
     try:
-        await stop.wait()
+        async with _replaying(committer.standby, stop):
+            await stop.wait()
+        for site in public.sites:
+            await site.stop()
+        await webhook.drain(settings.body_timeout + connection.COMMAND_SECONDS)
     finally:
         await public.cleanup()
         await admin.cleanup()
         await redis.aclose()
     log.info("receiver stopped", pid=os.getpid())
+
+
+@asynccontextmanager
+async def _replaying(standby: Standby | None, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Replay in the background. Should that end by itself, which is an error, the receiver stops: others go on."""
+    if standby is None:
+        yield
+        return
+    task = asyncio.create_task(standby.run())
+    task.add_done_callback(lambda _: stop.set())
+    try:
+        yield
+    finally:
+        standby.stop()
+        await task
 
 
 async def _listen(settings: Settings, field: str, handler: Webhook | Admin, share_port: bool) -> web.ServerRunner:
@@ -58,7 +82,7 @@ async def _listen(settings: Settings, field: str, handler: Webhook | Admin, shar
     server = web.Server(
         handler, request_factory=make_request, lingering_time=_LINGER, access_log=None, auto_decompress=False
     )
-    runner = web.ServerRunner(server, shutdown_timeout=settings.body_timeout + connection.COMMAND_SECONDS + 1)
+    runner = web.ServerRunner(server, shutdown_timeout=1.0)
     await runner.setup()
     host, port = getattr(settings, field)
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
@@ -90,21 +114,31 @@ def kind(settings: Settings, count: int) -> processes.Kind:
     return processes.Kind("receiver", "ingest.server", ("--share-ports",) if count > 1 else (), count, ready=ready)
 
 
+def _open_spool(settings: Settings) -> Spool | None:
+    if settings.spool_dir is None:
+        return None
+    try:
+        return Spool(settings.spool_dir)
+    except OSError as error:
+        raise SettingsError(f"WA_SPOOL_DIR: cannot write to {settings.spool_dir}: {error.strerror}") from None
+
+
 def main() -> None:
     """One receiver process."""
     logs.configure()
     processes.watch_parent()
     try:
         settings = load()
+        spool = _open_spool(settings)
         tools = connection.for_tools(settings)
         try:
             connection.check_version(tools, settings)
         except (RedisError, OSError) as error:
-            # Not fatal: senders get 503 until Redis is there.
-            log.warning("Redis is away, answering 503 until it is back", reason=connection.reason(error))
+            # Not fatal: until Redis is there, notifications are spooled or senders get 503.
+            log.warning("Redis is away", reason=connection.reason(error), spool=spool is not None)
         finally:
             tools.close()
-        uvloop.run(run(settings, share_ports="--share-ports" in sys.argv))
+        uvloop.run(run(settings, spool, share_ports="--share-ports" in sys.argv))
     except SettingsError as error:
         print(f"wa-ingest: {error}", file=sys.stderr)
         sys.exit(processes.GIVE_UP)

@@ -102,6 +102,9 @@ class Settings(BaseSettings):
         None, description="app secret(s), comma separated; when set, every POST must carry a valid signature"
     )
     verify_token: SecretStr | None = Field(None, description="token of the GET handshake")
+    spool_dir: Path | None = Field(
+        None, description="folder of the disk spool; unset: 503 while Redis is away (`up`: ./data/spool)"
+    )
     durability: Durability = Field(
         "redis", description="redis: Redis answered; fsync: WAITAOF 1 0; replicas:N: N replicas have it too"
     )
@@ -113,8 +116,16 @@ class Settings(BaseSettings):
     lanes: Lanes = Field(("messages", "statuses", "other"), description="lanes that a `work` process takes from")
     processes: int = Field(1, ge=1, le=1024, description="receiver processes (serve) or worker processes (work, up)")
     partitions: int = Field(8, ge=1, le=255, description="partitions of the messages lane")
+    dedup_window: Seconds = Field(25 * 3600.0, le=7 * 86400.0, description="how long an event is remembered")
+    status_order: Literal["flag", "drop"] = Field(
+        "flag", description="a status that comes after a later stage of its message: flag it, or drop it"
+    )
+    max_rss: Size | None = Field(
+        None, description="memory of a worker process; above, it is replaced after its batch; unset: no limit"
+    )
     batch: int = Field(500, ge=1, le=10_000, description="notifications in a batch at most")
-    max_attempts: int = Field(8, ge=1, le=255, description="tries of an event before it is a dead letter")
+    max_attempts: int = Field(8, ge=1, le=127, description="tries of an event before it is a dead letter")
+    dead_age: Seconds = Field(14 * 86400.0, description="how long a dead letter is kept")
     handler_timeout: Seconds = Field(30.0, description="time for one event")
     concurrency: int = Field(50, ge=1, le=10_000, description="async handlers in flight in a worker process")
 

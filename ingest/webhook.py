@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import NoReturn
 
 import structlog
@@ -43,8 +44,33 @@ class Webhook:
         self._guards = Guards(settings)
         self._max_body = int(settings.max_body)
         self._last_warning = 0.0
+        self._in_work = 0
+        self._draining = False
+        self._idle = asyncio.Event()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._in_work += 1
+        try:
+            response = await self._answer(request)
+        finally:
+            self._in_work -= 1
+            if self._draining and not self._in_work:
+                self._idle.set()
+        if self._draining:
+            response.force_close()
+        return response
+
+    async def drain(self, seconds: float) -> None:
+        """Return when all requests whose head has come are answered; from now on each answer ends its connection.
+
+        aiohttp's own shutdown throws away what is still to come of their bodies.
+        """
+        self._draining = True
+        if self._in_work:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), seconds)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         began = time.perf_counter()
         try:
             if request.path != self._settings.path:

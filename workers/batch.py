@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
-from uuid import uuid4
+from typing import Any
 
 import orjson
 import structlog
 from redis import Redis
 
 from ingest import batches
-from ingest.routing import lane_of, partition_of, partitions_of
+from ingest.routing import lane_of
 from ingest.settings import Settings
-from workers import retries
+from workers import claims
 from workers.dispatch import Dispatcher, Outcome
-from workers.events import Broken, Event, Message
+from workers.events import Event, Status
 from workers.handlers import Handlers
-from workers.parsing import parse
+from workers.open_batch import OpenBatch
+from workers.queue import SPENT, WAITS
+from workers.reaper import DEATHS
 
 log = structlog.get_logger()
 
-SETTLE_SECONDS = 1.0
-"""A long batch settles what it has done at least this often, so that a kill repeats little."""
+SETTLE_SECONDS = 0.5
+"""A long batch settles what it has done this often, so that a kill repeats little, and makes way for what is urgent."""
 
-_DETAIL = 500  # characters of a dead letter's detail
-_LOST, _ENDED = 0, 2  # replies of settle.lua
+FAILING = batches.WA + "failing"
+
+DUPLICATE = Outcome("duplicate")
+SUPERSEDED = Outcome("superseded")
 
 
 class Lost(Exception):
@@ -41,55 +43,118 @@ _run: Callable[[str, str], None] | None = None
 def run(queue: str, batch: str) -> None:
     """Called by RQ, by name, with what the job holds. `install` says who does the work in this process."""
     if _run is None:
-        raise RuntimeError(
-            "this job needs `wa-ingest work`, not `rq worker`; nothing is lost, it goes back to its queue"
-        )
+        raise RuntimeError("this job needs `wa-ingest work`, not `rq worker`; nothing is lost, it goes back")
     _run(queue, batch)
 
 
-def install(runner: Runner) -> None:
+def install(runner: Callable[[str, str], None]) -> None:
     """Make `runner` the one that `run` uses: RQ calls functions by name, with nothing but the job's arguments."""
     global _run
-    _run = runner.run
+    _run = runner
 
 
 class Runner:
-    """Runs batches for one worker process."""
+    """Runs batches for one worker process.
+
+    `urgent` maps each queue to those of more urgent lanes that this worker takes from, too.
+    """
 
     def __init__(
-        self, redis: Redis, worker: str, handlers: Handlers, settings: Settings, stopping: Callable[[], bool]
+        self,
+        redis: Redis,
+        worker: str,
+        handlers: Handlers,
+        settings: Settings,
+        stopping: Callable[[], bool],
+        queues: list[str],
     ) -> None:
         self._redis = redis
         self._worker = worker
-        self._max_attempts = settings.max_attempts
+        self._settings = settings
+        self._stopping = stopping
         self._template = batches.job_template()
-        self._settle = redis.register_script(batches.lua(__file__, "settle.lua"))
+        self._script = redis.register_script(batches.lua(__file__, "settle.lua"))
+        self._claims = claims.Claims(redis)
+        lanes = list(dict.fromkeys(map(lane_of, queues)))
+        self._urgent = {lane: [q for q in queues if lane_of(q) in lanes[:rank]] for rank, lane in enumerate(lanes)}
         self.dispatcher = Dispatcher(handlers, settings.concurrency, settings.handler_timeout, stopping)
 
-    def run(self, queue: str, batch: str) -> None:
-        """Handle what is left of a batch. Ends early when the worker is to stop, or lost the batch."""
+    def run(self, queue: str, batch: str, probe: bool = False) -> None:
+        """Handle what is left of a batch.
+
+        Ends early, and what was not begun goes back to the front of its queue, when a more urgent lane waits, when
+        everything fails, or when this worker is to stop; ends without a trace when the batch is another worker's by
+        now. With `probe` one event is tried before the others, because the lane waits.
+        """
         records: Any = self._redis.lrange(batches.batch_key(batch), 0, -1)
-        opened = _OpenBatch(queue, batch, len(records), self._max_attempts)
-
-        def tick() -> None:
-            if opened.done and time.monotonic() - opened.settled_at >= SETTLE_SECONDS:
-                self._write(opened)
-
+        opened = OpenBatch(queue, batch, records, self._settings.max_attempts)
+        todo = self._claim(opened)
+        account = _Account(opened, self._settle, drops=self._settings.status_order == "drop")
         try:
-            self.dispatcher.run(list(opened.take_apart(records)), opened.finish, tick)
-            self._write(opened)
+            if probe:
+                opened.probing = True
+                self.dispatcher.run(todo[:1], account)
+                account.settle("more")
+                todo = todo[1:]
+            self.dispatcher.run(todo, account)
+            account.settle("end" if opened.all_done else "back")
         except Lost:
             log.warning("another worker has this batch now", queue=queue, batch=batch)
 
-    def _write(self, opened: _OpenBatch) -> None:
-        """Settle what is done: records from the first on, up to one that still has an event in work."""
-        results, ended = opened.collect()
-        letters = [part for letter in results.letters for part in letter]
-        groups: list[Any] = []
-        for group, records in results.retries.items():
-            groups += (group.id, group.delay, len(records), *records)
+    def _claim(self, opened: OpenBatch) -> list[tuple[int, Event]]:
+        """The events that are to be handled: not duplicates of what is being handled or was."""
+        mine: dict[claims.Digest, int] = {}
+        asked: list[tuple[int, Event, claims.Claim]] = []
+        todo: list[tuple[int, Event]] = []
+        for index, event in opened.events:
+            if opened.again(index):
+                todo.append((index, event))
+                continue
+            claim = claims.of(event)
+            if claim.digest in mine:
+                opened.finish(index, event, DUPLICATE)
+                continue
+            mine[claim.digest] = index
+            asked.append((index, event, claim))
+        replies = self._claims.take(f"{opened.queue}|{opened.batch}", [claim for _, _, claim in asked])
+        for (index, event, claim), reply in zip(asked, replies, strict=True):
+            if reply == claims.DUPLICATE:
+                opened.finish(index, event, DUPLICATE)
+                continue
+            opened.claimed(event, claim)
+            if reply == claims.SUPERSEDED and isinstance(event, Status):
+                event.superseded = True
+            todo.append((index, event))
+        return todo if len(asked) == len(opened.events) else sorted(todo, key=lambda one: one[0])
+
+    def _settle(self, opened: OpenBatch, how: str) -> str:
+        """Settle what is done, as settle.lua describes, and return its reply. Raises Lost."""
+        results = opened.collect()
         lane = lane_of(opened.queue)
-        reply = self._settle(
+        head = {
+            "rq": batches.RQ,
+            "wa": batches.WA,
+            "worker": self._worker,
+            "queue": opened.queue,
+            "batch": opened.batch,
+            "now": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "template": self._template,
+            "how": how,
+            "probe": opened.probing,
+            "records": results.records,
+            "counts": results.counts,
+            "fresh_failed": results.fresh_failed,
+            "failed": results.failed,
+            "succeeded": results.succeeded,
+            "spent": results.spent_ms,
+            "window": self._settings.dedup_window,
+            "urgent": self._urgent.get(lane, []),
+            "letters": len(results.letters),
+            "retries": [(retry.id, retry.delay, len(records)) for retry, records in results.retries.items()],
+            "done": len(results.done),
+            "markers": len(results.markers),
+        }
+        reply = self._script(
             keys=[
                 batches.LEDGER,
                 batches.TAKEN,
@@ -97,135 +162,59 @@ class Runner:
                 batches.doorbell_key(lane),
                 batches.COUNTS,
                 batches.dead_key(lane),
+                claims.CLAIMS,
+                claims.GENERATIONS,
+                SPENT,
+                FAILING,
+                WAITS,
+                DEATHS,
             ],
             args=[
-                batches.RQ,
-                batches.WA,
-                self._worker,
-                opened.queue,
-                opened.batch,
-                results.records,
-                int(ended),
-                orjson.dumps(results.counts),
-                self._template,
-                datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-                len(results.letters),
-                *letters,
-                len(results.retries),
-                *groups,
+                orjson.dumps(head),
+                *(part for letter in results.letters for part in letter),
+                *(record for records in results.retries.values() for record in records),
+                *(part for digest in results.done for part in digest),
+                *(part for digest in results.markers for part in digest),
             ],
         )
-        if reply == _LOST:
+        if results.failed or results.succeeded:
+            opened.probing = False
+        answer: str = reply.decode()
+        if answer == "lost":
             raise Lost
         if results.failed:
             log.warning("events failed", lane=lane, failed=results.failed, handler=results.handler, error=results.error)
+        if answer == "wait":
+            log.warning("everything fails, the lane waits", lane=lane)
+        return answer
 
 
-class _RetryBatch(NamedTuple):
-    """Where failed events of a batch go: one for all that wait for the same time."""
+class _Account:
+    """Settles a batch while its events are dispatched."""
 
-    id: str
-    delay: float
+    def __init__(self, opened: OpenBatch, settle: Callable[[OpenBatch, str], str], drops: bool) -> None:
+        self._opened = opened
+        self._settle = settle
+        self._drops = drops
+        self._settled_at = time.monotonic()
+        self._halted = False
+        self.finish = opened.finish
 
+    def settle(self, how: str) -> None:
+        """Settle now; halt when a more urgent lane waits, or this one has to."""
+        self._halted |= self._settle(self._opened, how) in ("yield", "wait")
+        self._settled_at = time.monotonic()
 
-class _Results:
-    """What became of some records, as settle.lua takes it."""
+    def tick(self) -> None:
+        if not self._halted and time.monotonic() - self._settled_at >= SETTLE_SECONDS:
+            self.settle("more")
 
-    __slots__ = ("counts", "error", "failed", "handler", "letters", "records", "retries")
+    def halted(self) -> bool:
+        return self._halted
 
-    def __init__(self) -> None:
-        self.records = 0
-        self.counts: Counter[str] = Counter()
-        self.letters: list[tuple[Any, ...]] = []
-        self.retries: dict[_RetryBatch, list[bytes]] = {}
-        self.failed = 0
-        self.handler = ""
-        self.error = ""
-
-
-class _OpenBatch:
-    """A batch in work: which of its records are done, and what became of their events."""
-
-    def __init__(self, queue: str, batch: str, records: int, max_attempts: int) -> None:
-        self.queue = queue
-        self.batch = batch
-        self.settled_at = time.monotonic()
-        self._left = [0] * records  # events of each record that are not finished
-        self._ends: list[list[tuple[Event | Broken, Outcome | None]]] = [[] for _ in range(records)]
-        self._retries: dict[tuple[int, float | None], _RetryBatch] = {}
-        self._max_attempts = max_attempts
-        self._first = 0  # record number of the first that is not settled
-
-    @property
-    def done(self) -> bool:
-        """True when the first unsettled record is done."""
-        return self._first < len(self._left) and self._left[self._first] == 0
-
-    def take_apart(self, records: list[bytes]) -> Iterator[tuple[int, Event]]:
-        """The events of all records, each with its record's number."""
-        for index, packed in enumerate(records):
-            record = batches.unpack(packed)
-            for event in parse(record.body, record.received_ms, record.attempt):
-                if record.share and not self._is_ours(event, record):
-                    continue
-                if isinstance(event, Broken):
-                    self._ends[index].append((event, None))
-                else:
-                    self._left[index] += 1
-                    yield index, event
-
-    def _is_ours(self, event: Event | Broken, record: batches.Record) -> bool:
-        """Of a notification that went to several partitions, each takes its own contacts, the first all else."""
-        here = int(self.queue.rpartition(".")[2])
-        if isinstance(event, Message):
-            return partition_of(event.order_key, record.share) == here
-        return min(partitions_of(orjson.loads(record.body), record.share)) == here
-
-    def finish(self, index: int, event: Event, outcome: Outcome) -> None:
-        """Note an event's end."""
-        self._ends[index].append((event, outcome))
-        self._left[index] -= 1
-
-    def collect(self) -> tuple[_Results, bool]:
-        """What is done since the last settle, and whether that is the rest of the batch."""
-        results = _Results()
-        upto = self._first
-        while upto < len(self._left) and self._left[upto] == 0:
-            for event, outcome in self._ends[upto]:
-                if isinstance(event, Broken):
-                    _letter(results, event.reason, event, event.detail)
-                elif outcome is not None:
-                    self._account(results, event, outcome)
-            self._ends[upto] = []
-            upto += 1
-        results.records = upto - self._first
-        self._first = upto
-        self.settled_at = time.monotonic()
-        return results, upto == len(self._left)
-
-    def _account(self, results: _Results, event: Event, outcome: Outcome) -> None:
-        if outcome.name not in ("failed", "rejected"):
-            results.counts[f"{outcome.name}.{event.kind}"] += 1
-            return
-        results.failed += 1
-        results.handler, results.error = outcome.handler, outcome.error or outcome.name
-        if outcome.name == "rejected" or event.attempt >= self._max_attempts:
-            _letter(results, outcome.name, event, outcome.detail)
-            return
-        results.counts[f"retried.{event.kind}"] += 1
-        record = batches.pack(event.body(), event.received_ms, event.attempt + 1)
-        results.retries.setdefault(self._retry_batch(event.attempt, outcome.delay), []).append(record)
-
-    def _retry_batch(self, attempt: int, asked: float | None) -> _RetryBatch:
-        """One for the events of the same attempt, and one for each delay that a handler asked for."""
-        known = self._retries.get((attempt, asked))
-        if known is None:
-            delay = retries.delay(attempt) if asked is None else asked
-            known = self._retries[attempt, asked] = _RetryBatch(f"r{uuid4().hex[:16]}", delay)
-        return known
-
-
-def _letter(results: _Results, reason: str, event: Event | Broken, detail: str) -> None:
-    results.counts[f"dead.{event.kind}"] += 1
-    body = event.body if isinstance(event, Broken) else event.body()
-    results.letters.append((reason, event.kind, detail[:_DETAIL], event.attempt, event.received_ms, body))
+    def admit(self, event: Event) -> Outcome | None:
+        """WA_STATUS_ORDER: a status that comes after a later stage of its message is marked, or dropped."""
+        if isinstance(event, Status) and self._opened.is_superseded(event):
+            event.superseded = True
+            return SUPERSEDED if self._drops else None
+        return None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from pydantic import ByteSize
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from ingest import connection
+from ingest import backlog, connection, spool
 from ingest.settings import Settings, SettingsError, unknown_variables
 from workers import handlers
 
@@ -24,7 +26,7 @@ class Check(NamedTuple):
 
 def run(settings: Settings) -> list[Check]:
     """All checks, in the order of a notification's way."""
-    return [*_edge(settings), *_redis(settings), _handlers(settings)]
+    return [*_edge(settings), _spool(settings), *_redis(settings), _handlers(settings)]
 
 
 def _edge(settings: Settings) -> Iterator[Check]:
@@ -45,12 +47,26 @@ def _edge(settings: Settings) -> Iterator[Check]:
         yield Check("settings", "warning", f"{name} is no setting of this version", "see `wa-ingest settings`")
 
 
+def _spool(settings: Settings) -> Check:
+    folder = settings.spool_dir
+    if folder is None:
+        return Check("spool", "warning", "none: while Redis is away, senders get 503", "set WA_SPOOL_DIR")
+    while not folder.exists():  # the receiver makes it
+        folder = folder.absolute().parent
+    problem = spool.problem(folder)
+    if problem:
+        return Check("spool", "failed", f"{folder} cannot be written: {problem}", "see WA_SPOOL_DIR")
+    free = ByteSize(shutil.disk_usage(folder).free).human_readable()
+    return Check("spool", "ok", f"{settings.spool_dir} can be written, {free} free")
+
+
 def _redis(settings: Settings) -> Iterator[Check]:
     redis = connection.for_tools(settings)
     try:
         connection.check_version(redis, settings)
         yield Check("redis", "ok", "reachable, and new enough")
         yield from _persistence(redis)
+        yield _dead_letters(redis, settings)
     except SettingsError as error:
         yield Check("redis", "failed", str(error), "see above")
     except (RedisError, OSError) as error:
@@ -86,6 +102,18 @@ def _persistence(redis: Redis) -> Iterator[Check]:
         yield Check(
             "eviction", "failed", f"{policy}: Redis may throw notifications away", "set maxmemory-policy noeviction"
         )
+
+
+def _dead_letters(redis: Redis, settings: Settings) -> Check:
+    counts = backlog.expiring(redis, settings.dead_age)
+    if not any(counts.values()):
+        return Check("dead letters", "ok", "none will be removed within two days")
+    return Check(
+        "dead letters",
+        "warning",
+        f"{backlog.expiring_text(counts)} will be removed within two days",
+        "`wa-ingest dead retry` lets them be handled again, `wa-ingest dead export` keeps them elsewhere",
+    )
 
 
 def _handlers(settings: Settings) -> Check:

@@ -4,50 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 import orjson
-from redis.exceptions import RedisError
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ingest import backlog, connection, embedded, logs, processes, server
-from ingest.settings import Settings, SettingsError, load, redis_url, unknown_variables, variable
+from ingest import backlog, connection, embedded, logs, processes, server, spool
+from ingest.settings import Settings, load, redis_url, variable
 from workers import checks
+from workers.dead_cli import dead
+from workers.terminal import as_json, current_settings, one_line, span
 
 DATA = Path("data")
 """Where `up` keeps everything, below the working folder."""
 
 _WATCH_SECONDS = 1.0
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """What goes wrong in ordinary life is one line on standard error, exit status 1."""
-    try:
-        yield
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from None
-    except (RedisError, OSError) as error:
-        raise click.ClickException(
-            f"Redis is not reachable: {connection.reason(error)}; see WA_REDIS_URL, and that it runs"
-        ) from None
-
-
-def _settings(**overrides: Any) -> Settings:
-    settings = load(**overrides)
-    for name in unknown_variables():
-        click.echo(f"Warning: {name} is no setting of this version, it has no effect", err=True)
-    return settings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -67,8 +44,8 @@ def up() -> None:
     Starts a Valkey server with its data in ./data (every write on disk before it is answered), unless WA_REDIS_URL
     names another; the receiver; and WA_PROCESSES workers. Nothing is lost at a stop: the next start goes on from there.
     """
-    with _one_line():
-        settings = _settings()
+    with one_line():
+        settings = current_settings()
         if settings.redis_url is not None:
             sys.exit(_up(settings, redis_url(settings), []))
         with embedded.locked(DATA):
@@ -78,7 +55,8 @@ def up() -> None:
 def _up(settings: Settings, url: str, servers: list[processes.Kind]) -> int:
     logs.configure()
     kinds = [server.kind(settings, 1), _workers(settings.processes, burst=False), *servers]
-    return processes.supervise(kinds, env={"WA_REDIS_URL": url}, started=lambda: _welcome(settings, url, servers))
+    env = {"WA_REDIS_URL": url, "WA_SPOOL_DIR": str(settings.spool_dir or DATA / "spool")}
+    return processes.supervise(kinds, env=env, started=lambda: _welcome(settings, url, servers))
 
 
 def _welcome(settings: Settings, url: str, servers: list[processes.Kind]) -> None:
@@ -119,8 +97,8 @@ def serve(count: int | None) -> None:
     Answers 200 once a notification is durable in Redis, 503 when it cannot be. Several processes share the port. At a
     stop what was read is committed and answered first.
     """
-    with _one_line():
-        settings = _settings(processes=count)
+    with one_line():
+        settings = current_settings(processes=count)
         redis_url(settings)
         logs.configure()
         sys.exit(processes.supervise([server.kind(settings, settings.processes)]))
@@ -137,8 +115,8 @@ def work(lanes: str | None, count: int | None, burst: bool) -> None:
     started again, and its work is taken up by another. At a stop the events that have begun are finished, the rest
     goes back to the front of its queue.
     """
-    with _one_line():
-        settings = _settings(lanes=lanes, processes=count)
+    with one_line():
+        settings = current_settings(lanes=lanes, processes=count)
         redis_url(settings)
         logs.configure()
         env = {"WA_LANES": ",".join(settings.lanes)}
@@ -151,32 +129,42 @@ def work(lanes: str | None, count: int | None, burst: bool) -> None:
 def status(watch: bool, as_json: bool) -> None:
     """Show what waits, how old it is, what is in work, what failed, and how fast it goes.
 
-    Counts are notifications (retrying and dead: events). Rates are per second over the last minute. With --watch and
-    --json: one JSON object a line.
+    Counts are notifications (retrying and dead: events). Rates are per second over the last minute. dead_expiring (of
+    --json) are the dead letters that will be removed within two days, counted up to 100. With --watch and --json: one
+    JSON object a line.
     """
-    with _one_line():
-        redis = connection.for_tools(_settings())
+    with one_line():
+        settings = current_settings()
+        redis = connection.for_tools(settings)
+
+        def look() -> tuple[backlog.Backlog, spool.Figures | None]:
+            folder = settings.spool_dir
+            return backlog.read(redis, settings.dead_age), spool.figures(folder) if folder else None
+
         if not watch:
-            now = backlog.read(redis)
             if as_json:
-                click.echo(orjson.dumps(now.as_json(), option=orjson.OPT_INDENT_2).decode())
+                click.echo(orjson.dumps(_status_json(*look()), option=orjson.OPT_INDENT_2).decode())
             else:
-                Console().print(_status_table(now))
+                Console().print(_status_table(*look()))
             return
         try:
             if as_json:
                 while True:
-                    click.echo(orjson.dumps(backlog.read(redis).as_json()).decode())
+                    click.echo(orjson.dumps(_status_json(*look())).decode())
                     time.sleep(_WATCH_SECONDS)
-            with Live(_status_table(backlog.read(redis)), screen=sys.stdout.isatty()) as live:
+            with Live(_status_table(*look()), screen=sys.stdout.isatty()) as live:
                 while True:
                     time.sleep(_WATCH_SECONDS)
-                    live.update(_status_table(backlog.read(redis)))
+                    live.update(_status_table(*look()))
         except KeyboardInterrupt:
             pass
 
 
-def _status_table(now: backlog.Backlog) -> RenderableType:
+def _status_json(now: backlog.Backlog, spooled: spool.Figures | None) -> dict[str, Any]:
+    return now.as_json() | {"spool": spooled}
+
+
+def _status_table(now: backlog.Backlog, spooled: spool.Figures | None) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("lane")
     for heading in ("waiting", "oldest", "in work", "retrying", "dead", "in/s", "out/s", "empty in"):
@@ -186,38 +174,35 @@ def _status_table(now: backlog.Backlog) -> RenderableType:
         table.add_row(
             name,
             f"{lane.waiting:,}",
-            _span(lane.oldest_seconds) if lane.batches else "-",
+            span(lane.oldest_seconds) if lane.batches else "-",
             f"{lane.working:,}",
             f"{lane.retrying:,}",
             Text(f"{lane.dead:,}", style="red" if lane.dead else ""),
             f"{lane.rate_in:,.0f}",
             f"{lane.rate_out:,.0f}",
-            "-" if left == 0 else "growing" if left is None else _span(left),
+            "-" if left == 0 else "growing" if left is None else span(left),
         )
     workers = Text(f"workers: {now.workers}", style="" if now.workers else "bold red")
     if now.suspended:
         workers.append("  suspended, `rq resume` lets them go on", style="bold red")
-    return Group(table, workers)
-
-
-def _span(seconds: float) -> str:
-    """A time span in six characters: 59s, 12m30s, 3h05m, 6d23h."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d{hours:02}h"
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+    lines: list[RenderableType] = [table, workers]
+    if spooled and (spooled.notifications or spooled.corrupt):
+        text = f"disk spool: {spooled.notifications:,} notifications, oldest {span(spooled.oldest_seconds)}"
+        damaged = f"; damaged parts set aside: {spooled.corrupt}" if spooled.corrupt else ""
+        lines.append(Text(text + damaged, style="red"))
+    expiring = {name: lane.dead_expiring for name, lane in now.lanes.items()}
+    if any(expiring.values()):
+        soon = f"dead letters to be removed within 2 days: {backlog.expiring_text(expiring)}, see `wa-ingest dead`"
+        lines.append(Text(soon, style="red"))
+    return Group(*lines)
 
 
 @main.command()
 @as_json
 def settings(as_json: bool) -> None:
     """Show every setting: its value now and what it means. Secrets are masked."""
-    with _one_line():
-        current = _settings().model_dump(mode="json")
+    with one_line():
+        current = current_settings().model_dump(mode="json")
         fields = Settings.model_fields
         if as_json:
             rows = {
@@ -238,7 +223,7 @@ def settings(as_json: bool) -> None:
 @as_json
 def check(as_json: bool) -> None:
     """Is everything fit for production? Exits 1 when something is not."""
-    with _one_line():
+    with one_line():
         current = load()
         redis_url(current)
         found = checks.run(current)
@@ -253,6 +238,8 @@ def check(as_json: bool) -> None:
         if any(one.result == "failed" for one in found):
             sys.exit(1)
 
+
+main.add_command(dead)
 
 if __name__ == "__main__":
     main()

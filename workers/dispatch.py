@@ -10,12 +10,12 @@ import contextlib
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from workers.events import Event
 from workers.handlers import Discard, Handler, Handlers, Reject, RetryIn
 
-STOP_SECONDS = 8.0
+STOP_SECONDS = 6.0
 """How long handlers that run when the worker is told to stop may still take; then they are broken off."""
 
 _TICK = 0.25
@@ -43,7 +43,18 @@ class Outcome(NamedTuple):
 HANDLED = Outcome("handled")
 UNHANDLED = Outcome("unhandled")
 
-Finish = Callable[[int, Event, Outcome], None]
+
+class Account(Protocol):
+    """Who keeps account of a run.
+
+    `admit` is asked right before an event's handlers are called; an outcome it returns stands for theirs. `finish` gets
+    each event's outcome. `tick` is called often while handlers run. While `halted` says so, no event is begun.
+    """
+
+    def admit(self, event: Event) -> Outcome | None: ...
+    def finish(self, index: int, event: Event, outcome: Outcome) -> None: ...
+    def tick(self) -> None: ...
+    def halted(self) -> bool: ...
 
 
 class Dispatcher:
@@ -72,22 +83,21 @@ class Dispatcher:
             # One loop for the life of the process, so that the handlers' connection pools live on.
             self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
-    def run(self, events: Iterable[tuple[int, Event]], finish: Finish, tick: Callable[[], None]) -> None:
-        """Handle events, given with the number of their record; `finish` gets each one's outcome.
+    def run(self, events: Iterable[tuple[int, Event]], account: Account) -> None:
+        """Handle events, given with the number of their record. Returns when all that was begun has ended.
 
-        `tick` is called often while handlers run. An exception of `tick` or `finish` ends the run; handlers in flight
-        are cancelled.
+        An exception of `account` ends the run; handlers in flight are cancelled.
         """
         if self._runner:
-            self._runner.run(self._run_async(events, finish, tick))
+            self._runner.run(self._run_async(events, account))
             return
         for index, event in events:
-            if self._stopping():
+            if self._stopping() or account.halted():
                 return
-            outcome = self._handle(event)
+            outcome = account.admit(event) or self._handle(event)
             if outcome is not None:
-                finish(index, event, outcome)
-            tick()
+                account.finish(index, event, outcome)
+            account.tick()
 
     def stop_soon(self) -> None:
         """The worker was told to stop: give a running sync handler STOP_SECONDS, no more."""
@@ -128,16 +138,16 @@ class Dispatcher:
             return _outcome(error, handler, self._timeout)
         return HANDLED
 
-    async def _run_async(self, events: Iterable[tuple[int, Event]], finish: Finish, tick: Callable[[], None]) -> None:
+    async def _run_async(self, events: Iterable[tuple[int, Event]], account: Account) -> None:
         groups = iter(_by_order_key(events))
 
         async def work() -> None:
             for group in groups:
                 for index, event in group:
-                    if self._stopping():
+                    if self._stopping() or account.halted():
                         return
-                    finish(index, event, await self._handle_async(event))
-                    tick()
+                    account.finish(index, event, account.admit(event) or await self._handle_async(event))
+                    account.tick()
 
         tasks = {asyncio.create_task(work()) for _ in range(self._concurrency)}
         deadline: float | None = None
@@ -147,7 +157,7 @@ class Dispatcher:
                 done, tasks = await asyncio.wait(tasks, timeout=_TICK, return_when=asyncio.FIRST_EXCEPTION)
                 for task in done:
                     task.result()
-                tick()
+                account.tick()
                 if self._stopping():
                     deadline = deadline or loop.time() + STOP_SECONDS
                     if loop.time() > deadline:

@@ -342,8 +342,16 @@ class Status(Event):
     Source: "statuses" in the On-Premises and Cloud webhook documentation.
     """
 
-    __slots__ = ()
+    __slots__ = ("superseded",)
     kind = "status"
+
+    superseded: bool
+    """True when a later stage of the same message (sent < delivered < read < played) was handled before this one."""
+
+    def __init__(self, raw: JsonObject, envelope: Envelope) -> None:
+        self.raw = raw
+        self._envelope = envelope
+        self.superseded = False
 
     @property
     def status(self) -> str | None:

@@ -25,6 +25,8 @@ from ingest.settings import Settings
 _LONGEST_BLOCK = 5.0
 """Seconds; a safety net, and how long `rq resume` may go unnoticed. Work is announced by the doorbell."""
 
+TURN, SPENT, WAITS = (batches.WA + name for name in ("turn", "spent", "waits"))
+
 _TEMPLATE = batches.job_template()
 _TAKE = batches.lua(__file__, "take.lua")
 
@@ -40,9 +42,14 @@ class NoDeathPenalty(BaseDeathPenalty):
 
 
 class BatchQueue(Queue):
-    """A queue of batches. `worker` is the name of the worker that takes from it."""
+    """A queue of batches.
+
+    `worker` is the name of the worker that takes from it; `probe` is True when the batch taken last is the one try of
+    a lane that waits.
+    """
 
     worker: str = ""
+    probe: bool = False
 
     @classmethod
     def dequeue_any(
@@ -62,13 +69,14 @@ class BatchQueue(Queue):
         worker = next(iter(by_name.values())).worker
         doorbells = [batches.doorbell_key(lane) for lane in dict.fromkeys(map(lane_of, by_name))]
         take = connection.register_script(_TAKE)
-        keys = [batches.LEDGER, batches.TAKEN, batches.LEASES, batches.TAILS, batches.WA + "turn"]
+        keys = [batches.LEDGER, batches.TAKEN, batches.LEASES, batches.TAILS, TURN, SPENT, WAITS]
         deadline = time.monotonic() + (timeout or 0)
         while True:
             now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             reply: Any = take(keys=keys, args=[batches.RQ, batches.WA, worker, _TEMPLATE, now, *by_name])
             if isinstance(reply, list):
                 queue = by_name[reply[0].decode()]
+                queue.probe = reply[2] == b"1"
                 return cls.job_class.fetch(reply[1].decode(), connection, JSONSerializer), queue
             if timeout is None:
                 return None

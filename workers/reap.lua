@@ -2,12 +2,16 @@
 -- A worker's sign of life; and now and then, for all of them: what the ledger holds that is neither queued, scheduled
 -- nor with a live worker goes back to the front of its queue.
 --
--- KEYS  1 ledger   2 taken   3 leases   4 alive   5 lock   6 rq's set of queues
+-- A batch that was in work when its worker died for the second time is split: each of its records is then a batch of its
+-- own. A single record whose worker dies for the third time is a dead letter (`poison`).
+--
+-- KEYS  1 ledger   2 taken   3 leases   4 alive   5 lock   6 rq's set of queues   7 deaths (QUEUE|ID -> count)
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 '1' when the worker leaves: what it holds goes back at once
 --       5 a worker is dead after this many ms without a sign of life   6 ms from one reaping to the next
 -- Returns the batches put back.
-local ledger, taken, leases, alive, lock, queues = unpack(KEYS)
+local ledger, taken, leases, alive, lock, queues, deaths = unpack(KEYS)
 local rq, wa, worker, leaves, silence, interval = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5]), ARGV[6]
+local SPLIT_AT, POISON_AT = 2, 3 -- deaths
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -17,6 +21,34 @@ else
   redis.call('ZADD', alive, now, worker)
   if not redis.call('SET', lock, worker, 'NX', 'PX', interval) then
     return {}
+  end
+end
+
+local function forget(member, id)
+  redis.call('DEL', wa .. 'batch:' .. id, rq .. ':job:' .. id)
+  redis.call('ZREM', ledger, member)
+  redis.call('HDEL', deaths, member)
+end
+
+local function died(member, queue, id)
+  local count = redis.call('HINCRBY', deaths, member, 1)
+  local records = count >= SPLIT_AT and redis.call('LRANGE', wa .. 'batch:' .. id, 0, -1) or {}
+  if #records > 1 then
+    local score = redis.call('ZSCORE', ledger, member)
+    for n, record in ipairs(records) do
+      local part = id .. string.format('_p%05d', n) -- of one score, so their names keep the order
+      redis.call('RPUSH', wa .. 'batch:' .. part, record)
+      redis.call('ZADD', ledger, score, queue .. '|' .. part) -- the sweep below puts them into the queue
+      redis.call('HSET', deaths, queue .. '|' .. part, SPLIT_AT)
+    end
+    forget(member, id)
+  elseif #records == 1 and count >= POISON_AT then
+    local received, attempt = struct.unpack('>I6B', records[1])
+    redis.call('XADD', wa .. 'dead:' .. queue:match('^[^.]+'), '*', 'reason', 'poison', 'kind', 'notification',
+      'detail', 'its worker died ' .. count .. ' times', 'attempt', attempt % 128,
+      'received', received, 'queue', queue, 'body', records[1]:sub(9))
+    redis.call('HINCRBY', wa .. 'counts', 'dead.notification', 1)
+    forget(member, id)
   end
 end
 
@@ -32,6 +64,9 @@ for i = 1, #holders, 2 do
     local queue, id = member:match('^(.-)|(.*)$')
     if redis.call('HGET', leases, queue) == id then
       redis.call('HDEL', leases, queue)
+    end
+    if holder ~= worker then -- not one that leaves as it should
+      died(member, queue, id)
     end
   end
 end

@@ -7,6 +7,8 @@ from redis import Redis
 from ingest import batches
 from ingest.backlog import ALIVE_MS
 
+DEATHS = batches.WA + "deaths"
+
 BEAT_SECONDS = 2.0
 """A sign of life this often; five may be missed before a worker counts as dead."""
 
@@ -28,6 +30,7 @@ def beat(redis: Redis, worker: str, leaves: bool = False) -> list[str]:
             batches.ALIVE,
             batches.WA + "reaper",
             batches.RQ_QUEUES,
+            DEATHS,
         ],
         args=[batches.RQ, batches.WA, worker, int(leaves), ALIVE_MS, _REAP_MS],
     )

@@ -1,29 +1,47 @@
 #!lua flags=allow-oom
--- Ends a batch, or the part of it that is done: what was done leaves it, what failed goes to a retry batch, what nobody
--- will try again to the dead letters. All or nothing, and only for the worker that holds the batch.
+-- Ends a batch, or the part of it that is done: what was done leaves it and is remembered, what failed goes to a retry
+-- batch, what nobody will try again to the dead letters. All or nothing, and only for the worker that holds the batch.
 --
--- KEYS  1 ledger   2 taken   3 leases   4 the lane's doorbell   5 counts   6 the lane's dead letters
--- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 queue   5 batch   6 records done since the last settle
---       7 '1' when the batch is at its end   8 JSON object: what became of events   9 job template
---       10 time as RQ writes it   11 number of dead letters, then for each: reason, kind, detail, attempt,
---       received (ms), body; then the number of retry batches, then for each: id, delay (seconds), number of
---       records, the records
--- Returns 0: the batch is not this worker's any more, nothing was done; 1: settled, more is left; 2: ended.
+-- KEYS  1 ledger   2 taken   3 leases   4 the lane's doorbell   5 counts   6 the lane's dead letters   7 claims
+--       8 generations   9 spent   10 failing   11 waits   12 deaths
+-- ARGV  1 JSON object, see workers/batch.py `_write`:
+--         rq, wa (key prefixes), worker, queue, batch, now (time as RQ writes it), template (of a job),
+--         how      more: the batch goes on; end: it is at its end; back: its rest goes back to the front
+--         records  done since the last settle
+--         counts   what became of events
+--         fresh_failed, failed, succeeded   events that failed at their first attempt, at any; that did not fail
+--         probe    true when the lane waits and this batch is its try
+--         spent    milliseconds of work since the last settle
+--         window   seconds that an event is remembered
+--         urgent   queues of more urgent lanes that this worker takes from
+--         letters  number of dead letters; retries: list of {id, delay (seconds), number of records}
+--         done     number of digests to remember; markers: number of those for stages of messages
+--       then 6 values a letter (reason, kind, detail, attempt, received (ms), body), the records of the retry batches,
+--       the digests as member and bucket, the markers as member and bucket
+-- Returns lost: the batch is not this worker's any more, nothing was done; more, end or back as it was done; yield: a more
+-- urgent lane waits; wait: the lane is to wait, because all fails.
 --
 -- allow-oom: settling makes room.
-local ledger, taken, leases, doorbell, counts, dead = unpack(KEYS)
-local rq, wa, worker, queue, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local done, ended, template, now = tonumber(ARGV[6]), ARGV[7] == '1', ARGV[9], ARGV[10]
+local ledger, taken, leases, doorbell, counts, dead, claims, generations, spent, failing, waits, deaths = unpack(KEYS)
+local it = cjson.decode(ARGV[1])
+local rq, wa, queue, id = it.rq, it.wa, it.queue, it.batch
 local member, batch = queue .. '|' .. id, wa .. 'batch:' .. id
 local lane = queue:match('^[^.]+')
 local CHUNK = 1000 -- unpack() fails at some 8,000 values
+local FAILURES = 3 -- settles in a row in which everything failed, before the lane waits
+local LONGEST_WAIT = 60
+local YIELD_MS = 500 -- a more urgent lane that has waited this long is served first
+local FAIR_SHARE = 0.1 -- of the work, that a lower lane keeps
+local SPENT_MS = 30000 -- the work over which shares are counted
+local FULL = 400 -- digests in a set; beyond 512 Redis would keep them in five times the room
 
-if redis.call('HGET', taken, member) ~= worker then
-  return 0
+if redis.call('HGET', taken, member) ~= it.worker then
+  return 'lost'
 end
 
 local time = redis.call('TIME')
-local position = 12
+local now = time[1] + time[2] / 1000000
+local position = 2
 
 local function ring()
   if redis.call('LLEN', doorbell) == 0 then
@@ -31,49 +49,138 @@ local function ring()
   end
 end
 
-for _ = 1, tonumber(ARGV[11]) do
+for _ = 1, it.letters do
   local reason, kind, detail, attempt, received, body = unpack(ARGV, position, position + 5)
   redis.call('XADD', dead, '*', 'reason', reason, 'kind', kind, 'detail', detail, 'attempt', attempt,
     'received', received, 'queue', queue, 'body', body)
   position = position + 6
 end
 
-local groups = tonumber(ARGV[position])
-position = position + 1
-for _ = 1, groups do
-  local retry, delay, count = ARGV[position], tonumber(ARGV[position + 1]), tonumber(ARGV[position + 2])
+for _, retry in ipairs(it.retries) do
+  local name, delay, count = unpack(retry)
   local scheduled = rq .. ':scheduled:' .. queue
   -- What a batch fails with is one retry batch, as long as that one still waits for its time.
-  if redis.call('EXISTS', wa .. 'batch:' .. retry) == 1 and not redis.call('ZSCORE', scheduled, retry) then
-    retry = retry .. '-' .. time[1] .. time[2]
+  if redis.call('EXISTS', wa .. 'batch:' .. name) == 1 and not redis.call('ZSCORE', scheduled, name) then
+    name = name .. '-' .. time[1] .. time[2]
   end
-  if redis.call('ZADD', scheduled, 'NX', time[1] + time[2] / 1000000 + delay, retry) == 1 then
-    local fields = template:gsub('_ID_', retry):gsub('_QUEUE_', queue):gsub('_NOW_', now)
-    redis.call('HSET', rq .. ':job:' .. retry, unpack(cjson.decode(fields)))
-    redis.call('HSET', rq .. ':job:' .. retry, 'status', 'scheduled')
-    redis.call('ZADD', ledger, struct.unpack('>I6', ARGV[position + 3]), queue .. '|' .. retry)
+  if redis.call('ZADD', scheduled, 'NX', now + delay, name) == 1 then
+    local fields = it.template:gsub('_ID_', name):gsub('_QUEUE_', queue):gsub('_NOW_', it.now)
+    redis.call('HSET', rq .. ':job:' .. name, unpack(cjson.decode(fields)))
+    redis.call('HSET', rq .. ':job:' .. name, 'status', 'scheduled')
+    redis.call('ZADD', ledger, struct.unpack('>I6', ARGV[position]), queue .. '|' .. name)
     ring() -- an idle worker learns when it is due
   end
-  local first, last = position + 3, position + 2 + count
-  while first <= last do
-    local upto = math.min(last, first + CHUNK - 1)
-    redis.call('RPUSH', wa .. 'batch:' .. retry, unpack(ARGV, first, upto))
-    first = upto + 1
+  local last = position + count - 1
+  while position <= last do
+    local upto = math.min(last, position + CHUNK - 1)
+    redis.call('RPUSH', wa .. 'batch:' .. name, unpack(ARGV, position, upto))
+    position = upto + 1
   end
-  position = last + 1
 end
 
-for outcome, count in pairs(cjson.decode(ARGV[8])) do
+-- The generation that remembers now: a new one when half the window is over, or its sets are full.
+local function generation()
+  local last, born, sets, count = 0, 0, 4096, 0
+  local described = redis.call('HGETALL', generations)
+  local found = {}
+  for i = 1, #described, 2 do
+    found[described[i]] = tonumber(described[i + 1])
+    last = math.max(last, tonumber(described[i]:match('^(%d+)$')) or 0)
+  end
+  if last > 0 then
+    sets, born, count = found[tostring(last)], found[last .. '.born'], found[last .. '.count'] or 0
+    if now - born < it.window / 2 and count < sets * FULL then
+      return last, sets
+    end
+    -- Full: eight times as many sets. Its time is over: as many as would have held it well.
+    local wanted = count >= sets * FULL and sets * 8 or math.max(256, 2 ^ math.ceil(math.log(count / 64 + 1) / math.log(2)))
+    sets = math.min(2 ^ 22, wanted)
+    for name in pairs(found) do
+      local old = tonumber(name:match('^(%d+)$'))
+      local ended = old and (found[(old + 1) .. '.born'] or now)
+      if old and now - ended > it.window then
+        redis.call('HDEL', generations, name, name .. '.born', name .. '.count')
+      end
+    end
+  end
+  last = last + 1
+  redis.call('HSET', generations, last, sets, last .. '.born', math.floor(now))
+  return last, sets
+end
+
+if it.done + it.markers > 0 then
+  local current, sets = generation()
+  local prefix, ttl, added = wa .. 'seen:' .. current .. ':', math.ceil(1.5 * it.window) + 60, 0
+  for n = 1, it.done + it.markers do
+    local value, bucket = ARGV[position], ARGV[position + 1]
+    local key = prefix .. bucket % sets
+    added = added + redis.call('SADD', key, value)
+    redis.call('EXPIRE', key, ttl, 'NX')
+    if n <= it.done then
+      redis.call('HDEL', claims, value .. ':' .. bucket)
+    end
+    position = position + 2
+  end
+  redis.call('HINCRBY', generations, current .. '.count', added)
+end
+
+for outcome, count in pairs(it.counts) do
   redis.call('HINCRBY', counts, outcome, count)
 end
-if done > 0 then
+if it.records > 0 then
   local flow = wa .. 'flow:' .. math.floor(time[1] / 10)
-  redis.call('HINCRBY', flow, 'out.' .. lane, done)
+  redis.call('HINCRBY', flow, 'out.' .. lane, it.records)
   redis.call('EXPIRE', flow, 600)
-  redis.call('LTRIM', batch, done, -1)
+  redis.call('LTRIM', batch, it.records, -1)
 end
-if not ended then
-  return 1
+
+-- How the work was shared among the lanes lately; take.lua looks at it.
+local total = 0
+redis.call('HINCRBY', spent, lane, it.spent)
+local shares = redis.call('HGETALL', spent)
+for i = 2, #shares, 2 do
+  total = total + shares[i]
+end
+if total > SPENT_MS then
+  for i = 1, #shares, 2 do
+    redis.call('HSET', spent, shares[i], math.floor(shares[i + 1] / 2))
+  end
+end
+
+-- When everything fails (a database is down), the lane waits instead of burning attempts.
+local waiting = false
+if it.succeeded > 0 then
+  redis.call('HDEL', failing, lane)
+  redis.call('HDEL', waits, lane)
+elseif it.probe and it.failed == 0 then
+  redis.call('HSET', waits, lane, math.floor(now * 1000)) -- it decided nothing: another try
+elseif it.fresh_failed > 0 or it.probe and it.failed > 0 then
+  local failures = redis.call('HINCRBY', failing, lane, 1)
+  if failures >= FAILURES then
+    waiting = true
+    local seconds = math.min(LONGEST_WAIT, 2 ^ math.min(10, failures - FAILURES))
+    redis.call('HSET', waits, lane, math.floor((now + seconds) * 1000))
+    ring() -- an idle worker learns how long
+  end
+end
+
+if it.how == 'more' then
+  if waiting then
+    return 'wait'
+  end
+  if total > 0 and (tonumber(redis.call('HGET', spent, lane)) or 0) >= FAIR_SHARE * total then
+    for _, other in ipairs(it.urgent) do
+      local first = redis.call('LINDEX', rq .. ':queue:' .. other, 0)
+      if first and redis.call('HEXISTS', leases, other) == 0 then
+        local since = redis.call('ZSCORE', ledger, other .. '|' .. first)
+        local until_ = tonumber(redis.call('HGET', waits, other:match('^[^.]+')) or 0)
+        if since and now * 1000 - since >= YIELD_MS and until_ <= now * 1000 then
+          return 'yield'
+        end
+      end
+    end
+  end
+  return 'more'
 end
 
 redis.call('HDEL', taken, member)
@@ -81,12 +188,13 @@ if redis.call('HGET', leases, queue) == id then
   redis.call('HDEL', leases, queue)
 end
 if redis.call('EXISTS', batch) == 1 then
-  -- A commit that was sent twice, because its connection broke, reached a batch in work: it is not at its end.
+  -- Its rest goes back; or, at its end, records came late (a commit that was sent twice, because its connection broke).
   redis.call('LPUSH', rq .. ':queue:' .. queue, id)
 else
   redis.call('ZREM', ledger, member)
+  redis.call('HDEL', deaths, member)
 end
 if redis.call('LLEN', rq .. ':queue:' .. queue) > 0 then
   ring() -- the partition is free again
 end
-return 2
+return it.how

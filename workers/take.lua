@@ -1,15 +1,18 @@
 #!lua flags=allow-oom
 -- Gives a worker the next batch: pop, in-flight mark and partition lease together.
 --
--- KEYS  1 ledger   2 taken   3 leases   4 tails   5 turn (count of batches given out)
+-- KEYS  1 ledger   2 taken   3 leases   4 tails   5 turn (count of batches given out)   6 spent (work per lane lately, ms)
+--       7 waits (lane -> until when it waits, ms, because everything failed)
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 job template   5 time as RQ writes it
 --       then the queues, lane after lane, the most urgent lane first
--- Returns {queue, batch}, or the milliseconds until a retry is due (-1: none) when there is nothing to take.
+-- Returns {queue, batch, '1' if it is the one try of a lane that waits}, or when there is nothing to take the
+-- milliseconds until there may be (-1: nobody knows).
 --
 -- allow-oom: when Redis is full, taking work is what makes room.
-local ledger, taken, leases, tails, turn = unpack(KEYS)
+local ledger, taken, leases, tails, turn, spent, waits = unpack(KEYS)
 local rq, wa, worker, template, now = unpack(ARGV, 1, 5)
-local TENTH = 10 -- every tenth batch a lower lane goes first, so that none starves
+local FAIR_SHARE = 0.1 -- of the work lately; a lower lane that had less goes first, so that none starves
+local PROBE_SECONDS = 60 -- a try that is not settled by then (its worker died) does not hold the lane any longer
 local PARTITIONED = '^messages%.'
 
 if redis.call('EXISTS', rq .. ':suspended') == 1 then -- `rq suspend`
@@ -70,12 +73,18 @@ end
 
 local lanes, next_due = {}, nil
 
+local function may_be_due(at)
+  if at and (not next_due or at < next_due) then
+    next_due = at
+  end
+end
+
 -- Wakes one more worker for each lane that has more to take; that one does the same.
 local function ring()
   for _, lane in ipairs(lanes) do
     local doorbell = wa .. 'doorbell:' .. lane.name
     redis.call('DEL', doorbell)
-    for _, queue in ipairs(lane) do
+    for _, queue in ipairs(lane.probe and {} or lane) do
       if redis.call('LLEN', rq .. ':queue:' .. queue) > 0 and not leased(queue) then
         redis.call('RPUSH', doorbell, 1)
         break
@@ -91,27 +100,42 @@ for i = 6, #ARGV do
     lanes[#lanes + 1] = { name = name }
   end
   table.insert(lanes[#lanes], queue)
-  local due = promote(queue)
-  if due and (not next_due or due < next_due) then
-    next_due = due
+  may_be_due(promote(queue))
+end
+
+local total = 0
+for _, lane in ipairs(lanes) do
+  lane.spent = tonumber(redis.call('HGET', spent, lane.name)) or 0
+  total = total + lane.spent
+  local wait = tonumber(redis.call('HGET', waits, lane.name))
+  lane.waits, lane.probe = wait and wait > now_s * 1000, wait
+  if lane.waits then
+    may_be_due(wait / 1000)
   end
+end
+local order = {}
+for n = 2, #lanes do
+  if lanes[n].spent < FAIR_SHARE * total then
+    order[#order + 1] = lanes[n]
+  end
+end
+for _, lane in ipairs(lanes) do
+  order[#order + 1] = lane
 end
 
 local given = tonumber(redis.call('GET', turn) or 0) + 1
-if given % TENTH == 0 and #lanes > 1 then
-  local lower = 2 + (given / TENTH) % (#lanes - 1)
-  table.insert(lanes, 1, table.remove(lanes, lower))
-end
-
-for _, lane in ipairs(lanes) do
-  for n = 0, #lane - 1 do
+for _, lane in ipairs(order) do
+  for n = 0, lane.waits and -1 or #lane - 1 do
     local queue = lane[(given + n) % #lane + 1] -- each partition has its turn to be first
     local id = pop(queue)
     if id then
       redis.call('SET', turn, given)
       hand_over(queue, id)
+      if lane.probe then
+        redis.call('HSET', waits, lane.name, math.floor((now_s + PROBE_SECONDS) * 1000))
+      end
       ring()
-      return { queue, id }
+      return { queue, id, lane.probe and '1' or '0' }
     end
   end
 end

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
 import traceback
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisError
-from rq import SimpleWorker
+from redis.exceptions import RedisError, ResponseError
+from rq import Queue, SimpleWorker
+from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from ingest import connection, logs, processes
+from ingest import batches, connection, logs, processes
 from ingest.settings import Settings, SettingsError, load
-from workers import batch, handlers, reaper
+from workers import batch, dead, handlers, reaper
 from workers.queue import BatchQueue, NoDeathPenalty, open_queues
 
 log = structlog.get_logger()
@@ -31,6 +35,9 @@ _JOB_TTL = 60
 """How long RQ's in-flight mark of a job lives without a heartbeat."""
 
 _RQ_BEAT_EVERY = 8  # of our beats: 16 s
+_TRIM_EVERY = 30  # of our beats: a minute
+_TRIM_LOCK = batches.WA + "trim"
+_TRIM_SECONDS = 50  # of all workers one trims, and not again for this long
 
 
 class BatchWorker(SimpleWorker):
@@ -58,8 +65,9 @@ class BatchWorker(SimpleWorker):
         self.stopping = threading.Event()
         self._over = threading.Event()
         self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self._runner = batch.Runner(redis, name, registry, settings, self.stopping.is_set)
-        batch.install(self._runner)
+        self._max_rss = settings.max_rss
+        self._dead_age = settings.dead_age
+        self._runner = batch.Runner(redis, name, registry, settings, self.stopping.is_set, self.queue_names())
 
     def bootstrap(self, *arguments: Any, **options: Any) -> None:
         """RQ calls this once, before the first job. The sign of life comes first: the reaper looks for it."""
@@ -67,6 +75,14 @@ class BatchWorker(SimpleWorker):
         super().bootstrap(*arguments, **options)
         self._beats.start()
         log.info("worker started", queues=self.queue_names(), pid=os.getpid(), worker=self.name)
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """RQ calls this for each job; `queue` is the one that `dequeue_any` returned with it."""
+        batch.install(functools.partial(self._runner.run, probe=isinstance(queue, BatchQueue) and queue.probe))
+        super().execute_job(job, queue)
+        if self._max_rss is not None and _resident() > self._max_rss:
+            log.warning("worker is over WA_MAX_RSS, another takes over", pid=os.getpid(), worker=self.name)
+            raise StopRequested  # RQ's loop ends in order, and our parent starts another process
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """SIGTERM, SIGINT: RQ ends after this job; we end this job after the events that have begun."""
@@ -100,6 +116,8 @@ class BatchWorker(SimpleWorker):
                     log.warning("batch of a dead worker goes back to its queue", batch=member)
                 if beats % _RQ_BEAT_EVERY == 0:
                     self._rq_heartbeat()
+                if beats % _TRIM_EVERY == 0:
+                    self._trim()
             except (RedisError, OSError):
                 continue  # the main thread says that Redis is away
 
@@ -111,13 +129,29 @@ class BatchWorker(SimpleWorker):
         elif execution._job is not None:
             self.maintain_heartbeats(execution._job, execution)
 
+    def _trim(self) -> None:
+        """Remove old dead letters, unless another worker just did."""
+        if self.connection.set(_TRIM_LOCK, self.name, nx=True, ex=_TRIM_SECONDS):
+            trimmed = dead.trim(self.connection, self._dead_age)
+            if trimmed:
+                log.warning("dead letters older than WA_DEAD_AGE removed", **trimmed)
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds now; where /proc is not, the most it ever held."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: in bytes
+
 
 class _RedisAway(logging.Filter):
     """RQ tells with a traceback that Redis went away; one line says as much."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, RedisError | OSError):
+        # A ResponseError is an answer: Redis is there, and something else is wrong.
+        if isinstance(error, RedisError | OSError) and not isinstance(error, ResponseError):
             record.exc_info = None
             record.msg, record.args = f"Redis is away: {connection.reason(error)}", ()
         return True

@@ -44,20 +44,17 @@ class Sender:
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 
-    def head(self, start: str, **headers: object) -> None:
-        """Send a request's head: `head("POST /webhook", Content_Length=5)`."""
+    def head(self, start: str, *, body: bytes = b"", **headers: object) -> None:
+        """Send a request's head, and at once what is given of its body: `head("POST /webhook", Content_Length=5)`."""
         lines = [f"{start} HTTP/1.1", "Host: receiver"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        self.send("\r\n".join([*lines, "", ""]).encode())
+        self.send("\r\n".join([*lines, "", ""]).encode() + body)
 
     def ask(self, start: str, body: bytes | None = None, **headers: object) -> Answer:
         """Send a request and read its answer."""
         if body is not None:
             headers = {"Content_Length": len(body), **headers}
-        self.head(start, **headers)
-        # What is refused by its head may be answered, and the connection ended, before all of the body is sent.
-        with suppress(ConnectionError):
-            self.send(body or b"")
+        self.head(start, body=body or b"", **headers)
         return self.answer(no_body=start.startswith("HEAD"))
 
     def post(self, body: bytes, **headers: object) -> Answer:
@@ -165,12 +162,8 @@ def receivers() -> Iterator[Callable[..., Receiver]]:
             port = int(settings.pop("port", 0) or port_below_ephemeral())  # type: ignore[call-overload]
             admin_port = int(settings.pop("admin_port", 0) or port_below_ephemeral())  # type: ignore[call-overload]
             log = Path(folder, f"{len(list(Path(folder).iterdir()))}.log")
-            env = settled_environment(
-                WA_REDIS_URL=url,
-                WA_LISTEN=f"127.0.0.1:{port}",
-                WA_ADMIN_LISTEN=f"127.0.0.1:{admin_port}",
-                **settings,
-            )
+            own = {"WA_LISTEN": f"127.0.0.1:{port}", "WA_ADMIN_LISTEN": f"127.0.0.1:{admin_port}"}
+            env = settled_environment(**{"WA_REDIS_URL": url} | own | settings)
             with log.open("wb") as output:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "ingest.server", *arguments],

@@ -63,17 +63,19 @@ def everything(redis: Redis) -> dict[bytes, bytes]:
     return {key: redis.dump(key) for key in redis.scan_iter()}
 
 
-@given(st.integers(0, 2**48 - 1), st.integers(0, 255), st.integers(0, 255), st.binary())
-def test_records_come_back(received_ms: int, attempt: int, share: int, body: bytes) -> None:
-    """A record holds arrival, attempt and share in eight bytes, then the body byte for byte."""
-    packed = batches.pack(body, received_ms, attempt, share)
-    assert batches.unpack(packed) == (received_ms, attempt, share, body)
+@given(st.integers(0, 2**48 - 1), st.integers(0, 127), st.integers(0, 255), st.booleans(), st.binary())
+def test_records_come_back(received_ms: int, attempt: int, share: int, again: bool, body: bytes) -> None:
+    """A record holds arrival, attempt, share and `again` in eight bytes, then the body byte for byte."""
+    record = batches.unpack(packed := batches.pack(body, received_ms, attempt, share, again))
+    assert (record.received_ms, record.attempt, record.share) == (received_ms, attempt, share)
+    assert (record.again, record.body) == (again, body)
     assert packed[8:] == body
 
 
 def test_record_layout() -> None:
     """The layout is fixed: records of one version are read by the next."""
-    assert batches.pack(b"{}", 0x0102030405, 7, 8) == b"\x00\x01\x02\x03\x04\x05\x07\x08{}"
+    assert batches.pack(b"{}", 0x010203040506, 7, 8) == b"\x01\x02\x03\x04\x05\x06\x07\x08{}"
+    assert batches.pack(b"", 0x010203040506, 7, 8, again=True) == b"\x01\x02\x03\x04\x05\x06\x87\x08"
 
 
 def test_one_batch_one_job(redis: Redis) -> None:
@@ -248,6 +250,13 @@ def test_nothing_to_keep(redis: Redis) -> None:
     """A commit of nothing, which is how readiness is asked, writes nothing."""
     assert append(redis, {}) == 0
     assert redis.dbsize() == 0
+
+
+def test_nothing_is_refused_too(redis: Redis) -> None:
+    """A full Redis also refuses a commit of nothing: otherwise readiness would not notice."""
+    redis.config_set("maxmemory", 1)
+    with pytest.raises(OutOfMemoryError):
+        append(redis, {})
 
 
 FLUSH: Records = {"messages.1": [record(2)], "other": [record(n) for n in range(30)], "statuses": [record(3)]}

@@ -74,13 +74,14 @@ def commit(redis_url: str) -> Callable[..., None]:
 def take(redis: Redis) -> Callable[..., Any]:
     """Run take.lua for a worker: (queue, batch), or the milliseconds until a retry is due."""
     script = redis.register_script(batches.lua(queue_room.__file__, "take.lua"))
-    keys = [batches.LEDGER, batches.TAKEN, batches.LEASES, batches.TAILS, batches.WA + "turn"]
+    keys = [batches.LEDGER, batches.TAKEN, batches.LEASES, batches.TAILS]
+    keys += [queue_room.TURN, queue_room.SPENT, queue_room.WAITS]
 
     def run(worker: str = "w1", *lanes: str) -> Any:
         queues = [name for lane in lanes or LANES for name in queue_names(lane, 8)]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         reply: Any = script(keys=keys, args=[batches.RQ, batches.WA, worker, batches.job_template(), now, *queues])
-        return tuple(part.decode() for part in reply) if isinstance(reply, list) else reply
+        return tuple(part.decode() for part in reply[:2]) if isinstance(reply, list) else reply
 
     return run
 
@@ -91,7 +92,9 @@ def runner(redis: Redis) -> Callable[..., batch_room.Runner]:
 
     def make(registry: Handlers, worker: str = "w1", **settings: Any) -> batch_room.Runner:
         stop = threading.Event()
-        made = batch_room.Runner(redis, worker, registry, load(**settings), stop.is_set)
+        current = load(**settings)
+        names = [name for lane in current.lanes for name in queue_names(lane, current.partitions)]
+        made = batch_room.Runner(redis, worker, registry, current, stop.is_set, names)
         made.stop = stop  # type: ignore[attr-defined]
         return made
 

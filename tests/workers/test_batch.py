@@ -235,10 +235,11 @@ def test_retries_of_one_batch_stay_together(
     handlers = Handlers()
 
     @handlers.status()
-    def fail(_: object) -> None:
-        raise ValueError
+    def fail(event: Any) -> None:
+        if event.id not in ("0", "3"):  # when everything failed, the lane would wait
+            raise ValueError
 
-    commit(*[status(str(n)) for n in range(5)])
+    commit(*[status(str(n)) for n in range(7)])
     runner(handlers).run(*take())
     ((retry, _),) = redis.zrange(batches.scheduled_key("statuses"), 0, -1, withscores=True)  # type: ignore[misc]
     assert redis.llen(batches.batch_key(retry.decode())) == 5
@@ -334,13 +335,12 @@ def test_late_records_are_not_lost(
     """Records that reached a batch while it was in work (a commit sent twice) put it back instead of vanishing."""
     commit(status("a"))
     queue, batch = take()
-    made = runner(handlers)
-    original = redis.lrange(batches.batch_key(batch), 0, -1)[0]  # type: ignore[index]
-    handlers.status()(lambda e: redis.rpush(batches.batch_key(batch), original) if len(seen) == 1 else None)
-    made.run(queue, batch)
+    late = batches.pack(status("late"), 1)
+    handlers.status()(lambda e: redis.rpush(batches.batch_key(batch), late) if len(seen) == 1 else None)
+    runner(handlers).run(queue, batch)
     assert take() == (queue, batch)
-    made.run(queue, batch)
-    assert len(seen) == 2
+    runner(handlers).run(queue, batch)
+    assert [event.id for event in seen] == ["a", "late"]
     assert redis.zcard(batches.LEDGER) == 0
 
 
@@ -381,16 +381,22 @@ def test_settles_when_redis_is_full(
 
 
 def test_many_failures_in_one_settle(
-    commit: Callable[..., None], take: Callable[..., Any], runner: Callable[..., Any], redis: Redis
+    commit: Callable[..., None],
+    take: Callable[..., Any],
+    runner: Callable[..., Any],
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Thousands of failed events fit into one settle (Lua's unpack takes some 8,000 values)."""
     handlers = Handlers()
 
     @handlers.status()
-    def fail(_: object) -> None:
-        raise ValueError
+    def fail(event: Any) -> None:
+        if event.id != "0":
+            raise ValueError
 
-    commit(orjson.dumps({"statuses": [{"id": str(n)} for n in range(20_000)]}))
+    monkeypatch.setattr("workers.batch.SETTLE_SECONDS", 1e9)
+    commit(orjson.dumps({"statuses": [{"id": str(n)} for n in range(20_001)]}))
     runner(handlers).run(*take())
     ((retry, _),) = redis.zrange(batches.scheduled_key("statuses"), 0, -1, withscores=True)  # type: ignore[misc]
     assert redis.llen(batches.batch_key(retry.decode())) == 20_000

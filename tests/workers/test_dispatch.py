@@ -25,11 +25,20 @@ class Run:
 
     def __call__(self, *bodies: bytes) -> list[str]:
         events = [(n, e) for n, body in enumerate(bodies) for e in parse(body, 0) if isinstance(e, Event)]
-        self.dispatcher.run(events, lambda n, event, outcome: self.ends.append((event.id, outcome)), self._tick)
+        self.dispatcher.run(events, self)
         return [outcome.name for _, outcome in self.ends]
 
-    def _tick(self) -> None:
+    def admit(self, event: Event) -> Outcome | None:
+        return None
+
+    def finish(self, index: int, event: Event, outcome: Outcome) -> None:
+        self.ends.append((event.id, outcome))
+
+    def tick(self) -> None:
         self.ticks += 1
+
+    def halted(self) -> bool:
+        return False
 
 
 def _raise(error: BaseException) -> Callable[[Any], None]:
@@ -243,7 +252,7 @@ def test_a_failing_tick_ends_the_run(message: Callable[..., bytes], is_async: bo
     def tick() -> None:
         raise Gone
 
-    run._tick = tick  # type: ignore[method-assign]
+    run.tick = tick  # type: ignore[method-assign]
     with pytest.raises(Gone):
         run(*[message(str(n)) for n in range(10)])
     assert begun == ["0"]

@@ -12,6 +12,7 @@ from rq.serializers import JSONSerializer
 
 from ingest import batches
 from ingest.routing import partition_of
+from workers.queue import SPENT, WAITS
 
 
 def test_nothing_to_take(take: Callable[..., Any], redis_url: str) -> None:
@@ -58,30 +59,41 @@ def test_statuses_are_not_leased(
 
 
 def test_urgent_first_and_a_tenth_for_the_others(
-    take: Callable[..., Any], commit: Callable[..., None], message: Callable[..., bytes], status: Callable[..., bytes]
+    take: Callable[..., Any],
+    commit: Callable[..., None],
+    message: Callable[..., bytes],
+    status: Callable[..., bytes],
+    redis: Redis,
 ) -> None:
-    """With all lanes full, messages come first, and each lower lane gets its share of every tenth turn."""
+    """With all lanes full, messages come first, and each lower lane keeps a tenth of the work, by its cost."""
     for n in range(60):
         commit(message(str(n), sender=str(n)), status(str(n)), b"{}", batch=1)
-    lanes: Counter[str] = Counter()
-    redis_taken: list[str] = []
-    for _ in range(40):
-        queue, _batch = take("w1")
-        lanes[queue.partition(".")[0]] += 1
-        redis_taken.append(queue)
-        if queue.startswith("messages"):
-            _free(queue)
-    assert lanes["statuses"] == 2
-    assert lanes["other"] == 2
-    assert lanes["messages"] == 36
-    assert len({queue for queue in redis_taken if queue.startswith("messages")}) == 8
-
-
-def _free(queue: str) -> None:
-    import os
-
-    with Redis.from_url(os.environ["WA_REDIS_URL"]) as redis:
+    cost = {"messages": 100, "statuses": 300, "other": 50}
+    spent: Counter[str] = Counter()
+    partitions = set()
+    for _ in range(60):
+        queue, _ = take("w1")
+        lane = queue.partition(".")[0]
         redis.hdel(batches.LEASES, queue)
+        redis.hincrby(SPENT, lane, cost[lane])
+        spent[lane] += cost[lane]
+        partitions.add(queue)
+    assert 0.08 * spent.total() < spent["statuses"] < 0.2 * spent.total()
+    assert 0.08 * spent.total() < spent["other"] < 0.2 * spent.total()
+    assert len(partitions) == 10
+
+
+def test_a_lane_that_waits_gets_one_try(
+    take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
+) -> None:
+    """While a lane waits nothing of it is given out; then one batch, and no other until that one is settled."""
+    commit(status("a"), status("b"), batch=1)
+    now_ms = int(redis.time()[0]) * 1000  # type: ignore[index]
+    redis.hset(WAITS, "statuses", now_ms + 60_000)
+    assert 50_000 < take("w1") <= 61_000
+    redis.hset(WAITS, "statuses", now_ms - 1)
+    assert take("w1")[0] == "statuses"
+    assert 50_000 < take("w2") <= 61_000
 
 
 def test_only_the_lanes_asked_for(

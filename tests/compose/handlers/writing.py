@@ -1,4 +1,4 @@
-"""Handlers for test_compose.py: every event is one line on standard output. A message `slow` takes two milliseconds."""
+"""Handlers for test_compose.py: every call is a line on standard output. A message `slow` takes five milliseconds."""
 
 import time
 
@@ -10,7 +10,7 @@ handlers = Handlers()
 @handlers.message()
 def on_message(message: Message) -> None:
     if message.text == "slow":
-        time.sleep(0.002)
+        time.sleep(0.005)
     print("handled", message.kind, message.id, flush=True)
 
 

@@ -1,0 +1,44 @@
+#!lua
+-- Feeds dead letters back: they become records of batches as append.lua makes them, and leave the stream. All or nothing.
+--
+-- KEYS  1-3 as append.lua   4 the lane's dead letters
+-- ARGV  1-7 as append.lua, then for each record: id of its letter, queue, record; a letter that belongs to several
+--       partitions has several records
+-- Returns the number of letters fed back: those that somebody else fed back or dropped meanwhile are left out.
+local function append(KEYS, ARGV)
+  -- (the text of append.lua)
+end
+
+local dead = KEYS[4]
+local ids, names, records, there = {}, {}, {}, {}
+
+for i = 8, #ARGV, 3 do
+  local id, queue, record = unpack(ARGV, i, i + 2)
+  if there[id] == nil then
+    there[id] = #redis.call('XRANGE', dead, id, id) == 1
+    if there[id] then
+      ids[#ids + 1] = id
+    end
+  end
+  if there[id] then
+    if not records[queue] then
+      names[#names + 1] = queue
+      records[queue] = {}
+    end
+    table.insert(records[queue], record)
+  end
+end
+
+if #ids == 0 then
+  return 0
+end
+local arguments = { unpack(ARGV, 1, 7) }
+for _, queue in ipairs(names) do
+  table.insert(arguments, queue)
+  table.insert(arguments, #records[queue])
+  for _, record in ipairs(records[queue]) do
+    table.insert(arguments, record)
+  end
+end
+append({ unpack(KEYS, 1, 3) }, arguments)
+return redis.call('XDEL', dead, unpack(ids)) -- last: whatever goes wrong above, no letter is gone

@@ -1,0 +1,55 @@
+"""What the commands share: settings, errors of one line, `--json`, and what is safe to print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from redis.exceptions import RedisError
+
+from ingest import connection
+from ingest.settings import Settings, SettingsError, load, unknown_variables
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """What goes wrong in ordinary life is one line on standard error, exit status 1."""
+    try:
+        yield
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from None
+    except BrokenPipeError:
+        raise  # `| head` has seen enough; click ends without a word
+    except (RedisError, OSError) as error:
+        raise click.ClickException(
+            f"Redis is not reachable: {connection.reason(error)}; see WA_REDIS_URL, and that it runs"
+        ) from None
+
+
+def current_settings(**overrides: Any) -> Settings:
+    """The settings in force, with a warning for each variable that is none. Raises SettingsError."""
+    settings = load(**overrides)
+    for name in unknown_variables():
+        click.echo(f"Warning: {name} is no setting of this version, it has no effect", err=True)
+    return settings
+
+
+def span(seconds: float) -> str:
+    """A time span in six characters: 59s, 12m30s, 3h05m, 6d23h."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02}h"
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
+def printable(text: str) -> str:
+    """Text of a stranger for the operator's terminal: control and direction characters are written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
