@@ -87,10 +87,15 @@ class _Backlog(Collector):
             yield gauge
         yield GaugeMetricFamily("wa_workers", "Workers alive", value=now.workers)
         events = CounterMetricFamily("wa_events", "Events by kind and outcome", labels=["kind", "outcome"])
+        duplicates = CounterMetricFamily("wa_duplicates", "Copies of events that were dropped", labels=["kind"])
         for count, value in sorted(now.counts.items()):
             outcome, _, kind = count.partition(".")
-            events.add_metric([kind, outcome], value)
+            if outcome == "duplicate":
+                duplicates.add_metric([kind], value)
+            else:
+                events.add_metric([kind, outcome], value)
         yield events
+        yield duplicates
 
 
 class _Spool(Collector):

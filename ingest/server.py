@@ -130,7 +130,7 @@ def main() -> None:
     try:
         settings = load()
         spool = _open_spool(settings)
-        tools = connection.for_tools(settings)
+        tools = connection.for_tools(settings, connection.COMMAND_SECONDS)
         try:
             connection.check_version(tools, settings)
         except (RedisError, OSError) as error:

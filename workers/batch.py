@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import structlog
 from redis import Redis
+from redis.exceptions import ConnectionError, TimeoutError
 
 from ingest import batches
 from ingest.routing import lane_of
@@ -77,6 +78,8 @@ class Runner:
         self._claims = claims.Claims(redis)
         lanes = list(dict.fromkeys(map(lane_of, queues)))
         self._urgent = {lane: [q for q in queues if lane_of(q) in lanes[:rank]] for rank, lane in enumerate(lanes)}
+        self.crashed = False
+        """True when a batch ended in a way that nobody foresaw."""
         self.dispatcher = Dispatcher(handlers, settings.concurrency, settings.handler_timeout, stopping)
 
     def run(self, queue: str, batch: str, probe: bool = False) -> None:
@@ -86,6 +89,15 @@ class Runner:
         everything fails, or when this worker is to stop; ends without a trace when the batch is another worker's by
         now. With `probe` one event is tried before the others, because the lane waits.
         """
+        try:
+            self._run(queue, batch, probe)
+        except (ConnectionError, TimeoutError):
+            raise
+        except BaseException:
+            self.crashed = True
+            raise
+
+    def _run(self, queue: str, batch: str, probe: bool) -> None:
         records: Any = self._redis.lrange(batches.batch_key(batch), 0, -1)
         opened = OpenBatch(queue, batch, records, self._settings.max_attempts)
         todo = self._claim(opened)

@@ -117,7 +117,7 @@ class Dispatcher:
             with self._alarm.within(self._timeout):
                 for handler, argument in calls:
                     handler.call(argument)
-        except Exception as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # a handler does not end the worker
             return None if self._alarm.broken_off and self._stopping() else _outcome(error, handler, self._timeout)
         return HANDLED
 
@@ -134,7 +134,10 @@ class Dispatcher:
                     else:
                         with self._alarm.within(self._timeout):
                             handler.call(argument)
-        except Exception as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # it is we who cancel it
             return _outcome(error, handler, self._timeout)
         return HANDLED
 
@@ -184,7 +187,7 @@ def _by_order_key(events: Iterable[tuple[int, Event]]) -> list[list[tuple[int, E
     return groups
 
 
-def _outcome(error: Exception, handler: Handler, timeout: float) -> Outcome:
+def _outcome(error: BaseException, handler: Handler, timeout: float) -> Outcome:
     if isinstance(error, Discard):
         return Outcome("discarded")
     if isinstance(error, Reject):

@@ -80,6 +80,10 @@ class BatchWorker(SimpleWorker):
         """RQ calls this for each job; `queue` is the one that `dequeue_any` returned with it."""
         batch.install(functools.partial(self._runner.run, probe=isinstance(queue, BatchQueue) and queue.probe))
         super().execute_job(job, queue)
+        if self._runner.crashed:
+            # RQ has logged why. This process still holds the batch; as after any death the reaper puts it back, and
+            # splits it when that happens again.
+            os._exit(1)
         if self._max_rss is not None and _resident() > self._max_rss:
             log.warning("worker is over WA_MAX_RSS, another takes over", pid=os.getpid(), worker=self.name)
             raise StopRequested  # RQ's loop ends in order, and our parent starts another process

@@ -245,7 +245,7 @@ def test_redis_that_is_loading(
     receiver = start_receiver(server.url, WA_SPOOL_DIR=tmp_path)
     senders = sending(receiver.port)
     redis = server.client()
-    redis.mset({f"key{n}": "x" * 1000 for n in range(1000)})
+    redis.mset({f"key{n}": "x" * 1000 for n in range(500)})
     redis.bgrewriteaof()
     wait_for(lambda: not redis.info("persistence")["aof_rewrite_in_progress"])
     server.stop()

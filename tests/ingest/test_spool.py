@@ -243,7 +243,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk(small_disk: Path) -> None:
     """A full disk is an error and leaves nothing torn; with room again the same segment goes on."""
     process = Spool(small_disk)
-    kept = 10
+    kept = 12
     for n in range(kept):
         process.append([(n, b"%d:" % n + b"x" * 300_000)])
     size = segment_of(small_disk).stat().st_size

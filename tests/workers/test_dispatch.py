@@ -63,6 +63,8 @@ def _async_raise(error: BaseException) -> Callable[[Any], Any]:
         (Reject("bad number"), "rejected", "bad number", None),
         (RetryIn(7), "failed", "asked for a retry in 7 s", 7.0),
         (ValueError("4915550001"), "failed", "ValueError: 4915550001", None),
+        (SystemExit(3), "failed", "SystemExit: 3", None),
+        (asyncio.CancelledError(), "failed", "CancelledError: ", None),
     ],
     ids=lambda value: type(value).__name__,
 )

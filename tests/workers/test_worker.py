@@ -264,3 +264,26 @@ def test_redis_restarts(
     process.send_signal(signal.SIGTERM)
     process.wait(20)
     own.stop()
+
+
+def test_an_unforeseen_error_ends_the_process(
+    worker: Callable[..., Any],
+    seen: Any,
+    log: Any,
+    commit: Any,
+    status: Any,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """When a batch fails in a way that is not a handler's, the process ends and leaves the batch to the reaper."""
+    # A handlers object whose look-up breaks, as a bug of ours would.
+    monkeypatch.setenv("WA_HANDLERS", "broken:handlers")
+    (Path(os.environ["SEEN"]).parent / "broken.py").write_text(
+        "from workers import Handlers\n\nclass Broken(Handlers):\n    def calls(self, event):\n        raise LookupError\n"
+        "\nhandlers = Broken()\nhandlers.status()(print)\n"
+    )
+    commit(status())
+    assert worker().wait(60) == 1
+    assert "LookupError" in log()
+    assert redis.hlen(batches.TAKEN) == 1
+    assert redis.zcard(batches.LEDGER) == 1

@@ -1,0 +1,601 @@
+"""The Lua scripts against a model: whatever workers, Redis and RQ do in whatever order, nothing is lost or done twice."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, Phase, Verbosity, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from redis import Redis
+
+from ingest import batches
+from ingest import committer as committer_room
+from ingest.routing import LANES, lane_of, partition_of, place
+from ingest.settings import load
+from workers import Handlers, claims, reaper
+from workers import batch as batch_room
+from workers import queue as queue_room
+from workers.dispatch import Outcome
+from workers.events import Broken, Event
+from workers.open_batch import OpenBatch
+
+PARTITIONS = 2
+CONTACTS = ["15550000", "15550001", "15550003", "15550004"]
+QUEUES = [*(f"messages.{n}" for n in range(PARTITIONS)), "statuses", "other"]
+MAX_COUNT, MAX_BYTES, MAX_ATTEMPTS = 3, 420, 3
+LOCK = batches.WA + "reaper"
+LONG_AGO, NEVER_MS = 1, 1 << 50
+SPLIT_AT, POISON_AT = 2, 3
+BASE_MS = 1_700_000_000_000
+JUNK = "junk"
+
+NAMES = [*(f"m{n}" for n in range(6)), *(f"s{n}" for n in range(4)), "c0", "c1"]
+KINDS = {"m": "message", "s": "status", "c": "change"}
+
+
+class Owed(NamedTuple):
+    """A record as the model sees it: where it waits, its attempt, and the events in it that count there."""
+
+    queue: str
+    attempt: int
+    names: tuple[str, ...]
+
+
+def contact(name: str) -> str:
+    return CONTACTS[int(name[1:]) % len(CONTACTS)]
+
+
+def body(names: tuple[str, ...]) -> bytes:
+    """A notification of one kind of events; what has no name cannot be parsed."""
+    if not names:
+        return JUNK.encode()
+    if names[0][0] == "m":
+        return orjson.dumps({"messages": [{"from": contact(name), "id": name, "type": "text"} for name in names]})
+    if names[0][0] == "s":
+        return orjson.dumps({"statuses": [{"id": n, "recipient_id": "1", "status": "read"} for n in names]})
+    changes = [{"field": "account_update", "value": {"id": name}} for name in names]
+    return orjson.dumps({"entry": [{"id": "9", "time": 1, "changes": changes}]})
+
+
+def owed(queue: str, record: bytes) -> Owed:
+    """The reverse of `body`, for one queue."""
+    _, attempt, share, _, text = batches.unpack(record)
+    if text == JUNK.encode():
+        return Owed(queue, attempt, ())
+    tree = orjson.loads(text)
+    if "entry" in tree:
+        names = [change["value"]["id"] for entry in tree["entry"] for change in entry["changes"]]
+    else:
+        names = [element["id"] for element in tree.get("messages", tree.get("statuses"))]
+    if share:
+        names = [name for name in names if f"messages.{partition_of(contact(name), share)}" == queue]
+    return Owed(queue, attempt, tuple(names))
+
+
+def name_of(event: Event) -> str:
+    raw: Any = event.raw
+    return raw["value"]["id"] if event.kind == "change" else raw["id"]
+
+
+def notifications() -> st.SearchStrategy[tuple[str, ...]]:
+    one_kind = [st.lists(st.sampled_from([n for n in NAMES if n[0] == kind]), max_size=2) for kind in "mmsc"]
+    return st.one_of(one_kind).map(tuple)
+
+
+@dataclass
+class Worker:
+    """A worker process, from its first sign of life to its last."""
+
+    name: str
+    runner: batch_room.Runner
+    alive: bool = True  # as the others see it
+    member: str | None = None  # the batch that it believes to have
+    probe: bool = False
+    opened: OpenBatch | None = None
+    records: list[Owed] = field(default_factory=list)
+    first_seq: list[int] = field(default_factory=list)
+    left: list[int] = field(default_factory=list)
+    todo: list[tuple[int, Event]] = field(default_factory=list)
+    done: list[tuple[str, int, str]] = field(default_factory=list)  # name, attempt, outcome; not settled yet
+    gone: int = 0
+    halted: bool = False
+
+    def lay_down(self) -> None:
+        self.member, self.opened, self.halted = None, None, False
+        self.todo, self.done = [], []
+
+
+@dataclass
+class State:
+    """What lies in Redis."""
+
+    ledger: dict[str, float]
+    taken: dict[str, str]
+    leases: dict[str, str]
+    tails: dict[str, str]
+    records: dict[str, list[bytes]]
+    lists: set[str]
+    queued: dict[str, list[str]]
+    scheduled: dict[str, list[str]]
+
+
+class Machine(RuleBasedStateMachine):
+    """Receivers, workers, RQ and the clock, with the model that says what must come of it."""
+
+    redis: Redis
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.redis.flushdb()
+        self.redis.set(LOCK, "nobody")  # a reaping is a step of its own here
+        self.settings = load(partitions=PARTITIONS, max_attempts=MAX_ATTEMPTS, batch=MAX_COUNT)
+        self.template = batches.job_template()
+        self.append = self.redis.register_script(batches.lua(committer_room.__file__, "append.lua"))
+        self.take_script = self.redis.register_script(queue_room._TAKE)
+        self.flushes: list[list[Any]] = []
+        self.born = 0
+        self.seq = 0
+        # The model
+        self.committed: set[str] = set()
+        self.finished: set[str] = set()
+        self.owed: Counter[Owed] = Counter()
+        self.holders: dict[str, str] = {}
+        self.claims: dict[tuple[str, int], str] = {}
+        self.remembered: set[tuple[str, int]] = set()
+        self.claimed_ever = False
+        self.deaths: Counter[str] = Counter()
+        self.poisoned: set[str] = set()
+        self.counts: Counter[str] = Counter()
+        self.letters: Counter[tuple[str, str]] = Counter()
+        self.succeeded: Counter[str] = Counter()
+        self.handled: set[str] = set()
+        self.last_seq: dict[str, int] = {}
+        self.in_order = True  # until RQ loses or repeats something, or a worker works on what it lost
+        self.workers = [self.birth() for _ in range(3)]
+
+    def birth(self) -> Worker:
+        self.born += 1
+        name = f"w{self.born}"
+        reaper.beat(self.redis, name)
+        return Worker(
+            name, batch_room.Runner(self.redis, name, Handlers(), self.settings, lambda: False, QUEUES)
+        )
+
+    # What the receiver does
+
+    @rule(bodies=st.lists(notifications(), min_size=1, max_size=6))
+    def commit(self, bodies: list[tuple[str, ...]]) -> None:
+        records: dict[str, list[bytes]] = {}
+        for names in bodies:
+            self.seq += 1
+            text = body(names)
+            for queue, share in place(text, PARTITIONS):
+                records.setdefault(queue, []).append(batches.pack(text, BASE_MS + self.seq, share=share))
+            self.committed.update(names)
+        flush: list[Any] = [f"n{len(self.flushes):08x}", self.template, MAX_COUNT, MAX_BYTES, "NOW"]
+        for queue, of_queue in records.items():
+            flush += (queue, len(of_queue), *of_queue)
+            self.owed.update(owed(queue, record) for record in of_queue)
+        self.flushes.append(flush)
+        self.send(flush)
+
+    @precondition(lambda self: self.flushes)
+    @rule(which=st.integers(0, 2))
+    def commit_again_on_a_new_connection(self, which: int) -> None:
+        """The reply was lost with the connection; what was already kept may lie there twice."""
+        before = self.everything()
+        self.send(self.flushes[-1 - which % len(self.flushes)])
+        more = self.everything()
+        assert before <= more
+        self.owed = more
+
+    def send(self, flush: list[Any]) -> None:
+        keys = [batches.LEDGER, batches.TAILS, batches.RQ_QUEUES]
+        self.append(keys=keys, args=[batches.RQ, batches.WA, *flush])
+
+    # What workers do
+
+    def of(self, n: int) -> Worker:
+        return self.workers[n]
+
+    @rule(n=st.integers(0, 2))
+    def take(self, n: int) -> None:
+        worker = self.workers[n]
+        if worker.member is None:
+            self.give(worker)
+
+    def give(self, worker: Worker) -> bool:
+        """Take for a worker, as BatchQueue does. False when there is nothing to take."""
+        keys = [batches.LEDGER, batches.TAKEN, batches.LEASES, batches.TAILS]
+        keys += [queue_room.TURN, queue_room.SPENT, queue_room.WAITS]
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        args = [batches.RQ, batches.WA, worker.name, self.template, now, *QUEUES]
+        reply: Any = self.take_script(keys=keys, args=args)
+        if isinstance(reply, list):
+            queue, batch, probe = (part.decode() for part in reply)
+            assert f"{queue}|{batch}" not in self.holders, "given to two workers"
+            self.holders[f"{queue}|{batch}"] = worker.name
+            worker.member, worker.probe = f"{queue}|{batch}", probe == "1"
+            assert self.redis.hexists(f"{batches.RQ}:job:{batch}", "data")
+            self.stop_the_clock()
+            return True
+        waits = self.redis.hkeys(queue_room.WAITS)
+        state = self.look()
+        for queue in QUEUES:
+            if queue not in state.leases and lane_of(queue).encode() not in waits:
+                assert not [i for i in state.queued[queue] if f"{queue}|{i}" in state.ledger.keys() - state.taken.keys()]
+        return False
+
+    @rule(n=st.integers(0, 2))
+    def claim(self, n: int) -> None:
+        worker = self.workers[n]
+        if worker.member is not None and worker.opened is None:
+            self.open(worker)
+
+    def open(self, worker: Worker) -> None:
+        queue, batch = worker.member.split("|")
+        raw: Any = self.redis.lrange(batches.batch_key(batch), 0, -1)
+        worker.opened = opened = OpenBatch(queue, batch, raw, MAX_ATTEMPTS)
+        opened.probing = worker.probe
+        worker.records = [owed(queue, record) for record in raw]
+        worker.first_seq = [batches.unpack(record).received_ms for record in raw]
+        worker.gone = 0
+        worker.done = []
+        events = list(opened.events)
+        worker.todo = worker.runner._claim(opened)
+        worker.left = [0] * len(raw)
+        mine: set[tuple[str, int]] = set()
+        expected = []
+        ledger = self.look().ledger
+        for index, event in events:
+            key = (name_of(event), event.attempt)
+            holder = self.claims.get(key)
+            if key in mine or key in self.remembered or holder not in (None, worker.member) and holder in ledger:
+                worker.done.append((*key, "duplicate"))
+            else:
+                self.claims[key] = worker.member
+                expected.append((index, event))
+                worker.left[index] += 1
+            mine.add(key)
+        self.claimed_ever = True
+        assert [name_of(e) for _, e in worker.todo] == [name_of(e) for _, e in expected], "claims"
+
+    @rule(n=st.integers(0, 2), outcomes=st.lists(st.sampled_from(["handled", "failed", "discarded", "rejected"]), max_size=4))
+    def handle(self, n: int, outcomes: list[str]) -> None:
+        worker = self.workers[n]
+        if worker.opened is None or worker.halted:
+            return
+        for outcome in outcomes[: len(worker.todo)]:
+            self.do(worker, outcome)
+
+    def do(self, worker: Worker, outcome: str) -> None:
+        index, event = worker.todo.pop(0)
+        name = name_of(event)
+        if event.kind == "message" and event.attempt == 1 and self.in_order and name not in self.handled:
+            seq = worker.first_seq[index]
+            assert seq >= self.last_seq.get(contact(name), 0), "a contact's messages changed their order"
+            self.last_seq[contact(name)] = seq
+        self.handled.add(name)
+        worker.opened.finish(index, event, Outcome(outcome))
+        worker.left[index] -= 1
+        worker.done.append((name, event.attempt, outcome))
+
+    @rule(n=st.integers(0, 2), finish=st.booleans())
+    def settle(self, n: int, finish: bool) -> None:
+        """A settle on the way, or the last one: `end` when all is done, else `back`."""
+        worker = self.workers[n]
+        if worker.opened is None:
+            return
+        how = "more"
+        if finish or worker.halted:
+            how = "back" if any(worker.left) else "end"
+        self.settle_as(worker, how)
+
+    def settle_as(self, worker: Worker, how: str) -> None:
+        opened, member = worker.opened, worker.member
+        opened._settled_at = time.monotonic() - 0.01  # always ten milliseconds of work, so that runs repeat exactly
+        if self.holders.get(member) != worker.name:
+            with pytest.raises(batch_room.Lost):
+                worker.runner._settle(opened, how)
+            worker.lay_down()
+            return
+        answer = worker.runner._settle(opened, how)
+        self.stop_the_clock()
+        self.account(worker, opened.queue)
+        if how == "more":
+            worker.halted = answer in ("wait", "yield")
+            return
+        assert answer == how
+        del self.holders[member]
+        if member not in self.look().ledger:
+            del self.deaths[member]
+        self.redis.delete(f"{batches.RQ}:job:{opened.batch}")  # RQ does that after every job
+        worker.lay_down()
+
+    def account(self, worker: Worker, queue: str) -> None:
+        """What a settle must have done."""
+        lane = lane_of(queue)
+        for name, attempt, outcome in worker.done:
+            kind = KINDS[name[0]]
+            if outcome == "duplicate":
+                self.counts[f"duplicate.{kind}"] += 1
+                continue
+            self.claims.pop((name, attempt))
+            self.remembered.add((name, attempt))
+            if outcome == "failed" and attempt < MAX_ATTEMPTS:
+                self.counts[f"retried.{kind}"] += 1
+                self.owed[Owed(queue, attempt + 1, (name,))] += 1
+                continue
+            self.finished.add(name)
+            if outcome in ("failed", "rejected"):
+                self.counts[f"dead.{kind}"] += 1
+                self.letters[lane, outcome] += 1
+            else:
+                self.counts[f"{outcome}.{kind}"] += 1
+                self.succeeded[name] += 1
+        worker.done = []
+        while worker.gone < len(worker.records) and not worker.left[worker.gone]:
+            record = worker.records[worker.gone]
+            self.owed[record] -= 1
+            if not record.names:
+                self.counts["dead.notification"] += 1
+                self.letters[lane, "unreadable"] += 1
+            worker.gone += 1
+
+    # What happens to workers
+
+    @rule(n=st.integers(0, 2), reaped=st.booleans())
+    def die(self, n: int, reaped: bool) -> None:
+        """SIGKILL at any point; another process starts in its place."""
+        self.silence(self.workers[n])
+        self.workers[n] = self.birth()
+        if reaped:
+            self.reap((n + 1) % 3)
+
+    @rule(n=st.integers(0, 2), reaped=st.booleans())
+    def fall_silent(self, n: int, reaped: bool) -> None:
+        """It gives no sign of life but goes on: a machine that was suspended, a network that was cut."""
+        self.in_order = False
+        self.silence(self.workers[n])
+        self.workers[n].alive = False
+        if reaped:
+            self.reap((n + 1) % 3)
+
+    def silence(self, worker: Worker) -> None:
+        self.redis.zadd(batches.ALIVE, {worker.name: LONG_AGO})
+
+    @rule(n=st.integers(0, 2))
+    def leave(self, n: int) -> None:
+        worker = self.workers[n]
+        worker.alive = False
+        self.reaped_by(worker.name)
+        reaper.beat(self.redis, worker.name, leaves=True)
+        self.check_swept()
+        self.workers[n] = self.birth()
+
+    @rule(n=st.integers(0, 2))
+    def reap(self, n: int) -> None:
+        worker = self.workers[n]
+        worker.alive = True
+        for other in self.workers:
+            if other.alive:
+                reaper.beat(self.redis, other.name)
+        self.reaped_by(worker.name)
+        self.redis.delete(LOCK)
+        reaper.beat(self.redis, worker.name)
+        self.redis.set(LOCK, "nobody")
+        self.check_swept()
+
+    def reaped_by(self, name: str) -> None:
+        """What a reaping is going to do."""
+        alive = {worker.name for worker in self.workers if worker.alive}
+        records = self.look().records
+        for member, holder in list(self.holders.items()):
+            if holder in alive:
+                continue
+            del self.holders[member]
+            if holder == name:
+                continue
+            queue, batch = member.split("|")
+            self.deaths[member] += 1
+            if self.deaths[member] >= SPLIT_AT and len(records[member]) > 1:
+                del self.deaths[member]
+                for n in range(len(records[member])):
+                    self.deaths[f"{queue}|{batch}_p{n + 1:05d}"] = SPLIT_AT
+            elif self.deaths[member] >= POISON_AT:
+                del self.deaths[member]
+                (record,) = records[member]
+                self.poisoned.add(member)
+                self.owed[owed(queue, record)] -= 1
+                self.counts["dead.notification"] += 1
+                self.letters[lane_of(queue), "poison"] += 1
+                self.finished.update(owed(queue, record).names)
+
+    def check_swept(self) -> None:
+        state = self.look()
+        for member in state.ledger:
+            queue, batch = member.split("|")
+            assert member in state.taken or batch in state.queued[queue] or batch in state.scheduled[queue], member
+
+    # What RQ and the clock do
+
+    @rule(queue=st.sampled_from(QUEUES), what=st.sampled_from(["first", "queue", "job", "scheduled", "queues"]))
+    def rq_loses(self, queue: str, what: str) -> None:
+        self.in_order = False
+        key = batches.queue_key(queue)
+        if what == "first":
+            self.redis.lpop(key)
+        elif what == "queue":
+            self.redis.delete(key)
+        elif what == "scheduled":
+            self.redis.delete(batches.scheduled_key(queue))
+        elif what == "queues":
+            self.redis.srem(batches.RQ_QUEUES, key)
+        else:
+            self.redis.delete(*(f"{batches.RQ}:job:{m.split('|')[1]}" for m in self.look().ledger), "-")
+
+    @rule(n=st.integers(0, 20), front=st.booleans())
+    def pushed_twice(self, n: int, front: bool) -> None:
+        members = list(self.look().ledger)
+        if members:
+            queue, batch = members[n % len(members)].split("|")
+            self.in_order = False
+            (self.redis.lpush if front else self.redis.rpush)(batches.queue_key(queue), batch)
+
+    @rule(queue=st.sampled_from(QUEUES))
+    def retries_are_due(self, queue: str) -> None:
+        for batch in self.redis.zrange(batches.scheduled_key(queue), 0, -1):
+            self.redis.zadd(batches.scheduled_key(queue), {batch: LONG_AGO})
+
+    @rule()
+    def lanes_have_waited(self) -> None:
+        for lane in self.redis.hkeys(queue_room.WAITS):
+            self.redis.hset(queue_room.WAITS, lane, LONG_AGO)
+
+    def stop_the_clock(self) -> None:
+        """A lane that waits does so until `lanes_have_waited`."""
+        now_ms = time.time() * 1000 - 50
+        for lane, until in self.redis.hgetall(queue_room.WAITS).items():
+            self.redis.hset(queue_room.WAITS, lane, NEVER_MS if int(until) > now_ms + 60 else LONG_AGO)
+
+    # What must hold after each step
+
+    def look(self) -> State:
+        with self.redis.pipeline() as pipe:
+            pipe.zrange(batches.LEDGER, 0, -1, withscores=True)
+            for key in (batches.TAKEN, batches.LEASES, batches.TAILS):
+                pipe.hgetall(key)
+            pipe.keys(batches.batch_key("*"))
+            for queue in QUEUES:
+                pipe.lrange(batches.queue_key(queue), 0, -1)
+                pipe.zrange(batches.scheduled_key(queue), 0, -1)
+            ledger, *hashes = pipe.execute()
+        hashes, lists, waiting = hashes[:3], hashes[3], hashes[4:]
+        taken, leases, tails = ({k.decode(): v.decode() for k, v in found.items()} for found in hashes)
+        members = {member.decode(): score for member, score in ledger}
+        with self.redis.pipeline() as pipe:
+            for member in members:
+                pipe.lrange(batches.batch_key(member.split("|")[1]), 0, -1)
+            records = dict(zip(members, pipe.execute(), strict=True))
+        ids = [[one.decode() for one in found] for found in waiting]
+        return State(
+            members,
+            taken,
+            leases,
+            tails,
+            records,
+            {key.decode().removeprefix(batches.batch_key("")) for key in lists},
+            dict(zip(QUEUES, ids[::2], strict=True)),
+            dict(zip(QUEUES, ids[1::2], strict=True)),
+        )
+
+    def everything(self) -> Counter[Owed]:
+        return Counter(owed(m.split("|")[0], r) for m, of_batch in self.look().records.items() for r in of_batch)
+
+    @invariant()
+    def holds(self) -> None:
+        state = self.look()
+        ids = [member.split("|")[1] for member in state.ledger]
+        assert sorted(ids) == sorted(state.lists), "the ledger and the batches differ"
+        assert state.taken == self.holders
+        held = [member.split("|") for member in state.taken]
+        partitions = [one for one in held if one[0].startswith("messages.")]
+        assert sorted(state.leases.items()) == sorted(map(tuple, partitions)), "the leases are not what is in work"
+        there = Counter(owed(m.split("|")[0], r) for m, of_batch in state.records.items() for r in of_batch)
+        assert there == +self.owed, (there - self.owed, self.owed - there)
+        present = {name for record in there for name in record.names}
+        assert self.committed <= self.finished | present, "lost"
+        assert all(times == 1 for times in self.succeeded.values()), "done twice"
+        for member, of_batch in state.records.items():
+            if member.split("|")[1].startswith("n"):
+                assert len(of_batch) <= MAX_COUNT
+                assert len(of_batch) == 1 or sum(map(len, of_batch)) <= MAX_BYTES
+        for queue in QUEUES:
+            tail = state.tails.get(f"{queue}|id")
+            assert f"{queue}|{tail}" not in state.taken, "what is in work may be joined"
+            if tail and state.queued[queue][-1:] == [tail]:
+                size = sum(map(len, state.records.get(f"{queue}|{tail}", ())))
+                assert size == int(state.tails[f"{queue}|bytes"])
+        counts = {name.decode(): int(count) for name, count in self.redis.hgetall(batches.COUNTS).items()}
+        assert counts == +self.counts
+        assert self.redis.hlen(claims.CLAIMS) == len(self.claims) + self.claimed_ever
+
+    # The end
+
+    def teardown(self) -> None:
+        """One good worker is left: it brings everything to its end."""
+        if sys.exc_info()[1] is not None:
+            return  # a step failed: its error is the one to tell
+        for worker in self.workers[1:]:
+            self.finish(worker)
+        good = self.workers[0]
+        self.finish(good)
+        for n in range(1, 3):
+            self.silence(self.workers[n])
+            self.workers[n].alive = False
+        for _ in range(300):
+            for queue in QUEUES:
+                self.retries_are_due(queue)
+            self.lanes_have_waited()
+            self.reap(0)
+            while self.give(good):
+                self.finish(good)
+                self.lanes_have_waited()
+            if not self.redis.exists(batches.LEDGER):
+                break
+        self.holds()
+        assert self.committed == self.finished
+        keys = {key.decode() for key in self.redis.keys()}
+        names = (batches.LEDGER, batches.TAKEN, batches.LEASES, reaper.DEATHS)
+        assert keys.isdisjoint(names)
+        assert not [k for k in keys if ":batch:" in k or ":job:" in k or ":queue:" in k or ":scheduled:" in k]
+        assert set(self.claims.values()) <= self.poisoned, "claims that nobody will ever settle"
+        letters: Counter[tuple[str, str]] = Counter()
+        for lane in LANES:
+            for _, letter in self.redis.xrange(batches.dead_key(lane)):
+                letters[lane, letter[b"reason"].decode()] += 1
+        assert letters == self.letters
+
+    def finish(self, worker: Worker) -> None:
+        """Bring to its end what a worker has; it may find that it lost it."""
+        if worker.member is None:
+            return
+        if worker.opened is None:
+            self.open(worker)
+        while worker.todo and not worker.halted:
+            self.do(worker, "handled")
+        self.settle_as(worker, "back" if any(worker.left) else "end")
+
+
+def explore(redis: Redis, max_examples: int, steps: int, **more: Any) -> None:
+    """Run the machine on an empty Redis."""
+    machine = type("Machine", (Machine,), {"redis": redis})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=max_examples,
+            stateful_step_count=steps,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            **more,
+        ),
+    )
+
+
+def test_nothing_is_lost_or_done_twice(redis: Redis) -> None:
+    """Whatever happens in whatever order, each event is owed until it is done, and done once."""
+    explore(redis, 40, 40, derandomize=True)
