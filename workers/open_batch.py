@@ -136,7 +136,7 @@ class OpenBatch:
                 if isinstance(event, Broken):
                     _letter(results, event.reason, event, event.detail)
                 elif outcome is not None:
-                    self._account(results, event, outcome)
+                    self._account(results, event, outcome, self._records[upto].again)
             self._unclaimed[upto] = []
             upto += 1
         results.records = upto - self._first
@@ -154,7 +154,7 @@ class OpenBatch:
         self._settled_at = now
         return results
 
-    def _account(self, results: Results, event: Event, outcome: Outcome) -> None:
+    def _account(self, results: Results, event: Event, outcome: Outcome, again: bool = False) -> None:
         if outcome.name not in ("failed", "rejected"):
             results.counts[f"{outcome.name}.{event.kind}"] += 1
             results.succeeded += outcome.name != "duplicate"
@@ -168,7 +168,7 @@ class OpenBatch:
             _letter(results, outcome.name, event, outcome.detail)
             return
         results.counts[f"retried.{event.kind}"] += 1
-        record = batches.pack(event.body(), event.received_ms, event.attempt + 1)
+        record = batches.pack(event.body(), event.received_ms, event.attempt + 1, again=again)
         results.retries.setdefault(self._retry_batch(event.attempt, outcome.delay), []).append(record)
 
     def _retry_batch(self, attempt: int, asked: float | None) -> RetryBatch:

@@ -811,7 +811,6 @@ def test_retried_letters_are_handled(
     settled()
 
 
-@pytest.mark.xfail(strict=False, reason="open_batch.py: a retry of a record with `again` must be written with `again`")
 def test_a_second_life(wa: Wa, commit: Any, work: Any, dead: Any, settled: Any, message: Any) -> None:
     """What fails again after it was fed back has all its attempts once more, and is a dead letter again."""
     commit(message())
