@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Admin:
         return await page()
 
     async def _healthz(self) -> web.Response:
-        return _json(200, {"alive": True})
+        return _json(200, {"alive": True, "pid": os.getpid()})
 
     async def _readyz(self) -> web.Response:
         standby = self._committer.standby

@@ -30,7 +30,6 @@ OLDEST = (7, 0)
 OLDEST_FSYNC = (7, 2)
 """WAITAOF came with Redis 7.2."""
 
-
 _SENTINEL = re.compile(
     r"redis\+sentinel://(?:(?P<username>[^:@/]*):(?P<password>[^@/]*)@)?"
     r"(?P<hosts>[^@/?#\s]+)/(?P<service>[^/?#\s]+)(?:/(?P<db>\d+))?",
@@ -124,7 +123,8 @@ class _Connection(redis.sentinel.SentinelManagedConnection):
 
     redis-py does so by itself when a demoted primary answers READONLY, but not in two cases. It keeps the connection
     when the wait for an answer was interrupted, and gives that answer to the next command (redis-py#4292; all its
-    other connections are closed then). And a primary that is demoted ends a BLPOP with UNBLOCKED.
+    other connections are closed then). And a primary that is demoted ends a BLPOP with UNBLOCKED, which is no
+    connection error to redis-py nor to RQ, whose loop would end.
     """
 
     def read_response(  # type: ignore[override] # redis-py's has every option
@@ -153,7 +153,8 @@ def _named() -> Iterator[None]:
 
 def reason(error: Exception) -> str:
     """Why Redis cannot be used, in words for a person; never the data of the command."""
-    text = str(error).split("\n")[0]
+    # Of sentinels that do not answer, redis-py appends every option of every client.
+    text = str(error).split("\n")[0].split(" : <")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

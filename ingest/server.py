@@ -9,8 +9,10 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 
+import orjson
 import structlog
 import uvloop
 from aiohttp import web
@@ -100,18 +102,30 @@ async def _listen(settings: Settings, field: str, handler: Webhook | Admin, shar
 
 
 def kind(settings: Settings, count: int) -> processes.Kind:
-    """Receiver processes as children; ready when the admin listener answers."""
+    """Receiver processes as children; ready when the admin listener of one of them answers."""
     host, port = settings.admin_listen
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    receivers = processes.Kind("receiver", "ingest.server", ("--share-ports",) if count > 1 else (), count)
 
     def ready() -> bool:
-        try:
-            socket.create_connection((here, port), timeout=1.0).close()
-        except OSError:
-            return False
-        return True
+        # By its pid: on a port that is in use, somebody else answers.
+        return _pid_of(here, port) in {child.process.pid for child in receivers.children}
 
-    return processes.Kind("receiver", "ingest.server", ("--share-ports",) if count > 1 else (), count, ready=ready)
+    receivers.ready = ready
+    return receivers
+
+
+def _pid_of(host: str, port: int) -> int | None:
+    """The process behind an admin listener, or None."""
+    client = HTTPConnection(host, port, timeout=1.0)
+    try:
+        client.request("GET", "/healthz")
+        answer = orjson.loads(client.getresponse().read())
+        return answer.get("pid") if isinstance(answer, dict) else None
+    except (OSError, HTTPException, orjson.JSONDecodeError):
+        return None
+    finally:
+        client.close()
 
 
 def _open_spool(settings: Settings) -> Spool | None:

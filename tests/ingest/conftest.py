@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import random
 import shutil
 import signal
 import socket
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -138,13 +139,19 @@ class Receiver:
             self.process.stdin.close()
 
 
+# Never the same twice in a process, and processes that test at the same time do not meet: with SO_REUSEPORT they would
+# take each other's requests.
+_ports = itertools.cycle(range(20_000, 32_000))
+deque(itertools.islice(_ports, os.getpid() * 97 % 12_000), maxlen=0)
+
+
 def port_below_ephemeral() -> int:
     """A free port that the kernel gives to no outgoing connection meanwhile."""
-    while True:
-        port = random.randrange(20_000, 32_000)
+    for port in _ports:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+    raise AssertionError("no port is free")
 
 
 def settled_environment(**settings: object) -> dict[str, str]:

@@ -48,7 +48,8 @@ def ready(receiver: Any) -> tuple[int, dict[str, Any]]:
 def test_healthz(receiver: Any) -> None:
     """A process that runs is alive."""
     answer = receiver.admin("/healthz")
-    assert (answer.status, json.loads(answer.body)) == (200, {"alive": True})
+    alive = json.loads(answer.body)
+    assert (answer.status, alive) == (200, {"alive": True, "pid": receiver.process.pid})
 
 
 def test_readyz(receiver: Any, redis: Redis) -> None:

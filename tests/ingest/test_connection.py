@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,105 @@ def test_url_is_used(make: Callable[..., Any], redis_url: str) -> None:
     client = make(load(redis_url=redis_url))
     client.set("key", "ä")
     assert client.get("key") == "ä".encode()
+    client.close()
+
+
+SENTINEL_URLS = {
+    "redis+sentinel://one/main": ([("one", 26379)], "main", {"db": 0}),
+    "redis+sentinel://one:1,two,[::1]:3/main/4": ([("one", 1), ("two", 26379), ("::1", 3)], "main", {"db": 4}),
+    "redis+sentinel://:p%40ss:w@one/main": ([("one", 26379)], "main", {"db": 0, "password": "p@ss:w"}),
+    "redis+sentinel://me:secret@one/a%2Fb/0": (
+        [("one", 26379)],
+        "a/b",
+        {"db": 0, "username": "me", "password": "secret"},
+    ),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("url", SENTINEL_URLS)
+def test_sentinel_url(make: Callable[..., Any], url: str) -> None:
+    """A sentinel URL names sentinels and service; user, password and database are those of the primary alone."""
+    hosts, service, server = SENTINEL_URLS[url]
+    pool = make(load(redis_url=url)).connection_pool
+    assert pool.service_name == service
+    assert {k: v for k, v in pool.connection_kwargs.items() if k in ("db", "username", "password")} == server
+    asked = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
+    assert [(kwargs["host"], kwargs["port"]) for kwargs in asked] == hosts
+    assert all(kwargs["password"] is kwargs["username"] is None for kwargs in asked)
+    assert all(kwargs["socket_timeout"] <= 0.5 >= kwargs["socket_connect_timeout"] for kwargs in asked)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_same_limits(make: Callable[..., Any]) -> None:
+    """Time-outs and retries are the same whether the primary's address is known or asked for."""
+    plain, asked = (make(load(redis_url=url)).connection_pool for url in ("redis://one/0", "redis+sentinel://one/main"))
+    for name in ("socket_timeout", "socket_connect_timeout", "retry"):
+        assert plain.connection_kwargs.get(name) == asked.connection_kwargs.get(name), name
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "",
+        "//",
+        "//h",
+        "//h/",
+        "//h/main/x",
+        "//h/main/0/1",
+        "//h/main?db=1",
+        "//h:port/main",
+        "//h:99999/main",
+        "//h,/main",
+        "//:1/main",
+        "//hunter2@h/main",
+        "//:hunter2@/main",
+        "//:hunter2/@h/main",
+    ],
+)
+def test_wrong_sentinel_url(make: Callable[..., Any], rest: str) -> None:
+    """A sentinel URL that is none is one line that says what to give and quotes no password."""
+    with pytest.raises(SettingsError, match=r"^WA_REDIS_URL: give .* redis\+sentinel://HOST:PORT,") as caught:
+        make(load(redis_url=f"redis+sentinel:{rest}"))
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_sentinels_away(free_port: Callable[[], int]) -> None:
+    """Sentinels that nobody reaches are a Redis that is away, told in one line without their passwords or ours."""
+    url = f"redis+sentinel://:hunter2@127.0.0.1:{free_port()},127.0.0.1:{free_port()}/main"
+    client = for_tools(load(redis_url=url))
+    with pytest.raises(RedisConnectionError) as caught:
+        client.ping()
+    assert reason(caught.value) == "MasterNotFoundError: No master found for 'main'"
+
+
+class _Stop(BaseException):
+    """What a signal handler may raise in the middle of anything."""
+
+
+def test_interrupted_answer(own_valkey: Callable[..., Any], low_port: Callable[[], int]) -> None:
+    """An answer that nobody waited for is not given to the next command, over sentinels either."""
+    port = low_port()
+    server = own_valkey(port=port)
+    client = for_worker(load(redis_url="redis+sentinel://one/main"))
+    client.connection_pool.sentinel_manager.discover_master = lambda _: ("127.0.0.1", port)
+    client.set("key", "value")
+
+    def stop(*_: object) -> None:
+        raise _Stop
+
+    before = signal.signal(signal.SIGALRM, stop)
+    server.freeze()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(_Stop):
+            client.ping()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        server.thaw()
+    assert client.get("key") == b"value"
     client.close()
 
 

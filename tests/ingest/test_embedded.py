@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -72,8 +73,8 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def start_embedded(wait_for: WaitFor) -> Iterator[Callable[..., Embedded]]:
-    """Start the embedded server of a folder and wait until it answers."""
+def start_embedded(folder: Path, wait_for: WaitFor) -> Iterator[Callable[..., Embedded]]:
+    """Start the embedded server of a folder and wait until it answers; `folder` outlives it."""
     started: list[Embedded] = []
 
     def start(folder: Path, ready: bool = True) -> Embedded:
@@ -137,12 +138,26 @@ def test_killed_server(start_embedded: Callable[..., Embedded], folder: Path, wa
     client = first.client()
     for n in range(100):
         client.rpush("list", n)
-    # Its PINGs, besides the one of `answers`, say when the small process has done starting and looks after the server.
-    wait_for(lambda: client.info("commandstats")["cmdstat_ping"]["calls"] >= 3)
+    # A second PING, after the one of `answers`, says that the small process has done starting and only watches.
+    wait_for(lambda: client.info("commandstats")["cmdstat_ping"]["calls"] >= 2)
     os.kill(first.server_pid(), signal.SIGKILL)
     status = first.process.wait(30)
     assert status not in (0, processes.GIVE_UP)
     assert start_embedded(folder).client().lrange("list", 0, -1) == [b"%d" % n for n in range(100)]
+
+
+def test_slow_server(start_embedded: Callable[..., Embedded], folder: Path, wait_for: WaitFor) -> None:
+    """A server that answers nothing for a while, as on a disk that stalls, is waited for and not killed."""
+    embedded = start_embedded(folder)
+    server = embedded.server_pid()
+    wait_for(lambda: embedded.client().info("commandstats")["cmdstat_ping"]["calls"] >= 2)
+    os.kill(server, signal.SIGSTOP)
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            embedded.process.wait(3)
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert embedded.server_pid() == server
 
 
 def test_killed_small_process(start_embedded: Callable[..., Embedded], folder: Path, wait_for: WaitFor) -> None:
@@ -175,12 +190,16 @@ def test_both_killed(start_embedded: Callable[..., Embedded], folder: Path) -> N
     assert start_embedded(folder).client().lrange("list", 0, -1) == [b"%d" % n for n in range(100)]
 
 
-def test_stop_while_starting(start_embedded: Callable[..., Embedded], folder: Path, wait_for: WaitFor) -> None:
-    """SIGTERM while the server still reads its data is a stop like any other, not a failed start."""
+@pytest.mark.parametrize("moment", range(0, 40, 10))
+def test_stop_at_any_moment(
+    start_embedded: Callable[..., Embedded], folder: Path, moment: int, wait_for: WaitFor
+) -> None:
+    """SIGTERM in the course of the start is a stop like any other, not a failed start, and leaves no server behind."""
     embedded = start_embedded(folder, ready=False)
-    children = Path(f"/proc/{embedded.process.pid}/task/{embedded.process.pid}/children")
-    wait_for(children.read_text)
-    server = int(children.read_text().split()[0])
+    task = Path(f"/proc/{embedded.process.pid}/task/{embedded.process.pid}/children")
+    wait_for(task.read_text)  # it has forked
+    (server,) = map(int, task.read_text().split())
+    time.sleep(moment / 1000)  # no synchronisation: each moment has to do
     os.kill(server, signal.SIGSTOP)  # much data would hold it up for longer than a test may take
     embedded.process.terminate()
     os.kill(server, signal.SIGCONT)

@@ -71,7 +71,7 @@ class Family:
         self.notes_path = folder / "notes"
         self.notes_path.touch()
         self.output_path = folder / "output"
-        env = os.environ | {"PYTHONPATH": f"{folder}:{ROOT}"}
+        env = os.environ | {"PYTHONPATH": f"{folder}:{ROOT}", "TMPDIR": str(folder)}  # a killed one leaves its folder
         with self.output_path.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "parent", str(self.notes_path), str(stop_seconds)],

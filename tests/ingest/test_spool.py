@@ -285,6 +285,18 @@ def test_damage_is_set_aside(tmp_path: Path) -> None:
     assert spool.figures(tmp_path).corrupt == 2
 
 
+def test_torn_end(tmp_path: Path) -> None:
+    """Wherever a write was torn, the record is cut off without a word; the ones before it come out."""
+    Spool(tmp_path).append([(1, b"one"), (2, b"two")])
+    path = segment_of(tmp_path)
+    (_, last), whole = list(segments.records(segments.look(path))), path.read_bytes()
+    for size in range(last.end - len(b"two") - segments._HEAD, last.end):
+        path.write_bytes(whole[:size])
+        assert [spooled.body for spooled in segments.records(segments.look(path))] == [b"one"]
+    assert not list(tmp_path.glob("*.corrupt"))
+    assert replay(tmp_path) == [b"one"]
+
+
 def test_body_that_holds_a_spool(tmp_path: Path) -> None:
     """Bytes of a spool inside a body never pass for a record, not even when the one around them is damaged."""
     Spool(tmp_path / "other").append([(1, b"forged")])
@@ -310,6 +322,16 @@ def test_emptiness_of_others(tmp_path: Path) -> None:
         other.append([(n, b"")])
         assert not one.empty()
         assert replay(tmp_path) == [b""]
+
+
+def test_emptiness_where_time_is_coarse(tmp_path: Path) -> None:
+    """Two changes of the folder may bear the same time: what changed lately is looked at again."""
+    process, now = Spool(tmp_path), time.time_ns()
+    os.utime(tmp_path, ns=(now, now))
+    assert process.empty()
+    Spool(tmp_path).append([(1, b"")])
+    os.utime(tmp_path, ns=(now, now))
+    assert not process.empty()
 
 
 def test_one_stat_when_nothing_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
