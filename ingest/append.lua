@@ -16,9 +16,14 @@ local flow = wa .. 'flow:' .. math.floor(redis.call('TIME')[1] / 10)
 local CHUNK = 1000 -- unpack() fails at some 8,000 values
 local made = 0
 
+-- redis-py sends a call again when its connection broke before the answer came, though it may have been carried out.
+if ARGV[8] and not redis.call('SET', wa .. 'flush:' .. flush, 1, 'NX', 'EX', 60) then
+  return 0
+end
+
 local function open_batch(queue, queue_key, first)
   made = made + 1
-  local id = flush .. '-' .. made
+  local id = flush .. string.format('-%03d', made) -- by name in the order they were made, for the reaper
   local job = template:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', now)
   redis.call('HSET', rq .. ':job:' .. id, unpack(cjson.decode(job)))
   redis.call('RPUSH', queue_key, id)

@@ -5,7 +5,7 @@
 | `batch:ID` | list | the records of a batch |
 | `ledger` | sorted set | every unfinished batch, `QUEUE|ID`, by arrival of its first record (ms): what is still owed |
 | `tails` | hash | per queue the batch at its end that may still be joined, and its bytes |
-| `taken` | hash | `QUEUE|ID` → the worker that has it |
+| `taken` | hash | `QUEUE|ID` → `WORKER#N`, the worker that has it; N rises with every batch given out |
 | `leases` | hash | partition queue → the batch in work: one batch of a partition at a time |
 | `alive` | sorted set | workers by their last sign of life (ms) |
 | `doorbell:LANE` | list | at most one token; idle workers block on it |

@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -46,6 +47,7 @@ class Standby:
         self._write = write
         self._partitions = partitions
         self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, "spool")  # its own: senders must not wait for what the admin listener does
         self._stop = asyncio.Event()
         self._away: str | None = None
         self._replayed = 0
@@ -65,7 +67,8 @@ class Standby:
 
         False, and nothing kept, when Redis is there and has all that was spooled.
         """
-        return await asyncio.to_thread(self._spool.append, notifications, unless_empty=self._away is None)
+        unless_empty = self._away is None
+        return await self._loop.run_in_executor(self._thread, self._spool.append, notifications, unless_empty)
 
     def redis_failed(self, reason: str) -> None:
         """A flush did not get into Redis: until a probe does, none is tried."""

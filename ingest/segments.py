@@ -92,7 +92,7 @@ class Writer:
         """Return when all that was written is on the disk; of a new segment, its name too."""
         _sync(self._fd)
         if is_new:
-            _sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
 
     def cut(self, length: int) -> None:
         """Take back what was written beyond that length."""
@@ -183,7 +183,7 @@ def _set_aside(segment: Segment, file: BinaryIO, start: int, end: int) -> None:
         _sync(fd)
     finally:
         os.close(fd)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     log.error("the spool is damaged, a part is set aside", file=target.name, bytes=end - start)
 
 
@@ -202,7 +202,8 @@ def _write_all(fd: int, data: bytes, offset: int) -> int:
     return offset
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Return when the names in the folder are on the disk."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ingest.segments import CORRUPT, FIRST, SUFFIX, Segment, Spooled, Writer, look, note, records
+from ingest.segments import CORRUPT, FIRST, SUFFIX, Segment, Spooled, Writer, look, note, records, sync_folder
 
 SEGMENT_BYTES = 16 << 20
 """A segment takes no more once it is this long. Only whole segments are removed."""
@@ -59,6 +59,7 @@ class Spool:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # what fills the disk may be what is to be replayed
                 raise
+        sync_folder(self.folder.parent)
         self._role = self.folder / "replay.lock"
         self._role.touch(mode=0o600)
         self._name = f"{time.time_ns():x}-{secrets.token_hex(4)}"
@@ -118,7 +119,7 @@ class Spool:
     @contextmanager
     def replaying(self) -> Iterator[bool]:
         """Be the one process that replays; False when another is."""
-        fd = os.open(self._role, os.O_RDONLY)
+        fd = os.open(self._role, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             yield _lock(fd, fcntl.LOCK_EX)
         finally:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 import orjson
 import structlog
@@ -75,6 +75,7 @@ class Runner:
         self._stopping = stopping
         self._template = batches.job_template()
         self._script = redis.register_script(batches.lua(__file__, "settle.lua"))
+        self._calls = itertools.count(time.time_ns() // 1000)  # above those of any earlier Runner of this name
         self._claims = claims.Claims(redis)
         lanes = list(dict.fromkeys(map(lane_of, queues)))
         self._urgent = {lane: [q for q in queues if lane_of(q) in lanes[:rank]] for rank, lane in enumerate(lanes)}
@@ -98,8 +99,15 @@ class Runner:
             raise
 
     def _run(self, queue: str, batch: str, probe: bool) -> None:
-        records: Any = self._redis.lrange(batches.batch_key(batch), 0, -1)
-        opened = OpenBatch(queue, batch, records, self._settings.max_attempts)
+        with self._redis.pipeline() as pipe:
+            pipe.hget(batches.TAKEN, f"{queue}|{batch}")
+            pipe.lrange(batches.batch_key(batch), 0, -1)
+            held, records = pipe.execute()
+        holder: str = (held or b"").decode()
+        if holder.partition("#")[0] != self._worker:
+            log.warning("another worker has this batch now", queue=queue, batch=batch)
+            return
+        opened = OpenBatch(queue, batch, records, self._settings.max_attempts, holder)
         todo = self._claim(opened)
         account = _Account(opened, self._settle, drops=self._settings.status_order == "drop")
         try:
@@ -147,10 +155,12 @@ class Runner:
             "rq": batches.RQ,
             "wa": batches.WA,
             "worker": self._worker,
+            "holder": opened.holder,
             "queue": opened.queue,
             "batch": opened.batch,
             "now": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "template": self._template,
+            "call": next(self._calls),
             "how": how,
             "probe": opened.probing,
             "records": results.records,

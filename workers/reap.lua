@@ -6,10 +6,11 @@
 -- own. A single record whose worker dies for the third time is a dead letter (`poison`).
 --
 -- KEYS  1 ledger   2 taken   3 leases   4 alive   5 lock   6 rq's set of queues   7 deaths (QUEUE|ID -> count)
+--       8 claims (digest -> QUEUE|ID)
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 '1' when the worker leaves: what it holds goes back at once
 --       5 a worker is dead after this many ms without a sign of life   6 ms from one reaping to the next
 -- Returns the batches put back.
-local ledger, taken, leases, alive, lock, queues, deaths = unpack(KEYS)
+local ledger, taken, leases, alive, lock, queues, deaths, claims = unpack(KEYS)
 local rq, wa, worker, leaves, silence, interval = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5]), ARGV[6]
 local SPLIT_AT, POISON_AT = 2, 3 -- deaths
 local time = redis.call('TIME')
@@ -25,6 +26,12 @@ else
 end
 
 local function forget(member, id)
+  local claimed = redis.call('HGETALL', claims) -- what is in work, no more; and this is rare
+  for i = 1, #claimed, 2 do
+    if claimed[i + 1] == member then
+      redis.call('HDEL', claims, claimed[i])
+    end
+  end
   redis.call('DEL', wa .. 'batch:' .. id, rq .. ':job:' .. id)
   redis.call('ZREM', ledger, member)
   redis.call('HDEL', deaths, member)
@@ -55,7 +62,7 @@ end
 local known, back = {}, {}
 local holders = redis.call('HGETALL', taken)
 for i = 1, #holders, 2 do
-  local member, holder = holders[i], holders[i + 1]
+  local member, holder = holders[i], holders[i + 1]:match('^[^#]*')
   local seen = redis.call('ZSCORE', alive, holder)
   if seen and now - seen < silence then
     known[member] = true

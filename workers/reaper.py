@@ -6,6 +6,7 @@ from redis import Redis
 
 from ingest import batches
 from ingest.backlog import ALIVE_MS
+from workers.claims import CLAIMS
 
 DEATHS = batches.WA + "deaths"
 
@@ -31,6 +32,7 @@ def beat(redis: Redis, worker: str, leaves: bool = False) -> list[str]:
             batches.WA + "reaper",
             batches.RQ_QUEUES,
             DEATHS,
+            CLAIMS,
         ],
         args=[batches.RQ, batches.WA, worker, int(leaves), ALIVE_MS, _REAP_MS],
     )

@@ -5,7 +5,8 @@
 -- KEYS  1 ledger   2 taken   3 leases   4 the lane's doorbell   5 counts   6 the lane's dead letters   7 claims
 --       8 generations   9 spent   10 failing   11 waits   12 deaths
 -- ARGV  1 JSON object, see workers/batch.py `_write`:
---         rq, wa (key prefixes), worker, queue, batch, now (time as RQ writes it), template (of a job),
+--         rq, wa (key prefixes), worker, holder (worker#number, from `taken`), queue, batch, now (time as RQ writes it), template (of a job),
+--         call     number of this settle; rises with each that the worker sends
 --         how      more: the batch goes on; end: it is at its end; back: its rest goes back to the front
 --         records  done since the last settle
 --         counts   what became of events
@@ -35,9 +36,16 @@ local FAIR_SHARE = 0.1 -- of the work, that a lower lane keeps
 local SPENT_MS = 30000 -- the work over which shares are counted
 local FULL = 400 -- digests in a set; beyond 512 Redis would keep them in five times the room
 
-if redis.call('HGET', taken, member) ~= it.worker then
+-- redis-py sends a call again when its connection breaks, or Redis hangs, before the answer comes; and what was sent to
+-- a Redis that hangs is carried out when that goes on, however late. Each counts once.
+local calls = wa .. 'calls:' .. it.worker
+if it.call <= tonumber(redis.call('GET', calls) or 0) then
+  return it.how
+end
+if redis.call('HGET', taken, member) ~= it.holder then
   return 'lost'
 end
+redis.call('SET', calls, it.call, 'EX', 3600)
 
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000

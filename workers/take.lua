@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Gives a worker the next batch: pop, in-flight mark and partition lease together.
 --
--- KEYS  1 ledger   2 taken   3 leases   4 tails   5 turn (count of batches given out)   6 spent (work per lane lately, ms)
---       7 waits (lane -> until when it waits, ms, because everything failed)
+-- KEYS  1 ledger   2 taken (QUEUE|ID -> worker#number)   3 leases   4 tails   5 turn (count of batches given out)
+--       6 spent (work per lane lately, ms)   7 waits (lane -> until when it waits, ms, because everything failed)
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 job template   5 time as RQ writes it
 --       then the queues, lane after lane, the most urgent lane first
 -- Returns {queue, batch, '1' if it is the one try of a lane that waits}, or when there is nothing to take the
@@ -57,7 +57,8 @@ local function pop(queue)
 end
 
 local function hand_over(queue, id)
-  redis.call('HSET', taken, queue .. '|' .. id, worker)
+  -- With a number of its own: what this worker sent for the batch when it had it before counts no more.
+  redis.call('HSET', taken, queue .. '|' .. id, worker .. '#' .. redis.call('INCR', turn))
   if queue:find(PARTITIONED) then
     redis.call('HSET', leases, queue, id)
   end
@@ -90,6 +91,17 @@ local function ring()
         break
       end
     end
+  end
+end
+
+-- A worker has one batch at a time. What it still holds, it does not know of: its connection broke before the answer to
+-- its take came, or before it could settle. Nobody else would ever get that, because the worker lives.
+local held = redis.call('HGETALL', taken)
+for i = 1, #held, 2 do
+  if held[i + 1]:match('^[^#]*') == worker then
+    local queue, id = held[i]:match('^(.-)|(.*)$')
+    hand_over(queue, id)
+    return { queue, id, tostring(redis.call('HEXISTS', waits, queue:match('^[^.]+'))) }
   end
 end
 
@@ -129,7 +141,6 @@ for _, lane in ipairs(order) do
     local queue = lane[(given + n) % #lane + 1] -- each partition has its turn to be first
     local id = pop(queue)
     if id then
-      redis.call('SET', turn, given)
       hand_over(queue, id)
       if lane.probe then
         redis.call('HSET', waits, lane.name, math.floor((now_s + PROBE_SECONDS) * 1000))

@@ -287,12 +287,20 @@ def test_kill_loses_nothing_that_was_answered(
 
 
 def test_kind() -> None:
-    """As children, several processes share their ports, one does not; ready is when the admin listener answers."""
-    with socket.create_server(("127.0.0.1", 0)) as admin:
-        port = admin.getsockname()[1]
-        settings = load(admin_listen=f"0.0.0.0:{port}")
-        assert kind(settings, 1).arguments == ()
-        assert kind(settings, 2).arguments == ("--share-ports",)
-        assert (kind(settings, 3).count, kind(settings, 3).ends) == (3, False)
-        assert kind(settings, 1).ready()
-    assert not kind(settings, 1).ready()
+    """As children, several processes share their ports, one needs not."""
+    assert kind(load(), 1).arguments == ()
+    assert kind(load(), 2).arguments == ("--share-ports",)
+    assert (kind(load(), 3).count, kind(load(), 3).ends) == (3, False)
+
+
+def test_ready_is_one_of_its_own(redis_url: str, start_receiver: Start) -> None:
+    """Children are ready when one of them answers; somebody else on the port, a receiver or not, does not count."""
+    receiver = start_receiver(redis_url)
+    children = kind(load(admin_listen=f"0.0.0.0:{receiver.admin_port}"), 1)
+    assert not children.ready()
+    children.children.append(processes._Child(receiver.process, time.monotonic()))
+    assert children.ready()
+    assert receiver.stop() == 0
+    assert not children.ready()
+    with socket.create_server(("127.0.0.1", receiver.admin_port)):  # takes connections and says nothing
+        assert not children.ready()

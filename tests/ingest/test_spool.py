@@ -202,8 +202,8 @@ def test_synced_before_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     folders: list[Path] = []
     real = segments._sync
     monkeypatch.setattr(segments, "_sync", lambda fd: (real(fd), synced.append(os.fstat(fd).st_size)))
-    monkeypatch.setattr(segments, "_sync_folder", folders.append)
     process = Spool(tmp_path)
+    monkeypatch.setattr(segments, "sync_folder", folders.append)
     for n in range(1, 4):
         process.append([(n, b"x" * n)] * 100)
         assert len(synced) == n

@@ -42,9 +42,39 @@ def test_makes_way_for_what_is_urgent(
     runner(handlers).run(queue, batch)
     assert seen == ["0", "1"]
     assert take("w2")[0].startswith("messages")
-    assert take("w2") == (queue, batch)
-    runner(handlers, worker="w2").run(queue, batch)
+    assert take("w3") == (queue, batch)
+    runner(handlers, worker="w3").run(queue, batch)
     assert seen == ["0", "1", "2", "3", "4", "later"]
+
+
+def test_what_is_sent_twice_counts_once(commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:
+    """A settle that redis-py sends again, or that a Redis that hung carries out late, takes nothing more away."""
+    handlers, seen = Handlers(), []
+    made = runner(handlers)
+    settle, sent = made._script, []
+
+    def twice(**call: Any) -> Any:
+        answer = settle(**call)
+        sent.append(call)
+        for again in reversed(sent):
+            assert settle(**again) != b"lost"
+        return answer
+
+    made._script = twice
+
+    @handlers.status()
+    def handle(event: Any) -> None:
+        seen.append(event.id)
+
+    commit(*[status(str(n)) for n in range(5)])
+    queue, batch = take()
+    lengths = []
+    handlers.status()(lambda event: lengths.append(redis.llen(batches.batch_key(batch))))
+    made.run(queue, batch)
+    assert seen == ["0", "1", "2", "3", "4"]
+    assert lengths == [5, 4, 3, 2, 1]
+    assert len(sent) == 6
+    assert redis.zcard(batches.LEDGER) == 0
 
 
 def test_does_not_make_way_at_once_or_for_ever(

@@ -28,7 +28,7 @@ def test_pop_mark_and_lease_together(
     queue, batch = take("w1")
     assert queue == f"messages.{partition_of('15550001', 8)}"
     assert redis.llen(batches.queue_key(queue)) == 0
-    assert redis.hgetall(batches.TAKEN) == {f"{queue}|{batch}".encode(): b"w1"}
+    assert redis.hgetall(batches.TAKEN) == {f"{queue}|{batch}".encode(): b"w1#1"}
     assert redis.hgetall(batches.LEASES) == {queue.encode(): batch.encode()}
     commit(message("m2"))
     assert redis.llen(batches.batch_key(batch)) == 1
@@ -71,8 +71,8 @@ def test_urgent_first_and_a_tenth_for_the_others(
     cost = {"messages": 100, "statuses": 300, "other": 50}
     spent: Counter[str] = Counter()
     partitions = set()
-    for _ in range(60):
-        queue, _ = take("w1")
+    for n in range(60):
+        queue, _ = take(f"w{n}")
         lane = queue.partition(".")[0]
         redis.hdel(batches.LEASES, queue)
         redis.hincrby(SPENT, lane, cost[lane])
@@ -102,7 +102,19 @@ def test_only_the_lanes_asked_for(
     """A worker of some lanes takes nothing of the others."""
     commit(message(), status())
     assert take("w1", "statuses")[0] == "statuses"
-    assert take("w1", "statuses") == -1
+    assert take("w2", "statuses") == -1
+
+
+def test_a_worker_has_one_batch(
+    take: Callable[..., Any], commit: Callable[..., None], message: Callable[..., bytes], redis: Redis
+) -> None:
+    """A worker that asks again, because the answer to its take was lost, gets the batch that it was given."""
+    commit(message("m1"), message("m2", sender="15550009"))
+    first = take("w1")
+    assert take("w1") == first
+    assert redis.hgetall(batches.TAKEN) == {"|".join(first).encode(): b"w1#2"}
+    assert redis.hgetall(batches.LEASES) == {first[0].encode(): first[1].encode()}
+    assert take("w2") != first
 
 
 def test_suspended(

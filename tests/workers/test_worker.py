@@ -35,6 +35,17 @@ def record(event):
         os.kill(os.getpid(), 9)
 """
 
+BROKEN = """
+from workers import Handlers
+
+class Broken(Handlers):
+    def calls(self, event):
+        raise LookupError
+
+handlers = Broken()
+handlers.status()(print)
+"""
+
 ASYNC_RECORDER = """
 import asyncio, json, os
 from workers import Handlers
@@ -278,10 +289,7 @@ def test_an_unforeseen_error_ends_the_process(
     """When a batch fails in a way that is not a handler's, the process ends and leaves the batch to the reaper."""
     # A handlers object whose look-up breaks, as a bug of ours would.
     monkeypatch.setenv("WA_HANDLERS", "broken:handlers")
-    (Path(os.environ["SEEN"]).parent / "broken.py").write_text(
-        "from workers import Handlers\n\nclass Broken(Handlers):\n    def calls(self, event):\n        raise LookupError\n"
-        "\nhandlers = Broken()\nhandlers.status()(print)\n"
-    )
+    (Path(os.environ["SEEN"]).parent / "broken.py").write_text(BROKEN)
     commit(status())
     assert worker().wait(60) == 1
     assert "LookupError" in log()
