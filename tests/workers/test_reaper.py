@@ -17,6 +17,7 @@ def forget(redis: Redis) -> Callable[..., None]:
     def run(*workers: str) -> None:
         for worker in workers:
             redis.zadd(batches.ALIVE, {worker: 1})
+        redis.zadd(batches.ALIVE, {"bystander": int(redis.time()[0]) * 1000})  # type: ignore[index]
         redis.delete(batches.WA + "reaper")
 
     return run
@@ -129,3 +130,17 @@ def test_leaving_gives_back_at_once(
     assert redis.zscore(batches.ALIVE, "w1") is None
     assert redis.llen(batches.doorbell_key("statuses")) == 1
     assert take("w2") == taken
+
+
+def test_after_redis_was_away_nobody_is_judged(
+    take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
+) -> None:
+    """When no worker gave a sign of life, it was Redis that was silent: the first beat after that buries nobody."""
+    reaper.beat(redis, "w1")
+    commit(status())
+    taken = take("w1")
+    redis.zadd(batches.ALIVE, {"w1": 1})
+    redis.delete(batches.WA + "reaper")
+    assert reaper.beat(redis, "w2") == []
+    redis.delete(batches.WA + "reaper")
+    assert reaper.beat(redis, "w2") == ["|".join(taken)]  # w1 had its time and is still silent

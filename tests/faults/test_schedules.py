@@ -1,0 +1,36 @@
+"""The machine of tests/workers/test_model.py with a larger budget, and other schedules each time."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from redis import Redis
+
+MODEL = Path(__file__).parents[1] / "workers" / "test_model.py"
+
+# Read here: a fixture takes all WA_ variables away from the tests.
+LONG = os.environ.get("WA_LONG") == "1"
+
+
+@pytest.fixture
+def model() -> ModuleType:
+    """The module of the machine, by its path: tests are no package."""
+    spec = importlib.util.spec_from_file_location("schedules_model", MODEL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(not LONG, reason="takes a quarter of an hour; set WA_LONG=1")
+@pytest.mark.timeout(3600)
+def test_long_schedules(model: ModuleType, redis: Redis) -> None:
+    """Nothing is lost or done twice in thousands of long runs."""
+    model.explore(redis, 2000, 100, print_blob=True)
