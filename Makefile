@@ -1,5 +1,6 @@
 # make up      everything on this machine, from nothing but Python 3.11+
 # make test    all checks and tests (CI runs this)
+# make faults  ends or freezes every process at every step, and writes docs/failures.md (some minutes)
 # make faults  the kill matrix in full: processes ended at every step; writes docs/failures.md
 # make lock    new versions into requirements.lock
 
