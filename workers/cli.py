@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import orjson
+from redis.exceptions import RedisError
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -138,8 +139,13 @@ def status(watch: bool, as_json: bool) -> None:
         redis = connection.for_tools(settings)
 
         def look() -> tuple[backlog.Backlog, spool.Figures | None]:
-            folder = settings.spool_dir
-            return backlog.read(redis, settings.dead_age), spool.figures(folder) if folder else None
+            spooled = spool.figures(settings.spool_dir) if settings.spool_dir else None
+            try:
+                return backlog.read(redis, settings.dead_age), spooled
+            except (RedisError, OSError):
+                if spooled is not None:  # while Redis is away this is what there is to see
+                    click.echo(orjson.dumps({"spool": spooled}) if as_json else _spool_line(spooled))
+                raise
 
         if not watch:
             if as_json:
@@ -187,14 +193,17 @@ def _status_table(now: backlog.Backlog, spooled: spool.Figures | None) -> Render
         workers.append("  suspended, `rq resume` lets them go on", style="bold red")
     lines: list[RenderableType] = [table, workers]
     if spooled and (spooled.notifications or spooled.corrupt):
-        text = f"disk spool: {spooled.notifications:,} notifications, oldest {span(spooled.oldest_seconds)}"
-        damaged = f"; damaged parts set aside: {spooled.corrupt}" if spooled.corrupt else ""
-        lines.append(Text(text + damaged, style="red"))
+        lines.append(Text(_spool_line(spooled), style="red"))
     expiring = {name: lane.dead_expiring for name, lane in now.lanes.items()}
     if any(expiring.values()):
         soon = f"dead letters to be removed within 2 days: {backlog.expiring_text(expiring)}, see `wa-ingest dead`"
         lines.append(Text(soon, style="red"))
     return Group(*lines)
+
+
+def _spool_line(spooled: spool.Figures) -> str:
+    text = f"disk spool: {spooled.notifications:,} notifications, oldest {span(spooled.oldest_seconds)}"
+    return text + (f"; damaged parts set aside: {spooled.corrupt}" if spooled.corrupt else "")
 
 
 @main.command()

@@ -63,6 +63,17 @@ def test_check(wa: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_p
     )
 
 
+def test_status_while_redis_is_away(wa: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When Redis cannot be reached, `status` still says what the spool holds, and fails with one line."""
+    monkeypatch.setenv("WA_REDIS_URL", "redis://127.0.0.1:1")
+    monkeypatch.setenv("WA_SPOOL_DIR", str(tmp_path / "spool"))
+    Spool(tmp_path / "spool").append([(1_700_000_000_000, b"{}")] * 12)
+    table, found = wa("status"), wa("status", "--json")
+    assert table.stdout.startswith("disk spool: 12 notifications, oldest ")
+    assert json.loads(found.stdout)["spool"]["notifications"] == 12
+    assert (table.exit_code, len(table.stderr.splitlines())) == (1, 1)
+
+
 @pytest.mark.parametrize(("given", "used"), [(None, "data/spool"), ("elsewhere", "elsewhere")])
 def test_up(monkeypatch: pytest.MonkeyPatch, given: str | None, used: str) -> None:
     """`up` spools to ./data/spool unless told otherwise."""
