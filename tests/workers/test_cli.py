@@ -123,6 +123,8 @@ def test_status_watch(redis_url: str, tmp_path: Path) -> None:
     """`status --watch` goes on until Ctrl-C and then ends without a traceback."""
     process = subprocess.Popen(
         [sys.executable, "-m", "workers.cli", "status", "--watch", "--json"],
+        # A background job of a shell ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -132,7 +134,10 @@ def test_status_watch(redis_url: str, tmp_path: Path) -> None:
     assert process.stdout is not None
     lines = [json.loads(process.stdout.readline()) for _ in range(2)]
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    try:
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert set(lines[0]["lanes"]) == {"messages", "statuses", "other"}
     assert (process.returncode, errors) == (0, "")
 
