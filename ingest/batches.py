@@ -20,6 +20,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from struct import Struct
 from typing import Any, NamedTuple
@@ -99,6 +100,11 @@ def queue_key(queue: str) -> str:
 def scheduled_key(queue: str) -> str:
     """RQ's ScheduledJobRegistry: retry batches wait there until they are due."""
     return f"{RQ}:scheduled:{queue}"
+
+
+def rq_now() -> str:
+    """The time as RQ writes it into a job."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def lua(module_file: str, name: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
 
@@ -137,7 +136,7 @@ class Committer:
 
     async def _write(self, records_by_queue: dict[str, list[bytes]]) -> str | None:
         args: list[Any] = [batches.RQ, batches.WA, next(self._flush_ids), *self._fixed]
-        args.append(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+        args.append(batches.rq_now())
         for queue, records in records_by_queue.items():
             args += (queue, len(records), *records)
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import orjson
 import structlog
@@ -123,7 +122,7 @@ class Runner:
 
     def _claim(self, opened: OpenBatch) -> list[tuple[int, Event]]:
         """The events that are to be handled: not duplicates of what is being handled or was."""
-        mine: dict[claims.Digest, int] = {}
+        mine: set[claims.Digest] = set()
         asked: list[tuple[int, Event, claims.Claim]] = []
         todo: list[tuple[int, Event]] = []
         for index, event in opened.events:
@@ -134,7 +133,7 @@ class Runner:
             if claim.digest in mine:
                 opened.finish(index, event, DUPLICATE)
                 continue
-            mine[claim.digest] = index
+            mine.add(claim.digest)
             asked.append((index, event, claim))
         replies = self._claims.take(f"{opened.queue}|{opened.batch}", [claim for _, _, claim in asked])
         for (index, event, claim), reply in zip(asked, replies, strict=True):
@@ -158,7 +157,7 @@ class Runner:
             "holder": opened.holder,
             "queue": opened.queue,
             "batch": opened.batch,
-            "now": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "now": batches.rq_now(),
             "template": self._template,
             "call": next(self._calls),
             "how": how,

@@ -152,7 +152,7 @@ def feed_back(redis: Redis, selection: Selection, settings: Settings) -> Iterato
     flush_ids = map("d{}-{:08x}".format, itertools.repeat(secrets.token_hex(5)), itertools.count())
     for lane, first, last in _ranges(selection):
         for letters in _portions(redis, selection, lane, first, last):
-            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            now = batches.rq_now()
             fixed: list[Any] = [
                 batches.RQ,
                 batches.WA,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
@@ -72,7 +71,7 @@ class BatchQueue(Queue):
         keys = [batches.LEDGER, batches.TAKEN, batches.LEASES, batches.TAILS, TURN, SPENT, WAITS]
         deadline = time.monotonic() + (timeout or 0)
         while True:
-            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            now = batches.rq_now()
             reply: Any = take(keys=keys, args=[batches.RQ, batches.WA, worker, _TEMPLATE, now, *by_name])
             if isinstance(reply, list):
                 queue = by_name[reply[0].decode()]
