@@ -9,7 +9,7 @@
 | `leases` | hash | partition queue → the batch in work: one batch of a partition at a time |
 | `flush:ID` | string | this flush was carried out; a minute |
 | `calls:WORKER` | string | the number of the last settle that the worker sent |
-| `claims`, `generations`, `seen:N:M` | hash, hash, set | which events were handled, see `workers/claims.py` |
+| `claims`, `generations`, `seen:N:DIGITS` | hash, hash, set | which events were handled, see `workers/claims.py` |
 | `spent`, `failing`, `waits`, `deaths`, `turn` | | what take.lua, settle.lua and reap.lua remember |
 | `alive` | sorted set | workers by their last sign of life (ms) |
 | `doorbell:LANE` | list | at most one token; idle workers block on it |

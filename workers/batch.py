@@ -122,7 +122,7 @@ class Runner:
 
     def _claim(self, opened: OpenBatch) -> list[tuple[int, Event]]:
         """The events that are to be handled: not duplicates of what is being handled or was."""
-        mine: set[claims.Digest] = set()
+        mine: set[int] = set()
         asked: list[tuple[int, Event, claims.Claim]] = []
         todo: list[tuple[int, Event]] = []
         for index, event in opened.events:
@@ -130,10 +130,10 @@ class Runner:
                 todo.append((index, event))
                 continue
             claim = claims.of(event)
-            if claim.digest in mine:
+            if claim.member in mine:
                 opened.finish(index, event, DUPLICATE)
                 continue
-            mine.add(claim.digest)
+            mine.add(claim.member)
             asked.append((index, event, claim))
         replies = self._claims.take(f"{opened.queue}|{opened.batch}", [claim for _, _, claim in asked])
         for (index, event, claim), reply in zip(asked, replies, strict=True):
@@ -172,8 +172,6 @@ class Runner:
             "urgent": self._urgent.get(lane, []),
             "letters": len(results.letters),
             "retries": [(retry.id, retry.delay, len(records)) for retry, records in results.retries.items()],
-            "done": len(results.done),
-            "markers": len(results.markers),
         }
         reply = self._script(
             keys=[
@@ -194,8 +192,7 @@ class Runner:
                 orjson.dumps(head),
                 *(part for letter in results.letters for part in letter),
                 *(record for records in results.retries.values() for record in records),
-                *(part for digest in results.done for part in digest),
-                *(part for digest in results.markers for part in digest),
+                "\n".join(results.done),
             ],
         )
         if results.failed or results.succeeded:

@@ -1,60 +1,82 @@
 #!lua flags=allow-oom
 -- Claims events for a batch: says of each whether it is to be handled.
 --
--- KEYS  1 ledger   2 claims of batches in work: digest -> QUEUE|ID   3 generations of what is remembered
+-- KEYS  1 ledger   2 claims of batches in work: member -> QUEUE|ID   3 generations of what is remembered
 -- ARGV  1 our key prefix   2 the batch, QUEUE|ID
---       then for each event: digest (member, bucket), an earlier digest that means the same (member or empty, bucket),
---       number of digests that say that a later stage was handled, these digests (member, bucket)
+--       3 a line for each event, at most some thousand: bucket (octal), member, and it may be: `later` and the marker
+--       that says that a later stage was handled, or `also` and an earlier member that means the same
 -- Returns a character for each event: 0 go on, 1 duplicate, 2 go on but a later stage was handled.
+--
+-- A call costs about as much as a dozen steps of Lua, so what many events need is asked in one.
 local ledger, claims, generations = unpack(KEYS)
 local wa, me = ARGV[1], ARGV[2]
 
-local sets = {} -- name prefix and number of sets of each generation
+local sets = {} -- of each generation: where the names of its sets begin, and how many digits follow
 local described = redis.call('HGETALL', generations)
 for i = 1, #described, 2 do
-  local id = described[i]:match('^(%d+)$')
-  if id then
-    sets[#sets + 1] = { wa .. 'seen:' .. id .. ':', tonumber(described[i + 1]) }
+  if not described[i]:find('.', 1, true) then
+    sets[#sets + 1] = { wa .. 'seen:' .. described[i] .. ':', tonumber(described[i + 1]) }
   end
 end
 
-local function seen(member, bucket)
+local function seen(bucket, member)
   for _, set in ipairs(sets) do
-    if redis.call('SISMEMBER', set[1] .. bucket % set[2], member) == 1 then
-      return true
+    if redis.call('SISMEMBER', set[1] .. bucket:sub(1, set[2]), member) == 1 then
+      return '1'
     end
   end
-  return false
+  return '0'
+end
+
+local function seen_or_superseded(bucket, member, later)
+  local reply = '0'
+  for _, set in ipairs(sets) do
+    local found = redis.call('SMISMEMBER', set[1] .. bucket:sub(1, set[2]), member, later)
+    if found[1] == 1 then
+      return '1'
+    elseif found[2] == 1 then
+      reply = '2'
+    end
+  end
+  return reply
 end
 
 -- A claim counts while its batch is owed: not when the batch was split, ended as a dead letter, or lost by Redis.
-local function others(digest)
-  local holder = redis.call('HGET', claims, digest)
+local function others(holder)
   return holder and holder ~= me and redis.call('ZSCORE', ledger, holder)
+end
+
+local buckets, members, more = {}, {}, {}
+for bucket, member, rest in ARGV[3]:gmatch('(%d+) ([^ \n]+)([^\n]*)') do
+  local n = #members + 1
+  buckets[n], members[n], more[n] = bucket, member, rest
+end
+if #members == 0 then
+  return ''
 end
 
 -- A long value makes Redis keep the hash as a table: as a list, which it prefers for small hashes, every look-up would
 -- read half of it.
-redis.call('HSET', claims, '', ('-'):rep(65))
-
-local replies = {}
-local i = 3
-while ARGV[i] do
-  local member, bucket, also, also_bucket, later = unpack(ARGV, i, i + 4)
-  local reply = '0'
-  if others(member .. ':' .. bucket) or seen(member, bucket)
-    or also ~= '' and (others(also .. ':' .. also_bucket) or seen(also, also_bucket)) then
-    reply = '1'
-  else
-    redis.call('HSET', claims, member .. ':' .. bucket, me)
-    for n = 1, tonumber(later) do
-      if seen(ARGV[i + 3 + 2 * n], ARGV[i + 4 + 2 * n]) then
-        reply = '2'
-        break
+local mine, replies = { '', ('-'):rep(65) }, {}
+local holders = redis.call('HMGET', claims, unpack(members))
+for n, member in ipairs(members) do
+  local reply = '1'
+  if not others(holders[n]) then
+    local what, other = more[n]:match('^ (%a+) (.+)$')
+    if what == 'later' then
+      reply = seen_or_superseded(buckets[n], member, other)
+    else
+      reply = seen(buckets[n], member)
+      if what == 'also' and (others(redis.call('HGET', claims, other)) or seen(buckets[n], other) == '1') then
+        reply = '1'
       end
     end
   end
-  replies[#replies + 1] = reply
-  i = i + 5 + 2 * tonumber(later)
+  if reply ~= '1' then
+    mine[#mine + 1] = member
+    mine[#mine + 1] = me
+  end
+  replies[n] = reply
 end
+redis.call('HSET', claims, unpack(mine))
 return table.concat(replies)

@@ -4,9 +4,10 @@ An event's digest is claimed for its batch before it is handled (claim.lua) and 
 (settle.lua). A claim names its batch: a batch that crashed finds its own claims and goes on, another batch's copy is a
 duplicate, because the first is still owed.
 
-What is remembered lies in sets of 64-bit integers, which Redis keeps as sorted arrays of 8 bytes each. They form
-generations: a new one begins when half the window is over or the last one is full, with as many sets as keep each
-between a few and some hundred digests; a generation is forgotten a window after it ended.
+What is remembered lies in sets of 64-bit integers, which Redis keeps as sorted arrays of 8 bytes each. The first octal
+digits of an event's bucket name its set. Sets form generations: a new one begins when half the window is over or the
+last one is full, with as many digits as keep each set between a few and some hundred integers; a generation is
+forgotten a window after it ended (`forget`).
 """
 
 from __future__ import annotations
@@ -29,27 +30,37 @@ ERROR_MS = 600_000
 
 STAGES = {"sent": 1, "delivered": 2, "read": 3, "played": 4}
 _CHUNK = 1000  # events a call, so that Redis is never held up for long
-_DIGEST = Struct(">qI")
-
-
-class Digest(NamedTuple):
-    """96 bits of an event's identity: a member of a set of integers, and what chooses the set."""
-
-    member: int
-    bucket: int
+_PORTION = 1000  # sets that one call forgets
+_PORTIONS = 100  # of which one round forgets at most so many
+_DIGEST, _BUCKETS = Struct(">qI"), 8**10 - 1
 
 
 class Claim(NamedTuple):
-    """What an event is recognised by.
+    """What an event is recognised by: `member`, 64 bits of its identity, in the set that `bucket` names, 30 bits more.
 
-    `also`: an earlier digest that means the same. Of a status, `stage` says how far its message has come, and `later`
-    are the stages that make it superseded.
+    `also`: an earlier member that means the same. Of a status, `later` is the marker that a later stage of its message
+    leaves behind, and `markers` are those that it leaves behind itself, one for each earlier stage. All are in the same
+    set, so that Redis looks there once.
     """
 
-    digest: Digest
-    also: Digest | None = None
-    stage: Digest | None = None
-    later: tuple[Digest, ...] = ()
+    bucket: str
+    member: int
+    also: int | None = None
+    later: int | None = None
+    markers: tuple[int, ...] = ()
+
+    @property
+    def asked(self) -> str:
+        """As claim.lua reads it."""
+        line = f"{self.bucket} {self.member}"
+        if self.later is not None:
+            return f"{line} later {self.later}"
+        return line if self.also is None else f"{line} also {self.also}"
+
+    def done(self, happened: bool) -> str:
+        """As settle.lua reads it; `happened`: the stage counts."""
+        line = f"{self.bucket} {self.member}"
+        return " ".join((line, *map(str, self.markers))) if happened and self.markers else line
 
 
 GO, DUPLICATE, SUPERSEDED = b"012"
@@ -62,32 +73,44 @@ def of(event: Event) -> Claim:
     would not do: senders' own samples, dashboards and mocks use an id again with other content, and that is no copy. A
     later attempt has a claim of its own; the first one's says that it was taken care of.
     """
-    identity: tuple[Any, ...] = (event.kind, event.attempt, event.business, _text(event.raw))
+    kind = event.kind
     if isinstance(event, Message):
-        return Claim(_digest(*identity, _text(event.contact)))
-    if isinstance(event, Change):
-        return Claim(_digest(*identity, event.account, event.time and event.time.timestamp()))
+        return _claim(kind, event, event.contact)
     if isinstance(event, Status):
-        rank = STAGES.get(event.status or "")
-        claim = _digest(*identity, _text(event.contact))
-        if event.id is None or rank is None:
-            return Claim(claim)
-        message = (event.business, event.id, event.participant or event.recipient)
-        stages = [_digest("stage", *message, n) for n in range(rank, len(STAGES) + 1)]
-        return Claim(claim, stage=stages[0], later=tuple(stages[1:]))
+        return _of_status(event)
+    if isinstance(event, Change):
+        return _claim(kind, event, event.account, event.time and event.time.timestamp())
+    bucket = _claim(kind, event).bucket
     slot = event.received_ms // ERROR_MS
-    return Claim(_digest(*identity, slot), also=_digest(*identity, slot - 1))
+    now, before = (_claim(kind, event, n).member for n in (slot, slot - 1))
+    return Claim(bucket, now, also=before)
 
 
-def _digest(*identity: Any) -> Digest:
-    return Digest(*_DIGEST.unpack(blake2b(repr(identity).encode("utf-8", "surrogatepass"), digest_size=12).digest()))
+def _of_status(event: Status) -> Claim:
+    member = _claim("status", event, event.contact).member
+    message = (event.business, event.id, event.participant or event.recipient)
+    bucket, first = _digest(message)
+    rank = STAGES.get(event.status or "")
+    if event.id is None or rank is None:
+        return Claim(bucket, member)
+    # Three markers of a message: its stages after the first, the second, the third have happened.
+    first &= ~3
+    later = first | rank if rank < len(STAGES) else None
+    return Claim(bucket, member, later=later, markers=tuple(first | n for n in range(1, rank)))
 
 
-def _text(value: Any) -> bytes:
+def _claim(kind: str, event: Event, *more: Any) -> Claim:
+    identity = (kind, event.attempt, event.business, event.raw, *more)
+    return Claim(*_digest(identity))
+
+
+def _digest(identity: tuple[Any, ...]) -> tuple[str, int]:
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        text = orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:  # nested deeper than orjson writes, though it could read it
-        return repr(value).encode()
+        text = repr(identity).encode("utf-8", "surrogatepass")
+    member, bucket = _DIGEST.unpack(blake2b(text, digest_size=_DIGEST.size).digest())
+    return f"{bucket & _BUCKETS:010o}", member
 
 
 class Claims:
@@ -98,12 +121,40 @@ class Claims:
 
     def take(self, member: str, claims: list[Claim]) -> bytes:
         """Claim for the batch `QUEUE|ID`: for each GO, DUPLICATE or SUPERSEDED (go on; a later stage was handled)."""
-        replies = []
-        for start in range(0, len(claims), _CHUNK):
-            args: list[Any] = [batches.WA, member]
-            for claim in claims[start : start + _CHUNK]:
-                args += (*claim.digest, *(claim.also or ("", 0)), len(claim.later))
-                for later in claim.later:
-                    args += later
-            replies.append(self._script(keys=[batches.LEDGER, CLAIMS, GENERATIONS], args=args))
-        return b"".join(replies)
+        keys = [batches.LEDGER, CLAIMS, GENERATIONS]
+        # One argument for all: Redis takes a string apart faster than it takes in thousands of arguments.
+        return b"".join(
+            self._script(keys=keys, args=[batches.WA, member, "\n".join(claim.asked for claim in chunk)])
+            for chunk in (claims[start : start + _CHUNK] for start in range(0, len(claims), _CHUNK))
+        )
+
+
+def forget(redis: Redis, window: float) -> None:
+    """Remove generations that ended more than `window` seconds ago, and some more of their sets with each call.
+
+    No set has a time of its own to live: setting it would cost Redis a command for each event.
+    """
+    known: Any = redis.hgetall(GENERATIONS)
+    found = {name.decode(): int(value) for name, value in known.items()}
+    now: Any = redis.time()
+    for number in sorted(int(name) for name in found if name.isdigit()):
+        ended = found.get(f"{number + 1}.born", now[0])
+        if now[0] - ended <= window:
+            break
+        # In one step: from here on nobody looks there any more, and what is to be removed is written down.
+        with redis.pipeline() as pipe:
+            pipe.hset(GENERATIONS, f"{number}.left.{found[str(number)]}", 8 ** found[str(number)])
+            pipe.hdel(GENERATIONS, str(number), f"{number}.born", f"{number}.count")
+            pipe.execute()
+    forgotten: Any = redis.hscan_iter(GENERATIONS, match="*.left.*")
+    portions = _PORTIONS
+    for name, value in forgotten:
+        number, _, digits = name.decode().split(".")
+        left = int(value)
+        while left > 0 and portions > 0:
+            portions -= 1
+            upto, left = left, max(0, left - _PORTION)
+            redis.unlink(*(f"{batches.WA}seen:{number}:{n:0{digits}o}" for n in range(left, upto)))
+            redis.hset(GENERATIONS, name, left)
+        if left == 0:
+            redis.hdel(GENERATIONS, name)

@@ -12,7 +12,7 @@ import orjson
 from ingest import batches
 from ingest.routing import partition_of, partitions_of
 from workers import retries
-from workers.claims import STAGES, Claim, Digest
+from workers.claims import STAGES, Claim
 from workers.dispatch import Outcome
 from workers.events import Broken, Event, Message, Status
 from workers.parsing import parse
@@ -39,7 +39,6 @@ class Results:
         "fresh_failed",
         "handler",
         "letters",
-        "markers",
         "records",
         "retries",
         "spent_ms",
@@ -51,8 +50,7 @@ class Results:
         self.counts: Counter[str] = Counter()
         self.letters: list[tuple[Any, ...]] = []
         self.retries: dict[RetryBatch, list[bytes]] = {}
-        self.done: list[Digest] = []
-        self.markers: list[Digest] = []
+        self.done: list[str] = []  # as settle.lua reads it
         self.failed = self.fresh_failed = self.succeeded = self.spent_ms = 0
         self.handler = self.error = ""
 
@@ -146,9 +144,7 @@ class OpenBatch:
             self._account(results, event, outcome)
             claim = self._claims.pop(id(event), None)
             if claim is not None:
-                results.done.append(claim.digest)
-                if claim.stage is not None and outcome.name in _HAPPENED:
-                    results.markers.append(claim.stage)
+                results.done.append(claim.done(outcome.name in _HAPPENED))
         self._done = []
         now = time.monotonic()
         results.spent_ms = round((now - self._settled_at) * 1000)

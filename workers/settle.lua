@@ -86,48 +86,51 @@ for _, retry in ipairs(it.retries) do
   end
 end
 
--- The generation that remembers now: a new one when half the window is over, or its sets are full.
+-- The generation that remembers now: a new one when half the window is over, or its sets are full. Returns its number
+-- and how many digits of a bucket name a set.
 local function generation()
-  local last, born, sets, count = 0, 0, 4096, 0
+  local last, digits, found = 0, 4, {}
   local described = redis.call('HGETALL', generations)
-  local found = {}
   for i = 1, #described, 2 do
     found[described[i]] = tonumber(described[i + 1])
-    last = math.max(last, tonumber(described[i]:match('^(%d+)$')) or 0)
+    last = math.max(last, tonumber(described[i]:match('^%d+')))
   end
-  if last > 0 then
-    sets, born, count = found[tostring(last)], found[last .. '.born'], found[last .. '.count'] or 0
-    if now - born < it.window / 2 and count < sets * FULL then
-      return last, sets
+  if found[tostring(last)] then
+    digits = found[tostring(last)]
+    local count, full = found[last .. '.count'] or 0, FULL * 8 ^ digits
+    if now - found[last .. '.born'] < it.window / 2 and count < full then
+      return last, digits
     end
-    -- Full: eight times as many sets. Its time is over: as many as would have held it well.
-    local wanted = count >= sets * FULL and sets * 8 or math.max(256, 2 ^ math.ceil(math.log(count / 64 + 1) / math.log(2)))
-    sets = math.min(2 ^ 22, wanted)
-    for name in pairs(found) do
-      local old = tonumber(name:match('^(%d+)$'))
-      local ended = old and (found[(old + 1) .. '.born'] or now)
-      if old and now - ended > it.window then
-        redis.call('HDEL', generations, name, name .. '.born', name .. '.count')
-      end
+    if count >= full then
+      digits = math.min(8, digits + 1)
+    else -- its time is over: as many as would have held it well
+      digits = math.max(3, math.min(8, math.ceil(math.log(count / 256 + 1) / math.log(8))))
     end
   end
   last = last + 1
-  redis.call('HSET', generations, last, sets, last .. '.born', math.floor(now))
-  return last, sets
+  redis.call('HSET', generations, last, digits, last .. '.born', math.floor(now))
+  return last, digits
 end
 
-if it.done + it.markers > 0 then
-  local current, sets = generation()
-  local prefix, ttl, added = wa .. 'seen:' .. current .. ':', math.ceil(1.5 * it.window) + 60, 0
-  for n = 1, it.done + it.markers do
-    local value, bucket = ARGV[position], ARGV[position + 1]
-    local key = prefix .. bucket % sets
-    added = added + redis.call('SADD', key, value)
-    redis.call('EXPIRE', key, ttl, 'NX')
-    if n <= it.done then
-      redis.call('HDEL', claims, value .. ':' .. bucket)
+local remember = ARGV[position]
+if remember ~= '' then
+  local current, digits = generation()
+  local prefix, added, members = wa .. 'seen:' .. current .. ':', 0, {}
+  for bucket, member, markers in remember:gmatch('(%d+) ([^ \n]+)([^\n]*)') do
+    local key = prefix .. bucket:sub(1, digits)
+    if markers == '' then
+      added = added + redis.call('SADD', key, member)
+    else
+      local all = { member }
+      for marker in markers:gmatch('%S+') do
+        all[#all + 1] = marker
+      end
+      added = added + redis.call('SADD', key, unpack(all))
     end
-    position = position + 2
+    members[#members + 1] = member
+  end
+  for first = 1, #members, CHUNK do
+    redis.call('HDEL', claims, unpack(members, first, math.min(#members, first + CHUNK - 1)))
   end
   redis.call('HINCRBY', generations, current .. '.count', added)
 end

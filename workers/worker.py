@@ -23,7 +23,7 @@ from rq.serializers import JSONSerializer
 
 from ingest import batches, connection, logs, processes
 from ingest.settings import Settings, SettingsError, load
-from workers import batch, dead, handlers, reaper
+from workers import batch, claims, dead, handlers, reaper
 from workers.queue import BatchQueue, NoDeathPenalty, open_queues
 
 log = structlog.get_logger()
@@ -67,6 +67,7 @@ class BatchWorker(SimpleWorker):
         self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._max_rss = settings.max_rss
         self._dead_age = settings.dead_age
+        self._dedup_window = settings.dedup_window
         self._runner = batch.Runner(redis, name, registry, settings, self.stopping.is_set, self.queue_names())
 
     def bootstrap(self, *arguments: Any, **options: Any) -> None:
@@ -134,8 +135,9 @@ class BatchWorker(SimpleWorker):
             self.maintain_heartbeats(execution._job, execution)
 
     def _trim(self) -> None:
-        """Remove old dead letters, unless another worker just did."""
+        """Remove old dead letters and what need not be remembered any more, unless another worker just did."""
         if self.connection.set(_TRIM_LOCK, self.name, nx=True, ex=_TRIM_SECONDS):
+            claims.forget(self.connection, self._dedup_window)
             trimmed = dead.trim(self.connection, self._dead_age)
             if trimmed:
                 log.warning("dead letters older than WA_DEAD_AGE removed", **trimmed)
