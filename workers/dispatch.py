@@ -6,10 +6,10 @@ Events with the same `order_key` (one contact's messages, one message's statuses
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
+import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from workers.events import Event
@@ -114,10 +114,14 @@ class Dispatcher:
             return UNHANDLED
         handler = calls[0][0]
         try:
-            with self._alarm.within(self._timeout):
+            try:
+                self._alarm.begin(self._timeout)
                 for handler, argument in calls:
                     handler.call(argument)
+            finally:
+                self._alarm.end()
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # a handler does not end the worker
+            self._alarm.end()  # it may have rung in that line
             return None if self._alarm.broken_off and self._stopping() else _outcome(error, handler, self._timeout)
         return HANDLED
 
@@ -132,9 +136,13 @@ class Dispatcher:
                     if handler.is_async:
                         await handler.call(argument)
                     else:
-                        with self._alarm.within(self._timeout):
+                        try:
+                            self._alarm.begin(self._timeout)
                             handler.call(argument)
+                        finally:
+                            self._alarm.end()
         except (Exception, SystemExit, asyncio.CancelledError) as error:
+            self._alarm.end()
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise  # it is we who cancel it
@@ -203,35 +211,46 @@ def _outcome(error: BaseException, handler: Handler, timeout: float) -> Outcome:
 
 
 class _Alarm:
-    """Interrupts a sync handler, by SIGALRM: also one that waits in a system call."""
+    """Interrupts a sync handler, by SIGALRM: also one that waits in a system call.
+
+    The timer is not set for each event, which would cost two system calls: it runs on, and when it rings, the event of
+    that moment gets what is left of its time.
+    """
 
     def __init__(self) -> None:
-        self._armed = False
-        self._previous = signal.SIG_DFL
-        self.broken_off = False
+        self._deadline: float | None = None
+        self._ticking = False
         self._installed = False
+        self.broken_off = False
 
-    @contextlib.contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
+    def begin(self, seconds: float) -> None:
+        self.broken_off = False
+        self._deadline = time.monotonic() + seconds
+        if not self._ticking:
+            self._set(seconds)
+
+    def end(self) -> None:
+        self._deadline = None
+
+    def shorten(self, seconds: float) -> None:
+        if self._deadline is not None and self._deadline > time.monotonic() + seconds:
+            self.broken_off = True
+            self._deadline = time.monotonic() + seconds
+            self._set(seconds)
+
+    def _set(self, seconds: float) -> None:
         if not self._installed:
             signal.signal(signal.SIGALRM, self._ring)
             self._installed = True
-        self.broken_off = False
-        self._armed = True
+        self._ticking = seconds > 0
         signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
-        try:
-            yield
-        finally:
-            self._armed = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-    def shorten(self, seconds: float) -> None:
-        if self._armed:
-            left, _ = signal.getitimer(signal.ITIMER_REAL)
-            if left > seconds:
-                self.broken_off = True
-                signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
 
     def _ring(self, *_: object) -> None:
-        if self._armed:
+        if self._deadline is None:
+            self._set(0)
+            return
+        left = self._deadline - time.monotonic()
+        if left > 0:
+            self._set(left)
+        else:
             raise HandlerTimeout

@@ -108,11 +108,13 @@ class Event:
         """
         raise NotImplementedError
 
-    def _label(self) -> str | None:
+    @property
+    def subject(self) -> str | None:
+        """What handlers choose by: a message's type, a status's status, a change's field; an error's code."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        label = self._label() or ""
+        label = self.subject or ""
         return f"<{type(self).__name__} {label if _PLAIN.fullmatch(label) else '?'}>"
 
 
@@ -268,7 +270,8 @@ class Message(Event):
         type_ = self.type
         return table(self.raw, type_) if type_ in _MEDIA else None
 
-    def _label(self) -> str | None:
+    @property
+    def subject(self) -> str | None:
         return self.type
 
 
@@ -332,7 +335,8 @@ class Profile(Event):
             return text(system, "user_id") or None
         return text(system, "identity") or text(table(self.raw, "identity") or {}, "hash")
 
-    def _label(self) -> str:
+    @property
+    def subject(self) -> str:
         return "_and_".join(sorted(self.changed))
 
 
@@ -408,6 +412,8 @@ class Status(Event):
     def contact(self) -> JsonObject | None:
         """The element of the notification's `contacts` for the recipient or the group's participant (Cloud,
         since 2026); it is found as a message's is."""
+        if not self._envelope.value.get("contacts"):  # so it is with nearly all statuses
+            return None
         raw = self.raw
         return self._envelope.contact(
             (self.recipient, self._participant_number()),
@@ -426,7 +432,8 @@ class Status(Event):
         # Meta's documentation prints both spellings.
         return phone(self.raw, "recipient_participant_id") or phone(self.raw, "participant_recipient_id")
 
-    def _label(self) -> str | None:
+    @property
+    def subject(self) -> str | None:
         return self.status
 
 
@@ -467,7 +474,8 @@ class Error(Event):
     def body(self) -> bytes:
         return self._envelope.around("errors", [self.raw])
 
-    def _label(self) -> str | None:
+    @property
+    def subject(self) -> str | None:
         return text(self.raw, "code")
 
 
@@ -508,7 +516,8 @@ class Change(Event):
     def body(self) -> bytes:
         return self._envelope.around_change(self.raw)
 
-    def _label(self) -> str | None:
+    @property
+    def subject(self) -> str | None:
         return self.field
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from workers.events import Change, Event, Message, Status
+from workers.events import Event, Message
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -102,13 +102,10 @@ class Handlers:
 
     def calls(self, event: Event) -> list[tuple[Handler, Event]]:
         """What is to be called for an event, and with what: a system message may also be news of a profile."""
-        calls = [(handler, event) for handler in self._for(event.kind, _subject(event))]
-        if isinstance(event, Message) and (profile := self._profile(event)) is not None:
+        calls = [(handler, event) for handler in self._for(event.kind, event.subject)]
+        if isinstance(event, Message) and event.type == "system" and (profile := event.profile) is not None:
             calls += [(handler, profile) for handler in self._for("profile", None)]
         return calls
-
-    def _profile(self, message: Message) -> Event | None:
-        return message.profile if message.type == "system" and self._for("profile", None) else None
 
     def _for(self, kind: str, subject: str | None) -> tuple[Handler, ...]:
         found = self._matching.get((kind, subject))
@@ -117,15 +114,6 @@ class Handlers:
             if len(self._matching) < 1000:  # the subject comes from outside
                 self._matching[kind, subject] = found
         return found
-
-
-def _subject(event: Event) -> str | None:
-    """What `wants` is compared with."""
-    if isinstance(event, Message):
-        return event.type
-    if isinstance(event, Status):
-        return event.status
-    return event.field if isinstance(event, Change) else None
 
 
 class HandlersError(Exception):

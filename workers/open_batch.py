@@ -12,7 +12,7 @@ import orjson
 from ingest import batches
 from ingest.routing import partition_of, partitions_of
 from workers import retries
-from workers.claims import STAGES, Claim
+from workers.claims import Claim, of
 from workers.dispatch import Outcome
 from workers.events import Broken, Event, Message, Status
 from workers.parsing import parse
@@ -75,7 +75,7 @@ class OpenBatch:
         self._claims: dict[int, Claim] = {}  # by id() of the event
         self._done: list[tuple[Event, Outcome]] = []
         self._first = 0  # number of the first record that has not left the batch
-        self._stages: dict[tuple[str, str | None], int] = {}
+        self._markers: set[int] = set()  # of stages that happened in this batch, see Claim
         self._retries: dict[tuple[int, float | None], RetryBatch] = {}
         self._settled_at = time.monotonic()
         for index, record in enumerate(self._records):
@@ -108,19 +108,20 @@ class OpenBatch:
 
     def is_superseded(self, status: Status) -> bool:
         """True when a later stage of the same message was handled, before this batch or in it."""
-        rank = STAGES.get(status.status or "", len(STAGES))
-        return status.superseded or self._stages.get(_message_of(status), 0) > rank
+        return status.superseded or self._claim_of(status).later in self._markers
 
     def finish(self, index: int, event: Event, outcome: Outcome) -> None:
         """Note an event's end."""
         self._left[index] -= 1
         if isinstance(event, Status) and outcome.name in _HAPPENED:
-            key = _message_of(event)
-            self._stages[key] = max(self._stages.get(key, 0), STAGES.get(event.status or "", 0))
+            self._markers.update(self._claim_of(event).markers)
         if id(event) in self._claims or outcome.name == "duplicate":
             self._done.append((event, outcome))
         else:
             self._unclaimed[index].append((event, outcome))
+
+    def _claim_of(self, event: Event) -> Claim:
+        return self._claims.get(id(event)) or of(event)
 
     @property
     def all_done(self) -> bool:
@@ -175,10 +176,6 @@ class OpenBatch:
             delay = retries.delay(attempt) if asked is None else asked
             known = self._retries[attempt, asked] = RetryBatch(f"r{uuid4().hex[:16]}", delay)
         return known
-
-
-def _message_of(status: Status) -> tuple[str, str | None]:
-    return status.id or "", status.participant or status.recipient
 
 
 def _letter(results: Results, reason: str, event: Event | Broken, detail: str) -> None:

@@ -64,7 +64,10 @@ class _Notification:
             self._entries(self.tree["entry"])
         else:
             self._elements(Envelope(self.tree, None, None, self.tree, self.received_ms, self.attempt))
-        if all(isinstance(item, Broken) and item.kind in ("notification", "change") for item in self.found):
+        for item in self.found:
+            if not isinstance(item, Broken) or item.kind not in ("notification", "change"):
+                break
+        else:
             return [self._whole("unknown_form", "neither a Cloud nor an On-Premises notification")]
         if self.crowded:
             self.found.append(self._whole("malformed", "too many broken parts to keep each apart"))

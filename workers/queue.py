@@ -7,7 +7,7 @@ RQ 3.0.0 loses a job when a worker of several queues dies between BLPOP and its 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from redis import Redis
@@ -44,11 +44,12 @@ class BatchQueue(Queue):
     """A queue of batches.
 
     `worker` is the name of the worker that takes from it; `probe` is True when the batch taken last is the one try of
-    a lane that waits.
+    a lane that waits; `idle` is called before it waits for work.
     """
 
     worker: str = ""
     probe: bool = False
+    idle: Callable[[], None]
 
     @classmethod
     def dequeue_any(
@@ -65,7 +66,8 @@ class BatchQueue(Queue):
         Raises DequeueTimeout after `timeout` seconds, as RQ's worker expects.
         """
         by_name: dict[str, Any] = {queue.name: queue for queue in queues}
-        worker = next(iter(by_name.values())).worker
+        first = next(iter(by_name.values()))
+        worker, idle = first.worker, first.idle
         doorbells = [batches.doorbell_key(lane) for lane in dict.fromkeys(map(lane_of, by_name))]
         take = connection.register_script(_TAKE)
         keys = [batches.LEDGER, batches.TAKEN, batches.LEASES, batches.TAILS, TURN, SPENT, WAITS]
@@ -74,19 +76,25 @@ class BatchQueue(Queue):
             now = batches.rq_now()
             reply: Any = take(keys=keys, args=[batches.RQ, batches.WA, worker, _TEMPLATE, now, *by_name])
             if isinstance(reply, list):
-                queue = by_name[reply[0].decode()]
-                queue.probe = reply[2] == b"1"
-                return cls.job_class.fetch(reply[1].decode(), connection, JSONSerializer), queue
+                name, id_, probe, fields = reply
+                queue = by_name[name.decode()]
+                queue.probe = probe == b"1"
+                job = cls.job_class(id_.decode(), connection, JSONSerializer)
+                job.restore(dict(zip(fields[::2], fields[1::2], strict=True)))
+                return job, queue
             if timeout is None:
                 return None
             left = deadline - time.monotonic()
             if left <= 0:
                 raise DequeueTimeout(timeout, list(by_name))
+            idle()
             block = min(left, _LONGEST_BLOCK, reply / 1000 if reply >= 0 else _LONGEST_BLOCK)
             connection.blpop(doorbells, max(0.01, block))  # BLPOP takes 0 for ever
 
 
-def open_queues(connection: Redis, settings: Settings, worker: str) -> list[BatchQueue]:
+def open_queues(
+    connection: Redis, settings: Settings, worker: str, idle: Callable[[], None] = lambda: None
+) -> list[BatchQueue]:
     """The queues of the lanes in `settings`, most urgent first: also partitions left over from a larger number."""
     names = [name for lane in LANES if lane in settings.lanes for name in queue_names(lane, settings.partitions)]
     known: Any = connection.smembers(batches.RQ_QUEUES)
@@ -99,5 +107,5 @@ def open_queues(connection: Redis, settings: Settings, worker: str) -> list[Batc
         for name in names
     ]
     for queue in queues:
-        queue.worker = worker
+        queue.worker, queue.idle = worker, idle
     return queues

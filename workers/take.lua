@@ -5,8 +5,8 @@
 --       6 spent (work per lane lately, ms)   7 waits (lane -> until when it waits, ms, because everything failed)
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 job template   5 time as RQ writes it
 --       then the queues, lane after lane, the most urgent lane first
--- Returns {queue, batch, '1' if it is the one try of a lane that waits}, or when there is nothing to take the
--- milliseconds until there may be (-1: nobody knows).
+-- Returns {queue, batch, '1' if it is the one try of a lane that waits, the fields of its RQ job}, or when there is
+-- nothing to take the milliseconds until there may be (-1: nobody knows).
 --
 -- allow-oom: when Redis is full, taking work is what makes room.
 local ledger, taken, leases, tails, turn, spent, waits = unpack(KEYS)
@@ -70,6 +70,7 @@ local function hand_over(queue, id)
     local fields = template:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', now)
     redis.call('HSET', job, unpack(cjson.decode(fields)))
   end
+  return redis.call('HGETALL', job)
 end
 
 local lanes, next_due = {}, nil
@@ -100,8 +101,7 @@ local held = redis.call('HGETALL', taken)
 for i = 1, #held, 2 do
   if held[i + 1]:match('^[^#]*') == worker then
     local queue, id = held[i]:match('^(.-)|(.*)$')
-    hand_over(queue, id)
-    return { queue, id, tostring(redis.call('HEXISTS', waits, queue:match('^[^.]+'))) }
+    return { queue, id, tostring(redis.call('HEXISTS', waits, queue:match('^[^.]+'))), hand_over(queue, id) }
   end
 end
 
@@ -141,12 +141,12 @@ for _, lane in ipairs(order) do
     local queue = lane[(given + n) % #lane + 1] -- each partition has its turn to be first
     local id = pop(queue)
     if id then
-      hand_over(queue, id)
+      local job = hand_over(queue, id)
       if lane.probe then
         redis.call('HSET', waits, lane.name, math.floor((now_s + PROBE_SECONDS) * 1000))
       end
       ring()
-      return { queue, id, lane.probe and '1' or '0' }
+      return { queue, id, lane.probe and '1' or '0', job }
     end
   end
 end

@@ -246,6 +246,8 @@ class Envelope:
         contacts = self.value.get("contacts")
         if not contacts or not isinstance(contacts, list):
             return None
+        if len(contacts) == 1:
+            return _lone(contacts[0], numbers, users)
         if self._people is None:
             self._people = _People(contacts)
         people = self._people
@@ -253,8 +255,18 @@ class Envelope:
             for key in keys:
                 if key is not None and key in found:
                     return found[key]
-        lone = people.lone
-        return None if lone is None or (any(users) and text(lone, "user_id")) else lone
+        return people.lone and _lone(people.lone, numbers, users)
+
+
+def _lone(contact: Any, numbers: tuple[str | None, ...], users: tuple[str | None, ...]) -> JsonObject | None:
+    """The only contact there is, unless it has another user id than the element, and another number."""
+    if not isinstance(contact, dict):
+        return None
+    user = text(contact, "user_id")
+    if user and any(users) and user not in users:
+        number = phone(contact, "wa_id")
+        return contact if number and number in numbers else None
+    return contact
 
 
 class _People:

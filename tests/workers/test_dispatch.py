@@ -122,6 +122,14 @@ def test_sync_time_out(message: Callable[..., bytes], swallow: bool) -> None:
     assert "HandlerTimeout: not done after 0.1 s" in run.ends[0][1].detail
 
 
+def test_each_event_has_its_whole_time(status: Callable[..., bytes]) -> None:
+    """The time-out counts from each event's own beginning, though one timer serves many events."""
+    handlers = Handlers()
+    handlers.status()(lambda event: time.sleep(float(event.id)))
+    run = Run(handlers, timeout=0.5)
+    assert run(*[status(id) for id in ("0.3", "0.3", "0.3", "30", "0.3")]) == [*["handled"] * 3, "failed", "handled"]
+
+
 def test_async_time_out(message: Callable[..., bytes]) -> None:
     """An async handler is cancelled when its time is over, and the others go on."""
     handlers = Handlers()

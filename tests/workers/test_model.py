@@ -239,7 +239,7 @@ class Machine(RuleBasedStateMachine):
         args = [batches.RQ, batches.WA, worker.name, self.template, now, *QUEUES]
         reply: Any = self.take_script(keys=keys, args=args)
         if isinstance(reply, list):
-            queue, batch, probe = (part.decode() for part in reply)
+            queue, batch, probe = (part.decode() for part in reply[:3])
             held = [member for member, holder in self.holders.items() if holder == worker.name]
             assert held in ([], [f"{queue}|{batch}"]), "a worker that has a batch already was given another one"
             assert self.holders.get(f"{queue}|{batch}") in (None, worker.name), "given to two workers"

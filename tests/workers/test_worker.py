@@ -15,9 +15,13 @@ from typing import Any
 import pytest
 from redis import Redis
 from rq import Worker
+from rq.registry import FailedJobRegistry
 
 from ingest import batches
 from ingest.processes import GIVE_UP
+from ingest.settings import load
+from workers import Handlers
+from workers.worker import BatchWorker
 
 RECORDER = """
 import asyncio, json, os, time
@@ -275,6 +279,29 @@ def test_redis_restarts(
     process.send_signal(signal.SIGTERM)
     process.wait(20)
     own.stop()
+
+
+class _Twice(BatchWorker):
+    """As when a connection breaks before the answer comes: redis-py sends the last step again."""
+
+    def handle_job_success(self, **arguments: Any) -> None:
+        super().handle_job_success(**arguments)
+        super().handle_job_success(**arguments)
+
+
+def test_the_end_of_a_job_may_come_twice(
+    redis: Redis, commit: Any, status: Any, nothing_left: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What RQ does at the end of a job may be sent twice: it neither fails nor leaves a failed job behind."""
+    handlers, seen = Handlers(), []
+    handlers.status()(lambda event: seen.append(event.id))
+    commit(status("1"))
+    worker = _Twice(load(), handlers, "twice")
+    monkeypatch.setattr(worker, "_install_signal_handlers", lambda: None)
+    worker.work(burst=True, logging_level="WARNING")
+    assert seen == ["1"]
+    assert FailedJobRegistry("statuses", connection=redis).count == 0
+    nothing_left()
 
 
 def test_an_unforeseen_error_ends_the_process(
