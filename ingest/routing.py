@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -82,10 +83,15 @@ def place(body: bytes, partitions: int) -> tuple[Place, ...]:
         except orjson.JSONDecodeError:
             return _OTHER
         if len(found) == 1:
-            return (Place(f"{MESSAGES}.{found.pop()}", 0),)
+            return _alone(found.pop())
         if found:
             return tuple(Place(f"{MESSAGES}.{n}", partitions) for n in sorted(found))
     return _STATUSES if b'"statuses"' in body else _OTHER
+
+
+@cache
+def _alone(partition: int) -> tuple[Place, ...]:
+    return (Place(f"{MESSAGES}.{partition}", 0),)
 
 
 def _urgent(body: Any) -> Iterator[dict[str, Any]]:
