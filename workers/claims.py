@@ -73,35 +73,32 @@ def of(event: Event) -> Claim:
     would not do: senders' own samples, dashboards and mocks use an id again with other content, and that is no copy. A
     later attempt has a claim of its own; the first one's says that it was taken care of.
     """
-    kind = event.kind
     if isinstance(event, Message):
-        return _claim(kind, event, event.contact)
+        return Claim(*_digest(_identity(event, event.contact)))
     if isinstance(event, Status):
         return _of_status(event)
     if isinstance(event, Change):
-        return _claim(kind, event, event.account, event.time and event.time.timestamp())
-    bucket = _claim(kind, event).bucket
+        return Claim(*_digest(_identity(event, event.account, event.time and event.time.timestamp())))
+    bucket, _ = _digest(_identity(event))
     slot = event.received_ms // ERROR_MS
-    now, before = (_claim(kind, event, n).member for n in (slot, slot - 1))
+    (_, now), (_, before) = (_digest(_identity(event, n)) for n in (slot, slot - 1))
     return Claim(bucket, now, also=before)
 
 
 def _of_status(event: Status) -> Claim:
-    member = _claim("status", event, event.contact).member
-    message = (event.business, event.id, event.participant or event.recipient)
-    bucket, first = _digest(message)
+    _, member = _digest(_identity(event, event.contact))
+    # The message's bucket, so that a status and the markers of its message are in one set.
+    bucket, message = _digest((event.business, event.id, event.participant or event.recipient))
     rank = STAGES.get(event.status or "")
     if event.id is None or rank is None:
         return Claim(bucket, member)
     # Three markers of a message: its stages after the first, the second, the third have happened.
-    first &= ~3
-    later = first | rank if rank < len(STAGES) else None
-    return Claim(bucket, member, later=later, markers=tuple(first | n for n in range(1, rank)))
+    markers = (message & ~3 | 1, message & ~3 | 2, message & ~3 | 3, None)
+    return Claim(bucket, member, None, markers[rank - 1], markers[: rank - 1])  # type: ignore[arg-type]
 
 
-def _claim(kind: str, event: Event, *more: Any) -> Claim:
-    identity = (kind, event.attempt, event.business, event.raw, *more)
-    return Claim(*_digest(identity))
+def _identity(event: Event, *more: Any) -> tuple[Any, ...]:
+    return (event.kind, event.attempt, event.business, event.raw, *more)
 
 
 def _digest(identity: tuple[Any, ...]) -> tuple[str, int]:
