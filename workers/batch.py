@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import orjson
 import structlog
-from redis import Redis
 from redis.exceptions import ConnectionError, TimeoutError
 
 from ingest import batches
@@ -19,7 +20,7 @@ from workers.dispatch import Dispatcher, Outcome
 from workers.events import Event, Status
 from workers.handlers import Handlers
 from workers.open_batch import OpenBatch
-from workers.queue import SPENT, WAITS
+from workers.queue import SPENT, WAITS, Taken, Taker
 from workers.reaper import DEATHS
 
 log = structlog.get_logger()
@@ -61,50 +62,47 @@ class Runner:
 
     def __init__(
         self,
-        redis: Redis,
-        worker: str,
+        taker: Taker,
         handlers: Handlers,
         settings: Settings,
         stopping: Callable[[], bool],
         queues: list[str],
     ) -> None:
-        self._redis = redis
-        self._worker = worker
+        self._taker = taker
         self._settings = settings
         self._stopping = stopping
         self._template = batches.job_template()
-        self._script = redis.register_script(batches.lua(__file__, "settle.lua"))
+        self._script = taker.line.script(batches.lua(__file__, "settle.lua"))
         self._calls = itertools.count(time.time_ns() // 1000)  # above those of any earlier Runner of this name
-        self._claims = claims.Claims(redis)
+        self._claims = claims.Claims(taker.line)
         lanes = list(dict.fromkeys(map(lane_of, queues)))
         self._urgent = {lane: [q for q in queues if lane_of(q) in lanes[:rank]] for rank, lane in enumerate(lanes)}
         self.crashed = False
         """True when a batch ended in a way that nobody foresaw."""
         self.dispatcher = Dispatcher(handlers, settings.concurrency, settings.handler_timeout, stopping)
 
-    def run(self, queue: str, batch: str, probe: bool = False) -> None:
+    def run(self, queue: str, batch: str, taken: Taken | None = None) -> None:
         """Handle what is left of a batch.
 
         Ends early, and what was not begun goes back to the front of its queue, when a more urgent lane waits, when
         everything fails, or when this worker is to stop; ends without a trace when the batch is another worker's by
-        now. With `probe` one event is tried before the others, because the lane waits.
+        now. Of a batch that is the try of a lane that waits, one event is tried before the others.
+
+        `taken` is what take.lua gave with it; then the last settle may still be on its way at the return: it goes out
+        with the taker's next call.
         """
         try:
-            self._run(queue, batch, probe)
+            self._run(queue, batch, taken)
         except (ConnectionError, TimeoutError):
             raise
         except BaseException:
             self.crashed = True
             raise
 
-    def _run(self, queue: str, batch: str, probe: bool) -> None:
-        with self._redis.pipeline() as pipe:
-            pipe.hget(batches.TAKEN, f"{queue}|{batch}")
-            pipe.lrange(batches.batch_key(batch), 0, -1)
-            held, records = pipe.execute()
-        holder: str = (held or b"").decode()
-        if holder.partition("#")[0] != self._worker:
-            log.warning("another worker has this batch now", queue=queue, batch=batch)
+    def _run(self, queue: str, batch: str, taken: Taken | None) -> None:
+        probe, holder, records = taken or self._look(queue, batch)
+        if holder.partition("#")[0] != self._taker.worker:
+            _lost(queue, batch)
             return
         opened = OpenBatch(queue, batch, records, self._settings.max_attempts, holder)
         todo = self._claim(opened)
@@ -116,26 +114,38 @@ class Runner:
                 account.settle("more")
                 todo = todo[1:]
             self.dispatcher.run(todo, account)
-            account.settle("end" if opened.all_done else "back")
+            self._settle(opened, "end" if opened.all_done else "back", may_wait=taken is not None)
         except Lost:
-            log.warning("another worker has this batch now", queue=queue, batch=batch)
+            _lost(queue, batch)
+
+    def _look(self, queue: str, batch: str) -> Taken:
+        with self._taker.line.redis.pipeline() as pipe:
+            pipe.hexists(WAITS, lane_of(queue))
+            pipe.hget(batches.TAKEN, f"{queue}|{batch}")
+            pipe.lrange(batches.batch_key(batch), 0, -1)
+            probe, holder, records = pipe.execute()
+        return Taken(probe, (holder or b"").decode(), records)
 
     def _claim(self, opened: OpenBatch) -> list[tuple[int, Event]]:
         """The events that are to be handled: not duplicates of what is being handled or was."""
         mine: set[int] = set()
         asked: list[tuple[int, Event, claims.Claim]] = []
         todo: list[tuple[int, Event]] = []
-        for index, event in opened.events:
-            if opened.again(index):
-                todo.append((index, event))
-                continue
-            claim = claims.of(event)
-            if claim.member in mine:
-                opened.finish(index, event, DUPLICATE)
-                continue
-            mine.add(claim.member)
-            asked.append((index, event, claim))
-        replies = self._claims.take(f"{opened.queue}|{opened.batch}", [claim for _, _, claim in asked])
+
+        def first_ones() -> Iterator[claims.Claim]:
+            for index, event in opened.events:
+                if opened.again(index):
+                    todo.append((index, event))
+                    continue
+                claim = claims.of(event)
+                if claim.member in mine:
+                    opened.finish(index, event, DUPLICATE)
+                    continue
+                mine.add(claim.member)
+                asked.append((index, event, claim))
+                yield claim
+
+        replies = self._claims.take(f"{opened.queue}|{opened.batch}", first_ones())
         for (index, event, claim), reply in zip(asked, replies, strict=True):
             if reply == claims.DUPLICATE:
                 opened.finish(index, event, DUPLICATE)
@@ -146,14 +156,17 @@ class Runner:
             todo.append((index, event))
         return todo if len(asked) == len(opened.events) else sorted(todo, key=lambda one: one[0])
 
-    def _settle(self, opened: OpenBatch, how: str) -> str:
-        """Settle what is done, as settle.lua describes, and return its reply. Raises Lost."""
+    def _settle(self, opened: OpenBatch, how: str, may_wait: bool = False) -> str:
+        """Settle what is done, as settle.lua describes, and return its reply. Raises Lost.
+
+        With `may_wait` a batch that ends well is settled with the next call, and the answer is read when it comes.
+        """
         results = opened.collect()
         lane = lane_of(opened.queue)
         head = {
             "rq": batches.RQ,
             "wa": batches.WA,
-            "worker": self._worker,
+            "worker": self._taker.worker,
             "holder": opened.holder,
             "queue": opened.queue,
             "batch": opened.batch,
@@ -173,28 +186,32 @@ class Runner:
             "letters": len(results.letters),
             "retries": [(retry.id, retry.delay, len(records)) for retry, records in results.retries.items()],
         }
-        reply = self._script(
-            keys=[
-                batches.LEDGER,
-                batches.TAKEN,
-                batches.LEASES,
-                batches.doorbell_key(lane),
-                batches.COUNTS,
-                batches.dead_key(lane),
-                claims.CLAIMS,
-                claims.GENERATIONS,
-                SPENT,
-                FAILING,
-                WAITS,
-                DEATHS,
-            ],
-            args=[
-                orjson.dumps(head),
-                *(part for letter in results.letters for part in letter),
-                *(record for records in results.retries.values() for record in records),
-                "\n".join(results.done),
-            ],
-        )
+        keys = [
+            batches.LEDGER,
+            batches.TAKEN,
+            batches.LEASES,
+            batches.doorbell_key(lane),
+            batches.COUNTS,
+            batches.dead_key(lane),
+            claims.CLAIMS,
+            claims.GENERATIONS,
+            SPENT,
+            FAILING,
+            WAITS,
+            DEATHS,
+        ]
+        args = [
+            orjson.dumps(head),
+            *(part for letter in results.letters for part in letter),
+            *(record for records in results.retries.values() for record in records),
+            "\n".join(results.done),
+        ]
+        # What did not go well may make the lane wait: that is decided before the next batch is taken.
+        if may_wait and how == "end" and not results.failed and not results.letters:
+            self._taker.settling = f"{opened.queue}|{opened.batch}"
+            self._script.later(keys, args, functools.partial(self._settled, opened.queue, opened.batch))
+            return how
+        reply = self._script(keys=keys, args=args)
         if results.failed or results.succeeded:
             opened.probing = False
         answer: str = reply.decode()
@@ -205,6 +222,17 @@ class Runner:
         if answer == "wait":
             log.warning("everything fails, the lane waits", lane=lane)
         return answer
+
+    def _settled(self, queue: str, batch: str, reply: Any) -> None:
+        self._taker.settling = ""
+        if isinstance(reply, Exception):
+            raise reply
+        if reply == b"lost":
+            _lost(queue, batch)
+
+
+def _lost(queue: str, batch: str) -> None:
+    log.warning("another worker has this batch now", queue=queue, batch=batch)
 
 
 class _Account:

@@ -12,7 +12,9 @@ forgotten a window after it ended (`forget`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
+from itertools import islice
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ from redis import Redis
 
 from ingest import batches
 from workers.events import Change, Event, Message, Status
+from workers.line import Line
 
 CLAIMS = batches.WA + "claims"
 GENERATIONS = batches.WA + "generations"
@@ -29,7 +32,7 @@ ERROR_MS = 600_000
 """Errors have no id: the same one again within ten minutes counts as sent twice."""
 
 STAGES = {"sent": 1, "delivered": 2, "read": 3, "played": 4}
-_CHUNK = 1000  # events a call, so that Redis is never held up for long
+_CHUNK = 125  # events a call
 _PORTION = 1000  # sets that one call forgets
 _PORTIONS = 100  # of which one round forgets at most so many
 _DIGEST, _BUCKETS = Struct(">qI"), 8**10 - 1
@@ -113,17 +116,20 @@ def _digest(identity: tuple[Any, ...]) -> tuple[str, int]:
 class Claims:
     """Claims events in Redis."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._script = redis.register_script(batches.lua(__file__, "claim.lua"))
+    def __init__(self, line: Line) -> None:
+        self._script = line.script(batches.lua(__file__, "claim.lua"))
 
-    def take(self, member: str, claims: list[Claim]) -> bytes:
-        """Claim for the batch `QUEUE|ID`: for each GO, DUPLICATE or SUPERSEDED (go on; a later stage was handled)."""
+    def take(self, member: str, claims: Iterable[Claim]) -> bytes:
+        """Claim for the batch `QUEUE|ID`: for each GO, DUPLICATE or SUPERSEDED (go on; a later stage was handled).
+
+        Redis decides on the first ones while `claims` brings the next.
+        """
         keys = [batches.LEDGER, CLAIMS, GENERATIONS]
-        # One argument for all: Redis takes a string apart faster than it takes in thousands of arguments.
-        return b"".join(
-            self._script(keys=keys, args=[batches.WA, member, "\n".join(claim.asked for claim in chunk)])
-            for chunk in (claims[start : start + _CHUNK] for start in range(0, len(claims), _CHUNK))
-        )
+        calls, rest = [], iter(claims)
+        while chunk := list(islice(rest, _CHUNK)):
+            # One argument for all: Redis takes a string apart faster than it takes in thousands of arguments.
+            calls.append(self._script.send(keys, [batches.WA, member, "\n".join(claim.asked for claim in chunk)]))
+        return b"".join(map(self._script.answer, calls))
 
 
 def forget(redis: Redis, window: float) -> None:

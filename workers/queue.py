@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from redis import Redis
 from rq import Queue
@@ -20,6 +21,7 @@ from rq.timeouts import BaseDeathPenalty
 from ingest import batches
 from ingest.routing import LANES, MESSAGES, lane_of, queue_names
 from ingest.settings import Settings
+from workers.line import Line
 
 _LONGEST_BLOCK = 5.0
 """Seconds; a safety net, and how long `rq resume` may go unnoticed. Work is announced by the doorbell."""
@@ -27,7 +29,6 @@ _LONGEST_BLOCK = 5.0
 TURN, SPENT, WAITS = (batches.WA + name for name in ("turn", "spent", "waits"))
 
 _TEMPLATE = batches.job_template()
-_TAKE = batches.lua(__file__, "take.lua")
 
 
 class NoDeathPenalty(BaseDeathPenalty):
@@ -40,16 +41,36 @@ class NoDeathPenalty(BaseDeathPenalty):
         pass
 
 
-class BatchQueue(Queue):
-    """A queue of batches.
+@dataclass
+class Taker:
+    """Who takes batches.
 
-    `worker` is the name of the worker that takes from it; `probe` is True when the batch taken last is the one try of
-    a lane that waits; `idle` is called before it waits for work.
+    `worker` is its name. `settling` is a batch, `QUEUE|ID`, that it has done with and whose settle is on its way.
+    `idle` is called before it waits for work.
     """
 
-    worker: str = ""
-    probe: bool = False
-    idle: Callable[[], None]
+    worker: str
+    line: Line
+    settling: str = ""
+    idle: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.take = self.line.script(batches.lua(__file__, "take.lua"))
+
+
+class Taken(NamedTuple):
+    """What take.lua gave: whether it is the one try of a lane that waits, `worker#number`, the records."""
+
+    probe: bool
+    holder: str
+    records: list[bytes]
+
+
+class BatchQueue(Queue):
+    """A queue of batches; `taken` is of the batch taken last."""
+
+    taker: Taker
+    taken: Taken
 
     @classmethod
     def dequeue_any(
@@ -66,35 +87,34 @@ class BatchQueue(Queue):
         Raises DequeueTimeout after `timeout` seconds, as RQ's worker expects.
         """
         by_name: dict[str, Any] = {queue.name: queue for queue in queues}
-        first = next(iter(by_name.values()))
-        worker, idle = first.worker, first.idle
+        taker = next(iter(by_name.values())).taker
         doorbells = [batches.doorbell_key(lane) for lane in dict.fromkeys(map(lane_of, by_name))]
-        take = connection.register_script(_TAKE)
         keys = [batches.LEDGER, batches.TAKEN, batches.LEASES, batches.TAILS, TURN, SPENT, WAITS]
+        fixed = [batches.RQ, batches.WA, taker.worker, _TEMPLATE]
         deadline = time.monotonic() + (timeout or 0)
         while True:
-            now = batches.rq_now()
-            reply: Any = take(keys=keys, args=[batches.RQ, batches.WA, worker, _TEMPLATE, now, *by_name])
+            # Ahead of the settle of the batch before: Redis works on that while we begin with this one.
+            reply: Any = taker.take(keys, [*fixed, batches.rq_now(), taker.settling, *by_name], ahead=True)
             if isinstance(reply, list):
-                name, id_, probe, fields = reply
+                name, id_, probe, holder, fields, records = reply
                 queue = by_name[name.decode()]
-                queue.probe = probe == b"1"
+                queue.taken = Taken(probe == b"1", holder.decode(), records)
                 job = cls.job_class(id_.decode(), connection, JSONSerializer)
                 job.restore(dict(zip(fields[::2], fields[1::2], strict=True)))
                 return job, queue
+            if taker.line.flush():
+                continue  # a batch was settled meanwhile: its partition is free
             if timeout is None:
                 return None
             left = deadline - time.monotonic()
             if left <= 0:
                 raise DequeueTimeout(timeout, list(by_name))
-            idle()
+            taker.idle()
             block = min(left, _LONGEST_BLOCK, reply / 1000 if reply >= 0 else _LONGEST_BLOCK)
             connection.blpop(doorbells, max(0.01, block))  # BLPOP takes 0 for ever
 
 
-def open_queues(
-    connection: Redis, settings: Settings, worker: str, idle: Callable[[], None] = lambda: None
-) -> list[BatchQueue]:
+def open_queues(connection: Redis, settings: Settings, taker: Taker) -> list[BatchQueue]:
     """The queues of the lanes in `settings`, most urgent first: also partitions left over from a larger number."""
     names = [name for lane in LANES if lane in settings.lanes for name in queue_names(lane, settings.partitions)]
     known: Any = connection.smembers(batches.RQ_QUEUES)
@@ -107,5 +127,5 @@ def open_queues(
         for name in names
     ]
     for queue in queues:
-        queue.worker, queue.idle = worker, idle
+        queue.taker = taker
     return queues

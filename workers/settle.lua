@@ -201,7 +201,9 @@ end
 if redis.call('EXISTS', batch) == 1 then
   -- Its rest goes back; or, at its end, records came late (a commit that was sent twice, because its connection broke).
   redis.call('LPUSH', rq .. ':queue:' .. queue, id)
+  redis.call('HSET', rq .. ':job:' .. id, 'status', 'queued')
 else
+  redis.call('DEL', rq .. ':job:' .. id)
   redis.call('ZREM', ledger, member)
   redis.call('HDEL', deaths, member)
 end

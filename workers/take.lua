@@ -4,13 +4,14 @@
 -- KEYS  1 ledger   2 taken (QUEUE|ID -> worker#number)   3 leases   4 tails   5 turn (count of batches given out)
 --       6 spent (work per lane lately, ms)   7 waits (lane -> until when it waits, ms, because everything failed)
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 job template   5 time as RQ writes it
+--       6 a batch that the worker has done and whose settle is on its way, QUEUE|ID, or empty
 --       then the queues, lane after lane, the most urgent lane first
--- Returns {queue, batch, '1' if it is the one try of a lane that waits, the fields of its RQ job}, or when there is
--- nothing to take the milliseconds until there may be (-1: nobody knows).
+-- Returns {queue, batch, '1' if it is the one try of a lane that waits, worker#number, the fields of its RQ job, its
+-- records}, or when there is nothing to take the milliseconds until there may be (-1: nobody knows).
 --
 -- allow-oom: when Redis is full, taking work is what makes room.
 local ledger, taken, leases, tails, turn, spent, waits = unpack(KEYS)
-local rq, wa, worker, template, now = unpack(ARGV, 1, 5)
+local rq, wa, worker, template, now, settling = unpack(ARGV, 1, 6)
 local FAIR_SHARE = 0.1 -- of the work lately; a lower lane that had less goes first, so that none starves
 local PROBE_SECONDS = 60 -- a try that is not settled by then (its worker died) does not hold the lane any longer
 local PARTITIONED = '^messages%.'
@@ -56,9 +57,10 @@ local function pop(queue)
   end
 end
 
-local function hand_over(queue, id)
+local function hand_over(queue, id, probe)
   -- With a number of its own: what this worker sent for the batch when it had it before counts no more.
-  redis.call('HSET', taken, queue .. '|' .. id, worker .. '#' .. redis.call('INCR', turn))
+  local holder = worker .. '#' .. redis.call('INCR', turn)
+  redis.call('HSET', taken, queue .. '|' .. id, holder)
   if queue:find(PARTITIONED) then
     redis.call('HSET', leases, queue, id)
   end
@@ -70,7 +72,8 @@ local function hand_over(queue, id)
     local fields = template:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', now)
     redis.call('HSET', job, unpack(cjson.decode(fields)))
   end
-  return redis.call('HGETALL', job)
+  local records = redis.call('LRANGE', wa .. 'batch:' .. id, 0, -1)
+  return { queue, id, probe, holder, redis.call('HGETALL', job), records }
 end
 
 local lanes, next_due = {}, nil
@@ -99,13 +102,13 @@ end
 -- its take came, or before it could settle. Nobody else would ever get that, because the worker lives.
 local held = redis.call('HGETALL', taken)
 for i = 1, #held, 2 do
-  if held[i + 1]:match('^[^#]*') == worker then
+  if held[i + 1]:match('^[^#]*') == worker and held[i] ~= settling then
     local queue, id = held[i]:match('^(.-)|(.*)$')
-    return { queue, id, tostring(redis.call('HEXISTS', waits, queue:match('^[^.]+'))), hand_over(queue, id) }
+    return hand_over(queue, id, tostring(redis.call('HEXISTS', waits, queue:match('^[^.]+'))))
   end
 end
 
-for i = 6, #ARGV do
+for i = 7, #ARGV do
   local queue = ARGV[i]
   local name = queue:match('^[^.]+')
   if #lanes == 0 or lanes[#lanes].name ~= name then
@@ -141,12 +144,12 @@ for _, lane in ipairs(order) do
     local queue = lane[(given + n) % #lane + 1] -- each partition has its turn to be first
     local id = pop(queue)
     if id then
-      local job = hand_over(queue, id)
+      local reply = hand_over(queue, id, lane.probe and '1' or '0')
       if lane.probe then
         redis.call('HSET', waits, lane.name, math.floor((now_s + PROBE_SECONDS) * 1000))
       end
       ring()
-      return { queue, id, lane.probe and '1' or '0', job }
+      return reply
     end
   end
 end

@@ -30,7 +30,8 @@ from rq.worker import WorkerStatus
 from ingest import batches, connection, logs, processes
 from ingest.settings import Settings, SettingsError, load
 from workers import batch, claims, dead, handlers, reaper
-from workers.queue import BatchQueue, NoDeathPenalty, open_queues
+from workers.line import Line
+from workers.queue import BatchQueue, NoDeathPenalty, Taker, open_queues
 
 log = structlog.get_logger()
 
@@ -64,8 +65,9 @@ class BatchWorker(SimpleWorker):
 
     def __init__(self, settings: Settings, registry: handlers.Handlers, name: str) -> None:
         redis = connection.for_worker(settings)
+        self._taker = Taker(name, Line(redis), idle=self._idle)
         super().__init__(
-            open_queues(redis, settings, name, self._idle),
+            open_queues(redis, settings, self._taker),
             name=name,
             connection=redis,
             serializer=JSONSerializer,
@@ -79,7 +81,7 @@ class BatchWorker(SimpleWorker):
         self._max_rss = settings.max_rss
         self._dead_age = settings.dead_age
         self._dedup_window = settings.dedup_window
-        self._runner = batch.Runner(redis, name, registry, settings, self.stopping.is_set, self.queue_names())
+        self._runner = batch.Runner(self._taker, registry, settings, self.stopping.is_set, self.queue_names())
 
     def bootstrap(self, *arguments: Any, **options: Any) -> None:
         """RQ calls this once, before the first job. The sign of life comes first: the reaper looks for it."""
@@ -90,7 +92,7 @@ class BatchWorker(SimpleWorker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """RQ calls this for each job; `queue` is the one that `dequeue_any` returned with it."""
-        batch.install(functools.partial(self._runner.run, probe=isinstance(queue, BatchQueue) and queue.probe))
+        batch.install(functools.partial(self._runner.run, taken=queue.taken if isinstance(queue, BatchQueue) else None))
         super().execute_job(job, queue)
         if self._runner.crashed:
             # RQ has logged why. This process still holds the batch; as after any death the reaper puts it back, and
@@ -123,13 +125,13 @@ class BatchWorker(SimpleWorker):
         super().set_state(WorkerStatus.IDLE)
 
     def prepare_execution(self, job: Job) -> Execution:
-        """RQ's step of that name together with `prepare_job_execution`: one round trip instead of two."""
+        """RQ's step of that name together with `prepare_job_execution`, sent with the next call."""
         with self.connection.pipeline(transaction=False) as pipe:
             execution = Execution.create(job, self.get_heartbeat_ttl(job), pipeline=pipe, worker_name=self.name)
             self.executions[execution.id] = execution
             self.set_state(WorkerStatus.BUSY, pipeline=pipe)
             job.prepare_for_execution(self.name, pipeline=pipe)
-            pipe.execute()
+            self._later(pipe)
         return execution
 
     def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:
@@ -142,18 +144,24 @@ class BatchWorker(SimpleWorker):
     def handle_job_success(
         self, job: Job, queue: Queue, started_job_registry: StartedJobRegistry, execution: Execution
     ) -> None:
-        """What a batch needs of RQ's step of that name: the worker's sums, and away with execution and job.
+        """What a batch needs of RQ's step of that name: the worker's sums, and away with the execution.
 
-        RQ also looks for dependents, repeats, results and rate limits, which a batch never has, in eight round trips;
-        and when a connection breaks in the last of them it fails on the job that it has just deleted.
+        settle.lua has removed the job, or put it back. RQ also looks for dependents, repeats, results and rate limits,
+        which a batch never has, in eight round trips; and when a connection breaks in the last of them, it fails on the
+        job that it has just deleted.
         """
         with self.connection.pipeline(transaction=False) as pipe:
             self.increment_successful_job_count(pipeline=pipe)
             if job.started_at and job.ended_at:
                 self.increment_total_working_time(job.ended_at - job.started_at, pipe)
             self.cleanup_execution(job, pipeline=pipe, execution=execution)
-            pipe.delete(job.key, job.execution_registry.key)
-            pipe.execute()
+            pipe.delete(job.execution_registry.key)
+            self._later(pipe)
+
+    def _later(self, pipe: Pipeline) -> None:
+        """RQ's bookkeeping waits for nobody, and nobody for it: `rq info` reads it."""
+        for command, _ in pipe.command_stack:
+            self._taker.line.later(*command)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """SIGTERM, SIGINT: RQ ends after this job; we end this job after the events that have begun."""
@@ -171,6 +179,7 @@ class BatchWorker(SimpleWorker):
         self._beats.join(timeout=reaper.BEAT_SECONDS)
         self._runner.dispatcher.close()
         try:
+            self._taker.line.flush()  # the last settle, before what is still held is given back
             reaper.beat(self.connection, self.name, leaves=True)
             super().teardown()  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:

@@ -19,6 +19,7 @@ from ingest.settings import load
 from workers import batch as batch_room
 from workers import queue as queue_room
 from workers.handlers import Handlers
+from workers.line import Line
 
 
 def message_body(id: str = "m1", sender: str = "15550001", **more: Any) -> bytes:
@@ -77,10 +78,12 @@ def take(redis: Redis) -> Callable[..., Any]:
     keys = [batches.LEDGER, batches.TAKEN, batches.LEASES, batches.TAILS]
     keys += [queue_room.TURN, queue_room.SPENT, queue_room.WAITS]
 
-    def run(worker: str = "w1", *lanes: str) -> Any:
+    def run(worker: str = "w1", *lanes: str, settling: str = "") -> Any:
         queues = [name for lane in lanes or LANES for name in queue_names(lane, 8)]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        reply: Any = script(keys=keys, args=[batches.RQ, batches.WA, worker, batches.job_template(), now, *queues])
+        reply: Any = script(
+            keys=keys, args=[batches.RQ, batches.WA, worker, batches.job_template(), now, settling, *queues]
+        )
         return tuple(part.decode() for part in reply[:2]) if isinstance(reply, list) else reply
 
     return run
@@ -94,7 +97,8 @@ def runner(redis: Redis) -> Callable[..., batch_room.Runner]:
         stop = threading.Event()
         current = load(**settings)
         names = [name for lane in current.lanes for name in queue_names(lane, current.partitions)]
-        made = batch_room.Runner(redis, worker, registry, current, stop.is_set, names)
+        taker = queue_room.Taker(worker, Line(redis))
+        made = batch_room.Runner(taker, registry, current, stop.is_set, names)
         made.stop = stop  # type: ignore[attr-defined]
         return made
 

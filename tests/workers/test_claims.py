@@ -10,6 +10,7 @@ from redis import Redis
 from ingest import batches
 from workers import Handlers, claims
 from workers.events import Event
+from workers.line import Line
 from workers.parsing import parse
 
 
@@ -128,7 +129,7 @@ def test_a_copy_in_another_batch_waits_for_nobody(
     commit(status("a"), status("a"), batch=1)
     first, second = take("w1"), take("w2")
     (event,) = parse(status("a"), 0)
-    assert claims.Claims(redis).take("|".join(first), [claims.of(event)]) == b"0"  # type: ignore[arg-type]
+    assert claims.Claims(Line(redis)).take("|".join(first), [claims.of(event)]) == b"0"  # type: ignore[arg-type]
     runner(handlers, worker="w2").run(*second)
     assert seen == []
     runner(handlers, worker="w1").run(*first)
@@ -142,7 +143,7 @@ def test_a_crash_turns_no_claim_into_a_loss(
     commit(status("a"))
     queue, batch = take("w1")
     (event,) = parse(status("a"), 0)
-    claims.Claims(redis).take(f"{queue}|{batch}", [claims.of(event)])  # type: ignore[arg-type]
+    claims.Claims(Line(redis)).take(f"{queue}|{batch}", [claims.of(event)])  # type: ignore[arg-type]
     redis.hset(batches.TAKEN, f"{queue}|{batch}", "w2")
     runner(handlers, worker="w2").run(queue, batch)
     assert seen == ["a"]
@@ -153,7 +154,7 @@ def test_a_claim_of_a_batch_that_is_gone(
 ) -> None:
     """A claim of a batch that nobody is owed any more (Redis lost it) stops nobody."""
     (event,) = parse(status("a"), 0)
-    claims.Claims(redis).take("statuses|gone", [claims.of(event)])  # type: ignore[arg-type]
+    claims.Claims(Line(redis)).take("statuses|gone", [claims.of(event)])  # type: ignore[arg-type]
     commit(status("a"))
     _drain(take, runner(handlers))
     assert seen == ["a"]

@@ -32,6 +32,7 @@ from workers import batch as batch_room
 from workers import queue as queue_room
 from workers.dispatch import Outcome
 from workers.events import Event
+from workers.line import Line
 from workers.open_batch import OpenBatch
 
 PARTITIONS = 2
@@ -154,6 +155,7 @@ class Machine(RuleBasedStateMachine):
     """Receivers, workers, RQ and the clock, with the model that says what must come of it."""
 
     redis: Redis
+    line: Line
     without: frozenset[str] = frozenset()  # what does not happen in this run
 
     def __init__(self) -> None:
@@ -163,7 +165,7 @@ class Machine(RuleBasedStateMachine):
         self.settings = load(partitions=PARTITIONS, max_attempts=MAX_ATTEMPTS, batch=MAX_COUNT)
         self.template = batches.job_template()
         self.append = self.redis.register_script(batches.lua(committer_room.__file__, "append.lua"))
-        self.take_script = self.redis.register_script(queue_room._TAKE)
+        self.take_script = self.redis.register_script(batches.lua(queue_room.__file__, "take.lua"))
         self.flushes: list[list[Any]] = []
         self.born = 0
         self.seq = 0
@@ -183,6 +185,7 @@ class Machine(RuleBasedStateMachine):
         self.last_seq: dict[str, int] = {}
         self.emptied: set[str] = set()
         self.late: tuple[Worker, str, Worker] | None = None
+        self.ahead = False  # that one is the end of a batch, and the worker goes on meanwhile
         self.in_order = True  # until RQ loses or repeats something, or a worker works on what it lost
         self.workers = [self.birth() for _ in range(3)]
 
@@ -190,7 +193,8 @@ class Machine(RuleBasedStateMachine):
         self.born += 1
         name = f"w{self.born}"
         reaper.beat(self.redis, name)
-        return Worker(name, batch_room.Runner(self.redis, name, Handlers(), self.settings, lambda: False, QUEUES))
+        taker = queue_room.Taker(name, self.line)
+        return Worker(name, batch_room.Runner(taker, Handlers(), self.settings, lambda: False, QUEUES))
 
     # What the receiver does
 
@@ -236,11 +240,12 @@ class Machine(RuleBasedStateMachine):
         keys = [batches.LEDGER, batches.TAKEN, batches.LEASES, batches.TAILS]
         keys += [queue_room.TURN, queue_room.SPENT, queue_room.WAITS]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        args = [batches.RQ, batches.WA, worker.name, self.template, now, *QUEUES]
+        settling = self.late[2].member if self.late and self.late[0] is worker and self.ahead else ""
+        args = [batches.RQ, batches.WA, worker.name, self.template, now, settling, *QUEUES]
         reply: Any = self.take_script(keys=keys, args=args)
         if isinstance(reply, list):
             queue, batch, probe = (part.decode() for part in reply[:3])
-            held = [member for member, holder in self.holders.items() if holder == worker.name]
+            held = [m for m, holder in self.holders.items() if holder == worker.name and m != settling]
             assert held in ([], [f"{queue}|{batch}"]), "a worker that has a batch already was given another one"
             assert self.holders.get(f"{queue}|{batch}") in (None, worker.name), "given to two workers"
             self.holders[f"{queue}|{batch}"] = worker.name
@@ -346,6 +351,8 @@ class Machine(RuleBasedStateMachine):
         self.settle_as(worker, how)
 
     def settle_as(self, worker: Worker, how: str) -> None:
+        if self.late and self.late[0] is worker and self.ahead:
+            self.settle_arrives()  # a line keeps the order
         opened, member = worker.opened, worker.member
         opened._settled_at = time.monotonic() - 0.01  # always ten milliseconds of work, so that runs repeat exactly
         if self.holders.get(member) != worker.name:
@@ -365,7 +372,6 @@ class Machine(RuleBasedStateMachine):
         del self.holders[member]
         if member not in self.look().ledger:
             del self.deaths[member]
-        self.redis.delete(f"{batches.RQ}:job:{opened.batch}")  # RQ does that after every job
         worker.lay_down()
 
     def account(self, worker: Worker, queue: str) -> None:
@@ -652,9 +658,12 @@ class Machine(RuleBasedStateMachine):
             assert (self.look(), self.redis.hgetall(batches.COUNTS)) == before, "settled twice"
 
     @precondition(lambda self: "late_settle" not in self.without)
-    @rule(n=st.integers(0, 2), finish=st.booleans())
-    def settle_is_held_up(self, n: int, finish: bool) -> None:
-        """The connection breaks while a settle is on its way: it has not arrived, and may yet."""
+    @rule(n=st.integers(0, 2), finish=st.booleans(), ahead=st.booleans())
+    def settle_is_held_up(self, n: int, finish: bool, ahead: bool = False) -> None:
+        """A settle is on its way: it has not arrived, and may yet.
+
+        Its connection broke; or it is the end of a batch, and the worker takes the next one ahead of the answer.
+        """
         worker = self.workers[n]
         if worker.opened is None or self.holders.get(worker.member) != worker.name:
             return
@@ -664,6 +673,7 @@ class Machine(RuleBasedStateMachine):
             worker.runner._settle(worker.opened, how)
         worker.cut = False
         self.late = (worker, how, copy(worker))
+        self.ahead = ahead and how == "end"
         worker.lay_down()
 
     @precondition(lambda self: self.late)
@@ -671,7 +681,7 @@ class Machine(RuleBasedStateMachine):
     def settle_arrives(self) -> None:
         """Then it counts as long as its worker has not begun the batch again."""
         worker, how, then = self.late
-        self.late = None
+        self.late, self.ahead = None, False
         before = self.look(), self.redis.hgetall(batches.COUNTS)
         worker.runner._script(**then.last_settle)
         self.stop_the_clock()
@@ -700,7 +710,7 @@ class Machine(RuleBasedStateMachine):
 
 def machine(redis: Redis, without: frozenset[str] = frozenset()) -> type[Machine]:
     """The machine on that Redis, which it empties."""
-    return type("Machine", (Machine,), {"redis": redis, "without": without})
+    return type("Machine", (Machine,), {"redis": redis, "line": Line(redis), "without": without})
 
 
 def explore(redis: Redis, max_examples: int, steps: int, without: frozenset[str] = frozenset(), **more: Any) -> None:

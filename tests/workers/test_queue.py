@@ -11,11 +11,12 @@ from rq.exceptions import DequeueTimeout
 
 from ingest import batches
 from ingest.settings import load
-from workers.queue import BatchQueue, open_queues
+from workers.line import Line
+from workers.queue import BatchQueue, Taker, open_queues
 
 
 def _dequeue(redis: Redis, timeout: int | None, **settings: Any) -> Any:
-    return BatchQueue.dequeue_any(open_queues(redis, load(**settings), "w1"), timeout, redis)
+    return BatchQueue.dequeue_any(open_queues(redis, load(**settings), Taker("w1", Line(redis))), timeout, redis)
 
 
 def test_gives_rq_a_job_and_its_queue(redis: Redis, commit: Callable[..., None], status: Callable[..., bytes]) -> None:
@@ -68,7 +69,7 @@ def test_every_idle_worker_gets_its_batch(
 
     def wait(n: int) -> None:
         with Redis.from_url(load().redis_url.get_secret_value()) as own:  # type: ignore[union-attr]
-            job, _ = BatchQueue.dequeue_any(open_queues(own, load(), f"w{n}"), 60, own)  # type: ignore[misc]
+            job, _ = BatchQueue.dequeue_any(open_queues(own, load(), Taker(f"w{n}", Line(own))), 60, own)  # type: ignore[misc]
         found.append(job.id)
 
     threads = [threading.Thread(target=wait, args=(n,)) for n in range(5)]
@@ -107,12 +108,14 @@ def test_left_over_partitions_are_served(
 ) -> None:
     """After WA_PARTITIONS was lowered, what waits in the higher ones is still taken."""
     commit(*[message(str(n), sender=str(n)) for n in range(200)], partitions=16)
-    names = [queue.name for queue in open_queues(redis, load(), "w1")]
+    names = [queue.name for queue in open_queues(redis, load(), Taker("w1", Line(redis)))]
     assert set(names) == {f"messages.{n}" for n in range(16)} | {"statuses", "other"}
     assert names[-2:] == ["statuses", "other"]
 
 
 def test_lanes_of_a_worker(redis: Redis) -> None:
     """A worker of some lanes has only their queues, the most urgent first, whatever the order asked for."""
-    names = [queue.name for queue in open_queues(redis, load(lanes="other,messages", partitions=2), "w1")]
+    names = [
+        queue.name for queue in open_queues(redis, load(lanes="other,messages", partitions=2), Taker("w1", Line(redis)))
+    ]
     assert names == ["messages.0", "messages.1", "other"]

@@ -141,14 +141,14 @@ def test_the_lane_waits_when_everything_fails(
 
     redis.hset(WAITS, "statuses", 1)  # its time is over: one event is tried
     assert take("w1", "statuses") == (queue, batch)
-    runner(handlers, lanes="statuses").run(queue, batch, probe=True)
+    runner(handlers, lanes="statuses").run(queue, batch)
     assert seen[3:] == ["3"]
     assert 1000 < take("w1", "statuses") <= 2000  # and it waits twice as long
 
     good.update(map(str, range(20)))
     redis.hset(WAITS, "statuses", 1)
     assert take("w1", "statuses") == (queue, batch)
-    runner(handlers, lanes="statuses").run(queue, batch, probe=True)
+    runner(handlers, lanes="statuses").run(queue, batch)
     assert seen[4:] == ["4", "5", "6", "7", "8", "9"]
     assert not redis.exists(WAITS, FAILING)
     retried: Any = redis.zrange(batches.scheduled_key("statuses"), 0, -1)
@@ -163,7 +163,7 @@ def test_the_wait_grows_to_a_minute(commit: Any, take: Any, runner: Any, status:
         redis.hset(WAITS, "statuses", 1)
         commit(status(str(n)))
         now = redis.time()[0]  # type: ignore[index]
-        runner(handlers).run(*take("w1", "statuses"), probe=True)
+        runner(handlers).run(*take("w1", "statuses"))
         waits.append(int(redis.hget(WAITS, "statuses") or 0) / 1000 - now)  # type: ignore[arg-type]
     assert [int(wait) for wait in waits[2:]] == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
 
@@ -201,7 +201,7 @@ def test_a_try_that_decides_nothing(commit: Any, take: Any, runner: Any, status:
     runner(handlers).run(*take())
     redis.hset(WAITS, "statuses", 1)
     commit(status("a"), status("b"), batch=1)
-    runner(handlers).run(*take(), probe=True)
-    runner(handlers).run(*take(), probe=True)
+    runner(handlers).run(*take())
+    runner(handlers).run(*take())
     assert seen == ["a", "b"]
     assert not redis.exists(WAITS)

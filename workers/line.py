@@ -1,0 +1,151 @@
+"""A line to Redis: one connection, on which commands go out before the answers of earlier ones are read.
+
+A worker has something to do while Redis works. It takes a batch apart while the one before is settled, and looks at
+events while the claims of others are decided. redis-py's commands wait for their answers, its pipelines for all.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, NoScriptError, RedisError, ResponseError
+from redis.retry import Retry
+
+_NO_ANSWER = object()
+
+
+class Call:
+    """A command given to a line, and its answer when that was read; `then` gets it, too."""
+
+    __slots__ = ("command", "reply", "then")
+
+    def __init__(self, command: tuple[Any, ...], then: Callable[[Any], None] | None = None) -> None:
+        self.command = command
+        self.then = then
+        self.reply: Any = _NO_ANSWER
+
+
+class Line:
+    """For one thread. Each command must do no harm when it is carried out twice: when the connection breaks, all that
+    has no answer yet is sent again, in the same order. (So does redis-py with its one command.)
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self._pool = redis.connection_pool
+        self._retry = redis.get_retry() or Retry(NoBackoff(), 1)
+        self._scripts: dict[str, str] = {}  # by their digest
+        self._connection: Any = None
+        self._unsent: list[Call] = []
+        self._unanswered: deque[Call] = deque()
+
+    def script(self, text: str) -> Script:
+        """A Lua script that can be called on this line."""
+        sha = self.redis.register_script(text).sha
+        self._scripts[sha] = text
+        return Script(self, sha)
+
+    def send(self, *command: Any, ahead: bool = False) -> Call:
+        """Send a command, behind what was to be sent later, or ahead of it."""
+        call = Call(command)
+        self._unsent.insert(0 if ahead else len(self._unsent), call)
+        self._send_all()
+        return call
+
+    def later(self, *command: Any, then: Callable[[Any], None] | None = None) -> None:
+        """Send a command with the next one. `then` gets its answer, or the error that Redis answered."""
+        self._unsent.append(Call(command, then))
+
+    def answer(self, call: Call) -> Any:
+        """Wait for the answer of a command. Raises what redis-py would; then the command is given up."""
+        try:
+            while call.reply is _NO_ANSWER:
+                self._read_one()
+        except BaseException:
+            if call in self._unanswered:
+                self._unanswered.remove(call)
+                self._hang_up()  # or its answer would be taken for that of the next
+            raise
+        if isinstance(call.reply, Exception):
+            raise call.reply
+        return call.reply
+
+    def flush(self) -> bool:
+        """Send what is left and wait for all answers. False when there was nothing left."""
+        if self._unsent:
+            self._send_all()
+        any_left = bool(self._unanswered)
+        while self._unanswered:
+            self._read_one()
+        return any_left
+
+    def _send_all(self) -> None:
+        calls, self._unsent = self._unsent, []
+        self._unanswered += calls
+        if self._connection is not None:
+            try:
+                self._transmit(calls)
+            except (RedisError, OSError):
+                self._hang_up()  # `_read` connects again, and sends again
+
+    def _read_one(self) -> None:
+        reply = self._retry.call_with_retry(self._read, self._hang_up)
+        call = self._unanswered.popleft()
+        call.reply = reply
+        if call.then is not None:
+            call.then(reply)
+
+    def _read(self) -> Any:
+        if self._connection is None:
+            self._open()
+        try:
+            return self._connection.read_response()
+        except NoScriptError:  # Redis was emptied or is another one: `_open` loads them
+            raise ConnectionError("the scripts are gone") from None
+        except ResponseError as error:
+            return error
+        except BaseException:
+            self._hang_up()  # an answer that comes later must not be taken for another one's
+            raise
+
+    def _open(self) -> None:
+        self._connection = self._pool.get_connection()
+        for text in self._scripts.values():
+            self._connection.send_command("SCRIPT", "LOAD", text, check_health=False)
+            self._connection.read_response()
+        self._transmit(self._unanswered)
+
+    def _transmit(self, calls: Any) -> None:
+        # No health check: its answer would be that of a command that was sent before.
+        packed = self._connection.pack_commands([call.command for call in calls])
+        self._connection.send_packed_command(packed, check_health=False)
+
+    def _hang_up(self, *_: object) -> None:
+        if self._connection is not None:
+            self._connection.disconnect()
+            self._pool.release(self._connection)
+            self._connection = None
+
+
+class Script:
+    """A Lua script. Called, it waits for the answer."""
+
+    def __init__(self, line: Line, sha: str) -> None:
+        self._line = line
+        self._sha = sha
+
+    def __call__(self, keys: list[str], args: list[Any], ahead: bool = False) -> Any:
+        return self.answer(self.send(keys, args, ahead))
+
+    def send(self, keys: list[str], args: list[Any], ahead: bool = False) -> Call:
+        return self._line.send("EVALSHA", self._sha, len(keys), *keys, *args, ahead=ahead)
+
+    def later(self, keys: list[str], args: list[Any], then: Callable[[Any], None]) -> None:
+        self._line.later("EVALSHA", self._sha, len(keys), *keys, *args, then=then)
+
+    def answer(self, call: Call) -> Any:
+        return self._line.answer(call)
