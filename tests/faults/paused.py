@@ -15,7 +15,6 @@ import json
 import os
 import random
 import sys
-import threading
 import time
 from typing import Any
 
@@ -101,15 +100,14 @@ def prepare_receiver() -> None:
 
 
 def prepare_worker() -> None:
-    """The steps of a worker."""
-    from redis.connection import AbstractConnection
-
+    """The steps of a worker. The settle at the end of a batch goes out with the next take, see `workers.line`."""
     from workers.batch import Runner
     from workers.claims import Claims
+    from workers.line import Line
     from workers.open_batch import OpenBatch
     from workers.queue import BatchQueue
 
-    dequeue, settle, send = BatchQueue.dequeue_any, Runner._settle, AbstractConnection.send_packed_command
+    dequeue, settle, settled, transmit = BatchQueue.dequeue_any, Runner._settle, Runner._settled, Line._transmit
     wanted = os.environ.get("PAUSE_SETTLE")
 
     def dequeue_any(*arguments: Any, **options: Any) -> Any:
@@ -119,27 +117,32 @@ def prepare_worker() -> None:
             here("taken")
         return taken
 
-    def _settle(self: Runner, opened: OpenBatch, how: str) -> str:
+    def _settle(self: Runner, opened: OpenBatch, how: str, may_wait: bool = False) -> str:
         global _in_call
         if how != wanted:
-            return settle(self, opened, how)
+            return settle(self, opened, how, may_wait)
         here("before settle")
         _in_call = True
-        try:
-            reply = settle(self, opened, how)
-        finally:
-            _in_call = False
-        here("settled")
+        reply = settle(self, opened, how, may_wait)
+        if not self._taker.settling:
+            here("settled")
         return reply
 
-    def send_packed_command(self: Any, *arguments: Any, **options: Any) -> None:
-        send(self, *arguments, **options)
-        if _in_call and threading.current_thread() is threading.main_thread():  # not the heartbeat's
+    def _settled(self: Runner, *arguments: Any) -> None:
+        settled(self, *arguments)
+        if wanted == "end":
+            here("settled")
+
+    def _transmit(self: Line, calls: Any) -> None:
+        global _in_call
+        transmit(self, calls)
+        if _in_call:
+            _in_call = False
             here("settle sent")
 
     BatchQueue.dequeue_any = dequeue_any  # type: ignore[method-assign]
-    Runner._settle = _settle  # type: ignore[method-assign]
-    AbstractConnection.send_packed_command = send_packed_command  # type: ignore[method-assign]
+    Runner._settle, Runner._settled = _settle, _settled  # type: ignore[method-assign]
+    Line._transmit = _transmit  # type: ignore[method-assign]
     _wrap(Claims, "take", before="before claim", after="claimed")
     _wrap(OpenBatch, "finish", before="handler returned")
 
