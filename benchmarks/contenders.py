@@ -68,7 +68,7 @@ def missing(peer: Contender) -> str | None:
             return "its packages are not installed; `make bench` does that where npm is"
         return None
     if not machine.PEERS_PYTHON.exists():
-        return f"benchmarks/.venv is not there; run `make {machine.PEERS_PYTHON.relative_to(machine.ROOT).parts[0]}/.venv/ready`"
+        return "benchmarks/.venv is not there; `make bench` makes it"
     if not (machine.HERE / "peers" / f"{peer.name}.py").exists():
         return f"benchmarks/peers/{peer.name}.py is not there"
     return None
@@ -108,9 +108,7 @@ def serving(name: str, store: Store, **settings: object) -> Iterator[int]:
 
 
 @contextmanager
-def worker(
-    store: Store, handled: Path, cores: list[int], *arguments: str, keep: int = 0
-) -> Iterator[Program]:
+def worker(store: Store, handled: Path, cores: list[int], *arguments: str, keep: int = 0) -> Iterator[Program]:
     """A worker process of ours with handlers that do nothing; what they saw is in `handled` when the block is left."""
     own: dict[str, object] = {
         "WA_REDIS_URL": store.url,

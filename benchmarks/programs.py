@@ -55,6 +55,10 @@ class Store(NamedTuple):
         return f"redis://127.0.0.1:{self.port}/0"
 
 
+NO_STORE = Store(0, Redis())
+"""For a receiver that keeps nothing; the client never connects."""
+
+
 @contextmanager
 def folder() -> Iterator[Path]:
     """A temporary folder."""
@@ -66,14 +70,12 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def running(
-    name: str, command: Sequence[str], cores: list[int], **environment: object
-) -> Iterator[Program]:
+def running(name: str, command: Sequence[str], cores: list[int], **environment: object) -> Iterator[Program]:
     """A program in a process group of its own, which ends with the block: SIGTERM, then SIGKILL."""
     with folder() as own:
         log = own / "log"
         with log.open("wb") as output, machine.pinned(cores):
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - our own programs and the peers'
                 command,
                 stdin=subprocess.PIPE,  # ours end when it closes, should this process be killed
                 stdout=output,
@@ -134,7 +136,9 @@ def free_port() -> int:
     raise AssertionError  # the ports never end
 
 
-def wait_until(condition: Callable[[], object], seconds: float, what: str, *programs: Program, every: float = 0.01) -> float:
+def wait_until(
+    condition: Callable[[], object], seconds: float, what: str, *programs: Program, every: float = 0.01
+) -> float:
     """Poll until the condition is true; return that moment (CLOCK_MONOTONIC).
 
     Raises BenchError after `seconds`, and when one of the programs ends with an error meanwhile.

@@ -1,0 +1,52 @@
+"""How long an answer takes, and how long until the handler is called, with AOF always and senders that do not wait."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from benchmarks import contenders, machine, sending
+from benchmarks.bench import Bench
+from benchmarks.contenders import OURS
+from benchmarks.programs import NO_STORE, folder, valkey, wait_until
+from ingest import batches
+
+RATES = (1000, 3300)  # 3,300: the senders' rule for one number that sends 1,000 messages a second
+_IDLE_RATE, _IDLE_COUNT = 5, 30
+_WARM = 1.0
+
+
+def run(bench: Bench) -> dict[str, Any]:
+    """Per rate the answers of ours and of bare aiohttp, and the way to the handler; the same of an idle pipeline."""
+    seconds = 3 if bench.quick else 10
+    bare = any(peer.name == "bare_aiohttp" for peer in contenders.chosen("serve", "latency", bench.quick))
+    found: dict[str, Any] = {"seconds": seconds}
+    for rate in RATES:
+        one = found[str(rate)] = {}
+        bench.step(f"latency: ours at {rate:,}/s")
+        one["ours"], one["to_handler"] = ours(rate, rate * seconds)
+        if bare:
+            bench.step(f"latency: bare aiohttp at {rate:,}/s")
+            one["bare_aiohttp"] = _bare(rate, rate * seconds)
+    bench.step("latency: one message now and then")
+    answer, to_handler = ours(_IDLE_RATE, _IDLE_COUNT)
+    return found | {"idle": {"ours": answer, "to_handler": to_handler}}
+
+
+def ours(rate: float, count: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Receiver and worker at work: the answers, and from the answers to the handler."""
+    with folder() as seen:
+        with ExitStack() as stack:
+            store = stack.enter_context(valkey("always"))
+            port = stack.enter_context(contenders.serving(OURS, store))
+            keep = count + int(rate * _WARM) + 1
+            program = stack.enter_context(contenders.worker(store, seen, machine.ASIDE, keep=keep))
+            wait_until(lambda: store.redis.zcard(batches.ALIVE), 30.0, "the worker", program)
+            sent = sending.send(port, rate, count, warm=_WARM)
+            wait_until(lambda: not store.redis.zcard(batches.LEDGER), 30.0, "an empty ledger", program)
+        return sending.answers(sent), sending.handled(sent, seen)
+
+
+def _bare(rate: float, count: int) -> dict[str, Any]:
+    with contenders.serving("bare_aiohttp", NO_STORE) as port:
+        return sending.answers(sending.send(port, rate, count, warm=_WARM))
