@@ -108,15 +108,20 @@ def serving(name: str, store: Store, **settings: object) -> Iterator[int]:
 
 
 @contextmanager
-def worker(store: Store, handled: Path, cores: list[int], *arguments: str, keep: int = 0) -> Iterator[Program]:
-    """A worker process of ours with handlers that do nothing; what they saw is in `handled` when the block is left."""
+def worker(
+    store: Store, handled: Path, cores: list[int], *arguments: str, keep: int = 0, kinds: str = "message"
+) -> Iterator[Program]:
+    """A worker process of ours with handlers that do nothing; what they saw is in `handled` after the block.
+
+    `keep`: how many events of these `kinds` they keep with their times.
+    """
     own: dict[str, object] = {
         "WA_REDIS_URL": store.url,
         "WA_HANDLERS": "benchmarks.handlers:handlers",
         "BENCH_HANDLED": handled,
     }
     if keep:
-        own["BENCH_KEEP"] = keep
+        own |= {"BENCH_KEEP": keep, "BENCH_KEEP_KINDS": kinds}
     with running("ours work", [sys.executable, "-m", "workers.worker", *arguments], cores, **own) as program:
         yield program
 

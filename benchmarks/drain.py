@@ -25,7 +25,7 @@ _SECONDS = 300.0
 def run(bench: Bench) -> dict[str, Any]:
     """Events per second of each round, and their medians."""
     rounds = 2 if bench.quick else 3
-    count = 50_000 if bench.quick else 200_000
+    count = 30_000 if bench.quick else 200_000
     peers = contenders.chosen("work", "drain", bench.quick)
     rates: dict[str, list[float]] = {}
     for number in range(1, rounds + 1):

@@ -1,7 +1,8 @@
 """Handlers that do nothing but let the benchmark know when they were called. Named by WA_HANDLERS.
 
 Into a file `PID.json` in the folder BENCH_HANDLED they write, at the worker's end: the number of calls, the time of
-every thousandth call, and with BENCH_KEEP=N the ids and times of the first N messages. Times are CLOCK_MONOTONIC.
+every thousandth call, and with BENCH_KEEP=N and BENCH_KEEP_KINDS=message,status the ids and times of the first N
+events of these kinds. Times are CLOCK_MONOTONIC.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 from pathlib import Path
 from time import monotonic
 
-from workers import Handlers, Message
+from workers import Handlers, Message, Status
 from workers.events import Event
 
 EVERY = 1000
@@ -35,22 +36,25 @@ def count(event: Event) -> None:
     _calls += 1
 
 
-def keep(message: Message) -> None:
+def keep(event: Message | Status) -> None:
     global _kept
     if _kept < _keep:
         _times[_kept] = monotonic()
-        _ids[_kept] = message.id
+        _ids[_kept] = event.id
         _kept += 1
 
 
-handlers.message()(keep if _keep else count)
-for register in (handlers.status, handlers.error, handlers.change):
-    register()(count)
+_kinds = os.environ.get("BENCH_KEEP_KINDS", "").split(",")
+handlers.message()(keep if "message" in _kinds else count)
+handlers.status()(keep if "status" in _kinds else count)
+handlers.error()(count)
+handlers.change()(count)
 
 
 def _write() -> None:
-    handled = {"calls": _calls, "stamps": _stamps, "messages": list(zip(_ids, _times, strict=True))[:_kept]}
-    Path(os.environ["BENCH_HANDLED"], f"{os.getpid()}.json").write_text(json.dumps(handled))
+    kept = list(zip(_ids, _times, strict=True))[:_kept]
+    written = json.dumps({"calls": _calls, "stamps": _stamps, "kept": kept})
+    Path(os.environ["BENCH_HANDLED"], f"{os.getpid()}.json").write_text(written)
 
 
 if "BENCH_HANDLED" in os.environ:

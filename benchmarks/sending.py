@@ -28,8 +28,9 @@ def answers(sent: dict[str, Any]) -> dict[str, Any]:
 
 
 def handled(sent: dict[str, Any], seen: Path, every: int = 1) -> dict[str, Any]:
-    """From the answer to the handler's call, of the messages; 0 where the handler was called before the answer was read."""
-    times = dict(one for file in seen.glob("*.json") for one in json.loads(file.read_text())["messages"])
-    owed = [(i, done) for i, done in list(zip(sent["ids"], sent["answered"], strict=True))[::every] if done is not None]
-    taken = [max(0.0, times[i] - done) for i, done in owed if i in times]
+    """From the answer to the handler's call, of every so manieth; 0 where the call came before the answer was read."""
+    times = dict(one for file in seen.glob("*.json") for one in json.loads(file.read_text())["kept"])
+    answered = list(zip(sent["ids"], sent["answered"], strict=True))[::every]
+    owed = [(identity, moment) for identity, moment in answered if moment is not None]
+    taken = [max(0.0, times[identity] - moment) for identity, moment in owed if identity in times]
     return spread(taken) | {"missing": len(owed) - len(taken)}
