@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from rich.console import Console
@@ -29,15 +29,23 @@ from benchmarks.bench import Bench
 from benchmarks.machine import BenchError
 from benchmarks.programs import valkey
 
-# Each with its share of the time in seconds, quick and full, for the progress bar.
-_MEASURES: dict[str, tuple[Callable[[Bench], dict[str, Any]], int, int]] = {
-    "accept": (accept.run, 45, 160),
-    "drain": (drain.run, 35, 330),
-    "memory": (drain.memory, 12, 120),
-    "latency": (latency.run, 30, 75),
-    "lanes": (lanes.run, 14, 50),
-    "growth": (growth.run, 60, 220),
-    "recovery": (recovery.run, 18, 60),
+
+class _Measure(NamedTuple):
+    """A measure and the seconds that it takes about, for the progress bar."""
+
+    run: Callable[[Bench], dict[str, Any]]
+    quick: int
+    full: int
+
+
+_MEASURES = {
+    "accept": _Measure(accept.run, 45, 160),
+    "drain": _Measure(drain.run, 35, 330),
+    "memory": _Measure(drain.memory, 12, 120),
+    "latency": _Measure(latency.run, 30, 75),
+    "lanes": _Measure(lanes.run, 14, 50),
+    "growth": _Measure(growth.run, 60, 220),
+    "recovery": _Measure(recovery.run, 18, 60),
 }
 
 
@@ -55,7 +63,10 @@ def _chosen(context: click.Context, parameter: click.Parameter, value: str | Non
 @click.option("--compare-baseline", is_flag=True, help="Exit 1 when a ratio fell by more than 25 %.")
 @click.option("--write-baseline", is_flag=True, help="Make this quick run the one to compare with.")
 def main(quick: bool, only: list[str], compare_baseline: bool, write_baseline: bool) -> None:
-    """Measure this project beside what its users would pick instead. Needs wrk, and a machine that does nothing else."""
+    """Measure this project beside what its users would pick instead.
+
+    Needs wrk, and a machine that does nothing else meanwhile.
+    """
     if (compare_baseline or write_baseline) and not quick:
         raise click.UsageError("the baseline is one of quick runs: add --quick")
     before = ratios.baseline() if compare_baseline else {}
@@ -63,17 +74,16 @@ def main(quick: bool, only: list[str], compare_baseline: bool, write_baseline: b
         wrk.check()
     signal.signal(signal.SIGTERM, _interrupt)  # what was started is ended, as at Ctrl-C
     console = Console()
-    skipped = [f"{peer.title}: {why}" for peer in contenders.PEERS if (why := contenders.missing(peer))]
-    for line in skipped:
-        console.print(f"without {line}", markup=False)
+    skipped = contenders.skipped()
+    for why, titles in skipped.items():
+        console.print(f"Without {', '.join(titles)}: {why}", markup=False)
     about = {"machine": machine.facts(), "versions": machine.versions() | {"valkey": _valkey_version()}}
     console.print(f"{about['machine']['cpu']}; {about['machine']['placing']}", markup=False)
     measures = _measure(console, quick, only)
     result = results.made(measures, quick, about, skipped)
     tables.show(console, result)
-    console.print(
-        f"\nWritten to {results.save(result, whole=len(only) == len(_MEASURES))}", markup=False, soft_wrap=True
-    )
+    file = results.save(result, whole=len(only) == len(_MEASURES))
+    console.print(f"\nWritten to {file.relative_to(machine.ROOT)}", markup=False)
     if write_baseline:
         results.write_baseline(result)
     if not quick and len(only) == len(_MEASURES):
@@ -89,11 +99,11 @@ def _measure(console: Console, quick: bool, names: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     columns = (SpinnerColumn(), BarColumn(20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console, transient=True) as progress:
-        shares = {name: _MEASURES[name][1 if quick else 2] for name in names}
+        shares = {name: _MEASURES[name].quick if quick else _MEASURES[name].full for name in names}
         task = progress.add_task("", total=sum(shares.values()))
         bench = Bench(quick, lambda text: progress.update(task, description=text))
         for name in names:
-            found[name] = _MEASURES[name][0](bench)
+            found[name] = _MEASURES[name].run(bench)
             progress.advance(task, shares[name])
     return found
 

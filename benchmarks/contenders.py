@@ -21,12 +21,12 @@ LOAD_SECONDS = 300.0
 
 
 class Contender(NamedTuple):
-    """A program to measure. `modes` says what it can do; `count` is its backlog in a full run: about four seconds."""
+    """A program to measure. `modes` says what it can do; `backlog` is what it drains in a full run: about four seconds."""
 
     name: str
     title: str
     modes: tuple[str, ...]
-    count: int = 0
+    backlog: int = 0
 
 
 OURS = "ours"
@@ -72,6 +72,16 @@ def missing(peer: Contender) -> str | None:
     if not (machine.HERE / "peers" / f"{peer.name}.py").exists():
         return f"benchmarks/peers/{peer.name}.py is not there"
     return None
+
+
+def skipped() -> dict[str, list[str]]:
+    """Why peers are left out, and which."""
+    found: dict[str, list[str]] = {}
+    for peer in PEERS:
+        why = missing(peer)
+        if why is not None:
+            found.setdefault(why, []).append(peer.title)
+    return found
 
 
 def chosen(mode: str, measure: str, quick: bool) -> list[Contender]:

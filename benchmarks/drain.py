@@ -80,7 +80,7 @@ def _peer(peer: contenders.Contender, quick: bool) -> float:
 
 
 def _count(peer: contenders.Contender, quick: bool) -> int:
-    return peer.count // 2 if quick else peer.count
+    return peer.backlog // 2 if quick else peer.backlog
 
 
 def _empty(store: Store, programs: list[Program]) -> bool:
@@ -97,10 +97,15 @@ def _stamps(handled: Path) -> list[list[float]]:
 
 def _check(store: Store, events: int) -> None:
     """Each event was handled, none twice, none given up."""
-    counts = {name.decode(): int(value) for name, value in store.redis.hgetall(batches.COUNTS).items()}
+    counts = {name.decode(): int(value) for name, value in _hash(store, batches.COUNTS).items()}
     handled = sum(value for name, value in counts.items() if name.startswith("handled."))
     if handled != events:
         raise BenchError(f"{events} events were waiting, and this became of them: {counts}")
+
+
+def _hash(store: Store, key: str) -> dict[bytes, bytes]:
+    found: dict[Any, Any] = store.redis.hgetall(key)
+    return found
 
 
 def _used(store: Store) -> int:

@@ -50,4 +50,5 @@ def run(bench: Bench) -> dict[str, Any]:
 
 def _owed(store: Store) -> bool:
     """Is any message not handled yet?"""
-    return any(member.startswith(b"messages") for member in store.redis.zrange(batches.LEDGER, 0, -1))
+    ledger: list[Any] = store.redis.zrange(batches.LEDGER, 0, -1)
+    return any(member.startswith(b"messages") for member in ledger)

@@ -31,9 +31,9 @@ _ID = re.compile(rb'"id":"(gBGG[0-9A-F]+)"')
 
 
 class Plan(NamedTuple):
-    """What to send: `count` bodies at `rate` a second, `body(n)` the n-th."""
+    """What to send: `total` bodies at `rate` a second, `body(n)` the n-th."""
 
-    count: int
+    total: int
     rate: float
     body: Callable[[int], bytes]
 
@@ -93,9 +93,9 @@ class _Run:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.idle: deque[_Connection] = deque()
-        self.fired = Fired([], [], [0.0] * plan.count)
+        self.fired = Fired([], [], [0.0] * plan.total)
         self._waiting: deque[tuple[int, bytes]] = deque()
-        self._left = plan.count
+        self._left = plan.total
         self.over = asyncio.Event()
 
     async def go(self) -> None:
@@ -103,7 +103,7 @@ class _Run:
         rate, due = self._plan.rate, self.fired.due
         start = time.monotonic() + 0.05
         # The loop's clock has milliseconds: what is due within one goes out together, late rather than early.
-        for number in range(self._plan.count):
+        for number in range(self._plan.total):
             moment = start + number / rate
             early = moment - time.monotonic()
             if early > 0 or number % 64 == 0:  # when late, answers are still read

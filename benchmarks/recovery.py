@@ -31,7 +31,7 @@ def _once(bench: Bench, number: int) -> float:
         contenders.load(OURS, store, 100_000, "status")
         doomed = stack.enter_context(contenders.worker(store, handled, machine.FRONT))
         wait_until(lambda: store.redis.zcard(batches.ALIVE), 30.0, "the first worker", doomed)
-        (name,) = store.redis.zrange(batches.ALIVE, 0, -1)
+        name: Any = store.redis.zrange(batches.ALIVE, 0, 0)[0]
         other = stack.enter_context(contenders.worker(store, handled, machine.SECOND))
         wait_until(lambda: store.redis.zcard(batches.ALIVE) == 2, 30.0, "the second worker", other)
         bench.step(f"recovery: a worker is killed, round {number}")
@@ -52,7 +52,8 @@ def _kill_at_work(store: Store, name: bytes, doomed: Program) -> bytes:
 
     def stopped_with_batch() -> bool:
         os.kill(doomed.process.pid, signal.SIGSTOP)  # it can neither settle nor take one while we look
-        held[:] = [m for m, holder in store.redis.hgetall(batches.TAKEN).items() if holder.partition(b"#")[0] == name]
+        taken: dict[Any, Any] = store.redis.hgetall(batches.TAKEN)
+        held[:] = [member for member, holder in taken.items() if holder.partition(b"#")[0] == name]
         if held:
             doomed.process.kill()
         else:

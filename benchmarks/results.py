@@ -14,7 +14,7 @@ FOLDER = HERE / "results"
 LATEST = FOLDER / "latest.json"
 
 
-def made(measures: dict[str, Any], quick: bool, about: dict[str, Any], skipped: list[str]) -> dict[str, Any]:
+def made(measures: dict[str, Any], quick: bool, about: dict[str, Any], skipped: dict[str, list[str]]) -> dict[str, Any]:
     """Everything about a run: where, of what, all figures, the ratios."""
     return {
         "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),

@@ -60,7 +60,7 @@ def _tables(measures: dict[str, Any]) -> Iterator[Table]:
 def _rates(title: str, rates: dict[str, float]) -> Table:
     table = _table(title, "", "a second", "ours is")
     for name, rate in sorted(rates.items(), key=lambda one: -one[1]):
-        ours = "" if name.startswith(OURS) else f"{rates[OURS] / rate:.2f} ×"
+        ours = "" if name.startswith(OURS) else f"{rates[OURS] / rate:.2f} times"
         table.add_row(TITLES[name], f"{rate:,.0f}", ours, style="bold" if name.startswith(OURS) else "")
     return table
 
@@ -73,7 +73,7 @@ def _redis(found: dict[str, dict[str, float]]) -> Table:
 
 
 def _memory(found: dict[str, dict[str, float]]) -> Table:
-    table = _table("Memory: Redis bytes per waiting notification", "", "bytes", "× the body")
+    table = _table("Memory: Redis bytes per waiting notification", "", "bytes", "times the body")
     for name, used in sorted(found.items(), key=lambda one: one[1]["bytes"]):
         style = "bold" if name == OURS else ""
         table.add_row(TITLES[name], f"{used['bytes']:,.0f}", f"{used['of_bodies']:.2f}", style=style)
@@ -126,7 +126,7 @@ def _number(value: float | None) -> str:
 
 
 def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", min_width=len(title))
     table.add_column(first)
     for name in others:
         table.add_column(name, justify="right")
