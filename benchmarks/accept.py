@@ -9,8 +9,8 @@ from redis import Redis
 
 from benchmarks import contenders, wrk
 from benchmarks.bench import Bench, medians
-from benchmarks.contenders import OURS
 from benchmarks.machine import BenchError
+from benchmarks.names import OURS, TITLES
 from benchmarks.programs import Store, valkey
 from ingest import backlog
 
@@ -32,14 +32,14 @@ def run(bench: Bench) -> dict[str, Any]:
         load = stack.enter_context(wrk.ready())
         running: dict[str, _Running] = {}
         for name, fsync in _who(bench):
-            bench.step(f"accept: {contenders.TITLES[name]} starts")
+            bench.step(f"accept: {TITLES[name]} starts")
             store = stack.enter_context(valkey(fsync))
             port = stack.enter_context(contenders.serving(name.removesuffix("_always"), store))
             running[name] = _Running(port, store)
             answered[name] = load.post(port, 1).answered  # until everything is loaded and warm
         for number in range(1, rounds + 1):
             for name, one in running.items():
-                bench.step(f"accept: {contenders.TITLES[name]}, round {number} of {rounds}")
+                bench.step(f"accept: {TITLES[name]}, round {number} of {rounds}")
                 sent = load.post(one.port, seconds)
                 answered[name] += sent.answered
                 rates.setdefault(name, []).append(round(sent.rate, 1))

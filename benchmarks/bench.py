@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import NamedTuple
-
-Figures = dict[str, object]
+from typing import Any, NamedTuple
 
 
 class Bench(NamedTuple):
@@ -23,12 +21,16 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
-def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Of times in seconds: count, and p50, p99, max in milliseconds."""
+CURVE = (0, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 100)
+"""The percentiles that a plot is drawn of."""
+
+
+def spread(seconds: Sequence[float]) -> dict[str, Any]:
+    """Of times in seconds: count, and p50, p99, max and the curve in milliseconds."""
     if not seconds:
         return {"count": 0}
-    shown = {"p50_ms": percentile(seconds, 50), "p99_ms": percentile(seconds, 99), "max_ms": max(seconds)}
-    return {"count": len(seconds)} | {name: round(value * 1000, 3) for name, value in shown.items()}
+    curve = {f"{percent:g}": round(percentile(seconds, percent) * 1000, 3) for percent in CURVE}
+    return {"count": len(seconds), "p50_ms": curve["50"], "p99_ms": curve["99"], "max_ms": curve["100"], "curve": curve}
 
 
 def medians(rates: dict[str, list[float]]) -> dict[str, float]:

@@ -11,52 +11,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks import bodies, machine
 from benchmarks.machine import BenchError
+from benchmarks.names import OURS, PEERS, QUICK, Contender
 from benchmarks.programs import Program, Store, folder, free_port, listens, run, running, wait_until
 
 LOAD_SECONDS = 300.0
-
-
-class Contender(NamedTuple):
-    """A program to measure. `modes` says what it can do; `backlog` is what it drains in a full run: about four seconds."""
-
-    name: str
-    title: str
-    modes: tuple[str, ...]
-    backlog: int = 0
-
-
-OURS = "ours"
-
-PEERS = (
-    Contender("bare_aiohttp", "bare aiohttp (the limit)", ("serve",)),
-    Contender("rq_simple", "RQ, SimpleWorker", ("serve", "load", "work"), 1_500),
-    Contender("rq_worker", "RQ, Worker", ("load", "work"), 400),
-    Contender("celery", "Celery", ("serve", "load", "work"), 6_000),
-    Contender("dramatiq", "dramatiq", ("serve", "load", "work"), 8_000),
-    Contender("taskiq", "taskiq", ("serve", "load", "work"), 12_000),
-    Contender("saq", "SAQ", ("load", "work"), 8_000),
-    Contender("bullmq", "BullMQ", ("serve", "load", "work"), 40_000),
-    Contender("limit", "LPOP in hundreds + orjson (the limit)", ("load", "work"), 400_000),
-)
-
-TITLES = {
-    "ours": "ours",
-    "ours_always": "ours, AOF always",
-    "ours_statuses": "ours, statuses",
-} | {peer.name: peer.title for peer in PEERS}
-
-PYTHON_QUEUES = ("rq_simple", "rq_worker", "celery", "dramatiq", "taskiq", "saq")
-
-# In a quick run only the fastest Python peer of each measure, as the full runs found them.
-QUICK = {
-    "accept": ("bare_aiohttp", "taskiq", "bullmq"),
-    "drain": ("taskiq", "bullmq", "limit"),
-    "memory": ("taskiq", "bullmq"),
-}
 
 
 def missing(peer: Contender) -> str | None:

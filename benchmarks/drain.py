@@ -14,8 +14,8 @@ from typing import Any
 
 from benchmarks import contenders, machine
 from benchmarks.bench import Bench, medians
-from benchmarks.contenders import OURS
 from benchmarks.machine import BenchError
+from benchmarks.names import OURS, TITLES, Contender
 from benchmarks.programs import Program, Store, folder, valkey, wait_until
 from ingest import batches
 
@@ -31,7 +31,7 @@ def run(bench: Bench) -> dict[str, Any]:
     for number in range(1, rounds + 1):
         turn = f"round {number} of {rounds}"
         for name, kind in ((OURS, "message"), ("ours_statuses", "status")):
-            bench.step(f"drain: {contenders.TITLES[name]}, {turn}")
+            bench.step(f"drain: {TITLES[name]}, {turn}")
             rates.setdefault(name, []).append(round(ours(count, kind), 1))
         for peer in peers:
             bench.step(f"drain: {peer.title}, {turn}")
@@ -48,7 +48,7 @@ def memory(bench: Bench) -> dict[str, Any]:
     others = 10_000 if bench.quick else 20_000
     found: dict[str, Any] = {}
     for name in (OURS, *(peer.name for peer in contenders.chosen("load", "memory", bench.quick))):
-        bench.step(f"memory: {contenders.TITLES[name]}")
+        bench.step(f"memory: {TITLES[name]}")
         count = counts.get(name, others)
         with valkey("everysec") as store:
             before = _used(store)
@@ -72,14 +72,14 @@ def ours(count: int, kind: str, updates: int = 1, workers: int = 1) -> float:
     return count * updates / (emptied - first)
 
 
-def _peer(peer: contenders.Contender, quick: bool) -> float:
+def _peer(peer: Contender, quick: bool) -> float:
     with valkey("everysec") as store:
         count = _count(peer, quick)
         contenders.load(peer.name, store, count)
         return contenders.work(peer.name, store, count)
 
 
-def _count(peer: contenders.Contender, quick: bool) -> int:
+def _count(peer: Contender, quick: bool) -> int:
     return peer.backlog // 2 if quick else peer.backlog
 
 

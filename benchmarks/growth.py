@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmarks import contenders, drain, machine, wrk
 from benchmarks.bench import Bench
-from benchmarks.contenders import OURS
 from benchmarks.handlers import EVERY
+from benchmarks.names import OURS
 from benchmarks.programs import Store, folder, valkey, wait_until
 from ingest import batches
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks import contenders, machine, sending
 from benchmarks.bench import Bench
-from benchmarks.contenders import OURS
+from benchmarks.names import OURS
 from benchmarks.programs import NO_STORE, folder, valkey, wait_until
 from ingest import batches
 

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.contenders import PYTHON_QUEUES
 from benchmarks.machine import HERE, BenchError
+from benchmarks.names import PYTHON_QUEUES
 
 BASELINE = HERE / "baseline.json"
 FALL = 0.25

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import contenders, machine
 from benchmarks.bench import Bench
-from benchmarks.contenders import OURS
+from benchmarks.names import OURS
 from benchmarks.programs import Program, Store, folder, valkey, wait_until
 from ingest import batches
 

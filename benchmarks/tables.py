@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks import ratios
-from benchmarks.contenders import OURS, TITLES
+from benchmarks.names import OURS, TITLES
 from benchmarks.ratios import Change, Target
 
 _REACHED = {True: ("yes", "green"), False: ("no", "red"), None: ("not measured", "dim")}
