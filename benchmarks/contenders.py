@@ -129,10 +129,12 @@ def work(name: str, store: Store, count: int) -> float:
 
 def _report(program: Program) -> dict[str, Any] | None:
     """The line that a peer writes at its end."""
+    over = program.process.poll() is not None  # asked first: what it wrote before it ended is read below
     for line in program.said().splitlines(keepends=True):
         if line.startswith('{"handled"') and line.endswith("\n"):
             report: dict[str, Any] = json.loads(line)
             return report
-    if program.process.poll() is not None:
+    if over:
+        program.check()
         raise BenchError(f"{program.name} ended without its report")
     return None
