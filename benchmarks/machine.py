@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -72,12 +73,12 @@ def pinned(cores: list[int]) -> Iterator[None]:
 
 
 def facts() -> dict[str, Any]:
-    """Processor, cores, kernel, load and the disk under the append-only file."""
+    """Processor, cores, kernel, what else it does, and the disk under the append-only file."""
     return {
         "cpu": _cpu_model(),
         "cores": len(_CORES) or os.cpu_count(),
         "kernel": f"{platform.system()} {platform.release()}",
-        "load_before": round(os.getloadavg()[0], 2),
+        "busy_before": _busy(),
         "data_on": _file_system(tempfile.gettempdir()),
         "placing": placing(),
     }
@@ -121,6 +122,20 @@ def _cpu_model() -> str:
     except OSError:
         return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _busy() -> float | None:
+    """The part of all cores that others use, over one second; None where the system does not say."""
+    readings = []
+    for pause in (1.0, 0.0):
+        try:
+            times = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        except OSError:
+            return None
+        readings.append((sum(times), times[3] + times[4]))  # all; idle and waiting for the disk
+        time.sleep(pause)
+    (all_before, idle_before), (all_after, idle_after) = readings
+    return round(1 - (idle_after - idle_before) / max(1, all_after - all_before), 2)
 
 
 def _file_system(folder: str) -> str:

@@ -76,8 +76,8 @@ def _bars(rates: dict[str, float], title: str, log: bool = False) -> Any:
     bars = axes.barh([TITLES[name] for name, _ in ordered], [rate for _, rate in ordered])
     for bar, (name, rate) in zip(bars, ordered, strict=True):
         bar.set_color(_OURS if name.startswith(OURS) else _LIMIT if name in _LIMITS else _OTHERS)
-        label = axes.annotate(f"{rate:,.0f}", (rate, bar.get_y() + bar.get_height() / 2), (4, 0))
-        label.set(textcoords="offset points", va="center")
+        end = (rate, bar.get_y() + bar.get_height() / 2)
+        axes.annotate(f"{rate:,.0f}", end, (4, 0), textcoords="offset points", va="center")
     if log:
         axes.set_xscale("log")
     axes.margins(x=0.12)
