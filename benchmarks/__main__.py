@@ -29,7 +29,7 @@ from benchmarks.bench import Bench
 from benchmarks.machine import BenchError
 from benchmarks.programs import valkey
 
-_BUSY = 0.1
+_BUSY = 0.1  # of all cores
 
 
 class _Measure(NamedTuple):
@@ -81,10 +81,9 @@ def main(quick: bool, only: list[str], compare_baseline: bool, write_baseline: b
         console.print(f"Without {', '.join(titles)}: {why}", markup=False)
     about = {"machine": machine.facts(), "versions": machine.versions() | {"valkey": _valkey_version()}}
     console.print(f"{about['machine']['cpu']}; {about['machine']['placing']}", markup=False)
-    if (about["machine"]["busy_before"] or 0) > _BUSY:
-        console.print(
-            f"Others use {about['machine']['busy_before']:.0%} of this machine: every figure will be too low."
-        )
+    busy = about["machine"]["busy_before"] or 0
+    if busy > _BUSY:
+        console.print(f"Others use {busy:.0%} of this machine: every figure will be too low.")
     measures = _measure(console, quick, only)
     result = results.made(measures, quick, about, skipped)
     tables.show(console, result)

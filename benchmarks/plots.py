@@ -80,7 +80,11 @@ def _bars(rates: dict[str, float], title: str, log: bool = False) -> Any:
         axes.annotate(f"{rate:,.0f}", end, (4, 0), textcoords="offset points", va="center")
     if log:
         axes.set_xscale("log")
-    axes.margins(x=0.12)
+        axes.set_xlim(10 ** math.floor(math.log10(ordered[0][1])), ordered[-1][1] * 4)
+        axes.minorticks_off()
+    else:
+        axes.margins(x=0.12)
+    axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel(title)
     axes.xaxis.grid(True)
     axes.set_axisbelow(True)
