@@ -25,7 +25,7 @@ _SECONDS = 300.0
 def run(bench: Bench) -> dict[str, Any]:
     """Events per second of each round, and their medians."""
     rounds = 2 if bench.quick else 3
-    count = 30_000 if bench.quick else 200_000
+    count = 30_000 if bench.quick else 100_000
     peers = contenders.chosen("work", "drain", bench.quick)
     own = {OURS: "message"} if bench.quick else {OURS: "message", "ours_statuses": "status"}
     rates: dict[str, list[float]] = {}
@@ -45,7 +45,7 @@ def run(bench: Bench) -> dict[str, Any]:
 
 def memory(bench: Bench) -> dict[str, Any]:
     """Bytes in Redis per waiting notification, and as a multiple of the bodies."""
-    counts = {OURS: 50_000 if bench.quick else 200_000}  # in small backlogs the batches at the ends are not full
+    counts = {OURS: 50_000 if bench.quick else 100_000}  # in small backlogs the batches at the ends are not full
     others = 10_000 if bench.quick else 20_000
     found: dict[str, Any] = {}
     for name in (OURS, *(peer.name for peer in contenders.chosen("load", "memory", bench.quick))):

@@ -64,7 +64,7 @@ def _handled(store: Store) -> int:
 
 def _workers(bench: Bench) -> dict[str, float]:
     """Rates of one process and of two, in turn; the median of each."""
-    count, rounds = (30_000, 1) if bench.quick else (200_000, 3)
+    count, rounds = (30_000, 1) if bench.quick else (100_000, 3)
     rates: dict[str, list[float]] = {"1": [], "2": []}
     for _ in range(rounds):
         for workers in rates:
@@ -75,7 +75,7 @@ def _workers(bench: Bench) -> dict[str, float]:
 
 def _updates(bench: Bench) -> dict[str, float]:
     """Events per second by the number of statuses in a body."""
-    events = 30_000 if bench.quick else 200_000
+    events = 30_000 if bench.quick else 100_000
     found = {}
     for updates in _UPDATES:
         bench.step(f"growth: bodies of {updates:,} updates")
