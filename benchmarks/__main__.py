@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import click
@@ -108,6 +109,8 @@ def _measure(console: Console, quick: bool, names: list[str]) -> dict[str, Any]:
         task = progress.add_task("", total=sum(shares.values()))
         bench = Bench(quick, lambda text: progress.update(task, description=text))
         for name in names:
+            if not console.is_terminal:
+                console.print(f"{datetime.now():%H:%M:%S} {name}", markup=False)
             found[name] = _MEASURES[name].run(bench)
             progress.advance(task, shares[name])
     return found
