@@ -46,7 +46,7 @@ class Wrk:
     def post(self, port: int, seconds: int, connections: int = CONNECTIONS) -> Sent:
         """Post messages on so many connections for so long. Raises BenchError when one was not answered 200."""
         first, self._first = self._first, self._first + 10_000_000
-        call = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(machine.HERE / "wrk.lua")]
+        call = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=20s", "-s", str(machine.HERE / "wrk.lua")]
         environment = {"WRK_BODIES": self._file, "WRK_FIRST": first}
         said = run("wrk", [*call, f"http://127.0.0.1:{port}"], machine.BACK, seconds + 30, **environment)
         found: dict[str, Any] = json.loads(said.splitlines()[-1])
