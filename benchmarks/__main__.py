@@ -85,14 +85,17 @@ def main(quick: bool, only: list[str], compare_baseline: bool, write_baseline: b
     busy = about["machine"]["busy_before"] or 0
     if busy > _BUSY:
         console.print(f"Others use {busy:.0%} of this machine: every figure will be too low.")
-    measures = _measure(console, quick, only)
+    measures, failed = _measure(console, quick, only)
     result = results.made(measures, quick, about, skipped)
     tables.show(console, result)
-    file = results.save(result, whole=len(only) == len(_MEASURES))
+    whole = measures.keys() == _MEASURES.keys()
+    file = results.save(result, whole)
     console.print(f"\nWritten to {file.relative_to(machine.ROOT)}", markup=False)
+    if failed:
+        raise BenchError("; ".join(f"{name}: {why}" for name, why in failed.items()))
     if write_baseline:
         results.write_baseline(result)
-    if not quick and len(only) == len(_MEASURES):
+    if whole and not quick:
         _draw()
     if compare_baseline:
         changes = ratios.compare(result["ratios"], before)
@@ -101,8 +104,10 @@ def main(quick: bool, only: list[str], compare_baseline: bool, write_baseline: b
             raise BenchError(f"a ratio fell by more than {ratios.FALL:.0%} of benchmarks/baseline.json, see above")
 
 
-def _measure(console: Console, quick: bool, names: list[str]) -> dict[str, Any]:
+def _measure(console: Console, quick: bool, names: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The figures of each measure, and why some have none: one that fails does not take the others' minutes with it."""
     found: dict[str, Any] = {}
+    failed: dict[str, str] = {}
     columns = (SpinnerColumn(), BarColumn(20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console, transient=True) as progress:
         shares = {name: _MEASURES[name].quick if quick else _MEASURES[name].full for name in names}
@@ -111,9 +116,12 @@ def _measure(console: Console, quick: bool, names: list[str]) -> dict[str, Any]:
         for name in names:
             if not console.is_terminal:
                 console.print(f"{datetime.now():%H:%M:%S} {name}", markup=False)
-            found[name] = _MEASURES[name].run(bench)
+            try:
+                found[name] = _MEASURES[name].run(bench)
+            except BenchError as error:
+                failed[name] = error.message
             progress.advance(task, shares[name])
-    return found
+    return found, failed
 
 
 def _valkey_version() -> str:

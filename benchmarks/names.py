@@ -34,6 +34,15 @@ TITLES = {
     "ours_statuses": "ours, statuses",
 } | {peer.name: peer.title for peer in PEERS}
 
+# As receivers they come with a web framework.
+ACCEPT_TITLES = TITLES | {
+    "rq_simple": "aiohttp + RQ enqueue",
+    "celery": "FastAPI + Celery",
+    "dramatiq": "FastAPI + dramatiq",
+    "taskiq": "FastAPI + taskiq",
+    "bullmq": "Fastify + BullMQ",
+}
+
 PYTHON_QUEUES = ("rq_simple", "rq_worker", "celery", "dramatiq", "taskiq", "saq")
 
 # In a quick run only the fastest Python peer of each measure, as the full runs found them.

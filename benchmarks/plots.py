@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib
 import matplotlib.ticker
 
-from benchmarks.names import OURS, TITLES
+from benchmarks.names import ACCEPT_TITLES, OURS, TITLES
 
 matplotlib.use("svg")
 from matplotlib import pyplot
@@ -58,22 +58,22 @@ def draw(measures: dict[str, Any], folder: Path) -> None:
     pyplot.rcParams.update(_STYLE)
     if "accept" in measures:
         _save(
-            _bars(measures["accept"]["median"], "notifications accepted a second, 64 connections"),
+            _bars(measures["accept"]["median"], "notifications accepted a second, 64 connections", ACCEPT_TITLES),
             folder / "accept.svg",
         )
     if "drain" in measures:
         title = "events handled a second by one worker process (logarithmic)"
-        _save(_bars(measures["drain"]["median"], title, log=True), folder / "drain.svg")
+        _save(_bars(measures["drain"]["median"], title, TITLES, log=True), folder / "drain.svg")
     if "latency" in measures:
         _save(_latency(measures["latency"]), folder / "latency.svg")
     if "growth" in measures:
         _save(_growth(measures["growth"]["waiting"]), folder / "growth.svg")
 
 
-def _bars(rates: dict[str, float], title: str, log: bool = False) -> Any:
+def _bars(rates: dict[str, float], title: str, titles: dict[str, str], log: bool = False) -> Any:
     ordered = sorted(rates.items(), key=lambda one: one[1])
     figure, axes = pyplot.subplots(figsize=(8, 0.6 + 0.42 * len(ordered)))
-    bars = axes.barh([TITLES[name] for name, _ in ordered], [rate for _, rate in ordered])
+    bars = axes.barh([titles[name] for name, _ in ordered], [rate for _, rate in ordered])
     for bar, (name, rate) in zip(bars, ordered, strict=True):
         bar.set_color(_OURS if name.startswith(OURS) else _LIMIT if name in _LIMITS else _OTHERS)
         end = (rate, bar.get_y() + bar.get_height() / 2)

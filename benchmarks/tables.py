@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks import ratios
-from benchmarks.names import OURS, TITLES
+from benchmarks.names import ACCEPT_TITLES, OURS, TITLES
 from benchmarks.ratios import Change, Target
 
 _REACHED = {True: ("yes", "green"), False: ("no", "red"), None: ("not measured", "dim")}
@@ -36,10 +36,10 @@ def changes(found: list[Change]) -> Table:
 
 def _tables(measures: dict[str, Any]) -> Iterator[Table]:
     if "accept" in measures:
-        yield _rates("Accept: notifications a second", measures["accept"]["median"])
+        yield _rates("Accept: notifications a second", measures["accept"]["median"], ACCEPT_TITLES)
         yield _redis(measures["accept"]["redis"])
     if "drain" in measures:
-        yield _rates("Drain: events a second, one worker process", measures["drain"]["median"])
+        yield _rates("Drain: events a second, one worker process", measures["drain"]["median"], TITLES)
     if "memory" in measures:
         yield _memory(measures["memory"])
     if "latency" in measures:
@@ -47,7 +47,9 @@ def _tables(measures: dict[str, Any]) -> Iterator[Table]:
     if "lanes" in measures:
         found = measures["lanes"]
         rows = [("answers", found["answers"]), ("message: answer to handler", found["to_handler"])]
-        title = f"Lanes: {found['statuses_before']:,} statuses waiting, 3,000/s arriving"
+        title = (
+            f"Lanes: {found['statuses_before']:,} statuses waiting, 3,000/s arriving, {found['statuses_after']:,} left"
+        )
         yield _times(title, rows)
     if "growth" in measures:
         yield from _growth(measures["growth"])
@@ -57,11 +59,11 @@ def _tables(measures: dict[str, Any]) -> Iterator[Table]:
         yield table
 
 
-def _rates(title: str, rates: dict[str, float]) -> Table:
+def _rates(title: str, rates: dict[str, float], titles: dict[str, str]) -> Table:
     table = _table(title, "", "a second", "ours is")
     for name, rate in sorted(rates.items(), key=lambda one: -one[1]):
         ours = "" if name.startswith(OURS) else f"{rates[OURS] / rate:.2f} times"
-        table.add_row(TITLES[name], f"{rate:,.0f}", ours, style="bold" if name.startswith(OURS) else "")
+        table.add_row(titles[name], f"{rate:,.0f}", ours, style="bold" if name.startswith(OURS) else "")
     return table
 
 

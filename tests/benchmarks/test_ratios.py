@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from benchmarks import __main__ as command
 from benchmarks import ratios
+from benchmarks.bench import Bench
+from benchmarks.machine import BenchError
 
 NAME = "accept: ours / bare_aiohttp"
 
@@ -24,7 +28,7 @@ def gate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made_up: dict[str, Any
         file = tmp_path / "baseline.json"
         file.write_text(json.dumps({"ratios": now | {NAME: now[NAME] / part}}))
         monkeypatch.setattr(command.ratios, "baseline", lambda: json.loads(file.read_text())["ratios"])
-        monkeypatch.setattr(command, "_measure", lambda *_: made_up)
+        monkeypatch.setattr(command, "_measure", lambda *_: (made_up, {}))
         monkeypatch.setattr(command, "_valkey_version", lambda: "0")
         monkeypatch.setattr(command.machine, "versions", dict)
         monkeypatch.setattr(command.wrk, "check", lambda: None)
@@ -45,6 +49,18 @@ def test_a_ratio_that_fell_by_24_percent_passes(gate: Any) -> None:
     """What a busy machine may do to a ratio is no regression."""
     result = gate(0.76)
     assert result.exit_code == 0, result.output
+
+
+def test_a_measure_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reason is kept, and the run goes on: a quarter of an hour is not thrown away."""
+
+    def fail(_: Bench) -> dict[str, Any]:
+        raise BenchError("the peer ended")
+
+    measures = {"accept": command._Measure(fail, 1, 1), "drain": command._Measure(lambda _: {"median": {}}, 1, 1)}
+    monkeypatch.setattr(command, "_MEASURES", measures)
+    found = command._measure(Console(file=io.StringIO()), True, ["accept", "drain"])
+    assert found == ({"drain": {"median": {}}}, {"accept": "the peer ended"})
 
 
 def test_what_was_not_measured_does_not_fail() -> None:
