@@ -1,4 +1,7 @@
-"""No queue at all: what aiohttp itself can answer."""
+"""No queue at all: what aiohttp itself can answer.
+
+Measured: 13,000 to 21,000 requests/s with the server alone on its core, as the machine was slow or fast.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """SAQ, with orjson, no timeout and no results.
 
-FIGURES
+Measured: drains 1,150 to 1,650/s with a concurrency of 20, 1,050 to 1,200/s of 1, 1,100 to 1,550/s of 5, 1,200/s of 10,
+1,050 to 1,350/s of 50.
 Its sweeper runs when the worker starts and may complain on standard error of a job that was just taken.
 """
 
@@ -31,7 +32,7 @@ async def load() -> None:
 
 async def work() -> None:
     await queue.connect()
-    worker = Worker(queue, [notification], concurrency=5, burst=True, max_burst_jobs=common.COUNT, dequeue_timeout=1)
+    worker = Worker(queue, [notification], concurrency=20, burst=True, max_burst_jobs=common.COUNT, dequeue_timeout=1)
     await worker.start()
     await queue.disconnect()
 

@@ -1,6 +1,9 @@
 """Taskiq, with ListQueueBroker and orjson as its serializer.
 
-FIGURES
+Measured, accepts: 1,300 to 1,550/s, whatever the serializer and the broker; orjson, msgpack and pydantic's JSON
+cost the same.
+Drains: 1,900 to 2,750/s; RedisStreamBroker 2,000 to 2,700/s, but it never trims its stream and is slow to end. More
+or fewer tasks at a time than 100, prefetching and unchecked parameters gained nothing.
 """
 
 from __future__ import annotations

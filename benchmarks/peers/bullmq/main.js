@@ -1,6 +1,7 @@
 // BullMQ, the queue that many choose in node; Fastify receives.
 //
-// FIGURES
+// Measured: accepts 10,900/s. Drains 6,900 to 8,900/s with a concurrency of 200, 4,600/s of 10, 7,200 to 8,400/s of 50,
+// 6,900 to 8,600/s of 500; ioredis with enableAutoPipelining drains 4,500 to 5,200/s.
 
 import { readFileSync, writeSync } from 'node:fs'
 import { Queue, Worker } from 'bullmq'
@@ -50,7 +51,7 @@ function work() {
       setImmediate(() => worker.close())
     }
   }
-  const worker = new Worker(NAME, take, { connection, concurrency: 50 })
+  const worker = new Worker(NAME, take, { connection, concurrency: 200 })
   worker.on('error', console.error)
   process.once('SIGTERM', () => worker.close())
 }
