@@ -18,12 +18,12 @@ OURS = "ours"
 
 PEERS = (
     Contender("bare_aiohttp", "bare aiohttp (the limit)", ("serve",)),
-    Contender("rq_simple", "RQ, SimpleWorker", ("serve", "load", "work"), 1_500),
-    Contender("rq_worker", "RQ, Worker", ("load", "work"), 400),
-    Contender("celery", "Celery", ("serve", "load", "work"), 6_000),
-    Contender("dramatiq", "dramatiq", ("serve", "load", "work"), 8_000),
-    Contender("taskiq", "taskiq", ("serve", "load", "work"), 12_000),
-    Contender("saq", "SAQ", ("load", "work"), 8_000),
+    Contender("rq_simple", "RQ, SimpleWorker", ("serve", "load", "work"), 1_000),
+    Contender("rq_worker", "RQ, Worker", ("load", "work"), 200),
+    Contender("celery", "Celery", ("serve", "load", "work"), 4_000),
+    Contender("dramatiq", "dramatiq", ("serve", "load", "work"), 30_000),
+    Contender("taskiq", "taskiq", ("serve", "load", "work"), 10_000),
+    Contender("saq", "SAQ", ("load", "work"), 6_000),
     Contender("bullmq", "BullMQ", ("serve", "load", "work"), 40_000),
     Contender("limit", "LPOP in hundreds + orjson (the limit)", ("load", "work"), 400_000),
 )
@@ -47,7 +47,7 @@ PYTHON_QUEUES = ("rq_simple", "rq_worker", "celery", "dramatiq", "taskiq", "saq"
 
 # In a quick run only the fastest Python peer of each measure, as the full runs found them.
 QUICK = {
-    "accept": ("bare_aiohttp", "taskiq", "bullmq"),
-    "drain": ("taskiq", "bullmq", "limit"),
-    "memory": ("taskiq", "bullmq"),
+    "accept": ("bare_aiohttp", "dramatiq", "bullmq"),
+    "drain": ("dramatiq", "bullmq", "limit"),
+    "memory": ("dramatiq", "bullmq"),
 }
