@@ -11,6 +11,7 @@ seconds; null: no 200 came) of every notification in turn.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections import deque
@@ -102,12 +103,13 @@ class _Run:
         """Send everything when it is due, then wait for the answers, GRACE_SECONDS at most."""
         rate, due = self._plan.rate, self.fired.due
         start = time.monotonic() + 0.05
-        # The loop's clock has milliseconds: what is due within one goes out together, late rather than early.
+        # The loop's clock has milliseconds, rounded down: what is due within one goes out together, never early.
         for number in range(self._plan.total):
             moment = start + number / rate
-            early = moment - time.monotonic()
-            if early > 0 or number % 64 == 0:  # when late, answers are still read
-                await asyncio.sleep(max(0.0, early))
+            while (early := moment - time.monotonic()) > 0:
+                await asyncio.sleep(math.ceil(early * 1000) / 1000)
+            if number % 64 == 0:
+                await asyncio.sleep(0)  # when late, answers are still read
             body = self._plan.body(number)
             found = _ID.search(body)
             self.fired.ids.append(found[1].decode() if found else "")

@@ -128,7 +128,7 @@ def _growth(waiting: dict[str, Any]) -> Any:
     axes.set_xscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(rates[part] for rates in waiting.values() for part in ("drain", "accept")))
     axes.yaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("notifications waiting")
     axes.set_ylabel("a second")

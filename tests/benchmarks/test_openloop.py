@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
+import pytest
+import uvloop
 from aiohttp import web
 
 from benchmarks.openloop import Fired, Plan, fire, mixed
@@ -17,7 +19,12 @@ from ingest.routing import place
 Answer = Callable[[int], Awaitable[int]]
 
 
-def fired_at(answer: Answer, plan: Plan, connections: int = 8) -> tuple[Fired, list[bytes]]:
+def fired_at(
+    answer: Answer,
+    plan: Plan,
+    connections: int = 8,
+    loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+) -> tuple[Fired, list[bytes]]:
     """Send a plan to a server that gives `answer(n)` to the n-th request; also the bodies that came."""
     bodies: list[bytes] = []
     numbers = itertools.count()
@@ -37,7 +44,8 @@ def fired_at(answer: Answer, plan: Plan, connections: int = 8) -> tuple[Fired, l
         finally:
             await runner.cleanup()
 
-    return asyncio.run(run()), bodies
+    with asyncio.Runner(loop_factory=loop) as runner:
+        return runner.run(run()), bodies
 
 
 async def ok(_: int) -> int:
@@ -50,6 +58,19 @@ def test_everything_is_sent_once_and_answered() -> None:
     assert len(bodies) == len(set(bodies)) == 300
     assert {orjson.loads(body)["messages"][0]["id"] for body in bodies} == set(fired.ids)
     assert all(done > due for due, done in zip(fired.due, fired.answered, strict=True))
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_nothing_is_sent_early(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """A timer that fires a little before its time would take that off every latency."""
+    arrived: list[float] = []
+
+    async def note(_: int) -> int:
+        arrived.append(time.monotonic())
+        return 200
+
+    fired, _ = fired_at(note, Plan(300, 700.0, mixed(1, seed=5)), connections=1, loop=loop)
+    assert all(moment >= due for due, moment in zip(fired.due, arrived, strict=True))
 
 
 def test_due_times_follow_the_clock_only() -> None:
