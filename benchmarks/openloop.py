@@ -106,7 +106,7 @@ class _Run:
         # The loop's clock has milliseconds, rounded down: what is due within one goes out together, never early.
         for number in range(self._plan.total):
             moment = start + number / rate
-            while (early := moment - time.monotonic()) > 0:
+            while (early := moment - time.monotonic()) > 0:  # noqa: ASYNC110 - it waits for the clock, not for an event
                 await asyncio.sleep(math.ceil(early * 1000) / 1000)
             if number % 64 == 0:
                 await asyncio.sleep(0)  # when late, answers are still read
