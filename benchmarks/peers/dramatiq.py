@@ -1,7 +1,7 @@
 """Dramatiq, without middleware and with orjson as its encoder.
 
-Measured, accepts: 2,100 to 2,800/s when `async def` calls `send`, 1,800/s with it in the thread pool or from a
-`def` endpoint.
+Measured, accepts: 2,100 to 2,800/s when `async def` calls `send` (with the JSON encoder it comes with; with orjson only
+seen while others used the machine, 1,600 to 1,750/s), 1,800/s from the thread pool or a `def` endpoint.
 Drains with 8 threads: 5,100 to 9,800/s with a prefetch of 1,000, 3,400 to 5,600/s of 200, 2,100/s of 16 (the
 default, which sleeps in between). With 1,000: 4,800 to 6,400/s with 1 thread; 6,700 to 7,300/s with 8 and the JSON
 encoder it comes with.
