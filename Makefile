@@ -2,6 +2,8 @@
 # make test    all checks and tests (CI runs this)
 # make faults  ends or freezes every process at every step, and writes docs/failures.md (some minutes)
 # make faults  the kill matrix in full: processes ended at every step; writes docs/failures.md
+# make bench   measures it beside its peers, and draws docs/plots (about 15 minutes); needs wrk
+# make bench-quick  a short form (3 minutes), which fails when a ratio fell below benchmarks/baseline.json
 # make lock    new versions into requirements.lock
 
 PYTHON ?= python3
@@ -13,7 +15,7 @@ export PIP_CONSTRAINT := $(CURDIR)/requirements.lock
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/requirements.lock
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test lint format faults lock clean
+.PHONY: up test lint format faults bench bench-quick bench-peers lock clean
 
 up: $(VENV)/ready
 	$(BIN)/wa-ingest up
@@ -33,6 +35,22 @@ format: $(VENV)/ready-to-test
 
 faults: $(VENV)/ready-to-test
 	$(BIN)/python -m tests.faults.matrix --write
+
+bench: $(VENV)/ready bench-peers
+	$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/ready bench-peers
+	$(BIN)/python -m benchmarks --quick --compare-baseline
+
+# The peers have an environment and lock files of their own; without npm BullMQ is left out.
+bench-peers: benchmarks/.venv/ready
+	@if ! command -v npm >/dev/null; then echo 'npm is not installed: BullMQ is left out'; \
+	elif [ ! -d benchmarks/peers/bullmq/node_modules ]; then cd benchmarks/peers/bullmq && npm ci --silent; fi
+
+benchmarks/.venv/ready: benchmarks/requirements.lock
+	$(PYTHON) -m venv benchmarks/.venv
+	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT benchmarks/.venv/bin/pip install --quiet -r benchmarks/requirements.lock
+	@touch $@
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 …")'

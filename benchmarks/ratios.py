@@ -1,0 +1,123 @@
+"""What is compared and what was asked for: ratios of one run, its targets, and the gate against a baseline.
+
+Every ratio is one of two figures taken in the same run, the larger the better: absolute times mean little on a machine
+that others use too.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.machine import HERE, BenchError
+from benchmarks.names import PYTHON_QUEUES
+
+BASELINE = HERE / "baseline.json"
+FALL = 0.25
+"""A ratio that fell by more than this part of its baseline fails the gate."""
+
+Measures = dict[str, Any]
+
+
+class Target(NamedTuple):
+    """A bound that was asked for; `value` is None when it was not measured."""
+
+    text: str
+    value: float | None
+    bound: float
+    at_least: bool = True
+
+    @property
+    def reached(self) -> bool | None:
+        if self.value is None:
+            return None
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+
+class Change(NamedTuple):
+    """A ratio beside its baseline; None: not measured there."""
+
+    name: str
+    before: float | None
+    now: float | None
+
+    @property
+    def fell(self) -> bool:
+        # The rounding of the files must not decide.
+        return None not in (self.before, self.now) and self.now < self.before * (1 - FALL) - 1e-9  # type: ignore[operator]
+
+
+def of(measures: Measures) -> dict[str, float]:
+    """All ratios that a run's measures allow."""
+    found: dict[str, float | None] = {}
+    for measure, peers in (("accept", ("bare_aiohttp", "bullmq")), ("drain", ("bullmq", "rq_simple", "limit"))):
+        rates = measures.get(measure, {}).get("median", {})
+        found |= {f"{measure}: ours / {peer}": _over(rates.get("ours"), rates.get(peer)) for peer in peers}
+        best = max((rates[name] for name in PYTHON_QUEUES if name in rates), default=None)
+        found[f"{measure}: ours / best Python peer"] = _over(rates.get("ours"), best)
+    accept = measures.get("accept", {}).get("median", {})
+    found["accept: ours, AOF always / bare_aiohttp"] = _over(accept.get("ours_always"), accept.get("bare_aiohttp"))
+    found["memory: bodies / ours"] = _over(1.0, _at(measures, "memory", "ours", "of_bodies"))
+    waiting = _at(measures, "growth", "waiting") or {}
+    if waiting:
+        least, most = min(waiting, key=int), max(waiting, key=int)
+        for figure in ("drain", "accept"):
+            found[f"growth: {figure} with most / least waiting"] = _over(waiting[most][figure], waiting[least][figure])
+    updates = _at(measures, "growth", "updates") or {}
+    found["growth: bodies of 1,000 / 1 updates"] = _over(updates.get("1000"), updates.get("1"))
+    return {name: round(value, 3) for name, value in found.items() if value is not None}
+
+
+def targets(measures: Measures, cores: int) -> list[Target]:
+    """What the project set itself."""
+    ratio = of(measures)
+    most = ratio.get("growth: drain with most / least waiting")
+    trips = _at(measures, "accept", "redis", "64", "round_trips")
+    answer = _at(measures, "latency", "3300", "ours") or {}
+    idle = _at(measures, "latency", "idle", "to_handler", "p50_ms")
+    found = [
+        Target("accept: of bare aiohttp, AOF everysec", ratio.get("accept: ours / bare_aiohttp"), 0.80),
+        Target("accept: of bare aiohttp, AOF always", ratio.get("accept: ours, AOF always / bare_aiohttp"), 0.65),
+        Target("accept: times the best Python peer", ratio.get("accept: ours / best Python peer"), 4.0),
+        Target("accept: times Fastify + BullMQ", ratio.get("accept: ours / bullmq"), 1.0),
+        Target("accept: round trips per notification", trips, 0.1, False),
+        Target("drain: times the best Python peer", ratio.get("drain: ours / best Python peer"), 12.0),
+        Target("drain: times BullMQ", ratio.get("drain: ours / bullmq"), 3.0),
+        Target("drain: times RQ's SimpleWorker", ratio.get("drain: ours / rq_simple"), 100.0),
+        Target("memory: times the bodies", _at(measures, "memory", "ours", "of_bodies"), 1.15, False),
+        Target("latency: answer p50 at 3,300/s, ms", answer.get("p50_ms"), 20.0, False),
+        Target("latency: answer p99 at 3,300/s, ms", answer.get("p99_ms"), 250.0, False),
+        Target("latency: idle, to the handler, p50, ms", idle, 25.0, False),
+        Target("lanes: message to the handler, p99, ms", _at(measures, "lanes", "to_handler", "p99_ms"), 1000.0, False),
+        Target("growth: drain with most / least waiting", most, 0.9),
+    ]
+    if cores > 2:  # on two, Valkey has no core of its own beside two workers
+        workers = _at(measures, "growth", "workers") or {}
+        found.append(Target("growth: two workers / one", _over(workers.get("2"), workers.get("1")), 1.6))
+    return found
+
+
+def compare(now: dict[str, float], before: dict[str, float]) -> list[Change]:
+    """Each ratio beside its baseline."""
+    return [Change(name, before.get(name), now.get(name)) for name in before | now]
+
+
+def baseline(file: Path = BASELINE) -> dict[str, float]:
+    """The ratios to compare with."""
+    try:
+        found: dict[str, float] = json.loads(file.read_text())["ratios"]
+    except OSError:
+        raise BenchError(f"{file} is not there; a quick run with --write-baseline writes it") from None
+    return found
+
+
+def _over(one: float | None, other: float | None) -> float | None:
+    return one / other if one is not None and other else None
+
+
+def _at(found: Any, *path: str) -> Any:
+    """A figure deep inside, None when it was not measured."""
+    for name in path:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
