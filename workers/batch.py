@@ -128,7 +128,7 @@ class Runner:
 
     def _claim(self, opened: OpenBatch) -> list[tuple[int, Event]]:
         """The events that are to be handled: not duplicates of what is being handled or was."""
-        mine: set[int] = set()
+        mine: set[str] = set()
         asked: list[tuple[int, Event, claims.Claim]] = []
         todo: list[tuple[int, Event]] = []
 
@@ -138,10 +138,10 @@ class Runner:
                     todo.append((index, event))
                     continue
                 claim = claims.of(event)
-                if claim.member in mine:
+                if claim.place in mine:
                     opened.finish(index, event, DUPLICATE)
                     continue
-                mine.add(claim.member)
+                mine.add(claim.place)
                 asked.append((index, event, claim))
                 yield claim
 

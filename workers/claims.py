@@ -39,15 +39,15 @@ _DIGEST, _BUCKETS = Struct(">qI"), 8**10 - 1
 
 
 class Claim(NamedTuple):
-    """What an event is recognised by: `member`, 64 bits of its identity, in the set that `bucket` names, 30 bits more.
+    """What an event is recognised by.
 
-    `also`: an earlier member that means the same. Of a status, `later` is the marker that a later stage of its message
-    leaves behind, and `markers` are those that it leaves behind itself, one for each earlier stage. All are in the same
-    set, so that Redis looks there once.
+    `place` is a bucket and a member: 64 bits of the event's identity, in the set that 30 bits more name. `also` is an
+    earlier member that means the same. Of a status, `later` is the marker that a later stage of its message leaves
+    behind, and `markers` are those that it leaves behind itself, one for each earlier stage. All are in the same set:
+    Redis looks there once.
     """
 
-    bucket: str
-    member: int
+    place: str
     also: int | None = None
     later: int | None = None
     markers: tuple[int, ...] = ()
@@ -55,15 +55,13 @@ class Claim(NamedTuple):
     @property
     def asked(self) -> str:
         """As claim.lua reads it."""
-        line = f"{self.bucket} {self.member}"
         if self.later is not None:
-            return f"{line} later {self.later}"
-        return line if self.also is None else f"{line} also {self.also}"
+            return f"{self.place} later {self.later}"
+        return self.place if self.also is None else f"{self.place} also {self.also}"
 
     def done(self, happened: bool) -> str:
         """As settle.lua reads it; `happened`: the stage counts."""
-        line = f"{self.bucket} {self.member}"
-        return " ".join((line, *map(str, self.markers))) if happened and self.markers else line
+        return " ".join((self.place, *map(str, self.markers))) if happened and self.markers else self.place
 
 
 GO, DUPLICATE, SUPERSEDED = b"012"
@@ -77,27 +75,33 @@ def of(event: Event) -> Claim:
     later attempt has a claim of its own; the first one's says that it was taken care of.
     """
     if isinstance(event, Message):
-        return Claim(*_digest(_identity(event, event.contact)))
+        return Claim(_place(event, event.contact))
     if isinstance(event, Status):
         return _of_status(event)
     if isinstance(event, Change):
-        return Claim(*_digest(_identity(event, event.account, event.time and event.time.timestamp())))
+        return Claim(_place(event, event.account, event.time and event.time.timestamp()))
     bucket, _ = _digest(_identity(event))
     slot = event.received_ms // ERROR_MS
     (_, now), (_, before) = (_digest(_identity(event, n)) for n in (slot, slot - 1))
-    return Claim(bucket, now, also=before)
+    return Claim(f"{bucket} {now}", also=before)
 
 
 def _of_status(event: Status) -> Claim:
     _, member = _digest(_identity(event, event.contact))
     # The message's bucket, so that a status and the markers of its message are in one set.
     bucket, message = _digest((event.business, event.id, event.participant or event.recipient))
+    place = f"{bucket} {member}"
     rank = STAGES.get(event.status or "")
     if event.id is None or rank is None:
-        return Claim(bucket, member)
+        return Claim(place)
     # Three markers of a message: its stages after the first, the second, the third have happened.
-    markers = (message & ~3 | 1, message & ~3 | 2, message & ~3 | 3, None)
-    return Claim(bucket, member, None, markers[rank - 1], markers[: rank - 1])  # type: ignore[arg-type]
+    markers = (message & ~3 | 1, message & ~3 | 2, message & ~3 | 3)
+    return Claim(place, None, markers[rank - 1] if rank <= len(markers) else None, markers[: rank - 1])
+
+
+def _place(event: Event, *more: Any) -> str:
+    bucket, member = _digest(_identity(event, *more))
+    return f"{bucket} {member}"
 
 
 def _identity(event: Event, *more: Any) -> tuple[Any, ...]:

@@ -235,7 +235,8 @@ class Message(Event):
         It is found by number, else by user id; a lone contact is taken without a match, because a wa_id may
         differ from the number (Brazil, Mexico, Argentina), unless its user id is somebody else's.
         """
-        return self._envelope.contact((phone(self.raw, "from"),), (self.sender_user_id,))
+        envelope = self._envelope
+        return envelope.only_contact or envelope.contact((phone(self.raw, "from"),), (self.sender_user_id,))
 
     @property
     def name(self) -> str | None:

@@ -49,12 +49,22 @@ class Line:
         self._scripts[sha] = text
         return Script(self, sha)
 
-    def send(self, *command: Any, ahead: bool = False) -> Call:
-        """Send a command, behind what was to be sent later, or ahead of it."""
-        call = Call(command)
-        self._unsent.insert(0 if ahead else len(self._unsent), call)
-        self._send_all()
-        return call
+    def send(self, *command: Any) -> Call:
+        """Send a command, behind what was to be sent later."""
+        self._unsent.append(Call(command))
+        return self._send_all()[-1]
+
+    def ask(self, *command: Any) -> Any:
+        """Send a command and wait for its answer; then send what was to be sent later.
+
+        Redis gives no answer on a connection before it has carried out all that it has read from it.
+        """
+        later, self._unsent = self._unsent, []
+        try:
+            return self.answer(self.send(*command))
+        finally:
+            self._unsent = later
+            self._send_all()
 
     def later(self, *command: Any, then: Callable[[Any], None] | None = None) -> None:
         """Send a command with the next one. `then` gets its answer, or the error that Redis answered."""
@@ -76,21 +86,21 @@ class Line:
 
     def flush(self) -> bool:
         """Send what is left and wait for all answers. False when there was nothing left."""
-        if self._unsent:
-            self._send_all()
+        self._send_all()
         any_left = bool(self._unanswered)
         while self._unanswered:
             self._read_one()
         return any_left
 
-    def _send_all(self) -> None:
+    def _send_all(self) -> list[Call]:
         calls, self._unsent = self._unsent, []
         self._unanswered += calls
-        if self._connection is not None:
+        if self._connection is not None and calls:
             try:
                 self._transmit(calls)
             except (RedisError, OSError):
                 self._hang_up()  # `_read` connects again, and sends again
+        return calls
 
     def _read_one(self) -> None:
         reply = self._retry.call_with_retry(self._read, self._hang_up)
@@ -138,14 +148,20 @@ class Script:
         self._line = line
         self._sha = sha
 
-    def __call__(self, keys: list[str], args: list[Any], ahead: bool = False) -> Any:
-        return self.answer(self.send(keys, args, ahead))
+    def __call__(self, keys: list[str], args: list[Any]) -> Any:
+        return self.answer(self.send(keys, args))
 
-    def send(self, keys: list[str], args: list[Any], ahead: bool = False) -> Call:
-        return self._line.send("EVALSHA", self._sha, len(keys), *keys, *args, ahead=ahead)
-
-    def later(self, keys: list[str], args: list[Any], then: Callable[[Any], None]) -> None:
-        self._line.later("EVALSHA", self._sha, len(keys), *keys, *args, then=then)
+    def send(self, keys: list[str], args: list[Any]) -> Call:
+        return self._line.send(*self._command(keys, args))
 
     def answer(self, call: Call) -> Any:
         return self._line.answer(call)
+
+    def ask(self, keys: list[str], args: list[Any]) -> Any:
+        return self._line.ask(*self._command(keys, args))
+
+    def later(self, keys: list[str], args: list[Any], then: Callable[[Any], None]) -> None:
+        self._line.later(*self._command(keys, args), then=then)
+
+    def _command(self, keys: list[str], args: list[Any]) -> tuple[Any, ...]:
+        return ("EVALSHA", self._sha, len(keys), *keys, *args)

@@ -94,7 +94,7 @@ class BatchQueue(Queue):
         deadline = time.monotonic() + (timeout or 0)
         while True:
             # Ahead of the settle of the batch before: Redis works on that while we begin with this one.
-            reply: Any = taker.take(keys, [*fixed, batches.rq_now(), taker.settling, *by_name], ahead=True)
+            reply: Any = taker.take.ask(keys, [*fixed, batches.rq_now(), taker.settling, *by_name])
             if isinstance(reply, list):
                 name, id_, probe, holder, fields, records = reply
                 queue = by_name[name.decode()]

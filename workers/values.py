@@ -238,6 +238,16 @@ class Envelope:
         """The Cloud notification with this change alone."""
         return write_json({**self.body, "entry": [{**(self.entry or {}), "changes": [change]}]})
 
+    @property
+    def only_contact(self) -> JsonObject | None:
+        """The element of `contacts` when it is the only one and says no user id: then it is everybody's."""
+        contacts = self.value.get("contacts")
+        if isinstance(contacts, list) and len(contacts) == 1:
+            lone = contacts[0]
+            if isinstance(lone, dict) and not lone.get("user_id"):
+                return lone
+        return None
+
     def contact(self, numbers: tuple[str | None, ...], users: tuple[str | None, ...]) -> JsonObject | None:
         """The element of `contacts` with one of these numbers, else one of these user ids, else a lone one.
 
@@ -246,8 +256,6 @@ class Envelope:
         contacts = self.value.get("contacts")
         if not contacts or not isinstance(contacts, list):
             return None
-        if len(contacts) == 1:
-            return _lone(contacts[0], numbers, users)
         if self._people is None:
             self._people = _People(contacts)
         people = self._people
@@ -255,18 +263,8 @@ class Envelope:
             for key in keys:
                 if key is not None and key in found:
                     return found[key]
-        return people.lone and _lone(people.lone, numbers, users)
-
-
-def _lone(contact: Any, numbers: tuple[str | None, ...], users: tuple[str | None, ...]) -> JsonObject | None:
-    """The only contact there is, unless it has another user id than the element, and another number."""
-    if not isinstance(contact, dict):
-        return None
-    user = text(contact, "user_id")
-    if user and any(users) and user not in users:
-        number = phone(contact, "wa_id")
-        return contact if number and number in numbers else None
-    return contact
+        lone = people.lone
+        return None if lone is None or (any(users) and text(lone, "user_id")) else lone
 
 
 class _People:

@@ -26,13 +26,16 @@ def test_answers_belong_to_their_commands(redis: Redis) -> None:
 def test_later_goes_out_with_the_next(redis: Redis) -> None:
     """What is to be sent later goes out with the next command, in its order, and its answer is told."""
     line, told = Line(redis), list[Any]()
-    for ahead in (False, True):
+    for call in ("send", "ask"):
         line.later("RPUSH", "list", "a", then=told.append)
         line.later("RPUSH", "list", "b")
         assert not redis.exists("list")
-        line.answer(line.send("RPUSH", "list", "c", ahead=ahead))
-        assert line.flush() is ahead
-        assert redis.lrange("list", 0, -1) == ([b"c", b"a", b"b"] if ahead else [b"a", b"b", b"c"])
+        if call == "send":
+            assert line.answer(line.send("RPUSH", "list", "c")) == 3
+        else:
+            assert line.ask("RPUSH", "list", "c") == 1
+        assert line.flush() is (call == "ask")
+        assert redis.lrange("list", 0, -1) == ([b"a", b"b", b"c"] if call == "send" else [b"c", b"a", b"b"])
         redis.delete("list")
     assert told == [1, 2]
     assert not line.flush()
