@@ -1,7 +1,6 @@
 # make up      everything on this machine, from nothing but Python 3.11+
 # make test    all checks and tests (CI runs this)
 # make faults  ends or freezes every process at every step, and writes docs/failures.md (some minutes)
-# make faults  the kill matrix in full: processes ended at every step; writes docs/failures.md
 # make bench   measures it beside its peers, and draws docs/plots (about 15 minutes); needs wrk
 # make bench-quick  a short form (3 minutes), which fails when a ratio fell below benchmarks/baseline.json
 # make lock    new versions into requirements.lock
@@ -42,10 +41,11 @@ bench: $(VENV)/ready bench-peers
 bench-quick: $(VENV)/ready bench-peers
 	$(BIN)/python -m benchmarks --quick --compare-baseline
 
-# The peers have an environment and lock files of their own; without npm BullMQ is left out.
+# The peers have an environment and lock files of their own; without npm BullMQ is left out. Not `npm ci`: it wants the
+# optional parts for every kind of machine, which not every registry keeps.
 bench-peers: benchmarks/.venv/ready
 	@if ! command -v npm >/dev/null; then echo 'npm is not installed: BullMQ is left out'; \
-	elif [ ! -d benchmarks/peers/bullmq/node_modules ]; then cd benchmarks/peers/bullmq && npm ci --silent; fi
+	elif [ ! -d benchmarks/peers/bullmq/node_modules ]; then cd benchmarks/peers/bullmq && npm install --no-save --silent; fi
 
 benchmarks/.venv/ready: benchmarks/requirements.lock
 	$(PYTHON) -m venv benchmarks/.venv
