@@ -93,8 +93,9 @@ class Line:
         return any_left
 
     def _send_all(self) -> list[Call]:
-        calls, self._unsent = self._unsent, []
-        self._unanswered += calls
+        calls = self._unsent
+        self._unanswered += calls  # first: at the worst something is sent twice
+        self._unsent = []
         if self._connection is not None and calls:
             try:
                 self._transmit(calls)
@@ -103,9 +104,13 @@ class Line:
         return calls
 
     def _read_one(self) -> None:
-        reply = self._retry.call_with_retry(self._read, self._hang_up)
-        call = self._unanswered.popleft()
-        call.reply = reply
+        try:
+            reply = self._retry.call_with_retry(self._read, self._hang_up)
+            call = self._unanswered.popleft()
+            call.reply = reply
+        except BaseException:  # RQ's signal handlers raise
+            self._hang_up()  # an answer that comes later must not be taken for another one's
+            raise
         if call.then is not None:
             call.then(reply)
 
@@ -118,9 +123,6 @@ class Line:
             raise ConnectionError("the scripts are gone") from None
         except ResponseError as error:
             return error
-        except BaseException:
-            self._hang_up()  # an answer that comes later must not be taken for another one's
-            raise
 
     def _open(self) -> None:
         self._connection = self._pool.get_connection()

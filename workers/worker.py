@@ -113,6 +113,7 @@ class BatchWorker(SimpleWorker):
         """RQ asks before each job whether `rq suspend` was called; take.lua gives out nothing then, either."""
         if time.monotonic() - self._asked_at >= _RQ_PAUSE:
             self._asked_at = time.monotonic()
+            self._taker.line.flush()  # RQ stays in there as long as it is suspended: nothing may wait for the next take
             super().check_for_suspension(burst)
 
     def set_state(self, state: str, pipeline: Pipeline | None = None) -> None:
@@ -176,6 +177,8 @@ class BatchWorker(SimpleWorker):
 
     def teardown(self) -> None:
         """RQ calls this at the end, whatever ended it. What is not settled goes back to the front of its queue."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # RQ's handler would raise, though the end has come
         self._over.set()
         self._beats.join(timeout=reaper.BEAT_SECONDS)
         self._runner.dispatcher.close()

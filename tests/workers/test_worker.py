@@ -118,6 +118,21 @@ def test_term_when_idle(worker: Callable[..., Any], seen: Any, redis: Redis, wai
     assert redis.zcard(batches.ALIVE) == 0
 
 
+def test_term_at_the_end(
+    worker: Callable[..., Any], seen: Any, log: Any, commit: Any, status: Any, redis: Redis, wait_for: Any
+) -> None:
+    """SIGTERM to a worker that is about to end by itself changes nothing, and is no traceback."""
+    for n in range(5):
+        commit(status(str(n)))
+        process = worker("--burst")
+        wait_for(lambda: not redis.exists(batches.LEDGER))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0, log()
+        assert "Traceback" not in log()
+        assert redis.zcard(batches.ALIVE) == 0
+    assert len(seen()) == 5
+
+
 @pytest.mark.parametrize("module", ["recorder", "async_recorder"])
 def test_term_in_a_batch(
     module: str,
@@ -251,6 +266,30 @@ def test_rq_suspend_and_resume(
     assert redis.llen(batches.queue_key("statuses")) == 1
     rq("resume")
     wait_for(seen)
+
+
+def test_rq_suspend_in_a_batch(
+    worker: Callable[..., Any],
+    seen: Any,
+    commit: Any,
+    status: Any,
+    rq: Any,
+    redis: Redis,
+    wait_for: Any,
+    monkeypatch: Any,
+) -> None:
+    """`rq suspend` lets a worker finish its batch: that is settled, and nothing of it is held while RQ waits."""
+    monkeypatch.setenv("SLEEP", "0.3")
+    commit(*[status(str(n)) for n in range(5)])
+    commit(status("in another batch"), batch=5)
+    worker()
+    wait_for(seen)
+    rq("suspend")
+    wait_for(lambda: redis.hlen(batches.TAKEN) == 0)
+    assert redis.zcard(batches.LEDGER) == 1
+    assert len(seen()) == 5
+    rq("resume")
+    wait_for(lambda: len(seen()) == 6)
 
 
 def test_redis_restarts(
