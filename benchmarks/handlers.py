@@ -1,7 +1,7 @@
 """Handlers that do nothing but let the benchmark know when they were called. Named by WA_HANDLERS.
 
-Into a file `PID.json` in the folder BENCH_HANDLED they write, at the worker's end: the number of calls, the time of
-every thousandth call, and with BENCH_KEEP=N and BENCH_KEEP_KINDS=message,status the ids and times of the first N
+Into files in the folder BENCH_HANDLED they write: the time of the first call (`PID.first`); at the worker's end
+(`PID.json`) the number of calls, the time of every thousandth call, and with BENCH_KEEP=N and BENCH_KEEP_KINDS=message,status the ids and times of the first N
 events of these kinds. Times are CLOCK_MONOTONIC.
 """
 
@@ -33,6 +33,8 @@ def count(event: Event) -> None:
     global _calls
     if _calls % EVERY == 0:
         _stamps.append(monotonic())
+        if _calls == 0 and "BENCH_HANDLED" in os.environ:
+            Path(os.environ["BENCH_HANDLED"], f"{os.getpid()}.first").write_text(repr(_stamps[0]))
     _calls += 1
 
 

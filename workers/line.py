@@ -101,6 +101,9 @@ class Line:
                 self._transmit(calls)
             except (RedisError, OSError):
                 self._hang_up()  # `_read` connects again, and sends again
+            except BaseException:
+                self._hang_up()
+                raise
         return calls
 
     def _read_one(self) -> None:
