@@ -1,8 +1,8 @@
 """Handlers that do nothing but let the benchmark know when they were called. Named by WA_HANDLERS.
 
 Into files in the folder BENCH_HANDLED they write: the time of the first call (`PID.first`); at the worker's end
-(`PID.json`) the number of calls, the time of every thousandth call, and with BENCH_KEEP=N and BENCH_KEEP_KINDS=message,status the ids and times of the first N
-events of these kinds. Times are CLOCK_MONOTONIC.
+(`PID.json`) the number of calls, the time of every thousandth call, and with BENCH_KEEP=N and
+BENCH_KEEP_KINDS=message,status the ids and times of the first N events of these kinds. Times are CLOCK_MONOTONIC.
 """
 
 from __future__ import annotations
