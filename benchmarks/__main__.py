@@ -120,6 +120,8 @@ def _measure(console: Console, quick: bool, names: list[str]) -> tuple[dict[str,
                 found[name] = _MEASURES[name].run(bench)
             except BenchError as error:
                 failed[name] = error.message
+            except Exception as error:  # a fault of the measure itself
+                failed[name] = repr(error)
             progress.advance(task, shares[name])
     return found, failed
 
