@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import os
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.registry import Collector
 
 _ACCEPTED = Counter("wa_accepted", "Notifications answered 200", ["lane"])
-_REFUSED = Counter("wa_refused", "Requests not answered 200", ["status"])
+_REFUSED = Counter("wa_refused", "Requests not answered 200", ["status", "reason"])
 _BYTES = Counter("wa_accepted_bytes", "Bytes of the notifications answered 200")
 _ANSWER = Histogram(
     "wa_answer_seconds",
@@ -25,7 +25,28 @@ _COMMIT = Histogram(
 _COMMIT_SIZE = Histogram(
     "wa_commit_notifications", "Notifications in one commit", buckets=(1, 2, 5, 10, 25, 50, 100, 250, 1000)
 )
+_CUT = Counter("wa_connections_cut", "Connections that were ended because of what the sender did not do", ["reason"])
+_CONNECTIONS = Gauge("wa_connections", "Connections of senders", multiprocess_mode="livesum")
+_CERTIFICATE = Gauge(
+    "wa_tls_certificate_end_seconds",
+    "Epoch seconds at which a certificate in use ends",
+    ["use"],
+    multiprocess_mode="livemin",
+)
 _COMMIT_FAILED = Counter("wa_commit_failures", "Commits that Redis did not keep")
+
+_OURS = (
+    _ACCEPTED,
+    _REFUSED,
+    _BYTES,
+    _ANSWER,
+    _CONNECTIONS,
+    _CUT,
+    _CERTIFICATE,
+    _COMMIT,
+    _COMMIT_SIZE,
+    _COMMIT_FAILED,
+)
 
 _accepted = {lane: _ACCEPTED.labels(lane) for lane in ("messages", "statuses", "other")}
 
@@ -37,10 +58,30 @@ def accepted(lane: str, size: int, seconds: float) -> None:
     _ANSWER.observe(seconds)
 
 
-def refused(status: int, seconds: float) -> None:
-    """A request was answered with something else."""
-    _REFUSED.labels(status).inc()
+def refused(status: int, reason: str, seconds: float) -> None:
+    """A request was answered with something else; `reason` is one of the words of `ingest.refused`."""
+    _REFUSED.labels(status, reason).inc()
     _ANSWER.observe(seconds)
+
+
+def cut(reason: str) -> None:
+    """A connection was ended: `slow_head`, `limit` or `unread_answers`."""
+    _CUT.labels(reason).inc()
+
+
+def connections(change: int) -> None:
+    """One more connection, or one less."""
+    _CONNECTIONS.inc(change)
+
+
+def certificate(use: str, end: float) -> None:
+    """A certificate is in use, for `server` or `client_ca`, that ends at that time (epoch seconds)."""
+    _CERTIFICATE.labels(use).set(end)
+
+
+def process_ended(pid: int, folder: str) -> None:
+    """The gauges of that process count no more; `folder` is PROMETHEUS_MULTIPROC_DIR."""
+    multiprocess.mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
 
 
 def flushed(count: int, seconds: float, reason: str | None) -> None:
@@ -57,7 +98,7 @@ def text(*more: Collector) -> bytes:
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     else:
-        more = (_ACCEPTED, _REFUSED, _BYTES, _ANSWER, _COMMIT, _COMMIT_SIZE, _COMMIT_FAILED, *more)
+        more = (*_OURS, *more)
     for collector in more:
         registry.register(collector)
     return generate_latest(registry)

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from ingest import metrics
+
 log = structlog.get_logger()
 
 GIVE_UP = 78
@@ -78,8 +80,8 @@ def supervise(
 
     Kinds that need others come before them: they are stopped first to last, and started last to first.
     """
-    with _signals() as wait, tempfile.TemporaryDirectory(prefix="wa-ingest-metrics-") as metrics:
-        environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": metrics} | (env or {})
+    with _signals() as wait, tempfile.TemporaryDirectory(prefix="wa-ingest-metrics-") as folder:
+        environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": folder} | (env or {})
         try:
             for kind in reversed(kinds):
                 kind.children = [_Child(_start(kind, environment), time.monotonic()) for _ in range(kind.count)]
@@ -159,6 +161,7 @@ def _look_after(kind: Kind, env: dict[str, str]) -> None:
         status = child.process.poll()
         if status is None:
             continue
+        metrics.process_ended(child.process.pid, env["PROMETHEUS_MULTIPROC_DIR"])
         if status == 0 and kind.ends:
             kind.children.remove(child)
             continue

@@ -5,31 +5,28 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http.client import HTTPConnection, HTTPException
-from typing import Any
 
 import orjson
 import structlog
 import uvloop
-from aiohttp import web
 from redis.exceptions import RedisError
 
-from ingest import connection, logs, processes
+from ingest import connection, logs, processes, tls
 from ingest.admin import Admin
 from ingest.committer import Committer
+from ingest.listener import Listener, connection_limit
 from ingest.replay import Standby
-from ingest.settings import Settings, SettingsError, load, variable
+from ingest.settings import Settings, SettingsError, load
 from ingest.spool import Spool
 from ingest.webhook import Webhook
 
 log = structlog.get_logger()
 
-_LINGER = 2.0
-"""Seconds in which the rest of a refused body is read and thrown away, so that the sender reads the answer."""
+_ADMIN_CONNECTIONS = 100
 
 
 async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> None:
@@ -42,18 +39,21 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
     redis = connection.for_receiver(settings)
     committer = Committer(redis, settings, spool)
     webhook = Webhook(settings, committer)
-    public = await _listen(settings, "listen", webhook, share_ports)
-    admin = await _listen(settings, "admin_listen", Admin(settings, committer), share_ports)
-    log.info("receiver started", listen=settings.listen, path=settings.path, pid=os.getpid())
+    public = Listener(settings, "listen", webhook, connection_limit(settings))
+    admin = Listener(settings, "admin_listen", Admin(settings, committer), _ADMIN_CONNECTIONS)
+    await public.open(tls.context(settings), share_ports)
+    await admin.open(None, share_ports)
+    log.info(
+        "receiver started", listen=settings.listen, path=settings.path, tls=bool(settings.tls_cert), pid=os.getpid()
+    )
     try:
-        async with _replaying(committer.standby, stop):
+        async with _replaying(committer.standby, stop), _renewing(settings, public):
             await stop.wait()
-        for site in public.sites:
-            await site.stop()
+        public.stop_accepting()
         await webhook.drain(settings.body_timeout + connection.COMMAND_SECONDS)
     finally:
-        await public.cleanup()
-        await admin.cleanup()
+        await public.close()
+        await admin.close()
         await redis.aclose()
     log.info("receiver stopped", pid=os.getpid())
 
@@ -73,32 +73,35 @@ async def _replaying(standby: Standby | None, stop: asyncio.Event) -> AsyncItera
         await task
 
 
-async def _listen(settings: Settings, field: str, handler: Webhook | Admin, share_port: bool) -> web.ServerRunner:
-    """Open the listener whose address that setting holds. The low-level server is used: two paths need no router."""
-    loop = asyncio.get_running_loop()
+@asynccontextmanager
+async def _renewing(settings: Settings, public: Listener) -> AsyncIterator[None]:
+    """Use new certificates when their files change. What cannot be used changes nothing, and is looked at again."""
 
-    def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=int(settings.max_body))
+    async def look() -> None:
+        used = tls.version(settings)
+        complained: object = None
+        while True:
+            await asyncio.sleep(tls.LOOK_SECONDS)
+            now = tls.version(settings)
+            if now in ((), used):
+                continue
+            try:
+                await public.renew(tls.context(settings))
+            except SettingsError as error:
+                if now != complained:
+                    log.warning("the new certificate cannot be used, the old one stays", reason=str(error))
+                complained = now
+            else:
+                used = now
+                log.info("new certificate in use")
 
-    # A body is kept, counted and signed as it came, so nothing is decompressed here.
-    server = web.Server(
-        handler, request_factory=make_request, lingering_time=_LINGER, access_log=None, auto_decompress=False
-    )
-    runner = web.ServerRunner(server, shutdown_timeout=1.0)
-    await runner.setup()
-    host, port = getattr(settings, field)
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    task = asyncio.create_task(look()) if settings.tls_cert else None
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if share_port:  # only for processes of one receiver, so that a second receiver by mistake is noticed
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind((host, port))
-        await web.SockSite(runner, listener, backlog=1024).start()
-    except OSError as error:
-        listener.close()
-        why = os.strerror(error.errno) if error.errno else str(error)
-        raise SettingsError(f"{variable(field)}: cannot listen on {host}:{port}: {why}") from None
-    return runner
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def kind(settings: Settings, count: int) -> processes.Kind:

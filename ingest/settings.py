@@ -8,10 +8,20 @@ from __future__ import annotations
 
 import os
 import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -49,11 +59,36 @@ def _comma_list(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _networks(value: Any) -> Any:
+    """`10.0.0.0/8, 2001:db8::/32, 192.0.2.1`."""
+    try:
+        return tuple(map(ip_network, _comma_list(value))) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"{error}; give networks such as 10.0.0.0/8,2001:db8::/32") from None
+
+
 def _some_secret(value: SecretStr) -> SecretStr:
     """A list of nothing, such as `,`, must not read as "no signature wanted"."""
-    if not _comma_list(value.get_secret_value()):
-        raise ValueError("holds no secret; unset it, or give the app secret")
+    if not secrets(value):
+        raise ValueError("holds no secret; unset it, or give one")
     return value
+
+
+def _credentials(value: SecretStr) -> SecretStr:
+    if any(b":" not in one for one in secrets(value)):
+        raise ValueError("give USER:PASSWORD; a comma separates several, so none may hold one")
+    return value
+
+
+def _segments(value: SecretStr) -> SecretStr:
+    if not all(re.fullmatch(rb"[A-Za-z0-9._~-]{16,}", one) for one in secrets(value)):
+        raise ValueError("give 16 characters or more of A-Z a-z 0-9 . _ ~ - (try: openssl rand -hex 24)")
+    return value
+
+
+def secrets(value: SecretStr | None) -> list[bytes]:
+    """The parts of a comma separated secret; none when it is not set."""
+    return [part.encode() for part in _comma_list(value.get_secret_value())] if value else []
 
 
 def _duration_text(seconds: float) -> str:
@@ -79,7 +114,22 @@ Lanes = Annotated[
     PlainSerializer(",".join),
 ]
 Secrets = Annotated[SecretStr, AfterValidator(_some_secret)]
+Networks = Annotated[
+    tuple[IPv4Network | IPv6Network, ...],
+    NoDecode,
+    BeforeValidator(_networks),
+    PlainSerializer(lambda networks: ",".join(map(str, networks)) or None),
+]
 Durability = Annotated[str, Field(pattern=r"^(redis|fsync|replicas:[1-9][0-9]*)$")]
+
+
+_NEEDS = (
+    ("tls_cert", "tls_key", "needs its private key"),
+    ("tls_key", "tls_cert", "needs its certificate"),
+    ("tls_client_ca", "tls_cert", "works only where TLS ends here"),
+    ("tls_client_name", "tls_client_ca", "is compared with certificates of a CA"),
+    ("trusted_proxies", "allow_networks", "has no effect without the networks to let in"),
+)
 
 
 class Settings(BaseSettings):
@@ -102,6 +152,26 @@ class Settings(BaseSettings):
         None, description="app secret(s), comma separated; when set, every POST must carry a valid signature"
     )
     verify_token: SecretStr | None = Field(None, description="token of the GET handshake")
+    basic_auth: Annotated[Secrets, AfterValidator(_credentials)] | None = Field(
+        None, description="USER:PASSWORD, comma separated; when set, every POST must carry one (Basic auth)"
+    )
+    path_secret: Annotated[Secrets, AfterValidator(_segments)] | None = Field(
+        None, description="secret last segment(s) of the path, comma separated: senders post to WA_PATH/SECRET"
+    )
+    allow_networks: Networks = Field(
+        (), description="networks that may speak to the public listener, comma separated; unset: all"
+    )
+    trusted_proxies: Networks = Field(
+        (), description="networks of proxies whose X-Forwarded-For says who the sender is"
+    )
+    tls_cert: Path | None = Field(
+        None, description="PEM file of the public listener's certificate and its chain; read again when it changes"
+    )
+    tls_key: Path | None = Field(None, description="PEM file of its private key")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of the CA(s) of client certificates; when set, every sender must show one"
+    )
+    tls_client_name: str | None = Field(None, description="name that a client certificate must be made out to")
     spool_dir: Path | None = Field(
         None, description="folder of the disk spool; unset: 503 while Redis is away (`up`: ./data/spool)"
     )
@@ -111,6 +181,9 @@ class Settings(BaseSettings):
     max_body: Size = Field(ByteSize(4 << 20), description="largest body accepted; above: 413")
     max_pending: Size = Field(
         ByteSize(64 << 20), description="bytes a receiver holds that are not durable yet; above: 503"
+    )
+    max_connections: int = Field(
+        1000, ge=1, le=65_536, description="connections to a receiver process; above, the one idle for longest is ended"
     )
     body_timeout: Seconds = Field(10.0, description="time for a body to arrive completely; after it: 408")
     lanes: Lanes = Field(("messages", "statuses", "other"), description="lanes that a `work` process takes from")
@@ -128,6 +201,15 @@ class Settings(BaseSettings):
     dead_age: Seconds = Field(14 * 86400.0, description="how long a dead letter is kept")
     handler_timeout: Seconds = Field(30.0, description="time for one event")
     concurrency: int = Field(50, ge=1, le=10_000, description="async handlers in flight in a worker process")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Settings:
+        for field, needed, why in _NEEDS:
+            if getattr(self, field) and not getattr(self, needed):
+                raise SettingsError(f"{variable(field)} {why}: set {variable(needed)}")
+        if self.max_pending < self.max_body:
+            raise SettingsError("WA_MAX_PENDING is less than WA_MAX_BODY: no room for one body of that size")
+        return self
 
     @classmethod
     def settings_customise_sources(

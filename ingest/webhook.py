@@ -7,34 +7,19 @@ import time
 from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache
-from typing import NoReturn
 
 import structlog
-from aiohttp import ClientError, HttpVersion11, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import HttpVersion11, web
 
 from ingest import metrics
+from ingest.bodies import Bodies
 from ingest.committer import Committer, NotDurable
 from ingest.guards import Guards
+from ingest.refused import Refused, unavailable
 from ingest.routing import lane_of, place
 from ingest.settings import Settings
 
 log = structlog.get_logger()
-
-RETRY_AFTER = "5"
-"""Seconds that a sender is asked to wait after a 503."""
-
-
-class _Refuse(Exception):
-    """The request is answered with this status, nothing is kept."""
-
-    def __init__(self, status: int, **headers: str) -> None:
-        self.status = status
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-
-
-def _unavailable() -> NoReturn:
-    raise _Refuse(503, Retry_After=RETRY_AFTER)
 
 
 class _Kept(web.StreamResponse):
@@ -67,10 +52,10 @@ class Webhook:
     """Answers requests; give it to `aiohttp.web.Server`."""
 
     def __init__(self, settings: Settings, committer: Committer) -> None:
-        self._settings = settings
+        self._partitions = settings.partitions
         self._committer = committer
         self._guards = Guards(settings)
-        self._max_body = int(settings.max_body)
+        self._bodies = Bodies(settings, committer)
         self._last_warning = 0.0
         self._in_work = 0
         self._draining = False
@@ -101,70 +86,38 @@ class Webhook:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         began = time.perf_counter()
         try:
-            if request.path != self._settings.path:
-                raise _Refuse(404)
+            self._guards.admit_head(request)
             if request.method == "POST":
                 lane, size = await self._receive(request)
                 metrics.accepted(lane, size, time.perf_counter() - began)
                 plain = request.version == HttpVersion11 and request.keep_alive and not self._draining
                 return _KEPT if plain else web.Response()
             if request.method == "GET":
-                return self._handshake(request)
-            raise _Refuse(405, Allow="GET, POST")
-        except _Refuse as refusal:
-            metrics.refused(refusal.status, time.perf_counter() - began)
+                answer = self._guards.challenge(request.query)
+                return web.Response(text=answer, headers={"X-Content-Type-Options": "nosniff"})
+            raise Refused(405, "method", Allow="GET, POST")
+        except Refused as refusal:
+            metrics.refused(refusal.status, refusal.reason, time.perf_counter() - began)
             response = web.Response(status=refusal.status, headers=refusal.headers)
             if not request.content.is_eof():
                 response.force_close()  # the rest of the body would be read as the next request
             return response
 
-    def _handshake(self, request: web.BaseRequest) -> web.Response:
-        answer = self._guards.challenge(request.query)
-        if answer is None:
-            raise _Refuse(403)
-        return web.Response(text=answer, headers={"X-Content-Type-Options": "nosniff"})
-
     async def _receive(self, request: web.BaseRequest) -> tuple[str, int]:
         """Read the body and return when it is durable: its lane and size."""
-        declared = request.content_length
-        if declared is not None and declared > self._max_body:
-            raise _Refuse(413)
-        # Room is claimed before the bytes are read; a body that does not say its length may become the largest.
-        room = self._max_body if declared is None else declared
-        if not self._committer.reserve(room):
-            _unavailable()
+        self._guards.admit_post(request.headers)
+        body = await self._bodies.read(request)
         try:
-            body = await self._read(request)
             received_ms = time.time_ns() // 1_000_000
-            if not self._guards.admits(request.headers, body):
-                raise _Refuse(401)
-            places = place(body, self._settings.partitions)
+            self._guards.admit_body(request.headers, body)
+            places = place(body, self._partitions)
             await self._committer.commit(body, received_ms, places)
         except NotDurable as error:
             self._warn(str(error))
-            _unavailable()
+            raise unavailable("not_durable") from None
         finally:
-            self._committer.release(room)
+            self._bodies.release(body)
         return lane_of(places[0].queue), len(body)
-
-    async def _read(self, request: web.BaseRequest) -> bytes:
-        if request.headers.get("Expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0
-        try:
-            if request.content.is_eof():  # small bodies have come with their head: no timer for them
-                body = request.content.read_nowait()
-                if len(body) > self._max_body:
-                    raise _Refuse(413)
-                return body
-            async with asyncio.timeout(self._settings.body_timeout):
-                return await request.read()
-        except TimeoutError:
-            raise _Refuse(408) from None
-        except web.HTTPRequestEntityTooLarge:
-            raise _Refuse(413) from None
-        except (ClientError, HttpProcessingError, web.RequestPayloadError, ConnectionError):
-            raise _Refuse(400) from None  # a broken body, or a sender that is gone and reads no answer
 
     def _warn(self, reason: str) -> None:
         """One line a second at most: every waiting sender fails at once when Redis goes."""

@@ -80,7 +80,7 @@ def test_without_redis(own_valkey: Callable[..., Any], start_receiver: Callable[
     receiver.post(BODY)
     found = figures(receiver)
     assert found["wa_redis_up",] == 0
-    assert found["wa_refused_total", "503"] == 1
+    assert found["wa_refused_total", "not_durable", "503"] == 1
     assert found["wa_commit_failures_total",] == 1
     assert not any(name.startswith("wa_lane_") for name, *_ in found)
     server.start()
@@ -111,7 +111,7 @@ def test_metrics_count_requests(redis_url: str, start_receiver: Callable[..., An
     found = figures(receiver)
     assert [found["wa_accepted_total", lane] for lane in ("messages", "statuses", "other")] == [1, 2, 1]
     assert found["wa_accepted_bytes_total",] == sum(map(len, bodies))
-    assert (found["wa_refused_total", "404"], found["wa_refused_total", "403"]) == (1, 1)
+    assert (found["wa_refused_total", "path", "404"], found["wa_refused_total", "handshake", "403"]) == (1, 1)
     assert found["wa_answer_seconds_count",] == 6
     assert (found["wa_commit_seconds_count",], found["wa_commit_notifications_sum",]) == (4, 4)
     assert found["wa_commit_failures_total",] == 0
@@ -128,6 +128,7 @@ def test_metrics_hold_nothing_personal(receiver: Any) -> None:
     assert b"Kerry" not in text
     assert b"hunter2" not in text
     known = {"messages", "statuses", "other", "401", "404", "405", "403", "+Inf"}
+    known |= {"signature", "path", "method", "handshake"}
     labels = {label for _, *labels in figures(receiver) for label in labels if not is_number(label)}
     assert labels <= known
 

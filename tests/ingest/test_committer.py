@@ -376,7 +376,7 @@ def test_confirmation_that_does_not_come(redis_url: str, durability: str, reason
 
 def test_pending_is_bounded() -> None:
     """Room for bodies is given up to WA_MAX_PENDING to the byte, and can be used again."""
-    keeper = Committer(None, load(max_pending=100))  # type: ignore[arg-type]
+    keeper = Committer(None, load(max_pending=100, max_body=100))  # type: ignore[arg-type]
     assert keeper.reserve(60)
     assert not keeper.reserve(41)
     assert keeper.reserve(40)

@@ -1,0 +1,209 @@
+"""A listening socket and the connections that came through it, each with a bound on what it may hold up.
+
+aiohttp reads the requests of a connection one after another, with bounds on the size of a head and on how many
+requests wait. Added here: the time for a first head, the number of connections, answers that nobody reads, and error
+answers that quote nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+import ssl
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from ingest import metrics
+from ingest.settings import Settings, SettingsError, variable
+
+log = structlog.get_logger()
+
+HEAD_SECONDS = 10.0
+"""How long a new connection may take for its first head, and for the handshake of TLS."""
+
+IDLE_SECONDS = 150.0
+"""How long a connection is kept for its next request: longer than proxies keep theirs (Caddy: two minutes)."""
+
+_LINGER = 2.0
+"""Seconds in which the rest of a refused body is read and thrown away, so that the sender reads the answer."""
+
+_STOP_SECONDS = 1.0
+_BACKLOG = 1024
+_RESERVED_FILES = 64  # for Redis, the spool, the admin listener, Python's own
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Listener:
+    """Serves `handler` on the address that the setting `field` holds. `open` before use."""
+
+    def __init__(self, settings: Settings, field: str, handler: Handler, limit: int) -> None:
+        self._settings = settings
+        self._field = field
+        self._handler = handler
+        self._limit = limit
+        self._max_body = int(settings.max_body)
+        # In the order of their last request: who has been idle for longest is first.
+        self._connections: OrderedDict[_Connection, None] = OrderedDict()
+
+    async def open(self, context: ssl.SSLContext | None, share_port: bool) -> None:
+        """Start to accept. Raises SettingsError when the address cannot be had."""
+        host, port = getattr(self._settings, self._field)
+        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        self._server = _Server(self, self._serve, self._max_body)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if share_port:  # only for processes of one receiver, so that a second receiver by mistake is noticed
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._socket.bind((host, port))
+            self._accepting = await self._accept(context)
+        except OSError as error:
+            self._socket.close()
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise SettingsError(f"{variable(self._field)}: cannot listen on {host}:{port}: {why}") from None
+
+    async def renew(self, context: ssl.SSLContext | None) -> None:
+        """Use another context for new connections; those that are open go on with theirs."""
+        before = self._accepting
+        self._accepting = await self._accept(context)
+        before.close()
+
+    def stop_accepting(self) -> None:
+        self._accepting.close()
+        self._socket.close()
+
+    async def close(self) -> None:
+        """End everything, at once."""
+        self.stop_accepting()
+        await asyncio.sleep(0)  # what was accepted a moment ago begins
+        self._server.pre_shutdown()
+        await self._server.shutdown(_STOP_SECONDS)
+
+    async def _accept(self, context: ssl.SSLContext | None) -> asyncio.Server:
+        # A copy of the socket: both wait at the same queue, so nobody is turned away when one is closed.
+        return await asyncio.get_running_loop().create_server(
+            self._server,
+            sock=self._socket.dup(),
+            ssl=context,
+            backlog=_BACKLOG,
+            ssl_handshake_timeout=HEAD_SECONDS if context else None,
+        )
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection: Any = request.protocol
+        if connection.writing_paused:
+            connection.cut("unread_answers")
+            return web.Response(status=400)  # which nobody gets
+        connection.begin()
+        self._connections.move_to_end(connection)
+        try:
+            return await self._handler(request)
+        finally:
+            connection.busy = False
+
+    def opened(self, connection: _Connection) -> None:
+        """A connection begins. When there are too many, the one that has been idle for longest is ended."""
+        metrics.connections(1)
+        self._connections[connection] = None
+        if len(self._connections) > self._limit:
+            idle = next((one for one in self._connections if not one.busy), connection)
+            idle.cut("limit")
+
+    def ended(self, connection: _Connection) -> None:
+        if connection in self._connections:
+            del self._connections[connection]
+            metrics.connections(-1)
+
+
+class _Server(web.Server):
+    """Makes our connections instead of aiohttp's."""
+
+    def __init__(self, listener: Listener, handler: Handler, max_body: int) -> None:
+        self._listener = listener
+        loop = asyncio.get_running_loop()
+
+        def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body)
+
+        super().__init__(handler, request_factory=make_request)
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self._listener, self)
+
+
+class _Connection(web.RequestHandler):
+    __slots__ = ("_first_head", "_listener", "busy")
+
+    def __init__(self, listener: Listener, server: _Server) -> None:
+        self._listener = listener
+        self._first_head: asyncio.TimerHandle | None = None
+        self.busy = False
+        # A body is kept, counted and signed as it came, so nothing is decompressed here.
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type] # it means none
+            auto_decompress=False,
+            keepalive_timeout=IDLE_SECONDS,
+            lingering_time=_LINGER,
+        )
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._first_head = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.cut, "slow_head")
+        self._listener.opened(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._heard()
+        self._listener.ended(self)
+
+    def begin(self) -> None:
+        """A request's head has come."""
+        self.busy = True
+        self._heard()
+
+    def _heard(self) -> None:
+        if self._first_head is not None:
+            self._first_head.cancel()
+            self._first_head = None
+
+    def cut(self, reason: str) -> None:
+        """End it, whatever it does."""
+        metrics.cut(reason)
+        transport = self.transport
+        self.force_close()
+        if transport is not None:
+            transport.abort()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what is no HTTP, or to a request that broke us. aiohttp's own page quotes the request."""
+        if status == 500:
+            log.error("request failed", error=type(exc).__name__)
+        metrics.refused(status, "broken" if status == 400 else "failed", 0.0)
+        response = web.Response(status=status)
+        response.force_close()
+        return response
+
+
+def connection_limit(settings: Settings) -> int:
+    """WA_MAX_CONNECTIONS, or fewer where the system allows fewer open files; raises our soft limit for them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = settings.max_connections + _RESERVED_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(1, wanted - _RESERVED_FILES)
