@@ -103,7 +103,7 @@ class Listener:
         connection.begin()
         self._connections.move_to_end(connection)
         try:
-            return await self._handler(request)
+            return _nameless(await self._handler(request))
         finally:
             connection.busy = False
 
@@ -195,7 +195,12 @@ class _Connection(web.RequestHandler):
         metrics.refused(status, "broken" if status == 400 else "failed", 0.0)
         response = web.Response(status=status)
         response.force_close()
-        return response
+        return _nameless(response)
+
+
+def _nameless(response: web.StreamResponse) -> web.StreamResponse:
+    response.headers.setdefault("Server", "wa-ingest")  # aiohttp would name itself, Python, and their versions
+    return response
 
 
 def connection_limit(settings: Settings) -> int:

@@ -63,8 +63,8 @@ def test_duration(monkeypatch: pytest.MonkeyPatch, text: str, seconds: float) ->
 )
 def test_size(monkeypatch: pytest.MonkeyPatch, text: str, size: int) -> None:
     """A size is a number of bytes, or has a decimal or binary unit."""
-    monkeypatch.setenv("WA_MAX_BODY", text)
-    assert load().max_body == size
+    monkeypatch.setenv("WA_MAX_RSS", text)
+    assert load().max_rss == size
 
 
 @pytest.mark.parametrize(
@@ -159,6 +159,16 @@ WRONG = [
     ("MAX_BODY", "0"),
     ("MAX_BODY", "-1"),
     ("MAX_PENDING", "4 MiX"),
+    ("MAX_CONNECTIONS", "0"),
+    ("BASIC_AUTH", "user"),
+    ("BASIC_AUTH", "user:password,with comma"),
+    ("BASIC_AUTH", ","),
+    ("PATH_SECRET", "short"),
+    ("PATH_SECRET", "with/slash-and-more-than-16"),
+    ("ALLOW_NETWORKS", "10.0.0.0/33"),
+    ("ALLOW_NETWORKS", "10.0.0.1/8"),
+    ("ALLOW_NETWORKS", "example.com"),
+    ("TRUSTED_PROXIES", "10.0.0.0/8;192.168.0.0/16"),
     ("BODY_TIMEOUT", "soon"),
     ("BODY_TIMEOUT", "0"),
     ("HANDLER_TIMEOUT", "-1s"),
@@ -187,7 +197,7 @@ def test_wrong_value(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> 
     assert caught.value.__cause__ is None
 
 
-@pytest.mark.parametrize("name", ["APP_SECRET", "REDIS_URL", "VERIFY_TOKEN"])
+@pytest.mark.parametrize("name", ["APP_SECRET", "REDIS_URL", "VERIFY_TOKEN", "BASIC_AUTH", "PATH_SECRET"])
 def test_no_secret_in_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The line about one wrong variable quotes the secret of no other."""
     monkeypatch.setenv(f"WA_{name}", "hunter2")
@@ -196,6 +206,39 @@ def test_no_secret_in_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> No
         load()
     assert "hunter2" not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tls_cert": "c"}, "WA_TLS_CERT needs its private key: set WA_TLS_KEY"),
+        ({"tls_key": "k"}, "WA_TLS_KEY needs its certificate: set WA_TLS_CERT"),
+        ({"tls_client_ca": "c"}, "WA_TLS_CLIENT_CA works only where TLS ends here: set WA_TLS_CERT"),
+        ({"tls_client_name": "n"}, "WA_TLS_CLIENT_NAME is compared with certificates of a CA: set WA_TLS_CLIENT_CA"),
+        (
+            {"trusted_proxies": "::1"},
+            "WA_TRUSTED_PROXIES has no effect without the networks to let in: set WA_ALLOW_NETWORKS",
+        ),
+        (
+            {"max_body": 11, "max_pending": 10},
+            "WA_MAX_PENDING is less than WA_MAX_BODY: no room for one body of that size",
+        ),
+    ],
+)
+def test_settings_that_need_each_other(given: dict[str, object], message: str) -> None:
+    """A guard that would guard nothing, because another setting is missing, stops the start."""
+    with pytest.raises(SettingsError) as caught:
+        load(**given)
+    assert str(caught.value) == message
+
+
+def test_networks() -> None:
+    """Networks of both families and single addresses, as a list; shown in the form in which they can be set."""
+    found = load(allow_networks=" 10.0.0.0/8,192.0.2.1, 2001:db8::/32 ")
+    assert [str(network) for network in found.allow_networks] == ["10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32"]
+    shown = found.model_dump(mode="json")["allow_networks"]
+    assert load(allow_networks=shown) == found
+    assert load().model_dump(mode="json")["allow_networks"] is None
 
 
 def test_start_prints_one_line(start_receiver, redis_url: str) -> None:
@@ -208,7 +251,8 @@ def test_start_prints_one_line(start_receiver, redis_url: str) -> None:
 
 def test_secrets_are_masked() -> None:
     """What `wa-ingest settings` prints holds no secret, and the rest in the form in which it is set."""
-    secret = dict.fromkeys(("app_secret", "verify_token", "redis_url"), "hunter2")
+    names = ("app_secret", "verify_token", "redis_url", "basic_auth", "path_secret")
+    secret = dict.fromkeys(names, "hunter2:hunter2") | {"path_secret": "hunter2hunter2hunter2"}
     shown = load(**secret, handler_timeout="90m", listen=":80", admin_listen="[::1]:81", lanes="other").model_dump(
         mode="json"
     )
