@@ -1,23 +1,23 @@
 """A listening socket and the connections that came through it, each with a bound on what it may hold up.
 
-aiohttp reads the requests of a connection one after another, with bounds on the size of a head and on how many
-requests wait. Added here: the time for a first head, the number of connections, answers that nobody reads, and error
-answers that quote nothing.
+aiohttp reads the requests of a connection one after another, with bounds on the size of a line and on how many requests
+wait. Added here: the time for a first head, the number of connections, answers that nobody reads, bytes that would cost
+its parser much more time than sending them, and error answers that quote nothing. docs/security.md has the figures.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 import socket
 import ssl
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from ingest import metrics
 from ingest.settings import Settings, SettingsError, variable
@@ -32,6 +32,13 @@ IDLE_SECONDS = 150.0
 
 _LINGER = 2.0
 """Seconds in which the rest of a refused body is read and thrown away, so that the sender reads the answer."""
+
+_LARGE = 16 << 10
+"""A read of more bytes is looked at before it is parsed. No head is as long, and smaller ones cannot hold up much."""
+
+_CRUMB = re.compile(rb"\r\n[0-9A-Fa-f]{1,2}(?:;[^\r\n]*)?\r\n")
+_CRUMBS = 500
+"""So many chunks of less than 256 bytes in one read are no way to send a body: each costs aiohttp some microseconds."""
 
 _STOP_SECONDS = 1.0
 _BACKLOG = 1024
@@ -49,8 +56,10 @@ class Listener:
         self._handler = handler
         self._limit = limit
         self._max_body = int(settings.max_body)
-        # In the order of their last request: who has been idle for longest is first.
-        self._connections: OrderedDict[_Connection, None] = OrderedDict()
+        self._count = 0
+        # Who waits for a first head, and who for the next request; who has waited for longest is first.
+        self._silent: dict[_Connection, None] = {}
+        self._idle: dict[_Connection, None] = {}
 
     async def open(self, context: ssl.SSLContext | None, share_port: bool) -> None:
         """Start to accept. Raises SettingsError when the address cannot be had."""
@@ -100,25 +109,32 @@ class Listener:
         if connection.writing_paused:
             connection.cut("unread_answers")
             return web.Response(status=400)  # which nobody gets
-        connection.begin()
-        self._connections.move_to_end(connection)
         try:
             return _nameless(await self._handler(request))
         finally:
-            connection.busy = False
+            if connection.connected:
+                self._idle[connection] = None
 
     def opened(self, connection: _Connection) -> None:
-        """A connection begins. When there are too many, the one that has been idle for longest is ended."""
+        """A connection begins. When there are too many, the one that has waited for longest is ended, first among
+        those that never sent a request.
+        """
         metrics.connections(1)
-        self._connections[connection] = None
-        if len(self._connections) > self._limit:
-            idle = next((one for one in self._connections if not one.busy), connection)
-            idle.cut("limit")
+        self._count += 1
+        self._silent[connection] = None
+        if self._count > self._limit:
+            next(iter(self._silent if len(self._silent) > 1 else self._idle or self._silent)).cut("limit")
+
+    def forget(self, connection: _Connection) -> None:
+        """It is in use, or ending: not one to end when there are too many."""
+        self._silent.pop(connection, None)
+        self._idle.pop(connection, None)
 
     def ended(self, connection: _Connection) -> None:
-        if connection in self._connections:
-            del self._connections[connection]
-            metrics.connections(-1)
+        """It has ended."""
+        metrics.connections(-1)
+        self._count -= 1
+        self.forget(connection)
 
 
 class _Server(web.Server):
@@ -129,6 +145,8 @@ class _Server(web.Server):
         loop = asyncio.get_running_loop()
 
         def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+            protocol.begin(payload, message.chunked)
+            listener.forget(protocol)
             return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body)
 
         super().__init__(handler, request_factory=make_request)
@@ -138,12 +156,14 @@ class _Server(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ("_first_head", "_listener", "busy")
+    __slots__ = ("_body", "_chunked", "_first_head", "_listener", "_open")
 
     def __init__(self, listener: Listener, server: _Server) -> None:
         self._listener = listener
         self._first_head: asyncio.TimerHandle | None = None
-        self.busy = False
+        self._open = False
+        self._body: StreamReader | None = None  # of the last request
+        self._chunked = False
         # A body is kept, counted and signed as it came, so nothing is decompressed here.
         super().__init__(
             server,
@@ -157,17 +177,38 @@ class _Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._first_head = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.cut, "slow_head")
+        self._open = True
         self._listener.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._heard()
-        self._listener.ended(self)
+        if self._open:
+            self._open = False
+            self._listener.ended(self)
 
-    def begin(self) -> None:
+    def begin(self, body: StreamReader, chunked: bool) -> None:
         """A request's head has come."""
-        self.busy = True
         self._heard()
+        self._body, self._chunked = body, chunked
+
+    def data_received(self, data: bytes) -> None:
+        if len(data) > _LARGE and (reason := self._costly(data)):
+            self.cut(reason)
+        else:
+            super().data_received(data)
+
+    def _costly(self, data: bytes) -> str | None:
+        body, chunked = self._body, self._chunked
+        if self._messages:  # heads that aiohttp has parsed and will handle next
+            message, body = self._messages[-1]
+            chunked = getattr(message, "chunked", False)
+        if body is None or body.is_eof():  # a head begins here
+            end = data.find(b"\r\n\r\n", 0, _LARGE)
+            if end < 0:
+                return "endless_head"
+            chunked = b"chunked" in data[:end].lower()
+        return "tiny_chunks" if chunked and len(_CRUMB.findall(data)) > _CRUMBS else None
 
     def _heard(self) -> None:
         if self._first_head is not None:
@@ -177,6 +218,7 @@ class _Connection(web.RequestHandler):
     def cut(self, reason: str) -> None:
         """End it, whatever it does."""
         metrics.cut(reason)
+        self._listener.forget(self)
         transport = self.transport
         self.force_close()
         if transport is not None:

@@ -65,7 +65,7 @@ def refused(status: int, reason: str, seconds: float) -> None:
 
 
 def cut(reason: str) -> None:
-    """A connection was ended: `slow_head`, `limit` or `unread_answers`."""
+    """A connection was ended: `slow_head`, `endless_head`, `tiny_chunks`, `unread_answers` or `limit`."""
     _CUT.labels(reason).inc()
 
 

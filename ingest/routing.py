@@ -21,6 +21,10 @@ MESSAGES, STATUSES, OTHER = LANES = ("messages", "statuses", "other")
 # `\"messages\"`. Only bodies that match are parsed; a flood of statuses never is.
 _MAY_BE_URGENT = re.compile(rb'"(?:messages|calls)"\s*:\s*\[')
 
+# Of what Meta sends (3 MB, thousands of messages) nothing comes near. Parsing so many would hold up everybody else for
+# a quarter of a second and more.
+_MOST_OBJECTS = 200_000
+
 
 class Place(NamedTuple):
     """One queue that a notification goes to.
@@ -78,6 +82,8 @@ def partitions_of(body: Any, partitions: int) -> set[int]:
 def place(body: bytes, partitions: int) -> tuple[Place, ...]:
     """The queues for a body, one in all but rare cases. Never raises, whatever the bytes."""
     if _MAY_BE_URGENT.search(body):
+        if len(body) > _MOST_OBJECTS and body.count(b"{") > _MOST_OBJECTS:
+            return _OTHER
         try:
             found = partitions_of(orjson.loads(body), partitions)
         except orjson.JSONDecodeError:
