@@ -55,8 +55,9 @@ class Bodies:
             if not request.content.is_eof():
                 return await self._arrive(request.content)
             body = request.content.read_nowait()
-        except (ClientError, HttpProcessingError, web.RequestPayloadError, ConnectionError):
-            raise Refused(400, "broken") from None  # or a sender that is gone and reads no answer
+        except (ClientError, HttpProcessingError, web.RequestPayloadError, ConnectionError, RuntimeError):
+            # Or a sender that is gone and reads no answer: for some of these aiohttp raises a RuntimeError.
+            raise Refused(400, "broken") from None
         if len(body) > self._max:
             raise Refused(413, "size")
         if not self._committer.reserve(len(body)):

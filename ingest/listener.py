@@ -38,7 +38,9 @@ _LARGE = 16 << 10
 
 _CRUMB = re.compile(rb"\r\n[0-9A-Fa-f]{1,2}(?:;[^\r\n]*)?\r\n")
 _CRUMBS = 500
-"""So many chunks of less than 256 bytes in one read are no way to send a body: each costs aiohttp some microseconds."""
+"""So many chunks of less than 256 bytes in one read are no way to send a body: each costs aiohttp some microseconds.
+Nor is more around the chunks than in them.
+"""
 
 _STOP_SECONDS = 1.0
 _BACKLOG = 1024
@@ -116,14 +118,15 @@ class Listener:
                 self._idle[connection] = None
 
     def opened(self, connection: _Connection) -> None:
-        """A connection begins. When there are too many, the one that has waited for longest is ended, first among
-        those that never sent a request.
+        """A connection begins. When there are too many, one that waits is ended, the longest waiting of whichever kind
+        makes the crowd: those that never sent a request, or those between two.
         """
         metrics.connections(1)
         self._count += 1
         self._silent[connection] = None
         if self._count > self._limit:
-            next(iter(self._silent if len(self._silent) > 1 else self._idle or self._silent)).cut("limit")
+            crowd = self._silent if len(self._silent) > self._limit // 2 or not self._idle else self._idle
+            next(iter(crowd)).cut("limit")
 
     def forget(self, connection: _Connection) -> None:
         """It is in use, or ending: not one to end when there are too many."""
@@ -142,6 +145,7 @@ class _Server(web.Server):
 
     def __init__(self, listener: Listener, handler: Handler, max_body: int) -> None:
         self._listener = listener
+        self._max_body = max_body
         loop = asyncio.get_running_loop()
 
         def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
@@ -152,18 +156,20 @@ class _Server(web.Server):
         super().__init__(handler, request_factory=make_request)
 
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self._listener, self)
+        return _Connection(self._listener, self, self._max_body)
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ("_body", "_chunked", "_first_head", "_listener", "_open")
+    __slots__ = ("_body", "_chunked", "_first_head", "_framed", "_listener", "_most_framed", "_open")
 
-    def __init__(self, listener: Listener, server: _Server) -> None:
+    def __init__(self, listener: Listener, server: _Server, max_body: int) -> None:
         self._listener = listener
         self._first_head: asyncio.TimerHandle | None = None
         self._open = False
         self._body: StreamReader | None = None  # of the last request
         self._chunked = False
+        self._framed = 0  # bytes of a body in chunks, with what is around them
+        self._most_framed = 2 * max_body
         # A body is kept, counted and signed as it came, so nothing is decompressed here.
         super().__init__(
             server,
@@ -208,7 +214,12 @@ class _Connection(web.RequestHandler):
             if end < 0:
                 return "endless_head"
             chunked = b"chunked" in data[:end].lower()
-        return "tiny_chunks" if chunked and len(_CRUMB.findall(data)) > _CRUMBS else None
+            self._framed = 0
+        if not chunked:
+            return None
+        self._framed += len(data)
+        too_much = self._framed > self._most_framed or len(_CRUMB.findall(data)) > _CRUMBS
+        return "tiny_chunks" if too_much else None
 
     def _heard(self) -> None:
         if self._first_head is not None:
@@ -223,6 +234,11 @@ class _Connection(web.RequestHandler):
         self.force_close()
         if transport is not None:
             transport.abort()
+
+    def log_exception(self, *_: Any, exc_info: BaseException | None = None, **more: Any) -> None:
+        """A line of our own, and none for a sender that is gone, which aiohttp takes for an error in some places."""
+        if self.connected:
+            log.error("connection failed", error=type(exc_info).__name__)
 
     def handle_error(
         self,
