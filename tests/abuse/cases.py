@@ -98,7 +98,7 @@ Attack = Callable[[Target], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Case:
-    """`bound` says in words what holds; `ends` how attackers may see each attempt end; `spares`: nobody else is cut off."""
+    """`bound` says in words what holds; `ends` how attackers may see attempts end; `spares`: nobody else is cut off."""
 
     name: str
     attack: Attack
