@@ -235,10 +235,12 @@ class _RedisAway(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        # A ResponseError is an answer: Redis is there, and something else is wrong.
-        if isinstance(error, RedisError | OSError) and not isinstance(error, ResponseError):
-            record.exc_info = None
-            record.msg, record.args = f"Redis is away: {connection.reason(error)}", ()
+        if isinstance(error, RedisError | OSError):
+            # A ResponseError is an answer: Redis is there, and something else is wrong.
+            away = None if isinstance(error, ResponseError) else f"Redis is away: {connection.reason(error)}"
+            if says := connection.misuse(error) or away:
+                record.exc_info = None
+                record.msg, record.args = str(says), ()
         return True
 
 
@@ -265,7 +267,7 @@ def main() -> None:
         worker = BatchWorker(settings, registry, name=os.urandom(8).hex())
         worker.work(burst="--burst" in sys.argv, logging_level="WARNING")
     except (RedisError, OSError) as error:
-        log.warning("Redis is away, trying again", reason=connection.reason(error))
+        log.warning("Redis is away, trying again", reason=str(connection.trouble(error)))
         sys.exit(1)
     except SettingsError as error:
         print(f"wa-ingest: {error}", file=sys.stderr)
