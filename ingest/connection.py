@@ -151,8 +151,8 @@ def _checked(client: _Client) -> _Client:
     try:
         pool.connection_class(**options)  # does not connect
     except TypeError as error:
-        name = _OPTION.search(str(error))
-        what = name[1] if name else "something in it"
+        found = _OPTION.search(str(error))
+        what = found[1] if found else "something in it"
         raise SettingsError(f"WA_REDIS_URL: {what} is no option of such a URL; {_TLS}") from None
     except RedisError as error:
         raise SettingsError(f"WA_REDIS_URL: {error}") from None

@@ -32,7 +32,7 @@ from ingest import batches, connection, logs, processes
 from ingest.settings import Settings, SettingsError, load
 from workers import batch, claims, dead, handlers, reaper
 from workers.line import Line
-from workers.queue import BatchQueue, NoDeathPenalty, Taker, open_queues
+from workers.queue import BatchJob, BatchQueue, NoDeathPenalty, Taker, open_queues
 
 log = structlog.get_logger()
 
@@ -61,6 +61,7 @@ class BatchWorker(SimpleWorker):
 
     death_penalty_class = NoDeathPenalty
     queue_class = BatchQueue
+    job_class = BatchJob
     log_result_lifespan = False
     max_connection_wait_time = 5.0  # RQ would wait up to a minute before it looks for Redis again
 
