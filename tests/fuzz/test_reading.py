@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz.mutation import mutate
 from tests.fuzz.reading import check
 
 SEEDS = sorted(Path(__file__).with_name("corpus").iterdir())
@@ -47,3 +48,12 @@ def test_damaged_seeds(seed: Path, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(body)))
     end = data.draw(st.integers(start, min(len(body), start + 20)))
     check(body[:start] + data.draw(st.binary(max_size=8)) + body[end:])
+
+
+@QUICK
+@given(st.sampled_from([seed for seed in SEEDS if seed.stem not in ("deep", "truncated")]), st.integers(0))
+def test_strange_seeds(seed: Path, number: int) -> None:
+    """So is a seed in which some values are missing, misplaced or of another type."""
+    body = mutate(seed.read_bytes(), number)
+    assert body is not None
+    check(body)
