@@ -208,6 +208,22 @@ def test_nothing_else_is_allowed(system: System, user: str) -> None:
         assert b"permission" in answer, command
 
 
+# What a worker does each minute: longer than the test above takes.
+SELDOM = ["XTRIM rq:wa:dead:messages MINID 1", "HSCAN rq:wa:generations 0 MATCH *.left.*", "UNLINK rq:wa:seen:1:0"]
+SELDOM += [
+    "SET rq:wa:trim w NX EX 50",
+    "HDEL rq:wa:generations 1",
+    "SUBSCRIBE rq:pubsub:w",
+    "ZADD rq:failed:statuses 1 b",
+]
+
+
+def test_what_workers_do_seldom_is_allowed(system: System) -> None:
+    """The worker user may do what is not needed in every batch."""
+    for command in SELDOM:
+        assert system.admin.execute_command("ACL DRYRUN", "worker", *command.split()) == b"OK", command
+
+
 def test_the_file_holds_no_real_password() -> None:
     """Its passwords are placeholders that say so, and the default user is off."""
     text = ACL.read_text()
