@@ -3,6 +3,7 @@
 # make faults  ends or freezes every process at every step, and writes docs/failures.md (some minutes)
 # make bench   measures it beside its peers, and draws docs/plots (about 15 minutes); needs wrk
 # make bench-quick  a short form (3 minutes), which fails when a ratio fell below benchmarks/baseline.json
+# make fuzz    looks for bodies that break the parser (a minute; FUZZ_SECONDS=…); what it finds is in .fuzz
 # make lock    new versions into requirements.lock
 
 PYTHON ?= python3
@@ -14,7 +15,9 @@ export PIP_CONSTRAINT := $(CURDIR)/requirements.lock
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/requirements.lock
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test lint format faults bench bench-quick bench-peers lock clean
+FUZZ_SECONDS ?= 60
+
+.PHONY: up test lint format faults fuzz bench bench-quick bench-peers lock clean
 
 up: $(VENV)/ready
 	$(BIN)/wa-ingest up
@@ -41,6 +44,11 @@ bench: $(VENV)/ready bench-peers
 bench-quick: $(VENV)/ready bench-peers
 	$(BIN)/python -m benchmarks --quick --compare-baseline
 
+fuzz: $(VENV)/ready-to-fuzz
+	@mkdir -p .fuzz/corpus
+	$(BIN)/python -m tests.fuzz.parser .fuzz/corpus tests/fuzz/corpus -dict=tests/fuzz/json.dict \
+	  -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=.fuzz/ -max_len=4096
+
 # The peers have an environment and lock files of their own; without npm BullMQ is left out. Not `npm ci`: it wants the
 # optional parts for every kind of machine, which not every registry keeps.
 bench-peers: benchmarks/.venv/ready
@@ -64,6 +72,10 @@ $(VENV)/ready-to-test: $(VENV)/bin/python pyproject.toml requirements.lock
 	$(BIN)/pip install --quiet --editable '.[test,dev]'
 	@touch $@ $(VENV)/ready
 
+$(VENV)/ready-to-fuzz: $(VENV)/ready-to-test
+	$(BIN)/pip install --quiet --editable '.[fuzz]'
+	@touch $@
+
 # In an environment of its own, so that the file holds what the project needs and nothing else.
 lock:
 	rm -rf $(VENV)-lock
@@ -74,4 +86,4 @@ lock:
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz

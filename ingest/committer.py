@@ -16,7 +16,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from ingest import batches, metrics
+from ingest import batches, connection, metrics
 from ingest.replay import Standby
 from ingest.routing import Place
 from ingest.settings import Settings
@@ -141,9 +141,11 @@ class Committer:
             args += (queue, len(records), *records)
         try:
             await self._call(args)
-        except ResponseError as error:
-            return f"Redis refuses: {error}"
         except (RedisError, OSError, RuntimeError) as error:  # RuntimeError: uvloop, on a transport just closed
+            if misuse := connection.misuse(error):
+                return str(misuse)
+            if isinstance(error, ResponseError):
+                return f"Redis refuses: {error}"
             return f"Redis is away: {type(error).__name__}"
         except NotDurable as error:
             return str(error)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import redis
@@ -15,8 +16,8 @@ import redis.asyncio.sentinel
 import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from ingest.settings import Settings, SettingsError, redis_url
@@ -36,6 +37,10 @@ _SENTINEL = re.compile(
     re.ASCII,
 )
 _SENTINEL_PORT = 26379
+_TLS = "with TLS: rediss://HOST:PORT/DB?ssl_ca_certs=FILE&ssl_certfile=FILE&ssl_keyfile=FILE"
+_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+_OPTION = re.compile(r"(?:keyword argument|Invalid value for) '(\w+)'")
+_Client = TypeVar("_Client", redis.Redis, redis.asyncio.Redis)
 _ASK = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}  # for each sentinel: some may be away, the next one knows
 
 
@@ -52,7 +57,7 @@ def for_receiver(settings: Settings) -> redis.asyncio.Redis:
         url = redis_url(settings)
         found = _sentinels(url)
         if found is None:
-            return redis.asyncio.Redis.from_url(url, **options)
+            return _checked(redis.asyncio.Redis.from_url(url, **options))
     ask: dict[str, Any] = _ASK | {"retry": AsyncRetry(NoBackoff(), 1, (RedisConnectionError,))}
     sentinel = redis.asyncio.sentinel.Sentinel(found.hosts, sentinel_kwargs=ask)  # type: ignore[no-untyped-call]
     return sentinel.master_for(found.service, **found.server, **options)  # type: ignore[no-any-return]
@@ -73,7 +78,7 @@ def _sync(settings: Settings, **options: Any) -> redis.Redis:
         url = redis_url(settings)
         found = _sentinels(url)
         if found is None:
-            return redis.Redis.from_url(url, **options)
+            return _checked(redis.Redis.from_url(url, **options))
     ask: dict[str, Any] = _ASK | {"retry": Retry(NoBackoff(), 1, (RedisConnectionError,))}
     sentinel = _Sentinel(found.hosts, sentinel_kwargs=ask)
     return sentinel.master_for(  # type: ignore[no-any-return, no-untyped-call]
@@ -139,12 +144,32 @@ class _Connection(redis.sentinel.SentinelManagedConnection):
             raise RedisConnectionError("the primary was demoted") from None
 
 
+def _checked(client: _Client) -> _Client:
+    """redis-py reads any option from a URL, and looks at it when it connects. SettingsError for a wrong one."""
+    pool = client.connection_pool
+    options: dict[str, Any] = pool.connection_kwargs
+    try:
+        pool.connection_class(**options)  # does not connect
+    except TypeError as error:
+        found = _OPTION.search(str(error))
+        what = found[1] if found else "something in it"
+        raise SettingsError(f"WA_REDIS_URL: {what} is no option of such a URL; {_TLS}") from None
+    except RedisError as error:
+        raise SettingsError(f"WA_REDIS_URL: {error}") from None
+    for name in _FILES:
+        if (path := options.get(name)) and not os.access(path, os.R_OK):
+            raise SettingsError(f"WA_REDIS_URL: {name}: {path} cannot be read")
+    return client
+
+
 @contextmanager
 def _named() -> Iterator[None]:
     """redis-py says what is wrong with a URL, but not which variable holds it."""
     try:
         yield
-    except ValueError:
+    except ValueError as error:
+        if name := _OPTION.search(str(error)):
+            raise SettingsError(f"WA_REDIS_URL: the value of {name[1]} cannot be used") from None
         raise SettingsError(
             "WA_REDIS_URL: give redis://HOST:PORT/DB, rediss://HOST:PORT/DB, unix:///PATH "
             "or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB"
@@ -153,14 +178,59 @@ def _named() -> Iterator[None]:
 
 def reason(error: Exception) -> str:
     """Why Redis cannot be used, in words for a person; never the data of the command."""
-    # Of sentinels that do not answer, redis-py appends every option of every client.
-    text = str(error).split("\n")[0].split(" : <")[0]
+    # Of sentinels that do not answer, redis-py appends every option of every client; to errors in a pipeline it
+    # prepends the command.
+    text = str(error).split("\n")[0].split(" : <")[0].rpartition(" of pipeline caused error: ")[2]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+class Trouble(NamedTuple):
+    """What is wrong with Redis and what to do about it, for a person."""
+
+    finding: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.finding}; {self.remedy}"
+
+
+def misuse(error: Exception) -> Trouble | None:
+    """Trouble that lasts until somebody mends WA_REDIS_URL or the server's users; None for any other."""
+    why = reason(error)
+    # In a script Redis says NOPERM in other words.
+    if isinstance(error, NoPermissionError) or "ACL failure in script: " in why:
+        what = why.rpartition("ACL failure in script: ")[2].partition(" script: ")[0]
+        return Trouble(
+            f"the user of WA_REDIS_URL lacks a right: {what.removeprefix('NoPermissionError: ')}",
+            "deploy/redis/users.acl has what is needed",
+        )
+    if isinstance(error, AuthenticationError):
+        return Trouble("Redis refuses the user or the password of WA_REDIS_URL", "see ACL LIST or requirepass there")
+    if "[SSL" in why:
+        return Trouble(f"no TLS with Redis: {why}", f"see WA_REDIS_URL; {_TLS}")
+    return None
+
+
+def trouble(error: Exception) -> Trouble:
+    """The cause of an error of redis-py or of the network, and its remedy; never a password, never data."""
+    known = misuse(error)
+    if known:
+        return known
+    why = reason(error)
+    if "closed by server" in why or "reset by peer" in why:
+        return Trouble(
+            f"Redis ends the connection: {why}",
+            "see WA_REDIS_URL: does it want TLS (rediss://), a client certificate (ssl_certfile, ssl_keyfile)?",
+        )
+    return Trouble(f"Redis is not reachable: {why}", "see WA_REDIS_URL, and that it runs")
+
+
 def check_version(client: redis.Redis, settings: Settings) -> None:
-    """Raise SettingsError when the server is too old for what is asked of it."""
-    info = client.info("server")
+    """Raise SettingsError when the server is too old for what is asked of it. Not where INFO is forbidden."""
+    try:
+        info = client.info("server")
+    except NoPermissionError:
+        info = {"redis_version": _dotted(OLDEST_FSYNC)}
     version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
     if version < OLDEST:
         raise SettingsError(

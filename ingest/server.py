@@ -152,7 +152,7 @@ def main() -> None:
             connection.check_version(tools, settings)
         except (RedisError, OSError) as error:
             # Not fatal: until Redis is there, notifications are spooled or senders get 503.
-            log.warning("Redis is away", reason=connection.reason(error), spool=spool is not None)
+            log.warning("Redis is away", reason=str(connection.trouble(error)), spool=spool is not None)
         finally:
             tools.close()
         uvloop.run(run(settings, spool, share_ports="--share-ports" in sys.argv))

@@ -70,9 +70,8 @@ def _redis(settings: Settings) -> Iterator[Check]:
     except SettingsError as error:
         yield Check("redis", "failed", str(error), "see above")
     except (RedisError, OSError) as error:
-        yield Check(
-            "redis", "failed", f"not reachable: {connection.reason(error)}", "see WA_REDIS_URL, and that it runs"
-        )
+        found = connection.trouble(error)
+        yield Check("redis", "failed", found.finding, found.remedy)
     finally:
         redis.close()
 

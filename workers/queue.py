@@ -6,15 +6,17 @@ RQ 3.0.0 loses a job when a worker of several queues dies between BLPOP and its 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import orjson
 from redis import Redis
 from rq import Queue
 from rq.exceptions import DequeueTimeout
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.timeouts import BaseDeathPenalty
 
@@ -29,6 +31,10 @@ _LONGEST_BLOCK = 5.0
 TURN, SPENT, WAITS = (batches.WA + name for name in ("turn", "spent", "waits"))
 
 _TEMPLATE = batches.job_template()
+_PARTS: list[str] = orjson.loads(_TEMPLATE)
+_FIELDS = dict(zip(_PARTS[::2], _PARTS[1::2], strict=True))
+_STATUSES = {status.value for status in JobStatus}
+_PLACE = re.compile("_ID_|_QUEUE_|_NOW_")
 
 
 class NoDeathPenalty(BaseDeathPenalty):
@@ -66,9 +72,25 @@ class Taken(NamedTuple):
     records: list[bytes]
 
 
+class BatchJob(Job):
+    """The RQ job of a batch. What it runs is never read from Redis: who may write there could name any function in a
+    job, or a callback, or (with RQ's own serializer) pickle one.
+    """
+
+    def restore(self, raw_data: dict[Any, Any]) -> None:
+        """RQ calls this with a job's fields in Redis. All but these two are made anew."""
+        origin, status = (raw_data.get(name, b"").decode("utf-8", "replace") for name in (b"origin", b"status"))
+        words = {"_ID_": self.id, "_QUEUE_": origin, "_NOW_": batches.rq_now()}
+        fields = {name: _PLACE.sub(lambda found: words[found[0]], text) for name, text in _FIELDS.items()}
+        if status in _STATUSES:
+            fields["status"] = status
+        super().restore({name: text.encode() for name, text in fields.items()})
+
+
 class BatchQueue(Queue):
     """A queue of batches; `taken` is of the batch taken last."""
 
+    job_class = BatchJob
     taker: Taker
     taken: Taken
 
@@ -96,11 +118,11 @@ class BatchQueue(Queue):
             # Ahead of the settle of the batch before: Redis works on that while we begin with this one.
             reply: Any = taker.take.ask(keys, [*fixed, batches.rq_now(), taker.settling, *by_name])
             if isinstance(reply, list):
-                name, id_, probe, holder, fields, records = reply
+                name, id_, probe, holder, records = reply
                 queue = by_name[name.decode()]
                 queue.taken = Taken(probe == b"1", holder.decode(), records)
                 job = cls.job_class(id_.decode(), connection, JSONSerializer)
-                job.restore(dict(zip(fields[::2], fields[1::2], strict=True)))
+                job.restore({b"origin": name})
                 return job, queue
             if taker.line.flush():
                 continue  # a batch was settled meanwhile: its partition is free

@@ -6,8 +6,8 @@
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 job template   5 time as RQ writes it
 --       6 a batch that the worker has done and whose settle is on its way, QUEUE|ID, or empty
 --       then the queues, lane after lane, the most urgent lane first
--- Returns {queue, batch, '1' if it is the one try of a lane that waits, worker#number, the fields of its RQ job, its
--- records}, or when there is nothing to take the milliseconds until there may be (-1: nobody knows).
+-- Returns {queue, batch, '1' if it is the one try of a lane that waits, worker#number, its records}, or when
+-- there is nothing to take the milliseconds until there may be (-1: nobody knows).
 --
 -- allow-oom: when Redis is full, taking work is what makes room.
 local ledger, taken, leases, tails, turn, spent, waits = unpack(KEYS)
@@ -73,7 +73,7 @@ local function hand_over(queue, id, probe)
     redis.call('HSET', job, unpack(cjson.decode(fields)))
   end
   local records = redis.call('LRANGE', wa .. 'batch:' .. id, 0, -1)
-  return { queue, id, probe, holder, redis.call('HGETALL', job), records }
+  return { queue, id, probe, holder, records }
 end
 
 local lanes, next_due = {}, nil

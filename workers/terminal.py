@@ -25,9 +25,7 @@ def one_line() -> Iterator[None]:
     except BrokenPipeError:
         raise  # `| head` has seen enough; click ends without a word
     except (RedisError, OSError) as error:
-        raise click.ClickException(
-            f"Redis is not reachable: {connection.reason(error)}; see WA_REDIS_URL, and that it runs"
-        ) from None
+        raise click.ClickException(str(connection.trouble(error))) from None
 
 
 def current_settings(**overrides: Any) -> Settings:

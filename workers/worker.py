@@ -32,7 +32,7 @@ from ingest import batches, connection, logs, processes
 from ingest.settings import Settings, SettingsError, load
 from workers import batch, claims, dead, handlers, reaper
 from workers.line import Line
-from workers.queue import BatchQueue, NoDeathPenalty, Taker, open_queues
+from workers.queue import BatchJob, BatchQueue, NoDeathPenalty, Taker, open_queues
 
 log = structlog.get_logger()
 
@@ -61,6 +61,7 @@ class BatchWorker(SimpleWorker):
 
     death_penalty_class = NoDeathPenalty
     queue_class = BatchQueue
+    job_class = BatchJob
     log_result_lifespan = False
     max_connection_wait_time = 5.0  # RQ would wait up to a minute before it looks for Redis again
 
@@ -235,10 +236,12 @@ class _RedisAway(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        # A ResponseError is an answer: Redis is there, and something else is wrong.
-        if isinstance(error, RedisError | OSError) and not isinstance(error, ResponseError):
-            record.exc_info = None
-            record.msg, record.args = f"Redis is away: {connection.reason(error)}", ()
+        if isinstance(error, RedisError | OSError):
+            # A ResponseError is an answer: Redis is there, and something else is wrong.
+            away = None if isinstance(error, ResponseError) else f"Redis is away: {connection.reason(error)}"
+            if says := connection.misuse(error) or away:
+                record.exc_info = None
+                record.msg, record.args = str(says), ()
         return True
 
 
@@ -265,7 +268,7 @@ def main() -> None:
         worker = BatchWorker(settings, registry, name=os.urandom(8).hex())
         worker.work(burst="--burst" in sys.argv, logging_level="WARNING")
     except (RedisError, OSError) as error:
-        log.warning("Redis is away, trying again", reason=connection.reason(error))
+        log.warning("Redis is away, trying again", reason=str(connection.trouble(error)))
         sys.exit(1)
     except SettingsError as error:
         print(f"wa-ingest: {error}", file=sys.stderr)
