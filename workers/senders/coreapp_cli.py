@@ -245,7 +245,7 @@ def delete(reach: _Reach, yes: bool) -> None:
 def health(reach: _Reach, as_json: bool) -> None:
     """Is every node of the client connected to WhatsApp? Exits 1 when one is not.
 
-    gateway_status is connected, connecting, disconnected, uninitialized or unregistered. With --json: a list of node,
+    gateway_status is connected, connecting, disconnected, uninitialized or unregistered. With --json: a list of name,
     gateway_status, role.
     """
     nodes = coreapp.health(reach.coreapp())
