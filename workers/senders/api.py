@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Iterable, Mapping
 from typing import IO, Any, NamedTuple
@@ -55,6 +56,7 @@ _FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (TimeoutError, "{url} did not answer within {seconds:g} s: see {option}, and that it runs"),
     (aiohttp.ClientConnectorCertificateError, "the certificate of {url} is not trusted ({reason}): {trust}"),
     (aiohttp.ClientSSLError, "{url} does not speak TLS as it should ({reason}): see {option}"),
+    (aiohttp.InvalidURL, "{url} is no URL: see {option}"),
     (aiohttp.ClientConnectorError, "{url} is not reachable ({reason}): see {option}, and that it runs"),
     (aiohttp.ClientError, "{url} broke off, or does not speak HTTP ({reason}): see {option}, and that it runs"),
 )
@@ -86,6 +88,8 @@ async def _request(
 def _reason(error: Exception) -> str:
     """The cause in the words of the system, where aiohttp only wraps it."""
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
+    if isinstance(cause, ConnectionError) and cause.errno:
+        return os.strerror(cause.errno)
     words = (getattr(cause, name, None) for name in ("verify_message", "reason", "strerror", "message"))
     found = next(filter(None, words), None) or type(error).__name__
     return str(found).splitlines()[0].rstrip(" :.")
@@ -125,13 +129,14 @@ def https_url(url: str, named: str, plain_on: tuple[str, ...] = ()) -> str:
     Raises ApiError when it is not https, when it names no host, and when it holds a user or password: they would be on
     the command line and in every list of settings.
     """
+    no_url = ApiError(f"{named} is no URL: give one such as https://example.com/webhook")
     try:
         parts = urlsplit(url)
-        _ = parts.port  # it is read, and refused, when it is asked for
-    except ValueError as error:
-        raise ApiError(f"{named} is no URL: {error}") from None
+        _ = parts.port, (parts.hostname or "").encode("idna")  # each is read, and refused, when it is asked for
+    except ValueError:
+        raise no_url from None
     if not parts.hostname or any(c.isspace() or not c.isprintable() for c in url):
-        raise ApiError(f"{named} is no URL: give one such as https://example.com/webhook")
+        raise no_url
     if parts.username or parts.password:
         raise ApiError(f"{named} holds a user or password: give it without")
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in plain_on):

@@ -95,8 +95,8 @@ def login(reach: _Reach, user: str, first: bool, new_password_file: Path | None)
     login of an admin must set a new one, with --first or --new-password-file.
     """
     client = reach.coreapp()
-    if ":" in user:
-        raise click.BadParameter("a user name holds no colon", param_hint="--user")
+    if ":" in user or not user.isprintable():
+        raise click.BadParameter("a user name holds no colon and no control character", param_hint="--user")
     password = from_environment(PASSWORD) or _ask("Password", PASSWORD)
     new = _new_password(first, new_password_file)
     made = coreapp.login(client, user, password, new)

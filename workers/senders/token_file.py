@@ -33,13 +33,19 @@ def load(path: Path) -> dict[str, Login]:
             if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
                 raise ApiError(f"{path} holds tokens and is open to others: chmod 600 {path}")
             found = orjson.loads(file.read())
-        return {api: Login(**login) for api, login in found.items()}
+        return {api: _login(**login) for api, login in found.items()}
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ApiError(f"{path} cannot be read: {error.strerror}; see --token-file") from None
     except (orjson.JSONDecodeError, AttributeError, TypeError):
         raise ApiError(f"{path} is no token file: delete it, and run `wa-ingest coreapp login`") from None
+
+
+def _login(*, user: str, token: str, expires_after: str) -> Login:
+    if not all(isinstance(value, str) for value in (user, token, expires_after)):
+        raise TypeError
+    return Login(user, token, expires_after)
 
 
 def save(path: Path, logins: dict[str, Login]) -> None:

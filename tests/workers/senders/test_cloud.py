@@ -150,7 +150,11 @@ def test_a_strange_list(wa: Wa, graph: Graph, body: bytes) -> None:
 
 def test_nobody_there(wa: Wa, graph: Graph, free_port: Callable[[], int]) -> None:
     """A refused connection is one line."""
-    failed(wa("cloud", "--graph", f"http://127.0.0.1:{free_port()}", "show", WABA), "not reachable", "--graph")
+    failed(
+        wa("cloud", "--graph", f"http://127.0.0.1:{free_port()}", "show", WABA),
+        "not reachable (Connection refused)",
+        "--graph",
+    )
 
 
 @pytest.mark.parametrize(

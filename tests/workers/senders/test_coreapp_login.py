@@ -8,9 +8,8 @@ import pty
 import re
 import socket
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from click.testing import Result
 from tests.workers.senders.apis import SETTINGS, Coreapp, Wa
 from workers.senders import api
 
-ROOT = Path(__file__).parents[3]
 RUN = Callable[..., Result]
 
 LOGIN = "POST /v1/users/login"
@@ -107,6 +105,15 @@ def test_first_login_without_a_new_password(wa: Wa, coreapp: Coreapp, ca_file: P
     failed(result, "1008 Required parameter is missing: new_password (https://developers.example/errors)", "--first")
 
 
+def test_a_password_that_is_no_text(wa: Wa, coreapp: Coreapp, tmp_path: Path, monkeypatch: Any) -> None:
+    """Bytes that are not UTF-8 are one line that names the variable, which shows none of them."""
+    (tmp_path / "password").write_bytes(b"hidden\xff")
+    monkeypatch.setenv("COREAPP_PASSWORD_FILE", str(tmp_path / "password"))
+    assert "hidden" not in failed(wa("coreapp", "login", "--user", "admin"), "COREAPP_PASSWORD_FILE", "not text")
+    monkeypatch.setenv("COREAPP_PASSWORD", "hidden\udcff")
+    assert "hidden" not in failed(wa("coreapp", "login", "--user", "admin"), "COREAPP_PASSWORD is not text")
+
+
 @pytest.mark.parametrize("more", [[], ["--first"]])
 def test_no_password_and_no_terminal(wa: Wa, coreapp: Coreapp, monkeypatch: Any, more: list[str]) -> None:
     """Without a terminal nothing is asked: a line says which variable is missing."""
@@ -116,43 +123,23 @@ def test_no_password_and_no_terminal(wa: Wa, coreapp: Coreapp, monkeypatch: Any,
     failed(wa("coreapp", "login", "--user", "admin", *more), f"set {name} or {name}_FILE")
 
 
-def typed(coreapp: Coreapp, ca_file: Path, *lines: str) -> str:
-    """What a terminal shows when `login --first` is given these lines."""
-    leader, follower = pty.openpty()
-    arguments = ["coreapp", "--ca-file", str(ca_file), "login", "--user", "admin", "--first"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "workers.cli", *arguments],
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        cwd=ROOT,
-        start_new_session=True,
-    )
-    os.close(follower)
-    shown, waiting = b"", list(lines)
-    try:
-        while True:
-            try:
-                if not (part := os.read(leader, 4096)):
-                    break
-            except OSError:  # the terminal is closed: Linux says so with an error
-                break
-            shown += part
-            if waiting and re.search(rb"(assword|confirmation): $", shown):
-                os.write(leader, waiting.pop(0).encode() + b"\n")
-    finally:
-        os.close(leader)
-        if process.wait(30) is None:
-            process.kill()
-    return shown.decode()
-
-
-def test_typed_passwords(coreapp: Coreapp, ca_file: Path) -> None:
+def test_typed_passwords(coreapp: Coreapp, ca_file: Path, run_module: Callable[..., Any]) -> None:
     """On a terminal old and new password are asked for, the new one twice, and none is shown."""
     coreapp.first = True
     old, new = coreapp.password, "typed-secret-9"
-    shown = typed(coreapp, ca_file, old, new, new)
-    assert coreapp.password == new, shown
+    leader, follower = pty.openpty()
+    arguments = ["coreapp", "--ca-file", str(ca_file), "login", "--user", "admin", "--first"]
+    terminal = {"stdin": follower, "stdout": follower, "stderr": follower, "start_new_session": True}
+    process = run_module("workers.cli", *arguments, **terminal)
+    os.close(follower)
+    shown, waiting = "", [old, new, new]
+    with open(leader, "r+b", buffering=0) as screen, suppress(OSError):  # Linux ends a closed terminal with an error
+        while part := screen.read(4096):
+            shown += part.decode()
+            if waiting and re.search(r"(assword|confirmation): $", shown):
+                screen.write(waiting.pop(0).encode() + b"\n")
+    assert process.wait(30) == 0, shown
+    assert coreapp.password == new
     assert "Logged in" in shown
     assert old not in shown
     assert new not in shown
@@ -200,7 +187,10 @@ def test_an_open_token_file(logged_in: RUN, coreapp: Coreapp, token_file: Path, 
     assert coreapp.asked == []
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"https://a":1}', b'{"https://a":{"user":"a"}}'])
+WRONG_TYPE = b'{"https://a":{"user":"a","token":1,"expires_after":"x"}}'
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"https://a":1}', b'{"https://a":{"user":"a"}}', WRONG_TYPE])
 def test_no_token_file(logged_in: RUN, token_file: Path, content: bytes) -> None:
     """A token file that holds something else is one line with the remedy."""
     token_file.write_bytes(content)
@@ -288,6 +278,7 @@ def test_a_ca_file_without_certificates(wa: Wa, coreapp: Coreapp, tmp_path: Path
         ("https://a b", "no URL"),
         ("https://a:99999", "no URL"),
         ("https://[", "no URL"),
+        ("https://a..b", "no URL"),
         ("coreapp:9090", "--api"),
     ],
 )
@@ -301,7 +292,7 @@ def test_nobody_there(logged_in: RUN, coreapp: Coreapp, token_file: Path, free_p
     """A refused connection is one line."""
     url = f"https://127.0.0.1:{free_port()}"
     token_file.write_text(token_file.read_text().replace(coreapp.url, url))
-    failed(logged_in("--api", url, "health"), url, "not reachable (", "--api")
+    failed(logged_in("--api", url, "health"), url, "not reachable (Connection refused)", "--api")
 
 
 @pytest.fixture
@@ -352,7 +343,7 @@ def test_several_errors(logged_in: RUN, coreapp: Coreapp) -> None:
     assert (result.exit_code, result.stderr) == (1, "Error: 1 One\nError: 2 Two: why (/x)\n")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--user", "a:b"]])
+@pytest.mark.parametrize("arguments", [[], ["--user", "a:b"], ["--user", "a\n"], ["--user", "\udcff"]])
 def test_wrong_usage(wa: Wa, coreapp: Coreapp, arguments: list[str]) -> None:
     """A login without a user, or with one that Basic authentication cannot carry, is wrong usage."""
     assert wa("coreapp", "login", *arguments).exit_code == 2
