@@ -62,9 +62,7 @@ _FAILURES: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-def request(
-    server: Server, method: str, path: str, headers: Mapping[str, str], body: bytes | str | None = None
-) -> Answer:
+def request(server: Server, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
     """Ask once and read the answer. Redirects are not followed, so that no secret goes elsewhere. Raises ApiError."""
     try:
         return asyncio.run(_request(server, method, path, headers, body))
@@ -73,9 +71,7 @@ def request(
         raise ApiError(text.format(**server._asdict(), seconds=SECONDS, reason=_reason(error))) from None
 
 
-async def _request(
-    server: Server, method: str, path: str, headers: Mapping[str, str], body: bytes | str | None
-) -> Answer:
+async def _request(server: Server, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS)) as session,
         session.request(

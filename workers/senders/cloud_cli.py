@@ -43,6 +43,7 @@ def cloud(ctx: click.Context, url: str) -> None:
 
     \b
         export GRAPH_TOKEN_FILE=token WA_VERIFY_TOKEN_FILE=verify-token
+        wa-ingest cloud subscribe 102290129340398
         wa-ingest cloud subscribe 102290129340398 --url https://example.com/webhook
         wa-ingest cloud show 102290129340398
     """
@@ -67,7 +68,8 @@ def subscribe(api: str, waba: str | None, phone: str | None, url: str | None) ->
     """Let the token's app get the notifications of a WhatsApp Business account (WABA).
 
     With --url they go there instead of the app's own URL; without it a former override of the WABA ends. With
-    --phone and --url only those of one phone number go there. Meta overrides messages and a few other fields only.
+    --phone and --url only those of one phone number go there. The app must be subscribed before it can override. Meta
+    overrides messages and a few other fields only.
 
     Meta calls the URL at once, with WA_VERIFY_TOKEN (or WA_VERIFY_TOKEN_FILE) of this command: the receiver must be up
     and have the same.

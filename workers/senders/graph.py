@@ -45,7 +45,7 @@ class App(NamedTuple):
 
 def subscribe(graph: Graph, waba: str, override: Override | None) -> None:
     """Let the token's app get the notifications of a WABA; without an override a former one ends. Raises ApiError."""
-    _change(graph, f"/{waba}/subscribed_apps", override.parameters() if override else {}, override)
+    _change(graph, f"/{waba}/subscribed_apps", override.parameters() if override else None, override)
 
 
 def override_phone(graph: Graph, phone: str, override: Override) -> None:
@@ -66,8 +66,9 @@ def _app(item: dict[str, Any]) -> App:
     return App(str(app.get("name", "")), str(app["id"]), item.get("override_callback_uri"))
 
 
-def _change(graph: Graph, path: str, parameters: dict[str, Any], override: Override | None) -> None:
-    answer = _call(graph, "POST", path, orjson.dumps(parameters), override.verify_token if override else "")
+def _change(graph: Graph, path: str, parameters: dict[str, Any] | None, override: Override | None) -> None:
+    body = orjson.dumps(parameters) if parameters else None
+    answer = _call(graph, "POST", path, body, override.verify_token if override else "")
     if answer.get("success") is not True:
         raise unexpected(graph.server)
 

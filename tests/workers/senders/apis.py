@@ -209,7 +209,8 @@ class Graph(Stand):
         assert version == "v24.0"
         if asked.method == "GET" and rest == ["subscribed_apps"]:
             return reply({"data": [self.app(url) for waba, url in self.override.items() if waba == id]})
-        given = asked.json if rest == ["subscribed_apps"] else asked.json["webhook_configuration"]
+        whole = asked.json if asked.body else {}
+        given = whole if rest == ["subscribed_apps"] else whole["webhook_configuration"]
         if set(given) not in (set(), {"override_callback_uri", "verify_token"}):
             return self.refuse(400, "Invalid parameter", "OAuthException", 100)
         self.override[id] = given.get("override_callback_uri")

@@ -33,7 +33,7 @@ def test_subscribe(wa: Wa, graph: Graph) -> None:
     result = wa("cloud", "subscribe", WABA)
     assert (result.exit_code, result.stderr) == (0, "")
     assert graph.calls == [f"POST /v24.0/{WABA}/subscribed_apps"]
-    assert graph.asked[0].json == {}
+    assert graph.asked[0].body == b""
     assert "the URL of the app" in result.stdout
 
 
