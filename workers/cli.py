@@ -20,6 +20,8 @@ from ingest import backlog, connection, embedded, logs, processes, server, spool
 from ingest.settings import Settings, load, redis_url, variable
 from workers import checks
 from workers.dead_cli import dead
+from workers.senders.cloud_cli import cloud
+from workers.senders.coreapp_cli import coreapp_group
 from workers.terminal import as_json, current_settings, one_line, span
 
 DATA = Path("data")
@@ -249,6 +251,8 @@ def check(as_json: bool) -> None:
 
 
 main.add_command(dead)
+main.add_command(coreapp_group)
+main.add_command(cloud)
 
 if __name__ == "__main__":
     main()

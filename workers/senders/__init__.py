@@ -1,0 +1,1 @@
+"""The other side: what sets the senders up."""
