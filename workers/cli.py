@@ -20,6 +20,7 @@ from ingest import backlog, connection, embedded, logs, processes, server, spool
 from ingest.settings import Settings, load, redis_url, variable
 from workers import checks
 from workers.dead_cli import dead
+from workers.senders.simulate_cli import simulate
 from workers.terminal import as_json, current_settings, one_line, span
 
 DATA = Path("data")
@@ -249,6 +250,7 @@ def check(as_json: bool) -> None:
 
 
 main.add_command(dead)
+main.add_command(simulate)
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,1 @@
+"""What stands on the other side: the systems that send notifications."""
