@@ -34,8 +34,11 @@ REFUSALS: dict[type[Exception], str] = {
 }
 """What a request that gets no answer counts as."""
 
-UNREACHABLE_TRIES = 4
-"""When nothing was ever answered, a notification that could not connect so often ends the run."""
+HOPELESS = {"refused": 4, "dns": 4, "tls": 4, "broken": 8}
+"""When nothing was ever answered, a notification that failed so often, at last in this way, ends the run.
+
+Broken connections have more tries: a receiver may be starting, or demand a certificate and not say so (TLS 1.3).
+"""
 
 MOST_CONNECTIONS = {"onprem": 24, "cloud": 1000}
 
@@ -273,7 +276,7 @@ class _Sending:
         tally = self.tally
         if not post.duplicate:
             tally.retried += post.tries == 1
-        if result in _CANNOT_CONNECT and post.tries >= UNREACHABLE_TRIES and tally.answers.keys() <= _CANNOT_CONNECT:
+        if post.tries >= HOPELESS.get(result, math.inf) and tally.answers.keys() <= HOPELESS.keys():
             self._unreachable = Unreachable(_why(result, error))
         if not self._again(post, now, failures=post.tries) and not post.duplicate:
             tally.given_up += 1
@@ -295,5 +298,6 @@ def _why(result: str, error: Exception | None) -> str:
         "dns": "the name is not known: check the host in --to",
         "tls": "TLS fails: check the certificate, --ca-file, --client-cert, and https in --to",
         "refused": "no connection: check host and port in --to, and that the receiver runs",
+        "broken": "connections are closed without an answer: check http or https in --to, and --client-cert",
     }
     return f"{remedies[result]} ({str(error).splitlines()[0] if str(error) else type(error).__name__})"

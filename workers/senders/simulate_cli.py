@@ -150,7 +150,8 @@ def simulate(
     Anything but 200, a broken connection or no answer in time is tried again: On-Premises after 3 s, 6 s, 9 s, … (at
     most 15 min) for a day; Cloud, of which only "less and less often" is documented, after 1 s, 2 s, 4 s, … (at most
     6 h) for 7 days. It goes on until everything is acknowledged or given up. When nothing at the address ever
-    answered and a notification could not connect 4 times, it ends. Ctrl-C stops and shows what there is.
+    answered and a notification could not connect 4 times, or its connection was broken 8 times, it ends and says why.
+    While no connection can be made no new ones are begun, but with --rate. Ctrl-C stops and shows what there is.
 
     --duplicates posts a share again, byte for byte, after it was acknowledged, as when the 200 was lost.
 
