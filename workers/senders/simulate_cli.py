@@ -139,6 +139,11 @@ def simulate(
 ) -> None:
     """Post notifications to a receiver as WhatsApp's servers do.
 
+    \b
+      wa-ingest simulate --to http://localhost:8080/webhook
+      wa-ingest simulate --to http://localhost:8080/webhook --rate 300 --seconds 60 --verify
+      wa-ingest simulate --to https://hooks.example.com/webhook --form onprem --connections 24 --duplicates 2%
+
     The bodies have the form of the Cloud API or of the On-Premises client: messages of several types, statuses of
     messages on their way (sent, delivered, read), now and then an error. Contacts take turns.
 
@@ -251,13 +256,15 @@ def _reachable_redis() -> Redis:
 def _send(plan: Plan, content: Content, check: verifying.Check | None) -> Tally:
     async def go() -> Tally:
         tally, stop = Tally(), asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, stop.set)
         with _progress("sent", plan.count) as progress:
             showing = asyncio.create_task(_show(progress, tally))
             try:
                 return await sender.send(plan, content.notifications(), tally=tally, observer=check, stop=stop)
             finally:
                 showing.cancel()
+                loop.remove_signal_handler(signal.SIGINT)  # uvloop does not when it ends
 
     try:
         return uvloop.run(go())

@@ -128,7 +128,7 @@ class Check:
             if what:
                 self._count(STATUSES, bodies.status_of(n, what - 1))
             elif self._count(MESSAGES, n) == 1:
-                self._out_of_order += n < self._last.get(contact, n) and self._ordered(n)
+                self._out_of_order += n < self._last.get(contact, n) and n not in self._loose
                 self._last[contact] = max(n, self._last.get(contact, n))
 
     def _count(self, kind: str, n: int) -> int:
@@ -140,9 +140,6 @@ class Check:
         self._handled += times[n] == 1 and _marked(self._acknowledged[kind], n)
         self._repeated += times[n] == 2
         return times[n]
-
-    def _ordered(self, n: int) -> bool:
-        return n not in self._loose and _marked(self._acknowledged[MESSAGES], n)
 
     def findings(self) -> Findings:
         missing = self._expected - self._handled

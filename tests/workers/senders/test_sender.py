@@ -59,7 +59,8 @@ class Receiver:
         if answer == "close":
             assert request.transport is not None
             request.transport.close()
-        return web.Response(status=answer if isinstance(answer, int) else 200)
+        status = answer if isinstance(answer, int) else 200
+        return web.Response(status=status, headers={"Location": "/elsewhere"} if status == 302 else {})
 
     def gaps(self) -> list[float]:
         return [later - earlier for earlier, later in zip(self.times, self.times[1:], strict=False)]
