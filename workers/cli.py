@@ -22,6 +22,7 @@ from workers import checks
 from workers.dead_cli import dead
 from workers.senders.cloud_cli import cloud
 from workers.senders.coreapp_cli import coreapp_group
+from workers.senders.simulate_cli import simulate
 from workers.terminal import as_json, current_settings, one_line, span
 
 DATA = Path("data")
@@ -253,6 +254,7 @@ def check(as_json: bool) -> None:
 main.add_command(dead)
 main.add_command(coreapp_group)
 main.add_command(cloud)
+main.add_command(simulate)
 
 if __name__ == "__main__":
     main()

@@ -1,1 +1,1 @@
-"""The other side: what sets the senders up."""
+"""The other side: what sets the senders up, and what plays them."""
