@@ -129,8 +129,9 @@ class Message(Event):
     kind = "message"
 
     news: frozenset[str]
-    """What of the contact is not as it was last seen: of the names in `Profile.changed`. Empty without a profile handler:
-    then nothing of contacts is remembered."""
+    """What of the contact is not as it was last seen: of the names in `Profile.changed`.
+
+    Empty without a profile handler: then nothing of contacts is remembered."""
 
     def __init__(self, raw: JsonObject, envelope: Envelope) -> None:
         self.raw = raw

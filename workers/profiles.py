@@ -11,10 +11,10 @@ bounded number of contacts each.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from itertools import islice
 from typing import NamedTuple
 
 from ingest import batches
@@ -91,21 +91,23 @@ class Profiles:
         self._recall = line.script(batches.lua(__file__, "recall.lua"))
         self._remember = line.script(batches.lua(__file__, "remember.lua"))
         self._now = now
+        self._turns = itertools.count(1)
         self._generation = 0
         self._asked: list[tuple[list[bytes], Call]] = []
         self._said: dict[int, Said] = {}  # by id() of the message
         self._known: dict[bytes, bytes] = {}  # records by place
         self._old: set[bytes] = set()  # places found only in the generation before
+        self._noted: dict[bytes, int] = {}  # places noted in this batch, by turn
         self._unwritten: dict[bytes, bytes] = {}
 
     def ask(self, events: Iterable[Event]) -> None:
         """Ask Redis for the contacts of a batch's messages; it answers while the worker goes on."""
         self._generation = int(self._now() // GENERATION_SECONDS)
         self._said = {id(event): said(event) for event in events if isinstance(event, Message)}
-        self._known, self._old, self._unwritten, self._asked = {}, set(), {}, []
+        self._known, self._old, self._noted, self._unwritten, self._asked = {}, set(), {}, {}, []
         keys = [_prefix(self._generation), _prefix(self._generation - 1)]
         places = iter(dict.fromkeys(place for one in self._said.values() for place in one.places))
-        while chunk := list(islice(places, _CHUNK)):
+        while chunk := list(itertools.islice(places, _CHUNK)):
             self._asked.append((chunk, self._recall.send(keys, [b"".join(chunk)])))
 
     def watch(self, account: Account) -> Account:
@@ -135,20 +137,27 @@ class Profiles:
             if record[:_TIME] < known[:_TIME]:
                 return
             record = merged(known, record)
+        turn = next(self._turns)
         for place in places:
             if self._known.get(place) != record or place in self._old:
                 self._known[place] = self._unwritten[place] = record
+                self._noted[place] = turn
                 self._old.discard(place)
 
     def remember(self) -> None:
         """Write what was seen since the last call, with the next command on the line."""
         entries, self._unwritten = iter(self._unwritten.items()), {}
         ends = (self._generation + 2) * GENERATION_SECONDS
-        while chunk := b"".join(place + record for place, record in islice(entries, _CHUNK)):
+        while chunk := b"".join(place + record for place, record in itertools.islice(entries, _CHUNK)):
             self._remember.later([_prefix(self._generation)], [ends, HASH_FIELDS, chunk], _raise)
 
     def _newest(self, places: tuple[bytes, ...]) -> bytes | None:
-        return max((self._known[place] for place in places if place in self._known), default=None)
+        found = [place for place in places if place in self._known]
+        return self._known[max(found, key=self._age)] if found else None
+
+    def _age(self, place: bytes) -> tuple[bytes, int]:
+        # Messages of one notification were received in the same millisecond: the last one counts.
+        return self._known[place][:_TIME], self._noted.get(place, 0)
 
 
 def _prefix(generation: int) -> str:
