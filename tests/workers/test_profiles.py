@@ -339,6 +339,12 @@ def test_business_numbers_are_apart(deliver: Deliver) -> None:
     ]
 
 
+@pytest.fixture
+def line(redis: Redis) -> Line:
+    """The line of a worker."""
+    return Line(redis)
+
+
 class Run:
     """The account of a run whose events all end as `outcome` says."""
 
@@ -370,10 +376,10 @@ def read(raw: bytes, received_ms: int = NOW_MS) -> Message:
     return message
 
 
-def test_generations(redis: Redis) -> None:
+def test_generations(line: Line) -> None:
     """What is seen again in the next generation lives on; what is not is forgotten with its generation."""
     at = [time.time()]
-    known = profiles.Profiles(Line(redis), lambda: at[0])
+    known = profiles.Profiles(line, lambda: at[0])
     batch(known, read(body(number="15550001", name="Ada")), read(body(number="15550002", name="Ada")))
     at[0] += profiles.GENERATION_SECONDS
     assert batch(known, read(body(number="15550001", name="Ada"))) == [set()]
@@ -382,10 +388,9 @@ def test_generations(redis: Redis) -> None:
     assert batch(known, *again) == [{"name"}, set()]
 
 
-def test_each_generation_ends(redis: Redis) -> None:
+def test_each_generation_ends(line: Line, redis: Redis) -> None:
     """Every key is removed by Redis two generations after its own began, however often it is written."""
     now = time.time()
-    line = Line(redis)
     for name in ("Ada", "Bea"):
         batch(profiles.Profiles(line, lambda: now), read(body(**FACTS | {"name": name})))
         line.flush()
@@ -395,10 +400,9 @@ def test_each_generation_ends(redis: Redis) -> None:
     assert {redis.expiretime(key) for key in keys} == {ends}
 
 
-def test_a_hash_stays_small(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hash_stays_small(line: Line, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full hash takes a new contact in place of any other; it stays a list, and the newest is known."""
     monkeypatch.setattr(profiles, "_digest", _one_hash)
-    line = Line(redis)
     known = profiles.Profiles(line)
     for n in range(profiles.HASH_FIELDS + 20):
         batch(known, read(body(number=f"1555{n:04}", name="Ada")))
@@ -498,10 +502,10 @@ class Model:
 
 @given(history=st.lists(st.lists(a_message, max_size=4), max_size=8))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_history(redis: Redis, history: list[list[tuple[dict[str, str], str, int, bool]]]) -> None:
+def test_any_history(line: Line, history: list[list[tuple[dict[str, str], str, int, bool]]]) -> None:
     """Whatever messages come, in whatever order and batches, news is what the rules say in the clear."""
-    redis.flushdb()
-    line, model, clock = Line(redis), Model(), itertools.count(NOW_MS, 10)
+    line.redis.flushdb()
+    model, clock = Model(), itertools.count(NOW_MS, 10)
     known = profiles.Profiles(line)
     for messages in history:
         # No two at the same time: of these the last one counts in one batch, and either in two.
@@ -529,11 +533,9 @@ system = st.dictionaries(keys, json).map(lambda found: {"type": "user_changed_nu
 
 @given(contacts=st.lists(thing, max_size=3) | json, sender=json, user=json, identity=thing, told=system, kind=json)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_nothing_raises(
-    redis: Redis, contacts: Any, sender: Any, user: Any, identity: Any, told: Any, kind: Any
-) -> None:
+def test_nothing_raises(line: Line, contacts: Any, sender: Any, user: Any, identity: Any, told: Any, kind: Any) -> None:
     """Any JSON at the places of the facts is read as a fact or as nothing."""
-    known = profiles.Profiles(line := Line(redis))
+    known = profiles.Profiles(line)
     for type_ in ("system", kind):
         raw = {"from": sender, "from_user_id": user, "identity": identity, "type": type_, "system": told}
         message = read(orjson.dumps({"contacts": contacts, "messages": [raw]}))
