@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
 import time
 from collections.abc import Callable
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -245,6 +248,31 @@ def test_a_crash_tells_again_at_most(
     assert bot.news[0] == bot.news[1]
     deliver(bot, body(**changed))
     assert len(bot.news) == 2
+
+
+RECORDER = """
+from workers import Handlers
+
+handlers = Handlers()
+
+@handlers.profile()
+def record(profile):
+    with open("told", "a") as out:
+        print(profile.contact, *profile.changed, *profile.new.values(), file=out)
+"""
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 500])
+def test_from_batch_to_batch_in_a_worker_process(
+    run_module: Callable[..., subprocess.Popen[str]], commit: Callable[..., None], tmp_path: Path, batch_size: int
+) -> None:
+    """What one batch leaves behind the next one finds, though the worker begins with it before the first is settled."""
+    (tmp_path / "recorder.py").write_text(RECORDER)
+    commit(*[body(number="15550001", name=name) for name in "AAAAAABBBBBBCCCCCCAAAAAA"], batch=batch_size)
+    environment = dict(os.environ, WA_HANDLERS="recorder:handlers")
+    worker = run_module("workers.worker", "--burst", cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    assert worker.wait(60) == 0
+    assert (tmp_path / "told").read_text().splitlines() == [f"15550001 name {name}" for name in "BCA"]
 
 
 def _only(*facts: str, **other: Any) -> dict[str, Any]:
