@@ -27,8 +27,9 @@ PROFILES = batches.WA + "profiles:"
 GENERATION_SECONDS = 30 * 86_400
 
 HASH_FIELDS = 128
-"""Names of contacts in one hash; beyond it a new one takes the place of any. Up to here Redis keeps a hash as a list, in
-some 40 bytes a name. There are 65,536 hashes, as many as two bytes can tell apart: 300 MB a generation, if all are full."""
+"""Names of contacts in one hash; beyond it a new one takes the place of any. Up to here Redis keeps a hash as a list,
+in some 40 bytes a name. There are 65,536 hashes, as many as two bytes tell apart: 300 MB a generation if all are full.
+"""
 
 _FIELD = 8  # bytes of a digest that name a contact in its hash
 _PLACE = 2 + _FIELD
