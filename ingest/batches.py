@@ -10,6 +10,7 @@
 | `flush:ID` | string | this flush was carried out; a minute |
 | `calls:WORKER` | string | the number of the last settle that the worker sent |
 | `claims`, `generations`, `seen:N:DIGITS` | hash, hash, set | which events were handled, see `workers/claims.py` |
+| `profiles:G:N` | hash | what was last seen of contacts, see `workers/profiles.py` |
 | `spent`, `failing`, `waits`, `deaths`, `turn` | | what take.lua, settle.lua and reap.lua remember |
 | `alive` | sorted set | workers by their last sign of life (ms) |
 | `doorbell:LANE` | list | at most one token; idle workers block on it |

@@ -16,10 +16,11 @@ from ingest import batches
 from ingest.routing import lane_of
 from ingest.settings import Settings
 from workers import claims
-from workers.dispatch import Dispatcher, Outcome
+from workers.dispatch import Account, Dispatcher, Outcome
 from workers.events import Event, Status
 from workers.handlers import Handlers
 from workers.open_batch import OpenBatch
+from workers.profiles import Profiles
 from workers.queue import SPENT, WAITS, Taken, Taker
 from workers.reaper import DEATHS
 
@@ -75,6 +76,7 @@ class Runner:
         self._script = taker.line.script(batches.lua(__file__, "settle.lua"))
         self._calls = itertools.count(time.time_ns() // 1000)  # above those of any earlier Runner of this name
         self._claims = claims.Claims(taker.line)
+        self._profiles = Profiles(taker.line) if handlers.wants_profiles else None
         lanes = list(dict.fromkeys(map(lane_of, queues)))
         self._urgent = {lane: [q for q in queues if lane_of(q) in lanes[:rank]] for rank, lane in enumerate(lanes)}
         self.crashed = False
@@ -105,15 +107,18 @@ class Runner:
             _lost(queue, batch)
             return
         opened = OpenBatch(queue, batch, records, self._settings.max_attempts, holder)
+        if self._profiles:
+            self._profiles.ask(event for _, event in opened.events)
         todo = self._claim(opened)
         account = _Account(opened, self._settle, drops=self._settings.status_order == "drop")
+        watched: Account = self._profiles.watch(account) if self._profiles else account
         try:
             if probe:
                 opened.probing = True
-                self.dispatcher.run(todo[:1], account)
+                self.dispatcher.run(todo[:1], watched)
                 account.settle("more")
                 todo = todo[1:]
-            self.dispatcher.run(todo, account)
+            self.dispatcher.run(todo, watched)
             self._settle(opened, "end" if opened.all_done else "back", may_wait=taken is not None)
         except Lost:
             _lost(queue, batch)
@@ -161,6 +166,8 @@ class Runner:
 
         With `may_wait` a batch that ends well is settled with the next call, and the answer is read when it comes.
         """
+        if self._profiles:
+            self._profiles.remember()
         results = opened.collect()
         lane = lane_of(opened.queue)
         head = {

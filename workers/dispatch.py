@@ -39,6 +39,11 @@ class Outcome(NamedTuple):
     handler: str = ""
     delay: float | None = None
 
+    @property
+    def happened(self) -> bool:
+        """True when the handlers had their way with it, if there were any."""
+        return self.name in ("handled", "unhandled", "discarded")
+
 
 HANDLED = Outcome("handled")
 UNHANDLED = Outcome("unhandled")

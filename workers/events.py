@@ -44,6 +44,7 @@ _PROFILE_CHANGES = {
     "user_identity_changed": "identity",
     "customer_identity_changed": "identity",
 }
+_NO_NEWS: frozenset[str] = frozenset()
 
 
 class Event:
@@ -124,8 +125,18 @@ class Message(Event):
     Source: "messages" in the On-Premises and Cloud webhook documentation.
     """
 
-    __slots__ = ()
+    __slots__ = ("news",)
     kind = "message"
+
+    news: frozenset[str]
+    """What of the contact is not as it was last seen: of the names in `Profile.changed`.
+
+    Empty without a profile handler: then nothing of contacts is remembered."""
+
+    def __init__(self, raw: JsonObject, envelope: Envelope) -> None:
+        self.raw = raw
+        self._envelope = envelope
+        self.news = _NO_NEWS
 
     @property
     def sender(self) -> str | None:
@@ -250,10 +261,12 @@ class Message(Event):
 
     @property
     def profile(self) -> Profile | None:
-        """The change of number, user id or identity that a system message tells of; None for others."""
-        if self.type == "system" and text(self.system or {}, "type") in _PROFILE_CHANGES:
-            return Profile(self.raw, self._envelope)
-        return None
+        """News of the contact: what a system message says of its number, user id or identity, and what `news` names.
+        None when there is none."""
+        if not self.news and self.type != "system":
+            return None
+        found = Profile(self)
+        return found if found.changed else None
 
     @property
     def order_key(self) -> str | None:
@@ -277,37 +290,50 @@ class Message(Event):
 
 
 class Profile(Event):
-    """A contact's number, user id or identity changed: read from a message of type system.
+    """News of a contact, read from one message.
 
-    Source: "system" messages in the On-Premises and Cloud webhook documentation.
+    Either a message of type system says it, or what stands beside a message (`contacts[].profile`, ids, identity) is
+    not what was last seen of the contact. One message gives one of these at most. `raw`, `id` and `timestamp` are the
+    message's.
+
+    Source: "system" messages, "contacts" and "identity" in the On-Premises and Cloud webhook documentation.
     """
 
-    __slots__ = ()
+    __slots__ = ("_after", "_before", "_message", "_told")
     kind = "profile"
+
+    def __init__(self, message: Message) -> None:
+        super().__init__(message.raw, message._envelope)
+        self._message = message
+        system = message.system if message.type == "system" else None
+        main = _PROFILE_CHANGES.get(text(system or {}, "type") or "")
+        self._before = _until_now(message, system if system and main else {})
+        self._after = _from_now_on(message, system) if system and main else {}
+        self._told = self._pairs(main) if main else _NO_NEWS
 
     @property
     def contact(self) -> str | None:
-        """Who changed: the wa_id until now, without a plus, else the business-scoped user id."""
-        return self._number() or phone(self._system, "user") or text(self.raw, "from_user_id") or None
+        """Who changed: the wa_id without a plus, else the business-scoped user id; of a system message those until
+        now."""
+        return self._before["number"] or self._before["user_id"]
 
     @property
     def changed(self) -> frozenset[str]:
-        """What changed: of `number`, `user_id`, `identity`, `name`, `username`. Today the first three.
+        """What changed: of `name`, `username`, `number`, `user_id`, `identity`.
 
-        A new number brings a new user id: both are named if the sender gives both the old and the new one.
+        A new number brings a new user id: of a system message both are named if it gives both the old and the new one.
         """
-        main = _PROFILE_CHANGES.get(text(self._system, "type") or "")
-        if main not in ("number", "user_id"):
-            return frozenset({main} if main else ())
-        pairs = (("number", self._number()), ("user_id", text(self.raw, "from_user_id")))
-        return frozenset(n for n, old in pairs if n == main or (old and self._new(n) not in (None, old)))
+        return self._told | self._message.news
 
     @property
     def old(self) -> Mapping[str, str | None]:
-        """For each name in `changed` the value until now, None where the sender does not say."""
-        known = {"number": self._number(), "user_id": text(self.raw, "from_user_id")}
+        """For each name in `changed` the value until now, None where the sender does not say.
+
+        Only system messages say it, of a number or a user id. What was seen before is not kept, only that it differs.
+        """
+        before, after, told = self._before, self._after, self._told - {"identity"}
         # A sender that already writes the new value in the message's own fields does not tell the old one.
-        return {n: known.get(n) if known.get(n) != self._new(n) else None for n in self.changed}
+        return {n: before[n] if n in told and before[n] != after[n] else None for n in self.changed}
 
     @property
     def new(self) -> Mapping[str, str | None]:
@@ -315,30 +341,59 @@ class Profile(Event):
 
         A number is a wa_id without a plus, an identity the hash of the contact's key.
         """
-        return {n: self._new(n) for n in self.changed}
-
-    def body(self) -> bytes:
-        return Message(self.raw, self._envelope).body()
+        facts = self.facts
+        return {n: facts[n] for n in self.changed}
 
     @property
-    def _system(self) -> JsonObject:
-        return table(self.raw, "system") or {}
+    def facts(self) -> Mapping[str, str | None]:
+        """All that the notification says of the contact, changed or not, by the names in `changed`; else None."""
+        after, told = self._after, self._told
+        return {n: after.get(n) or (None if n in told else value) for n, value in self._before.items()}
 
-    def _number(self) -> str | None:
-        return phone(self._system, "customer") or phone(self.raw, "from")
+    @property
+    def aliases(self) -> tuple[tuple[str, str], ...]:
+        """What the contact can be recognised by, until now and from now on: `number` or `user_id`, and the value."""
+        found = ((n, values.get(n)) for values in (self._before, self._after) for n in ("number", "user_id"))
+        return tuple(dict.fromkeys((n, value) for n, value in found if value))
 
-    def _new(self, name: str) -> str | None:
-        system = self._system
-        if name == "number":
-            # `new_wa_id` up to webhook version 11, `wa_id` from version 12 on.
-            return phone(system, "new_wa_id") or phone(system, "wa_id")
-        if name == "user_id":
-            return text(system, "user_id") or None
-        return text(system, "identity") or text(table(self.raw, "identity") or {}, "hash")
+    def body(self) -> bytes:
+        return self._message.body()
+
+    def _pairs(self, main: str) -> frozenset[str]:
+        """What changed as a system message says: what it is about, and of number and user id what it gives twice."""
+        if main == "identity":
+            return frozenset({main})
+        pairs = ((n, self._before[n], self._after[n]) for n in ("number", "user_id"))
+        return frozenset(n for n, old, new in pairs if n == main or (old and new not in (None, old)))
 
     @property
     def subject(self) -> str:
         return "_and_".join(sorted(self.changed))
+
+
+def _until_now(message: Message, system: JsonObject) -> dict[str, str | None]:
+    """What a message's own fields and its contact say: in a system message mostly the contact until now."""
+    raw, contact = message.raw, message.contact or {}
+    profile = table(contact, "profile") or {}
+    # First what every message has: a contact's wa_id may differ from it (Brazil, Mexico, Argentina).
+    number = phone(system, "customer") or phone(raw, "from") or phone(system, "user") or phone(contact, "wa_id")
+    return {
+        "name": text(profile, "name") or None,
+        "username": text(profile, "username") or None,
+        "number": number,
+        "user_id": text(raw, "from_user_id") or text(contact, "user_id") or None,
+        "identity": text(table(raw, "identity") or {}, "hash") or text(contact, "identity_key_hash") or None,
+    }
+
+
+def _from_now_on(message: Message, system: JsonObject) -> dict[str, str | None]:
+    """What the content of a system message says: the contact from now on."""
+    return {
+        # `new_wa_id` up to webhook version 11, `wa_id` from version 12 on.
+        "number": phone(system, "new_wa_id") or phone(system, "wa_id"),
+        "user_id": text(system, "user_id") or None,
+        "identity": text(system, "identity") or text(table(message.raw, "identity") or {}, "hash") or None,
+    }
 
 
 class Status(Event):

@@ -57,6 +57,8 @@ class Handlers:
     def __init__(self) -> None:
         self._registered: list[Handler] = []
         self._matching: dict[tuple[str, str | None], tuple[Handler, ...]] = {}
+        self.wants_profiles = False
+        """True when there is a profile handler."""
 
     def message(self, *types: str) -> Callable[[Function], Function]:
         """For messages of these types (`text`, `image`, `button`, …); none named: every type."""
@@ -71,7 +73,15 @@ class Handlers:
         return self._register("error", ())
 
     def profile(self) -> Callable[[Function], Function]:
-        """For news of a contact: number, user id or identity changed."""
+        """For news of a contact: name, username, number, user id or identity changed.
+
+        The senders tell of it scattered: a message of type system says that a number, a user id or an identity changed;
+        a new name stands beside the contact's next message. Each such message gives one `Profile`, after its message
+        handlers were called; it says what changed. News is what differs from what was last seen at the same business
+        number: not a contact seen for the first time, nor what a message leaves out, nor what was never said before.
+        What a message says was seen once its handlers returned. It is remembered for at least 30 days, and no more than
+        60 days after the contact's last message, as digests only; and not at all when there is no profile handler.
+        """
         return self._register("profile", ())
 
     def change(self, *fields: str) -> Callable[[Function], Function]:
@@ -88,6 +98,7 @@ class Handlers:
             )
             self._registered.append(Handler(function, kind, frozenset(wants), is_async))
             self._matching.clear()
+            self.wants_profiles |= kind == "profile"
             return function
 
         return register
@@ -101,9 +112,9 @@ class Handlers:
         return any(handler.is_async for handler in self._registered)
 
     def calls(self, event: Event) -> list[tuple[Handler, Event]]:
-        """What is to be called for an event, and with what: a system message may also be news of a profile."""
+        """What is to be called for an event, and with what: a message may also be news of a profile."""
         calls = [(handler, event) for handler in self._for(event.kind, event.subject)]
-        if isinstance(event, Message) and event.type == "system" and (profile := event.profile) is not None:
+        if self.wants_profiles and isinstance(event, Message) and (profile := event.profile) is not None:
             calls += [(handler, profile) for handler in self._for("profile", None)]
         return calls
 

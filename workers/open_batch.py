@@ -18,7 +18,6 @@ from workers.events import Broken, Event, Message, Status
 from workers.parsing import parse
 
 _DETAIL = 500  # characters of a dead letter's detail
-_HAPPENED = ("handled", "unhandled", "discarded")
 
 
 class RetryBatch(NamedTuple):
@@ -113,7 +112,7 @@ class OpenBatch:
     def finish(self, index: int, event: Event, outcome: Outcome) -> None:
         """Note an event's end."""
         self._left[index] -= 1
-        if isinstance(event, Status) and outcome.name in _HAPPENED:
+        if isinstance(event, Status) and outcome.happened:
             self._markers.update(self._claim_of(event).markers)
         if id(event) in self._claims or outcome.name == "duplicate":
             self._done.append((event, outcome))
@@ -145,7 +144,7 @@ class OpenBatch:
             self._account(results, event, outcome)
             claim = self._claims.pop(id(event), None)
             if claim is not None:
-                results.done.append(claim.done(outcome.name in _HAPPENED))
+                results.done.append(claim.done(outcome.happened))
         self._done = []
         now = time.monotonic()
         results.spent_ms = round((now - self._settled_at) * 1000)

@@ -1,0 +1,30 @@
+#!lua flags=allow-oom
+-- Remembers what was seen of contacts.
+--
+-- KEYS  1 how the names of this generation's hashes begin
+-- ARGV  1 when the generation is forgotten (epoch seconds)   2 the fields that a hash may have
+--       3 places and records, 31 bytes each: 2 say which hash, 8 are the field in it, 21 what to remember, which begins
+--         with the time it was received (6 bytes, ms)
+--
+-- allow-oom: it is little, and bounded. Without it handlers would get the same news with every message.
+local prefix, ends, most = KEYS[1], ARGV[1], tonumber(ARGV[2])
+
+for at = 1, #ARGV[3], 31 do
+  local key = prefix .. struct.unpack('>I2', ARGV[3], at)
+  local field, record = ARGV[3]:sub(at + 2, at + 9), ARGV[3]:sub(at + 10, at + 30)
+  local known = redis.call('HGET', key, field)
+  if not known then
+    local fields = redis.call('HLEN', key)
+    if fields >= most then
+      redis.call('HDEL', key, redis.call('HRANDFIELD', key))
+    end
+    redis.call('HSET', key, field, record)
+    if fields == 0 then
+      redis.call('EXPIREAT', key, ends)
+    end
+  -- Another worker may have seen a later message of the contact, which it knew by another name. Not `<` between strings:
+  -- its order depends on the server's locale.
+  elseif struct.unpack('>I6', known) <= struct.unpack('>I6', record) then
+    redis.call('HSET', key, field, record)
+  end
+end
