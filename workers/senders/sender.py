@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import hmac
 import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from random import Random
 from ssl import SSLContext
 from typing import Protocol
 
 import aiohttp
 
-from ingest.guards import SIGNATURE
+from ingest.guards import SIGNATURES
 from workers.senders.bodies import Notification
 from workers.senders.delays import DELAYS, Form
 from workers.senders.tally import Tally
+
+SIGNATURE = "X-Hub-Signature-256"
 
 # In this order: the later ones are more general.
 REFUSALS: dict[type[Exception], str] = {
@@ -252,7 +252,7 @@ class _Sending:
         """The status of the answer, or what it counts as that there is none."""
         headers = {}
         if self._plan.secret:
-            headers[SIGNATURE] = "sha256=" + hmac.new(self._plan.secret, body, sha256).hexdigest()
+            headers[SIGNATURE] = SIGNATURES[SIGNATURE](self._plan.secret, body).decode()
         try:
             async with self._session.post(self._plan.url, data=body, headers=headers, allow_redirects=False) as answer:
                 await answer.read()

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from yarl import URL
 
 from ingest import connection
+from ingest.settings import secrets
 from workers.senders import report, sender, verifying
 from workers.senders.bodies import MIX, Content
 from workers.senders.delays import Form
@@ -212,10 +213,10 @@ def simulate(
 
 
 def _secret() -> bytes:
-    secrets = current_settings().app_secret
-    if secrets is None:
+    found = secrets(current_settings().app_secret)
+    if not found:
         raise click.ClickException("--sign: set WA_APP_SECRET or WA_APP_SECRET_FILE")
-    return next(part.strip() for part in secrets.get_secret_value().split(",") if part.strip()).encode()
+    return found[0]
 
 
 def _tls(

@@ -15,10 +15,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from ingest.guards import SIGNATURE
 from workers.senders.bodies import Content, Notification
 from workers.senders.delays import DELAYS
-from workers.senders.sender import HOPELESS, Plan, Unreachable, send
+from workers.senders.sender import HOPELESS, SIGNATURE, Plan, Unreachable, send
 from workers.senders.tally import Tally
 
 Answer = int | str
