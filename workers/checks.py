@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from pydantic import ByteSize
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from ingest import backlog, connection, spool
+from ingest import backlog, connection, spool, tls
 from ingest.settings import Settings, SettingsError, unknown_variables
 from workers import handlers
+
+_ENDS_SOON = timedelta(days=14)
 
 
 class Check(NamedTuple):
@@ -29,22 +32,67 @@ def run(settings: Settings) -> list[Check]:
     return [*_edge(settings), _spool(settings), *_redis(settings), _handlers(settings)]
 
 
+_GUARDS = {
+    "app_secret": "a signature",
+    "basic_auth": "Basic auth",
+    "path_secret": "a secret path",
+    "allow_networks": "networks",
+    "tls_client_ca": "client certificates",
+}
+
+
 def _edge(settings: Settings) -> Iterator[Check]:
-    if settings.app_secret:
-        yield Check("senders", "ok", "every POST must be signed")
+    guards = [name for field, name in _GUARDS.items() if getattr(settings, field)]
+    if guards:
+        yield Check("senders", "ok", f"who may post is decided by {', '.join(guards)}")
     else:
         yield Check(
             "senders",
             "warning",
             "anybody who reaches the port may post",
-            "set WA_APP_SECRET, or let only your senders in",
+            "set WA_APP_SECRET (Cloud API, Turn.io); else WA_PATH_SECRET, WA_BASIC_AUTH, WA_ALLOW_NETWORKS "
+            "or WA_TLS_CLIENT_CA",
         )
+    if settings.tls_client_ca and not settings.tls_client_name:
+        yield Check(
+            "client certificates",
+            "warning",
+            "any certificate of that CA may post, also those of its other customers",
+            "set WA_TLS_CLIENT_NAME (Meta: client.webhooks.fbclientcerts.com)",
+        )
+    yield from _tls(settings)
     if not settings.verify_token:
         yield Check(
             "handshake", "warning", "the webhook cannot be registered with the Cloud API", "set WA_VERIFY_TOKEN"
         )
     for name in unknown_variables():
         yield Check("settings", "warning", f"{name} is no setting of this version", "see `wa-ingest settings`")
+
+
+def _tls(settings: Settings) -> Iterator[Check]:
+    if settings.tls_cert is None:
+        yield Check("certificate", "ok", "none here: senders demand https, so TLS must end in front of the receiver")
+        return
+    try:
+        tls.context(settings)
+        found = tls.certificates(settings)
+    except SettingsError as error:
+        yield Check("certificate", "failed", str(error), "see WA_TLS_CERT, WA_TLS_KEY and WA_TLS_CLIENT_CA")
+        return
+    now = datetime.now(UTC)
+    for name, certificates in found.items():
+        begin = max(one.not_valid_before_utc for one in certificates)
+        end = min(one.not_valid_after_utc for one in certificates)
+        if begin > now:
+            yield Check(name, "failed", f"valid only from {begin:%Y-%m-%d}", "give one that is valid, or set the clock")
+        elif end < now:
+            yield Check(
+                name, "failed", f"ended on {end:%Y-%m-%d}", "renew it; the receiver takes up new files by itself"
+            )
+        else:
+            result = "warning" if end - now < _ENDS_SOON else "ok"
+            advice = "renew it; the receiver takes up new files by itself" if result == "warning" else ""
+            yield Check(name, result, f"valid until {end:%Y-%m-%d}", advice)
 
 
 def _spool(settings: Settings) -> Check:

@@ -66,7 +66,9 @@ def _up(settings: Settings, url: str, servers: list[processes.Kind]) -> int:
 def _welcome(settings: Settings, url: str, servers: list[processes.Kind]) -> None:
     host, port = settings.listen
     admin_host, admin_port = settings.admin_listen
-    address = f"http://{'localhost' if host in ('0.0.0.0', '::') else host}:{port}{settings.path}"  # noqa: S104
+    scheme = "https" if settings.tls_cert else "http"
+    here = "localhost" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    address = f"{scheme}://{here}:{port}{settings.path}"
     body = (
         '{"contacts":[{"profile":{"name":"Ada"},"wa_id":"15550001"}],"messages":[{"from":"15550001","id":"try-1",'
         f'"timestamp":"{int(time.time())}","type":"text","text":{{"body":"Hello"}}}}]}}'
@@ -84,9 +86,16 @@ def _welcome(settings: Settings, url: str, servers: list[processes.Kind]) -> Non
     console.print(table)
     console.print("\nTry it, from another terminal:\n", style="bold")
     # Not through rich: a line to copy is printed as it is.
-    click.echo(f"  curl -i {address} -d '{body}'")
+    click.echo(f"  curl -i {address} -d '{body}'{_credentials(settings)}")
     click.echo(f"  WA_REDIS_URL={url} {sys.argv[0]} status\n" if servers else f"  {sys.argv[0]} status\n")
     click.echo("Ctrl-C stops; nothing is lost.")
+
+
+def _credentials(settings: Settings) -> str:
+    """What to say behind a line that lacks what senders must have."""
+    guards = ("app_secret", "basic_auth", "path_secret", "allow_networks", "tls_client_ca")
+    needed = [variable(name) for name in guards if getattr(settings, name)]
+    return f"   # refused without what {', '.join(needed)} demands" if needed else ""
 
 
 def _workers(count: int, burst: bool) -> processes.Kind:

@@ -68,12 +68,12 @@ def prepare_receiver() -> None:
     """The steps of a receiver."""
     from redis.asyncio.connection import AbstractConnection
 
+    from ingest.bodies import Bodies
     from ingest.committer import Committer
-    from ingest.webhook import Webhook
 
-    read, call, send = Webhook._read, Committer._call, AbstractConnection.send_packed_command
+    read, call, send = Bodies.read, Committer._call, AbstractConnection.send_packed_command
 
-    async def _read(self: Webhook, request: Any) -> bytes:
+    async def read_body(self: Bodies, request: Any) -> bytes:
         body = await read(self, request)
         here("body read")
         return body
@@ -95,7 +95,7 @@ def prepare_receiver() -> None:
                 await asyncio.sleep(0)
             here("commit sent")
 
-    Webhook._read, Committer._call = _read, _call  # type: ignore[method-assign]
+    Bodies.read, Committer._call = read_body, _call  # type: ignore[method-assign]
     AbstractConnection.send_packed_command = send_packed_command  # type: ignore[method-assign]
 
 

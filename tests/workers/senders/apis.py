@@ -21,6 +21,7 @@ from aiohttp import web
 from click.testing import CliRunner, Result
 
 from workers.cli import main
+from workers.senders.sender import Plan
 
 SETTINGS = "/v1/settings/application"
 CA = "/v1/certificates/webhooks/ca"
@@ -119,6 +120,18 @@ class Coreapp(Stand):
         self.deaf = False  # takes a change and forgets it
         self.ca: bytes | None = None
         self.health: dict[str, Any] = {"gateway_status": "connected"}
+
+    def plan(self, **more: Any) -> Plan:
+        """How it sends callbacks, as it is set up: where to, how many at a time, how long it waits, whom it trusts."""
+        settings = dict(leaves(self.settings))
+        return Plan(
+            url=settings["webhooks.url"],
+            form="onprem",
+            connections=settings["webhooks.max_concurrent_requests"],
+            speed_up=DEFAULTS["callback_backoff_delay_ms"] / settings["callback_backoff_delay_ms"],  # type: ignore[operator]
+            ssl=ssl.create_default_context(cadata=self.ca.decode()) if self.ca else None,
+            **more,
+        )
 
     def answer(self, asked: Asked) -> web.Response:
         if asked.path == "/v1/users/login":

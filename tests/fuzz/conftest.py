@@ -1,0 +1,3 @@
+"""Fixtures of the other packages."""
+
+from tests.workers.conftest import commit  # noqa: F401
