@@ -16,13 +16,10 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import structlog
 from aiohttp import StreamReader, web
 
 from ingest import metrics
 from ingest.settings import Settings, SettingsError, variable
-
-log = structlog.get_logger()
 
 HEAD_SECONDS = 10.0
 """How long a new connection may take for its first head, and for the handshake of TLS."""
@@ -55,6 +52,7 @@ class Listener:
     def __init__(self, settings: Settings, field: str, handler: Handler, limit: int) -> None:
         self._settings = settings
         self._field = field
+        self._name = "admin" if field == "admin_listen" else "public"
         self._handler = handler
         self._limit = limit
         self._max_body = int(settings.max_body)
@@ -121,7 +119,7 @@ class Listener:
         """A connection begins. When there are too many, one that waits is ended, the longest waiting of whichever kind
         makes the crowd: those that never sent a request, or those between two.
         """
-        metrics.connections(1)
+        metrics.connections(self._name, 1)
         self._count += 1
         self._silent[connection] = None
         if self._count > self._limit:
@@ -135,7 +133,7 @@ class Listener:
 
     def ended(self, connection: _Connection) -> None:
         """It has ended."""
-        metrics.connections(-1)
+        metrics.connections(self._name, -1)
         self._count -= 1
         self.forget(connection)
 
@@ -235,10 +233,10 @@ class _Connection(web.RequestHandler):
         if transport is not None:
             transport.abort()
 
-    def log_exception(self, *_: Any, exc_info: BaseException | None = None, **more: Any) -> None:
-        """A line of our own, and none for a sender that is gone, which aiohttp takes for an error in some places."""
+    def log_exception(self, *arguments: Any, **more: Any) -> None:
+        """Nothing about a sender that is gone, which aiohttp takes for an error in some places."""
         if self.connected:
-            log.error("connection failed", error=type(exc_info).__name__)
+            super().log_exception(*arguments, **more)
 
     def handle_error(
         self,
@@ -249,7 +247,7 @@ class _Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """The answer to what is no HTTP, or to a request that broke us. aiohttp's own page quotes the request."""
         if status == 500:
-            log.error("request failed", error=type(exc).__name__)
+            self.log_exception("request failed", exc_info=exc)
         metrics.refused(status, "broken" if status == 400 else "failed", 0.0)
         response = web.Response(status=status)
         response.force_close()

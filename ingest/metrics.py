@@ -26,7 +26,7 @@ _COMMIT_SIZE = Histogram(
     "wa_commit_notifications", "Notifications in one commit", buckets=(1, 2, 5, 10, 25, 50, 100, 250, 1000)
 )
 _CUT = Counter("wa_connections_cut", "Connections that were ended because of what the sender did not do", ["reason"])
-_CONNECTIONS = Gauge("wa_connections", "Connections of senders", multiprocess_mode="livesum")
+_CONNECTIONS = Gauge("wa_connections", "Open connections", ["listener"], multiprocess_mode="livesum")
 _CERTIFICATE = Gauge(
     "wa_tls_certificate_end_seconds",
     "Epoch seconds at which a certificate in use ends",
@@ -69,9 +69,9 @@ def cut(reason: str) -> None:
     _CUT.labels(reason).inc()
 
 
-def connections(change: int) -> None:
-    """One more connection, or one less."""
-    _CONNECTIONS.inc(change)
+def connections(listener: str, change: int) -> None:
+    """One more connection to a listener, `public` or `admin`, or one less."""
+    _CONNECTIONS.labels(listener).inc(change)
 
 
 def certificate(use: str, end: float) -> None:
