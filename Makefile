@@ -22,8 +22,9 @@ FUZZ_SECONDS ?= 60
 up: $(VENV)/ready
 	$(BIN)/wa-ingest up
 
+# Two at a time, each a file: tests of faults mostly wait.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/ready-to-test
 	$(BIN)/ruff check .
