@@ -22,7 +22,7 @@ from ingest import metrics
 from ingest.settings import Settings, SettingsError, variable
 
 HEAD_SECONDS = 10.0
-"""How long a new connection may take for its first head, and for the handshake of TLS."""
+"""How long a new connection may take for its first head and for the handshake of TLS, and any to read its answers."""
 
 IDLE_SECONDS = 150.0
 """How long a connection is kept for its next request: longer than proxies keep theirs (Caddy: two minutes)."""
@@ -106,9 +106,6 @@ class Listener:
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         connection: Any = request.protocol
-        if connection.writing_paused:
-            connection.cut("unread_answers")
-            return web.Response(status=400)  # which nobody gets
         try:
             return _nameless(await self._handler(request))
         finally:
@@ -158,11 +155,12 @@ class _Server(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ("_body", "_chunked", "_first_head", "_framed", "_listener", "_most_framed", "_open")
+    __slots__ = ("_body", "_chunked", "_first_head", "_framed", "_listener", "_most_framed", "_open", "_unread")
 
     def __init__(self, listener: Listener, server: _Server, max_body: int) -> None:
         self._listener = listener
         self._first_head: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
         self._open = False
         self._body: StreamReader | None = None  # of the last request
         self._chunked = False
@@ -187,6 +185,8 @@ class _Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._heard()
+        if self._unread is not None:
+            self._unread.cancel()
         if self._open:
             self._open = False
             self._listener.ended(self)
@@ -218,6 +218,16 @@ class _Connection(web.RequestHandler):
         self._framed += len(data)
         too_much = self._framed > self._most_framed or len(_CRUMB.findall(data)) > _CRUMBS
         return "tiny_chunks" if too_much else None
+
+    def pause_writing(self) -> None:
+        """64 KiB of answers wait to be read."""
+        super().pause_writing()
+        self._unread = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.cut, "unread_answers")
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
 
     def _heard(self) -> None:
         if self._first_head is not None:
