@@ -16,6 +16,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from ingest import backlog, connection, metrics, spool
+from ingest.answers import Answer
 from ingest.committer import Committer
 from ingest.settings import Settings
 
@@ -36,9 +37,9 @@ class Admin:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         page = self._pages.get(request.path)
         if page is None:
-            return web.Response(status=404)
+            return Answer(404)
         if request.method not in ("GET", "HEAD"):
-            return web.Response(status=405, headers={"Allow": "GET, HEAD"})
+            return Answer(405, {"Allow": "GET, HEAD"})
         return await page()
 
     async def _healthz(self) -> web.Response:
@@ -58,11 +59,11 @@ class Admin:
 
     async def _metrics(self) -> web.Response:
         text = await asyncio.to_thread(metrics.text, *self._collectors)
-        return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        return Answer(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
 def _json(status: int, content: dict[str, object]) -> web.Response:
-    return web.Response(status=status, body=orjson.dumps(content), content_type="application/json")
+    return Answer(status, body=orjson.dumps(content), content_type="application/json")
 
 
 class _Backlog(Collector):

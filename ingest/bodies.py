@@ -13,8 +13,8 @@ import asyncio
 from aiohttp import ClientError, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from ingest.answers import Refused, unavailable
 from ingest.committer import Committer
-from ingest.refused import Refused, unavailable
 from ingest.settings import Settings
 
 PATIENCE = 1.0

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ingest.refused import Refused
+from ingest.answers import Refused
 from ingest.settings import Settings, secrets
 
 Networks = Sequence[IPv4Network | IPv6Network]
@@ -53,7 +53,8 @@ class Guards:
             raise Refused(403, "network")
         if self._client_name and not _names(request.get_extra_info("peercert"), self._client_name):
             raise Refused(401, "certificate")
-        if not self._is_path(request.path):
+        path = request.path
+        if not (_any_equal(path, self._paths) if self._paths else path == self._path):
             raise Refused(404, "path")
 
     def admit_post(self, headers: Mapping[str, str]) -> None:
@@ -86,9 +87,6 @@ class Guards:
         ):
             raise Refused(403, "handshake")
         return query.get("hub.challenge", "")
-
-    def _is_path(self, path: str) -> bool:
-        return _any_equal(path, self._paths) if self._paths else path == self._path
 
     def _is_near(self, request: web.BaseRequest) -> bool:
         """Is the sender in one of the networks? Behind trusted proxies it is the last hop that is none of them: what

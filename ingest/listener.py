@@ -19,6 +19,7 @@ from typing import Any
 from aiohttp import StreamReader, web
 
 from ingest import metrics
+from ingest.answers import Answer
 from ingest.settings import Settings, SettingsError, variable
 
 HEAD_SECONDS = 10.0
@@ -56,16 +57,13 @@ class Listener:
         self._handler = handler
         self._limit = limit
         self._max_body = int(settings.max_body)
-        self._count = 0
-        # Who waits for a first head, and who for the next request; who has waited for longest is first.
-        self._silent: dict[_Connection, None] = {}
-        self._idle: dict[_Connection, None] = {}
+        self._connections: dict[_Connection, None] = {}
 
     async def open(self, context: ssl.SSLContext | None, share_port: bool) -> None:
         """Start to accept. Raises SettingsError when the address cannot be had."""
         host, port = getattr(self._settings, self._field)
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        self._server = _Server(self, self._serve, self._max_body)
+        self._server = _Server(self, self._handler, self._max_body)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if share_port:  # only for processes of one receiver, so that a second receiver by mistake is noticed
@@ -104,35 +102,29 @@ class Listener:
             ssl_handshake_timeout=HEAD_SECONDS if context else None,
         )
 
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        connection: Any = request.protocol
-        try:
-            return _nameless(await self._handler(request))
-        finally:
-            if connection.connected:
-                self._idle[connection] = None
-
     def opened(self, connection: _Connection) -> None:
-        """A connection begins. When there are too many, one that waits is ended, the longest waiting of whichever kind
-        makes the crowd: those that never sent a request, or those between two.
-        """
+        """A connection begins."""
         metrics.connections(self._name, 1)
-        self._count += 1
-        self._silent[connection] = None
-        if self._count > self._limit:
-            crowd = self._silent if len(self._silent) > self._limit // 2 or not self._idle else self._idle
-            next(iter(crowd)).cut("limit")
-
-    def forget(self, connection: _Connection) -> None:
-        """It is in use, or ending: not one to end when there are too many."""
-        self._silent.pop(connection, None)
-        self._idle.pop(connection, None)
+        self._connections[connection] = None
+        if len(self._connections) > self._limit:
+            self._make_room(connection)
 
     def ended(self, connection: _Connection) -> None:
-        """It has ended."""
+        """A connection has ended."""
         metrics.connections(self._name, -1)
-        self._count -= 1
-        self.forget(connection)
+        del self._connections[connection]
+
+    def _make_room(self, newest: _Connection) -> None:
+        """End those that have waited for longest of whichever are the crowd: those that never sent a request, or those
+        between two. Some at a time, because looking for them takes its time. The newest, when nobody waits.
+        """
+        waiting = [connection for connection in self._connections if connection.waits_until is not None]
+        silent = [connection for connection in waiting if connection.body is None]
+        idle = [connection for connection in waiting if connection.body is not None]
+        crowd = silent if len(silent) > len(idle) else idle
+        crowd.sort(key=lambda connection: connection.waits_until or 0.0)
+        for connection in crowd[: max(1, self._limit // 50)] or [newest]:
+            connection.cut("limit")
 
 
 class _Server(web.Server):
@@ -144,8 +136,7 @@ class _Server(web.Server):
         loop = asyncio.get_running_loop()
 
         def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-            protocol.begin(payload, message.chunked)
-            listener.forget(protocol)
+            protocol.body, protocol.chunked = payload, message.chunked
             return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body)
 
         super().__init__(handler, request_factory=make_request)
@@ -155,15 +146,15 @@ class _Server(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ("_body", "_chunked", "_first_head", "_framed", "_listener", "_most_framed", "_open", "_unread")
+    __slots__ = ("_first_head", "_framed", "_listener", "_most_framed", "_open", "_unread", "body", "chunked")
 
     def __init__(self, listener: Listener, server: _Server, max_body: int) -> None:
         self._listener = listener
         self._first_head: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._open = False
-        self._body: StreamReader | None = None  # of the last request
-        self._chunked = False
+        self.body: StreamReader | None = None  # of the last request
+        self.chunked = False
         self._framed = 0  # bytes of a body in chunks, with what is around them
         self._most_framed = 2 * max_body
         # A body is kept, counted and signed as it came, so nothing is decompressed here.
@@ -178,23 +169,27 @@ class _Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._first_head = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.cut, "slow_head")
+        self._first_head = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._is_late)
         self._open = True
         self._listener.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
-        self._heard()
-        if self._unread is not None:
-            self._unread.cancel()
+        for timer in (self._first_head, self._unread):
+            if timer is not None:
+                timer.cancel()
         if self._open:
             self._open = False
             self._listener.ended(self)
 
-    def begin(self, body: StreamReader, chunked: bool) -> None:
-        """A request's head has come."""
-        self._heard()
-        self._body, self._chunked = body, chunked
+    @property
+    def waits_until(self) -> float | None:
+        """When it will have waited too long for a request, by the loop's clock; None while it is at work."""
+        return None if self._waiter is None else self._next_keepalive_close_time
+
+    def _is_late(self) -> None:
+        if self.body is None:
+            self.cut("slow_head")
 
     def data_received(self, data: bytes) -> None:
         if len(data) > _LARGE and (reason := self._costly(data)):
@@ -203,7 +198,7 @@ class _Connection(web.RequestHandler):
             super().data_received(data)
 
     def _costly(self, data: bytes) -> str | None:
-        body, chunked = self._body, self._chunked
+        body, chunked = self.body, self.chunked
         if self._messages:  # heads that aiohttp has parsed and will handle next
             message, body = self._messages[-1]
             chunked = getattr(message, "chunked", False)
@@ -229,15 +224,9 @@ class _Connection(web.RequestHandler):
         if self._unread is not None:
             self._unread.cancel()
 
-    def _heard(self) -> None:
-        if self._first_head is not None:
-            self._first_head.cancel()
-            self._first_head = None
-
     def cut(self, reason: str) -> None:
         """End it, whatever it does."""
         metrics.cut(reason)
-        self._listener.forget(self)
         transport = self.transport
         self.force_close()
         if transport is not None:
@@ -259,14 +248,9 @@ class _Connection(web.RequestHandler):
         if status == 500:
             self.log_exception("request failed", exc_info=exc)
         metrics.refused(status, "broken" if status == 400 else "failed", 0.0)
-        response = web.Response(status=status)
+        response = Answer(status)
         response.force_close()
-        return _nameless(response)
-
-
-def _nameless(response: web.StreamResponse) -> web.StreamResponse:
-    response.headers.setdefault("Server", "wa-ingest")  # aiohttp would name itself, Python, and their versions
-    return response
+        return response
 
 
 def connection_limit(settings: Settings) -> int:

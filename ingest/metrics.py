@@ -59,7 +59,7 @@ def accepted(lane: str, size: int, seconds: float) -> None:
 
 
 def refused(status: int, reason: str, seconds: float) -> None:
-    """A request was answered with something else; `reason` is one of the words of `ingest.refused`."""
+    """A request was answered with something else; `reason` is one of the words of `ingest.answers`."""
     _REFUSED.labels(status, reason).inc()
     _ANSWER.observe(seconds)
 

@@ -183,7 +183,7 @@ class Settings(BaseSettings):
         ByteSize(64 << 20), description="bytes a receiver holds that are not durable yet; above: 503"
     )
     max_connections: int = Field(
-        1000, ge=1, le=65_536, description="connections to a receiver process; above, the one idle for longest is ended"
+        1000, ge=1, le=65_536, description="connections to a receiver process; above, those idle for longest are ended"
     )
     body_timeout: Seconds = Field(10.0, description="time for a body to arrive completely; after it: 408")
     lanes: Lanes = Field(("messages", "statuses", "other"), description="lanes that a `work` process takes from")

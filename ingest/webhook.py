@@ -12,10 +12,10 @@ import structlog
 from aiohttp import HttpVersion11, web
 
 from ingest import metrics
+from ingest.answers import Answer, Refused, unavailable
 from ingest.bodies import Bodies
 from ingest.committer import Committer, NotDurable
 from ingest.guards import Guards
-from ingest.refused import Refused, unavailable
 from ingest.routing import lane_of, place
 from ingest.settings import Settings
 
@@ -91,14 +91,14 @@ class Webhook:
                 lane, size = await self._receive(request)
                 metrics.accepted(lane, size, time.perf_counter() - began)
                 plain = request.version == HttpVersion11 and request.keep_alive and not self._draining
-                return _KEPT if plain else web.Response()
+                return _KEPT if plain else Answer()
             if request.method == "GET":
                 answer = self._guards.challenge(request.query)
-                return web.Response(text=answer, headers={"X-Content-Type-Options": "nosniff"})
+                return Answer(text=answer, headers={"X-Content-Type-Options": "nosniff"})
             raise Refused(405, "method", Allow="GET, POST")
         except Refused as refusal:
             metrics.refused(refusal.status, refusal.reason, time.perf_counter() - began)
-            response = web.Response(status=refusal.status, headers=refusal.headers)
+            response = Answer(refusal.status, refusal.headers)
             if not request.content.is_eof():
                 response.force_close()  # the rest of the body would be read as the next request
             return response

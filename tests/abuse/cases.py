@@ -368,7 +368,7 @@ CASES = [
     Case(
         "idle connections, 600 of 100",
         many_connections,
-        "WA_MAX_CONNECTIONS; the one idle for longest is ended",
+        "WA_MAX_CONNECTIONS; those idle for longest are ended",
         _ends("ended", "silence"),
         {"WA_MAX_CONNECTIONS": "100"},
         spares=False,
@@ -376,7 +376,7 @@ CASES = [
     Case(
         "idle connections that were used, 600 of 100",
         many_used_connections,
-        "WA_MAX_CONNECTIONS; the one idle for longest is ended",
+        "WA_MAX_CONNECTIONS; those idle for longest are ended",
         _ends("ended", "silence"),
         {"WA_MAX_CONNECTIONS": "100"},
         spares=False,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest.answers import Refused
 from ingest.guards import Guards
-from ingest.refused import Refused
 from ingest.settings import load
 
 SIGNATURE = "X-Hub-Signature-256"
