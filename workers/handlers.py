@@ -103,6 +103,11 @@ class Handlers:
 
         return register
 
+    @property
+    def registered(self) -> tuple[Handler, ...]:
+        """All of them, in the order of registration."""
+        return tuple(self._registered)
+
     def __len__(self) -> int:
         return len(self._registered)
 

@@ -1,0 +1,86 @@
+"""Runs your handlers without Redis: for your tests, and for `wa-ingest call`.
+
+from workers.testing import call
+
+def test_answer():
+    (called,) = call(bot.handlers, {"messages": [{"from": "15550001", "id": "m1", "type": "text",
+                                                  "text": {"body": "Hello"}}]})
+    assert called.outcome == "handled"
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from workers.dispatch import Dispatcher, Outcome
+from workers.events import Broken, Event
+from workers.handlers import Handlers
+from workers.parsing import parse
+
+
+class Called(NamedTuple):
+    """What became of one event of a notification.
+
+    `handlers` are the names of those that match it, in their order. `outcome` is handled, unhandled, discarded,
+    rejected or failed; or of what is no event, and would be a dead letter: unreadable, unknown_form or malformed.
+    `detail` says why, and of an exception where; `handler` is the one that raised it. `retry_in` is what RetryIn asked
+    for, in seconds.
+    """
+
+    event: Event | Broken
+    handlers: tuple[str, ...]
+    outcome: str
+    detail: str
+    handler: str
+    retry_in: float | None
+
+
+def call(
+    handlers: Handlers, notification: bytes | Mapping[str, Any], *, timeout: float = 30.0, attempt: int = 1
+) -> list[Called]:
+    """Take a notification apart and call the handlers of each event, as a worker does on try `attempt`, from 1.
+
+    `notification` is a body of either sender's form, as bytes or as what JSON makes of it. `timeout` is in seconds for
+    one event. The order is that of the body. An exception of a handler is an outcome, as in a worker. What a worker
+    learns from Redis is missing: copies are handled again, no status is superseded, and only system messages bring
+    news of a profile. Not from inside a running event loop.
+    """
+    body = notification if isinstance(notification, bytes) else orjson.dumps(notification)
+    items = parse(body, time.time_ns() // 1_000_000, attempt)
+    account = _Account()
+    dispatcher = Dispatcher(handlers, 1, timeout, stopping=lambda: False)
+    try:
+        dispatcher.run(((n, item) for n, item in enumerate(items) if isinstance(item, Event)), account)
+    finally:
+        dispatcher.close()
+    return [_called(handlers, item, account.outcomes.get(n)) for n, item in enumerate(items)]
+
+
+def _called(handlers: Handlers, item: Event | Broken, outcome: Outcome | None) -> Called:
+    if isinstance(item, Broken) or outcome is None:
+        return Called(item, (), getattr(item, "reason", "unhandled"), getattr(item, "detail", ""), "", None)
+    names = tuple(handler.name for handler, _ in handlers.calls(item))
+    return Called(item, names, outcome.name, outcome.detail, outcome.handler, outcome.delay)
+
+
+class _Account:
+    """Remembers how each event ended."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[int, Outcome] = {}
+
+    def admit(self, event: Event) -> Outcome | None:
+        return None
+
+    def finish(self, index: int, event: Event, outcome: Outcome) -> None:
+        self.outcomes[index] = outcome
+
+    def tick(self) -> None:
+        pass
+
+    def halted(self) -> bool:
+        return False
