@@ -104,7 +104,8 @@ class Bodies:
         if victim is youngest:
             victim.refusal = unavailable("pending")
         self._give_up(victim)
-        victim.deadline.reschedule(now)
+        if not victim.deadline.expired():  # its own time may just have run out
+            victim.deadline.reschedule(now)
 
     def _take(self, arrival: _Arrival) -> None:
         """It is complete; its room stays claimed until `release`."""

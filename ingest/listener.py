@@ -110,9 +110,10 @@ class Listener:
             self._make_room(connection)
 
     def ended(self, connection: _Connection) -> None:
-        """A connection has ended."""
-        metrics.connections(self._name, -1)
-        del self._connections[connection]
+        """A connection has ended; one whose handshake failed never began."""
+        if connection in self._connections:
+            metrics.connections(self._name, -1)
+            del self._connections[connection]
 
     def _make_room(self, newest: _Connection) -> None:
         """End those that have waited for longest of whichever are the crowd: those that never sent a request, or those
@@ -136,8 +137,8 @@ class _Server(web.Server):
         loop = asyncio.get_running_loop()
 
         def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-            protocol.body, protocol.chunked = payload, message.chunked
-            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body)
+            protocol.body, protocol.chunked, protocol.framed = payload, message.chunked, 0
+            return web.BaseRequest(message, payload, protocol, writer, task, loop)
 
         super().__init__(handler, request_factory=make_request)
 
@@ -146,16 +147,15 @@ class _Server(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ("_first_head", "_framed", "_listener", "_most_framed", "_open", "_unread", "body", "chunked")
+    __slots__ = ("_first_head", "_listener", "_most_framed", "_unread", "body", "chunked", "framed")
 
     def __init__(self, listener: Listener, server: _Server, max_body: int) -> None:
         self._listener = listener
         self._first_head: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
-        self._open = False
         self.body: StreamReader | None = None  # of the last request
         self.chunked = False
-        self._framed = 0  # bytes of a body in chunks, with what is around them
+        self.framed = 0  # bytes of a body in chunks, with what is around them
         self._most_framed = 2 * max_body
         # A body is kept, counted and signed as it came, so nothing is decompressed here.
         super().__init__(
@@ -170,7 +170,6 @@ class _Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._first_head = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._is_late)
-        self._open = True
         self._listener.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -178,9 +177,7 @@ class _Connection(web.RequestHandler):
         for timer in (self._first_head, self._unread):
             if timer is not None:
                 timer.cancel()
-        if self._open:
-            self._open = False
-            self._listener.ended(self)
+        self._listener.ended(self)
 
     @property
     def waits_until(self) -> float | None:
@@ -207,11 +204,10 @@ class _Connection(web.RequestHandler):
             if end < 0:
                 return "endless_head"
             chunked = b"chunked" in data[:end].lower()
-            self._framed = 0
         if not chunked:
             return None
-        self._framed += len(data)
-        too_much = self._framed > self._most_framed or len(_CRUMB.findall(data)) > _CRUMBS
+        self.framed += len(data)
+        too_much = self.framed > self._most_framed or len(_CRUMB.findall(data)) > _CRUMBS
         return "tiny_chunks" if too_much else None
 
     def pause_writing(self) -> None:

@@ -87,7 +87,7 @@ async def _renewing(settings: Settings, public: Listener) -> AsyncIterator[None]
                 continue
             try:
                 await public.renew(tls.context(settings))
-            except SettingsError as error:
+            except (SettingsError, OSError) as error:
                 if now != complained:
                     log.warning("the new certificate cannot be used, the old one stays", reason=str(error))
                 complained = now

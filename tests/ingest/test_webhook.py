@@ -138,6 +138,18 @@ def test_chunked_body(receiver: Any, bodies: Callable[[], list[bytes]]) -> None:
     assert bodies()[0] == b'{"a":1}'
 
 
+def test_large_chunked_bodies_on_one_connection(receiver: Any, bodies: Callable[[], list[bytes]]) -> None:
+    """Bodies in chunks are bounded each for itself, not all that a connection ever carried."""
+    body = b"." * 3_000_000
+    sender = receiver.sender()
+    for _ in range(5):
+        sender.head("POST /webhook", Transfer_Encoding="chunked", Expect="100-continue")
+        assert sender.answer().status == 100
+        sender.send(chunked(body))
+        assert sender.answer().status == 200
+    assert bodies() == [body] * 5
+
+
 def test_compressed_body(signed: Any, bodies: Callable[[], list[bytes]]) -> None:
     """Nothing is decompressed: what is signed, counted and kept is what came."""
     body = gzip.compress(b"x" * 1_000_000)
