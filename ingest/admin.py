@@ -22,7 +22,7 @@ from ingest.settings import Settings
 
 
 class Admin:
-    """Answers requests; give it to `aiohttp.web.Server`."""
+    """Answers requests; give it to a `Listener`."""
 
     def __init__(self, settings: Settings, committer: Committer) -> None:
         self._committer = committer

@@ -59,7 +59,7 @@ def accepted(lane: str, size: int, seconds: float) -> None:
 
 
 def refused(status: int, reason: str, seconds: float) -> None:
-    """A request was answered with something else; `reason` is one of the words of `ingest.answers`."""
+    """A request was answered with something else; `reason` is the word that `Refused` was raised with."""
     _REFUSED.labels(status, reason).inc()
     _ANSWER.observe(seconds)
 
@@ -77,11 +77,6 @@ def connections(listener: str, change: int) -> None:
 def certificate(use: str, end: float) -> None:
     """A certificate is in use, for `server` or `client_ca`, that ends at that time (epoch seconds)."""
     _CERTIFICATE.labels(use).set(end)
-
-
-def process_ended(pid: int, folder: str) -> None:
-    """The gauges of that process count no more; `folder` is PROMETHEUS_MULTIPROC_DIR."""
-    multiprocess.mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
 
 
 def flushed(count: int, seconds: float, reason: str | None) -> None:

@@ -21,8 +21,6 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from ingest import metrics
-
 log = structlog.get_logger()
 
 GIVE_UP = 78
@@ -161,7 +159,7 @@ def _look_after(kind: Kind, env: dict[str, str]) -> None:
         status = child.process.poll()
         if status is None:
             continue
-        metrics.process_ended(child.process.pid, env["PROMETHEUS_MULTIPROC_DIR"])
+        _forget_gauges(child.process.pid, env["PROMETHEUS_MULTIPROC_DIR"])
         if status == 0 and kind.ends:
             kind.children.remove(child)
             continue
@@ -169,6 +167,13 @@ def _look_after(kind: Kind, env: dict[str, str]) -> None:
         wait = min(_LONGEST_WAIT, 0.1 * 2**child.failures)
         child.start_at = now + wait
         log.warning("process ended, starting it again", process=kind.name, status=status, wait_seconds=round(wait, 1))
+
+
+def _forget_gauges(pid: int, folder: str) -> None:
+    """What that process counted as being so at the moment is no longer so."""
+    from prometheus_client import multiprocess  # only here: children import this module, and most count nothing
+
+    multiprocess.mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
 
 
 def _stop(kind: Kind) -> None:

@@ -49,7 +49,7 @@ _KEPT = _Kept()
 
 
 class Webhook:
-    """Answers requests; give it to `aiohttp.web.Server`."""
+    """Answers requests; give it to a `Listener`."""
 
     def __init__(self, settings: Settings, committer: Committer) -> None:
         self._partitions = settings.partitions

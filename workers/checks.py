@@ -32,17 +32,18 @@ def run(settings: Settings) -> list[Check]:
     return [*_edge(settings), _spool(settings), *_redis(settings), _handlers(settings)]
 
 
-_GUARDS = {
+GUARDS = {
     "app_secret": "a signature",
     "basic_auth": "Basic auth",
     "path_secret": "a secret path",
     "allow_networks": "networks",
     "tls_client_ca": "client certificates",
 }
+"""Settings that decide who may post, and what each asks for."""
 
 
 def _edge(settings: Settings) -> Iterator[Check]:
-    guards = [name for field, name in _GUARDS.items() if getattr(settings, field)]
+    guards = [name for field, name in GUARDS.items() if getattr(settings, field)]
     if guards:
         yield Check("senders", "ok", f"who may post is decided by {', '.join(guards)}")
     else:

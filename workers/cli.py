@@ -94,8 +94,7 @@ def _welcome(settings: Settings, url: str, servers: list[processes.Kind]) -> Non
 
 def _credentials(settings: Settings) -> str:
     """What to say behind a line that lacks what senders must have."""
-    guards = ("app_secret", "basic_auth", "path_secret", "allow_networks", "tls_client_ca")
-    needed = [variable(name) for name in guards if getattr(settings, name)]
+    needed = [variable(name) for name in checks.GUARDS if getattr(settings, name)]
     return f"   # refused without what {', '.join(needed)} demands" if needed else ""
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import os
 import signal
 import sys
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -29,7 +27,7 @@ from ingest import connection
 from ingest.routing import LANES
 from ingest.settings import Seconds
 from workers import dead as letters
-from workers.terminal import as_json, current_settings, one_line, printable, span
+from workers.terminal import as_json, complete, current_settings, one_line, printable, span
 
 _KINDS = ("message", "status", "error", "change", "notification")
 
@@ -289,7 +287,7 @@ def export(wanted: letters.Wanted, output: Path) -> None:
             _write(found, sys.stdout.buffer)
             return
         try:
-            with _complete(output.resolve()) as file:
+            with complete(output.resolve()) as file:
                 count = _write(found, file)
         except OSError as error:
             raise click.ClickException(f"{output} cannot be written: {error.strerror}") from None
@@ -301,19 +299,3 @@ def _write(found: Iterator[letters.Letter], file: IO[bytes]) -> int:
     for count, letter in enumerate(found, 1):  # noqa: B007 - the last one is the answer
         file.write(orjson.dumps(letter.as_json() | letter.body_as_json(), option=orjson.OPT_APPEND_NEWLINE))
     return count
-
-
-@contextmanager
-def _complete(path: Path) -> Iterator[IO[bytes]]:
-    """A file that gets its name when all is written and on the disk. Raises OSError."""
-    if path.exists() and not path.is_file():
-        raise OSError(0, "it is not a regular file")
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise

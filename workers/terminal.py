@@ -1,10 +1,13 @@
-"""What the commands share: settings, errors of one line, `--json`, and what is safe to print."""
+"""What the commands share: settings, errors of one line, `--json`, what is safe to print, files written whole."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import click
 from redis.exceptions import RedisError
@@ -51,3 +54,19 @@ def span(seconds: float) -> str:
 def printable(text: str) -> str:
     """Text of a stranger for the operator's terminal: control and direction characters are written as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def complete(path: Path) -> Iterator[IO[bytes]]:
+    """A file, readable by its owner alone, that gets its name when all is written and on the disk. Raises OSError."""
+    if path.exists() and not path.is_file():
+        raise OSError(0, "it is not a regular file")
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise

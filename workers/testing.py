@@ -57,12 +57,15 @@ def call(
         dispatcher.run(((n, item) for n, item in enumerate(items) if isinstance(item, Event)), account)
     finally:
         dispatcher.close()
-    return [_called(handlers, item, account.outcomes.get(n)) for n, item in enumerate(items)]
+    return [
+        Called(item, (), item.reason, item.detail, "", None)
+        if isinstance(item, Broken)
+        else _called(handlers, item, account.outcomes[n])
+        for n, item in enumerate(items)
+    ]
 
 
-def _called(handlers: Handlers, item: Event | Broken, outcome: Outcome | None) -> Called:
-    if isinstance(item, Broken) or outcome is None:
-        return Called(item, (), getattr(item, "reason", "unhandled"), getattr(item, "detail", ""), "", None)
+def _called(handlers: Handlers, item: Event, outcome: Outcome) -> Called:
     names = tuple(handler.name for handler, _ in handlers.calls(item))
     return Called(item, names, outcome.name, outcome.detail, outcome.handler, outcome.delay)
 

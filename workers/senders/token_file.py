@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import orjson
 
 from workers.senders.api import ApiError
+from workers.terminal import complete
 
 DEFAULT = Path("~/.config/wa-ingest/coreapp-token.json")
 
@@ -54,14 +54,7 @@ def save(path: Path, logins: dict[str, Login]) -> None:
     content = orjson.dumps({api: login._asdict() for api, login in logins.items()}, option=orjson.OPT_INDENT_2)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:  # mode 600
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        with complete(path) as file:
+            file.write(content)
     except OSError as error:
         raise ApiError(f"{path} cannot be written: {error.strerror}; see --token-file") from None
