@@ -52,7 +52,7 @@ class _Faults:
 
     def end(self) -> None:
         if self.told:
-            raise click.ClickException(f"{len(self.told)} could not be read whole, see above")
+            raise click.ClickException(f"{len(self.told)} files could not be read whole, see above")
 
 
 @click.command()
