@@ -152,9 +152,13 @@ def test_settings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_probes_of_the_receiver(
-    tmp_path: Path, redis_url: str, free_port: Callable[[], int], run_module: Callable[..., Any], wait_for: Any,
+    tmp_path: Path,
+    redis_url: str,
+    free_port: Callable[[], int],
+    run_module: Callable[..., Any],
+    wait_for: Any,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """A real receiver with the manifest's settings answers 200 to each probe, on the port where its setting puts it."""
     for variable, value in environment("receiver", tmp_path).items():
         monkeypatch.setenv(variable, value)
