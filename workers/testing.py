@@ -79,6 +79,9 @@ class _Account:
     def admit(self, event: Event) -> Outcome | None:
         return None
 
+    def put_off(self) -> None:
+        pass
+
     def finish(self, index: int, event: Event, outcome: Outcome) -> None:
         self.outcomes[index] = outcome
 

@@ -31,6 +31,9 @@ class Run:
     def admit(self, event: Event) -> Outcome | None:
         return None
 
+    def put_off(self) -> None:
+        pass
+
     def finish(self, index: int, event: Event, outcome: Outcome) -> None:
         self.ends.append((event.id, outcome))
 
