@@ -33,6 +33,20 @@ class RetryIn(Exception):
         self.seconds = float(seconds)
 
 
+class HandlersError(Exception):
+    """WA_HANDLERS names something that is no registry, or a handler is registered wrongly. The message is one line with
+    the remedy.
+    """
+
+
+class WrongType(HandlersError, TypeError):
+    """A decorator was given something of the wrong type."""
+
+
+class WrongValue(HandlersError, ValueError):
+    """A decorator was given something that means nothing."""
+
+
 class Handler(NamedTuple):
     """A registered function."""
 
@@ -116,17 +130,17 @@ class Handlers:
         self, kind: str, wants: tuple[Any, ...], rate: str | None, concurrency: int | None
     ) -> Callable[[Function], Function]:
         if any(not isinstance(want, str) for want in wants):
-            raise TypeError(f"write @handlers.{kind}(…) with parentheses, and names as strings")
+            raise WrongType(f"write @handlers.{kind}(…) with parentheses, and names as strings")
         if rate is not None and not isinstance(rate, str):
-            raise TypeError(f'@handlers.{kind}: rate={rate!r} is no text such as "50/s", "100/m" or "10/h"')
+            raise WrongType(f'@handlers.{kind}: rate={rate!r} is no text such as "50/s", "100/m" or "10/h"')
         try:
             per_second = None if rate is None else rates.per_second(rate)
         except ValueError as error:
-            raise ValueError(f"@handlers.{kind}: rate={error}") from None
+            raise WrongValue(f"@handlers.{kind}: rate={error}") from None
         if concurrency is not None and (isinstance(concurrency, bool) or not isinstance(concurrency, int)):
-            raise TypeError(f"@handlers.{kind}: concurrency={concurrency!r} is no whole number")
+            raise WrongType(f"@handlers.{kind}: concurrency={concurrency!r} is no whole number")
         if concurrency is not None and concurrency < 1:
-            raise ValueError(f"@handlers.{kind}: concurrency={concurrency} is less than 1")
+            raise WrongValue(f"@handlers.{kind}: concurrency={concurrency} is less than 1")
 
         def register(function: Function) -> Function:
             is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
@@ -167,10 +181,6 @@ class Handlers:
             if len(self._matching) < 1000:  # the subject comes from outside
                 self._matching[kind, subject] = found
         return found
-
-
-class HandlersError(Exception):
-    """WA_HANDLERS names something that is no registry. The message is one line with the remedy."""
 
 
 def load(path: str) -> Handlers:

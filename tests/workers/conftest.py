@@ -74,7 +74,7 @@ def commit(redis_url: str) -> Callable[..., None]:
 
 @pytest.fixture
 def take(redis: Redis) -> Callable[..., Any]:
-    """Run take.lua for a worker: (queue, batch), or the milliseconds until a retry is due."""
+    """Run take.lua for a worker: (queue, batch), or the milliseconds until one may be due. `.last` is all of it."""
     script = redis.register_script(with_bucket(batches.lua(queue_room.__file__, "take.lua")))
     keys = [batches.LEDGER, batches.TAKEN, batches.LEASES, batches.TAILS]
     keys += [queue_room.TURN, queue_room.SPENT, queue_room.WAITS, steering.STEERING]
@@ -85,6 +85,7 @@ def take(redis: Redis) -> Callable[..., Any]:
         reply: Any = script(
             keys=keys, args=[batches.RQ, batches.WA, worker, batches.job_template(), now, settling, 1, *queues]
         )
+        run.last = reply  # type: ignore[attr-defined]
         return tuple(part.decode() for part in reply[:2]) if isinstance(reply, list) else reply
 
     return run
