@@ -29,6 +29,9 @@ from workers.turns import with_bucket
 _LONGEST_BLOCK = 5.0
 """Seconds; a safety net, and how long `rq resume` may go unnoticed. Work is announced by the doorbell."""
 
+_SOON_MS = 1000
+"""A worker that is to end when nothing is left waits so long for tokens of a capped lane, or a retry."""
+
 TURN, SPENT, WAITS = (batches.WA + name for name in ("turn", "spent", "waits"))
 
 _TEMPLATE = batches.job_template()
@@ -109,7 +112,7 @@ class BatchQueue(Queue):
         serializer: Any = None,
         death_penalty_class: type[BaseDeathPenalty] | None = None,
     ) -> tuple[Job, Queue] | None:
-        """The next batch's job and its queue. None when `timeout` is None (burst) and nothing can be taken.
+        """The next batch's job and its queue. None when `timeout` is None (burst) and nothing can be taken soon.
 
         Raises DequeueTimeout after `timeout` seconds, as RQ's worker expects.
         """
@@ -132,9 +135,9 @@ class BatchQueue(Queue):
                 return job, queue
             if taker.line.flush():
                 continue  # a batch was settled meanwhile: its partition is free
-            if timeout is None:
+            if timeout is None and not 0 <= reply <= _SOON_MS:
                 return None
-            left = deadline - time.monotonic()
+            left = _LONGEST_BLOCK if timeout is None else deadline - time.monotonic()
             if left <= 0:
                 raise DequeueTimeout(timeout, list(by_name))
             taker.idle()

@@ -19,9 +19,9 @@ _lanes = click.argument("lanes", metavar="[LANE]...", nargs=-1, type=click.Choic
 @_lanes
 @as_json
 def pause(lanes: tuple[str, ...], as_json: bool) -> None:
-    """Stop handling these lanes (messages, statuses, other), or all: for a deployment, while a database is repaired.
+    """Stop handling lanes, or all: they wait.
 
-    The receiver goes on accepting. Batches in work go back to the front of their queue within a second, except for
+    For a deployment, or while a database is repaired. Lanes are messages, statuses and other. The receiver goes on accepting. Batches in work go back to the front of their queue within a second, except for
     handlers that are running: these finish. Retries become due and wait. It lasts until `wa-ingest resume`, whatever is
     restarted meanwhile.
     """
@@ -46,7 +46,10 @@ def pause(lanes: tuple[str, ...], as_json: bool) -> None:
 @_lanes
 @as_json
 def resume(lanes: tuple[str, ...], as_json: bool) -> None:
-    """Let these lanes (messages, statuses, other), or all, go on after `wa-ingest pause`. Caps stay."""
+    """Let paused lanes, or all, go on.
+
+    Lanes are messages, statuses and other. What `wa-ingest limit` said stays in force.
+    """
     with one_line():
         redis = connection.for_tools(current_settings())
         before = steering.read(redis).paused
@@ -67,9 +70,10 @@ def resume(lanes: tuple[str, ...], as_json: bool) -> None:
 @click.argument("rate", required=False)
 @as_json
 def limit(lane: str | None, rate: str | None, as_json: bool) -> None:
-    """Cap how many events of LANE are given to handlers, over all workers: 200/s, 1000/m, 50/h; off takes it away.
+    """Cap how fast events of a lane are handled.
 
-    It takes effect within a second, lasts until it is taken away, and holds up no other lane. Without a RATE: show what
+    RATE is how many events of LANE all workers together give to handlers at most: 200/s, 1000/m, 50/h; off takes the
+    cap away. It takes effect within a second, lasts until it is taken away, and holds up no other lane. Without a RATE: show what
     is in force.
     """
     with one_line():

@@ -120,6 +120,18 @@ def test_a_cap_set_and_changed_in_a_batch(
     assert len(seen()) == 400
 
 
+def test_burst_waits_for_tokens(
+    seen: Any, run_module: Any, tmp_path: Path, commit: Any, status: Any, redis: Redis
+) -> None:
+    """`--burst` goes on at the lane's cap until nothing is left, and does not wait for a lane that is paused."""
+    steering.limit(redis, "statuses", 100)
+    steering.pause(redis, ["other"])
+    commit(*[status(str(n)) for n in range(80)], b"{}")
+    assert run_module("workers.worker", "--burst", cwd=tmp_path).wait(60) == 0
+    assert len(seen()) == 80
+    assert redis.zcard(batches.LEDGER) == 1
+
+
 def test_what_is_granted_and_not_used_comes_back(
     seen: Any, worker: Any, commit: Any, status: Any, redis: Redis, wait_for: Any
 ) -> None:
