@@ -21,9 +21,9 @@ _lanes = click.argument("lanes", metavar="[LANE]...", nargs=-1, type=click.Choic
 def pause(lanes: tuple[str, ...], as_json: bool) -> None:
     """Stop handling lanes, or all: they wait.
 
-    For a deployment, or while a database is repaired. Lanes are messages, statuses and other. The receiver goes on accepting. Batches in work go back to the front of their queue within a second, except for
-    handlers that are running: these finish. Retries become due and wait. It lasts until `wa-ingest resume`, whatever is
-    restarted meanwhile.
+    For a deployment, or while a database is repaired. Lanes are messages, statuses and other. The receiver goes on
+    accepting. Batches in work go back to the front of their queue within a second, except for handlers that are
+    running: these finish. Retries become due and wait. It lasts until it is taken back, whatever is restarted meanwhile.
     """
     with one_line():
         redis = connection.for_tools(current_settings())
@@ -73,8 +73,8 @@ def limit(lane: str | None, rate: str | None, as_json: bool) -> None:
     """Cap how fast events of a lane are handled.
 
     RATE is how many events of LANE all workers together give to handlers at most: 200/s, 1000/m, 50/h; off takes the
-    cap away. It takes effect within a second, lasts until it is taken away, and holds up no other lane. Without a RATE: show what
-    is in force.
+    cap away. It takes effect within a second, lasts until it is taken away, and holds up no other lane. Without a RATE:
+    show what is in force.
     """
     with one_line():
         per_second = None
