@@ -23,7 +23,7 @@ def pause(lanes: tuple[str, ...], as_json: bool) -> None:
 
     For a deployment, or while a database is repaired. Lanes are messages, statuses and other. The receiver goes on
     accepting. Batches in work go back to the front of their queue within a second, except for handlers that are
-    running: these finish. Retries become due and wait. It lasts until it is taken back, whatever is restarted meanwhile.
+    running: these finish. Retries become due and wait. It lasts until it is taken back, whatever is restarted.
     """
     with one_line():
         redis = connection.for_tools(current_settings())
