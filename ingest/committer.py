@@ -12,17 +12,15 @@ import secrets
 from time import perf_counter
 from typing import Any
 
-import structlog
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from ingest import batches, connection, metrics
+from ingest.outage import Outage
 from ingest.replay import Standby
 from ingest.routing import Place
 from ingest.settings import Settings
 from ingest.spool import Spool
-
-log = structlog.get_logger()
 
 FLUSH_BYTES = 8 << 20
 """A flush takes no more once it holds this much, so that one call does not hold Redis up for long."""
@@ -60,6 +58,9 @@ class Committer:
     def __init__(self, redis: Redis, settings: Settings, spool: Spool | None = None) -> None:
         self._redis = redis
         self.standby = Standby(spool, self._write, settings.partitions) if spool else None
+        instead = "notifications go to the disk spool" if spool else "senders get 503"
+        self._outage = Outage(f"Redis is not used, {instead}", "Redis is used again")
+        self._disk_outage = Outage("the spool cannot be used, senders get 503", "the spool can be used again")
         self._limit = int(settings.max_pending)
         self._fixed = [batches.job_template(), settings.batch, batches.BATCH_BYTES]
         self._confirm = _confirmation(settings.durability)
@@ -117,24 +118,38 @@ class Committer:
         """In Redis, or else on the disk: None, or the reason why it is in neither."""
         standby = self.standby
         try:
-            if standby is not None and standby.in_use() and await standby.keep(flush.notifications):
+            if standby is not None and standby.in_use() and await self._spooled(standby, flush):
                 return None
             began = perf_counter()
             reason = await self._write(flush.records)
             metrics.flushed(flush.count, perf_counter() - began, reason)
             if standby is not None and reason is not None:
                 standby.redis_failed(reason)
-                await standby.keep(flush.notifications)
+                await self._spooled(standby, flush)
                 return None
         except OSError as error:
-            return f"the spool is not writable: {error.strerror}"
+            reason = f"the spool is not writable: {error.strerror}"
+            self._disk_outage.goes_on(reason)
         return reason
+
+    async def _spooled(self, standby: Standby, flush: _Flush) -> bool:
+        kept = await standby.keep(flush.notifications)
+        self._disk_outage.over()
+        return kept
 
     async def probe(self) -> str | None:
         """Why a notification could not be kept at this moment, or None: a commit of nothing."""
         return await self._write({})
 
     async def _write(self, records_by_queue: dict[str, list[bytes]]) -> str | None:
+        reason = await self._try_to_write(records_by_queue)
+        if reason is None:
+            self._outage.over()
+        else:
+            self._outage.goes_on(reason)
+        return reason
+
+    async def _try_to_write(self, records_by_queue: dict[str, list[bytes]]) -> str | None:
         args: list[Any] = [batches.RQ, batches.WA, next(self._flush_ids), *self._fixed]
         args.append(batches.rq_now())
         for queue, records in records_by_queue.items():

@@ -48,7 +48,8 @@ class Letter(NamedTuple):
 
     `reason`: failed (out of attempts), rejected, unreadable, unknown_form, malformed, poison, or what a later version
     adds. `kind`: message, status, error or change, and `notification` when the body could not be taken apart or was
-    not. `queue` is where it came from; `received_ms` when the notification arrived.
+    not. `queue` is where it came from; `received_ms` when the notification arrived. `origin` is the digest of what was
+    received: `body` may hold a part of that.
     """
 
     lane: str
@@ -60,6 +61,7 @@ class Letter(NamedTuple):
     received_ms: int
     queue: str
     body: bytes
+    origin: bytes
 
     @property
     def name(self) -> str:
@@ -78,6 +80,7 @@ class Letter(NamedTuple):
             "attempt": self.attempt,
             "received_at": _iso(self.received_ms),
             "queue": self.queue,
+            "notification": batches.notification(self.received_ms, self.origin),
         }
 
     def body_as_json(self) -> dict[str, str]:
@@ -225,6 +228,7 @@ def _letter(lane: str, id: bytes, fields: dict[bytes, bytes]) -> Letter:
     def text(name: bytes) -> str:
         return fields.get(name, b"").decode("utf-8", "backslashreplace")
 
+    body = fields.get(b"body", b"")
     return Letter(
         lane,
         _id(id),
@@ -234,7 +238,8 @@ def _letter(lane: str, id: bytes, fields: dict[bytes, bytes]) -> Letter:
         int(fields.get(b"attempt", 1)),
         int(fields.get(b"received", 0)),
         text(b"queue"),
-        fields.get(b"body", b""),
+        body,
+        bytes.fromhex(text(b"origin")) or batches.digest(body),
     )
 
 
@@ -247,7 +252,8 @@ def _places(letter: Letter, partitions: int) -> tuple[Place, ...]:
 def _record(letter: Letter, share: int) -> bytes:
     # What had been tried before is one event, also when its worker died of it (`poison`, of kind notification).
     again = letter.kind != "notification" or letter.attempt > 1
-    return batches.pack(letter.body, letter.received_ms, share=share, again=again)
+    origin = b"" if letter.origin == batches.digest(letter.body) else letter.origin
+    return batches.pack(letter.body, letter.received_ms, share=share, again=again, origin=origin)
 
 
 def _id(text: bytes) -> Id:

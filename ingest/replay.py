@@ -72,7 +72,6 @@ class Standby:
 
     def redis_failed(self, reason: str) -> None:
         """A flush did not get into Redis: until a probe does, none is tried."""
-        log.warning("Redis is not used, notifications go to the disk spool", reason=reason)
         self._away = reason
 
     def stop(self) -> None:

@@ -15,7 +15,7 @@ import structlog
 import uvloop
 from redis.exceptions import RedisError
 
-from ingest import connection, logs, processes, tls
+from ingest import connection, logs, processes, tls, tracing
 from ingest.admin import Admin
 from ingest.committer import Committer
 from ingest.listener import Listener, connection_limit
@@ -36,9 +36,10 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
+    spans = tracing.start("wa-ingest-receiver")
     redis = connection.for_receiver(settings)
     committer = Committer(redis, settings, spool)
-    webhook = Webhook(settings, committer)
+    webhook = Webhook(settings, committer, spans)
     public = Listener(settings, "listen", webhook, connection_limit(settings))
     admin = Listener(settings, "admin_listen", Admin(settings, committer), _ADMIN_CONNECTIONS)
     await public.open(tls.context(settings), share_ports)
@@ -55,6 +56,8 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
         await public.close()
         await admin.close()
         await redis.aclose()
+        if spans is not None:
+            spans.close()
     log.info("receiver stopped", pid=os.getpid())
 
 

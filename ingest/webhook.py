@@ -7,11 +7,11 @@ import time
 from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import structlog
 from aiohttp import HttpVersion11, web
 
-from ingest import metrics
+from ingest import batches, metrics
 from ingest.answers import Answer, Refused, unavailable
 from ingest.bodies import Bodies
 from ingest.committer import Committer, NotDurable
@@ -19,7 +19,8 @@ from ingest.guards import Guards
 from ingest.routing import lane_of, place
 from ingest.settings import Settings
 
-log = structlog.get_logger()
+if TYPE_CHECKING:
+    from ingest.spans import Spans
 
 
 class _Kept(web.StreamResponse):
@@ -51,12 +52,16 @@ _KEPT = _Kept()
 class Webhook:
     """Answers requests; give it to a `Listener`."""
 
-    def __init__(self, settings: Settings, committer: Committer) -> None:
+    def __init__(self, settings: Settings, committer: Committer, spans: Spans | None = None) -> None:
+        self._spans = spans
+        self._route: dict[str, str | int] = {
+            "http.route": settings.path,
+            "url.scheme": "https" if settings.tls_cert else "http",
+        }
         self._partitions = settings.partitions
         self._committer = committer
         self._guards = Guards(settings)
         self._bodies = Bodies(settings, committer)
-        self._last_warning = 0.0
         self._in_work = 0
         self._draining = False
         self._idle = asyncio.Event()
@@ -88,7 +93,7 @@ class Webhook:
         try:
             self._guards.admit_head(request)
             if request.method == "POST":
-                lane, size = await self._receive(request)
+                lane, size = await self._receive(request, began)
                 metrics.accepted(lane, size, time.perf_counter() - began)
                 plain = request.version == HttpVersion11 and request.keep_alive and not self._draining
                 return _KEPT if plain else Answer()
@@ -98,12 +103,15 @@ class Webhook:
             raise Refused(405, "method", Allow="GET, POST")
         except Refused as refusal:
             metrics.refused(refusal.status, refusal.reason, time.perf_counter() - began)
+            if self._spans is not None and request.method == "POST":
+                says = ({} if refusal.reason == "path" else self._route) | {"wa.refused": refusal.reason}
+                self._spans.received(None, refusal.status, time.perf_counter() - began, request.headers, says)
             response = Answer(refusal.status, refusal.headers)
             if not request.content.is_eof():
                 response.force_close()  # the rest of the body would be read as the next request
             return response
 
-    async def _receive(self, request: web.BaseRequest) -> tuple[str, int]:
+    async def _receive(self, request: web.BaseRequest, began: float) -> tuple[str, int]:
         """Read the body and return when it is durable: its lane and size."""
         self._guards.admit_post(request.headers)
         body = await self._bodies.read(request)
@@ -112,16 +120,13 @@ class Webhook:
             self._guards.admit_body(request.headers, body)
             places = place(body, self._partitions)
             await self._committer.commit(body, received_ms, places)
-        except NotDurable as error:
-            self._warn(str(error))
+        except NotDurable:
             raise unavailable("not_durable") from None
         finally:
             self._bodies.release(body)
-        return lane_of(places[0].queue), len(body)
-
-    def _warn(self, reason: str) -> None:
-        """One line a second at most: every waiting sender fails at once when Redis goes."""
-        now = time.monotonic()
-        if now - self._last_warning >= 1:
-            self._last_warning = now
-            log.warning("answering 503: not durable", reason=reason)
+        lane = lane_of(places[0].queue)
+        if self._spans is not None:
+            notification = batches.notification(received_ms, batches.digest(body))
+            says = self._route | {"wa.lane": lane, "http.request.body.size": len(body)}
+            self._spans.received(notification, 200, time.perf_counter() - began, request.headers, says)
+        return lane, len(body)

@@ -22,7 +22,7 @@ CORPUS = ROOT.parent / "shared" / "corpus"
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the machine reaches a test."""
     for name in list(os.environ):
-        if name.startswith("WA_"):
+        if name.startswith(("WA_", "OTEL_")):
             monkeypatch.delenv(name)
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
 from redis.exceptions import ConnectionError, TimeoutError
 
-from ingest import batches, steering
+from ingest import batches, logs, steering
 from ingest.routing import lane_of
 from ingest.settings import Settings
 from workers import claims
@@ -24,7 +25,11 @@ from workers.open_batch import OpenBatch
 from workers.profiles import Profiles
 from workers.queue import SPENT, WAITS, Taken, Taker
 from workers.reaper import DEATHS
+from workers.trail import Trail
 from workers.turns import Buckets, Granted, Turns, with_bucket
+
+if TYPE_CHECKING:
+    from ingest.spans import Spans
 
 log = structlog.get_logger()
 
@@ -70,8 +75,10 @@ class Runner:
         settings: Settings,
         stopping: Callable[[], bool],
         queues: list[str],
+        spans: Spans | None = None,
     ) -> None:
         self._taker = taker
+        self._spans = spans
         self._settings = settings
         self._stopping = stopping
         self._template = batches.job_template()
@@ -119,7 +126,8 @@ class Runner:
         if self._profiles:
             self._profiles.ask(event for _, event in opened.events)
         todo = self._claim(opened)
-        account = _Account(opened, self._settle, self._exchange, drops=self._settings.status_order == "drop")
+        drops = self._settings.status_order == "drop"
+        account = _Account(opened, self._settle, self._exchange, drops, Trail(queue, self._spans))
         watched: Account = self._profiles.watch(account) if self._profiles else account
         try:
             if probe:
@@ -131,6 +139,8 @@ class Runner:
             self._settle(opened, "end" if opened.all_done else "back", may_wait=taken is not None)
         except Lost:
             _lost(queue, batch)
+        finally:
+            logs.in_work.set(None)  # an event that was broken off has no end
 
     def _look(self, queue: str, batch: str) -> Taken:
         with self._taker.line.redis.pipeline() as pipe:
@@ -245,6 +255,8 @@ class Runner:
             raise Lost
         if results.failed:
             log.warning("events failed", lane=lane, failed=results.failed, handler=results.handler, error=results.error)
+        for reason, count in Counter(letter[0] for letter in results.letters).items():
+            log.warning("dead letters", lane=lane, reason=reason, count=count)
         if answer == "wait":
             log.warning("everything fails, the lane waits", lane=lane)
         return answer
@@ -270,6 +282,7 @@ class _Account:
         settle: Callable[[OpenBatch, str], str],
         exchange: Callable[[OpenBatch], Granted],
         drops: bool,
+        trail: Trail,
     ) -> None:
         self._opened = opened
         self._settle = settle
@@ -278,7 +291,7 @@ class _Account:
         self._settled_at = time.monotonic()
         self._more_at = 0.0
         self._halted = False
-        self.finish = opened.finish
+        self._trail = trail
 
     def settle(self, how: str) -> None:
         """Settle now; halt when a more urgent lane waits, or this one has to."""
@@ -302,11 +315,17 @@ class _Account:
                 return SUPERSEDED
         if self._opened.allowance is not None:
             self._opened.allowance -= 1
+        self._trail.begin(event)
         return None
 
     def put_off(self) -> None:
+        self._trail.leave()
         if self._opened.allowance is not None:
             self._opened.allowance += 1
+
+    def finish(self, index: int, event: Event, outcome: Outcome) -> None:
+        self._trail.end(outcome)
+        self._opened.finish(index, event, outcome)
 
     def _ask_for_more(self) -> bool:
         """Give back what is left of a capped lane's allowance and get what there is now."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal
 
+from ingest import batches
 from ingest.routing import contact_of
 from workers.values import (
     EPOCH,
@@ -81,6 +82,19 @@ class Event:
     def received_ms(self) -> int:
         """`received_at` as epoch milliseconds."""
         return self._envelope.received_ms
+
+    @property
+    def notification(self) -> str:
+        """The id of the notification that it came with, 32 hex digits: the same in log lines, dead letters and traces.
+
+        Retries do not change it. Nothing personal can be read from it.
+        """
+        return batches.notification(self._envelope.received_ms, self.origin)
+
+    @property
+    def origin(self) -> bytes:
+        """The second half of that id, 8 bytes."""
+        return self._envelope.origin or batches.digest(self._envelope.text)
 
     @property
     def attempt(self) -> int:

@@ -83,7 +83,7 @@ class OpenBatch:
             self._take_apart(index, record)
 
     def _take_apart(self, index: int, record: batches.Record) -> None:
-        for event in parse(record.body, record.received_ms, record.attempt or 1):
+        for event in parse(record.body, record.received_ms, record.attempt or 1, record.origin):
             if record.share and not self._is_ours(event, record):
                 continue
             if isinstance(event, Broken):
@@ -148,7 +148,8 @@ class OpenBatch:
         while upto < len(self._left) and self._left[upto] == 0:
             for event, outcome in self._unclaimed[upto]:
                 if isinstance(event, Broken):
-                    _letter(results, event.reason, event, event.detail)
+                    origin = self._records[upto].origin or batches.digest(self._records[upto].body)
+                    _letter(results, event.reason, event, event.detail, origin)
                 elif outcome is not None:
                     self._account(results, event, outcome, self._records[upto].again)
             self._unclaimed[upto] = []
@@ -177,10 +178,10 @@ class OpenBatch:
         results.fresh_failed += outcome.name == "failed" and event.attempt == 1 and outcome.delay is None
         if outcome.name == "rejected" or event.attempt >= self._max_attempts:
             results.succeeded += outcome.name == "rejected"
-            _letter(results, outcome.name, event, outcome.detail)
+            _letter(results, outcome.name, event, outcome.detail, event.origin)
             return
         results.counts[f"retried.{event.kind}"] += 1
-        record = batches.pack(event.body(), event.received_ms, event.attempt + 1, again=again)
+        record = batches.pack(event.body(), event.received_ms, event.attempt + 1, again=again, origin=event.origin)
         results.retries.setdefault(self._retry_batch(event.attempt, outcome.delay), []).append(record)
 
     def _retry_batch(self, attempt: int, asked: float | None) -> RetryBatch:
@@ -192,7 +193,7 @@ class OpenBatch:
         return known
 
 
-def _letter(results: Results, reason: str, event: Event | Broken, detail: str) -> None:
+def _letter(results: Results, reason: str, event: Event | Broken, detail: str, origin: bytes) -> None:
     results.counts[f"dead.{event.kind}"] += 1
     body = event.body if isinstance(event, Broken) else event.body()
-    results.letters.append((reason, event.kind, detail[:_DETAIL], event.attempt, event.received_ms, body))
+    results.letters.append((reason, event.kind, detail[:_DETAIL], event.attempt, event.received_ms, body, origin.hex()))

@@ -25,13 +25,13 @@ _ROOM = 1024 * 1024
 _ROOM_PER_BYTE = 4
 
 
-def parse(body: bytes, received_ms: int, attempt: int = 1) -> list[Event | Broken]:
+def parse(body: bytes, received_ms: int, attempt: int = 1, origin: bytes = b"") -> list[Event | Broken]:
     """The events of a notification in the order of the body; within an object messages, statuses, errors.
 
-    `received_ms` is when it was received, in epoch milliseconds, `attempt` the try, from 1. A body with the
-    key `entry` is in the Cloud form, any other JSON object in the On-Premises form. A Cloud change of another
-    field than `messages` is one `Change`. Bytes that are not a JSON object give one `Broken` (`unreadable`);
-    an object that holds neither an event nor a broken element gives one, too (`unknown_form`).
+    `received_ms` is when it was received, in epoch milliseconds, `attempt` the try, from 1, `origin` as in a
+    `Record`. A body with the key `entry` is in the Cloud form, any other JSON object in the On-Premises form.
+    A Cloud change of another field than `messages` is one `Change`. Bytes that are not a JSON object give one `Broken`
+    (`unreadable`); an object that holds neither an event nor a broken element gives one, too (`unknown_form`).
     Source: "webhooks" in the Cloud and On-Premises documentation.
     """
     try:
@@ -42,19 +42,20 @@ def parse(body: bytes, received_ms: int, attempt: int = 1) -> list[Event | Broke
     if not isinstance(tree, dict):
         detail = f"{_name(tree)}, not an object"
         return [Broken("unreadable", "notification", body, detail, received_ms, attempt)]
-    return _Notification(body, tree, received_ms, attempt).events()
+    return _Notification(body, tree, received_ms, attempt, origin).events()
 
 
 class _Notification:
     """One body while it is taken apart."""
 
-    __slots__ = ("attempt", "body", "crowded", "found", "received_ms", "room", "tree")
+    __slots__ = ("attempt", "body", "crowded", "found", "origin", "received_ms", "room", "tree")
 
-    def __init__(self, body: bytes, tree: JsonObject, received_ms: int, attempt: int) -> None:
+    def __init__(self, body: bytes, tree: JsonObject, received_ms: int, attempt: int, origin: bytes) -> None:
         self.body = body
         self.tree = tree
         self.received_ms = received_ms
         self.attempt = attempt
+        self.origin = origin
         self.found: list[Event | Broken] = []
         self.room = _ROOM + _ROOM_PER_BYTE * len(body)
         self.crowded = False
@@ -63,7 +64,7 @@ class _Notification:
         if "entry" in self.tree:
             self._entries(self.tree["entry"])
         else:
-            self._elements(Envelope(self.tree, None, None, self.tree, self.received_ms, self.attempt))
+            self._elements(self._envelope(None, None, self.tree))
         for item in self.found:
             if not isinstance(item, Broken) or item.kind not in ("notification", "change"):
                 break
@@ -87,15 +88,16 @@ class _Notification:
 
     def _change(self, entry: JsonObject, change: Any) -> None:
         value = change.get("value") if isinstance(change, dict) else None
-        envelope = Envelope(
-            self.tree, entry, change, value if isinstance(value, dict) else {}, self.received_ms, self.attempt
-        )
+        envelope = self._envelope(entry, change, value if isinstance(value, dict) else {})
         if not isinstance(change, dict):
             self._broken("change", f"a change is {_name(change)}", envelope.around_change, change)
         elif change.get("field") != "messages":
             self.found.append(Change(change, envelope))
         elif not self._elements(envelope):
             self._broken("change", "a change of field messages holds nothing", envelope.around_change, change)
+
+    def _envelope(self, entry: JsonObject | None, change: Any, value: JsonObject) -> Envelope:
+        return Envelope(self.tree, entry, change, value, self.received_ms, self.attempt, self.body, self.origin)
 
     def _elements(self, envelope: Envelope) -> bool:
         """Takes the three arrays apart; False if there is nothing in them."""

@@ -52,10 +52,15 @@ local function died(member, queue, id)
     end
     forget(member, id)
   elseif #records == 1 and count >= POISON_AT then
-    local received, attempt = struct.unpack('>I6B', records[1])
+    local received, attempt, share = struct.unpack('>I6BB', records[1])
+    local from, origin = 9, {}
+    if share == 1 then -- of a retry, see `pack` in ingest/batches.py
+      local hex = records[1]:sub(9, 16):gsub('.', function(c) return string.format('%02x', c:byte()) end)
+      from, origin = 17, { 'origin', hex }
+    end
     redis.call('XADD', wa .. 'dead:' .. queue:match('^[^.]+'), '*', 'reason', 'poison', 'kind', 'notification',
       'detail', 'its worker died ' .. count .. ' times', 'attempt', math.max(1, attempt % 128),
-      'received', received, 'queue', queue, 'body', records[1]:sub(9))
+      'received', received, 'queue', queue, 'body', records[1]:sub(from), unpack(origin))
     redis.call('HINCRBY', wa .. 'counts', 'dead.notification', 1)
     forget(member, id)
   end

@@ -18,7 +18,7 @@
 --         capped   true when the batch was given with an allowance; unused: what is left of that at its end
 --         letters  number of dead letters; retries: list of {id, delay (seconds), number of records}
 --         done     number of digests to remember; markers: number of those for stages of messages
---       then 6 values a letter (reason, kind, detail, attempt, received (ms), body), the records of the retry batches,
+--       then 7 values a letter (reason, kind, detail, attempt, received (ms), body, origin in hex), the records of the retry batches,
 --       the digests as member and bucket, the markers as member and bucket
 -- Returns lost: the batch is not this worker's any more, nothing was done; more, end or back as it was done; yield: a more
 -- urgent lane waits, or this one is paused or has got a cap; wait: the lane is to wait, because all fails.
@@ -61,10 +61,10 @@ local function ring()
 end
 
 for _ = 1, it.letters do
-  local reason, kind, detail, attempt, received, body = unpack(ARGV, position, position + 5)
+  local reason, kind, detail, attempt, received, body, origin = unpack(ARGV, position, position + 6)
   redis.call('XADD', dead, '*', 'reason', reason, 'kind', kind, 'detail', detail, 'attempt', attempt,
-    'received', received, 'queue', queue, 'body', body)
-  position = position + 6
+    'received', received, 'queue', queue, 'body', body, 'origin', origin)
+  position = position + 7
 end
 
 for _, retry in ipairs(it.retries) do

@@ -202,10 +202,11 @@ class Conversation:
 class Envelope:
     """The notification around events: the objects that enclose them, as parsed. One for each Cloud change.
 
-    `change` and `entry` are None in the On-Premises form, whose `value` is the body itself.
+    `change` and `entry` are None in the On-Premises form, whose `value` is the body itself. `text` are the bytes that
+    were parsed, `origin` the digest of those that were received if these are others.
     """
 
-    __slots__ = ("_people", "attempt", "body", "change", "entry", "received_ms", "value")
+    __slots__ = ("_people", "attempt", "body", "change", "entry", "origin", "received_ms", "text", "value")
 
     def __init__(
         self,
@@ -215,6 +216,8 @@ class Envelope:
         value: JsonObject,
         received_ms: int,
         attempt: int,
+        text: bytes,
+        origin: bytes,
     ) -> None:
         self.body = body
         self.entry = entry
@@ -222,6 +225,8 @@ class Envelope:
         self.value = value
         self.received_ms = received_ms
         self.attempt = attempt
+        self.text = text
+        self.origin = origin
         self._people: _People | None = None
 
     def around(self, array: str, content: Any, contact: JsonObject | None = None) -> bytes:

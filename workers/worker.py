@@ -14,7 +14,7 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from redis.client import Pipeline
@@ -28,13 +28,19 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker import WorkerStatus
 
-from ingest import batches, connection, dead, logs, processes
+from ingest import batches, connection, dead, logs, processes, tracing
+from ingest.outage import Outage
 from ingest.settings import Settings, SettingsError, load
 from workers import archive, batch, claims, handlers, reaper
 from workers.line import Line
 from workers.queue import BatchJob, BatchQueue, NoDeathPenalty, Taker, open_queues
 
+if TYPE_CHECKING:
+    from ingest.spans import Spans
+
 log = structlog.get_logger()
+
+_outage = Outage("Redis is away", "Redis is back")
 
 _TTL = 20
 """RQ's worker_ttl, seconds: RQ blocks 15 s less than this for a job, and gives a socket 10 s more than that."""
@@ -65,7 +71,7 @@ class BatchWorker(SimpleWorker):
     log_result_lifespan = False
     max_connection_wait_time = 5.0  # RQ would wait up to a minute before it looks for Redis again
 
-    def __init__(self, settings: Settings, registry: handlers.Handlers, name: str) -> None:
+    def __init__(self, settings: Settings, registry: handlers.Handlers, name: str, spans: Spans | None = None) -> None:
         redis = connection.for_worker(settings)
         self._taker = Taker(name, Line(redis), idle=self._idle)
         super().__init__(
@@ -84,7 +90,8 @@ class BatchWorker(SimpleWorker):
         self._dead_age = settings.dead_age
         self._archive_dir, self._archive_age = settings.archive_dir, settings.archive_age
         self._dedup_window = settings.dedup_window
-        self._runner = batch.Runner(self._taker, registry, settings, self.stopping.is_set, self.queue_names())
+        self._spans = spans
+        self._runner = batch.Runner(self._taker, registry, settings, self.stopping.is_set, self.queue_names(), spans)
 
     def bootstrap(self, *arguments: Any, **options: Any) -> None:
         """RQ calls this once, before the first job. The sign of life comes first: the reaper looks for it."""
@@ -191,6 +198,8 @@ class BatchWorker(SimpleWorker):
         except (RedisError, OSError) as error:
             # The other workers' reaper finds what this one held.
             log.warning("Redis is away at the end of this worker", reason=connection.reason(error))
+        if self._spans is not None:
+            self._spans.close()
         log.info("worker stopped", pid=os.getpid(), worker=self.name)
 
     def _beat(self) -> None:
@@ -206,8 +215,10 @@ class BatchWorker(SimpleWorker):
                     if self._archive_dir:  # each worker, because each machine may have a folder of its own
                         archive.prune(self._archive_dir, self._archive_age)
                     self._trim()
-            except (RedisError, OSError):
-                continue  # the main thread says that Redis is away
+            except (RedisError, OSError) as error:
+                _outage.goes_on(connection.reason(error))
+            else:
+                _outage.over()
 
     def _rq_heartbeat(self) -> None:
         """Keep RQ's in-flight mark and worker entry: `rq info` and rq-dashboard read them."""
@@ -235,16 +246,18 @@ def _resident() -> int:
 
 
 class _RedisAway(logging.Filter):
-    """RQ tells with a traceback that Redis went away; one line says as much."""
+    """RQ tells with a traceback, at each of its tries, that Redis is away; one line says as much."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
+        given = record.args if isinstance(record.args, tuple) else ()
+        error = next((one for one in (*(record.exc_info or ()), *given) if isinstance(one, Exception)), None)
         if isinstance(error, RedisError | OSError):
-            # A ResponseError is an answer: Redis is there, and something else is wrong.
-            away = None if isinstance(error, ResponseError) else f"Redis is away: {connection.reason(error)}"
-            if says := connection.misuse(error) or away:
+            if says := connection.misuse(error):
                 record.exc_info = None
                 record.msg, record.args = str(says), ()
+            elif not isinstance(error, ResponseError):  # which is an answer: Redis is there, something else is wrong
+                _outage.goes_on(connection.reason(error))
+                return False
         return True
 
 
@@ -257,6 +270,9 @@ def main() -> None:
     try:
         settings = load()
         registry = handlers.load(settings.handlers)
+        spans = tracing.start("wa-ingest-worker")
+        if spans is not None:
+            spans.for_handlers()
     except (SettingsError, handlers.HandlersError) as error:
         print(f"wa-ingest: {error}", file=sys.stderr)
         sys.exit(processes.GIVE_UP)
@@ -268,7 +284,7 @@ def main() -> None:
     gc.freeze()
     gc.set_threshold(50_000)
     try:
-        worker = BatchWorker(settings, registry, name=os.urandom(8).hex())
+        worker = BatchWorker(settings, registry, os.urandom(8).hex(), spans)
         worker.work(burst="--burst" in sys.argv, logging_level="WARNING")
     except (RedisError, OSError) as error:
         log.warning("Redis is away, trying again", reason=str(connection.trouble(error)))

@@ -63,19 +63,33 @@ def everything(redis: Redis) -> dict[bytes, bytes]:
     return {key: redis.dump(key) for key in redis.scan_iter()}
 
 
-@given(st.integers(0, 2**48 - 1), st.integers(0, 127), st.integers(0, 255), st.booleans(), st.binary())
+shares = st.integers(0, 255).filter(lambda share: share != 1)  # of one partition there is no share
+
+
+@given(st.integers(0, 2**48 - 1), st.integers(0, 127), shares, st.booleans(), st.binary())
 def test_records_come_back(received_ms: int, attempt: int, share: int, again: bool, body: bytes) -> None:
     """A record holds arrival, attempt, share and `again` in eight bytes, then the body byte for byte."""
     record = batches.unpack(packed := batches.pack(body, received_ms, attempt, share, again))
     assert (record.received_ms, record.attempt, record.share) == (received_ms, attempt, share)
-    assert (record.again, record.body) == (again, body)
+    assert (record.again, record.body, record.origin) == (again, body, b"")
     assert packed[8:] == body
+
+
+@given(st.integers(0, 2**48 - 1), st.integers(0, 127), st.booleans(), st.binary(), st.binary())
+def test_origins_come_back(received_ms: int, attempt: int, again: bool, body: bytes, whole: bytes) -> None:
+    """A record of a part of a notification also tells of which: the id stays the same."""
+    origin = batches.digest(whole)
+    record = batches.unpack(batches.pack(body, received_ms, attempt, again=again, origin=origin))
+    assert record == batches.Record(received_ms, attempt, 0, again, body, origin)
+    assert int(batches.notification(received_ms, origin), 16) == received_ms << 64 | int.from_bytes(origin)
 
 
 def test_record_layout() -> None:
     """The layout is fixed: records of one version are read by the next."""
     assert batches.pack(b"{}", 0x010203040506, 7, 8) == b"\x01\x02\x03\x04\x05\x06\x07\x08{}"
     assert batches.pack(b"", 0x010203040506, 7, 8, again=True) == b"\x01\x02\x03\x04\x05\x06\x87\x08"
+    packed = batches.pack(b"{}", 0x010203040506, 7, origin=b"ABCDEFGH")
+    assert packed == b"\x01\x02\x03\x04\x05\x06\x07\x01ABCDEFGH{}"
 
 
 def test_one_batch_one_job(redis: Redis) -> None:

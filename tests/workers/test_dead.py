@@ -232,6 +232,7 @@ def test_list_json_has_no_body(wa: Wa, bury: Bury) -> None:
         "attempt": 8,
         "received_at": "2023-11-14T22:13:20.123+00:00",
         "queue": "messages.5",
+        "notification": batches.notification(1_700_000_000_123, batches.digest(b"BODY")),
     }
 
 

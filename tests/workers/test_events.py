@@ -86,7 +86,7 @@ def test_the_cloud_form_names_the_business_number() -> None:
 def test_what_is_left_out_is_none(event: Event) -> None:
     """An empty element has no property but None, an empty tuple, or what the notification itself tells."""
     class_ = type(event)
-    told = {"received_at", "received_ms", "attempt", "source", "errors"}
+    told = {"received_at", "received_ms", "attempt", "source", "errors", "notification", "origin"}
     names = {n for n in dir(class_) if isinstance(getattr(class_, n), property) and n[0] != "_"}
     assert {n: getattr(event, n) for n in names - told} == dict.fromkeys(names - told)
     assert getattr(event, "errors", ()) == ()

@@ -80,7 +80,7 @@ def body(names: tuple[str, ...]) -> bytes:
 
 def owed(queue: str, record: bytes) -> Owed:
     """The reverse of `body`, for one queue."""
-    _, attempt, share, _, text = batches.unpack(record)
+    _, attempt, share, _, text, _ = batches.unpack(record)
     if text == JUNK.encode():
         return Owed(queue, attempt, ())
     tree = orjson.loads(text)

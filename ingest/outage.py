@@ -1,0 +1,30 @@
+"""Something that is needed is away: one line when it goes, one when it is back."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+log = structlog.get_logger()
+
+
+class Outage:
+    """Says `away`, with the reason, when an outage begins, and `back` with its length when it ends."""
+
+    def __init__(self, away: str, back: str) -> None:
+        self._away = away
+        self._back = back
+        self._since: float | None = None
+
+    def goes_on(self, reason: str) -> None:
+        """It is away, for the first time or still."""
+        if self._since is None:
+            self._since = time.monotonic()
+            log.warning(self._away, reason=reason)
+
+    def over(self) -> None:
+        """It is there, whether it was away or not."""
+        if self._since is not None:
+            seconds, self._since = time.monotonic() - self._since, None
+            log.info(self._back, away_seconds=round(seconds, 1))
