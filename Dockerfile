@@ -14,8 +14,10 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /source
 COPY pyproject.toml requirements.lock README.md ./
 # What the package needs, on its own: the layer that holds it stays the same until this list or the lock file changes.
+# With the extra for traces, which costs nothing until they are asked for.
 RUN mkdir /wheel \
-    && python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+    && python -c "import tomllib; it = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+        print(*it['dependencies'], *it['optional-dependencies']['otel'], sep='\n')" \
         > /wheel/requirements.txt \
     && cp requirements.lock /wheel/
 # In a venv, because a distribution's own Python refuses pip outside one.
