@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from ingest import batches
 from ingest.routing import LANES, lane_of
@@ -51,6 +53,8 @@ class Backlog:
     workers: int
     suspended: bool
     counts: dict[str, int]
+    away: list[str] = field(default_factory=list)
+    """Of several Redis those that do not answer; the figures are of the others."""
 
     def as_json(self) -> dict[str, Any]:
         """The shape of `wa-ingest status --json`."""
@@ -75,6 +79,30 @@ def expiring_text(counts: dict[str, int]) -> str:
     """How many dead letters will soon be removed, in words: 7, or 100 or more."""
     more = " or more" if max(counts.values()) >= EXPIRING_COUNTED else ""
     return f"{sum(counts.values()):,}{more}"
+
+
+def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlog:
+    """The same of several Redis, by their names, together. Raises what went wrong when none answers."""
+    found: list[Backlog] = []
+    away: dict[str, RedisError | OSError] = {}
+    for name, redis in clients.items():
+        try:
+            found.append(read(redis, dead_age))
+        except (RedisError, OSError) as error:
+            away[name] = error
+    if not found:
+        raise next(iter(away.values()))
+    lanes = {name: _together([one.lanes[name] for one in found]) for name in LANES}
+    counts = sum((Counter(one.counts) for one in found), Counter[str]())
+    return Backlog(
+        lanes, sum(one.workers for one in found), any(one.suspended for one in found), dict(counts), list(away)
+    )
+
+
+def _together(lanes: list[Lane]) -> Lane:
+    total = Lane(**{f.name: sum(getattr(lane, f.name) for lane in lanes) for f in fields(Lane)})
+    total.oldest_seconds = max(lane.oldest_seconds for lane in lanes)
+    return total
 
 
 def read(redis: Redis, dead_age: float | None = None) -> Backlog:

@@ -23,7 +23,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from ingest import discovery
-from ingest.settings import Settings, SettingsError, redis_url
+from ingest.settings import Settings, SettingsError, each_redis, redis_url
 
 COMMAND_SECONDS = 2.0
 """A Redis that has not answered a receiver's command by then counts as away."""
@@ -50,7 +50,7 @@ def for_receiver(settings: Settings) -> redis.asyncio.Redis:
         "retry": AsyncRetry(NoBackoff(), 1, (RedisConnectionError,)),
     }
     with _named():
-        url = redis_url(settings)
+        url = _url(settings)
         return _checked(discovery.async_client(url, **options) or redis.asyncio.Redis.from_url(url, **options))
 
 
@@ -64,10 +64,26 @@ def for_tools(settings: Settings, seconds: float = 10.0) -> redis.Redis:
     return _sync(settings, socket_timeout=seconds, socket_connect_timeout=COMMAND_SECONDS, retry=Retry(NoBackoff(), 0))
 
 
+def all_for_tools(settings: Settings, seconds: float = 10.0) -> dict[str, redis.Redis]:
+    """Such a client for each Redis that WA_REDIS_URL names, by its address."""
+    return {address(one): for_tools(one, seconds) for one in each_redis(settings)}
+
+
+def address(settings: Settings) -> str:
+    """The URL of a Redis without scheme, password and options: fit for logs and metrics."""
+    return redis_url(settings).partition("://")[2].rpartition("@")[2].partition("?")[0]
+
+
 def _sync(settings: Settings, **options: Any) -> redis.Redis:
     with _named():
-        url = redis_url(settings)
+        url = _url(settings)
         return _checked(discovery.client(url, **options) or redis.Redis.from_url(url, **options))
+
+
+def _url(settings: Settings) -> str:
+    if len(each_redis(settings)) > 1:
+        raise SettingsError("WA_REDIS_URL names several Redis: a process such as this one serves one of them")
+    return redis_url(settings)
 
 
 def _checked(client: _Client) -> _Client:

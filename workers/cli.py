@@ -59,7 +59,7 @@ def up() -> None:
 
 def _up(settings: Settings, url: str, servers: list[processes.Kind]) -> int:
     logs.configure()
-    kinds = [server.kind(settings, 1), _workers(settings.processes, burst=False), *servers]
+    kinds = [server.kind(settings, 1), *_workers(settings, url, burst=False), *servers]
     env = {"WA_REDIS_URL": url, "WA_SPOOL_DIR": str(settings.spool_dir or DATA / "spool")}
     return processes.supervise(kinds, env=env, started=lambda: _welcome(settings, url, servers))
 
@@ -98,8 +98,19 @@ def _credentials(settings: Settings) -> str:
     return f"   # refused without what {', '.join(needed)} demands" if needed else ""
 
 
-def _workers(count: int, burst: bool) -> processes.Kind:
-    return processes.Kind("worker", "workers.worker", ("--burst",) if burst else (), count, ends=burst)
+def _workers(settings: Settings, url: str, burst: bool) -> list[processes.Kind]:
+    """Worker processes, as many for each Redis: one serves one."""
+    return [
+        processes.Kind(
+            "worker",
+            "workers.worker",
+            ("--burst",) if burst else (),
+            settings.processes,
+            ends=burst,
+            env={"WA_REDIS_URL": redis_url(one)},
+        )
+        for one in each_redis(settings.model_copy(update={"redis_url": SecretStr(url)}))
+    ]
 
 
 @main.command()
@@ -130,10 +141,10 @@ def work(lanes: str | None, count: int | None, burst: bool) -> None:
     """
     with one_line():
         settings = current_settings(lanes=lanes, processes=count)
-        redis_url(settings)
+        url = redis_url(settings)
         logs.configure()
         env = {"WA_LANES": ",".join(settings.lanes)}
-        sys.exit(processes.supervise([_workers(settings.processes, burst)], env=env))
+        sys.exit(processes.supervise(_workers(settings, url, burst), env=env))
 
 
 @main.command()
@@ -148,12 +159,12 @@ def status(watch: bool, as_json: bool) -> None:
     """
     with one_line():
         settings = current_settings()
-        redis = connection.for_tools(settings)
+        redis = connection.all_for_tools(settings)
 
         def look() -> tuple[backlog.Backlog, spool.Figures | None]:
             spooled = spool.figures(settings.spool_dir) if settings.spool_dir else None
             try:
-                return backlog.read(redis, settings.dead_age), spooled
+                return backlog.read_all(redis, settings.dead_age), spooled
             except (RedisError, OSError):
                 if spooled is not None:  # while Redis is away this is what there is to see
                     click.echo(orjson.dumps({"spool": spooled}) if as_json else _spool_line(spooled))
@@ -204,6 +215,7 @@ def _status_table(now: backlog.Backlog, spooled: spool.Figures | None) -> Render
     if now.suspended:
         workers.append("  suspended, `rq resume` lets them go on", style="bold red")
     lines: list[RenderableType] = [table, workers]
+    lines += [Text(f"away, not counted: {name}", style="bold red") for name in now.away]
     if spooled and (spooled.notifications or spooled.corrupt):
         lines.append(Text(_spool_line(spooled), style="red"))
     expiring = {name: lane.dead_expiring for name, lane in now.lanes.items()}

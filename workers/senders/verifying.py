@@ -159,15 +159,15 @@ def _marked(marks: bytearray, n: int) -> bool:
     return n < len(marks) and marks[n] != 0
 
 
-def look(redis: Redis, run: str, check: Check, patience: float) -> Iterator[Findings]:
-    """Read what the workers wrote down, until everything is there or nothing came for `patience` seconds.
+def look(each: list[Redis], run: str, check: Check, patience: float) -> Iterator[Findings]:
+    """Read what the workers of each Redis wrote down, until everything is there or nothing came for `patience` seconds.
 
     Gives the findings so far, again and again. Raises RedisError.
     """
     key = _key(run)
     last_news = time.monotonic()
     while True:
-        records: Any = redis.lpop(key, _READ_AT_ONCE)
+        records: list[Any] = [record for redis in each for record in redis.lpop(key, _READ_AT_ONCE) or ()]  # type: ignore[union-attr]
         now = time.monotonic()
         if records:
             check.handled(records)
