@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from redis import Redis
@@ -53,7 +53,7 @@ class Backlog:
     workers: int
     suspended: bool
     counts: dict[str, int]
-    away: list[str] = field(default_factory=list)
+    away: tuple[str, ...] = ()
     """Of several Redis those that do not answer; the figures are of the others."""
 
     def as_json(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
     lanes = {name: _together([one.lanes[name] for one in found]) for name in LANES}
     counts = sum((Counter(one.counts) for one in found), Counter[str]())
     return Backlog(
-        lanes, sum(one.workers for one in found), any(one.suspended for one in found), dict(counts), list(away)
+        lanes, sum(one.workers for one in found), any(one.suspended for one in found), dict(counts), tuple(away)
     )
 
 

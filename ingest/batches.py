@@ -17,6 +17,8 @@
 | `dead:LANE` | stream | dead letters |
 | `counts` | hash | what became of events, ever |
 | `flow:T` | hash | notifications in and out per lane in the ten seconds T |
+| `steering` | hash | what an operator said: lanes that are paused, caps, see `ingest/steering.py` |
+| `history`, `history.turn` | stream, string | the backlog over the last hour, see `ingest/history.py` |
 """
 
 from __future__ import annotations

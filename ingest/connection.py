@@ -82,7 +82,7 @@ def _sync(settings: Settings, **options: Any) -> redis.Redis:
 
 def _url(settings: Settings) -> str:
     if len(each_redis(settings)) > 1:
-        raise SettingsError("WA_REDIS_URL names several Redis: a process such as this one serves one of them")
+        raise SettingsError("WA_REDIS_URL names several Redis, and this is for one: give one of them")
     return redis_url(settings)
 
 

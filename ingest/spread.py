@@ -36,8 +36,7 @@ def committer(settings: Settings, spool: Spool | None) -> Committer:
 
 def home(queue: str, body: bytes, count: int) -> int:
     """Which of `count` Redis a notification in this queue belongs to: the same in every process and at every start."""
-    lane, _, partition = queue.partition(".")
-    if partition:
+    if partition := queue.partition(".")[2]:
         return int(partition) % count
     found = _STATUS_ID.search(body)
     return crc32(found[1] if found else body) % count

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import orjson
+from pydantic import SecretStr
 from redis.exceptions import RedisError
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -17,10 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest import backlog, connection, embedded, logs, processes, server, spool
-from ingest.settings import Settings, load, redis_url, variable
+from ingest.settings import Settings, each_redis, load, redis_url, variable
 from workers import checks
 from workers.dead_cli import dead
+from workers.drain_cli import drain
 from workers.handlers_cli import call, handlers
+from workers.pages import Commands, add_examples
 from workers.senders.cloud_cli import cloud
 from workers.senders.coreapp_cli import coreapp_group
 from workers.senders.simulate_cli import simulate
@@ -32,7 +35,7 @@ DATA = Path("data")
 _WATCH_SECONDS = 1.0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="wa-ingest")
 def main() -> None:
     """Take in WhatsApp Business notifications: durable in Redis, answered at once, handled by your code in workers.
@@ -47,19 +50,22 @@ def up() -> None:
     """Run everything on this machine, until Ctrl-C.
 
     Starts a Valkey server with its data in ./data (every write on disk before it is answered), unless WA_REDIS_URL
-    names another; the receiver; and WA_PROCESSES workers. Nothing is lost at a stop: the next start goes on from there.
+    names another; the receiver; and WA_PROCESSES workers, for each Redis. Nothing is lost at a stop: the next start
+    goes on from there.
     """
     with one_line():
         settings = current_settings()
         if settings.redis_url is not None:
-            sys.exit(_up(settings, redis_url(settings), []))
+            sys.exit(_up(settings, []))
         with embedded.locked(DATA):
-            sys.exit(_up(settings, f"unix://{embedded.socket_path(DATA)}", [embedded.kind(DATA)]))
+            own = SecretStr(f"unix://{embedded.socket_path(DATA)}")
+            sys.exit(_up(settings.model_copy(update={"redis_url": own}), [embedded.kind(DATA)]))
 
 
-def _up(settings: Settings, url: str, servers: list[processes.Kind]) -> int:
+def _up(settings: Settings, servers: list[processes.Kind]) -> int:
     logs.configure()
-    kinds = [server.kind(settings, 1), *_workers(settings, url, burst=False), *servers]
+    kinds = [server.kind(settings, 1), *_workers(settings, burst=False), *servers]
+    url = redis_url(settings)
     env = {"WA_REDIS_URL": url, "WA_SPOOL_DIR": str(settings.spool_dir or DATA / "spool")}
     return processes.supervise(kinds, env=env, started=lambda: _welcome(settings, url, servers))
 
@@ -98,8 +104,9 @@ def _credentials(settings: Settings) -> str:
     return f"   # refused without what {', '.join(needed)} demands" if needed else ""
 
 
-def _workers(settings: Settings, url: str, burst: bool) -> list[processes.Kind]:
+def _workers(settings: Settings, burst: bool) -> list[processes.Kind]:
     """Worker processes, as many for each Redis: one serves one."""
+    each = each_redis(settings)
     return [
         processes.Kind(
             "worker",
@@ -107,9 +114,9 @@ def _workers(settings: Settings, url: str, burst: bool) -> list[processes.Kind]:
             ("--burst",) if burst else (),
             settings.processes,
             ends=burst,
-            env={"WA_REDIS_URL": redis_url(one)},
+            env={"WA_REDIS_URL": redis_url(one)} if len(each) > 1 else {},
         )
-        for one in each_redis(settings.model_copy(update={"redis_url": SecretStr(url)}))
+        for one in each
     ]
 
 
@@ -141,17 +148,17 @@ def work(lanes: str | None, count: int | None, burst: bool) -> None:
     """
     with one_line():
         settings = current_settings(lanes=lanes, processes=count)
-        url = redis_url(settings)
+        redis_url(settings)
         logs.configure()
         env = {"WA_LANES": ",".join(settings.lanes)}
-        sys.exit(processes.supervise(_workers(settings, url, burst), env=env))
+        sys.exit(processes.supervise(_workers(settings, burst), env=env))
 
 
 @main.command()
 @click.option("--watch", is_flag=True, help="Refresh every second, until Ctrl-C.")
 @as_json
 def status(watch: bool, as_json: bool) -> None:
-    """Show what waits, how old it is, what is in work, what failed, and how fast it goes.
+    """Show what waits, how old it is, how fast it goes, what failed.
 
     Counts are notifications (retrying and dead: events). Rates are per second over the last minute. dead_expiring (of
     --json) are the dead letters that will be removed within two days, counted up to 100. With --watch and --json: one
@@ -233,7 +240,10 @@ def _spool_line(spooled: spool.Figures) -> str:
 @main.command()
 @as_json
 def settings(as_json: bool) -> None:
-    """Show every setting: its value now and what it means. Secrets are masked."""
+    """Show every setting: its value now and what it means.
+
+    Secrets are masked. Any variable may also be given as NAME_FILE, the path of a file that holds the value.
+    """
     with one_line():
         current = current_settings().model_dump(mode="json")
         fields = Settings.model_fields
@@ -255,7 +265,12 @@ def settings(as_json: bool) -> None:
 @main.command()
 @as_json
 def check(as_json: bool) -> None:
-    """Is everything fit for production? Exits 1 when something is not."""
+    """Is everything fit for production? Exits 1 when something is not.
+
+    Looks at the settings; at Redis: reachable, its version, append-only file, no eviction, memory left; at the spool's
+    folder, certificates and handlers; at who may post; at dead letters that will soon be removed. Each finding that is
+    not well says what to do.
+    """
     with one_line():
         current = load()
         redis_url(current)
@@ -273,11 +288,13 @@ def check(as_json: bool) -> None:
 
 
 main.add_command(dead)
+main.add_command(drain)
 main.add_command(handlers)
 main.add_command(call)
 main.add_command(coreapp_group)
 main.add_command(cloud)
 main.add_command(simulate)
+add_examples(main)
 
 if __name__ == "__main__":
     main()
