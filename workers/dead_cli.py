@@ -25,9 +25,10 @@ from rich.text import Text
 
 from ingest import connection
 from ingest import dead as letters
+from ingest.backlog import span
 from ingest.routing import LANES
 from ingest.settings import Seconds
-from workers.terminal import as_json, complete, current_settings, one_line, printable, span
+from workers.terminal import as_json, complete, current_settings, one_line, printable
 
 _KINDS = ("message", "status", "error", "change", "notification")
 

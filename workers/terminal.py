@@ -39,18 +39,6 @@ def current_settings(**overrides: Any) -> Settings:
     return settings
 
 
-def span(seconds: float) -> str:
-    """A time span in six characters: 59s, 12m30s, 3h05m, 6d23h."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d{hours:02}h"
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
-
-
 def printable(text: str) -> str:
     """Text of a stranger for the operator's terminal: control and direction characters are written as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
