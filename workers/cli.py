@@ -26,7 +26,7 @@ from workers.pages import Commands, add_examples
 from workers.senders.cloud_cli import cloud
 from workers.senders.coreapp_cli import coreapp_group
 from workers.senders.simulate_cli import simulate
-from workers.terminal import as_json, current_settings, one_line
+from workers.terminal import as_json, current_settings, one_line, span
 
 DATA = Path("data")
 """Where `up` keeps everything, below the working folder."""
@@ -194,13 +194,13 @@ def _status_table(now: backlog.Backlog, spooled: spool.Figures | None) -> Render
         table.add_row(
             name,
             f"{lane.waiting:,}",
-            backlog.span(lane.oldest_seconds) if lane.batches else "-",
+            span(lane.oldest_seconds) if lane.batches else "-",
             f"{lane.working:,}",
             f"{lane.retrying:,}",
             Text(f"{lane.dead:,}", style="red" if lane.dead else ""),
             f"{lane.rate_in:,.0f}",
             f"{lane.rate_out:,.0f}",
-            "-" if left == 0 else "growing" if left is None else backlog.span(left),
+            "-" if left == 0 else "growing" if left is None else span(left),
         )
     workers = Text(f"workers: {now.workers}", style="" if now.workers else "bold red")
     if now.suspended:
@@ -216,7 +216,7 @@ def _status_table(now: backlog.Backlog, spooled: spool.Figures | None) -> Render
 
 
 def _spool_line(spooled: spool.Figures) -> str:
-    text = f"disk spool: {spooled.notifications:,} notifications, oldest {backlog.span(spooled.oldest_seconds)}"
+    text = f"disk spool: {spooled.notifications:,} notifications, oldest {span(spooled.oldest_seconds)}"
     return text + (f"; damaged parts set aside: {spooled.corrupt}" if spooled.corrupt else "")
 
 

@@ -25,10 +25,9 @@ from rich.text import Text
 
 from ingest import connection
 from ingest import dead as letters
-from ingest.backlog import span
 from ingest.routing import LANES
 from ingest.settings import Seconds
-from workers.terminal import as_json, complete, current_settings, one_line, printable
+from workers.terminal import as_json, complete, current_settings, one_line, printable, span
 
 _KINDS = ("message", "status", "error", "change", "notification")
 

@@ -13,6 +13,7 @@ import click
 from redis.exceptions import RedisError
 
 from ingest import connection
+from ingest.backlog import span as span  # what the commands print
 from ingest.settings import Settings, SettingsError, load, unknown_variables
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

@@ -1,7 +1,7 @@
 // What an operator does here. The token is a variable of this module: it is gone when the page is left or loaded again,
 // and no other page, tab or later user of the browser finds it.
 
-import { count } from "./words.js";
+import { count, prose } from "./words.js";
 
 const by = (id) => document.getElementById(id);
 const tokens = { value: null };
@@ -105,7 +105,7 @@ export function change(what, group) {
   const dialog = by("confirm-dialog");
   const yes = by("confirm-yes");
   by("confirm-title").textContent = way.ask(letters);
-  by("confirm-text").textContent = `${group.lane}, ${group.reason}, ${group.kind}. ${way.text}`;
+  prose(by("confirm-text"), `${group.lane}, ${group.reason}, ${group.kind}. ${way.text}`);
   by("confirm-progress").textContent = "";
   yes.textContent = way.yes(count(group.count));
   yes.classList.toggle("danger", what === "drop");

@@ -2,7 +2,7 @@
 
 import { change, install, steer, unlocked } from "./actions.js";
 import * as plots from "./plots.js";
-import { bytes, count, date, rate, span } from "./words.js";
+import { bytes, count, date, prose, rate, span } from "./words.js";
 
 const STALE = 5; // seconds without news
 
@@ -28,16 +28,6 @@ function list(parent, items, key, make, fill) {
 }
 
 // --- the verdict
-
-/** `code` in the text of a finding becomes an element. */
-function prose(element, text) {
-  if (element.dataset.text === text) return;
-  element.dataset.text = text;
-  element.replaceChildren(...text.split("`").map((part, i) => {
-    if (i % 2 === 0) return part;
-    return Object.assign(document.createElement("code"), { textContent: part });
-  }));
-}
 
 const ICONS = { bad: "#d1242f", late: "#d4a017", note: "#2da44e", unknown: "#8c959f" };
 let announced = "";
@@ -90,6 +80,7 @@ const LANE = {
   oldest_seconds: (lane) => (lane.waiting ? span(lane.oldest_seconds) : "–"),
   seconds_to_empty: (lane) => {
     if (!lane.waiting) return "–";
+    if (lane.paused_seconds !== null) return "paused";
     return lane.seconds_to_empty === null ? "not shrinking" : span(lane.seconds_to_empty);
   },
   rate_in: (lane) => rate(lane.rate_in),
@@ -134,7 +125,7 @@ function cells(names) {
 }
 
 function deadRow() {
-  const row = cells(["lane", "reason", "kind", "number", "number", "acts"])();
+  const row = cells(["lane", "reason", "kind", "number", "newest", "acts"])();
   for (const what of ["retry", "drop"]) {
     const button = Object.assign(document.createElement("button"), { type: "button", className: what });
     button.textContent = what === "retry" ? "Retry" : "Drop";

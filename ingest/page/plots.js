@@ -7,11 +7,13 @@ const LEAST = 300; // seconds that a plot shows, also when less is known
 const STEP = 10; // seconds between points; only the newest point moves with every second
 const GAP = 45; // seconds without a point are a hole, not a line
 
+const SPANS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800];
+
 const KINDS = [
   { name: "Waiting", least: 10, tick: short, say: count, lines: [{ of: "waiting", color: "--waiting", fill: true }] },
-  { name: "Age of the oldest", least: 10, tick: span, say: span, lines: [{ of: "oldest_seconds", color: "--oldest", fill: true }] },
+  { name: "Age of the oldest", least: 10, tick: span, incrs: SPANS, say: span, lines: [{ of: "oldest_seconds", color: "--oldest", fill: true }] },
   {
-    name: "In and out, per second", least: 1, tick: short, say: rate,
+    name: "In and out", least: 1, tick: short, say: rate,
     lines: [{ of: "rate_in", word: "in", color: "--in", dash: [4, 3] }, { of: "rate_out", word: "out", color: "--out" }],
   },
 ];
@@ -65,7 +67,7 @@ function options(kind, width) {
     scales: { x: { range }, y: { range: (plot, low, high) => [0, Math.max(kind.least, (high ?? 0) * 1.1)] } },
     axes: [
       { ...axis, size: 22, space: 54, grid: { show: false }, values: (plot, ticks) => ticks.map(clock) },
-      { ...axis, size: 46, space: 28, values: (plot, ticks) => ticks.map(kind.tick) },
+      { ...axis, size: 46, space: 28, incrs: kind.incrs, values: (plot, ticks) => ticks.map(kind.tick) },
     ],
     series: [{}, ...kind.lines.map((line) => ({
       stroke: color(line.color), width: 1.5, dash: line.dash, points: { show: false },
@@ -92,11 +94,14 @@ export function plots(lane, card, template) {
       const i = at ?? rows[0].length - 1;
       const said = kind.lines.map((line, n) => {
         const value = rows[n + 1][i];
-        return `${line.word ? `${line.word} ` : ""}${value == null ? "–" : kind.say(value)}`;
+        const words = document.createElement("span");
+        words.textContent = `${line.word ?? ""} ${value == null ? "–" : kind.say(value)}`.trim();
+        if (line.word) words.dataset.line = line.of;
+        return words;
       });
-      caption.replaceChildren(kind.name, Object.assign(document.createElement("span"), {
-        textContent: (at === null ? "" : `${clock(rows[0][i])}  `) + said.join(", "),
-      }));
+      const values = document.createElement("span");
+      values.append(at === null ? "" : `${clock(rows[0][i])}: `, ...said);
+      caption.replaceChildren(kind.name, values);
     };
     const describe = (rows) => {
       const parts = kind.lines.map((line, n) => {

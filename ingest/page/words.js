@@ -26,3 +26,13 @@ export function bytes(n) {
   const power = n < 1 ? 0 : Math.min(units.length - 1, Math.floor(Math.log10(n) / 3));
   return `${tenths.format(n / 1000 ** power)} ${units[power]}`;
 }
+
+/** Put a text into an element; what stands between backticks is code. */
+export function prose(element, text) {
+  if (element.dataset.text === text) return;
+  element.dataset.text = text;
+  element.replaceChildren(...text.split("`").map((part, i) => {
+    if (i % 2 === 0) return part;
+    return Object.assign(document.createElement("code"), { textContent: part });
+  }));
+}
