@@ -184,6 +184,8 @@ async def _asked(request: web.BaseRequest, form: type[_Form]) -> _Form:
             return form.model_validate_json(await request.content.readexactly(size))
     except TimeoutError:
         raise _Refusal(408, "the body did not arrive") from None
+    except asyncio.IncompleteReadError:
+        raise _Refusal(400, "the body is incomplete") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
