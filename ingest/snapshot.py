@@ -41,7 +41,8 @@ class Snapshot:
     """What is known at `time` (seconds since the epoch).
 
     `trouble` says why Redis cannot be read; what is read from there is then empty. `refused` says why notifications do
-    not go into Redis. `spool` is None when there is no folder, or `spool_problem` says why it cannot be read.
+    not go into Redis. `away_seconds` ago it answered, when it is not there at all. `spool` is None when
+    there is no folder, or `spool_problem` says why it cannot be read.
     """
 
     receiver: str
@@ -84,7 +85,8 @@ class Reader:
             self.answered()
         except (RedisError, OSError) as error:
             now.trouble = connection.trouble(error)
-            now.away_seconds = time.monotonic() - self._answered
+            if connection.misuse(error) is None:
+                now.away_seconds = time.monotonic() - self._answered
             now.backlog = None
         if self._spool is not None:
             now.spool_dir = str(self._spool)

@@ -42,10 +42,11 @@ def findings(now: Snapshot) -> list[Finding]:
 
 def _all(now: Snapshot) -> Iterator[Finding]:
     if now.trouble is not None:
+        how_long = f", for {span(now.away_seconds)}" if now.away_seconds else ""
         yield Finding(
             "bad",
             "redis",
-            f"Redis cannot be read, for {span(now.away_seconds)}: {now.trouble.finding}",
+            f"Redis cannot be read{how_long}: {now.trouble.finding}",
             f"{now.trouble.remedy}. {_meanwhile(now)}",
         )
     elif now.refused is not None:
@@ -55,7 +56,7 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         return
     waiting = sum(lane.waiting for lane in now.backlog.lanes.values())
     if not now.backlog.workers:
-        text = "No worker is alive" + (f": {waiting:,} notifications wait" if waiting else "")
+        text = "No worker is alive" + (f": {waiting:,} {_wait('notification', waiting)}" if waiting else "")
         yield Finding("bad", "workers", text, "Start workers: `wa-ingest work`; their log says why they ended")
     if now.backlog.suspended:
         yield Finding("late", "suspended", "All lanes are suspended by `rq suspend`", "`rq resume` lets them go on")
