@@ -12,6 +12,9 @@ from ingest.snapshot import Snapshot
 LATE_SECONDS = 60.0
 """A lane whose oldest notification has waited for longer is late."""
 
+YOUNG_SECONDS = 5.0
+"""What has waited for less is on its way, and not worth a word."""
+
 Level = Literal["bad", "late", "note"]
 _ORDER: tuple[Level, ...] = ("bad", "late", "note")
 
@@ -76,7 +79,7 @@ def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
         text = f"{name}: paused for {span(max(0.0, now.time - since / 1000))}, {lane.waiting:,} waiting"
         yield Finding("late", f"paused.{name}", text, "Resume it when what it waits for is mended")
         return
-    if lane.waiting:
+    if lane.waiting and lane.oldest_seconds >= YOUNG_SECONDS:
         left = lane.seconds_to_empty
         text = f"{name}: {lane.waiting:,} waiting, oldest {span(lane.oldest_seconds)}, "
         text += "not getting fewer" if left is None else f"empty in {span(left)}"

@@ -81,7 +81,8 @@ const LANE = {
   seconds_to_empty: (lane) => {
     if (!lane.waiting) return "–";
     if (lane.paused_seconds !== null) return "paused";
-    return lane.seconds_to_empty === null ? "not shrinking" : span(lane.seconds_to_empty);
+    if (lane.seconds_to_empty !== null) return span(lane.seconds_to_empty);
+    return lane.rate_in > lane.rate_out ? "growing" : "steady";
   },
   rate_in: (lane) => rate(lane.rate_in),
   rate_out: (lane) => rate(lane.rate_out),
@@ -210,6 +211,7 @@ function show(now) {
   verdict(now.findings);
   for (const [name, figures] of Object.entries(now.lanes)) lane(name, figures);
   by("lanes").classList.toggle("old", now.alive === null);
+  set(by("lanes-note"), now.alive !== null ? "" : cards.size ? "as they were before" : "not known while Redis cannot be read");
   dead(now, now.time);
   workers(now);
   spool(now.spool);

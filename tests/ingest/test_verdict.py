@@ -27,11 +27,11 @@ def test_all_is_well() -> None:
 
 
 def test_a_backlog_that_is_young_is_well() -> None:
-    """What waits is told, and that it is well as long as it is not late."""
-    lane = Lane(waiting=1200, oldest_seconds=3, rate_in=10, rate_out=30)
-    assert said(now(messages=lane)) == [
+    """What waits is told, and that it is well as long as it is not late; what is on its way is not even told."""
+    lane = Lane(waiting=1200, oldest_seconds=30, rate_in=10, rate_out=30)
+    assert said(now(messages=lane, statuses=Lane(waiting=7, oldest_seconds=0.3))) == [
         ("note", "All is well"),
-        ("note", "messages: 1,200 waiting, oldest 3s, empty in 1m00s"),
+        ("note", "messages: 1,200 waiting, oldest 30s, empty in 1m00s"),
     ]
 
 
