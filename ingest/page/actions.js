@@ -110,7 +110,7 @@ export function change(what, group) {
   yes.textContent = way.yes(count(group.count));
   yes.classList.toggle("danger", what === "drop");
   yes.disabled = false;
-  by("confirm-form").onsubmit = async (event) => {
+  by("confirm-form").onsubmit = async function submit(event) {
     event.preventDefault();
     yes.disabled = true;
     const { lane, reason, kind, first, last } = group;
@@ -123,6 +123,7 @@ export function change(what, group) {
     } catch (refusal) {
       say(`Not done: ${refusal.message}.`);
     }
+    if (by("confirm-form").onsubmit !== submit) return; // the dialog is about something else by now
     dialog.close();
     by("told").focus(); // the row, and the button that had the focus, may be gone
   };

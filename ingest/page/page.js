@@ -142,7 +142,7 @@ function dead(now, time) {
   set(by("dead-sum"), now.dead ? count(sum) : "");
   let note = "";
   if (!now.dead) note = "not known while Redis cannot be read";
-  else if (known.refused) note = "The Redis user of this receiver may not read them: deploy/redis/users.acl says what that takes.";
+  else if (known.refused) note = "The Redis user of this receiver may not read them (deploy/redis/users.acl, on purpose); the README beside it says what that takes.";
   else if (!sum) note = "None.";
   else if (known.uncounted) note = `The newest are counted here; ${count(known.uncounted)} older ones are not: \`wa-ingest dead list\` shows them.`;
   prose(by("dead-note"), note);
