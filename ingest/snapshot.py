@@ -11,7 +11,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest import backlog, batches, connection, spool, steering
+from ingest import backlog, batches, connection, spool
 from ingest.dead_groups import Counter, Groups
 from ingest.settings import Settings
 
@@ -51,7 +51,6 @@ class Snapshot:
     away_seconds: float = 0.0
     refused: str | None = None
     backlog: backlog.Backlog | None = None
-    steering: steering.Steering = field(default_factory=lambda: steering.Steering({}, {}))
     workers: list[Worker] = field(default_factory=list)
     dead: Groups = field(default_factory=Groups)
     spool_dir: str | None = None
@@ -79,7 +78,6 @@ class Reader:
         now = Snapshot(self._receiver, time.time(), refused=refused)
         try:
             now.backlog = backlog.read(self._redis)
-            now.steering = steering.read(self._redis)
             now.workers = workers(self._redis)
             now.dead = self._counter.read()
             self.answered()
@@ -119,13 +117,18 @@ def workers(redis: Redis) -> list[Worker]:
     return sorted(found.values(), key=lambda worker: (worker.queue is None, -(worker.seconds or 0.0), worker.name))
 
 
+def paused_seconds(now: Snapshot, lane: backlog.Lane) -> float | None:
+    """How long a lane has been paused; None when it is not."""
+    if lane.paused_since is None:
+        return None
+    return max(0.0, now.time - datetime.fromisoformat(lane.paused_since).timestamp())
+
+
 def as_json(now: Snapshot) -> dict[str, Any]:
     """The snapshot for the page: see `ingest/page/page.js`."""
     lanes: dict[str, Any] = now.backlog.as_json()["lanes"] if now.backlog else {}
-    for name, lane in lanes.items():
-        paused = now.steering.paused.get(name)
-        lane["paused_seconds"] = None if paused is None else max(0.0, now.time - paused / 1000)
-        lane["limit"] = now.steering.limits.get(name)
+    for name, lane in now.backlog.lanes.items() if now.backlog else ():
+        lanes[name]["paused_seconds"] = paused_seconds(now, lane)
     return {
         "receiver": now.receiver,
         "time": now.time,

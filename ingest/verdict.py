@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ingest.backlog import Lane, span
-from ingest.snapshot import Snapshot
+from ingest.snapshot import Snapshot, paused_seconds
 
 LATE_SECONDS = 60.0
 """A lane whose oldest notification has waited for longer is late."""
@@ -73,10 +73,9 @@ def _all(now: Snapshot) -> Iterator[Finding]:
 
 
 def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
-    since = now.steering.paused.get(name)
-    cap = now.steering.limits.get(name)
-    if since is not None:
-        text = f"{name}: paused for {span(max(0.0, now.time - since / 1000))}, {lane.waiting:,} waiting"
+    paused = paused_seconds(now, lane)
+    if paused is not None:
+        text = f"{name}: paused for {span(paused)}, {lane.waiting:,} waiting"
         yield Finding("late", f"paused.{name}", text, "Resume it when what it waits for is mended")
         return
     if lane.waiting and lane.oldest_seconds >= YOUNG_SECONDS:
@@ -86,10 +85,12 @@ def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
         late = lane.oldest_seconds > LATE_SECONDS
         remedy = ""
         if late and left is None:
-            remedy = "Its cap holds it back" if cap is not None else "More workers: `wa-ingest work --processes N`"
+            remedy = (
+                "Its cap holds it back" if lane.limit is not None else "More workers: `wa-ingest work --processes N`"
+            )
         yield Finding("late" if late else "note", f"waiting.{name}", text, remedy)
-    if cap is not None:
-        yield Finding("note", f"limit.{name}", f"{name}: at most {cap:g} events per second")
+    if lane.limit is not None:
+        yield Finding("note", f"limit.{name}", f"{name}: at most {lane.limit:g} events per second")
 
 
 def _spool(now: Snapshot) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,6 +43,12 @@ def current_settings(**overrides: Any) -> Settings:
     for name in unknown_variables():
         click.echo(f"Warning: {name} is no setting of this version, it has no effect", err=True)
     return settings
+
+
+def clock(iso: str) -> str:
+    """An ISO 8601 time as the clock here shows it: 14:03:59, and the date when it is not today's."""
+    then = datetime.fromisoformat(iso).astimezone()
+    return then.strftime("%H:%M:%S" if then.date() == datetime.now().date() else "%Y-%m-%d %H:%M:%S")
 
 
 def printable(text: str) -> str:

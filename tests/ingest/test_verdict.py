@@ -8,7 +8,6 @@ from ingest.backlog import Backlog, Lane
 from ingest.connection import Trouble
 from ingest.snapshot import Snapshot
 from ingest.spool import Figures
-from ingest.steering import Steering
 from ingest.verdict import findings
 
 
@@ -58,9 +57,9 @@ def test_a_late_lane(lane: Lane, text: str, remedy: str) -> None:
 
 def test_the_worst_comes_first() -> None:
     """What stops everything stands above what is late, and that above what is good to know."""
-    lane = Lane(waiting=7, oldest_seconds=100, retrying=1, dead=3)
-    snapshot = now(workers=0, suspended=True, statuses=lane, messages=Lane(waiting=2))
-    snapshot.steering = Steering({"messages": 940_000}, {"statuses": 50.0})
+    lane = Lane(waiting=7, oldest_seconds=100, retrying=1, dead=3, limit=50.0)
+    paused = Lane(waiting=2, paused=True, paused_since="1970-01-01T00:15:40.000+00:00")
+    snapshot = now(workers=0, suspended=True, statuses=lane, messages=paused)
     snapshot.spool_dir, snapshot.spool = "/spool", Figures(notifications=1, oldest_seconds=5, corrupt=2)
     assert said(snapshot) == [
         ("bad", "No worker is alive: 9 notifications wait"),
