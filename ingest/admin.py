@@ -1,4 +1,4 @@
-"""The admin listener: is it alive, is it ready, what are the figures. Never reachable through the public one."""
+"""The admin listener: the page, is it alive, is it ready, the figures. Never reachable through the public one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from prometheus_client.registry import Collector
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest import backlog, connection, metrics, spool
+from ingest import backlog, connection, metrics, page, spool
+from ingest.actions import Actions
 from ingest.answers import Answer
 from ingest.committer import Committer
+from ingest.live import Live
 from ingest.settings import Settings
+
+_READ = ("GET", "HEAD")
 
 
 class Admin:
@@ -32,20 +36,34 @@ class Admin:
         self._spool = settings.spool_dir
         if self._spool is not None:
             self._collectors.append(_Spool(self._spool))
-        self._pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
+        self.live = Live(settings, redis, committer)
+        self._actions = Actions(settings, redis)
+        self._pages: dict[str, tuple[tuple[str, ...], page.Page]] = {
+            "/healthz": (_READ, self._healthz),
+            "/readyz": (_READ, self._readyz),
+            "/metrics": (_READ, self._metrics),
+            "/events": (("GET",), self.live.events),
+            **{path: (_READ, file) for path, file in page.files().items()},
+            **{path: (("POST",), action) for path, action in self._actions.pages().items()},
+        }
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        page = self._pages.get(request.path)
-        if page is None:
+        methods, answer = self._pages.get(request.path, ((), None))
+        if answer is None:
             return Answer(404)
-        if request.method not in ("GET", "HEAD"):
-            return Answer(405, {"Allow": "GET, HEAD"})
-        return await page()
+        if request.method not in methods:
+            return Answer(405, {"Allow": ", ".join(methods)})
+        return await answer(request)
 
-    async def _healthz(self) -> web.Response:
+    def close(self) -> None:
+        """Send away who watches, and end what was begun on the page: a stop waits for neither."""
+        self.live.close()
+        self._actions.close()
+
+    async def _healthz(self, request: web.BaseRequest) -> web.Response:
         return _json(200, {"alive": True, "pid": os.getpid()})
 
-    async def _readyz(self) -> web.Response:
+    async def _readyz(self, request: web.BaseRequest) -> web.Response:
         standby = self._committer.standby
         reason = (standby and standby.reason) or await self._committer.probe()
         content: dict[str, object] = {"ready": reason is None, "reason": reason}
@@ -57,7 +75,7 @@ class Admin:
             content["spooled"] = (await asyncio.to_thread(spool.figures, self._spool)).notifications
         return _json(200 if content["ready"] else 503, content)
 
-    async def _metrics(self) -> web.Response:
+    async def _metrics(self, request: web.BaseRequest) -> web.Response:
         text = await asyncio.to_thread(metrics.text, *self._collectors)
         return Answer(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 

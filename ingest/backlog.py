@@ -126,6 +126,18 @@ _TOGETHER: dict[str, Callable[[list[Any]], Any]] = {
 """How figures of a lane in several Redis become one, where that is not the sum."""
 
 
+def span(seconds: float) -> str:
+    """A time span in six characters: 59s, 12m30s, 3h05m, 6d23h."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02}h"
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
 def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     """The state at this moment. Cost: one command per unfinished batch, in pipelines of a thousand.
 

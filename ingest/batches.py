@@ -102,6 +102,11 @@ def queue_key(queue: str) -> str:
     return f"{RQ}:queue:{queue}"
 
 
+def job_key(batch: str) -> str:
+    """RQ's job of a batch."""
+    return f"{RQ}:job:{batch}"
+
+
 def scheduled_key(queue: str) -> str:
     """RQ's ScheduledJobRegistry: retry batches wait there until they are due."""
     return f"{RQ}:scheduled:{queue}"

@@ -59,14 +59,14 @@ def take(redis: Redis) -> bool:
 
 def read(redis: Redis) -> list[Sample]:
     """The samples of the last hour, the oldest first."""
-    entries: Any = redis.xrevrange(HISTORY, count=KEPT)
+    entries: Any = redis.xrange(HISTORY)
     return [
         Sample(
             int(id.partition(b"-")[0]) / 1000,
             int(fields[b"workers"]),
             {name: Point(*point) for name, point in orjson.loads(fields[b"lanes"]).items()},
         )
-        for id, fields in reversed(entries)
+        for id, fields in entries[-KEPT:]
     ]
 
 

@@ -15,9 +15,10 @@ import structlog
 import uvloop
 from redis.exceptions import RedisError
 
-from ingest import connection, logs, processes, spread, tls
+from ingest import connection, history, logs, processes, spread, tls
 from ingest.admin import Admin
 from ingest.listener import Listener, connection_limit
+from ingest.live import Live
 from ingest.replay import Standby
 from ingest.settings import Settings, SettingsError, load
 from ingest.spool import Spool
@@ -38,18 +39,20 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
     committer = spread.committer(settings, spool)
     webhook = Webhook(settings, committer)
     public = Listener(settings, "listen", webhook, connection_limit(settings))
-    admin = Listener(settings, "admin_listen", Admin(settings, committer), _ADMIN_CONNECTIONS)
+    pages = Admin(settings, committer)
+    admin = Listener(settings, "admin_listen", pages, _ADMIN_CONNECTIONS)
     await public.open(tls.context(settings), share_ports)
     await admin.open(None, share_ports)
     log.info(
         "receiver started", listen=settings.listen, path=settings.path, tls=bool(settings.tls_cert), pid=os.getpid()
     )
     try:
-        async with _replaying(committer.standby, stop), _renewing(settings, public):
+        async with _replaying(committer.standby, stop), _renewing(settings, public), _sampling(pages.live):
             await stop.wait()
         public.stop_accepting()
         await webhook.drain(settings.body_timeout + connection.COMMAND_SECONDS)
     finally:
+        pages.close()
         await public.close()
         await admin.close()
         await committer.aclose()
@@ -100,6 +103,23 @@ async def _renewing(settings: Settings, public: Listener) -> AsyncIterator[None]
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _sampling(live: Live) -> AsyncIterator[None]:
+    """Keep the plots of the page fed, whether anybody looks at them or not."""
+
+    async def samples() -> None:
+        while True:
+            await asyncio.sleep(history.STEP_SECONDS)
+            await live.sample()
+
+    task = asyncio.create_task(samples())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def kind(settings: Settings, count: int) -> processes.Kind:

@@ -86,6 +86,12 @@ def _segments(value: SecretStr) -> SecretStr:
     return value
 
 
+def _tokens(value: SecretStr) -> SecretStr:
+    if not all(re.fullmatch(rb"[!-~]{16,}", one) for one in secrets(value)):
+        raise ValueError("give 16 characters or more, none of them a space or beyond ASCII (try: openssl rand -hex 24)")
+    return value
+
+
 def secrets(value: SecretStr | None) -> list[bytes]:
     """The parts of a comma separated secret; none when it is not set."""
     return [part.encode() for part in _comma_list(value.get_secret_value())] if value else []
@@ -148,7 +154,12 @@ class Settings(BaseSettings):
         description="module:object of your handlers; the working folder is importable",
     )
     listen: Address = Field(("0.0.0.0", 8080), description="address of the public listener")  # noqa: S104
-    admin_listen: Address = Field(("127.0.0.1", 9100), description="address of /healthz, /readyz and /metrics")
+    admin_listen: Address = Field(
+        ("127.0.0.1", 9100), description="address of the page, /healthz, /readyz and /metrics"
+    )
+    admin_token: Annotated[Secrets, AfterValidator(_tokens)] | None = Field(
+        None, description="token(s), comma separated, that let the page act; unset: it only shows"
+    )
     path: str = Field("/webhook", pattern=r"^/\S*$", description="path that senders post to")
     app_secret: Secrets | None = Field(
         None, description="app secret(s), comma separated; when set, every POST must carry a valid signature"

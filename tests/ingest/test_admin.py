@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
-from ingest import batches
+from ingest import batches, history
 
 BODY = b'{"errors":[{"title":"Kerry Fisher"}]}'
 LANE_GAUGES = {"waiting", "batches", "oldest_seconds", "working", "retrying", "dead"}
@@ -55,7 +55,7 @@ def test_healthz(receiver: Any) -> None:
 def test_readyz(receiver: Any, redis: Redis) -> None:
     """A receiver that could keep a notification is ready; asking leaves nothing in Redis."""
     assert ready(receiver) == (200, {"ready": True, "reason": None})
-    assert redis.dbsize() == 0
+    assert [key for key in redis.scan_iter() if not key.startswith(history.HISTORY.encode())] == []
 
 
 def test_readyz_when_redis_is_full(receiver: Any, redis: Redis) -> None:
@@ -140,7 +140,11 @@ def is_number(text: str) -> bool:
 @pytest.mark.parametrize(
     ("start", "status"),
     [
-        ("GET /", 404),
+        ("GET /", 200),
+        ("GET /page.js?x", 200),
+        ("GET /__init__.py", 404),
+        ("GET /uPlot.LICENSE.txt", 404),
+        ("POST /", 405),
         ("GET /webhook", 404),
         ("GET /healthz/", 404),
         ("POST /readyz", 405),
@@ -148,6 +152,7 @@ def is_number(text: str) -> bool:
         ("HEAD /healthz", 200),
         ("HEAD /readyz", 200),
         ("HEAD /metrics", 200),
+        ("HEAD /", 200),
     ],
 )
 def test_other_requests(receiver: Any, start: str, status: int) -> None:

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from ingest import batches
 from ingest.committer import Committer, NotDurable
-from ingest.connection import address
 from ingest.routing import place
-from ingest.settings import SettingsError, each_redis, load
+from ingest.settings import SettingsError, address, each_redis, load
 from ingest.spread import Spread, committer, home
 
 BODIES = {
@@ -61,8 +60,8 @@ def test_each_redis() -> None:
     each = each_redis(load(redis_url=", ".join(urls), partitions=5))
     assert [one.redis_url.get_secret_value() for one in each] == urls  # type: ignore[union-attr]
     assert {one.partitions for one in each} == {5}
-    addresses = ["one:1/0", "a:1,b:2/main/0", "/tmp/x.sock", "c:1,d:2", "e/3"]
-    assert [address(one) for one in each] == addresses
+    addresses = ["one:1/0", "a:1,b:2/main/0", "/tmp/x.sock?db=1", "c:1,d:2", "e/3"]
+    assert [address(url) for url in urls] == addresses
     with pytest.raises(SettingsError, match="WA_REDIS_URL names the same Redis twice"):
         each_redis(load(redis_url="redis://a,redis://a"))
 
