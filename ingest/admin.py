@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
-from pathlib import Path
 
 import orjson
 from aiohttp import web
-from prometheus_client import Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
-from redis import Redis
-from redis.exceptions import RedisError
 
-from ingest import backlog, connection, metrics, spool
+from ingest import collectors, connection, metrics, spool
 from ingest.answers import Answer
 from ingest.committer import Committer
 from ingest.settings import Settings
@@ -28,10 +22,10 @@ class Admin:
         self._committer = committer
         # A Redis that hangs must not keep the figures of the spool from whoever scrapes.
         redis = connection.for_tools(settings, connection.COMMAND_SECONDS)
-        self._collectors: list[Collector] = [_Backlog(redis)]
+        self._collectors: list[Collector] = [collectors.InRedis(redis)]
         self._spool = settings.spool_dir
         if self._spool is not None:
-            self._collectors.append(_Spool(self._spool))
+            self._collectors.append(collectors.Spool(self._spool))
         self._pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -64,64 +58,3 @@ class Admin:
 
 def _json(status: int, content: dict[str, object]) -> web.Response:
     return Answer(status, body=orjson.dumps(content), content_type="application/json")
-
-
-class _Backlog(Collector):
-    """The figures that live in Redis. Without Redis they are left out, and `wa_redis_up` is 0."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-
-    def collect(self) -> Iterable[Metric]:
-        up = GaugeMetricFamily("wa_redis_up", "1 when Redis answers")
-        try:
-            now = backlog.read(self._redis)
-        except (RedisError, OSError):
-            up.add_metric([], 0)
-            yield up
-            return
-        up.add_metric([], 1)
-        yield up
-        for name, meaning in _LANE_GAUGES.items():
-            gauge = GaugeMetricFamily(f"wa_lane_{name}", meaning, labels=["lane"])
-            for lane, figures in now.lanes.items():
-                gauge.add_metric([lane], getattr(figures, name))
-            yield gauge
-        yield GaugeMetricFamily("wa_workers", "Workers alive", value=now.workers)
-        events = CounterMetricFamily("wa_events", "Events by kind and outcome", labels=["kind", "outcome"])
-        duplicates = CounterMetricFamily("wa_duplicates", "Copies of events that were dropped", labels=["kind"])
-        for count, value in sorted(now.counts.items()):
-            outcome, _, kind = count.partition(".")
-            if outcome == "duplicate":
-                duplicates.add_metric([kind], value)
-            else:
-                events.add_metric([kind, outcome], value)
-        yield events
-        yield duplicates
-
-
-class _Spool(Collector):
-    """The figures of the folder that all receiver processes share."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def collect(self) -> Iterable[Metric]:
-        try:
-            now = spool.figures(self._folder)
-        except OSError:
-            return
-        yield GaugeMetricFamily("wa_spool_notifications", "Notifications on the disk", value=now.notifications)
-        yield GaugeMetricFamily("wa_spool_bytes", "Bytes on the disk that Redis does not have", value=now.bytes)
-        yield GaugeMetricFamily("wa_spool_oldest_seconds", "Age of the oldest of them", value=now.oldest_seconds)
-        yield CounterMetricFamily("wa_spool_corrupt", "Damaged parts set aside", value=now.corrupt)
-
-
-_LANE_GAUGES = {
-    "waiting": "Notifications waiting",
-    "batches": "Batches waiting",
-    "oldest_seconds": "Age of the oldest waiting notification",
-    "working": "Notifications in work",
-    "retrying": "Events waiting for their next try",
-    "dead": "Dead letters",
-}

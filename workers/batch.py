@@ -184,6 +184,7 @@ class Runner:
             "probe": opened.probing,
             "records": results.records,
             "counts": results.counts,
+            "tally": results.tally | self.dispatcher.tally(),
             "fresh_failed": results.fresh_failed,
             "failed": results.failed,
             "succeeded": results.succeeded,
@@ -206,6 +207,7 @@ class Runner:
             FAILING,
             WAITS,
             DEATHS,
+            batches.TALLY,
         ]
         args = [
             orjson.dumps(head),
@@ -258,8 +260,8 @@ class _Account:
         self._halted |= self._settle(self._opened, how) in ("yield", "wait")
         self._settled_at = time.monotonic()
 
-    def tick(self) -> None:
-        if not self._halted and time.monotonic() - self._settled_at >= SETTLE_SECONDS:
+    def tick(self, now: float) -> None:
+        if not self._halted and now - self._settled_at >= SETTLE_SECONDS:
             self.settle("more")
 
     def halted(self) -> bool:

@@ -9,9 +9,11 @@ import asyncio
 import signal
 import time
 import traceback
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
+from ingest import tally
 from workers.events import Event
 from workers.handlers import Discard, Handler, Handlers, Reject, RetryIn
 
@@ -53,12 +55,13 @@ class Account(Protocol):
     """Who keeps account of a run.
 
     `admit` is asked right before an event's handlers are called; an outcome it returns stands for theirs. `finish` gets
-    each event's outcome. `tick` is called often while handlers run. While `halted` says so, no event is begun.
+    each event's outcome. `tick` is called often while handlers run. While `halted` says so, no event is begun. `now` is
+    of the monotonic clock: reading that costs more than most of what is done here for an event.
     """
 
     def admit(self, event: Event) -> Outcome | None: ...
-    def finish(self, index: int, event: Event, outcome: Outcome) -> None: ...
-    def tick(self) -> None: ...
+    def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None: ...
+    def tick(self, now: float) -> None: ...
     def halted(self) -> bool: ...
 
 
@@ -81,6 +84,8 @@ class Dispatcher:
         self._timeout = timeout
         self._stopping = stopping
         self._alarm = _Alarm()
+        self._took: defaultdict[str, list[float]] = defaultdict(list)  # seconds, by handler
+        self._failures: Counter[str] = Counter()
         self._runner: asyncio.Runner | None = None
         if handlers.any_async:
             import uvloop  # only where it is needed: sync handlers need no loop
@@ -99,10 +104,19 @@ class Dispatcher:
         for index, event in events:
             if self._stopping() or account.halted():
                 return
-            outcome = account.admit(event) or self._handle(event)
+            outcome, now = self._handle(event, account.admit(event))
             if outcome is not None:
-                account.finish(index, event, outcome)
-            account.tick()
+                account.finish(index, event, outcome, now)
+            account.tick(now)
+
+    def tally(self) -> dict[str, int]:
+        """What handlers took and how often they failed since the last call, as `ingest.tally` has it."""
+        fields = {f"{tally.HANDLER}|{name}|failed": count for name, count in self._failures.items()}
+        for name, seconds in self._took.items():
+            fields |= tally.observed(tally.HANDLER, name, seconds)
+        self._took.clear()
+        self._failures.clear()
+        return fields
 
     def stop_soon(self) -> None:
         """The worker was told to stop: give a running sync handler STOP_SECONDS, no more."""
@@ -112,28 +126,38 @@ class Dispatcher:
         if self._runner:
             self._runner.close()
 
-    def _handle(self, event: Event) -> Outcome | None:
-        """None: it was broken off because the worker stops, and counts as not begun."""
-        calls = self._handlers.calls(event)
+    def _handle(self, event: Event, outcome: Outcome | None) -> tuple[Outcome | None, float]:
+        """The outcome and when it came about; `outcome` when that is known already.
+
+        None: it was broken off because the worker stops, and counts as not begun.
+        """
+        began = time.monotonic()
+        calls = () if outcome else self._handlers.calls(event)
         if not calls:
-            return UNHANDLED
+            return outcome or UNHANDLED, began
         handler = calls[0][0]
         try:
             try:
-                self._alarm.begin(self._timeout)
+                self._alarm.begin(began, self._timeout)
                 for handler, argument in calls:
                     handler.call(argument)
+                    ended = time.monotonic()
+                    self._took[handler.name].append(ended - began)
+                    began = ended
             finally:
                 self._alarm.end()
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # a handler does not end the worker
             self._alarm.end()  # it may have rung in that line
-            return None if self._alarm.broken_off and self._stopping() else _outcome(error, handler, self._timeout)
-        return HANDLED
+            if self._alarm.broken_off and self._stopping():
+                return None, began
+            return self._outcome(error, handler, began)
+        return HANDLED, began
 
-    async def _handle_async(self, event: Event) -> Outcome:
-        calls = self._handlers.calls(event)
+    async def _handle_async(self, event: Event, outcome: Outcome | None) -> tuple[Outcome, float]:
+        began = time.monotonic()
+        calls = () if outcome else self._handlers.calls(event)
         if not calls:
-            return UNHANDLED
+            return outcome or UNHANDLED, began
         handler = calls[0][0]
         try:
             async with asyncio.timeout(self._timeout):
@@ -142,17 +166,28 @@ class Dispatcher:
                         await handler.call(argument)
                     else:
                         try:
-                            self._alarm.begin(self._timeout)
+                            self._alarm.begin(began, self._timeout)
                             handler.call(argument)
                         finally:
                             self._alarm.end()
+                    ended = time.monotonic()
+                    self._took[handler.name].append(ended - began)
+                    began = ended
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             self._alarm.end()
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise  # it is we who cancel it
-            return _outcome(error, handler, self._timeout)
-        return HANDLED
+            return self._outcome(error, handler, began)
+        return HANDLED, began
+
+    def _outcome(self, error: BaseException, handler: Handler, began: float) -> tuple[Outcome, float]:
+        now = time.monotonic()
+        self._took[handler.name].append(now - began)
+        outcome = _outcome(error, handler, self._timeout)
+        if outcome.name == "failed" and outcome.delay is None:  # RetryIn is a decision, not a breakdown
+            self._failures[handler.name] += 1
+        return outcome, now
 
     async def _run_async(self, events: Iterable[tuple[int, Event]], account: Account) -> None:
         groups = iter(_by_order_key(events))
@@ -162,8 +197,9 @@ class Dispatcher:
                 for index, event in group:
                     if self._stopping() or account.halted():
                         return
-                    account.finish(index, event, account.admit(event) or await self._handle_async(event))
-                    account.tick()
+                    outcome, now = await self._handle_async(event, account.admit(event))
+                    account.finish(index, event, outcome, now)
+                    account.tick(now)
 
         tasks = {asyncio.create_task(work()) for _ in range(self._concurrency)}
         deadline: float | None = None
@@ -173,7 +209,7 @@ class Dispatcher:
                 done, tasks = await asyncio.wait(tasks, timeout=_TICK, return_when=asyncio.FIRST_EXCEPTION)
                 for task in done:
                     task.result()
-                account.tick()
+                account.tick(time.monotonic())
                 if self._stopping():
                     deadline = deadline or loop.time() + STOP_SECONDS
                     if loop.time() > deadline:
@@ -228,9 +264,9 @@ class _Alarm:
         self._installed = False
         self.broken_off = False
 
-    def begin(self, seconds: float) -> None:
+    def begin(self, now: float, seconds: float) -> None:
         self.broken_off = False
-        self._deadline = time.monotonic() + seconds
+        self._deadline = now + seconds
         if not self._ticking:
             self._set(seconds)
 

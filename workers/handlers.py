@@ -40,11 +40,8 @@ class Handler(NamedTuple):
     wants: frozenset[str]
     """Message types, statuses or change fields; empty: all."""
     is_async: bool
-
-    @property
-    def name(self) -> str:
-        """`module.function`, for logs and metrics."""
-        return f"{getattr(self.call, '__module__', '?')}.{getattr(self.call, '__qualname__', type(self.call).__name__)}"
+    name: str
+    """`module.function`, for logs and metrics."""
 
 
 class Handlers:
@@ -96,7 +93,7 @@ class Handlers:
             is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
                 getattr(function, "__call__", None)  # noqa: B004 - an object with `async def __call__`
             )
-            self._registered.append(Handler(function, kind, frozenset(wants), is_async))
+            self._registered.append(Handler(function, kind, frozenset(wants), is_async, _name(function)))
             self._matching.clear()
             self.wants_profiles |= kind == "profile"
             return function
@@ -130,6 +127,10 @@ class Handlers:
             if len(self._matching) < 1000:  # the subject comes from outside
                 self._matching[kind, subject] = found
         return found
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"
 
 
 class HandlersError(Exception):

@@ -79,10 +79,10 @@ class _Account:
     def admit(self, event: Event) -> Outcome | None:
         return None
 
-    def finish(self, index: int, event: Event, outcome: Outcome) -> None:
+    def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
         self.outcomes[index] = outcome
 
-    def tick(self) -> None:
+    def tick(self, now: float) -> None:
         pass
 
     def halted(self) -> bool:

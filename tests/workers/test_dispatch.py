@@ -31,10 +31,10 @@ class Run:
     def admit(self, event: Event) -> Outcome | None:
         return None
 
-    def finish(self, index: int, event: Event, outcome: Outcome) -> None:
+    def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
         self.ends.append((event.id, outcome))
 
-    def tick(self) -> None:
+    def tick(self, now: float) -> None:
         self.ticks += 1
 
     def halted(self) -> bool:
@@ -259,7 +259,7 @@ def test_a_failing_tick_ends_the_run(message: Callable[..., bytes], is_async: bo
     class Gone(Exception):
         pass
 
-    def tick() -> None:
+    def tick(now: float) -> None:
         raise Gone
 
     run.tick = tick  # type: ignore[method-assign]
