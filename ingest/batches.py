@@ -18,6 +18,8 @@
 | `counts` | hash | what became of events, ever |
 | `tally` | hash | what else workers count, see `ingest/tally.py` |
 | `flow:T` | hash | notifications in and out per lane in the ten seconds T |
+| `steering` | hash | what an operator said: lanes that are paused, caps, see `ingest/steering.py` |
+| `history`, `history.turn` | stream, string | the backlog over the last hour, see `ingest/history.py` |
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from ingest import backlog, spool, tally
+from ingest import backlog, spool, steering, tally
 from ingest.routing import LANES
 
 _LANE_GAUGES = {
@@ -35,7 +35,7 @@ class InRedis(Collector):
         found: list[Metric] = []
         try:
             found += _backlog(backlog.read(self._redis))
-            for part in (_tally, _memory):
+            for part in (_tally, _steering, _memory):
                 found += _if_allowed(part, self._redis)
         except (RedisError, OSError):
             found = []
@@ -118,6 +118,18 @@ def _histogram(name: str, meaning: str, label: str, what: str, found: Mapping[st
             buckets.append(("+Inf" if bound == math.inf else str(bound), count))
         family.add_metric([value], buckets, parts.get("sum", 0) / 1_000_000)
     return family
+
+
+def _steering(redis: Redis) -> Iterator[Metric]:
+    now = steering.read(redis)
+    paused = GaugeMetricFamily("wa_lane_paused", "1 when an operator paused the lane", labels=["lane"])
+    limit = GaugeMetricFamily("wa_lane_limit", "Events per second that an operator allows it", labels=["lane"])
+    for lane in LANES:
+        paused.add_metric([lane], lane in now.paused)
+        if lane in now.limits:
+            limit.add_metric([lane], now.limits[lane])
+    yield paused
+    yield limit
 
 
 def _memory(redis: Redis) -> Iterator[Metric]:

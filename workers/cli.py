@@ -20,6 +20,7 @@ from ingest import backlog, connection, embedded, logs, processes, server, spool
 from ingest.settings import Settings, load, redis_url, variable
 from workers import checks
 from workers.dead_cli import dead
+from workers.drain_cli import drain
 from workers.handlers_cli import call, handlers
 from workers.senders.cloud_cli import cloud
 from workers.senders.coreapp_cli import coreapp_group
@@ -261,6 +262,7 @@ def check(as_json: bool) -> None:
 
 
 main.add_command(dead)
+main.add_command(drain)
 main.add_command(handlers)
 main.add_command(call)
 main.add_command(coreapp_group)

@@ -24,9 +24,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest import connection
+from ingest import dead as letters
 from ingest.routing import LANES
 from ingest.settings import Seconds
-from workers import dead as letters
 from workers.terminal import as_json, complete, current_settings, one_line, printable, span
 
 _KINDS = ("message", "status", "error", "change", "notification")

@@ -28,9 +28,9 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker import WorkerStatus
 
-from ingest import batches, connection, logs, processes, tally
+from ingest import batches, connection, dead, logs, processes, tally
 from ingest.settings import Settings, SettingsError, load
-from workers import batch, claims, dead, handlers, reaper
+from workers import batch, claims, handlers, reaper
 from workers.line import Line
 from workers.queue import BatchJob, BatchQueue, NoDeathPenalty, Taker, open_queues
 
