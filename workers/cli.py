@@ -22,6 +22,7 @@ from workers import checks
 from workers.dead_cli import dead
 from workers.drain_cli import drain
 from workers.handlers_cli import call, handlers
+from workers.pages import Commands, add_examples
 from workers.senders.cloud_cli import cloud
 from workers.senders.coreapp_cli import coreapp_group
 from workers.senders.simulate_cli import simulate
@@ -33,7 +34,7 @@ DATA = Path("data")
 _WATCH_SECONDS = 1.0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="wa-ingest")
 def main() -> None:
     """Take in WhatsApp Business notifications: durable in Redis, answered at once, handled by your code in workers.
@@ -141,7 +142,7 @@ def work(lanes: str | None, count: int | None, burst: bool) -> None:
 @click.option("--watch", is_flag=True, help="Refresh every second, until Ctrl-C.")
 @as_json
 def status(watch: bool, as_json: bool) -> None:
-    """Show what waits, how old it is, what is in work, what failed, and how fast it goes.
+    """Show what waits, how old it is, how fast it goes, what failed.
 
     Counts are notifications (retrying and dead: events). Rates are per second over the last minute. dead_expiring (of
     --json) are the dead letters that will be removed within two days, counted up to 100. With --watch and --json: one
@@ -222,7 +223,10 @@ def _spool_line(spooled: spool.Figures) -> str:
 @main.command()
 @as_json
 def settings(as_json: bool) -> None:
-    """Show every setting: its value now and what it means. Secrets are masked."""
+    """Show every setting: its value now and what it means.
+
+    Secrets are masked. Any variable may also be given as NAME_FILE, the path of a file that holds the value.
+    """
     with one_line():
         current = current_settings().model_dump(mode="json")
         fields = Settings.model_fields
@@ -244,7 +248,12 @@ def settings(as_json: bool) -> None:
 @main.command()
 @as_json
 def check(as_json: bool) -> None:
-    """Is everything fit for production? Exits 1 when something is not."""
+    """Is everything fit for production? Exits 1 when something is not.
+
+    Looks at the settings; at Redis: reachable, its version, append-only file, no eviction, memory left; at the spool's
+    folder, certificates and handlers; at who may post; at dead letters that will soon be removed. Each finding that is
+    not well says what to do.
+    """
     with one_line():
         current = load()
         redis_url(current)
@@ -268,6 +277,7 @@ main.add_command(call)
 main.add_command(coreapp_group)
 main.add_command(cloud)
 main.add_command(simulate)
+add_examples(main)
 
 if __name__ == "__main__":
     main()
