@@ -79,7 +79,7 @@ ROWS: dict[str, list[Panel]] = {
             texts=((0, "away"), (1, "up")),
         ),
         stat(
-            "Workers",
+            "Workers alive",
             "short",
             "Worker processes that gave a sign of life in the last ten seconds.",
             "max(wa_workers)",
@@ -236,12 +236,13 @@ ROWS: dict[str, list[Panel]] = {
             late(0.05, 0.5),
         ),
         Panel(
-            "In work and to be tried again",
+            "In work, to be tried again",
             "short",
-            "Notifications that workers have taken; events that wait for their next try.",
+            "Notifications that workers have taken; events that wait for their next try; batches that wait.",
             (
                 ("max by (lane) (wa_lane_working)", "{{lane}} in work"),
                 ("max by (lane) (wa_lane_retrying)", "{{lane}} to be tried again"),
+                ("max by (lane) (wa_lane_batches)", "{{lane}} batches"),
             ),
         ),
         Panel(
@@ -303,6 +304,12 @@ ROWS: dict[str, list[Panel]] = {
             ((None, "red"), (3 * 86_400, "orange"), (14 * 86_400, "green")),
         ),
         Panel(
+            "Paused",
+            "short",
+            "1: an operator paused the lane (wa-ingest pause, resume).",
+            (("max by (lane) (wa_lane_paused)", "{{lane}}"),),
+        ),
+        Panel(
             "Spool",
             "short",
             "Notifications on each receiver's disk that Redis does not have; damaged parts to look at.",
@@ -310,6 +317,14 @@ ROWS: dict[str, list[Panel]] = {
                 ("max by (instance) (wa_spool_notifications)", "{{instance}}"),
                 ("max by (instance) (wa_spool_corrupt_total)", "{{instance}} damaged parts"),
             ),
+            width=6,
+        ),
+        Panel(
+            "Bytes in the spool",
+            "bytes",
+            "Room that they take on the disk of WA_SPOOL_DIR.",
+            (("max by (instance) (wa_spool_bytes)", "{{instance}}"),),
+            width=6,
         ),
         Panel(
             "Age of the spool",
@@ -317,18 +332,14 @@ ROWS: dict[str, list[Panel]] = {
             "Age of the oldest notification on the disk.",
             (("max by (instance) (wa_spool_oldest_seconds)", "{{instance}}"),),
             late(60, 900),
-        ),
-        Panel(
-            "Paused",
-            "short",
-            "1: an operator paused the lane (wa-ingest pause, resume).",
-            (("max by (lane) (wa_lane_paused)", "{{lane}}"),),
+            width=6,
         ),
         Panel(
             "Limits",
             "cps",
             "Events per second that an operator allows; nothing is shown for a lane without a limit.",
             (("max by (lane) (wa_lane_limit)", "{{lane}}"),),
+            width=6,
         ),
     ],
 }
