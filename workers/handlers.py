@@ -115,7 +115,9 @@ class Handlers:
 
     def calls(self, event: Event) -> list[tuple[Handler, Event]]:
         """What is to be called for an event, and with what: a message may also be news of a profile."""
-        calls = [(handler, event) for handler in self._for(event.kind, event.subject)]
+        calls: list[tuple[Handler, Event]] = []
+        for handler in self._for(event.kind, event.subject):  # a comprehension costs a call before Python 3.12
+            calls.append((handler, event))
         if self.wants_profiles and isinstance(event, Message) and (profile := event.profile) is not None:
             calls += [(handler, profile) for handler in self._for("profile", None)]
         return calls
