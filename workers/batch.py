@@ -16,6 +16,7 @@ from ingest import batches
 from ingest.routing import lane_of
 from ingest.settings import Settings
 from workers import claims
+from workers.archive import Archive
 from workers.dispatch import Account, Dispatcher, Outcome
 from workers.events import Event, Status
 from workers.handlers import Handlers
@@ -77,6 +78,7 @@ class Runner:
         self._calls = itertools.count(time.time_ns() // 1000)  # above those of any earlier Runner of this name
         self._claims = claims.Claims(taker.line)
         self._profiles = Profiles(taker.line) if handlers.wants_profiles else None
+        self._archive = Archive(settings.archive_dir, taker.worker) if settings.archive_dir else None
         lanes = list(dict.fromkeys(map(lane_of, queues)))
         self._urgent = {lane: [q for q in queues if lane_of(q) in lanes[:rank]] for rank, lane in enumerate(lanes)}
         self.crashed = False
@@ -165,7 +167,11 @@ class Runner:
         """Settle what is done, as settle.lua describes, and return its reply. Raises Lost.
 
         With `may_wait` a batch that ends well is settled with the next call, and the answer is read when it comes.
+        What leaves the batch is in the archive first. While that cannot be written, nothing is settled: no more events
+        begin, and at the end of the batch this waits, until the worker is to stop.
         """
+        if self._archive and not self._archive.keep(opened.leaving(), lambda: how != "more" and not self._stopping()):
+            return "wait"
         if self._profiles:
             self._profiles.remember()
         results = opened.collect()

@@ -19,6 +19,7 @@ from rich.text import Text
 from ingest import backlog, connection, embedded, logs, processes, server, spool
 from ingest.settings import Settings, load, redis_url, variable
 from workers import checks
+from workers.archive_cli import archive, replay
 from workers.dead_cli import dead
 from workers.drain_cli import drain
 from workers.handlers_cli import call, handlers
@@ -272,6 +273,8 @@ def check(as_json: bool) -> None:
 
 main.add_command(dead)
 main.add_command(drain)
+main.add_command(archive)
+main.add_command(replay)
 main.add_command(handlers)
 main.add_command(call)
 main.add_command(coreapp_group)

@@ -8,7 +8,7 @@ SECTIONS = {
     "Run": ("up", "serve", "work"),
     "See": ("status", "check", "settings"),
     "Steer": ("drain",),
-    "Repair": ("dead",),
+    "Repair": ("dead", "archive", "replay"),
     "Write handlers": ("handlers", "call"),
     "Set the senders up, and play them": ("coreapp", "cloud", "simulate"),
 }
@@ -30,6 +30,12 @@ EXAMPLES = {
     "dead retry": ("wa-ingest dead retry --reason failed --dry-run", "wa-ingest dead retry --reason failed --yes"),
     "dead drop": ("wa-ingest dead drop --reason unreadable --older-than 7d",),
     "dead export": ("wa-ingest dead export -o letters.jsonl", "wa-ingest dead export --kind message"),
+    "archive": ("wa-ingest archive", "wa-ingest archive --json"),
+    "replay": (
+        "wa-ingest replay --from 2026-11-21T14:00 --to 2026-11-21T15:30 --dry-run",
+        "wa-ingest replay --kind message --contact 15550001 --again",
+        "wa-ingest replay /backup/2026-11-21 --lane messages --yes",
+    ),
     "handlers": ("wa-ingest handlers", "WA_HANDLERS=bot:handlers wa-ingest handlers --json"),
     "call": ("wa-ingest call body.json", "wa-ingest call - --json"),
     "coreapp login": ("wa-ingest coreapp login --user admin", "wa-ingest coreapp login --user admin --first"),

@@ -22,7 +22,7 @@ SECTIONS = {
     "Who may post": ("app_secret", "verify_token", "basic_auth", "path_secret", "allow_networks", "trusted_proxies"),
     "TLS": ("tls_cert", "tls_key", "tls_client_ca", "tls_client_name"),
     "Bounds of the receiver": ("max_body", "body_timeout", "max_pending", "max_connections"),
-    "Keeping": ("spool_dir", "dedup_window", "dead_age"),
+    "Keeping": ("spool_dir", "dedup_window", "dead_age", "archive_dir", "archive_age"),
     "Work": ("lanes", "partitions", "batch", "max_attempts", "status_order", "max_rss"),
 }
 """Every setting in one of them, in the order of the page."""

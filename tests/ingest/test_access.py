@@ -69,6 +69,7 @@ class System:
         return inherited | {
             "WA_REDIS_URL": self.url(user),
             "WA_HANDLERS": "bot:handlers",
+            "WA_ARCHIVE_DIR": str(self.folder / "archive"),
             "PYTHONPATH": str(ROOT),
             "SEEN": str(self.folder / "seen"),
         }
@@ -159,6 +160,8 @@ def test_everything_works_with_the_least_rights(
     assert receiver.post(b"unreadable").status == 200
     wait_for(lambda: system.admin.xlen(batches.dead_key("other")) == 1)
     assert "1 of 1" in system.run(*operator, "dead", "drop", "--yes")
+
+    assert "notifications fed back" in system.run(*operator, "replay", "--yes")
 
     found = {row["name"]: row["result"] for row in json.loads(system.ask(*operator, "check", "--json").stdout)}
     assert found["redis"] == "ok"
