@@ -138,8 +138,9 @@ class OpenBatch:
             self._markers.update(self._claim_of(event).markers)
         if id(event) in self._claims or outcome.name == "duplicate":
             self._done.append((event, outcome))
-            if outcome is HANDLED:
-                self._waits.append(self._clock + now - self._records[index].received_ms / 1000)
+            record = self._records[index]
+            if outcome is HANDLED and record.attempt:  # what comes from the archive has not waited for us
+                self._waits.append(self._clock + now - record.received_ms / 1000)
         else:
             self._unclaimed[index].append((event, outcome))
 

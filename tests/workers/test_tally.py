@@ -96,15 +96,16 @@ def test_a_lost_batch_counts_nothing(commit: Any, take: Any, runner: Any, status
     assert not redis.exists(batches.TALLY)
 
 
-def test_what_was_given_up_by_a_person_waits_for_nobody(
-    take: Any, runner: Any, status: Any, redis: Redis, commit: Any
+@pytest.mark.parametrize("record", [{"again": True}, {"attempt": 0}], ids=["dead letter", "archive"])
+def test_what_is_fed_back_has_not_waited(
+    record: dict[str, Any], take: Any, runner: Any, status: Any, redis: Redis, commit: Any
 ) -> None:
-    """A dead letter that is fed back after days is timed in its handler, not as a wait of its lane."""
+    """What a person feeds back after days is timed in its handler, not as a wait of its lane."""
     handlers = Handlers()
     handlers.status()(lambda event: None)
     commit(status())
     queue, batch = take()
-    redis.lset(batches.batch_key(batch), 0, batches.pack(status(), 1, again=True))
+    redis.lset(batches.batch_key(batch), 0, batches.pack(status(), 1, **record))
     runner(handlers).run(queue, batch)
     found = tally.read(redis)
     assert counted(next(iter(found[tally.HANDLER].values()))) == 1
