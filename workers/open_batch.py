@@ -97,26 +97,22 @@ class OpenBatch:
 
     def _is_ours(self, event: Event | Broken, record: batches.Record) -> bool:
         """Of a notification that went to several partitions, each takes its own contacts, the first all else."""
+        here = int(self.queue.rpartition(".")[2])
         if isinstance(event, Message):
-            return partition_of(event.order_key, record.share) == self._partition()
-        return self._is_first(record)
-
-    def _is_first(self, record: batches.Record) -> bool:
-        return min(partitions_of(orjson.loads(record.body), record.share)) == self._partition()
-
-    def _partition(self) -> int:
-        return int(self.queue.rpartition(".")[2])
+            return partition_of(event.order_key, record.share) == here
+        return min(partitions_of(orjson.loads(record.body), record.share)) == here
 
     def leaving(self) -> list[tuple[int, bytes]]:
         """The notifications, each (arrival in ms, body), that the next `collect` takes out of the batch.
 
-        Of one that went to several partitions the first counts; retries and what somebody asked for again do not.
+        Of one that went to several partitions each gives it: what is settled is in the archive, whichever is first.
+        Retries and what somebody asked for again are not given.
         """
         done = itertools.takewhile(lambda n: self._left[n] == 0, range(self._first, len(self._left)))
         return [
             (record.received_ms, record.body)
             for record in map(self._records.__getitem__, done)
-            if record.attempt == 1 and not record.again and (not record.share or self._is_first(record))
+            if record.attempt == 1 and not record.again
         ]
 
     def again(self, index: int) -> bool:
