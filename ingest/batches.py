@@ -19,6 +19,7 @@
 | `tally` | hash | what else workers count, see `ingest/tally.py` |
 | `flow:T` | hash | notifications in and out per lane in the ten seconds T |
 | `steering` | hash | what an operator said: lanes that are paused, caps, see `ingest/steering.py` |
+| `rates` | hash | tokens of handlers with a rate, see `workers/turns.py` |
 | `history`, `history.turn` | stream, string | the backlog over the last hour, see `ingest/history.py` |
 """
 

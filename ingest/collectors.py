@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from ingest import backlog, spool, steering, tally
 from ingest.routing import LANES
 
-_LANE_GAUGES = {
+LANE_GAUGES = {
     "waiting": "Notifications waiting",
     "batches": "Batches waiting",
     "oldest_seconds": "Age of the oldest waiting notification",
@@ -69,7 +69,7 @@ def _if_allowed(part: Callable[[Redis], Iterator[Metric]], redis: Redis) -> list
 
 
 def _backlog(now: backlog.Backlog) -> Iterator[Metric]:
-    for name, meaning in _LANE_GAUGES.items():
+    for name, meaning in LANE_GAUGES.items():
         gauge = GaugeMetricFamily(f"wa_lane_{name}", meaning, labels=["lane"])
         for lane, figures in now.lanes.items():
             gauge.add_metric([lane], getattr(figures, name))

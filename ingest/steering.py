@@ -30,6 +30,11 @@ class Steering(NamedTuple):
 def read(redis: Redis) -> Steering:
     """What is in force at this moment."""
     found: Any = redis.hgetall(STEERING)
+    return parse(found)
+
+
+def parse(found: dict[bytes, bytes]) -> Steering:
+    """What the hash says."""
     paused: dict[str, int] = {}
     limits: dict[str, float] = {}
     for field, value in found.items():

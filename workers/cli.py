@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ingest import backlog, connection, embedded, logs, processes, server, spool
+from ingest import backlog, connection, embedded, logs, processes, rates, server, spool
 from ingest.settings import Settings, load, redis_url, variable
 from workers import checks
 from workers.archive_cli import archive, replay
@@ -27,7 +27,8 @@ from workers.pages import Commands, add_examples
 from workers.senders.cloud_cli import cloud
 from workers.senders.coreapp_cli import coreapp_group
 from workers.senders.simulate_cli import simulate
-from workers.terminal import as_json, current_settings, one_line, span
+from workers.steering_cli import limit, pause, resume
+from workers.terminal import as_json, clock, current_settings, one_line, span
 
 DATA = Path("data")
 """Where `up` keeps everything, below the working folder."""
@@ -145,9 +146,9 @@ def work(lanes: str | None, count: int | None, burst: bool) -> None:
 def status(watch: bool, as_json: bool) -> None:
     """Show what waits, how old it is, how fast it goes, what failed.
 
-    Counts are notifications (retrying and dead: events). Rates are per second over the last minute. dead_expiring (of
-    --json) are the dead letters that will be removed within two days, counted up to 100. With --watch and --json: one
-    JSON object a line.
+    Counts are notifications (retrying and dead: events). Rates are per second over the last minute. Lanes that are
+    paused or capped are named. dead_expiring (of --json) are the dead letters that will be removed within two days,
+    counted up to 100. With --watch and --json: one JSON object a line.
     """
     with one_line():
         settings = current_settings()
@@ -201,12 +202,18 @@ def _status_table(now: backlog.Backlog, spooled: spool.Figures | None) -> Render
             Text(f"{lane.dead:,}", style="red" if lane.dead else ""),
             f"{lane.rate_in:,.0f}",
             f"{lane.rate_out:,.0f}",
-            "-" if left == 0 else "growing" if left is None else span(left),
+            "paused" if lane.paused else "-" if left == 0 else "growing" if left is None else span(left),
         )
     workers = Text(f"workers: {now.workers}", style="" if now.workers else "bold red")
     if now.suspended:
         workers.append("  suspended, `rq resume` lets them go on", style="bold red")
     lines: list[RenderableType] = [table, workers]
+    for name, lane in now.lanes.items():
+        if lane.paused_since:
+            text = f"{name}: paused since {clock(lane.paused_since)}, `wa-ingest resume {name}` lets it go on"
+            lines.append(Text(text, style="bold red"))
+        if lane.limit:
+            lines.append(Text(f"{name}: at most {rates.in_words(lane.limit)}, `wa-ingest limit`", style="yellow"))
     if spooled and (spooled.notifications or spooled.corrupt):
         lines.append(Text(_spool_line(spooled), style="red"))
     expiring = {name: lane.dead_expiring for name, lane in now.lanes.items()}
@@ -271,6 +278,9 @@ def check(as_json: bool) -> None:
             sys.exit(1)
 
 
+main.add_command(pause)
+main.add_command(resume)
+main.add_command(limit)
 main.add_command(dead)
 main.add_command(drain)
 main.add_command(archive)

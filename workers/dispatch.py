@@ -9,18 +9,21 @@ import asyncio
 import signal
 import time
 import traceback
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 from ingest import tally
 from workers.events import Event
 from workers.handlers import Discard, Handler, Handlers, Reject, RetryIn
+from workers.turns import Gate, NotYet, Turns, longest_wait
 
 STOP_SECONDS = 6.0
 """How long handlers that run when the worker is told to stop may still take; then they are broken off."""
 
 _TICK = 0.25
+_SLICE = 0.05  # how soon a call sees that it may begin after all
 _AGAIN = 1.0  # a time-out that the handler swallowed comes again
 
 
@@ -54,12 +57,14 @@ UNHANDLED = Outcome("unhandled")
 class Account(Protocol):
     """Who keeps account of a run.
 
-    `admit` is asked right before an event's handlers are called; an outcome it returns stands for theirs. `finish` gets
-    each event's outcome. `tick` is called often while handlers run. While `halted` says so, no event is begun. `now` is
-    of the monotonic clock: reading that costs more than most of what is done here for an event.
+    `admit` is asked right before an event's handlers are called; an outcome it returns stands for theirs. `put_off`
+    takes that back: the event has to wait for its turn. `finish` gets each event's outcome. `tick` is called often
+    while handlers run. While `halted` says so, no event is begun. `now` is of the monotonic clock: reading that costs
+    more than most of what is done here for an event.
     """
 
     def admit(self, event: Event) -> Outcome | None: ...
+    def put_off(self) -> None: ...
     def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None: ...
     def tick(self, now: float) -> None: ...
     def halted(self) -> bool: ...
@@ -69,7 +74,7 @@ class Dispatcher:
     """Runs events through handlers.
 
     `timeout` is in seconds for one event. `stopping()` is asked before each event: what was not begun then is left
-    out.
+    out. Without `turns`, handlers' own rate and concurrency do not count.
     """
 
     def __init__(
@@ -78,11 +83,13 @@ class Dispatcher:
         concurrency: int,
         timeout: float,
         stopping: Callable[[], bool],
+        turns: Turns | None = None,
     ) -> None:
         self._handlers = handlers
         self._concurrency = concurrency
         self._timeout = timeout
         self._stopping = stopping
+        self._turns = turns
         self._alarm = _Alarm()
         self._took: defaultdict[str, list[float]] = defaultdict(list)  # seconds, by handler
         self._failures: Counter[str] = Counter()
@@ -102,11 +109,18 @@ class Dispatcher:
             self._runner.run(self._run_async(events, account))
             return
         for index, event in events:
-            if self._stopping() or account.halted():
-                return
-            outcome, now = self._handle(event, account.admit(event))
-            if outcome is not None:
-                account.finish(index, event, outcome, now)
+            outcome = None
+            while outcome is None:
+                if self._stopping() or account.halted():
+                    return
+                try:
+                    outcome = account.admit(event)
+                    outcome, now = (outcome, time.monotonic()) if outcome else self._handle(event)
+                except NotYet as turn:
+                    account.put_off()
+                    time.sleep(min(turn.seconds, _TICK))
+                    account.tick(time.monotonic())
+            account.finish(index, event, outcome, now)
             account.tick(now)
 
     def tally(self) -> dict[str, int]:
@@ -126,15 +140,16 @@ class Dispatcher:
         if self._runner:
             self._runner.close()
 
-    def _handle(self, event: Event, outcome: Outcome | None) -> tuple[Outcome | None, float]:
-        """The outcome and when it came about; `outcome` when that is known already.
+    def _handle(self, event: Event) -> tuple[Outcome | None, float]:
+        """The outcome, and when it came about. Raises NotYet.
 
         None: it was broken off because the worker stops, and counts as not begun.
         """
-        began = time.monotonic()
-        calls = () if outcome else self._handlers.calls(event)
+        calls = self._handlers.calls(event)
         if not calls:
-            return outcome or UNHANDLED, began
+            return UNHANDLED, time.monotonic()
+        gates = self._turns.begin(calls) if self._handlers.any_throttled and self._turns else ()
+        began = time.monotonic()
         handler = calls[0][0]
         try:
             try:
@@ -151,13 +166,18 @@ class Dispatcher:
             if self._alarm.broken_off and self._stopping():
                 return None, began
             return self._outcome(error, handler, began)
+        finally:
+            for gate in gates:
+                gate.end()
         return HANDLED, began
 
-    async def _handle_async(self, event: Event, outcome: Outcome | None) -> tuple[Outcome, float]:
-        began = time.monotonic()
-        calls = () if outcome else self._handlers.calls(event)
+    async def _handle_async(self, event: Event) -> tuple[Outcome, float]:
+        """Raises NotYet, before it waits for anything."""
+        calls = self._handlers.calls(event)
         if not calls:
-            return outcome or UNHANDLED, began
+            return UNHANDLED, time.monotonic()
+        gates = self._turns.begin(calls) if self._handlers.any_throttled and self._turns else ()
+        began = time.monotonic()
         handler = calls[0][0]
         try:
             async with asyncio.timeout(self._timeout):
@@ -179,6 +199,9 @@ class Dispatcher:
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise  # it is we who cancel it
             return self._outcome(error, handler, began)
+        finally:
+            for gate in gates:
+                gate.end()
         return HANDLED, began
 
     def _outcome(self, error: BaseException, handler: Handler, began: float) -> tuple[Outcome, float]:
@@ -190,14 +213,39 @@ class Dispatcher:
         return outcome, now
 
     async def _run_async(self, events: Iterable[tuple[int, Event]], account: Account) -> None:
-        groups = iter(_by_order_key(events))
+        groups = _Groups(events)
+        in_flight = 0
 
         async def work() -> None:
-            for group in groups:
-                for index, event in group:
-                    if self._stopping() or account.halted():
+            nonlocal in_flight
+            while True:
+                group = groups.next()
+                if group is None:
+                    if self._stopping() or not groups.waits or (account.halted() and not in_flight):
                         return
-                    outcome, now = await self._handle_async(event, account.admit(event))
+                    await asyncio.sleep(min(groups.waits, _TICK))
+                    continue
+                for index, event in group:
+                    while account.halted():
+                        if self._stopping() or not in_flight:
+                            return
+                        await asyncio.sleep(_SLICE)  # for what is in flight the batch waits anyway
+                    if self._stopping():
+                        return
+                    try:
+                        outcome = account.admit(event)
+                        if outcome is None:
+                            in_flight += 1
+                            try:
+                                outcome, now = await self._handle_async(event)
+                            finally:
+                                in_flight -= 1
+                        else:
+                            now = time.monotonic()
+                    except NotYet as turn:
+                        account.put_off()
+                        groups.put_back(turn.gates, chain([(index, event)], group))
+                        break
                     account.finish(index, event, outcome, now)
                     account.tick(now)
 
@@ -234,6 +282,32 @@ def _by_order_key(events: Iterable[tuple[int, Event]]) -> list[list[tuple[int, E
                 by_key[item[1].kind, key] = group
         group.append(item)
     return groups
+
+
+class _Groups:
+    """Groups that may run side by side: first those whose turn has come, then others in order of their first event."""
+
+    def __init__(self, events: Iterable[tuple[int, Event]]) -> None:
+        self._fresh = iter(_by_order_key(events))
+        self._waiting: dict[tuple[Gate, ...], deque[Iterator[tuple[int, Event]]]] = {}
+        self.waits = 0.0
+        """When `next` found none: seconds until it may find one that waits for its turn; 0: none does."""
+
+    def next(self) -> Iterator[tuple[int, Event]] | None:
+        """The next group to go on with. What waits for the same turn keeps its order."""
+        self.waits = 0.0
+        for gates, waiting in self._waiting.items():
+            if waiting:
+                seconds = longest_wait(gates)
+                if not seconds:
+                    return waiting.popleft()
+                self.waits = min(self.waits or seconds, seconds)
+        group = next(self._fresh, None)
+        return None if group is None else iter(group)
+
+    def put_back(self, gates: tuple[Gate, ...], group: Iterator[tuple[int, Event]]) -> None:
+        """The first event of that group has to wait at one of these gates."""
+        self._waiting.setdefault(gates, deque()).append(group)
 
 
 def _outcome(error: BaseException, handler: Handler, timeout: float) -> Outcome:

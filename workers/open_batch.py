@@ -69,6 +69,7 @@ class OpenBatch:
         self.batch = batch
         self.holder = holder  # what `taken` said when the records were read: the fence of each settle
         self.events: list[tuple[int, Event]] = []
+        self.allowance: int | None = None  # of a capped lane: how many events may still be begun
         self.probing = False  # the lane waits, and nothing of this batch has shown yet whether it still has to
         self._records = [batches.unpack(record) for record in records]
         self._max_attempts = max_attempts

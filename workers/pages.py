@@ -7,7 +7,7 @@ import click
 SECTIONS = {
     "Run": ("up", "serve", "work"),
     "See": ("status", "check", "settings"),
-    "Steer": ("drain",),
+    "Steer": ("drain", "pause", "resume", "limit"),
     "Repair": ("dead", "archive", "replay"),
     "Write handlers": ("handlers", "call"),
     "Set the senders up, and play them": ("coreapp", "cloud", "simulate"),
@@ -25,6 +25,9 @@ EXAMPLES = {
     "settings": ("wa-ingest settings",),
     "check": ("wa-ingest check", "wa-ingest check --json"),
     "drain": ("wa-ingest drain", "wa-ingest drain messages --processes 4"),
+    "pause": ("wa-ingest pause", "wa-ingest pause statuses other"),
+    "resume": ("wa-ingest resume", "wa-ingest resume statuses --json"),
+    "limit": ("wa-ingest limit statuses 200/s", "wa-ingest limit statuses off", "wa-ingest limit"),
     "dead list": ("wa-ingest dead list --lane messages --newer-than 25h", "wa-ingest dead list --reason failed --json"),
     "dead show": ("wa-ingest dead show messages/1700000000000-0",),
     "dead retry": ("wa-ingest dead retry --reason failed --dry-run", "wa-ingest dead retry --reason failed --yes"),
