@@ -16,6 +16,7 @@
 | `doorbell:LANE` | list | at most one token; idle workers block on it |
 | `dead:LANE` | stream | dead letters |
 | `counts` | hash | what became of events, ever |
+| `tally` | hash | what else workers count, see `ingest/tally.py` |
 | `flow:T` | hash | notifications in and out per lane in the ten seconds T |
 | `steering` | hash | what an operator said: lanes that are paused, caps, see `ingest/steering.py` |
 | `rates` | hash | tokens of handlers with a rate, see `workers/turns.py` |
@@ -38,8 +39,8 @@ from rq.serializers import JSONSerializer
 # Ours live under RQ's prefix, so that a {hash tag} in RQ_KEY_PREFIX puts all keys of a script into one Cluster slot.
 RQ = RQ_KEY_PREFIX
 WA = f"{RQ}:wa:"
-LEDGER, TAILS, TAKEN, LEASES, ALIVE, COUNTS = (
-    WA + name for name in ("ledger", "tails", "taken", "leases", "alive", "counts")
+LEDGER, TAILS, TAKEN, LEASES, ALIVE, COUNTS, TALLY = (
+    WA + name for name in ("ledger", "tails", "taken", "leases", "alive", "counts", "tally")
 )
 FLOW = WA + "flow:"
 RQ_QUEUES = f"{RQ}:queues"

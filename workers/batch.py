@@ -200,6 +200,7 @@ class Runner:
             "probe": opened.probing,
             "records": results.records,
             "counts": results.counts,
+            "tally": results.tally | self.dispatcher.tally(),
             "fresh_failed": results.fresh_failed,
             "failed": results.failed,
             "succeeded": results.succeeded,
@@ -225,6 +226,7 @@ class Runner:
             WAITS,
             DEATHS,
             steering.STEERING,
+            batches.TALLY,
         ]
         args = [
             orjson.dumps(head),
@@ -287,8 +289,8 @@ class _Account:
         if self._opened.allowance and not self._halted:
             self._ask_for_more()  # what was granted long ago would come on top of what others get now
 
-    def tick(self) -> None:
-        if not self._halted and time.monotonic() - self._settled_at >= SETTLE_SECONDS:
+    def tick(self, now: float) -> None:
+        if not self._halted and now - self._settled_at >= SETTLE_SECONDS:
             self.settle("more")
 
     def halted(self) -> bool:
