@@ -60,10 +60,12 @@ class Stack:
     """`settings` are variables of the compose file; ports that it publishes are free ones on loopback."""
 
     def __init__(self, compose: Sequence[str], env_file: Path, file: str, **settings: str) -> None:
-        published = re.findall(r"\$\{(WA_\w*PUBLISH\w*):-", (ROOT / file).read_text())
+        text = (ROOT / file).read_text()
+        published = re.findall(r"\$\{(WA_\w*PUBLISH\w*):-", text)
         self.ports = dict(zip(published, free_ports(len(published)), strict=True))
         self.port, self.admin_port = self.ports["WA_PUBLISH"], self.ports.get("WA_ADMIN_PUBLISH", 0)
         self.project = f"wa-ingest-test-{os.getpid()}-{self.port}"
+        self._receiver = "receiver1" if "  receiver1:" in text else "receiver"
         self._compose = [*compose, "-f", str(ROOT / file), "--env-file", str(env_file), "-p", self.project]
         addresses = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
         self._env = clean_environment() | addresses | settings
@@ -106,8 +108,8 @@ class Stack:
         return found
 
     def status(self) -> dict[str, Any]:
-        """What `wa-ingest status --json` prints in a worker's container."""
-        status: dict[str, Any] = json.loads(self.compose("exec", "-T", "worker", "wa-ingest", "status", "--json"))
+        """What `wa-ingest status --json` prints in a receiver's container."""
+        status: dict[str, Any] = json.loads(self.compose("exec", "-T", self._receiver, "wa-ingest", "status", "--json"))
         return status
 
     def lanes(self) -> Lanes:
