@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
 
-from ingest import batches
+from ingest import batches, steering
 from ingest.routing import LANES, lane_of
 
 ALIVE_MS = 10_000
@@ -24,7 +25,10 @@ _RATE_BUCKETS = 6  # whole buckets that a rate is taken over: one minute
 
 @dataclass
 class Lane:
-    """One lane. Counts are notifications (`retrying`: events), unless they say batches."""
+    """One lane. Counts are notifications (`retrying`: events), unless they say batches.
+
+    `paused_since` is an ISO 8601 time; `limit` the most events per second that handlers get, or None.
+    """
 
     waiting: int = 0
     batches: int = 0
@@ -35,10 +39,15 @@ class Lane:
     dead_expiring: int = 0
     rate_in: float = 0.0
     rate_out: float = 0.0
+    paused: bool = False
+    paused_since: str | None = None
+    limit: float | None = None
 
     @property
     def seconds_to_empty(self) -> float | None:
-        """At the last minute's rates; None when the backlog is not shrinking, 0 when there is none."""
+        """At the last minute's rates; None when paused or when the backlog does not shrink, 0 when there is none."""
+        if self.paused:
+            return None
         if not self.waiting:
             return 0.0
         shrinking = self.rate_out - self.rate_in
@@ -91,16 +100,22 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         pipe.zcount(batches.ALIVE, now_ms - ALIVE_MS, "+inf")
         pipe.exists(f"{batches.RQ}:suspended")
         pipe.hgetall(batches.COUNTS)
+        pipe.hgetall(steering.STEERING)
         for lane in LANES:
             pipe.xlen(batches.dead_key(lane))
         for back in range(1, _RATE_BUCKETS + 1):
             pipe.hgetall(f"{batches.FLOW}{bucket - back}")
-        ledger, taken, workers, suspended, counts, *rest = pipe.execute()
+        ledger, taken, workers, suspended, counts, said, *rest = pipe.execute()
 
     lanes = {name: Lane(dead=dead) for name, dead in zip(LANES, rest, strict=False)}
     if dead_age is not None:
         for name, count in expiring(redis, dead_age).items():
             lanes[name].dead_expiring = count
+    said = steering.parse(said)
+    for name, figures in lanes.items():
+        figures.limit = said.limits.get(name)
+        if name in said.paused:
+            figures.paused, figures.paused_since = True, _iso(said.paused[name])
     owed = {member.decode(): score for member, score in ledger}
     in_work = {member.decode() for member in taken}
     scheduled = _scheduled(redis, {member.partition("|")[0] for member in owed})
@@ -123,6 +138,10 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
             else:
                 lanes[name].rate_out += rate
     return Backlog(lanes, workers, bool(suspended), {k.decode(): int(v) for k, v in counts.items()})
+
+
+def _iso(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 def _scheduled(redis: Redis, queues: set[str]) -> set[str]:

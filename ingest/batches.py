@@ -17,6 +17,9 @@
 | `dead:LANE` | stream | dead letters |
 | `counts` | hash | what became of events, ever |
 | `flow:T` | hash | notifications in and out per lane in the ten seconds T |
+| `steering` | hash | what an operator said: lanes that are paused, caps, see `ingest/steering.py` |
+| `rates` | hash | tokens of handlers with a rate, see `workers/turns.py` |
+| `history`, `history.turn` | stream, string | the backlog over the last hour, see `ingest/history.py` |
 """
 
 from __future__ import annotations
@@ -59,9 +62,10 @@ _HEADER = Struct(">Q")
 class Record(NamedTuple):
     """One notification in a batch.
 
-    `attempt` counts from 1, to 127. `share` is 0, or the number of partitions when only the contacts of this queue's
-    partition count (see `ingest.routing.Place`). `again` is set when somebody asked for it to be handled once more,
-    whether it was handled before or not.
+    `attempt` counts from 1, to 127; 0 is the first try of what was fed back from the archive, and is there already.
+    `share` is 0, or the number of partitions when only the contacts of this queue's partition count (see
+    `ingest.routing.Place`). `again` is set when somebody asked for it to be handled once more, whether it was handled
+    before or not.
     """
 
     received_ms: int

@@ -50,7 +50,7 @@ class Kind:
     """A kind of child: `python -m module arguments`, `count` times.
 
     `ends` is True when exit status 0 means that its work is done (`--burst`). `ready` says whether the others may be
-    started.
+    started. `output` is the file descriptor that they print to, None: where this process prints.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Kind:
     count: int = 1
     ends: bool = False
     ready: Callable[[], bool] = lambda: True
+    output: int | None = None
     children: list[_Child] = field(default_factory=list)
 
 
@@ -139,7 +140,12 @@ def _signals() -> Iterator[Callable[[float | None], bool]]:
 
 def _start(kind: Kind, env: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - our own modules
-        [sys.executable, "-m", kind.module, *kind.arguments], stdin=subprocess.PIPE, start_new_session=True, env=env
+        [sys.executable, "-m", kind.module, *kind.arguments],
+        stdin=subprocess.PIPE,
+        stdout=kind.output,
+        stderr=kind.output,
+        start_new_session=True,
+        env=env,
     )
 
 

@@ -36,7 +36,7 @@ _MAGIC = b"\xf5wa1"  # 0xF5 is in no UTF-8 text
 _HEADER = Struct(">4sIQQI")
 _HEAD = _HEADER.size + _CRC.size
 
-_sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 
 @dataclass(eq=False)
@@ -83,14 +83,14 @@ class Writer:
         for received_ms, body in notifications:
             header = _HEADER.pack(_MAGIC, len(body), received_ms, now, value(body))
             parts += (header, _CRC.pack(extend(self._seed, header)), body)
-        length = _write_all(self._fd, b"".join(parts), self.length)
+        length = write_all(self._fd, b"".join(parts), self.length)
         self._count += len(notifications)
-        _write_all(self._fd, _WRITTEN.pack(self._count), 0)
+        write_all(self._fd, _WRITTEN.pack(self._count), 0)
         self.length = length
 
     def sync(self, is_new: bool) -> None:
         """Return when all that was written is on the disk; of a new segment, its name too."""
-        _sync(self._fd)
+        sync(self._fd)
         if is_new:
             sync_folder(self._path.parent)
 
@@ -179,8 +179,8 @@ def _set_aside(segment: Segment, file: BinaryIO, start: int, end: int) -> None:
     file.seek(start)
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        _write_all(fd, file.read(end - start), 0)
-        _sync(fd)
+        write_all(fd, file.read(end - start), 0)
+        sync(fd)
     finally:
         os.close(fd)
     sync_folder(target.parent)
@@ -193,7 +193,7 @@ def _seed(path: Path) -> int:
     return seed
 
 
-def _write_all(fd: int, data: bytes, offset: int) -> int:
+def write_all(fd: int, data: bytes, offset: int) -> int:
     """The offset behind the data. A disk that fills up takes a part first."""
     left = memoryview(data)
     while left:

@@ -199,6 +199,10 @@ class Settings(BaseSettings):
     batch: int = Field(500, ge=1, le=10_000, description="notifications in a batch at most")
     max_attempts: int = Field(8, ge=1, le=127, description="tries of an event before it is a dead letter")
     dead_age: Seconds = Field(14 * 86400.0, description="how long a dead letter is kept")
+    archive_dir: Path | None = Field(
+        None, description="folder where workers keep every notification they settle; unset: none is kept"
+    )
+    archive_age: Seconds = Field(30 * 86400.0, description="how long the archive's files are kept")
     handler_timeout: Seconds = Field(30.0, description="time for one event")
     concurrency: int = Field(50, ge=1, le=10_000, description="async handlers in flight in a worker process")
 

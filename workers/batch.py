@@ -12,10 +12,11 @@ import orjson
 import structlog
 from redis.exceptions import ConnectionError, TimeoutError
 
-from ingest import batches
+from ingest import batches, steering
 from ingest.routing import lane_of
 from ingest.settings import Settings
 from workers import claims
+from workers.archive import Archive
 from workers.dispatch import Account, Dispatcher, Outcome
 from workers.events import Event, Status
 from workers.handlers import Handlers
@@ -23,6 +24,7 @@ from workers.open_batch import OpenBatch
 from workers.profiles import Profiles
 from workers.queue import SPENT, WAITS, Taken, Taker
 from workers.reaper import DEATHS
+from workers.turns import Buckets, Granted, Turns, with_bucket
 
 log = structlog.get_logger()
 
@@ -73,22 +75,28 @@ class Runner:
         self._settings = settings
         self._stopping = stopping
         self._template = batches.job_template()
-        self._script = taker.line.script(batches.lua(__file__, "settle.lua"))
+        self._script = taker.line.script(with_bucket(batches.lua(__file__, "settle.lua")))
+        self._buckets = Buckets(taker.line)
         self._calls = itertools.count(time.time_ns() // 1000)  # above those of any earlier Runner of this name
         self._claims = claims.Claims(taker.line)
         self._profiles = Profiles(taker.line) if handlers.wants_profiles else None
+        self._archive = Archive(settings.archive_dir, taker.worker) if settings.archive_dir else None
         lanes = list(dict.fromkeys(map(lane_of, queues)))
         self._urgent = {lane: [q for q in queues if lane_of(q) in lanes[:rank]] for rank, lane in enumerate(lanes)}
         self.crashed = False
         """True when a batch ended in a way that nobody foresaw."""
-        self.dispatcher = Dispatcher(handlers, settings.concurrency, settings.handler_timeout, stopping)
+        # The end of what is given at a time waits for its last handler: that should not come often.
+        taker.width = 4 * settings.concurrency if handlers.any_async else 1
+        turns = Turns(taker.line)
+        self.dispatcher = Dispatcher(handlers, settings.concurrency, settings.handler_timeout, stopping, turns)
 
     def run(self, queue: str, batch: str, taken: Taken | None = None) -> None:
         """Handle what is left of a batch.
 
         Ends early, and what was not begun goes back to the front of its queue, when a more urgent lane waits, when
-        everything fails, or when this worker is to stop; ends without a trace when the batch is another worker's by
-        now. Of a batch that is the try of a lane that waits, one event is tried before the others.
+        everything fails, when the lane is paused or at its cap, or when this worker is to stop; ends without a trace
+        when the batch is another worker's by now. Of a batch that is the try of a lane that waits, one event is tried
+        before the others.
 
         `taken` is what take.lua gave with it; then the last settle may still be on its way at the return: it goes out
         with the taker's next call.
@@ -102,15 +110,16 @@ class Runner:
             raise
 
     def _run(self, queue: str, batch: str, taken: Taken | None) -> None:
-        probe, holder, records = taken or self._look(queue, batch)
+        probe, holder, records, allowance = taken or self._look(queue, batch)
         if holder.partition("#")[0] != self._taker.worker:
             _lost(queue, batch)
             return
         opened = OpenBatch(queue, batch, records, self._settings.max_attempts, holder)
+        opened.allowance = allowance
         if self._profiles:
             self._profiles.ask(event for _, event in opened.events)
         todo = self._claim(opened)
-        account = _Account(opened, self._settle, drops=self._settings.status_order == "drop")
+        account = _Account(opened, self._settle, self._exchange, drops=self._settings.status_order == "drop")
         watched: Account = self._profiles.watch(account) if self._profiles else account
         try:
             if probe:
@@ -161,11 +170,18 @@ class Runner:
             todo.append((index, event))
         return todo if len(asked) == len(opened.events) else sorted(todo, key=lambda one: one[0])
 
+    def _exchange(self, opened: OpenBatch) -> Granted:
+        return self._buckets.exchange(steering.STEERING, lane_of(opened.queue), unused=opened.allowance or 0)
+
     def _settle(self, opened: OpenBatch, how: str, may_wait: bool = False) -> str:
         """Settle what is done, as settle.lua describes, and return its reply. Raises Lost.
 
         With `may_wait` a batch that ends well is settled with the next call, and the answer is read when it comes.
+        What leaves the batch is in the archive first. While that cannot be written, nothing is settled: no more events
+        begin, and at the end of the batch this waits, until the worker is to stop.
         """
+        if self._archive and not self._archive.keep(opened.leaving(), lambda: how != "more" and not self._stopping()):
+            return "wait"
         if self._profiles:
             self._profiles.remember()
         results = opened.collect()
@@ -190,6 +206,8 @@ class Runner:
             "spent": results.spent_ms,
             "window": self._settings.dedup_window,
             "urgent": self._urgent.get(lane, []),
+            "capped": opened.allowance is not None,
+            "unused": 0 if how == "more" else opened.allowance or 0,
             "letters": len(results.letters),
             "retries": [(retry.id, retry.delay, len(records)) for retry, records in results.retries.items()],
         }
@@ -206,6 +224,7 @@ class Runner:
             FAILING,
             WAITS,
             DEATHS,
+            steering.STEERING,
         ]
         args = [
             orjson.dumps(head),
@@ -243,13 +262,21 @@ def _lost(queue: str, batch: str) -> None:
 
 
 class _Account:
-    """Settles a batch while its events are dispatched."""
+    """Settles a batch while its events are dispatched, and sees that a capped lane keeps to its rate."""
 
-    def __init__(self, opened: OpenBatch, settle: Callable[[OpenBatch, str], str], drops: bool) -> None:
+    def __init__(
+        self,
+        opened: OpenBatch,
+        settle: Callable[[OpenBatch, str], str],
+        exchange: Callable[[OpenBatch], Granted],
+        drops: bool,
+    ) -> None:
         self._opened = opened
         self._settle = settle
+        self._exchange = exchange
         self._drops = drops
         self._settled_at = time.monotonic()
+        self._more_at = 0.0
         self._halted = False
         self.finish = opened.finish
 
@@ -257,17 +284,34 @@ class _Account:
         """Settle now; halt when a more urgent lane waits, or this one has to."""
         self._halted |= self._settle(self._opened, how) in ("yield", "wait")
         self._settled_at = time.monotonic()
+        if self._opened.allowance and not self._halted:
+            self._ask_for_more()  # what was granted long ago would come on top of what others get now
 
     def tick(self) -> None:
         if not self._halted and time.monotonic() - self._settled_at >= SETTLE_SECONDS:
             self.settle("more")
 
     def halted(self) -> bool:
-        return self._halted
+        return self._halted or (self._opened.allowance == 0 and not self._ask_for_more())
 
     def admit(self, event: Event) -> Outcome | None:
         """WA_STATUS_ORDER: a status that comes after a later stage of its message is marked, or dropped."""
         if isinstance(event, Status) and self._opened.is_superseded(event):
             event.superseded = True
-            return SUPERSEDED if self._drops else None
+            if self._drops:
+                return SUPERSEDED
+        if self._opened.allowance is not None:
+            self._opened.allowance -= 1
         return None
+
+    def put_off(self) -> None:
+        if self._opened.allowance is not None:
+            self._opened.allowance += 1
+
+    def _ask_for_more(self) -> bool:
+        """Give back what is left of a capped lane's allowance and get what there is now."""
+        now = time.monotonic()
+        if now >= self._more_at:
+            self._opened.allowance, wait = self._exchange(self._opened)
+            self._more_at = now + wait
+        return self._opened.allowance != 0

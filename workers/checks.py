@@ -29,7 +29,7 @@ class Check(NamedTuple):
 
 def run(settings: Settings) -> list[Check]:
     """All checks, in the order of a notification's way."""
-    return [*_edge(settings), _spool(settings), *_redis(settings), _handlers(settings)]
+    return [*_edge(settings), _spool(settings), *_redis(settings), _handlers(settings), *_archive(settings)]
 
 
 GUARDS = {
@@ -179,3 +179,17 @@ def _handlers(settings: Settings) -> Check:
     if not len(registry):
         return Check("handlers", "warning", f"{settings.handlers} is empty", "register a function, see README")
     return Check("handlers", "ok", f"{settings.handlers}: {len(registry)} registered")
+
+
+def _archive(settings: Settings) -> Iterator[Check]:
+    folder = settings.archive_dir
+    if folder is None:
+        return
+    while not folder.exists():  # a worker makes it
+        folder = folder.absolute().parent
+    if problem := spool.problem(folder):
+        finding = f"{folder} cannot be written: {problem}"
+        yield Check("archive", "warning", finding, "workers here would settle nothing: see WA_ARCHIVE_DIR")
+    else:
+        free = ByteSize(shutil.disk_usage(folder).free).human_readable()
+        yield Check("archive", "ok", f"{settings.archive_dir} can be written, {free} free")

@@ -16,15 +16,19 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ingest import backlog, connection, embedded, logs, processes, server, spool
+from ingest import backlog, connection, embedded, logs, processes, rates, server, spool
 from ingest.settings import Settings, load, redis_url, variable
 from workers import checks
+from workers.archive_cli import archive, replay
 from workers.dead_cli import dead
+from workers.drain_cli import drain
 from workers.handlers_cli import call, handlers
+from workers.pages import Commands, add_examples
 from workers.senders.cloud_cli import cloud
 from workers.senders.coreapp_cli import coreapp_group
 from workers.senders.simulate_cli import simulate
-from workers.terminal import as_json, current_settings, one_line, span
+from workers.steering_cli import limit, pause, resume
+from workers.terminal import as_json, clock, current_settings, one_line, span
 
 DATA = Path("data")
 """Where `up` keeps everything, below the working folder."""
@@ -32,7 +36,7 @@ DATA = Path("data")
 _WATCH_SECONDS = 1.0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="wa-ingest")
 def main() -> None:
     """Take in WhatsApp Business notifications: durable in Redis, answered at once, handled by your code in workers.
@@ -140,11 +144,11 @@ def work(lanes: str | None, count: int | None, burst: bool) -> None:
 @click.option("--watch", is_flag=True, help="Refresh every second, until Ctrl-C.")
 @as_json
 def status(watch: bool, as_json: bool) -> None:
-    """Show what waits, how old it is, what is in work, what failed, and how fast it goes.
+    """Show what waits, how old it is, how fast it goes, what failed.
 
-    Counts are notifications (retrying and dead: events). Rates are per second over the last minute. dead_expiring (of
-    --json) are the dead letters that will be removed within two days, counted up to 100. With --watch and --json: one
-    JSON object a line.
+    Counts are notifications (retrying and dead: events). Rates are per second over the last minute. Lanes that are
+    paused or capped are named. dead_expiring (of --json) are the dead letters that will be removed within two days,
+    counted up to 100. With --watch and --json: one JSON object a line.
     """
     with one_line():
         settings = current_settings()
@@ -198,12 +202,18 @@ def _status_table(now: backlog.Backlog, spooled: spool.Figures | None) -> Render
             Text(f"{lane.dead:,}", style="red" if lane.dead else ""),
             f"{lane.rate_in:,.0f}",
             f"{lane.rate_out:,.0f}",
-            "-" if left == 0 else "growing" if left is None else span(left),
+            "paused" if lane.paused else "-" if left == 0 else "growing" if left is None else span(left),
         )
     workers = Text(f"workers: {now.workers}", style="" if now.workers else "bold red")
     if now.suspended:
         workers.append("  suspended, `rq resume` lets them go on", style="bold red")
     lines: list[RenderableType] = [table, workers]
+    for name, lane in now.lanes.items():
+        if lane.paused_since:
+            text = f"{name}: paused since {clock(lane.paused_since)}, `wa-ingest resume {name}` lets it go on"
+            lines.append(Text(text, style="bold red"))
+        if lane.limit:
+            lines.append(Text(f"{name}: at most {rates.in_words(lane.limit)}, `wa-ingest limit`", style="yellow"))
     if spooled and (spooled.notifications or spooled.corrupt):
         lines.append(Text(_spool_line(spooled), style="red"))
     expiring = {name: lane.dead_expiring for name, lane in now.lanes.items()}
@@ -221,7 +231,10 @@ def _spool_line(spooled: spool.Figures) -> str:
 @main.command()
 @as_json
 def settings(as_json: bool) -> None:
-    """Show every setting: its value now and what it means. Secrets are masked."""
+    """Show every setting: its value now and what it means.
+
+    Secrets are masked. Any variable may also be given as NAME_FILE, the path of a file that holds the value.
+    """
     with one_line():
         current = current_settings().model_dump(mode="json")
         fields = Settings.model_fields
@@ -243,7 +256,12 @@ def settings(as_json: bool) -> None:
 @main.command()
 @as_json
 def check(as_json: bool) -> None:
-    """Is everything fit for production? Exits 1 when something is not."""
+    """Is everything fit for production? Exits 1 when something is not.
+
+    Looks at the settings; at Redis: reachable, its version, append-only file, no eviction, memory left; at the spool's
+    folder, certificates and handlers; at who may post; at dead letters that will soon be removed. Each finding that is
+    not well says what to do.
+    """
     with one_line():
         current = load()
         redis_url(current)
@@ -260,12 +278,19 @@ def check(as_json: bool) -> None:
             sys.exit(1)
 
 
+main.add_command(pause)
+main.add_command(resume)
+main.add_command(limit)
 main.add_command(dead)
+main.add_command(drain)
+main.add_command(archive)
+main.add_command(replay)
 main.add_command(handlers)
 main.add_command(call)
 main.add_command(coreapp_group)
 main.add_command(cloud)
 main.add_command(simulate)
+add_examples(main)
 
 if __name__ == "__main__":
     main()

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import functools
-import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,15 +16,23 @@ from redis import Redis
 from redis.exceptions import RedisError
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from ingest import connection
+from ingest import dead as letters
 from ingest.routing import LANES
 from ingest.settings import Seconds
-from workers import dead as letters
-from workers.terminal import as_json, complete, current_settings, one_line, printable, span
+from workers.terminal import (
+    as_json,
+    complete,
+    current_settings,
+    one_line,
+    printable,
+    progress_bar,
+    span,
+    stop_on_interrupt,
+)
 
 _KINDS = ("message", "status", "error", "change", "notification")
 
@@ -224,7 +229,7 @@ def _change(
     if matched and not dry_run:
         if not yes and sys.stdin.isatty():
             click.confirm(f"{ask} {matched:,} dead letters?", abort=True, err=True)
-        with _stop_on_interrupt() as stopping, _progress() as progress:
+        with stop_on_interrupt() as stopping, progress_bar() as progress:
             task = progress.add_task("", total=matched)
             try:
                 for portion in steps:
@@ -245,23 +250,6 @@ def _change(
         click.echo(f"{done:,} of {matched:,} dead letters {done_word}")
     if stopped:
         raise click.ClickException("stopped, the same command goes on with the rest")
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event instead of breaking in, so that it is known what was done."""
-    stopping = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: stopping.set())
-    try:
-        yield stopping
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
 
 
 @dead.command()

@@ -9,16 +9,20 @@ import asyncio
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 from workers.events import Event
 from workers.handlers import Discard, Handler, Handlers, Reject, RetryIn
+from workers.turns import Gate, NotYet, Turns, longest_wait
 
 STOP_SECONDS = 6.0
 """How long handlers that run when the worker is told to stop may still take; then they are broken off."""
 
 _TICK = 0.25
+_SLICE = 0.05  # how soon a call sees that it may begin after all
 _AGAIN = 1.0  # a time-out that the handler swallowed comes again
 
 
@@ -52,11 +56,13 @@ UNHANDLED = Outcome("unhandled")
 class Account(Protocol):
     """Who keeps account of a run.
 
-    `admit` is asked right before an event's handlers are called; an outcome it returns stands for theirs. `finish` gets
-    each event's outcome. `tick` is called often while handlers run. While `halted` says so, no event is begun.
+    `admit` is asked right before an event's handlers are called; an outcome it returns stands for theirs. `put_off`
+    takes that back: the event has to wait for its turn. `finish` gets each event's outcome. `tick` is called often
+    while handlers run. While `halted` says so, no event is begun.
     """
 
     def admit(self, event: Event) -> Outcome | None: ...
+    def put_off(self) -> None: ...
     def finish(self, index: int, event: Event, outcome: Outcome) -> None: ...
     def tick(self) -> None: ...
     def halted(self) -> bool: ...
@@ -66,7 +72,7 @@ class Dispatcher:
     """Runs events through handlers.
 
     `timeout` is in seconds for one event. `stopping()` is asked before each event: what was not begun then is left
-    out.
+    out. Without `turns`, handlers' own rate and concurrency do not count.
     """
 
     def __init__(
@@ -75,11 +81,13 @@ class Dispatcher:
         concurrency: int,
         timeout: float,
         stopping: Callable[[], bool],
+        turns: Turns | None = None,
     ) -> None:
         self._handlers = handlers
         self._concurrency = concurrency
         self._timeout = timeout
         self._stopping = stopping
+        self._turns = turns
         self._alarm = _Alarm()
         self._runner: asyncio.Runner | None = None
         if handlers.any_async:
@@ -97,11 +105,17 @@ class Dispatcher:
             self._runner.run(self._run_async(events, account))
             return
         for index, event in events:
-            if self._stopping() or account.halted():
-                return
-            outcome = account.admit(event) or self._handle(event)
-            if outcome is not None:
-                account.finish(index, event, outcome)
+            outcome = None
+            while outcome is None:
+                if self._stopping() or account.halted():
+                    return
+                try:
+                    outcome = account.admit(event) or self._handle(event)
+                except NotYet as turn:
+                    account.put_off()
+                    time.sleep(min(turn.seconds, _TICK))
+                    account.tick()
+            account.finish(index, event, outcome)
             account.tick()
 
     def stop_soon(self) -> None:
@@ -113,10 +127,11 @@ class Dispatcher:
             self._runner.close()
 
     def _handle(self, event: Event) -> Outcome | None:
-        """None: it was broken off because the worker stops, and counts as not begun."""
+        """None: it was broken off because the worker stops, and counts as not begun. Raises NotYet."""
         calls = self._handlers.calls(event)
         if not calls:
             return UNHANDLED
+        gates = self._turns.begin(calls) if self._handlers.any_throttled and self._turns else ()
         handler = calls[0][0]
         try:
             try:
@@ -128,12 +143,17 @@ class Dispatcher:
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # a handler does not end the worker
             self._alarm.end()  # it may have rung in that line
             return None if self._alarm.broken_off and self._stopping() else _outcome(error, handler, self._timeout)
+        finally:
+            for gate in gates:
+                gate.end()
         return HANDLED
 
     async def _handle_async(self, event: Event) -> Outcome:
+        """Raises NotYet, before it waits for anything."""
         calls = self._handlers.calls(event)
         if not calls:
             return UNHANDLED
+        gates = self._turns.begin(calls) if self._handlers.any_throttled and self._turns else ()
         handler = calls[0][0]
         try:
             async with asyncio.timeout(self._timeout):
@@ -152,17 +172,44 @@ class Dispatcher:
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise  # it is we who cancel it
             return _outcome(error, handler, self._timeout)
+        finally:
+            for gate in gates:
+                gate.end()
         return HANDLED
 
     async def _run_async(self, events: Iterable[tuple[int, Event]], account: Account) -> None:
-        groups = iter(_by_order_key(events))
+        groups = _Groups(events)
+        in_flight = 0
 
         async def work() -> None:
-            for group in groups:
-                for index, event in group:
-                    if self._stopping() or account.halted():
+            nonlocal in_flight
+            while True:
+                group = groups.next()
+                if group is None:
+                    if self._stopping() or not groups.waits or (account.halted() and not in_flight):
                         return
-                    account.finish(index, event, account.admit(event) or await self._handle_async(event))
+                    await asyncio.sleep(min(groups.waits, _TICK))
+                    continue
+                for index, event in group:
+                    while account.halted():
+                        if self._stopping() or not in_flight:
+                            return
+                        await asyncio.sleep(_SLICE)  # for what is in flight the batch waits anyway
+                    if self._stopping():
+                        return
+                    try:
+                        outcome = account.admit(event)
+                        if outcome is None:
+                            in_flight += 1
+                            try:
+                                outcome = await self._handle_async(event)
+                            finally:
+                                in_flight -= 1
+                    except NotYet as turn:
+                        account.put_off()
+                        groups.put_back(turn.gates, chain([(index, event)], group))
+                        break
+                    account.finish(index, event, outcome)
                     account.tick()
 
         tasks = {asyncio.create_task(work()) for _ in range(self._concurrency)}
@@ -198,6 +245,32 @@ def _by_order_key(events: Iterable[tuple[int, Event]]) -> list[list[tuple[int, E
                 by_key[item[1].kind, key] = group
         group.append(item)
     return groups
+
+
+class _Groups:
+    """Groups that may run side by side: first those whose turn has come, then others in order of their first event."""
+
+    def __init__(self, events: Iterable[tuple[int, Event]]) -> None:
+        self._fresh = iter(_by_order_key(events))
+        self._waiting: dict[tuple[Gate, ...], deque[Iterator[tuple[int, Event]]]] = {}
+        self.waits = 0.0
+        """When `next` found none: seconds until it may find one that waits for its turn; 0: none does."""
+
+    def next(self) -> Iterator[tuple[int, Event]] | None:
+        """The next group to go on with. What waits for the same turn keeps its order."""
+        self.waits = 0.0
+        for gates, waiting in self._waiting.items():
+            if waiting:
+                seconds = longest_wait(gates)
+                if not seconds:
+                    return waiting.popleft()
+                self.waits = min(self.waits or seconds, seconds)
+        group = next(self._fresh, None)
+        return None if group is None else iter(group)
+
+    def put_back(self, gates: tuple[Gate, ...], group: Iterator[tuple[int, Event]]) -> None:
+        """The first event of that group has to wait at one of these gates."""
+        self._waiting.setdefault(gates, deque()).append(group)
 
 
 def _outcome(error: BaseException, handler: Handler, timeout: float) -> Outcome:

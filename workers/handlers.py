@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from ingest import rates
 from workers.events import Event, Message
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -32,6 +33,20 @@ class RetryIn(Exception):
         self.seconds = float(seconds)
 
 
+class HandlersError(Exception):
+    """WA_HANDLERS names something that is no registry, or a handler is registered wrongly. The message is one line with
+    the remedy.
+    """
+
+
+class WrongType(HandlersError, TypeError):
+    """A decorator was given something of the wrong type."""
+
+
+class WrongValue(HandlersError, ValueError):
+    """A decorator was given something that means nothing."""
+
+
 class Handler(NamedTuple):
     """A registered function."""
 
@@ -40,6 +55,15 @@ class Handler(NamedTuple):
     wants: frozenset[str]
     """Message types, statuses or change fields; empty: all."""
     is_async: bool
+    rate: float | None = None
+    """Calls per second at most, over all workers."""
+    concurrency: int | None = None
+    """Calls in flight at a time at most, in one worker process."""
+
+    @property
+    def is_throttled(self) -> bool:
+        """True when a call may have to wait for its turn."""
+        return self.rate is not None or self.concurrency is not None
 
     @property
     def name(self) -> str:
@@ -52,6 +76,12 @@ class Handlers:
 
     A handler takes the event; it is a plain function or `async def`. What it returns is not looked at. An exception
     means: try this event again later, all its handlers. The first handler that raises ends that try.
+
+    Each decorator takes two more: `rate`, such as "50/s", "100/m" or "10/h", is how often its function is called at
+    most, over all workers together; `concurrency` is how many of its calls are in flight at a time in one worker
+    process (a plain function has one anyway). An event waits for its turn with all its handlers before the first is
+    called, and that counts neither as an attempt nor for WA_HANDLER_TIMEOUT. In a worker with async handlers what may
+    go on does so meanwhile; one with plain functions only waits.
     """
 
     def __init__(self) -> None:
@@ -59,20 +89,26 @@ class Handlers:
         self._matching: dict[tuple[str, str | None], tuple[Handler, ...]] = {}
         self.wants_profiles = False
         """True when there is a profile handler."""
+        self.any_throttled = False
+        """True when there is a handler with a rate or a concurrency of its own."""
 
-    def message(self, *types: str) -> Callable[[Function], Function]:
+    def message(
+        self, *types: str, rate: str | None = None, concurrency: int | None = None
+    ) -> Callable[[Function], Function]:
         """For messages of these types (`text`, `image`, `button`, …); none named: every type."""
-        return self._register("message", types)
+        return self._register("message", types, rate, concurrency)
 
-    def status(self, *statuses: str) -> Callable[[Function], Function]:
+    def status(
+        self, *statuses: str, rate: str | None = None, concurrency: int | None = None
+    ) -> Callable[[Function], Function]:
         """For statuses (`sent`, `delivered`, `read`, `failed`, …); none named: every status."""
-        return self._register("status", statuses)
+        return self._register("status", statuses, rate, concurrency)
 
-    def error(self) -> Callable[[Function], Function]:
+    def error(self, *, rate: str | None = None, concurrency: int | None = None) -> Callable[[Function], Function]:
         """For errors that are not part of a message or a status."""
-        return self._register("error", ())
+        return self._register("error", (), rate, concurrency)
 
-    def profile(self) -> Callable[[Function], Function]:
+    def profile(self, *, rate: str | None = None, concurrency: int | None = None) -> Callable[[Function], Function]:
         """For news of a contact: name, username, number, user id or identity changed.
 
         The senders tell of it scattered: a message of type system says that a number, a user id or an identity changed;
@@ -82,23 +118,38 @@ class Handlers:
         What a message says was seen once its handlers returned. It is remembered for at least 30 days, and no more than
         60 days after the contact's last message, as digests only; and not at all when there is no profile handler.
         """
-        return self._register("profile", ())
+        return self._register("profile", (), rate, concurrency)
 
-    def change(self, *fields: str) -> Callable[[Function], Function]:
+    def change(
+        self, *fields: str, rate: str | None = None, concurrency: int | None = None
+    ) -> Callable[[Function], Function]:
         """For Cloud changes of these fields (`account_update`, `calls`, …); none named: every field but `messages`."""
-        return self._register("change", fields)
+        return self._register("change", fields, rate, concurrency)
 
-    def _register(self, kind: str, wants: tuple[Any, ...]) -> Callable[[Function], Function]:
+    def _register(
+        self, kind: str, wants: tuple[Any, ...], rate: str | None, concurrency: int | None
+    ) -> Callable[[Function], Function]:
         if any(not isinstance(want, str) for want in wants):
-            raise TypeError(f"write @handlers.{kind}(…) with parentheses, and names as strings")
+            raise WrongType(f"write @handlers.{kind}(…) with parentheses, and names as strings")
+        if rate is not None and not isinstance(rate, str):
+            raise WrongType(f'@handlers.{kind}: rate={rate!r} is no text such as "50/s", "100/m" or "10/h"')
+        try:
+            per_second = None if rate is None else rates.per_second(rate)
+        except ValueError as error:
+            raise WrongValue(f"@handlers.{kind}: rate={error}") from None
+        if concurrency is not None and (isinstance(concurrency, bool) or not isinstance(concurrency, int)):
+            raise WrongType(f"@handlers.{kind}: concurrency={concurrency!r} is no whole number")
+        if concurrency is not None and concurrency < 1:
+            raise WrongValue(f"@handlers.{kind}: concurrency={concurrency} is less than 1")
 
         def register(function: Function) -> Function:
             is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
                 getattr(function, "__call__", None)  # noqa: B004 - an object with `async def __call__`
             )
-            self._registered.append(Handler(function, kind, frozenset(wants), is_async))
+            self._registered.append(Handler(function, kind, frozenset(wants), is_async, per_second, concurrency))
             self._matching.clear()
             self.wants_profiles |= kind == "profile"
+            self.any_throttled |= self._registered[-1].is_throttled
             return function
 
         return register
@@ -130,10 +181,6 @@ class Handlers:
             if len(self._matching) < 1000:  # the subject comes from outside
                 self._matching[kind, subject] = found
         return found
-
-
-class HandlersError(Exception):
-    """WA_HANDLERS names something that is no registry. The message is one line with the remedy."""
 
 
 def load(path: str) -> Handlers:

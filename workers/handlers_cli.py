@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ingest import rates
 from ingest.settings import SettingsError
 from workers import handlers as registry
 from workers.events import Broken, Event
@@ -28,7 +29,8 @@ def handlers(as_json: bool) -> None:
     """Show the handlers that WA_HANDLERS registers, in the order in which they are called.
 
     wants are message types, statuses or change fields; * means all. With --json: a list of objects of kind, wants,
-    handler, is_async, defined (file:line).
+    handler, is_async, rate (calls per second, over all workers), concurrency (calls at a time, in one worker process),
+    defined (file:line).
     """
     rows = [_row(one) for one in _load().registered]
     if as_json:
@@ -37,8 +39,15 @@ def handlers(as_json: bool) -> None:
     table = Table("kind", "wants", "handler", "", "defined")
     for row in rows:
         wants = ", ".join(row["wants"]) or "*"
-        table.add_row(row["kind"], wants, row["handler"], "async" if row["is_async"] else "", row["defined"])
+        table.add_row(row["kind"], wants, row["handler"], _how(row), row["defined"])
     Console().print(table)
+
+
+def _how(row: dict[str, Any]) -> str:
+    words = ["async"] if row["is_async"] else []
+    words += [rates.in_words(row["rate"])] if row["rate"] else []
+    words += [f"{row['concurrency']} at a time"] if row["concurrency"] else []
+    return ", ".join(words)
 
 
 def _row(handler: Handler) -> dict[str, Any]:
@@ -47,6 +56,8 @@ def _row(handler: Handler) -> dict[str, Any]:
         "wants": sorted(handler.wants),
         "handler": handler.name,
         "is_async": handler.is_async,
+        "rate": handler.rate,
+        "concurrency": handler.concurrency,
         "defined": _defined(handler),
     }
 
@@ -66,7 +77,8 @@ def call(file: IO[bytes], as_json: bool) -> None:
     """Run the body in FILE (- is standard input) through your handlers, in this process, without Redis.
 
     Shows for each event which handlers match and how it ended; what handlers print is shown, too. The handlers are
-    really called: what they do is done. Copies are not recognised, and only system messages bring news of a profile.
+    really called: what they do is done. Copies are not recognised, only system messages bring news of a profile, and
+    handlers' rate and concurrency do not count.
     Exits 1 when an event failed or was rejected, or when a part of the body is no event.
 
     With --json a list of objects of event (kind), subject (type, status or field), handlers, outcome, detail,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from typing import Any, NamedTuple
@@ -66,6 +67,7 @@ class OpenBatch:
         self.batch = batch
         self.holder = holder  # what `taken` said when the records were read: the fence of each settle
         self.events: list[tuple[int, Event]] = []
+        self.allowance: int | None = None  # of a capped lane: how many events may still be begun
         self.probing = False  # the lane waits, and nothing of this batch has shown yet whether it still has to
         self._records = [batches.unpack(record) for record in records]
         self._max_attempts = max_attempts
@@ -81,7 +83,7 @@ class OpenBatch:
             self._take_apart(index, record)
 
     def _take_apart(self, index: int, record: batches.Record) -> None:
-        for event in parse(record.body, record.received_ms, record.attempt):
+        for event in parse(record.body, record.received_ms, record.attempt or 1):
             if record.share and not self._is_ours(event, record):
                 continue
             if isinstance(event, Broken):
@@ -96,6 +98,19 @@ class OpenBatch:
         if isinstance(event, Message):
             return partition_of(event.order_key, record.share) == here
         return min(partitions_of(orjson.loads(record.body), record.share)) == here
+
+    def leaving(self) -> list[tuple[int, bytes]]:
+        """The notifications, each (arrival in ms, body), that the next `collect` takes out of the batch.
+
+        Of one that went to several partitions each gives it: what is settled is in the archive, whichever is first.
+        Retries and what somebody asked for again are not given.
+        """
+        done = itertools.takewhile(lambda n: self._left[n] == 0, range(self._first, len(self._left)))
+        return [
+            (record.received_ms, record.body)
+            for record in map(self._records.__getitem__, done)
+            if record.attempt == 1 and not record.again
+        ]
 
     def again(self, index: int) -> bool:
         """True when that record is to be handled whether it was handled before or not."""

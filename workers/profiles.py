@@ -178,6 +178,7 @@ class _Watching:
         self._account = account
         self.tick = account.tick
         self.halted = account.halted
+        self.put_off = account.put_off
 
     def admit(self, event: Event) -> Outcome | None:
         if isinstance(event, Message):

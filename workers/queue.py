@@ -20,13 +20,17 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.timeouts import BaseDeathPenalty
 
-from ingest import batches
+from ingest import batches, steering
 from ingest.routing import LANES, MESSAGES, lane_of, queue_names
 from ingest.settings import Settings
 from workers.line import Line
+from workers.turns import with_bucket
 
 _LONGEST_BLOCK = 5.0
 """Seconds; a safety net, and how long `rq resume` may go unnoticed. Work is announced by the doorbell."""
+
+_SOON_MS = 1000
+"""A worker that is to end when nothing is left waits so long for tokens of a capped lane, or a retry."""
 
 TURN, SPENT, WAITS = (batches.WA + name for name in ("turn", "spent", "waits"))
 
@@ -52,24 +56,28 @@ class Taker:
     """Who takes batches.
 
     `worker` is its name. `settling` is a batch, `QUEUE|ID`, that it has done with and whose settle is on its way.
-    `idle` is called before it waits for work.
+    `width` is the least number of records to give it of a capped lane. `idle` is called before it waits for work.
     """
 
     worker: str
     line: Line
     settling: str = ""
+    width: int = 1
     idle: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        self.take = self.line.script(batches.lua(__file__, "take.lua"))
+        self.take = self.line.script(with_bucket(batches.lua(__file__, "take.lua")))
 
 
 class Taken(NamedTuple):
-    """What take.lua gave: whether it is the one try of a lane that waits, `worker#number`, the records."""
+    """What take.lua gave: whether it is the one try of a lane that waits, `worker#number`, the records; and of a capped
+    lane how many events may be begun.
+    """
 
     probe: bool
     holder: str
     records: list[bytes]
+    allowance: int | None = None
 
 
 class BatchJob(Job):
@@ -104,7 +112,7 @@ class BatchQueue(Queue):
         serializer: Any = None,
         death_penalty_class: type[BaseDeathPenalty] | None = None,
     ) -> tuple[Job, Queue] | None:
-        """The next batch's job and its queue. None when `timeout` is None (burst) and nothing can be taken.
+        """The next batch's job and its queue. None when `timeout` is None (burst) and nothing can be taken soon.
 
         Raises DequeueTimeout after `timeout` seconds, as RQ's worker expects.
         """
@@ -112,23 +120,24 @@ class BatchQueue(Queue):
         taker = next(iter(by_name.values())).taker
         doorbells = [batches.doorbell_key(lane) for lane in dict.fromkeys(map(lane_of, by_name))]
         keys = [batches.LEDGER, batches.TAKEN, batches.LEASES, batches.TAILS, TURN, SPENT, WAITS]
+        keys.append(steering.STEERING)
         fixed = [batches.RQ, batches.WA, taker.worker, _TEMPLATE]
         deadline = time.monotonic() + (timeout or 0)
         while True:
             # Ahead of the settle of the batch before: Redis works on that while we begin with this one.
-            reply: Any = taker.take.ask(keys, [*fixed, batches.rq_now(), taker.settling, *by_name])
+            reply: Any = taker.take.ask(keys, [*fixed, batches.rq_now(), taker.settling, taker.width, *by_name])
             if isinstance(reply, list):
-                name, id_, probe, holder, records = reply
+                name, id_, probe, holder, records, allowance = reply
                 queue = by_name[name.decode()]
-                queue.taken = Taken(probe == b"1", holder.decode(), records)
+                queue.taken = Taken(probe == b"1", holder.decode(), records, None if allowance < 0 else allowance)
                 job = cls.job_class(id_.decode(), connection, JSONSerializer)
                 job.restore({b"origin": name})
                 return job, queue
             if taker.line.flush():
                 continue  # a batch was settled meanwhile: its partition is free
-            if timeout is None:
+            if timeout is None and not 0 <= reply <= _SOON_MS:
                 return None
-            left = deadline - time.monotonic()
+            left = _LONGEST_BLOCK if timeout is None else deadline - time.monotonic()
             if left <= 0:
                 raise DequeueTimeout(timeout, list(by_name))
             taker.idle()

@@ -54,7 +54,7 @@ local function died(member, queue, id)
   elseif #records == 1 and count >= POISON_AT then
     local received, attempt = struct.unpack('>I6B', records[1])
     redis.call('XADD', wa .. 'dead:' .. queue:match('^[^.]+'), '*', 'reason', 'poison', 'kind', 'notification',
-      'detail', 'its worker died ' .. count .. ' times', 'attempt', attempt % 128,
+      'detail', 'its worker died ' .. count .. ' times', 'attempt', math.max(1, attempt % 128),
       'received', received, 'queue', queue, 'body', records[1]:sub(9))
     redis.call('HINCRBY', wa .. 'counts', 'dead.notification', 1)
     forget(member, id)

@@ -3,7 +3,7 @@
 -- batch, what nobody will try again to the dead letters. All or nothing, and only for the worker that holds the batch.
 --
 -- KEYS  1 ledger   2 taken   3 leases   4 the lane's doorbell   5 counts   6 the lane's dead letters   7 claims
---       8 generations   9 spent   10 failing   11 waits   12 deaths
+--       8 generations   9 spent   10 failing   11 waits   12 deaths   13 steering (see take.lua)
 -- ARGV  1 JSON object, see workers/batch.py `_write`:
 --         rq, wa (key prefixes), worker, holder (worker#number, from `taken`), queue, batch, now (time as RQ writes it), template (of a job),
 --         call     number of this settle; rises with each that the worker sends
@@ -15,15 +15,18 @@
 --         spent    milliseconds of work since the last settle
 --         window   seconds that an event is remembered
 --         urgent   queues of more urgent lanes that this worker takes from
+--         capped   true when the batch was given with an allowance; unused: what is left of that at its end
 --         letters  number of dead letters; retries: list of {id, delay (seconds), number of records}
 --         done     number of digests to remember; markers: number of those for stages of messages
 --       then 6 values a letter (reason, kind, detail, attempt, received (ms), body), the records of the retry batches,
 --       the digests as member and bucket, the markers as member and bucket
 -- Returns lost: the batch is not this worker's any more, nothing was done; more, end or back as it was done; yield: a more
--- urgent lane waits; wait: the lane is to wait, because all fails.
+-- urgent lane waits, or this one is paused or has got a cap; wait: the lane is to wait, because all fails.
 --
 -- allow-oom: settling makes room.
+-- (the text of bucket.lua)
 local ledger, taken, leases, doorbell, counts, dead, claims, generations, spent, failing, waits, deaths = unpack(KEYS)
+local steering = KEYS[13]
 local it = cjson.decode(ARGV[1])
 local rq, wa, queue, id = it.rq, it.wa, it.queue, it.batch
 local member, batch = queue .. '|' .. id, wa .. 'batch:' .. id
@@ -175,9 +178,20 @@ elseif it.fresh_failed > 0 or it.probe and it.failed > 0 then
   end
 end
 
+-- Whether a lane is neither paused nor short of tokens.
+local function is_given(other)
+  other = other:match('^[^.]+')
+  local paused, limit = unpack(redis.call('HMGET', steering, 'paused.' .. other, 'limit.' .. other))
+  return not paused and (not limit or select(2, look(steering, other, tonumber(limit), now)) == 0)
+end
+
 if it.how == 'more' then
   if waiting then
     return 'wait'
+  end
+  local paused, limit = unpack(redis.call('HMGET', steering, 'paused.' .. lane, 'limit.' .. lane))
+  if paused or limit and not it.capped then
+    return 'yield'
   end
   if total > 0 and (tonumber(redis.call('HGET', spent, lane)) or 0) >= FAIR_SHARE * total then
     for _, other in ipairs(it.urgent) do
@@ -185,7 +199,7 @@ if it.how == 'more' then
       if first and redis.call('HEXISTS', leases, other) == 0 then
         local since = redis.call('ZSCORE', ledger, other .. '|' .. first)
         local until_ = tonumber(redis.call('HGET', waits, other:match('^[^.]+')) or 0)
-        if since and now * 1000 - since >= YIELD_MS and until_ <= now * 1000 then
+        if since and now * 1000 - since >= YIELD_MS and until_ <= now * 1000 and is_given(other) then
           return 'yield'
         end
       end
@@ -194,6 +208,9 @@ if it.how == 'more' then
   return 'more'
 end
 
+if it.unused > 0 then
+  redis.call('HINCRBYFLOAT', steering, 'tokens.' .. lane, it.unused)
+end
 redis.call('HDEL', taken, member)
 if redis.call('HGET', leases, queue) == id then
   redis.call('HDEL', leases, queue)

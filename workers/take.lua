@@ -3,15 +3,19 @@
 --
 -- KEYS  1 ledger   2 taken (QUEUE|ID -> worker#number)   3 leases   4 tails   5 turn (count of batches given out)
 --       6 spent (work per lane lately, ms)   7 waits (lane -> until when it waits, ms, because everything failed)
+--       8 steering (what an operator said: `paused.LANE`, `limit.LANE`; and the buckets of capped lanes, bucket.lua)
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 job template   5 time as RQ writes it
 --       6 a batch that the worker has done and whose settle is on its way, QUEUE|ID, or empty
+--       7 records of a capped lane to give at least: the worker may get more tokens while it has them
 --       then the queues, lane after lane, the most urgent lane first
--- Returns {queue, batch, '1' if it is the one try of a lane that waits, worker#number, its records}, or when
--- there is nothing to take the milliseconds until there may be (-1: nobody knows).
+-- Returns {queue, batch, '1' if it is the one try of a lane that waits, worker#number, its records, how many events may
+-- be begun (-1: any number)}, or when there is nothing to take the milliseconds until there may be (-1: nobody knows).
+-- Of a capped lane only the first records are given; what is left of the batch goes back with its settle.
 --
 -- allow-oom: when Redis is full, taking work is what makes room.
-local ledger, taken, leases, tails, turn, spent, waits = unpack(KEYS)
-local rq, wa, worker, template, now, settling = unpack(ARGV, 1, 6)
+-- (the text of bucket.lua)
+local ledger, taken, leases, tails, turn, spent, waits, steering = unpack(KEYS)
+local rq, wa, worker, template, now, settling, width = unpack(ARGV, 1, 7)
 local FAIR_SHARE = 0.1 -- of the work lately; a lower lane that had less goes first, so that none starves
 local PROBE_SECONDS = 60 -- a try that is not settled by then (its worker died) does not hold the lane any longer
 local PARTITIONED = '^messages%.'
@@ -22,6 +26,18 @@ end
 
 local time = redis.call('TIME')
 local now_s = time[1] + time[2] / 1000000
+
+local said = {}
+local steered = redis.call('HGETALL', steering)
+for i = 1, #steered, 2 do
+  said[steered[i]] = steered[i + 1]
+end
+
+-- In how many seconds a capped lane has tokens enough (0: now, or it has no cap).
+local function short(lane)
+  local limit = said['limit.' .. lane]
+  return limit and select(2, look(steering, lane, tonumber(limit), now_s)) or 0
+end
 
 -- Retry batches wait in RQ's ScheduledJobRegistry. They are older than all that waits, so they go to the front.
 -- Returns when the next one is due.
@@ -72,8 +88,13 @@ local function hand_over(queue, id, probe)
     local fields = template:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', now)
     redis.call('HSET', job, unpack(cjson.decode(fields)))
   end
-  local records = redis.call('LRANGE', wa .. 'batch:' .. id, 0, -1)
-  return { queue, id, probe, holder, records }
+  local batch, lane = wa .. 'batch:' .. id, queue:match('^[^.]+')
+  local limit, allowance, last = said['limit.' .. lane], -1, -1
+  if limit then
+    allowance = grant(steering, lane, tonumber(limit), now_s, redis.call('LLEN', batch))
+    last = math.max(allowance, tonumber(width)) - 1
+  end
+  return { queue, id, probe, holder, redis.call('LRANGE', batch, 0, last), allowance }
 end
 
 local lanes, next_due = {}, nil
@@ -84,15 +105,23 @@ local function may_be_due(at)
   end
 end
 
--- Wakes one more worker for each lane that has more to take; that one does the same.
-local function ring()
+local function has_more(lane)
+  for _, queue in ipairs(lane) do
+    if redis.call('LLEN', rq .. ':queue:' .. queue) > 0 and not leased(queue) then
+      return true
+    end
+  end
+end
+
+-- Wakes one more worker for each lane that has more to take; that one does the same. Of a capped lane it learns when
+-- there are tokens: once for each batch given, and not for those of other lanes.
+local function ring(given)
   for _, lane in ipairs(lanes) do
-    local doorbell = wa .. 'doorbell:' .. lane.name
-    redis.call('DEL', doorbell)
-    for _, queue in ipairs(lane.probe and {} or lane) do
-      if redis.call('LLEN', rq .. ':queue:' .. queue) > 0 and not leased(queue) then
+    if lane.short == 0 or lane == given then
+      local doorbell = wa .. 'doorbell:' .. lane.name
+      redis.call('DEL', doorbell)
+      if not lane.probe and not lane.paused and has_more(lane) then
         redis.call('RPUSH', doorbell, 1)
-        break
       end
     end
   end
@@ -104,18 +133,28 @@ local held = redis.call('HGETALL', taken)
 for i = 1, #held, 2 do
   if held[i + 1]:match('^[^#]*') == worker and held[i] ~= settling then
     local queue, id = held[i]:match('^(.-)|(.*)$')
-    return hand_over(queue, id, tostring(redis.call('HEXISTS', waits, queue:match('^[^.]+'))))
+    local lane = queue:match('^[^.]+')
+    if not said['paused.' .. lane] and short(lane) == 0 then
+      return hand_over(queue, id, tostring(redis.call('HEXISTS', waits, lane)))
+    end
+    redis.call('HDEL', taken, held[i])
+    if redis.call('HGET', leases, queue) == id then
+      redis.call('HDEL', leases, queue)
+    end
+    redis.call('LPUSH', rq .. ':queue:' .. queue, id)
+    redis.call('HSET', rq .. ':job:' .. id, 'status', 'queued')
   end
 end
 
-for i = 7, #ARGV do
+for i = 8, #ARGV do
   local queue = ARGV[i]
   local name = queue:match('^[^.]+')
   if #lanes == 0 or lanes[#lanes].name ~= name then
-    lanes[#lanes + 1] = { name = name }
+    lanes[#lanes + 1] = { name = name, paused = said['paused.' .. name], short = short(name) }
   end
   table.insert(lanes[#lanes], queue)
-  may_be_due(promote(queue))
+  local due = promote(queue)
+  may_be_due(not lanes[#lanes].paused and due)
 end
 
 local total = 0
@@ -124,8 +163,12 @@ for _, lane in ipairs(lanes) do
   total = total + lane.spent
   local wait = tonumber(redis.call('HGET', waits, lane.name))
   lane.waits, lane.probe = wait and wait > now_s * 1000, wait
-  if lane.waits then
+  if lane.paused then
+    lane.waits = true
+  elseif lane.waits then
     may_be_due(wait / 1000)
+  elseif lane.short > 0 and has_more(lane) then
+    may_be_due(now_s + lane.short)
   end
 end
 local order = {}
@@ -140,7 +183,7 @@ end
 
 local given = tonumber(redis.call('GET', turn) or 0) + 1
 for _, lane in ipairs(order) do
-  for n = 0, lane.waits and -1 or #lane - 1 do
+  for n = 0, (lane.waits or lane.short > 0) and -1 or #lane - 1 do
     local queue = lane[(given + n) % #lane + 1] -- each partition has its turn to be first
     local id = pop(queue)
     if id then
@@ -148,7 +191,7 @@ for _, lane in ipairs(order) do
       if lane.probe then
         redis.call('HSET', waits, lane.name, math.floor((now_s + PROBE_SECONDS) * 1000))
       end
-      ring()
+      ring(lane)
       return reply
     end
   end

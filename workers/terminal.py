@@ -1,16 +1,21 @@
-"""What the commands share: settings, errors of one line, `--json`, what is safe to print, files written whole."""
+"""What the commands share: settings, errors of one line, `--json`, what is safe to print, whole files, long work."""
 
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 import click
 from redis.exceptions import RedisError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from ingest import connection
 from ingest.settings import Settings, SettingsError, load, unknown_variables
@@ -51,6 +56,12 @@ def span(seconds: float) -> str:
     return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
+def clock(iso: str) -> str:
+    """An ISO 8601 time as the clock here shows it: 14:03:59, and the date when it is not today's."""
+    then = datetime.fromisoformat(iso).astimezone()
+    return then.strftime("%H:%M:%S" if then.date() == datetime.now().date() else "%Y-%m-%d %H:%M:%S")
+
+
 def printable(text: str) -> str:
     """Text of a stranger for the operator's terminal: control and direction characters are written as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -70,3 +81,21 @@ def complete(path: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             os.unlink(file.name)
             raise
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event instead of breaking in, so that it is known what was done."""
+    stopping = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: stopping.set())
+    try:
+        yield stopping
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def progress_bar() -> Progress:
+    """A bar on a terminal, nothing elsewhere."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)

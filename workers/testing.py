@@ -46,8 +46,8 @@ def call(
 
     `notification` is a body of either sender's form, as bytes or as what JSON makes of it. `timeout` is in seconds for
     one event. The order is that of the body. An exception of a handler is an outcome, as in a worker. What a worker
-    learns from Redis is missing: copies are handled again, no status is superseded, and only system messages bring
-    news of a profile. Not from inside a running event loop.
+    learns from Redis is missing: copies are handled again, no status is superseded, only system messages bring news of
+    a profile, and nobody waits for a handler's rate or concurrency. Not from inside a running event loop.
     """
     body = notification if isinstance(notification, bytes) else orjson.dumps(notification)
     items = parse(body, time.time_ns() // 1_000_000, attempt)
@@ -78,6 +78,9 @@ class _Account:
 
     def admit(self, event: Event) -> Outcome | None:
         return None
+
+    def put_off(self) -> None:
+        pass
 
     def finish(self, index: int, event: Event, outcome: Outcome) -> None:
         self.outcomes[index] = outcome

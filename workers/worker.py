@@ -28,9 +28,9 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker import WorkerStatus
 
-from ingest import batches, connection, logs, processes
+from ingest import batches, connection, dead, logs, processes
 from ingest.settings import Settings, SettingsError, load
-from workers import batch, claims, dead, handlers, reaper
+from workers import archive, batch, claims, handlers, reaper
 from workers.line import Line
 from workers.queue import BatchJob, BatchQueue, NoDeathPenalty, Taker, open_queues
 
@@ -82,6 +82,7 @@ class BatchWorker(SimpleWorker):
         self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._max_rss = settings.max_rss
         self._dead_age = settings.dead_age
+        self._archive_dir, self._archive_age = settings.archive_dir, settings.archive_age
         self._dedup_window = settings.dedup_window
         self._runner = batch.Runner(self._taker, registry, settings, self.stopping.is_set, self.queue_names())
 
@@ -202,6 +203,8 @@ class BatchWorker(SimpleWorker):
                 if beats % _RQ_BEAT_EVERY == 0:
                     self._rq_heartbeat()
                 if beats % _TRIM_EVERY == 0:
+                    if self._archive_dir:  # each worker, because each machine may have a folder of its own
+                        archive.prune(self._archive_dir, self._archive_age)
                     self._trim()
             except (RedisError, OSError):
                 continue  # the main thread says that Redis is away

@@ -39,7 +39,7 @@ def on_message(message):
     if message.text == "rejected" and not os.path.exists(os.environ["SEEN"] + ".repaired"):
         raise Reject("no")
 
-@handlers.status()
+@handlers.status(rate="50/s")
 def on_status(status):
     pass
 """
@@ -69,6 +69,7 @@ class System:
         return inherited | {
             "WA_REDIS_URL": self.url(user),
             "WA_HANDLERS": "bot:handlers",
+            "WA_ARCHIVE_DIR": str(self.folder / "archive"),
             "PYTHONPATH": str(ROOT),
             "SEEN": str(self.folder / "seen"),
         }
@@ -132,6 +133,9 @@ def test_everything_works_with_the_least_rights(
     system: System, start_receiver: Callable[..., Any], work: Callable[..., Any], wait_for: Callable[..., None]
 ) -> None:
     """Receiver, workers and operator do all they can do, and Redis refuses nothing but CONFIG GET to `check`."""
+    operator = "operator", "workers.cli"
+    for command in (("pause",), ("resume",), ("limit", "statuses", "1000/s")):
+        system.run(*operator, *command)
     receiver = start_receiver(system.url("receiver"), WA_DURABILITY="fsync")
     for body in (
         _message("now"),
@@ -145,7 +149,6 @@ def test_everything_works_with_the_least_rights(
 
     worker = work("workers.cli", "work")
     wait_for(lambda: {"now 1", "later 1", "later 2", "rejected 1"} <= set(system.seen()), what="handling")
-    operator = "operator", "workers.cli"
     wait_for(lambda: json.loads(system.run(*operator, "status", "--json"))["lanes"]["messages"]["dead"] == 1)
     assert "rejected" in system.run(*operator, "dead", "list")
     (system.folder / "seen.repaired").touch()
@@ -159,6 +162,8 @@ def test_everything_works_with_the_least_rights(
     assert receiver.post(b"unreadable").status == 200
     wait_for(lambda: system.admin.xlen(batches.dead_key("other")) == 1)
     assert "1 of 1" in system.run(*operator, "dead", "drop", "--yes")
+
+    assert "notifications fed back" in system.run(*operator, "replay", "--yes")
 
     found = {row["name"]: row["result"] for row in json.loads(system.ask(*operator, "check", "--json").stdout)}
     assert found["redis"] == "ok"
@@ -185,6 +190,7 @@ FORBIDDEN = {
         "ZREM rq:wa:ledger statuses|n1",
         "HGETALL rq:job:n1",
         "EVAL return 0",
+        "HSET rq:wa:steering paused.messages 1",
     ],
     "worker": ["GET other", "SET other 1", "PUBLISH rq:pubsub:w x", "SUBSCRIBE other", "RESTORE rq:x 0 x"],
     "operator": [
@@ -194,6 +200,7 @@ FORBIDDEN = {
         "HDEL rq:wa:taken statuses|n1",
         "GET other",
         "SET rq:wa:turn 1",
+        "DEL rq:wa:steering",
     ],
 }
 FOR_NOBODY = ["FLUSHALL", "FLUSHDB", "CONFIG GET *", "CONFIG SET save x", "KEYS *", "SCAN 0", "MONITOR", "SHUTDOWN"]

@@ -200,8 +200,8 @@ def test_synced_before_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """An append ends with one sync of all it wrote, and of the folder when the segment is new."""
     synced: list[int] = []
     folders: list[Path] = []
-    real = segments._sync
-    monkeypatch.setattr(segments, "_sync", lambda fd: (real(fd), synced.append(os.fstat(fd).st_size)))
+    real = segments.sync
+    monkeypatch.setattr(segments, "sync", lambda fd: (real(fd), synced.append(os.fstat(fd).st_size)))
     process = Spool(tmp_path)
     monkeypatch.setattr(segments, "sync_folder", folders.append)
     for n in range(1, 4):
@@ -221,7 +221,7 @@ def test_failed_sync_is_no_acknowledgement(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(segments, "_sync", broken)
+        patch.setattr(segments, "sync", broken)
         with pytest.raises(OSError, match="Input/output"):
             process.append([(2, b"two")])
     process.append([(3, b"three")])

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from redis import Redis
 
-from ingest import batches, connection
+from ingest import batches, connection, steering
 from ingest.committer import Committer
 from ingest.routing import LANES, place, queue_names
 from ingest.settings import load
@@ -20,6 +20,7 @@ from workers import batch as batch_room
 from workers import queue as queue_room
 from workers.handlers import Handlers
 from workers.line import Line
+from workers.turns import with_bucket
 
 
 def message_body(id: str = "m1", sender: str = "15550001", **more: Any) -> bytes:
@@ -73,17 +74,18 @@ def commit(redis_url: str) -> Callable[..., None]:
 
 @pytest.fixture
 def take(redis: Redis) -> Callable[..., Any]:
-    """Run take.lua for a worker: (queue, batch), or the milliseconds until a retry is due."""
-    script = redis.register_script(batches.lua(queue_room.__file__, "take.lua"))
+    """Run take.lua for a worker: (queue, batch), or the milliseconds until one may be due. `.last` is all of it."""
+    script = redis.register_script(with_bucket(batches.lua(queue_room.__file__, "take.lua")))
     keys = [batches.LEDGER, batches.TAKEN, batches.LEASES, batches.TAILS]
-    keys += [queue_room.TURN, queue_room.SPENT, queue_room.WAITS]
+    keys += [queue_room.TURN, queue_room.SPENT, queue_room.WAITS, steering.STEERING]
 
     def run(worker: str = "w1", *lanes: str, settling: str = "") -> Any:
         queues = [name for lane in lanes or LANES for name in queue_names(lane, 8)]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         reply: Any = script(
-            keys=keys, args=[batches.RQ, batches.WA, worker, batches.job_template(), now, settling, *queues]
+            keys=keys, args=[batches.RQ, batches.WA, worker, batches.job_template(), now, settling, 1, *queues]
         )
+        run.last = reply  # type: ignore[attr-defined]
         return tuple(part.decode() for part in reply[:2]) if isinstance(reply, list) else reply
 
     return run

@@ -22,9 +22,9 @@ from click.testing import CliRunner, Result
 from redis import ConnectionPool, Redis
 
 from ingest import backlog, batches
+from ingest import dead as room
 from ingest.routing import LANES
 from ingest.settings import load
-from workers import dead as room
 from workers import reaper
 from workers import worker as worker_room
 from workers.cli import main
@@ -512,9 +512,8 @@ def test_when_redis_is_full(wa: Wa, many: Callable[..., None], redis: Redis, com
 PAUSES = """
 import sys
 from redis import Redis
-from ingest import connection
+from ingest import connection, dead
 from ingest.settings import load
-from workers import dead
 
 class Pausing(Redis):
     calls = 0

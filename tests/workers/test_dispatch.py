@@ -7,21 +7,27 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError
 
 from workers import Discard, Handlers, Reject, RetryIn
 from workers.dispatch import Dispatcher, Outcome
 from workers.events import Event
+from workers.line import Line
 from workers.parsing import parse
+from workers.turns import RATES, Turns
 
 
 class Run:
     """Runs bodies through handlers and keeps what became of them."""
 
-    def __init__(self, handlers: Handlers, concurrency: int = 50, timeout: float = 30.0) -> None:
+    def __init__(
+        self, handlers: Handlers, concurrency: int = 50, timeout: float = 30.0, turns: Turns | None = None
+    ) -> None:
         self.stop = threading.Event()
         self.ends: list[tuple[str | None, Outcome]] = []
         self.ticks = 0
-        self.dispatcher = Dispatcher(handlers, concurrency, timeout, self.stop.is_set)
+        self.dispatcher = Dispatcher(handlers, concurrency, timeout, self.stop.is_set, turns)
 
     def __call__(self, *bodies: bytes) -> list[str]:
         events = [(n, e) for n, body in enumerate(bodies) for e in parse(body, 0) if isinstance(e, Event)]
@@ -30,6 +36,9 @@ class Run:
 
     def admit(self, event: Event) -> Outcome | None:
         return None
+
+    def put_off(self) -> None:
+        pass
 
     def finish(self, index: int, event: Event, outcome: Outcome) -> None:
         self.ends.append((event.id, outcome))
@@ -279,3 +288,107 @@ def test_ticks_come_while_handlers_wait(message: Callable[..., bytes]) -> None:
 
     run = Run(handlers)
     assert run(message()) == ["handled"]
+
+
+def test_concurrency_of_a_handler(message: Callable[..., bytes], redis: Redis) -> None:
+    """No more calls of a handler are in flight than it allows; what others handle does not wait behind its events."""
+    handlers, ends = Handlers(), []
+    running, most = 0, 0
+
+    @handlers.message("text", concurrency=2)
+    async def slow(event: Any) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.02)
+        running -= 1
+        ends.append("slow")
+
+    @handlers.message("image")
+    async def fast(_: object) -> None:
+        ends.append("fast")
+
+    bodies = [message(str(n), sender=str(n), type="image" if n % 2 else "text") for n in range(40)]
+    assert Run(handlers, concurrency=4, turns=Turns(Line(redis)))(*bodies) == ["handled"] * 40
+    assert most == 2
+    assert ends[20:] == ["slow"] * 20 or ends.index("slow", 18) < 24  # all fast ones went by the first slow ones
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_rate_of_a_handler(message: Callable[..., bytes], redis: Redis, is_async: bool) -> None:
+    """Calls come at the handler's rate, in the order of each contact; while they wait it ticks."""
+    handlers, at = Handlers(), []
+
+    def note(event: Any) -> None:
+        at.append((event.id, time.monotonic()))
+
+    async def note_async(event: Any) -> None:
+        note(event)
+
+    handlers.message(rate="20/s")(note_async if is_async else note)
+    run = Run(handlers, timeout=0.1, turns=Turns(Line(redis)))
+    assert run(*[message(f"{n:02}", sender="1") for n in range(20)]) == ["handled"] * 20
+    assert [id for id, _ in at] == [f"{n:02}" for n in range(20)]
+    assert at[-1][1] - at[0][1] > 0.6
+    assert run.ticks > 20
+
+
+def test_all_turns_before_the_first_call(message: Callable[..., bytes], redis: Redis) -> None:
+    """An event of several handlers is begun when each may be called; none is called twice for it."""
+    handlers, called = Handlers(), []
+    handlers.message(rate="1000/s")(lambda event: called.append(f"a{event.id}"))
+    handlers.message(rate="5/s", concurrency=1)(lambda event: called.append(f"b{event.id}"))
+    began = time.monotonic()
+    assert Run(handlers, turns=Turns(Line(redis)))(message("1"), message("2"), message("3")) == ["handled"] * 3
+    assert called == ["a1", "b1", "a2", "b2", "a3", "b3"]
+    assert time.monotonic() - began > 0.3
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("why", ["stop", "halted", "redis"])
+def test_what_ends_the_wait_for_a_turn(
+    message: Callable[..., bytes], redis: Redis, is_async: bool, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop or a halt leaves the event that waits as if it had not begun; that Redis is away ends the run."""
+    handlers, called = Handlers(), []
+
+    async def note_async(event: Any) -> None:
+        called.append(event.id)
+
+    handlers.message(rate="1/h")(note_async if is_async else lambda event: called.append(event.id))
+    turns = Turns(Line(redis))
+    run = Run(handlers, turns=turns)
+
+    def tick() -> None:
+        run.ticks += 1
+        if run.ticks == 3:
+            if why == "stop":
+                run.stop.set()
+            elif why == "halted":
+                monkeypatch.setattr(run, "halted", lambda: True)
+            else:
+                raise ConnectionError
+
+    monkeypatch.setattr(run, "tick", tick)
+    if why == "redis":
+        with pytest.raises(ConnectionError):
+            run(message("1"), message("2"))
+    else:
+        run(message("1"), message("2"))
+    assert called == ["1"]
+    assert [name for name, _ in run.ends] == ["1"]
+
+
+def test_the_rate_is_that_of_all_processes(message: Callable[..., bytes], redis: Redis) -> None:
+    """Two that share a Redis share the tokens; what one does not use the others get."""
+    handlers, called = Handlers(), []
+    handlers.message(rate="40/s")(lambda event: called.append(time.monotonic()))
+    lines = [Redis(connection_pool=redis.connection_pool) for _ in range(2)]
+    runs = [Run(handlers, turns=Turns(Line(one))) for one in lines]
+    began = time.monotonic()
+    for n in range(15):
+        for run in runs:
+            run(message(f"{n}"))
+    assert 0.3 < time.monotonic() - began < 8
+    assert len(called) == 30
+    assert len(redis.hkeys(RATES)) == 2  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,3 +144,33 @@ def test_load_passes_the_modules_own_error_on(module: Callable[[str], None], tex
     module(text)
     with pytest.raises(error):
         load("bot:handlers")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"rate": "fast"}, ValueError, "@handlers.message: rate='fast' is no rate: give a number above 0 per second"),
+        ({"rate": "0/s"}, ValueError, "@handlers.message: rate='0/s' is no rate"),
+        ({"rate": 50}, TypeError, '@handlers.message: rate=50 is no text such as "50/s"'),
+        ({"concurrency": 0}, ValueError, "@handlers.message: concurrency=0 is less than 1"),
+        ({"concurrency": "4"}, TypeError, "@handlers.message: concurrency='4' is no whole number"),
+        ({"concurrency": True}, TypeError, "@handlers.message: concurrency=True is no whole number"),
+    ],
+)
+def test_wrong_rate_or_concurrency(options: dict[str, Any], error: type[Exception], says: str) -> None:
+    """A rate or a concurrency that is none is refused where it is written, in one sentence."""
+    with pytest.raises(error) as caught:
+        Handlers().message("text", **options)
+    assert str(caught.value).startswith(says)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_decorator_takes_them() -> None:
+    """Rate and concurrency are known of each kind of handler; without them nothing is throttled."""
+    handlers = Handlers()
+    for decorator in (handlers.message, handlers.status, handlers.error, handlers.profile, handlers.change):
+        decorator()(print)
+        assert not handlers.any_throttled or handlers.registered[-2].is_throttled
+        decorator(rate="30/m", concurrency=4)(print)
+        assert handlers.any_throttled
+    assert [(one.rate, one.concurrency) for one in handlers.registered] == [(None, None), (0.5, 4)] * 5

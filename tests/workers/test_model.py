@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from ingest import batches
+from ingest import batches, steering
 from ingest import committer as committer_room
 from ingest.routing import LANES, lane_of, partition_of, place
 from ingest.settings import load
@@ -34,6 +34,7 @@ from workers.dispatch import Outcome
 from workers.events import Event
 from workers.line import Line
 from workers.open_batch import OpenBatch
+from workers.turns import with_bucket
 
 PARTITIONS = 2
 CONTACTS = ["15550000", "15550001", "15550003", "15550004"]
@@ -44,6 +45,7 @@ LONG_AGO, NEVER_MS = 1, 1 << 50
 SPLIT_AT, POISON_AT = 2, 3
 BASE_MS = 1_700_000_000_000
 JUNK = "junk"
+RARELY = 1e-9  # events per second: a bucket that holds one token and does not fill while a test runs
 
 NAMES = [*(f"m{n}" for n in range(10)), *(f"s{n}" for n in range(6)), "c0", "c1"]
 KINDS = {"m": "message", "s": "status", "c": "change"}
@@ -110,6 +112,8 @@ class Worker:
     alive: bool = True  # as the others see it
     member: str | None = None  # the batch that it believes to have
     probe: bool = False
+    allowance: int | None = None
+    given: int = 0  # records
     opened: OpenBatch | None = None
     records: list[Owed] = field(default_factory=list)
     first_seq: list[int] = field(default_factory=list)
@@ -165,7 +169,7 @@ class Machine(RuleBasedStateMachine):
         self.settings = load(partitions=PARTITIONS, max_attempts=MAX_ATTEMPTS, batch=MAX_COUNT)
         self.template = batches.job_template()
         self.append = self.redis.register_script(batches.lua(committer_room.__file__, "append.lua"))
-        self.take_script = self.redis.register_script(batches.lua(queue_room.__file__, "take.lua"))
+        self.take_script = self.redis.register_script(with_bucket(batches.lua(queue_room.__file__, "take.lua")))
         self.flushes: list[list[Any]] = []
         self.born = 0
         self.seq = 0
@@ -184,6 +188,9 @@ class Machine(RuleBasedStateMachine):
         self.handled: set[str] = set()
         self.last_seq: dict[str, int] = {}
         self.emptied: set[str] = set()
+        self.paused: set[str] = set()
+        self.capped: set[str] = set()
+        self.tokens = dict.fromkeys(LANES, 1)
         self.late: tuple[Worker, str, Worker] | None = None
         self.ahead = False  # that one is the end of a batch, and the worker goes on meanwhile
         self.in_order = True  # until RQ loses or repeats something, or a worker works on what it lost
@@ -238,22 +245,32 @@ class Machine(RuleBasedStateMachine):
     def give(self, worker: Worker) -> bool:
         """Take for a worker, as BatchQueue does. False when there is nothing to take."""
         keys = [batches.LEDGER, batches.TAKEN, batches.LEASES, batches.TAILS]
-        keys += [queue_room.TURN, queue_room.SPENT, queue_room.WAITS]
+        keys += [queue_room.TURN, queue_room.SPENT, queue_room.WAITS, steering.STEERING]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         settling = self.late[2].member if self.late and self.late[0] is worker and self.ahead else ""
-        args = [batches.RQ, batches.WA, worker.name, self.template, now, settling, *QUEUES]
+        args = [batches.RQ, batches.WA, worker.name, self.template, now, settling, 1, *QUEUES]
+        closed = self.paused | {lane for lane in self.capped if not self.tokens[lane]}
+        for member, holder in list(self.holders.items()):
+            if holder == worker.name and member != settling and lane_of(member.split("|")[0]) in closed:
+                del self.holders[member]  # what it does not know of goes back
         reply: Any = self.take_script(keys=keys, args=args)
         if isinstance(reply, list):
             queue, batch, probe = (part.decode() for part in reply[:3])
+            assert lane_of(queue) not in closed, "given out of a lane that is paused or at its cap"
             held = [m for m, holder in self.holders.items() if holder == worker.name and m != settling]
             assert held in ([], [f"{queue}|{batch}"]), "a worker that has a batch already was given another one"
             assert self.holders.get(f"{queue}|{batch}") in (None, worker.name), "given to two workers"
             self.holders[f"{queue}|{batch}"] = worker.name
             worker.member, worker.probe = f"{queue}|{batch}", probe == "1"
+            worker.given = len(reply[4])
+            worker.allowance = reply[5] if lane_of(queue) in self.capped else None
+            assert worker.allowance == reply[5] or reply[5] == -1
+            self.tokens[lane_of(queue)] -= worker.allowance or 0
+            assert self.tokens[lane_of(queue)] >= 0, "more tokens than there were"
             assert self.redis.hexists(f"{batches.RQ}:job:{batch}", "data")
             self.stop_the_clock()
             return True
-        waits = self.redis.hkeys(queue_room.WAITS)
+        waits = [*self.redis.hkeys(queue_room.WAITS), *(lane.encode() for lane in closed)]
         state = self.look()
         for queue in QUEUES:
             if queue not in state.leases and lane_of(queue).encode() not in waits:
@@ -274,10 +291,11 @@ class Machine(RuleBasedStateMachine):
 
     def open(self, worker: Worker) -> None:
         queue, batch = worker.member.split("|")
-        raw: Any = self.redis.lrange(batches.batch_key(batch), 0, -1)
+        raw: Any = self.redis.lrange(batches.batch_key(batch), 0, worker.given - 1)
         holder: Any = self.redis.hget(batches.TAKEN, worker.member)
         worker.opened = opened = OpenBatch(queue, batch, raw, MAX_ATTEMPTS, holder.decode())
         opened.probing = worker.probe
+        opened.allowance = worker.allowance
         worker.records = [owed(queue, record) for record in raw]
         worker.first_seq = [batches.unpack(record).received_ms for record in raw]
         worker.gone = 0
@@ -306,7 +324,8 @@ class Machine(RuleBasedStateMachine):
         if worker.opened is None or worker.halted:
             return
         for outcome in outcomes[: len(worker.todo)]:
-            self.do(worker, outcome)
+            if worker.opened.allowance != 0:
+                self.do(worker, outcome)
 
     def do(self, worker: Worker, outcome: str) -> None:
         index, event = worker.todo.pop(0)
@@ -316,6 +335,8 @@ class Machine(RuleBasedStateMachine):
             assert seq >= self.last_seq.get(contact(name), 0), "a contact's messages changed their order"
             self.last_seq[contact(name)] = seq
         self.handled.add(name)
+        if worker.opened.allowance is not None:
+            worker.opened.allowance -= 1
         worker.opened.finish(index, event, Outcome(outcome))
         worker.left[index] -= 1
         worker.done.append((name, event.attempt, outcome))
@@ -363,12 +384,16 @@ class Machine(RuleBasedStateMachine):
         answer = worker.runner._settle(opened, how)
         self.stop_the_clock()
         self.account(worker, opened.queue)
+        lane = lane_of(opened.queue)
         if how == "more":
             worker.halted = answer in ("wait", "yield")
+            assert worker.halted or lane not in self.paused
+            assert worker.halted or lane not in self.capped or opened.allowance is not None
             if not self.redis.exists(batches.batch_key(opened.batch)):
                 self.emptied.add(member)  # done but for its end
             return
         assert answer == how
+        self.tokens[lane] = min(1, self.tokens[lane] + (opened.allowance or 0))
         del self.holders[member]
         if member not in self.look().ledger:
             del self.deaths[member]
@@ -536,6 +561,23 @@ class Machine(RuleBasedStateMachine):
                 self.redis.zadd(batches.scheduled_key(queue), {batch: LONG_AGO})
         for lane in self.redis.hkeys(queue_room.WAITS):
             self.redis.hset(queue_room.WAITS, lane, LONG_AGO)
+        for lane in LANES:
+            self.redis.hdel(steering.STEERING, f"tokens.{lane}", f"at.{lane}")
+        self.tokens = dict.fromkeys(LANES, 1)
+
+    # What an operator says
+
+    @rule(lane=st.sampled_from(LANES), what=st.sampled_from(["pause", "resume", "resume", "limit", "off"]))
+    def steer(self, lane: str, what: str) -> None:
+        if what == "pause":
+            steering.pause(self.redis, [lane])
+            self.paused.add(lane)
+        elif what == "resume":
+            steering.resume(self.redis, [lane])
+            self.paused.discard(lane)
+        else:
+            steering.limit(self.redis, lane, RARELY if what == "limit" else None)
+            (self.capped.add if what == "limit" else self.capped.discard)(lane)
 
     def stop_the_clock(self) -> None:
         """A lane that waits does so until `time_passes`."""
@@ -623,6 +665,8 @@ class Machine(RuleBasedStateMachine):
             self.finish(worker)
         good = self.workers[0]
         self.finish(good)
+        for lane in LANES:
+            self.steer(lane, "resume")  # caps stay
         self.late = None
         for n in range(1, 3):
             self.silence(self.workers[n])
@@ -688,11 +732,13 @@ class Machine(RuleBasedStateMachine):
         if (self.look(), self.redis.hgetall(batches.COUNTS)) == before:
             return
         assert worker.member != then.member, "the batch was begun again, and now it is settled twice"
-        self.account(then, then.member.split("|")[0])
+        queue = then.member.split("|")[0]
+        self.account(then, queue)
         if how == "more":
             if not self.redis.exists(batches.batch_key(then.member.split("|")[1])):
                 self.emptied.add(then.member)
             return
+        self.tokens[lane_of(queue)] = min(1, self.tokens[lane_of(queue)] + (then.opened.allowance or 0))
         del self.holders[then.member]
         if then.member not in self.look().ledger:
             del self.deaths[then.member]
@@ -703,7 +749,7 @@ class Machine(RuleBasedStateMachine):
             return
         if worker.opened is None:
             self.open(worker)
-        while worker.todo and not worker.halted:
+        while worker.todo and not worker.halted and worker.opened.allowance != 0:
             self.do(worker, "handled")
         self.settle_as(worker, "back" if any(worker.left) else "end")
 

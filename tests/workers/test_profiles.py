@@ -377,6 +377,7 @@ class Run:
     """The account of a run whose events all end as `outcome` says."""
 
     def tick(self) -> None: ...
+    def put_off(self) -> None: ...
     def halted(self) -> bool:
         return False
 

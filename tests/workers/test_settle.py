@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from ingest import batches
+from ingest import batches, steering
 from workers import Handlers, RetryIn
 from workers.batch import FAILING
 from workers.queue import SPENT, WAITS
@@ -213,3 +213,44 @@ def test_a_try_that_decides_nothing(commit: Any, take: Any, runner: Any, status:
     runner(handlers).run(*take())
     assert seen == ["a", "b"]
     assert not redis.exists(WAITS)
+
+
+def test_a_pause_ends_the_batch(commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:
+    """A batch of a lane that is paused goes back to the front with its next settle; so does one that gets a cap."""
+    handlers, seen = Handlers(), []
+    levers = {
+        "1": lambda: steering.pause(redis, ["statuses"]),
+        "3": lambda: steering.limit(redis, "statuses", 1000),
+    }
+
+    @handlers.status()
+    def handle(event: Any) -> None:
+        seen.append(event.id)
+        levers.get(event.id, lambda: None)()
+
+    commit(*[status(str(n)) for n in range(6)], status("later"))
+    found = take()
+    runner(handlers).run(*found)
+    assert seen == ["0", "1"]
+    assert take("w2") == -1
+    steering.resume(redis, ["statuses"])
+    assert take("w3") == found
+    runner(handlers, worker="w3").run(*found)
+    assert seen == ["0", "1", "2", "3"]
+    assert take("w4") == found
+
+
+def test_makes_no_way_for_what_is_not_given_out(
+    commit: Any, take: Any, runner: Any, status: Any, message: Any, redis: Redis
+) -> None:
+    """A batch of statuses is not interrupted for messages that are paused, or have no tokens."""
+    for lever in (lambda: steering.pause(redis, ["messages"]), lambda: steering.limit(redis, "messages", 0.001)):
+        redis.flushdb()
+        lever()
+        redis.hset(steering.STEERING, mapping={"tokens.messages": 0, "at.messages": time.time()})
+        handlers, seen = Handlers(), []
+        handlers.status()(lambda event, seen=seen: seen.append(event.id))
+        commit(*[status(str(n)) for n in range(3)], message(), received_ms=_ago(5))
+        redis.hset(SPENT, "statuses", 1000)
+        runner(handlers).run(*take("w1", "statuses"))
+        assert seen == ["0", "1", "2"]

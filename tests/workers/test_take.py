@@ -10,7 +10,7 @@ from redis import Redis
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from ingest import batches
+from ingest import batches, steering
 from ingest.routing import partition_of
 from workers.queue import SPENT, WAITS
 
@@ -202,3 +202,92 @@ def test_works_when_redis_is_full(
     commit(status())
     redis.config_set("maxmemory", 1)
     assert take()[0] == "statuses"
+
+
+def test_a_paused_lane_gives_out_nothing(
+    take: Callable[..., Any],
+    commit: Callable[..., None],
+    message: Callable[..., bytes],
+    status: Callable[..., bytes],
+    redis: Redis,
+) -> None:
+    """Nothing of a paused lane is given out, nobody is told when it may be, and other lanes go on."""
+    commit(message(), status())
+    commit(status("retry"), batch=1)
+    steering.pause(redis, ["statuses"])
+    assert take("w1")[0].startswith("messages")
+    assert take("w2") == -1
+    steering.resume(redis, ["statuses"])
+    assert redis.llen(batches.doorbell_key("statuses")) == 1
+    assert take("w2")[0] == "statuses"
+
+
+def test_retries_of_a_paused_lane_wait(
+    take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
+) -> None:
+    """They become due and wait at the front of their queue; until then no worker wakes for them."""
+    commit(status())
+    queue, batch = take("w0")
+    redis.hdel(batches.TAKEN, f"{queue}|{batch}")
+    now = int(redis.time()[0])  # type: ignore[index]
+    steering.pause(redis, ["statuses"])
+    redis.zadd(batches.scheduled_key(queue), {batch: now + 100})
+    assert take() == -1
+    redis.zadd(batches.scheduled_key(queue), {batch: now - 1})
+    assert take() == -1
+    assert redis.zcard(batches.scheduled_key(queue)) == 0
+    steering.resume(redis, ["statuses"])
+    assert take() == (queue, batch)
+
+
+def test_what_a_worker_does_not_know_of_goes_back_when_the_lane_is_paused(
+    take: Callable[..., Any], commit: Callable[..., None], message: Callable[..., bytes], redis: Redis
+) -> None:
+    """A batch whose answer was lost is not given again while its lane is paused, nor kept from others after that."""
+    commit(message("m1"), message("m2"), batch=1)
+    first = take("w1")
+    steering.pause(redis, ["messages"])
+    assert take("w1") == -1
+    assert not redis.exists(batches.TAKEN, batches.LEASES)
+    steering.resume(redis, ["messages"])
+    assert take("w2") == first
+
+
+def test_a_capped_lane_gives_out_what_there_are_tokens_for(
+    take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
+) -> None:
+    """A batch comes with as many tokens as it has records, a quarter of a second's at most; then one has to wait."""
+    commit(*[status(str(n)) for n in range(60)], batch=30)
+    steering.limit(redis, "statuses", 0.02)
+    assert take("w1")[0] == "statuses"
+    assert 40_000 < take("w2") <= 50_000
+    redis.delete(steering.STEERING)
+    steering.limit(redis, "statuses", 80)
+    redis.hdel(batches.TAKEN, *redis.hkeys(batches.TAKEN))  # type: ignore[arg-type]
+    _, batch = take("w2")
+    assert len(take.last[4]) == take.last[5] == 20  # type: ignore[attr-defined]
+    assert redis.llen(batches.batch_key(batch)) == 30
+
+
+def test_a_capped_lane_without_work_wakes_nobody(
+    take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
+) -> None:
+    """A lane that is out of tokens counts as due only when there is something to take."""
+    commit(status())
+    steering.limit(redis, "statuses", 0.01)
+    take("w1")
+    assert take("w2") == -1
+    commit(status("more"))
+    assert 0 < take("w2") <= 100_000
+    assert take("w3", "messages") == -1
+
+
+def test_a_clock_that_was_set_back(
+    take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
+) -> None:
+    """A bucket filled in the future fills from now on, not from then on."""
+    commit(status("a"), status("b"), batch=1)
+    steering.limit(redis, "statuses", 1000)
+    redis.hset(steering.STEERING, mapping={"tokens.statuses": 249.5, "at.statuses": 1e11})
+    assert take("w1")[0] == "statuses"
+    assert float(redis.hget(steering.STEERING, "at.statuses") or 0) < 1e11  # type: ignore[arg-type]

@@ -163,3 +163,23 @@ def test_wrong_handlers(tmp_path: Path, handlers: str, says: str) -> None:
     assert done.returncode == 1
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_rate_and_concurrency_do_not_count(tmp_path: Path) -> None:
+    """Without Redis nobody waits for a turn; `handlers` shows them, and a wrong one is one line."""
+    handlers, seen = Handlers(), []
+    handlers.message("text", rate="1/h", concurrency=1)(lambda message: seen.append(message.id))
+    assert [one.outcome for _ in range(3) for one in call(handlers, {"messages": [HELLO]})] == ["handled"] * 3
+
+    (tmp_path / "other.py").write_text(
+        "from workers import Handlers\nhandlers = Handlers()\n"
+        "@handlers.message('text', rate='90/m', concurrency=4)\nasync def f(m): ...\n"
+    )
+    (row,) = json.loads(wa(tmp_path, "handlers", "--json", WA_HANDLERS="other:handlers").stdout)
+    assert (row["rate"], row["concurrency"]) == (1.5, 4)
+    assert "async, 90/m, 4 at a time" in wa(tmp_path, "handlers", COLUMNS="200", WA_HANDLERS="other:handlers").stdout
+    (tmp_path / "other.py").write_text("from workers import Handlers\nHandlers().error(rate='fast')\n")
+    done = wa(tmp_path, "handlers", WA_HANDLERS="other:handlers")
+    assert done.returncode == 1
+    assert "@handlers.error: rate='fast' is no rate" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

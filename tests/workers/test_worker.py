@@ -199,6 +199,14 @@ def test_a_missing_module_is_one_line(
     assert line.startswith("wa-ingest: WA_HANDLERS=nothing_here:handlers: there is no")
 
 
+def test_a_wrong_rate_is_one_line(worker: Callable[..., Any], seen: Any, log: Any, tmp_path: Path) -> None:
+    """A handler registered with a rate that is none is one line, without a traceback."""
+    (tmp_path / "recorder.py").write_text("from workers import Handlers\nHandlers().message('text', rate='fast')\n")
+    assert worker().wait(60) == GIVE_UP
+    (line,) = log().splitlines()
+    assert line.startswith("wa-ingest: @handlers.message: rate='fast' is no rate: give a number above 0 per second")
+
+
 def test_ends_with_its_parent(worker: Callable[..., Any], seen: Any, redis: Redis, wait_for: Any) -> None:
     """When the parent is gone (its end of the pipe closes), the worker stops as by SIGTERM."""
     process = worker()

@@ -1,0 +1,68 @@
+"""The backlog over the last hour: a sample every ten seconds, whichever receiver is first to take it.
+
+It lies in Redis, so that every receiver shows the same, also what was before it started.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, NamedTuple
+
+import orjson
+from redis import Redis
+
+from ingest import backlog, batches
+
+STEP_SECONDS = 10
+KEPT = 360
+"""Samples: an hour."""
+
+HISTORY = batches.WA + "history"
+_TURN = batches.WA + "history.turn"
+
+
+class Point(NamedTuple):
+    """One lane at one moment: notifications waiting, age of the oldest (s), notifications in and out per second,
+    dead letters.
+    """
+
+    waiting: int
+    oldest_seconds: float
+    rate_in: float
+    rate_out: float
+    dead: int
+
+
+class Sample(NamedTuple):
+    """All lanes at one moment (`time`, seconds since the epoch, by Redis' clock) and the workers alive."""
+
+    time: float
+    workers: int
+    lanes: dict[str, Point]
+
+
+def take(redis: Redis) -> bool:
+    """Take the sample of this step, unless somebody has; True when it was taken here. Call it every `STEP_SECONDS`."""
+    # A little less than a step, so that whoever calls in time is never a hair too early.
+    if not redis.set(_TURN, secrets.token_hex(4), nx=True, px=STEP_SECONDS * 900):
+        return False
+    now = backlog.read(redis)
+    lanes = {
+        name: (lane.waiting, lane.oldest_seconds, round(lane.rate_in, 2), round(lane.rate_out, 2), lane.dead)
+        for name, lane in now.lanes.items()
+    }
+    redis.xadd(HISTORY, {"workers": now.workers, "lanes": orjson.dumps(lanes)}, maxlen=KEPT, approximate=True)
+    return True
+
+
+def read(redis: Redis) -> list[Sample]:
+    """The samples of the last hour, the oldest first."""
+    entries: Any = redis.xrevrange(HISTORY, count=KEPT)
+    return [
+        Sample(
+            int(id.partition(b"-")[0]) / 1000,
+            int(fields[b"workers"]),
+            {name: Point(*point) for name, point in orjson.loads(fields[b"lanes"]).items()},
+        )
+        for id, fields in reversed(entries)
+    ]

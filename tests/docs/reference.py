@@ -1,0 +1,104 @@
+"""docs/settings.md and docs/events.md, generated from the modules: `python -m tests.docs.reference --write`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ingest.settings import Settings, variable
+from workers import Change, Error, Message, Profile, Status
+from workers.events import Event
+from workers.values import Conversation, Fault, Media, Pricing
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+SECTIONS = {
+    "Redis": ("redis_url", "durability"),
+    "Your code": ("handlers", "handler_timeout", "concurrency"),
+    "Listeners": ("listen", "path", "admin_listen", "processes"),
+    "Who may post": ("app_secret", "verify_token", "basic_auth", "path_secret", "allow_networks", "trusted_proxies"),
+    "TLS": ("tls_cert", "tls_key", "tls_client_ca", "tls_client_name"),
+    "Bounds of the receiver": ("max_body", "body_timeout", "max_pending", "max_connections"),
+    "Keeping": ("spool_dir", "dedup_window", "dead_age", "archive_dir", "archive_age"),
+    "Work": ("lanes", "partitions", "batch", "max_attempts", "status_order", "max_rss"),
+}
+"""Every setting in one of them, in the order of the page."""
+
+SETTINGS = """# Settings
+
+Environment variables. Each may also be given as `NAME_FILE`, the path of a file that holds the value: how compose and
+Kubernetes hand out secrets. A wrong value stops the start with one line that names the variable; a variable with our
+prefix that is no setting is a warning. `wa-ingest settings` shows what is in force, with secrets masked.
+
+Durations are written `500ms`, `30s`, `15m`, `25h` or `7d`; sizes `64MiB` or bytes; lists with commas. An empty value
+counts as unset.
+
+<!-- Written by `python -m tests.docs.reference --write` from ingest/settings.py: change it there. -->
+"""
+
+
+def settings() -> str:
+    """docs/settings.md as it must be."""
+    defaults = Settings.model_construct().model_dump(mode="json")
+    parts = [SETTINGS]
+    for title, names in SECTIONS.items():
+        parts += [f"\n## {title}\n\n", "| variable | default | meaning |\n", "|---|---|---|\n"]
+        for name in names:
+            default = defaults[name]
+            shown = "unset" if default is None else f"`{default}`"
+            meaning = (Settings.model_fields[name].description or "").replace("|", "\\|")
+            parts.append(f"| `{variable(name)}` | {shown} | {meaning} |\n")
+    return "".join(parts)
+
+
+EVENTS = """# Events
+
+What handlers are called with. What the sender left out, or sent in a type that makes no sense, is `None`; reading never
+raises. Treat `raw` as read-only: a retry is written from it.
+
+<!-- Written by `python -m tests.docs.reference --write` from workers/events.py and workers/values.py. -->
+"""
+
+
+def events() -> str:
+    """docs/events.md as it must be."""
+    parts = [EVENTS]
+    for cls in (Event, Message, Status, Error, Change, Profile, Media, Pricing, Conversation, Fault):
+        title = "All events" if cls is Event else cls.__name__
+        about = "What all of them have." if cls is Event else _text(cls.__doc__)
+        rows = [f"| `{name}` | {meaning} |\n" for name, meaning in _members(cls)]
+        parts += [f"\n## {title}\n\n{about}\n\n", "| | |\n|---|---|\n", *rows]
+    return "".join(parts)
+
+
+def _members(cls: type) -> Iterator[tuple[str, str]]:
+    """Public properties and attributes that a class itself has, with the text that stands below them."""
+    source, annotated = inspect.getsource(cls), inspect.get_annotations(cls)
+    for name in dict.fromkeys([*cls.__dict__, *annotated]):
+        found = cls.__dict__.get(name)
+        if name.startswith("_"):
+            continue
+        if isinstance(found, property):
+            if found.__doc__:  # without, it says for this class what it says for all
+                yield name, _text(found.__doc__)
+        elif below := re.search(rf'^    {name}\b[^\n]*\n    """(.*?)"""', source, re.MULTILINE | re.DOTALL):
+            yield name, _text(below[1])
+        elif cls.__module__ == Fault.__module__ and name in annotated:
+            yield name, f"`{annotated[name]}`".replace("|", "\\|")
+
+
+def _text(docstring: str | None) -> str:
+    return " ".join((docstring or "").split()).replace("|", "\\|")
+
+
+PAGES = {"settings.md": settings, "events.md": events}
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        if sys.argv[1:] == ["--write"]:
+            (DOCS / name).write_text(page())
+        else:
+            print(page())

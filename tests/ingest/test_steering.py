@@ -1,0 +1,31 @@
+"""What an operator says to a running pipeline."""
+
+from __future__ import annotations
+
+from redis import Redis
+
+from ingest import batches, steering
+
+
+def test_what_is_said_is_in_force_until_it_is_taken_back(redis: Redis) -> None:
+    """Pauses and caps are kept by lane; pausing again does not change since when."""
+    assert steering.read(redis) == ({}, {})
+    steering.pause(redis, ["messages", "statuses"])
+    steering.limit(redis, "statuses", 0.5)
+    first = steering.read(redis)
+    assert set(first.paused) == {"messages", "statuses"}
+    assert first.limits == {"statuses": 0.5}
+    steering.pause(redis, ["messages"])
+    assert steering.read(redis) == first
+    steering.resume(redis, ["messages"])
+    steering.limit(redis, "statuses", None)
+    assert set(steering.read(redis).paused) == {"statuses"}
+    assert steering.read(redis).limits == {}
+
+
+def test_what_is_said_wakes_one_worker(redis: Redis) -> None:
+    """Who waits for work learns that a lane goes on: one token lies at its doorbell, however often it is said."""
+    for _ in range(3):
+        steering.resume(redis, ["other"])
+        steering.limit(redis, "other", 5)
+    assert redis.llen(batches.doorbell_key("other")) == 1

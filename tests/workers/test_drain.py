@@ -1,0 +1,173 @@
+"""`wa-ingest drain`: honest about the time left, and done when it is empty."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from redis import Redis
+
+from ingest import backlog, steering
+from workers import drain
+from workers.cli import main
+
+SLOW = """
+import time
+from workers import Handlers
+handlers = Handlers()
+
+@handlers.message()
+def on_message(message):
+    time.sleep(0.003)
+
+@handlers.status()
+def on_status(status):
+    time.sleep(0.001)
+"""
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(run_module: Start, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Start `wa-ingest …` with handlers that take 3 ms for a message and 1 ms for a status."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    monkeypatch.setenv("WA_HANDLERS", "slow:handlers")
+    return lambda *arguments: run_module("workers.cli", *arguments, cwd=tmp_path, stderr=subprocess.PIPE)
+
+
+@pytest.fixture
+def fill(commit: Any, message: Any, status: Any) -> Callable[[int, int], None]:
+    """Let so many messages and statuses wait."""
+
+    def run(messages: int, statuses: int) -> None:
+        commit(*(message(id=f"m{n}", sender=f"1555{n % 100:04}") for n in range(messages)))
+        commit(*(status(id=f"s{n}") for n in range(statuses)))
+
+    return run
+
+
+def test_the_time_left_is_honest(start: Start, fill: Any) -> None:
+    """From the first tenth on, the time that is named for each lane and the one it took differ by a quarter at most.
+
+    What lies between two settles and between two looks cannot be known: that second is allowed for, too.
+    """
+    fill(3000, 9000)
+    process = start("drain", "--processes", "1", "--json")
+    assert process.stdout
+    said: list[tuple[float, dict[str, Any]]] = []
+    for line in process.stdout:
+        said.append((time.monotonic(), json.loads(line)["lanes"]))
+    assert process.wait(30) == 0, process.stderr and process.stderr.read()
+    for lane in ("messages", "statuses"):
+        ended = next(at for at, lanes in said if lanes[lane]["left"] == 0)
+        total = said[0][1][lane]["left"]
+        judged = 0
+        for at, lanes in said:
+            one = lanes[lane]
+            if at < ended and one["done"] >= total / 10:
+                judged += 1
+                assert one["seconds"] == pytest.approx(ended - at, rel=0.25, abs=1.0), (lane, one, ended - at)
+        assert judged >= 3
+
+
+def test_a_lower_lane_is_told_when_its_turn_ends() -> None:
+    """The end of a lane that mostly waits for others is not told by its own rate: the work ahead of it counts."""
+    assert drain.ends({"messages": 9.0, "statuses": 10.0, "other": 0.0}) == {
+        "messages": 10.0,
+        "statuses": 19.0,
+        "other": 0.0,
+    }
+    assert drain.ends({"messages": 100.0, "statuses": 1.0, "other": 1.0}) == {
+        "messages": pytest.approx(102.0),
+        "statuses": 10.0,
+        "other": 10.0,
+    }
+
+
+def test_what_arrives_meanwhile_takes_its_share() -> None:
+    """A backlog to which as much comes as is done has no end; half as much makes it twice as long."""
+
+    def look(at: float, left: int, arrived: int, done: int) -> drain.Look:
+        def lane(count: int) -> dict[str, int]:
+            return {"messages": 0, "statuses": count, "other": 0}
+
+        return drain.Look(at, lane(left), lane(arrived), lane(done), lane(10 * done), frozenset(), 1, lane(0))
+
+    def seconds(*looks: drain.Look) -> float | None:
+        estimate = drain.Estimate()
+        return [estimate.add(one)["statuses"].seconds for one in looks][-1]
+
+    assert seconds(look(0, 1000, 0, 0), look(1, 1000, 0, 0), look(2, 900, 0, 100), look(3, 800, 0, 200)) == 8.0
+    assert seconds(look(0, 1000, 0, 0), look(2, 900, 0, 100), look(3, 850, 50, 200)) == 17.0
+    assert seconds(look(0, 1000, 0, 0), look(2, 900, 0, 100), look(3, 950, 150, 200)) is None
+
+
+def test_it_follows_workers_that_run_elsewhere(start: Start, fill: Any, redis: Redis) -> None:
+    """Without --processes it starts nothing, says so when nobody works, and ends when others have emptied the lanes."""
+    fill(100, 200)
+    redis.delete("rq:wa:alive")
+    follower = start("drain")
+    assert follower.stderr
+    assert "no worker is alive" in follower.stderr.readline()
+    worker = start("work")
+    out, _ = follower.communicate(timeout=60)
+    assert (follower.returncode, worker.poll()) == (0, None)
+    assert out.startswith("Empty: 300 notifications in ")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+
+
+def test_ctrl_c_stops_its_workers_and_loses_nothing(start: Start, fill: Any, redis: Redis) -> None:
+    """Ctrl-C ends it with status 1 and one line; what was not done waits."""
+    fill(0, 5000)
+    process = start("drain", "--processes", "1", "statuses", "--json")
+    assert process.stdout
+    while json.loads(process.stdout.readline())["lanes"]["statuses"]["done"] == 0:
+        pass
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert err.splitlines()[-1] == "Error: stopped before it was empty; nothing is lost"
+    now = backlog.read(redis)
+    assert now.workers == 0
+    assert 0 < now.lanes["statuses"].waiting < 5000
+
+
+def test_a_paused_lane_is_left_out(redis_url: str, redis: Redis, fill: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanes that are paused do not keep it from ending; when all are, it says how they go on."""
+    fill(0, 10)
+    steering.pause(redis, ["statuses"])
+    monkeypatch.setenv("WA_REDIS_URL", redis_url)
+    result = CliRunner().invoke(main, ["drain"])
+    assert (result.exit_code, result.stdout) == (0, "Empty: 0 notifications in 0s.\n")
+    result = CliRunner().invoke(main, ["drain", "statuses"])
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "Error: paused: statuses; `wa-ingest resume` lets them go on\n",
+    )
+
+
+def test_bars_on_a_terminal(start: Start, fill: Any, redis_url: str, tmp_path: Path) -> None:
+    """On a terminal there is a bar for each lane, and what the workers print stands above."""
+    fill(50, 50)
+    shown = subprocess.run(
+        ["script", "-qec", f"{sys.executable} -m workers.cli drain --processes 1", "/dev/null"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    ).stdout
+    assert "worker started" in shown
+    assert "messages" in shown
+    assert "100 %" in shown
+    assert "Empty: 100 notifications in " in shown
