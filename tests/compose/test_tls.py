@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.request import urlopen
 
@@ -108,8 +109,10 @@ def test_prometheus(stack: Stack, wait_for: WaitFor) -> None:
             return json.load(answer)["data"]
 
     def scraped() -> bool:
-        targets = ask("targets")["activeTargets"]
-        return any(one["health"] == "up" and "receiver:9100" in one["scrapeUrl"] for one in targets)
+        with suppress(OSError):  # not ready yet
+            targets = ask("targets")["activeTargets"]
+            return any(one["health"] == "up" and "receiver:9100" in one["scrapeUrl"] for one in targets)
+        return False
 
     wait_for(scraped, WAIT, "a scrape of the receiver")
     assert ask("rules")["groups"]
