@@ -27,7 +27,7 @@ class Admin:
     def __init__(self, settings: Settings, committer: Committer) -> None:
         self._committer = committer
         # A Redis that hangs must not keep the figures of the spool from whoever scrapes.
-        redis = connection.for_tools(settings, connection.COMMAND_SECONDS)
+        redis = connection.all_for_tools(settings, connection.COMMAND_SECONDS)
         self._collectors: list[Collector] = [_Backlog(redis)]
         self._spool = settings.spool_dir
         if self._spool is not None:
@@ -67,21 +67,26 @@ def _json(status: int, content: dict[str, object]) -> web.Response:
 
 
 class _Backlog(Collector):
-    """The figures that live in Redis. Without Redis they are left out, and `wa_redis_up` is 0."""
+    """The figures that live in Redis. Without Redis they are left out, and `wa_redis_up` is 0.
 
-    def __init__(self, redis: Redis) -> None:
+    Of several Redis each has its own `wa_redis_up`; the other figures are of those that answer.
+    """
+
+    def __init__(self, redis: dict[str, Redis]) -> None:
         self._redis = redis
 
     def collect(self) -> Iterable[Metric]:
-        up = GaugeMetricFamily("wa_redis_up", "1 when Redis answers")
+        several = len(self._redis) > 1
+        up = GaugeMetricFamily("wa_redis_up", "1 when Redis answers", labels=["redis"] if several else [])
         try:
-            now = backlog.read(self._redis)
+            now = backlog.read_all(self._redis)
         except (RedisError, OSError):
-            up.add_metric([], 0)
-            yield up
-            return
-        up.add_metric([], 1)
+            now = None
+        for name in self._redis:
+            up.add_metric([name] if several else [], now is not None and name not in now.away)
         yield up
+        if now is None:
+            return
         for name, meaning in _LANE_GAUGES.items():
             gauge = GaugeMetricFamily(f"wa_lane_{name}", meaning, labels=["lane"])
             for lane, figures in now.lanes.items():

@@ -130,6 +130,9 @@ class Committer:
             return f"the spool is not writable: {error.strerror}"
         return reason
 
+    async def aclose(self) -> None:
+        await self._redis.aclose()
+
     async def probe(self) -> str | None:
         """Why a notification could not be kept at this moment, or None: a commit of nothing."""
         return await self._write({})

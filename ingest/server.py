@@ -15,9 +15,8 @@ import structlog
 import uvloop
 from redis.exceptions import RedisError
 
-from ingest import connection, logs, processes, tls
+from ingest import connection, logs, processes, spread, tls
 from ingest.admin import Admin
-from ingest.committer import Committer
 from ingest.listener import Listener, connection_limit
 from ingest.replay import Standby
 from ingest.settings import Settings, SettingsError, load
@@ -36,8 +35,7 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
-    redis = connection.for_receiver(settings)
-    committer = Committer(redis, settings, spool)
+    committer = spread.committer(settings, spool)
     webhook = Webhook(settings, committer)
     public = Listener(settings, "listen", webhook, connection_limit(settings))
     admin = Listener(settings, "admin_listen", Admin(settings, committer), _ADMIN_CONNECTIONS)
@@ -54,7 +52,7 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
     finally:
         await public.close()
         await admin.close()
-        await redis.aclose()
+        await committer.aclose()
     log.info("receiver stopped", pid=os.getpid())
 
 
@@ -147,14 +145,14 @@ def main() -> None:
     try:
         settings = load()
         spool = _open_spool(settings)
-        tools = connection.for_tools(settings, connection.COMMAND_SECONDS)
-        try:
-            connection.check_version(tools, settings)
-        except (RedisError, OSError) as error:
-            # Not fatal: until Redis is there, notifications are spooled or senders get 503.
-            log.warning("Redis is away", reason=str(connection.trouble(error)), spool=spool is not None)
-        finally:
-            tools.close()
+        for tools in connection.all_for_tools(settings, connection.COMMAND_SECONDS).values():
+            try:
+                connection.check_version(tools, settings)
+            except (RedisError, OSError) as error:
+                # Not fatal: until Redis is there, notifications are spooled or senders get 503.
+                log.warning("Redis is away", reason=str(connection.trouble(error)), spool=spool is not None)
+            finally:
+                tools.close()
         uvloop.run(run(settings, spool, share_ports="--share-ports" in sys.argv))
     except SettingsError as error:
         print(f"wa-ingest: {error}", file=sys.stderr)

@@ -138,7 +138,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
     redis_url: SecretStr | None = Field(
-        None, description="redis://, rediss://, unix:// or redis+sentinel://; unset: `up` starts its own server"
+        None,
+        description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://, or several of these, comma "
+        "separated; unset: `up` starts its own server",
     )
     handlers: str = Field(
         "examples.printing:handlers",
@@ -269,10 +271,28 @@ def unknown_variables() -> list[str]:
 
 
 def redis_url(settings: Settings) -> str:
-    """The Redis URL, for every command but `up`. Raises SettingsError when it is not set."""
+    """The Redis URL or URLs, for every command but `up`. Raises SettingsError when it is not set."""
     if settings.redis_url is None:
         raise SettingsError(
             "WA_REDIS_URL is not set: give the Redis to use, for example redis://localhost:6379/0, "
             "or run `wa-ingest up`, which starts its own"
         )
     return settings.redis_url.get_secret_value()
+
+
+def address(url: str) -> str:
+    """The URL of a Redis without scheme, user, password and options (but `db`): fit for logs and metrics."""
+    where, _, options = url.partition("://")[2].rpartition("@")[2].partition("?")
+    database = [one for one in options.split("&") if one.startswith("db=")]
+    return "?".join((where, *database))
+
+
+def each_redis(settings: Settings) -> list[Settings]:
+    """The settings with one Redis, for each that WA_REDIS_URL names. Raises SettingsError.
+
+    A comma that no scheme follows is part of a URL: sentinels and nodes of a cluster are separated by it.
+    """
+    urls = re.split(r",\s*(?=[a-z+]+://)", redis_url(settings))
+    if len(set(map(address, urls))) < len(urls):
+        raise SettingsError("WA_REDIS_URL names the same Redis twice: give each once")
+    return [settings.model_copy(update={"redis_url": SecretStr(url)}) for url in urls]
