@@ -57,7 +57,8 @@ def make(compose: list[str], empty_env: Path, image: None) -> Make:
 
     @contextmanager
     def made(file: str, *services: str, workers: int = 1, **settings: str) -> Iterator[Stack]:
-        needs(*(name for name in re.findall(r"^    image: (.+)", (ROOT / file).read_text(), re.M) if name in services))
+        text = (ROOT / file).read_text()
+        needs(*(re.findall(rf"^  {name}:\n(?:    .*\n)*?    image: (\S+)", text, re.M)[0] for name in services))
         stack = Stack(compose, empty_env, file, **settings)
         try:
             began = time.monotonic()
