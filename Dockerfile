@@ -29,10 +29,10 @@ RUN PIP_CONSTRAINT=/wheel/requirements.lock PIP_BUILD_CONSTRAINT=/wheel/requirem
 
 
 FROM python:3.13-slim-bookworm
-# A fixed uid, so that the owner of a mounted folder can be told. A new volume at /spool takes over owner and mode.
+# A fixed uid, so that the owner of a mounted folder can be told. New volumes take over owner and mode.
 RUN groupadd --gid 10001 wa-ingest \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /handlers --shell /usr/sbin/nologin wa-ingest \
-    && install --directory --owner 10001 --group 10001 --mode 0700 /spool
+    && install --directory --owner 10001 --group 10001 --mode 0700 /spool /archive
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY --from=wheel /wheel/requirements.txt /wheel/requirements.lock /wheel/
 # Wheels only: nothing is compiled here, so no compiler is needed.

@@ -1,24 +1,22 @@
-"""The admin listener: is it alive, is it ready, what are the figures. Never reachable through the public one."""
+"""The admin listener: the page, is it alive, is it ready, the figures. Never reachable through the public one."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
-from pathlib import Path
 
 import orjson
 from aiohttp import web
-from prometheus_client import Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
-from redis import Redis
-from redis.exceptions import RedisError
 
-from ingest import backlog, connection, metrics, spool
+from ingest import collectors, connection, metrics, page, spool
+from ingest.actions import Actions
 from ingest.answers import Answer
 from ingest.committer import Committer
+from ingest.live import Live
 from ingest.settings import Settings
+
+_READ = ("GET", "HEAD")
 
 
 class Admin:
@@ -27,25 +25,39 @@ class Admin:
     def __init__(self, settings: Settings, committer: Committer) -> None:
         self._committer = committer
         # A Redis that hangs must not keep the figures of the spool from whoever scrapes.
-        redis = connection.for_tools(settings, connection.COMMAND_SECONDS)
-        self._collectors: list[Collector] = [_Backlog(redis)]
+        redis = connection.all_for_tools(settings, connection.COMMAND_SECONDS)
+        self._collectors: list[Collector] = [collectors.InRedis(redis)]
         self._spool = settings.spool_dir
         if self._spool is not None:
-            self._collectors.append(_Spool(self._spool))
-        self._pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
+            self._collectors.append(collectors.Spool(self._spool))
+        self.live = Live(settings, redis, committer)
+        self._actions = Actions(settings, redis)
+        self._pages: dict[str, tuple[tuple[str, ...], page.Page]] = {
+            "/healthz": (_READ, self._healthz),
+            "/readyz": (_READ, self._readyz),
+            "/metrics": (_READ, self._metrics),
+            "/events": (("GET",), self.live.events),
+            **{path: (_READ, file) for path, file in page.files().items()},
+            **{path: (("POST",), action) for path, action in self._actions.pages().items()},
+        }
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        page = self._pages.get(request.path)
-        if page is None:
+        methods, answer = self._pages.get(request.path, ((), None))
+        if answer is None:
             return Answer(404)
-        if request.method not in ("GET", "HEAD"):
-            return Answer(405, {"Allow": "GET, HEAD"})
-        return await page()
+        if request.method not in methods:
+            return Answer(405, {"Allow": ", ".join(methods)})
+        return await answer(request)
 
-    async def _healthz(self) -> web.Response:
+    def close(self) -> None:
+        """Send away who watches, and end what was begun on the page: a stop waits for neither."""
+        self.live.close()
+        self._actions.close()
+
+    async def _healthz(self, request: web.BaseRequest) -> web.Response:
         return _json(200, {"alive": True, "pid": os.getpid()})
 
-    async def _readyz(self) -> web.Response:
+    async def _readyz(self, request: web.BaseRequest) -> web.Response:
         standby = self._committer.standby
         reason = (standby and standby.reason) or await self._committer.probe()
         content: dict[str, object] = {"ready": reason is None, "reason": reason}
@@ -57,71 +69,10 @@ class Admin:
             content["spooled"] = (await asyncio.to_thread(spool.figures, self._spool)).notifications
         return _json(200 if content["ready"] else 503, content)
 
-    async def _metrics(self) -> web.Response:
+    async def _metrics(self, request: web.BaseRequest) -> web.Response:
         text = await asyncio.to_thread(metrics.text, *self._collectors)
         return Answer(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
 def _json(status: int, content: dict[str, object]) -> web.Response:
     return Answer(status, body=orjson.dumps(content), content_type="application/json")
-
-
-class _Backlog(Collector):
-    """The figures that live in Redis. Without Redis they are left out, and `wa_redis_up` is 0."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-
-    def collect(self) -> Iterable[Metric]:
-        up = GaugeMetricFamily("wa_redis_up", "1 when Redis answers")
-        try:
-            now = backlog.read(self._redis)
-        except (RedisError, OSError):
-            up.add_metric([], 0)
-            yield up
-            return
-        up.add_metric([], 1)
-        yield up
-        for name, meaning in _LANE_GAUGES.items():
-            gauge = GaugeMetricFamily(f"wa_lane_{name}", meaning, labels=["lane"])
-            for lane, figures in now.lanes.items():
-                gauge.add_metric([lane], getattr(figures, name))
-            yield gauge
-        yield GaugeMetricFamily("wa_workers", "Workers alive", value=now.workers)
-        events = CounterMetricFamily("wa_events", "Events by kind and outcome", labels=["kind", "outcome"])
-        duplicates = CounterMetricFamily("wa_duplicates", "Copies of events that were dropped", labels=["kind"])
-        for count, value in sorted(now.counts.items()):
-            outcome, _, kind = count.partition(".")
-            if outcome == "duplicate":
-                duplicates.add_metric([kind], value)
-            else:
-                events.add_metric([kind, outcome], value)
-        yield events
-        yield duplicates
-
-
-class _Spool(Collector):
-    """The figures of the folder that all receiver processes share."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def collect(self) -> Iterable[Metric]:
-        try:
-            now = spool.figures(self._folder)
-        except OSError:
-            return
-        yield GaugeMetricFamily("wa_spool_notifications", "Notifications on the disk", value=now.notifications)
-        yield GaugeMetricFamily("wa_spool_bytes", "Bytes on the disk that Redis does not have", value=now.bytes)
-        yield GaugeMetricFamily("wa_spool_oldest_seconds", "Age of the oldest of them", value=now.oldest_seconds)
-        yield CounterMetricFamily("wa_spool_corrupt", "Damaged parts set aside", value=now.corrupt)
-
-
-_LANE_GAUGES = {
-    "waiting": "Notifications waiting",
-    "batches": "Batches waiting",
-    "oldest_seconds": "Age of the oldest waiting notification",
-    "working": "Notifications in work",
-    "retrying": "Events waiting for their next try",
-    "dead": "Dead letters",
-}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from ingest import batches, steering
 from ingest.routing import LANES, lane_of
@@ -60,6 +63,8 @@ class Backlog:
     workers: int
     suspended: bool
     counts: dict[str, int]
+    away: tuple[str, ...] = ()
+    """Of several Redis those that do not answer; the figures are of the others."""
 
     def as_json(self) -> dict[str, Any]:
         """The shape of `wa-ingest status --json`."""
@@ -84,6 +89,53 @@ def expiring_text(counts: dict[str, int]) -> str:
     """How many dead letters will soon be removed, in words: 7, or 100 or more."""
     more = " or more" if max(counts.values()) >= EXPIRING_COUNTED else ""
     return f"{sum(counts.values()):,}{more}"
+
+
+def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlog:
+    """The same of several Redis, by their names, together. Raises what went wrong when none answers."""
+    found: list[Backlog] = []
+    away: dict[str, RedisError | OSError] = {}
+    for name, redis in clients.items():
+        try:
+            found.append(read(redis, dead_age))
+        except (RedisError, OSError) as error:
+            away[name] = error
+    if not found:
+        raise next(iter(away.values()))
+    lanes = {name: _together([one.lanes[name] for one in found]) for name in LANES}
+    counts = sum((Counter(one.counts) for one in found), Counter[str]())
+    return Backlog(
+        lanes, sum(one.workers for one in found), any(one.suspended for one in found), dict(counts), tuple(away)
+    )
+
+
+def _together(lanes: list[Lane]) -> Lane:
+    total = Lane()
+    for field in fields(Lane):
+        values = [getattr(lane, field.name) for lane in lanes]
+        setattr(total, field.name, _TOGETHER.get(field.name, sum)(values))
+    return total
+
+
+_TOGETHER: dict[str, Callable[[list[Any]], Any]] = {
+    "oldest_seconds": max,
+    "paused": any,
+    "paused_since": lambda since: min(filter(None, since), default=None),
+    "limit": lambda limits: None if None in limits else sum(limits),  # each has its share
+}
+"""How figures of a lane in several Redis become one, where that is not the sum."""
+
+
+def span(seconds: float) -> str:
+    """A time span in six characters: 59s, 12m30s, 3h05m, 6d23h."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02}h"
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
 def read(redis: Redis, dead_age: float | None = None) -> Backlog:

@@ -16,6 +16,7 @@
 | `doorbell:LANE` | list | at most one token; idle workers block on it |
 | `dead:LANE` | stream | dead letters |
 | `counts` | hash | what became of events, ever |
+| `tally` | hash | what else workers count, see `ingest/tally.py` |
 | `flow:T` | hash | notifications in and out per lane in the ten seconds T |
 | `steering` | hash | what an operator said: lanes that are paused, caps, see `ingest/steering.py` |
 | `rates` | hash | tokens of handlers with a rate, see `workers/turns.py` |
@@ -39,8 +40,8 @@ from rq.serializers import JSONSerializer
 # Ours live under RQ's prefix, so that a {hash tag} in RQ_KEY_PREFIX puts all keys of a script into one Cluster slot.
 RQ = RQ_KEY_PREFIX
 WA = f"{RQ}:wa:"
-LEDGER, TAILS, TAKEN, LEASES, ALIVE, COUNTS = (
-    WA + name for name in ("ledger", "tails", "taken", "leases", "alive", "counts")
+LEDGER, TAILS, TAKEN, LEASES, ALIVE, COUNTS, TALLY = (
+    WA + name for name in ("ledger", "tails", "taken", "leases", "alive", "counts", "tally")
 )
 FLOW = WA + "flow:"
 RQ_QUEUES = f"{RQ}:queues"
@@ -133,6 +134,11 @@ def queue_key(queue: str) -> str:
     return f"{RQ}:queue:{queue}"
 
 
+def job_key(batch: str) -> str:
+    """RQ's job of a batch."""
+    return f"{RQ}:job:{batch}"
+
+
 def scheduled_key(queue: str) -> str:
     """RQ's ScheduledJobRegistry: retry batches wait there until they are due."""
     return f"{RQ}:scheduled:{queue}"
@@ -143,9 +149,17 @@ def rq_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+_GUARD = "redis.call('EXISTS', KEYS[1] .. ':') "
+
+
 def lua(module_file: str, name: str) -> str:
-    """The text of the Lua script that lies beside a module."""
-    return Path(module_file).with_name(name).read_text()
+    """The text of the Lua script that lies beside a module.
+
+    While a slot of a cluster is moved key by key, a script would be ended by the first key that is not there. In a
+    cluster each therefore begins with a key that never is: it is refused before it has written anything.
+    """
+    text = Path(module_file).with_name(name).read_text()
+    return text.replace("\n", f"\n{_GUARD}", 1) if "{" in RQ else text
 
 
 def job_template() -> str:

@@ -55,11 +55,13 @@ class Committer:
     with `reserve` before reading and gives it back with `release` after the answer is decided.
     """
 
-    def __init__(self, redis: Redis, settings: Settings, spool: Spool | None = None) -> None:
+    def __init__(
+        self, redis: Redis, settings: Settings, spool: Spool | None = None, outage: Outage | None = None
+    ) -> None:
         self._redis = redis
         self.standby = Standby(spool, self._write, settings.partitions) if spool else None
         instead = "notifications go to the disk spool" if spool else "senders get 503"
-        self._outage = Outage(f"Redis is not used, {instead}", "Redis is used again")
+        self._outage = outage or Outage(f"Redis is not used, {instead}", "Redis is used again")
         self._disk_outage = Outage("the spool cannot be used, senders get 503", "the spool can be used again")
         self._limit = int(settings.max_pending)
         self._fixed = [batches.job_template(), settings.batch, batches.BATCH_BYTES]
@@ -136,6 +138,9 @@ class Committer:
         kept = await standby.keep(flush.notifications)
         self._disk_outage.over()
         return kept
+
+    async def aclose(self) -> None:
+        await self._redis.aclose()
 
     async def probe(self) -> str | None:
         """Why a notification could not be kept at this moment, or None: a commit of nothing."""

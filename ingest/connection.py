@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import redis
 import redis.asyncio
-import redis.asyncio.sentinel
-import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    ClusterCrossSlotError,
+    NoPermissionError,
+    RedisError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
-from ingest.settings import Settings, SettingsError, redis_url
+from ingest import discovery
+from ingest.settings import Settings, SettingsError, address, each_redis, redis_url
 
 COMMAND_SECONDS = 2.0
 """A Redis that has not answered a receiver's command by then counts as away."""
@@ -31,17 +34,10 @@ OLDEST = (7, 0)
 OLDEST_FSYNC = (7, 2)
 """WAITAOF came with Redis 7.2."""
 
-_SENTINEL = re.compile(
-    r"redis\+sentinel://(?:(?P<username>[^:@/]*):(?P<password>[^@/]*)@)?"
-    r"(?P<hosts>[^@/?#\s]+)/(?P<service>[^/?#\s]+)(?:/(?P<db>\d+))?",
-    re.ASCII,
-)
-_SENTINEL_PORT = 26379
 _TLS = "with TLS: rediss://HOST:PORT/DB?ssl_ca_certs=FILE&ssl_certfile=FILE&ssl_keyfile=FILE"
 _FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 _OPTION = re.compile(r"(?:keyword argument|Invalid value for) '(\w+)'")
 _Client = TypeVar("_Client", redis.Redis, redis.asyncio.Redis)
-_ASK = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}  # for each sentinel: some may be away, the next one knows
 
 
 def for_receiver(settings: Settings) -> redis.asyncio.Redis:
@@ -54,13 +50,8 @@ def for_receiver(settings: Settings) -> redis.asyncio.Redis:
         "retry": AsyncRetry(NoBackoff(), 1, (RedisConnectionError,)),
     }
     with _named():
-        url = redis_url(settings)
-        found = _sentinels(url)
-        if found is None:
-            return _checked(redis.asyncio.Redis.from_url(url, **options))
-    ask: dict[str, Any] = _ASK | {"retry": AsyncRetry(NoBackoff(), 1, (RedisConnectionError,))}
-    sentinel = redis.asyncio.sentinel.Sentinel(found.hosts, sentinel_kwargs=ask)  # type: ignore[no-untyped-call]
-    return sentinel.master_for(found.service, **found.server, **options)  # type: ignore[no-any-return]
+        url = _url(settings)
+        return _checked(discovery.async_client(url, **options) or redis.asyncio.Redis.from_url(url, **options))
 
 
 def for_worker(settings: Settings) -> redis.Redis:
@@ -73,75 +64,21 @@ def for_tools(settings: Settings, seconds: float = 10.0) -> redis.Redis:
     return _sync(settings, socket_timeout=seconds, socket_connect_timeout=COMMAND_SECONDS, retry=Retry(NoBackoff(), 0))
 
 
+def all_for_tools(settings: Settings, seconds: float = 10.0) -> dict[str, redis.Redis]:
+    """Such a client for each Redis that WA_REDIS_URL names, by its address."""
+    return {address(redis_url(one)): for_tools(one, seconds) for one in each_redis(settings)}
+
+
 def _sync(settings: Settings, **options: Any) -> redis.Redis:
     with _named():
-        url = redis_url(settings)
-        found = _sentinels(url)
-        if found is None:
-            return _checked(redis.Redis.from_url(url, **options))
-    ask: dict[str, Any] = _ASK | {"retry": Retry(NoBackoff(), 1, (RedisConnectionError,))}
-    sentinel = _Sentinel(found.hosts, sentinel_kwargs=ask)
-    return sentinel.master_for(  # type: ignore[no-any-return, no-untyped-call]
-        found.service, connection_class=_Connection, **found.server, **options
-    )
+        url = _url(settings)
+        return _checked(discovery.client(url, **options) or redis.Redis.from_url(url, **options))
 
 
-class _Found(NamedTuple):
-    """What a sentinel URL names: the sentinels, the service they watch, options for its primary."""
-
-    hosts: list[tuple[str, int]]
-    service: str
-    server: dict[str, Any]
-
-
-def _sentinels(url: str) -> _Found | None:
-    """None for a URL of another scheme, which redis-py reads itself. ValueError for a wrong one."""
-    if not url.startswith("redis+sentinel:"):
-        return None
-    parts = _SENTINEL.fullmatch(url)
-    if parts is None:
-        raise ValueError
-    hosts = [urlsplit(f"//{host}") for host in parts["hosts"].split(",")]
-    if not all(host.hostname for host in hosts):
-        raise ValueError
-    server: dict[str, Any] = {n: unquote(parts[n]) for n in ("username", "password") if parts[n]}
-    server["db"] = int(parts["db"] or 0)
-    return _Found([(str(h.hostname), h.port or _SENTINEL_PORT) for h in hosts], unquote(parts["service"]), server)
-
-
-class _Sentinel(redis.sentinel.Sentinel):
-    """Asked by one thread at a time: redis-py moves who answered to the front of its list, and threads of a worker
-    that do so together, after a failover, may leave a sentinel out of it for good.
-    """
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
-        self._one = threading.Lock()
-
-    def discover_master(self, service_name: str) -> tuple[str, int]:
-        with self._one:
-            return super().discover_master(service_name)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _Connection(redis.sentinel.SentinelManagedConnection):
-    """A connection that is given up when it can no longer be trusted; the next command asks the sentinels again.
-
-    redis-py does so by itself when a demoted primary answers READONLY, but not in two cases. It keeps the connection
-    when the wait for an answer was interrupted, and gives that answer to the next command (redis-py#4292; all its
-    other connections are closed then). And a primary that is demoted ends a BLPOP with UNBLOCKED, which is no
-    connection error to redis-py nor to RQ, whose loop would end.
-    """
-
-    def read_response(  # type: ignore[override] # redis-py's has every option
-        self, *arguments: Any, disconnect_on_error: bool = True, **options: Any
-    ) -> Any:
-        try:
-            return super().read_response(*arguments, disconnect_on_error=disconnect_on_error, **options)
-        except ResponseError as error:
-            if not str(error).startswith("UNBLOCKED"):
-                raise
-            self.disconnect()  # type: ignore[no-untyped-call]
-            raise RedisConnectionError("the primary was demoted") from None
+def _url(settings: Settings) -> str:
+    if len(each_redis(settings)) > 1:
+        raise SettingsError("WA_REDIS_URL names several Redis, and this is for one: give one of them")
+    return redis_url(settings)
 
 
 def _checked(client: _Client) -> _Client:
@@ -171,8 +108,8 @@ def _named() -> Iterator[None]:
         if name := _OPTION.search(str(error)):
             raise SettingsError(f"WA_REDIS_URL: the value of {name[1]} cannot be used") from None
         raise SettingsError(
-            "WA_REDIS_URL: give redis://HOST:PORT/DB, rediss://HOST:PORT/DB, unix:///PATH "
-            "or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB"
+            "WA_REDIS_URL: give redis://HOST:PORT/DB, rediss://HOST:PORT/DB, unix:///PATH, "
+            "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB or redis+cluster://HOST:PORT,HOST:PORT"
         ) from None
 
 
@@ -206,6 +143,13 @@ def misuse(error: Exception) -> Trouble | None:
         )
     if isinstance(error, AuthenticationError):
         return Trouble("Redis refuses the user or the password of WA_REDIS_URL", "see ACL LIST or requirepass there")
+    if isinstance(error, AskError | ClusterCrossSlotError):  # MovedError is an AskError
+        return Trouble(
+            "the server of WA_REDIS_URL is a node of a Redis Cluster",
+            "give redis+cluster://HOST:PORT,HOST:PORT, and a {hash tag}: RQ_KEY_PREFIX={wa}",
+        )
+    if "cluster support disabled" in why:
+        return Trouble("the server of WA_REDIS_URL is no node of a cluster", "give redis://HOST:PORT/DB")
     if "[SSL" in why:
         return Trouble(f"no TLS with Redis: {why}", f"see WA_REDIS_URL; {_TLS}")
     return None

@@ -144,6 +144,18 @@ def read(redis: Redis, selection: Selection) -> Iterator[Letter]:
     return heapq.merge(*map(itertools.chain.from_iterable, ranges), key=lambda letter: letter.id)
 
 
+def newest(redis: Redis, lane: str) -> Iterator[Letter]:
+    """The letters of a lane, the newest first."""
+    end, count = "+", _FIRST_PORTION
+    while True:
+        entries: Any = redis.xrevrange(batches.dead_key(lane), end, "-", count)
+        if not entries:
+            return
+        letters = [_letter(lane, id, fields) for id, fields in entries]
+        yield from letters
+        end, count = f"({letters[-1].id}", _next_count(letters)
+
+
 def feed_back(redis: Redis, selection: Selection, settings: Settings) -> Iterator[int]:
     """Let the letters be handled again, from their first attempt on. Yields the number of letters after each portion.
 
@@ -211,11 +223,16 @@ def _portions(redis: Redis, selection: Selection, lane: str, first: Id, last: Id
             return
         letters = [_letter(lane, id, fields) for id, fields in entries]
         start = f"({letters[-1].id}"
-        size = sum(len(letter.body) for letter in letters) // len(letters) + 1
-        count = max(1, min(PORTION, batches.BATCH_BYTES // size))
+        count = _next_count(letters)
         fitting = [letter for letter in letters if _fits(letter, selection)]
         if fitting:
             yield fitting
+
+
+def _next_count(letters: list[Letter]) -> int:
+    """How many letters of their size make the next portion."""
+    size = sum(len(letter.body) for letter in letters) // len(letters) + 1
+    return max(1, min(PORTION, batches.BATCH_BYTES // size))
 
 
 def _fits(letter: Letter, selection: Selection) -> bool:

@@ -16,7 +16,7 @@ FIRST = 3
 """Lines of a kind in so many seconds."""
 
 _KINDS = 500
-_TELLING = ("lane", "handler", "process", "reason", "of")  # values that make a line one of another kind
+_TELLING = ("lane", "handler", "process", "redis", "reason", "of")  # values that make a line one of another kind
 _OURS = frozenset({"ingest", "workers", "__main__", "rq", "redis", "aiohttp", "asyncio", "opentelemetry"})
 _REST = ("",)  # the kind of all lines while there are too many kinds
 

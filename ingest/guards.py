@@ -54,12 +54,12 @@ class Guards:
         if self._client_name and not _names(request.get_extra_info("peercert"), self._client_name):
             raise Refused(401, "certificate")
         path = request.path
-        if not (_any_equal(path, self._paths) if self._paths else path == self._path):
+        if not (any_equal(path, self._paths) if self._paths else path == self._path):
             raise Refused(404, "path")
 
     def admit_post(self, headers: Mapping[str, str]) -> None:
         """Raise Refused when the head of a POST lacks the credential; asked before its body is read."""
-        if self._credentials and not _any_equal(headers.get("Authorization", ""), self._credentials):
+        if self._credentials and not any_equal(headers.get("Authorization", ""), self._credentials):
             raise Refused(401, "credential", WWW_Authenticate='Basic realm="webhook", charset="UTF-8"')
 
     def admit_body(self, headers: Mapping[str, str], body: bytes) -> None:
@@ -71,7 +71,7 @@ class Guards:
         if not self._secrets:
             return
         given = [(headers[name], make) for name, make in SIGNATURES.items() if name in headers]
-        if not given or not all(_any_equal(value, [make(s, body) for s in self._secrets]) for value, make in given):
+        if not given or not all(any_equal(value, [make(s, body) for s in self._secrets]) for value, make in given):
             raise Refused(401, "signature")
 
     def challenge(self, query: Mapping[str, str]) -> str:
@@ -83,7 +83,7 @@ class Guards:
         if (
             self._verify_token is None
             or query.get("hub.mode") != "subscribe"
-            or not _any_equal(token, [self._verify_token])
+            or not any_equal(token, [self._verify_token])
         ):
             raise Refused(403, "handshake")
         return query.get("hub.challenge", "")
@@ -105,7 +105,7 @@ class Guards:
         return address is not None and _within(address, self._networks)
 
 
-def _any_equal(given: str, expected: list[bytes]) -> bool:
+def any_equal(given: str, expected: list[bytes]) -> bool:
     """Every one is compared in full: the time says nothing about which one fits, nor how far."""
     text = given.encode("utf-8", "replace")
     fits = [hmac.compare_digest(text, one) for one in expected]

@@ -6,10 +6,12 @@ It lies in Redis, so that every receiver shows the same, also what was before it
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import orjson
 from redis import Redis
+from redis.exceptions import RedisError
 
 from ingest import backlog, batches
 
@@ -57,12 +59,30 @@ def take(redis: Redis) -> bool:
 
 def read(redis: Redis) -> list[Sample]:
     """The samples of the last hour, the oldest first."""
-    entries: Any = redis.xrevrange(HISTORY, count=KEPT)
+    entries: Any = redis.xrange(HISTORY)
     return [
         Sample(
             int(id.partition(b"-")[0]) / 1000,
             int(fields[b"workers"]),
             {name: Point(*point) for name, point in orjson.loads(fields[b"lanes"]).items()},
         )
-        for id, fields in reversed(entries)
+        for id, fields in entries[-KEPT:]
     ]
+
+
+def read_all(clients: dict[str, Redis]) -> list[Sample]:
+    """The same of several Redis, by their names, added up step by step. Those that do not answer are left out."""
+    steps: dict[int, list[Sample]] = {}
+    for redis in clients.values():
+        with suppress(RedisError, OSError):
+            for sample in read(redis):
+                steps.setdefault(int(sample.time / STEP_SECONDS), []).append(sample)
+    return [_together(steps[step]) for step in sorted(steps)]
+
+
+def _together(samples: list[Sample]) -> Sample:
+    lanes: dict[str, Point] = {}
+    for name in samples[0].lanes:
+        waiting, oldest, rate_in, rate_out, dead = zip(*(sample.lanes[name] for sample in samples), strict=True)
+        lanes[name] = Point(sum(waiting), max(oldest), sum(rate_in), sum(rate_out), sum(dead))
+    return Sample(samples[0].time, sum(sample.workers for sample in samples), lanes)

@@ -10,21 +10,25 @@ log = structlog.get_logger()
 
 
 class Outage:
-    """Says `away`, with the reason, when an outage begins, and `back` with its length when it ends."""
+    """Says `away`, with the reason, when an outage begins, and `back` with its length when it ends.
 
-    def __init__(self, away: str, back: str) -> None:
+    `more` goes into both lines.
+    """
+
+    def __init__(self, away: str, back: str, **more: str) -> None:
         self._away = away
         self._back = back
+        self._more = more
         self._since: float | None = None
 
     def goes_on(self, reason: str) -> None:
         """It is away, for the first time or still."""
         if self._since is None:
             self._since = time.monotonic()
-            log.warning(self._away, reason=reason)
+            log.warning(self._away, reason=reason, **self._more)
 
     def over(self) -> None:
         """It is there, whether it was away or not."""
         if self._since is not None:
             seconds, self._since = time.monotonic() - self._since, None
-            log.info(self._back, away_seconds=round(seconds, 1))
+            log.info(self._back, away_seconds=round(seconds, 1), **self._more)

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -50,7 +50,8 @@ class Kind:
     """A kind of child: `python -m module arguments`, `count` times.
 
     `ends` is True when exit status 0 means that its work is done (`--burst`). `ready` says whether the others may be
-    started. `output` is the file descriptor that they print to, None: where this process prints.
+    started. `output` is the file descriptor that they print to, None: where this process prints. `env` is added to the
+    environment.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Kind:
     ends: bool = False
     ready: Callable[[], bool] = lambda: True
     output: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
     children: list[_Child] = field(default_factory=list)
 
 
@@ -145,7 +147,7 @@ def _start(kind: Kind, env: dict[str, str]) -> subprocess.Popen[bytes]:
         stdout=kind.output,
         stderr=kind.output,
         start_new_session=True,
-        env=env,
+        env={**env, **kind.env},
     )
 
 

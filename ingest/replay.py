@@ -58,6 +58,11 @@ class Standby:
         return self._away is not None or not self._spool.empty()
 
     @property
+    def away(self) -> str | None:
+        """Why Redis takes nothing, neither from senders nor from the disk, as far as that was tried; or None."""
+        return self._away
+
+    @property
     def reason(self) -> str | None:
         """Why Redis is not used, or None."""
         return self._away or (None if self._spool.empty() else "what is spooled goes first")

@@ -15,10 +15,10 @@ import structlog
 import uvloop
 from redis.exceptions import RedisError
 
-from ingest import connection, logs, processes, tls, tracing
+from ingest import connection, history, logs, processes, spread, tls, tracing
 from ingest.admin import Admin
-from ingest.committer import Committer
 from ingest.listener import Listener, connection_limit
+from ingest.live import Live
 from ingest.replay import Standby
 from ingest.settings import Settings, SettingsError, load
 from ingest.spool import Spool
@@ -37,25 +37,26 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
         loop.add_signal_handler(number, stop.set)
 
     spans = tracing.start("wa-ingest-receiver")
-    redis = connection.for_receiver(settings)
-    committer = Committer(redis, settings, spool)
+    committer = spread.committer(settings, spool)
     webhook = Webhook(settings, committer, spans)
     public = Listener(settings, "listen", webhook, connection_limit(settings))
-    admin = Listener(settings, "admin_listen", Admin(settings, committer), _ADMIN_CONNECTIONS)
+    pages = Admin(settings, committer)
+    admin = Listener(settings, "admin_listen", pages, _ADMIN_CONNECTIONS)
     await public.open(tls.context(settings), share_ports)
     await admin.open(None, share_ports)
     log.info(
         "receiver started", listen=settings.listen, path=settings.path, tls=bool(settings.tls_cert), pid=os.getpid()
     )
     try:
-        async with _replaying(committer.standby, stop), _renewing(settings, public):
+        async with _replaying(committer.standby, stop), _renewing(settings, public), _sampling(pages.live):
             await stop.wait()
         public.stop_accepting()
         await webhook.drain(settings.body_timeout + connection.COMMAND_SECONDS)
     finally:
+        pages.close()
         await public.close()
         await admin.close()
-        await redis.aclose()
+        await committer.aclose()
         if spans is not None:
             spans.close()
     log.info("receiver stopped", pid=os.getpid())
@@ -107,6 +108,23 @@ async def _renewing(settings: Settings, public: Listener) -> AsyncIterator[None]
             await asyncio.gather(task, return_exceptions=True)
 
 
+@asynccontextmanager
+async def _sampling(live: Live) -> AsyncIterator[None]:
+    """Keep the plots of the page fed, whether anybody looks at them or not."""
+
+    async def samples() -> None:
+        while True:
+            await asyncio.sleep(history.STEP_SECONDS)
+            await live.sample()
+
+    task = asyncio.create_task(samples())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 def kind(settings: Settings, count: int) -> processes.Kind:
     """Receiver processes as children; ready when the admin listener of one of them answers."""
     host, port = settings.admin_listen
@@ -150,14 +168,14 @@ def main() -> None:
     try:
         settings = load()
         spool = _open_spool(settings)
-        tools = connection.for_tools(settings, connection.COMMAND_SECONDS)
-        try:
-            connection.check_version(tools, settings)
-        except (RedisError, OSError) as error:
-            # Not fatal: until Redis is there, notifications are spooled or senders get 503.
-            log.warning("Redis is away", reason=str(connection.trouble(error)), spool=spool is not None)
-        finally:
-            tools.close()
+        for tools in connection.all_for_tools(settings, connection.COMMAND_SECONDS).values():
+            try:
+                connection.check_version(tools, settings)
+            except (RedisError, OSError) as error:
+                # Not fatal: until Redis is there, notifications are spooled or senders get 503.
+                log.warning("Redis is away", reason=str(connection.trouble(error)), spool=spool is not None)
+            finally:
+                tools.close()
         uvloop.run(run(settings, spool, share_ports="--share-ports" in sys.argv))
     except SettingsError as error:
         print(f"wa-ingest: {error}", file=sys.stderr)

@@ -86,6 +86,12 @@ def _segments(value: SecretStr) -> SecretStr:
     return value
 
 
+def _tokens(value: SecretStr) -> SecretStr:
+    if not all(re.fullmatch(rb"[!-~]{16,}", one) for one in secrets(value)):
+        raise ValueError("give 16 characters or more, none of them a space or beyond ASCII (try: openssl rand -hex 24)")
+    return value
+
+
 def secrets(value: SecretStr | None) -> list[bytes]:
     """The parts of a comma separated secret; none when it is not set."""
     return [part.encode() for part in _comma_list(value.get_secret_value())] if value else []
@@ -138,7 +144,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
     redis_url: SecretStr | None = Field(
-        None, description="redis://, rediss://, unix:// or redis+sentinel://; unset: `up` starts its own server"
+        None,
+        description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://, or several of these, comma "
+        "separated; unset: `up` starts its own server",
     )
     handlers: str = Field(
         "examples.printing:handlers",
@@ -146,7 +154,12 @@ class Settings(BaseSettings):
         description="module:object of your handlers; the working folder is importable",
     )
     listen: Address = Field(("0.0.0.0", 8080), description="address of the public listener")  # noqa: S104
-    admin_listen: Address = Field(("127.0.0.1", 9100), description="address of /healthz, /readyz and /metrics")
+    admin_listen: Address = Field(
+        ("127.0.0.1", 9100), description="address of the page, /healthz, /readyz and /metrics"
+    )
+    admin_token: Annotated[Secrets, AfterValidator(_tokens)] | None = Field(
+        None, description="token(s), comma separated, that let the page act; unset: it only shows"
+    )
     path: str = Field("/webhook", pattern=r"^/\S*$", description="path that senders post to")
     app_secret: Secrets | None = Field(
         None, description="app secret(s), comma separated; when set, every POST must carry a valid signature"
@@ -269,10 +282,28 @@ def unknown_variables() -> list[str]:
 
 
 def redis_url(settings: Settings) -> str:
-    """The Redis URL, for every command but `up`. Raises SettingsError when it is not set."""
+    """The Redis URL or URLs, for every command but `up`. Raises SettingsError when it is not set."""
     if settings.redis_url is None:
         raise SettingsError(
             "WA_REDIS_URL is not set: give the Redis to use, for example redis://localhost:6379/0, "
             "or run `wa-ingest up`, which starts its own"
         )
     return settings.redis_url.get_secret_value()
+
+
+def address(url: str) -> str:
+    """The URL of a Redis without scheme, user, password and options (but `db`): fit for logs and metrics."""
+    where, _, options = url.partition("://")[2].rpartition("@")[2].partition("?")
+    database = [one for one in options.split("&") if one.startswith("db=")]
+    return "?".join((where, *database))
+
+
+def each_redis(settings: Settings) -> list[Settings]:
+    """The settings with one Redis, for each that WA_REDIS_URL names. Raises SettingsError.
+
+    A comma that no scheme follows is part of a URL: sentinels and nodes of a cluster are separated by it.
+    """
+    urls = re.split(r",\s*(?=[a-z+]+://)", redis_url(settings))
+    if len(set(map(address, urls))) < len(urls):
+        raise SettingsError("WA_REDIS_URL names the same Redis twice: give each once")
+    return [settings.model_copy(update={"redis_url": SecretStr(url)}) for url in urls]

@@ -170,7 +170,7 @@ def replay(
     """
     with one_line():
         settings = current_settings()
-        redis = connection.for_tools(settings)
+        each = list(connection.all_for_tools(settings).values())
         faults = _Faults()
         paths = room.files(places or [_folder(settings)], faults.tell)
         defaults = replaying.Wanted()
@@ -187,7 +187,7 @@ def replay(
             if not yes and sys.stdin.isatty():
                 which = "also those handled before" if again else "unless handled before"
                 click.confirm(f"Handle {matched:,} notifications, {which}?", abort=True, err=True)
-            done, upto, stopped = _feed(redis, paths, wanted, faults.tell, settings, again, matched)
+            done, upto, stopped = _feed(each, paths, wanted, faults.tell, settings, again, matched)
         if as_json:
             last = None if upto is None else _moment(upto).isoformat(timespec="milliseconds")
             click.echo(orjson.dumps({"matched": matched, "done": done, "upto": last}).decode())
@@ -211,7 +211,7 @@ def _count(paths: list[Path], wanted: replaying.Wanted, tell: room.Tell) -> int:
 
 
 def _feed(
-    redis: Redis,
+    each: list[Redis],
     paths: list[Path],
     wanted: replaying.Wanted,
     tell: Callable[[str], None],
@@ -233,7 +233,7 @@ def _feed(
 
         found = replaying.read(paths, wanted, tell, lambda _: None)
         try:
-            for portion in replaying.feed_back(redis, found, settings, again, wait):
+            for portion in replaying.feed_back(each, found, settings, again, wait):
                 done += portion.notifications
                 upto = portion.upto_ms
                 progress.update(task, completed=done)

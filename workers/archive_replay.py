@@ -7,7 +7,7 @@ import itertools
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from redis.exceptions import OutOfMemoryError
 from ingest import batches
 from ingest.routing import LANES, lane_of, place, queue_names
 from ingest.settings import Settings
+from ingest.spread import home
 from workers.archive import HOUR_MS, Block, Tell, blocks, records
 from workers.events import Broken, Event, Message, Status
 from workers.parsing import parse
@@ -132,36 +133,38 @@ def _people(event: Event | Broken) -> set[str | None]:
 
 
 def feed_back(
-    redis: Redis,
+    each: Sequence[Redis],
     notifications: Iterable[Notification],
     settings: Settings,
     again: bool,
     wait: Callable[[str], bool],
 ) -> Iterator[Portion]:
-    """Put them into the queues, in portions, each wholly or not at all. Yields after each.
+    """Put them into the queues of their home among `each` Redis, in portions, each wholly or not at all (of several
+    Redis: in each of them). Yields after each.
 
     With `again` they are handled whether they were handled before or not. While Redis has no room `wait` gets the
     reason, again and again; it ends when that answers False.
     """
-    script = redis.register_script(_APPEND)
+    scripts = [redis.register_script(_APPEND) for redis in each]
     template = batches.job_template()
     flush_ids = map("a{}-{:08x}".format, itertools.repeat(secrets.token_hex(5)), itertools.count())
     keys = [batches.LEDGER, batches.TAILS, batches.RQ_QUEUES]
     for portion in _portions(notifications):
-        by_queue: dict[str, list[bytes]] = {}
+        homes: dict[int, dict[str, list[bytes]]] = {}
         for received_ms, bodies in portion:
             for body in bodies:
                 for queue, share in place(body, settings.partitions):
                     record = batches.pack(body, received_ms, attempt=0, share=share, again=again)
-                    by_queue.setdefault(queue, []).append(record)
-        args: list[Any] = [batches.RQ, batches.WA, next(flush_ids), template, settings.batch, batches.BATCH_BYTES]
-        args.append(batches.rq_now())
-        for queue, some in by_queue.items():
-            args += (queue, len(some), *some)
-        while why := _no_room(redis, settings) or _refused(script, keys, args):
-            if not wait(why):
-                return
-            time.sleep(_WAIT_SECONDS)
+                    homes.setdefault(home(queue, body, len(each)), {}).setdefault(queue, []).append(record)
+        for n, by_queue in homes.items():
+            args: list[Any] = [batches.RQ, batches.WA, next(flush_ids), template, settings.batch, batches.BATCH_BYTES]
+            args.append(batches.rq_now())
+            for queue, some in by_queue.items():
+                args += (queue, len(some), *some)
+            while why := _no_room(each[n], settings) or _refused(scripts[n], keys, args):
+                if not wait(why):
+                    return
+                time.sleep(_WAIT_SECONDS)
         yield Portion(len(portion), portion[-1].received_ms)
 
 

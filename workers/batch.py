@@ -210,6 +210,7 @@ class Runner:
             "probe": opened.probing,
             "records": results.records,
             "counts": results.counts,
+            "tally": results.tally | self.dispatcher.tally(),
             "fresh_failed": results.fresh_failed,
             "failed": results.failed,
             "succeeded": results.succeeded,
@@ -235,6 +236,7 @@ class Runner:
             WAITS,
             DEATHS,
             steering.STEERING,
+            batches.TALLY,
         ]
         args = [
             orjson.dumps(head),
@@ -300,8 +302,8 @@ class _Account:
         if self._opened.allowance and not self._halted:
             self._ask_for_more()  # what was granted long ago would come on top of what others get now
 
-    def tick(self) -> None:
-        if not self._halted and time.monotonic() - self._settled_at >= SETTLE_SECONDS:
+    def tick(self, now: float) -> None:
+        if not self._halted and now - self._settled_at >= SETTLE_SECONDS:
             self.settle("more")
 
     def halted(self) -> bool:
@@ -323,9 +325,9 @@ class _Account:
         if self._opened.allowance is not None:
             self._opened.allowance += 1
 
-    def finish(self, index: int, event: Event, outcome: Outcome) -> None:
+    def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
         self._trail.end(outcome)
-        self._opened.finish(index, event, outcome)
+        self._opened.finish(index, event, outcome, now)
 
     def _ask_for_more(self) -> bool:
         """Give back what is left of a capped lane's allowance and get what there is now."""

@@ -12,7 +12,7 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from ingest import backlog, connection, spool, tls
-from ingest.settings import Settings, SettingsError, unknown_variables
+from ingest.settings import Settings, SettingsError, address, each_redis, redis_url, unknown_variables
 from workers import handlers
 
 _ENDS_SOON = timedelta(days=14)
@@ -29,7 +29,7 @@ class Check(NamedTuple):
 
 def run(settings: Settings) -> list[Check]:
     """All checks, in the order of a notification's way."""
-    return [*_edge(settings), _spool(settings), *_redis(settings), _handlers(settings), *_archive(settings)]
+    return [*_edge(settings), _spool(settings), *_each_redis(settings), _handlers(settings), *_archive(settings)]
 
 
 GUARDS = {
@@ -107,6 +107,13 @@ def _spool(settings: Settings) -> Check:
         return Check("spool", "failed", f"{folder} cannot be written: {problem}", "see WA_SPOOL_DIR")
     free = ByteSize(shutil.disk_usage(folder).free).human_readable()
     return Check("spool", "ok", f"{settings.spool_dir} can be written, {free} free")
+
+
+def _each_redis(settings: Settings) -> Iterator[Check]:
+    each = each_redis(settings)
+    for one in each:
+        where = f" {address(redis_url(one))}" if len(each) > 1 else ""
+        yield from (found._replace(name=found.name + where) for found in _redis(one))
 
 
 def _redis(settings: Settings) -> Iterator[Check]:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 import orjson
-from redis.exceptions import RedisError
-from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from pydantic import SecretStr
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ingest import backlog, connection, embedded, logs, processes, rates, server, spool
+from ingest import embedded, logs, processes, server
 from ingest.settings import Settings, load, redis_url, variable
-from workers import checks
+from workers import checks, children
 from workers.archive_cli import archive, replay
 from workers.dead_cli import dead
 from workers.drain_cli import drain
@@ -27,13 +24,12 @@ from workers.pages import Commands, add_examples
 from workers.senders.cloud_cli import cloud
 from workers.senders.coreapp_cli import coreapp_group
 from workers.senders.simulate_cli import simulate
+from workers.status_cli import status
 from workers.steering_cli import limit, pause, resume
-from workers.terminal import as_json, clock, current_settings, one_line, span
+from workers.terminal import as_json, current_settings, one_line
 
 DATA = Path("data")
 """Where `up` keeps everything, below the working folder."""
-
-_WATCH_SECONDS = 1.0
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -51,19 +47,22 @@ def up() -> None:
     """Run everything on this machine, until Ctrl-C.
 
     Starts a Valkey server with its data in ./data (every write on disk before it is answered), unless WA_REDIS_URL
-    names another; the receiver; and WA_PROCESSES workers. Nothing is lost at a stop: the next start goes on from there.
+    names another; the receiver; and WA_PROCESSES workers, for each Redis. Nothing is lost at a stop: the next start
+    goes on from there.
     """
     with one_line():
         settings = current_settings()
         if settings.redis_url is not None:
-            sys.exit(_up(settings, redis_url(settings), []))
+            sys.exit(_up(settings, []))
         with embedded.locked(DATA):
-            sys.exit(_up(settings, f"unix://{embedded.socket_path(DATA)}", [embedded.kind(DATA)]))
+            own = SecretStr(f"unix://{embedded.socket_path(DATA)}")
+            sys.exit(_up(settings.model_copy(update={"redis_url": own}), [embedded.kind(DATA)]))
 
 
-def _up(settings: Settings, url: str, servers: list[processes.Kind]) -> int:
+def _up(settings: Settings, servers: list[processes.Kind]) -> int:
     logs.configure()
-    kinds = [server.kind(settings, 1), _workers(settings.processes, burst=False), *servers]
+    kinds = [server.kind(settings, 1), *children.kinds(settings), *servers]
+    url = redis_url(settings)
     env = {"WA_REDIS_URL": url, "WA_SPOOL_DIR": str(settings.spool_dir or DATA / "spool")}
     return processes.supervise(kinds, env=env, started=lambda: _welcome(settings, url, servers))
 
@@ -102,10 +101,6 @@ def _credentials(settings: Settings) -> str:
     return f"   # refused without what {', '.join(needed)} demands" if needed else ""
 
 
-def _workers(count: int, burst: bool) -> processes.Kind:
-    return processes.Kind("worker", "workers.worker", ("--burst",) if burst else (), count, ends=burst)
-
-
 @main.command()
 @click.option("--processes", "count", type=click.IntRange(1, 1024), help="Receiver processes [WA_PROCESSES, 1].")
 def serve(count: int | None) -> None:
@@ -137,95 +132,7 @@ def work(lanes: str | None, count: int | None, burst: bool) -> None:
         redis_url(settings)
         logs.configure()
         env = {"WA_LANES": ",".join(settings.lanes)}
-        sys.exit(processes.supervise([_workers(settings.processes, burst)], env=env))
-
-
-@main.command()
-@click.option("--watch", is_flag=True, help="Refresh every second, until Ctrl-C.")
-@as_json
-def status(watch: bool, as_json: bool) -> None:
-    """Show what waits, how old it is, how fast it goes, what failed.
-
-    Counts are notifications (retrying and dead: events). Rates are per second over the last minute. Lanes that are
-    paused or capped are named. dead_expiring (of --json) are the dead letters that will be removed within two days,
-    counted up to 100. With --watch and --json: one JSON object a line.
-    """
-    with one_line():
-        settings = current_settings()
-        redis = connection.for_tools(settings)
-
-        def look() -> tuple[backlog.Backlog, spool.Figures | None]:
-            spooled = spool.figures(settings.spool_dir) if settings.spool_dir else None
-            try:
-                return backlog.read(redis, settings.dead_age), spooled
-            except (RedisError, OSError):
-                if spooled is not None:  # while Redis is away this is what there is to see
-                    click.echo(orjson.dumps({"spool": spooled}) if as_json else _spool_line(spooled))
-                raise
-
-        if not watch:
-            if as_json:
-                click.echo(orjson.dumps(_status_json(*look()), option=orjson.OPT_INDENT_2).decode())
-            else:
-                Console().print(_status_table(*look()))
-            return
-        try:
-            if as_json:
-                while True:
-                    click.echo(orjson.dumps(_status_json(*look())).decode())
-                    time.sleep(_WATCH_SECONDS)
-            with Live(_status_table(*look()), screen=sys.stdout.isatty()) as live:
-                while True:
-                    time.sleep(_WATCH_SECONDS)
-                    live.update(_status_table(*look()))
-        except KeyboardInterrupt:
-            pass
-
-
-def _status_json(now: backlog.Backlog, spooled: spool.Figures | None) -> dict[str, Any]:
-    return now.as_json() | {"spool": spooled}
-
-
-def _status_table(now: backlog.Backlog, spooled: spool.Figures | None) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("lane")
-    for heading in ("waiting", "oldest", "in work", "retrying", "dead", "in/s", "out/s", "empty in"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, lane in now.lanes.items():
-        left = lane.seconds_to_empty
-        table.add_row(
-            name,
-            f"{lane.waiting:,}",
-            span(lane.oldest_seconds) if lane.batches else "-",
-            f"{lane.working:,}",
-            f"{lane.retrying:,}",
-            Text(f"{lane.dead:,}", style="red" if lane.dead else ""),
-            f"{lane.rate_in:,.0f}",
-            f"{lane.rate_out:,.0f}",
-            "paused" if lane.paused else "-" if left == 0 else "growing" if left is None else span(left),
-        )
-    workers = Text(f"workers: {now.workers}", style="" if now.workers else "bold red")
-    if now.suspended:
-        workers.append("  suspended, `rq resume` lets them go on", style="bold red")
-    lines: list[RenderableType] = [table, workers]
-    for name, lane in now.lanes.items():
-        if lane.paused_since:
-            text = f"{name}: paused since {clock(lane.paused_since)}, `wa-ingest resume {name}` lets it go on"
-            lines.append(Text(text, style="bold red"))
-        if lane.limit:
-            lines.append(Text(f"{name}: at most {rates.in_words(lane.limit)}, `wa-ingest limit`", style="yellow"))
-    if spooled and (spooled.notifications or spooled.corrupt):
-        lines.append(Text(_spool_line(spooled), style="red"))
-    expiring = {name: lane.dead_expiring for name, lane in now.lanes.items()}
-    if any(expiring.values()):
-        soon = f"dead letters to be removed within 2 days: {backlog.expiring_text(expiring)}, see `wa-ingest dead`"
-        lines.append(Text(soon, style="red"))
-    return Group(*lines)
-
-
-def _spool_line(spooled: spool.Figures) -> str:
-    text = f"disk spool: {spooled.notifications:,} notifications, oldest {span(spooled.oldest_seconds)}"
-    return text + (f"; damaged parts set aside: {spooled.corrupt}" if spooled.corrupt else "")
+        sys.exit(processes.supervise(children.kinds(settings, burst), env=env))
 
 
 @main.command()
@@ -281,6 +188,7 @@ def check(as_json: bool) -> None:
 main.add_command(pause)
 main.add_command(resume)
 main.add_command(limit)
+main.add_command(status)
 main.add_command(dead)
 main.add_command(drain)
 main.add_command(archive)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import heapq
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +24,7 @@ from rich.text import Text
 from ingest import connection
 from ingest import dead as letters
 from ingest.routing import LANES
-from ingest.settings import Seconds
+from ingest.settings import Seconds, Settings
 from workers.terminal import (
     as_json,
     complete,
@@ -94,6 +96,19 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Only count; change noth
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
+_Chosen = list[tuple[Redis, letters.Selection]]
+"""Of each Redis, the letters that are meant."""
+
+
+def _select(settings: Settings, wanted: letters.Wanted) -> _Chosen:
+    return [(redis, letters.select(redis, wanted)) for redis in connection.all_for_tools(settings).values()]
+
+
+def _read(chosen: _Chosen) -> Iterator[letters.Letter]:
+    """The letters of all Redis, the oldest first."""
+    return heapq.merge(*(letters.read(*one) for one in chosen), key=lambda letter: letter.id)
+
+
 @click.group()
 def dead() -> None:
     """Look at dead letters, let them be handled again, delete or export them.
@@ -112,18 +127,17 @@ def dead() -> None:
 def list_(wanted: letters.Wanted, limit: int, as_json: bool) -> None:
     """Show dead letters, the newest last. With --json: one JSON object a line, without the bodies."""
     with one_line():
-        redis = connection.for_tools(current_settings())
-        selection = letters.select(redis, wanted)
+        chosen = _select(current_settings(), wanted)
         shown: deque[letters.Letter] = deque(maxlen=limit)
         matched = 0
-        for letter in letters.read(redis, selection):
+        for letter in _read(chosen):
             shown.append(letter)
             matched += 1
         if as_json:
             for letter in shown:
                 click.echo(orjson.dumps(letter.as_json()).decode())
         elif shown:
-            Console().print(_table(shown, selection.now_ms))
+            Console().print(_table(shown, chosen[0][1].now_ms))
         else:
             click.echo("No dead letter matches.")
         if matched > limit:
@@ -153,9 +167,7 @@ def show(name: tuple[str, letters.Id], as_json: bool) -> None:
     With --json: a JSON object; the body is in `body`, or in `body_base64` when it is not UTF-8.
     """
     with one_line():
-        redis = connection.for_tools(current_settings())
-        selection = letters.select(redis, letters.Wanted(ids=(name,)))
-        letter = next(letters.read(redis, selection), None)
+        letter = next(_read(_select(current_settings(), letters.Wanted(ids=(name,)))), None)
     if letter is None:
         raise click.ClickException(f"there is no dead letter {name[0]}/{name[1]}: see `wa-ingest dead list`")
     if as_json:
@@ -189,10 +201,9 @@ def retry(wanted: letters.Wanted, dry_run: bool, yes: bool, as_json: bool) -> No
     """
     with one_line():
         settings = current_settings()
-        redis = connection.for_tools(settings)
-        selection = letters.select(redis, wanted)
-        steps = letters.feed_back(redis, selection, settings)
-        _change(redis, selection, steps, ("Handle again", "to be handled again"), dry_run, yes, as_json)
+        chosen = _select(settings, wanted)
+        steps = chain.from_iterable(letters.feed_back(*one, settings) for one in chosen)
+        _change(chosen, steps, ("Handle again", "to be handled again"), dry_run, yes, as_json)
 
 
 @dead.command()
@@ -207,15 +218,13 @@ def drop(wanted: letters.Wanted, dry_run: bool, yes: bool, as_json: bool) -> Non
     most 100 letters.
     """
     with one_line():
-        redis = connection.for_tools(current_settings())
-        selection = letters.select(redis, wanted)
-        steps = letters.drop(redis, selection)
-        _change(redis, selection, steps, ("Delete", "deleted"), dry_run, yes, as_json)
+        chosen = _select(current_settings(), wanted)
+        steps = chain.from_iterable(letters.drop(*one) for one in chosen)
+        _change(chosen, steps, ("Delete", "deleted"), dry_run, yes, as_json)
 
 
 def _change(
-    redis: Redis,
-    selection: letters.Selection,
+    chosen: _Chosen,
     steps: Iterator[int],
     words: tuple[str, str],
     dry_run: bool,
@@ -224,7 +233,7 @@ def _change(
 ) -> None:
     """Count, ask, do it step by step, say what was done. Exits 1 when it was stopped."""
     ask, done_word = words
-    matched = sum(1 for _ in letters.read(redis, selection))
+    matched = sum(1 for _ in _read(chosen))
     done, stopped = 0, False
     if matched and not dry_run:
         if not yes and sys.stdin.isatty():
@@ -269,8 +278,7 @@ def export(wanted: letters.Wanted, output: Path) -> None:
     it: as text in `body`, or in `body_base64` when it is not UTF-8.
     """
     with one_line():
-        redis = connection.for_tools(current_settings())
-        found = letters.read(redis, letters.select(redis, wanted))
+        found = _read(_select(current_settings(), wanted))
         if str(output) == "-":
             _write(found, sys.stdout.buffer)
             return

@@ -9,11 +9,12 @@ import asyncio
 import signal
 import time
 import traceback
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple, Protocol
 
+from ingest import tally
 from workers.events import Event
 from workers.handlers import Discard, Handler, Handlers, Reject, RetryIn
 from workers.turns import Gate, NotYet, Turns, longest_wait
@@ -58,13 +59,14 @@ class Account(Protocol):
 
     `admit` is asked right before an event's handlers are called; an outcome it returns stands for theirs. `put_off`
     takes that back: the event has to wait for its turn. `finish` gets each event's outcome. `tick` is called often
-    while handlers run. While `halted` says so, no event is begun.
+    while handlers run. While `halted` says so, no event is begun. `now` is of the monotonic clock: reading that costs
+    more than most of what is done here for an event.
     """
 
     def admit(self, event: Event) -> Outcome | None: ...
     def put_off(self) -> None: ...
-    def finish(self, index: int, event: Event, outcome: Outcome) -> None: ...
-    def tick(self) -> None: ...
+    def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None: ...
+    def tick(self, now: float) -> None: ...
     def halted(self) -> bool: ...
 
 
@@ -89,6 +91,8 @@ class Dispatcher:
         self._stopping = stopping
         self._turns = turns
         self._alarm = _Alarm()
+        self._took: defaultdict[str, list[float]] = defaultdict(list)  # seconds, by handler
+        self._failures: Counter[str] = Counter()
         self._runner: asyncio.Runner | None = None
         if handlers.any_async:
             import uvloop  # only where it is needed: sync handlers need no loop
@@ -110,13 +114,23 @@ class Dispatcher:
                 if self._stopping() or account.halted():
                     return
                 try:
-                    outcome = account.admit(event) or self._handle(event)
+                    outcome = account.admit(event)
+                    outcome, now = (outcome, time.monotonic()) if outcome else self._handle(event)
                 except NotYet as turn:
                     account.put_off()
                     time.sleep(min(turn.seconds, _TICK))
-                    account.tick()
-            account.finish(index, event, outcome)
-            account.tick()
+                    account.tick(time.monotonic())
+            account.finish(index, event, outcome, now)
+            account.tick(now)
+
+    def tally(self) -> dict[str, int]:
+        """What handlers took and how often they failed since the last call, as `ingest.tally` has it."""
+        fields = {f"{tally.HANDLER}|{name}|failed": count for name, count in self._failures.items()}
+        for name, seconds in self._took.items():
+            fields |= tally.observed(tally.HANDLER, name, seconds)
+        self._took.clear()
+        self._failures.clear()
+        return fields
 
     def stop_soon(self) -> None:
         """The worker was told to stop: give a running sync handler STOP_SECONDS, no more."""
@@ -126,34 +140,44 @@ class Dispatcher:
         if self._runner:
             self._runner.close()
 
-    def _handle(self, event: Event) -> Outcome | None:
-        """None: it was broken off because the worker stops, and counts as not begun. Raises NotYet."""
+    def _handle(self, event: Event) -> tuple[Outcome | None, float]:
+        """The outcome, and when it came about. Raises NotYet.
+
+        None: it was broken off because the worker stops, and counts as not begun.
+        """
         calls = self._handlers.calls(event)
         if not calls:
-            return UNHANDLED
+            return UNHANDLED, time.monotonic()
         gates = self._turns.begin(calls) if self._handlers.any_throttled and self._turns else ()
+        began = time.monotonic()
         handler = calls[0][0]
         try:
             try:
-                self._alarm.begin(self._timeout)
+                self._alarm.begin(began, self._timeout)
                 for handler, argument in calls:
                     handler.call(argument)
+                    ended = time.monotonic()
+                    self._took[handler.name].append(ended - began)
+                    began = ended
             finally:
                 self._alarm.end()
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # a handler does not end the worker
             self._alarm.end()  # it may have rung in that line
-            return None if self._alarm.broken_off and self._stopping() else _outcome(error, handler, self._timeout)
+            if self._alarm.broken_off and self._stopping():
+                return None, began
+            return self._outcome(error, handler, began)
         finally:
             for gate in gates:
                 gate.end()
-        return HANDLED
+        return HANDLED, began
 
-    async def _handle_async(self, event: Event) -> Outcome:
+    async def _handle_async(self, event: Event) -> tuple[Outcome, float]:
         """Raises NotYet, before it waits for anything."""
         calls = self._handlers.calls(event)
         if not calls:
-            return UNHANDLED
+            return UNHANDLED, time.monotonic()
         gates = self._turns.begin(calls) if self._handlers.any_throttled and self._turns else ()
+        began = time.monotonic()
         handler = calls[0][0]
         try:
             async with asyncio.timeout(self._timeout):
@@ -162,20 +186,31 @@ class Dispatcher:
                         await handler.call(argument)
                     else:
                         try:
-                            self._alarm.begin(self._timeout)
+                            self._alarm.begin(began, self._timeout)
                             handler.call(argument)
                         finally:
                             self._alarm.end()
+                    ended = time.monotonic()
+                    self._took[handler.name].append(ended - began)
+                    began = ended
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             self._alarm.end()
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise  # it is we who cancel it
-            return _outcome(error, handler, self._timeout)
+            return self._outcome(error, handler, began)
         finally:
             for gate in gates:
                 gate.end()
-        return HANDLED
+        return HANDLED, began
+
+    def _outcome(self, error: BaseException, handler: Handler, began: float) -> tuple[Outcome, float]:
+        now = time.monotonic()
+        self._took[handler.name].append(now - began)
+        outcome = _outcome(error, handler, self._timeout)
+        if outcome.name == "failed" and outcome.delay is None:  # RetryIn is a decision, not a breakdown
+            self._failures[handler.name] += 1
+        return outcome, now
 
     async def _run_async(self, events: Iterable[tuple[int, Event]], account: Account) -> None:
         groups = _Groups(events)
@@ -202,15 +237,17 @@ class Dispatcher:
                         if outcome is None:
                             in_flight += 1
                             try:
-                                outcome = await self._handle_async(event)
+                                outcome, now = await self._handle_async(event)
                             finally:
                                 in_flight -= 1
+                        else:
+                            now = time.monotonic()
                     except NotYet as turn:
                         account.put_off()
                         groups.put_back(turn.gates, chain([(index, event)], group))
                         break
-                    account.finish(index, event, outcome)
-                    account.tick()
+                    account.finish(index, event, outcome, now)
+                    account.tick(now)
 
         tasks = {asyncio.create_task(work()) for _ in range(self._concurrency)}
         deadline: float | None = None
@@ -220,7 +257,7 @@ class Dispatcher:
                 done, tasks = await asyncio.wait(tasks, timeout=_TICK, return_when=asyncio.FIRST_EXCEPTION)
                 for task in done:
                     task.result()
-                account.tick()
+                account.tick(time.monotonic())
                 if self._stopping():
                     deadline = deadline or loop.time() + STOP_SECONDS
                     if loop.time() > deadline:
@@ -301,9 +338,9 @@ class _Alarm:
         self._installed = False
         self.broken_off = False
 
-    def begin(self, seconds: float) -> None:
+    def begin(self, now: float, seconds: float) -> None:
         self.broken_off = False
-        self._deadline = time.monotonic() + seconds
+        self._deadline = now + seconds
         if not self._ticking:
             self._set(seconds)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from redis import Redis
@@ -125,7 +125,10 @@ class Estimate:
             self._steps.popleft()
         then, now = (self._steps[0], self._steps[-1]) if self._steps else (look, look)
         seconds = now.at - then.at
-        found = self._ends(then, now, look)
+        if len(self._steps) == 1:  # when the workers began is not known: as if all of them had been busy
+            then = first
+            seconds = sum(_less(now.busy, then.busy).values()) / 1000 / max(1, now.workers)
+        found = self._ends(then, now, look, seconds)
         return {
             lane: Left(
                 left,
@@ -137,22 +140,36 @@ class Estimate:
             for lane, left in look.left.items()
         }
 
-    def _ends(self, then: Look, now: Look, look: Look) -> dict[str, float]:
-        """Seconds until each lane is empty, of those of which it can be told from what was done between two looks."""
-        elapsed = (now.at - then.at) * 1000
-        busy = {lane: now.busy.get(lane, 0) - then.busy.get(lane, 0) for lane in now.done}
-        done = {lane: now.done[lane] - then.done[lane] for lane in now.done}
-        self._cost |= {lane: busy[lane] / count for lane, count in done.items() if count and busy[lane]}
-        if not self._cost or elapsed <= 0:
+    def _ends(self, then: Look, now: Look, look: Look, seconds: float) -> dict[str, float]:
+        """Seconds until each lane is empty, if it can be told from what was done between two looks, in that time."""
+        busy, done = _less(now.busy, then.busy), _less(now.done, then.done)
+        self._cost |= {lane: busy[lane] / count for lane, count in done.items() if count and busy.get(lane)}
+        if not self._cost or seconds <= 0:
             return {}
         unknown = sum(self._cost.values()) / len(self._cost)  # of a lane that nobody has begun with
         cost = {lane: self._cost.get(lane, unknown) for lane in now.done}
         arrived = sum((now.arrived[lane] - then.arrived[lane]) * cost[lane] for lane in cost)
-        capacity = (sum(busy.values()) - arrived) / elapsed
+        capacity = (sum(busy.values()) - arrived) / seconds
         if capacity <= 0:
             return {}
         work = {lane: look.left[lane] * cost[lane] for lane in look.left if lane not in look.paused}
-        return {lane: end / capacity / 1000 for lane, end in ends(work).items()}
+        return {lane: end / capacity for lane, end in ends(work).items()}
+
+
+def _less(now: dict[str, int], then: dict[str, int]) -> dict[str, int]:
+    return {name: count - then.get(name, 0) for name, count in now.items()}
+
+
+def together(each: Sequence[Left]) -> Left:
+    """A lane in several Redis, whose workers do not help one another: it is empty when the last is."""
+    seconds = [one.seconds for one in each]
+    return Left(
+        sum(one.left for one in each),
+        sum(one.done for one in each),
+        sum(one.rate for one in each),
+        None if None in seconds else max(filter(None, seconds), default=0.0),
+        all(one.paused for one in each),
+    )
 
 
 def ends(work: Mapping[str, float]) -> dict[str, float]:

@@ -7,11 +7,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import click
 import orjson
+from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,8 +21,9 @@ from rich.text import Text
 
 from ingest import connection, logs, processes
 from ingest.routing import LANES
-from ingest.settings import redis_url
-from workers.drain import Estimate, Left, Look, Watch
+from ingest.settings import Settings, redis_url
+from workers import children
+from workers.drain import Estimate, Left, Watch, together
 from workers.terminal import current_settings, one_line, span
 
 _LOOK_SECONDS = 0.25
@@ -49,7 +51,7 @@ def drain(lanes: tuple[str, ...], count: int | None, as_json: bool) -> None:
     with one_line():
         settings = current_settings()
         redis_url(settings)
-        follower = _Follower(Watch(connection.for_tools(settings)), lanes or LANES)
+        follower = _Follower(connection.all_for_tools(settings).values(), lanes or LANES)
         console = Console(stderr=True)
         show = _json if as_json else _bars if console.is_terminal else _lines
         began = time.monotonic()
@@ -57,25 +59,25 @@ def drain(lanes: tuple[str, ...], count: int | None, as_json: bool) -> None:
             if count is None:
                 follower.follow(say, "no worker is alive: start some, or give --processes N")
             else:
-                _run_workers(count, follower, say, console)
-        if follower.last is None or not follower.empty:
+                _run_workers(settings.model_copy(update={"processes": count}), follower, say, console)
+        if not follower.shown or not follower.empty:
             raise click.ClickException("stopped before it was empty; nothing is lost")
         if not as_json:
             done = sum(left.done for left in follower.shown.values())
             click.echo(f"Empty: {done:,} notifications in {span(time.monotonic() - began)}.")
-            if retrying := sum(follower.last.retrying[lane] for lane in follower.lanes):
-                click.echo(f"{retrying:,} failed events wait for their next try.")
+            if follower.retrying:
+                click.echo(f"{follower.retrying:,} failed events wait for their next try.")
 
 
 class _Follower:
     """Looks on until the lanes are empty, or it is told to stop."""
 
-    def __init__(self, watch: Watch, lanes: tuple[str, ...]) -> None:
+    def __init__(self, clients: Iterable[Redis], lanes: tuple[str, ...]) -> None:
         self.lanes = lanes
-        self.last: Look | None = None
         self.shown: dict[str, Left] = {}
+        self.retrying = 0
         self.stop = threading.Event()
-        self._watch = watch
+        self._each = [(Watch(redis), Estimate()) for redis in clients]
 
     @property
     def empty(self) -> bool:
@@ -83,27 +85,27 @@ class _Follower:
 
     def follow(self, say: Say, no_worker: str) -> None:
         """Return when the lanes are empty. Raises RedisError when the first look fails, and KeyboardInterrupt."""
-        estimate = Estimate()
         while not self.stop.is_set():
             began = time.monotonic()
             try:
-                self.last = self._watch.look()
+                looks = [watch.look() for watch, _ in self._each]
             except (RedisError, OSError) as error:
-                if self.last is None:
+                if not self.shown:
                     raise
                 say(self.shown, str(connection.trouble(error)))
             else:
-                found = estimate.add(self.last)
-                self.shown = {lane: found[lane] for lane in self.lanes}
+                found = [estimate.add(look) for look, (_, estimate) in zip(looks, self._each, strict=True)]
+                self.shown = {lane: together([one[lane] for one in found]) for lane in self.lanes}
+                self.retrying = sum(look.retrying[lane] for look in looks for lane in self.lanes)
                 if all(left.paused for left in self.shown.values()):
                     raise click.ClickException(f"paused: {', '.join(self.lanes)}; `wa-ingest resume` lets them go on")
-                say(self.shown, "" if self.last.workers else no_worker)
+                say(self.shown, "" if any(look.workers for look in looks) else no_worker)
                 if self.empty:
                     return
             self.stop.wait(max(_LOOK_SECONDS, _LOOK_SHARE * (time.monotonic() - began)))
 
 
-def _run_workers(count: int, follower: _Follower, say: Say, console: Console) -> None:
+def _run_workers(settings: Settings, follower: _Follower, say: Say, console: Console) -> None:
     """Run workers as `wa-ingest work` does; what they print appears above the bars."""
     failed: list[Exception] = []
 
@@ -118,8 +120,8 @@ def _run_workers(count: int, follower: _Follower, say: Say, console: Console) ->
     looking = threading.Thread(target=follow, name="drain")
     previous = signal.signal(signal.SIGTERM, lambda *_: None)  # it may come when `supervise` ended for another reason
     with _printing(console) as output:
-        kind = processes.Kind("worker", "workers.worker", count=count, output=output)
-        status = processes.supervise([kind], {"WA_LANES": ",".join(follower.lanes)}, looking.start)
+        kinds = children.kinds(settings, output=output)
+        status = processes.supervise(kinds, {"WA_LANES": ",".join(follower.lanes)}, looking.start)
     follower.stop.set()
     if looking.ident:
         looking.join()

@@ -55,6 +55,8 @@ class Handler(NamedTuple):
     wants: frozenset[str]
     """Message types, statuses or change fields; empty: all."""
     is_async: bool
+    name: str
+    """`module.function`, for logs and metrics."""
     rate: float | None = None
     """Calls per second at most, over all workers."""
     concurrency: int | None = None
@@ -64,11 +66,6 @@ class Handler(NamedTuple):
     def is_throttled(self) -> bool:
         """True when a call may have to wait for its turn."""
         return self.rate is not None or self.concurrency is not None
-
-    @property
-    def name(self) -> str:
-        """`module.function`, for logs and metrics."""
-        return f"{getattr(self.call, '__module__', '?')}.{getattr(self.call, '__qualname__', type(self.call).__name__)}"
 
 
 class Handlers:
@@ -146,7 +143,10 @@ class Handlers:
             is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
                 getattr(function, "__call__", None)  # noqa: B004 - an object with `async def __call__`
             )
-            self._registered.append(Handler(function, kind, frozenset(wants), is_async, per_second, concurrency))
+            name = (
+                f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"
+            )
+            self._registered.append(Handler(function, kind, frozenset(wants), is_async, name, per_second, concurrency))
             self._matching.clear()
             self.wants_profiles |= kind == "profile"
             self.any_throttled |= self._registered[-1].is_throttled
@@ -169,7 +169,9 @@ class Handlers:
 
     def calls(self, event: Event) -> list[tuple[Handler, Event]]:
         """What is to be called for an event, and with what: a message may also be news of a profile."""
-        calls = [(handler, event) for handler in self._for(event.kind, event.subject)]
+        calls: list[tuple[Handler, Event]] = []
+        for handler in self._for(event.kind, event.subject):  # a comprehension costs a call before Python 3.12
+            calls.append((handler, event))
         if self.wants_profiles and isinstance(event, Message) and (profile := event.profile) is not None:
             calls += [(handler, profile) for handler in self._for("profile", None)]
         return calls

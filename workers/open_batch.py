@@ -10,11 +10,11 @@ from uuid import uuid4
 
 import orjson
 
-from ingest import batches
-from ingest.routing import partition_of, partitions_of
+from ingest import batches, tally
+from ingest.routing import lane_of, partition_of, partitions_of
 from workers import retries
 from workers.claims import Claim, of
-from workers.dispatch import Outcome
+from workers.dispatch import HANDLED, Outcome
 from workers.events import Broken, Event, Message, Status
 from workers.parsing import parse
 
@@ -43,11 +43,13 @@ class Results:
         "retries",
         "spent_ms",
         "succeeded",
+        "tally",
     )
 
     def __init__(self) -> None:
         self.records = 0
         self.counts: Counter[str] = Counter()
+        self.tally: dict[str, int] = {}
         self.letters: list[tuple[Any, ...]] = []
         self.retries: dict[RetryBatch, list[bytes]] = {}
         self.done: list[str] = []  # as settle.lua reads it
@@ -75,10 +77,12 @@ class OpenBatch:
         self._unclaimed: list[list[tuple[Event | Broken, Outcome | None]]] = [[] for _ in records]
         self._claims: dict[int, Claim] = {}  # by id() of the event
         self._done: list[tuple[Event, Outcome]] = []
+        self._waits: list[float] = []  # seconds of handled events, from arrival to end
         self._first = 0  # number of the first record that has not left the batch
         self._markers: set[int] = set()  # of stages that happened in this batch, see Claim
         self._retries: dict[tuple[int, float | None], RetryBatch] = {}
         self._settled_at = time.monotonic()
+        self._clock = time.time() - self._settled_at
         for index, record in enumerate(self._records):
             self._take_apart(index, record)
 
@@ -124,13 +128,16 @@ class OpenBatch:
         """True when a later stage of the same message was handled, before this batch or in it."""
         return status.superseded or self._claim_of(status).later in self._markers
 
-    def finish(self, index: int, event: Event, outcome: Outcome) -> None:
-        """Note an event's end."""
+    def finish(self, index: int, event: Event, outcome: Outcome, now: float = 0.0) -> None:
+        """Note an event's end; `now` is that of the monotonic clock, of use when it was handled."""
         self._left[index] -= 1
         if isinstance(event, Status) and outcome.happened:
             self._markers.update(self._claim_of(event).markers)
         if id(event) in self._claims or outcome.name == "duplicate":
             self._done.append((event, outcome))
+            record = self._records[index]
+            if outcome is HANDLED and record.attempt:  # what comes from the archive has not waited for us
+                self._waits.append(self._clock + now - record.received_ms / 1000)
         else:
             self._unclaimed[index].append((event, outcome))
 
@@ -162,6 +169,9 @@ class OpenBatch:
             if claim is not None:
                 results.done.append(claim.done(outcome.happened))
         self._done = []
+        if self._waits:
+            results.tally = tally.observed(tally.WAIT, lane_of(self.queue), self._waits)
+            self._waits = []
         now = time.monotonic()
         results.spent_ms = round((now - self._settled_at) * 1000)
         self._settled_at = now

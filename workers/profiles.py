@@ -185,7 +185,7 @@ class _Watching:
             event.news = self._profiles.news(event)
         return self._account.admit(event)
 
-    def finish(self, index: int, event: Event, outcome: Outcome) -> None:
+    def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
         if isinstance(event, Message) and outcome.happened:
             self._profiles.note(event)
-        self._account.finish(index, event, outcome)
+        self._account.finish(index, event, outcome, now)

@@ -6,11 +6,11 @@
 -- own. A single record whose worker dies for the third time is a dead letter (`poison`).
 --
 -- KEYS  1 ledger   2 taken   3 leases   4 alive   5 lock   6 rq's set of queues   7 deaths (QUEUE|ID -> count)
---       8 claims (digest -> QUEUE|ID)
+--       8 claims (digest -> QUEUE|ID)   9 tally
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 '1' when the worker leaves: what it holds goes back at once
 --       5 a worker is dead after this many ms without a sign of life   6 ms from one reaping to the next
 -- Returns the batches put back.
-local ledger, taken, leases, alive, lock, queues, deaths, claims = unpack(KEYS)
+local ledger, taken, leases, alive, lock, queues, deaths, claims, tally = unpack(KEYS)
 local rq, wa, worker, leaves, silence, interval = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5]), ARGV[6]
 local SPLIT_AT, POISON_AT = 2, 3 -- deaths
 local time = redis.call('TIME')
@@ -62,6 +62,7 @@ local function died(member, queue, id)
       'detail', 'its worker died ' .. count .. ' times', 'attempt', math.max(1, attempt % 128),
       'received', received, 'queue', queue, 'body', records[1]:sub(from), unpack(origin))
     redis.call('HINCRBY', wa .. 'counts', 'dead.notification', 1)
+    redis.call('HINCRBY', tally, 'dead|' .. queue:match('^[^.]+') .. '|poison', 1)
     forget(member, id)
   end
 end
@@ -103,7 +104,9 @@ for _, member in ipairs(redis.call('ZRANGE', ledger, 0, -1, 'REV')) do
     redis.call('SADD', queues, rq .. ':queue:' .. queue)
     redis.call('LPUSH', rq .. ':queue:' .. queue, id)
     back[#back + 1] = member
-    local doorbell = wa .. 'doorbell:' .. queue:match('^[^.]+')
+    local lane = queue:match('^[^.]+')
+    redis.call('HINCRBY', tally, 'reaped|' .. lane .. '|batches', 1)
+    local doorbell = wa .. 'doorbell:' .. lane
     if redis.call('LLEN', doorbell) == 0 then
       redis.call('RPUSH', doorbell, 1)
     end

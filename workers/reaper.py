@@ -33,6 +33,7 @@ def beat(redis: Redis, worker: str, leaves: bool = False) -> list[str]:
             batches.RQ_QUEUES,
             DEATHS,
             CLAIMS,
+            batches.TALLY,
         ],
         args=[batches.RQ, batches.WA, worker, int(leaves), ALIVE_MS, _REAP_MS],
     )

@@ -4,12 +4,14 @@
 --
 -- KEYS  1 ledger   2 taken   3 leases   4 the lane's doorbell   5 counts   6 the lane's dead letters   7 claims
 --       8 generations   9 spent   10 failing   11 waits   12 deaths   13 steering (see take.lua)
+--       14 tally (see ingest/tally.py)
 -- ARGV  1 JSON object, see workers/batch.py `_write`:
 --         rq, wa (key prefixes), worker, holder (worker#number, from `taken`), queue, batch, now (time as RQ writes it), template (of a job),
 --         call     number of this settle; rises with each that the worker sends
 --         how      more: the batch goes on; end: it is at its end; back: its rest goes back to the front
 --         records  done since the last settle
 --         counts   what became of events
+--         tally    what else was counted: fields of that hash, and what is to be added to each
 --         fresh_failed, failed, succeeded   events that failed at their first attempt, at any; that did not fail
 --         probe    true when the lane waits and this batch is its try
 --         spent    milliseconds of work since the last settle
@@ -26,7 +28,7 @@
 -- allow-oom: settling makes room.
 -- (the text of bucket.lua)
 local ledger, taken, leases, doorbell, counts, dead, claims, generations, spent, failing, waits, deaths = unpack(KEYS)
-local steering = KEYS[13]
+local steering, tally = KEYS[13], KEYS[14]
 local it = cjson.decode(ARGV[1])
 local rq, wa, queue, id = it.rq, it.wa, it.queue, it.batch
 local member, batch = queue .. '|' .. id, wa .. 'batch:' .. id
@@ -64,6 +66,7 @@ for _ = 1, it.letters do
   local reason, kind, detail, attempt, received, body, origin = unpack(ARGV, position, position + 6)
   redis.call('XADD', dead, '*', 'reason', reason, 'kind', kind, 'detail', detail, 'attempt', attempt,
     'received', received, 'queue', queue, 'body', body, 'origin', origin)
+  redis.call('HINCRBY', tally, 'dead|' .. lane .. '|' .. reason, 1)
   position = position + 7
 end
 
@@ -140,6 +143,13 @@ end
 
 for outcome, count in pairs(it.counts) do
   redis.call('HINCRBY', counts, outcome, count)
+end
+for field, count in pairs(it.tally) do
+  redis.call('HINCRBY', tally, field, count)
+  local handler = field:match('^(handler|.+|)sum$')
+  if handler then
+    redis.call('HSET', tally, handler .. 'seen', time[1])
+  end
 end
 if it.records > 0 then
   local flow = wa .. 'flow:' .. math.floor(time[1] / 10)

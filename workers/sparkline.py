@@ -30,14 +30,15 @@ class Lines:
         for old in [one for one in slots if one <= max(slots) - _WIDTH]:
             del slots[old]
 
-    def draw(self, lane: str, now: float, encoding: str) -> str:
-        """A character for each slot up to now, a blank where nobody looked; plain ones where blocks cannot be shown."""
-        slots = self._slots.get(lane, {})
+    def draw(self, lane: str, waiting: int, now: float, encoding: str) -> str:
+        """Note what waits now, and give the line up to it: a character for each slot, a blank where nobody looked."""
+        self.add(lane, now, waiting)
+        slots = self._slots[lane]
         return sparkline([slots.get(_slot(now) - back) for back in reversed(range(_WIDTH))], encoding)
 
 
 def sparkline(values: Sequence[int | None], encoding: str) -> str:
-    """Each value as a character, from nothing to the largest."""
+    """Each value as a character, from nothing to the largest; plain ones where the encoding has no blocks."""
     try:
         _BLOCKS.encode(encoding)
         marks = _BLOCKS

@@ -26,15 +26,16 @@ def pause(lanes: tuple[str, ...], as_json: bool) -> None:
     running: these finish. Retries become due and wait. It lasts until it is taken back, whatever is restarted.
     """
     with one_line():
-        redis = connection.for_tools(current_settings())
-        before = steering.read(redis).paused
-        steering.pause(redis, lanes or LANES)
-        now = _in_force(redis)
+        clients = connection.all_for_tools(current_settings())
+        before = _in_force(clients)
+        for redis in clients.values():
+            steering.pause(redis, lanes or LANES)
+        now = _in_force(clients)
         if as_json:
             _print_json(now)
             return
         for lane in lanes or LANES:
-            was = f" since {clock(now[lane]['paused_since'])}, and stays so" if lane in before else ""
+            was = f" since {clock(now[lane]['paused_since'])}, and stays so" if before[lane]["paused"] else ""
             click.echo(f"{lane}: paused{was}, {now[lane]['waiting']:,} notifications wait")
         click.echo(
             "The receiver goes on accepting. What is in work goes back within a second, running handlers finish."
@@ -51,17 +52,18 @@ def resume(lanes: tuple[str, ...], as_json: bool) -> None:
     Lanes are messages, statuses and other. What `wa-ingest limit` said stays in force.
     """
     with one_line():
-        redis = connection.for_tools(current_settings())
-        before = steering.read(redis).paused
-        steering.resume(redis, lanes or LANES)
-        now = _in_force(redis)
+        clients = connection.all_for_tools(current_settings())
+        before = _in_force(clients)
+        for redis in clients.values():
+            steering.resume(redis, lanes or LANES)
+        now = _in_force(clients)
         if as_json:
             _print_json(now)
             return
         for lane in lanes or LANES:
             cap = now[lane]["limit"]
             at_most = f", at most {rates.in_words(cap)}" if cap else ""
-            what = f"goes on{at_most}" if lane in before else "was not paused"
+            what = f"goes on{at_most}" if before[lane]["paused"] else "was not paused"
             click.echo(f"{lane}: {what}, {now[lane]['waiting']:,} notifications wait")
 
 
@@ -83,10 +85,11 @@ def limit(lane: str | None, rate: str | None, as_json: bool) -> None:
                 per_second = rates.per_second(rate)
             except ValueError as error:
                 raise click.BadParameter(f"{error}; or off") from None
-        redis = connection.for_tools(current_settings())
+        clients = connection.all_for_tools(current_settings())
         if lane is not None and rate is not None:
-            steering.limit(redis, lane, per_second)
-        now = _in_force(redis)
+            for redis in clients.values():  # each has its share
+                steering.limit(redis, lane, per_second and per_second / len(clients))
+        now = _in_force(clients)
         if as_json:
             _print_json(now)
             return
@@ -97,9 +100,9 @@ def limit(lane: str | None, rate: str | None, as_json: bool) -> None:
             click.echo(f"To take it away: wa-ingest limit {lane} off")
 
 
-def _in_force(redis: Redis) -> dict[str, dict[str, Any]]:
+def _in_force(clients: dict[str, Redis]) -> dict[str, dict[str, Any]]:
     """Per lane what is in force by now, and how many notifications wait."""
-    lanes = backlog.read(redis).lanes
+    lanes = backlog.read_all(clients).lanes
     return {
         name: {"paused": lane.paused, "paused_since": lane.paused_since, "limit": lane.limit, "waiting": lane.waiting}
         for name, lane in lanes.items()

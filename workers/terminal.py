@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from ingest import connection
+from ingest.backlog import span as span  # what the commands print
 from ingest.settings import Settings, SettingsError, load, unknown_variables
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -42,18 +43,6 @@ def current_settings(**overrides: Any) -> Settings:
     for name in unknown_variables():
         click.echo(f"Warning: {name} is no setting of this version, it has no effect", err=True)
     return settings
-
-
-def span(seconds: float) -> str:
-    """A time span in six characters: 59s, 12m30s, 3h05m, 6d23h."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d{hours:02}h"
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
 def clock(iso: str) -> str:

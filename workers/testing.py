@@ -82,10 +82,10 @@ class _Account:
     def put_off(self) -> None:
         pass
 
-    def finish(self, index: int, event: Event, outcome: Outcome) -> None:
+    def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
         self.outcomes[index] = outcome
 
-    def tick(self) -> None:
+    def tick(self, now: float) -> None:
         pass
 
     def halted(self) -> bool:

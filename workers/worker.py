@@ -28,7 +28,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker import WorkerStatus
 
-from ingest import batches, connection, dead, logs, processes, tracing
+from ingest import batches, connection, dead, logs, processes, tally, tracing
 from ingest.outage import Outage
 from ingest.settings import Settings, SettingsError, load
 from workers import archive, batch, claims, handlers, reaper
@@ -232,6 +232,7 @@ class BatchWorker(SimpleWorker):
         """Remove old dead letters and what need not be remembered any more, unless another worker just did."""
         if self.connection.set(_TRIM_LOCK, self.name, nx=True, ex=_TRIM_SECONDS):
             claims.forget(self.connection, self._dedup_window)
+            tally.forget(self.connection)
             trimmed = dead.trim(self.connection, self._dead_age)
             if trimmed:
                 log.warning("dead letters older than WA_DEAD_AGE removed", **trimmed)

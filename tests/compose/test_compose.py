@@ -1,169 +1,31 @@
-"""The compose deployment on a real Docker engine: it builds, starts, scales, loses nothing."""
+"""docker-compose.yml on a real Docker engine: it builds, starts, scales, loses nothing."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
-import re
-import shutil
-import socket
-import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
 
-from ingest.settings import Settings, variable
+from tests.compose.conftest import Make
+from tests.compose.stack import ROOT, WAIT, Stack, moment, post_all, run
 
-ROOT = Path(__file__).parents[2]
 CORPUS = ROOT.parent / "shared" / "corpus"
 HANDLERS = Path(__file__).parent / "handlers"
-COMPOSE_FILE = ROOT / "docker-compose.yml"
 
-WAIT = 240.0
-"""Seconds for anything to come true: a container to be healthy, a backlog to be gone."""
-
-CONNECTIONS = 32
-BACKLOG = 20_000
-SOME = 6_000
+BACKLOG = 10_000
+SOME = 4_000
 
 pytestmark = pytest.mark.timeout(1200)
 
 WaitFor = Callable[..., None]
-
-
-def run(*command: str, env: dict[str, str] | None = None, stderr: bool = False) -> str:
-    """Standard output (or standard error) of a command that must succeed."""
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
-    return done.stderr if stderr else done.stdout
-
-
-def succeeds(*command: str) -> bool:
-    return shutil.which(command[0]) is not None and not subprocess.run(command, capture_output=True).returncode
-
-
-class Lanes(NamedTuple):
-    """What `wa-ingest status` says of all lanes together."""
-
-    waiting: int
-    working: int
-    retrying: int
-    dead: int
-
-
-class Call(NamedTuple):
-    """One call of a handler: when, and for what."""
-
-    time: str
-    kind: str
-    id: str
-
-
-class Stack:
-    """The services of docker-compose.yml under a project name of their own."""
-
-    def __init__(self, compose: Sequence[str], env_file: Path) -> None:
-        self.port, self.admin_port = free_ports(2)
-        self._project = f"wa-ingest-test-{os.getpid()}"
-        self._compose = [*compose, "--env-file", str(env_file), "-p", self._project]
-        self._env = clean_environment() | {
-            "WA_PUBLISH": f"127.0.0.1:{self.port}",
-            "WA_ADMIN_PUBLISH": f"127.0.0.1:{self.admin_port}",
-            "WA_HANDLERS_DIR": str(HANDLERS),
-            "WA_HANDLERS": "writing:handlers",
-        }
-
-    def compose(self, *arguments: str) -> str:
-        return run(*self._compose, *arguments, env=self._env)
-
-    def up(self, workers: int) -> None:
-        """Start what does not run, and wait until all are healthy."""
-        self.compose("up", "-d", "--no-build", "--scale", f"worker={workers}")
-        deadline = time.monotonic() + WAIT
-        while states := {c["State"]["Health"]["Status"] for c in self.inspect()} - {"healthy"}:
-            assert time.monotonic() < deadline, f"{states} after {WAIT:g} s: {self.compose('logs', '--tail=20')}"
-            time.sleep(0.2)
-
-    def containers(self, service: str = "") -> list[str]:
-        """Ids of the containers of a service, running or not."""
-        labels = [f"label=com.docker.compose.project={self._project}"]
-        if service:
-            labels.append(f"label=com.docker.compose.service={service}")
-        return run("docker", "ps", "--all", "--quiet", *(f"--filter={label}" for label in labels)).split()
-
-    def inspect(self, service: str = "") -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(run("docker", "inspect", *self.containers(service)))
-        return found
-
-    def status(self) -> dict[str, Any]:
-        """What `wa-ingest status --json` prints in the receiver's container."""
-        status: dict[str, Any] = json.loads(self.compose("exec", "-T", "receiver", "wa-ingest", "status", "--json"))
-        return status
-
-    def lanes(self) -> Lanes:
-        lanes = self.status()["lanes"].values()
-        return Lanes(*(sum(lane[name] for lane in lanes) for name in Lanes._fields))
-
-    def drained(self) -> bool:
-        return self.lanes()[:3] == (0, 0, 0)
-
-    def calls(self) -> list[Call]:
-        """Every call of a handler in the workers that exist, from their standard output."""
-        texts = [run("docker", "logs", "--timestamps", container) for container in self.containers("worker")]
-        lines = [line.split() for text in texts for line in text.splitlines() if " handled " in line]
-        return [Call(*line[0:1], *line[2:4]) for line in lines]
-
-    def calls_of(self, prefix: str) -> list[Call]:
-        """Those for messages whose id begins like that."""
-        return [call for call in self.calls() if call.id.startswith(prefix + "-")]
-
-    def kill(self, container: str, pattern: str) -> None:
-        """SIGKILL to the processes in a container whose command line matches."""
-        find = f"grep -lsE '{pattern}' /proc/[0-9]*/cmdline | cut -d/ -f3"
-        run("docker", "exec", container, "sh", "-c", f"kill -9 $({find})")
-
-    def post(self, bodies: Sequence[bytes]) -> Counter[int]:
-        """How often each HTTP status was answered; 0 is no answer."""
-        return Counter(asyncio.run(post_all(f"http://127.0.0.1:{self.port}/webhook", bodies)))
-
-
-def clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("WA_", "COMPOSE_"))}
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
-async def post_all(url: str, bodies: Sequence[bytes]) -> list[int]:
-    """The HTTP status for each body, over a bounded number of connections that stay open."""
-    answers = [0] * len(bodies)
-    todo = iter(enumerate(bodies))
-
-    async def sender(session: aiohttp.ClientSession) -> None:
-        for number, body in todo:
-            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-                async with session.post(url, data=body) as answer:
-                    answers[number] = answer.status
-
-    connector = aiohttp.TCPConnector(limit=CONNECTIONS)
-    timeout = aiohttp.ClientTimeout(total=60)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        await asyncio.gather(*(sender(session) for _ in range(CONNECTIONS)))
-    return answers
 
 
 def texts(prefix: str, count: int, text: str = "Hello") -> dict[str, bytes]:
@@ -182,71 +44,48 @@ def compact(tree: object) -> bytes:
     return json.dumps(tree, separators=(",", ":"), ensure_ascii=True).encode()
 
 
-def moment(text: str) -> datetime:
-    """Docker gives nanoseconds."""
-    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d*Z$", r"\1+00:00", text))
-
-
 @pytest.fixture(scope="module")
-def compose() -> list[str]:
-    """The command for compose on this machine."""
-    if succeeds("docker", "compose", "version"):
-        return ["docker", "compose", "-f", str(COMPOSE_FILE)]
-    if succeeds("docker-compose", "version"):
-        return ["docker-compose", "-f", str(COMPOSE_FILE)]
-    pytest.skip("neither `docker compose` nor `docker-compose` is on this machine")
-
-
-@pytest.fixture(scope="module")
-def stack(compose: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The image of this source, built; valkey, a receiver and a worker of it, healthy. Gone afterwards."""
-    if not succeeds("docker", "info"):
-        pytest.skip("no Docker engine answers")
-    for image in [*re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.M), "valkey/valkey:8-bookworm"]:
-        if not succeeds("docker", "image", "inspect", image):
-            pytest.skip(f"the base image {image} is not on this machine")
-    env_file = tmp_path_factory.mktemp("compose") / "empty.env"
-    env_file.touch()
-    stack = Stack(compose, env_file)
-    began = time.monotonic()
-    run("docker", "build", "--network", "host", "-t", "wa-ingest", ".")
-    built = time.monotonic()
-    try:
-        stack.up(workers=1)
-        print(f"built in {built - began:.1f} s, healthy after {time.monotonic() - built:.1f} s")
+def stack(make: Make) -> Iterator[Stack]:
+    """Valkey, a receiver and a worker that writes down its calls."""
+    with make("docker-compose.yml", WA_HANDLERS_DIR=str(HANDLERS), WA_HANDLERS="writing:handlers") as stack:
         yield stack
-    finally:
-        stack.compose("down", "-v", "--remove-orphans", "-t", "10")
 
 
-def test_every_setting_can_be_given() -> None:
-    """Each setting is named in docker-compose.yml, or a user's value would be ignored without a word."""
-    text = COMPOSE_FILE.read_text()
-    own_address = {"listen"}  # WA_PUBLISH says where it is reachable
-    missing = [variable(name) for name in Settings.model_fields if name not in own_address]
-    missing = [name for name in missing if not re.search(rf"^  +{name}:", text, re.M)]
-    assert not missing, f"name it in docker-compose.yml under x-environment: {missing}"
-
-
-def test_valid_as_it_is(compose: list[str], tmp_path: Path) -> None:
-    """Without any variable or file the configuration is valid, and the admin listener published on loopback only."""
-    env_file = tmp_path / "empty.env"
-    env_file.touch()
-    config = run(*compose, "--env-file", str(env_file), "config", env=clean_environment())
-    assert re.search(r"127\.0\.0\.1:9100:9100|host_ip: 127\.0\.0\.1\n +target: 9100", config)
-    assert f"{ROOT}/examples" in config
-    assert "printing:handlers" in config
-
-
-def test_nobody_is_root(stack: Stack) -> None:
-    """Every process of receiver and worker runs as user 10001 and cannot become more."""
+def test_nobody_can_do_much(stack: Stack) -> None:
+    """Receiver and worker run as user 10001; every container has bounds and a root that nobody can write to."""
     for service in ("receiver", "worker"):
         for container in stack.containers(service):
             owners = run("docker", "exec", container, "sh", "-c", "stat -c %u /proc/[0-9]* || true").split()
             assert set(owners) == {"10001"}
         (first, *_) = stack.inspect(service)
         assert first["Config"]["User"] not in ("", "0", "root")
-        assert first["HostConfig"]["CapDrop"] == ["ALL"]
+        assert not first["HostConfig"]["CapAdd"]
+    for container in stack.inspect():
+        host = container["HostConfig"]
+        assert host["CapDrop"] == ["ALL"]
+        assert host["ReadonlyRootfs"]
+        assert host["SecurityOpt"] == ["no-new-privileges:true"]
+        assert host["LogConfig"]["Config"]["max-file"]
+        assert host["Memory"] > 0
+        assert host["PidsLimit"] > 0
+
+
+def test_the_archive_can_be_written(stack: Stack) -> None:
+    """The volume for WA_ARCHIVE_DIR belongs to the user of the workers."""
+    (worker,) = stack.containers("worker")
+    run("docker", "exec", worker, "sh", "-c", "echo kept >/archive/test && rm /archive/test")
+
+
+def test_a_secret_is_a_file(stack: Stack, tmp_path: Path) -> None:
+    """A secret whose file of this machine is named reaches the settings; those that are not named are unset."""
+    secret = tmp_path / "app-secret"
+    secret.write_text("a secret\n")
+    secret.chmod(0o644)  # for user 10001
+    show = ("run", "--rm", "--no-deps", "-T", "worker", "settings", "--json")
+    before = json.loads(stack.compose(*show))
+    after = json.loads(stack.compose(*show, WA_APP_SECRET_FILE=str(secret)))
+    changed = {name: one["value"] for name, one in after.items() if one != before[name]}
+    assert changed == {"WA_APP_SECRET": "**********"}
 
 
 def test_both_listeners_are_reached_on_loopback(stack: Stack, wait_for: WaitFor) -> None:
@@ -326,10 +165,10 @@ def test_a_backlog_drains(stack: Stack, wait_for: WaitFor) -> None:
     print(f"first to last call {seconds:.2f} s, {BACKLOG / seconds:.0f}/s with 3 workers")
 
 
-def test_kills_lose_nothing(stack: Stack, wait_for: WaitFor) -> None:
-    """A worker process and then a whole container killed in the middle of their work: each message is handled."""
+def test_what_is_killed_comes_back(stack: Stack, wait_for: WaitFor) -> None:
+    """A worker process and Valkey, killed in the middle of the work, are started again; each message is handled."""
     stack.up(workers=3)
-    victim, doomed, _ = stack.containers("worker")
+    (victim, *_) = stack.containers("worker")
     bodies = texts("kill", SOME, "slow")
     assert stack.post(list(bodies.values())) == {200: SOME}
 
@@ -337,37 +176,19 @@ def test_kills_lose_nothing(stack: Stack, wait_for: WaitFor) -> None:
     stack.kill(victim, "workers[.]worker")
     done = len(stack.calls_of("kill"))
     wait_for(lambda: len(stack.calls_of("kill")) > done, WAIT, "more work")
-    run("docker", "kill", doomed)
-    left = stack.lanes()
-    assert left.waiting + left.working > 0, "the kills were to come in the middle"
+    (valkey,) = stack.inspect("valkey")
+    stack.kill(valkey["Id"], "^[^ ]*(valkey|redis)-server")
+    done = len(stack.calls_of("kill"))
+    assert done < SOME, "the kills were to come in the middle"
+    wait_for(lambda: stack.inspect("valkey")[0]["RestartCount"] > valkey["RestartCount"], WAIT, "a new start")
+    stack.healthy()
 
     wait_for(stack.drained, WAIT, "an empty backlog")
     calls = Counter(call.id for call in stack.calls_of("kill"))
-    print(f"after {done} calls and at {left}; {calls.total() - SOME} calls came again")
-    assert set(calls) == set(bodies)
-    assert stack.lanes().dead == 0
-    assert "starting it again" in run("docker", "logs", victim, stderr=True)
-
-
-def test_a_kill_of_valkey_loses_nothing(stack: Stack, wait_for: WaitFor) -> None:
-    """Valkey killed in the middle of the work is started again by the engine, and what it had accepted is handled."""
-    stack.up(workers=3)
-    bodies = texts("crash", SOME, "slow")
-    assert stack.post(list(bodies.values())) == {200: SOME}
-
-    wait_for(lambda: stack.calls_of("crash"), WAIT, "the begin of the work")
-    (valkey,) = stack.inspect("valkey")
-    stack.kill(valkey["Id"], "^[^ ]*(valkey|redis)-server")
-    done = len(stack.calls_of("crash"))
-    assert done < SOME, "the kill was to come in the middle"
-    wait_for(lambda: stack.inspect("valkey")[0]["RestartCount"] > valkey["RestartCount"], WAIT, "a new start")
-    stack.up(workers=3)
-
-    wait_for(stack.drained, WAIT, "an empty backlog")
-    calls = Counter(call.id for call in stack.calls_of("crash"))
     print(f"after {done} calls; {calls.total() - SOME} calls came again")
     assert set(calls) == set(bodies)
     assert stack.lanes().dead == 0
+    assert "starting it again" in run("docker", "logs", victim, stderr=True)
 
 
 def test_valkey_may_be_away(stack: Stack, wait_for: WaitFor) -> None:

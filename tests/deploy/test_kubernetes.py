@@ -15,11 +15,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from ingest import admin
+from ingest import collectors
 from ingest.processes import STOP_SECONDS
 from ingest.routing import LANES
 from ingest.settings import Settings, load, unknown_variables
-from workers import cli
+from workers import children
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -193,7 +193,7 @@ def test_probe_of_the_worker() -> None:
     (pattern,) = re.findall(r"grep -qs '(.+)' /proc/\[0-9]\*/cmdline", command[-1])
     (healthcheck,) = re.findall(r"grep -qs '(.+)' /proc", (ROOT / "docker-compose.yml").read_text())
     assert pattern == healthcheck
-    assert re.search(pattern, f"python\0-m\0{cli._workers(1, burst=False).module}")
+    assert re.search(pattern, f"python\0-m\0{children.kinds(load(redis_url='redis://h'))[0].module}")
     assert not re.search(pattern, "\0".join(command))
     assert not re.search(pattern, "python\0wa-ingest\0work")
 
@@ -259,7 +259,7 @@ def test_autoscaling() -> None:
     metrics = [metric["external"]["metric"] for metric in spec["metrics"] if metric["type"] == "External"]
     (rule,) = yaml.safe_load((KUBERNETES / "prometheus-adapter.yaml").read_text())["rules"]["external"]
     assert {metric["name"] for metric in metrics} == {rule["seriesQuery"]}
-    assert rule["seriesQuery"].removeprefix("wa_lane_") in admin._LANE_GAUGES
+    assert rule["seriesQuery"].removeprefix("wa_lane_") in collectors.LANE_GAUGES
     assert {metric["selector"]["matchLabels"]["lane"] for metric in metrics} <= set(LANES)
     assert spec["maxReplicas"] == Settings().partitions
     assert spec["behavior"]["scaleDown"]["stabilizationWindowSeconds"] >= 300

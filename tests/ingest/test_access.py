@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from ingest import batches
+from ingest import batches, history
 
 ROOT = Path(__file__).parents[2]
 ACL = ROOT / "deploy" / "redis" / "users.acl"
@@ -175,6 +176,54 @@ def test_everything_works_with_the_least_rights(
     assert receiver.stop() == 0
     assert "Traceback" not in system.log.read_text()
     assert set(system.refused()) == {("operator", "config|get")}
+
+
+def _snapshot(receiver: Any, suits: Callable[[Any], bool]) -> Any:
+    """What the page shows, once it suits."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{receiver.admin_port}/events", timeout=30) as stream:
+        for line in stream:
+            if line.startswith(b'data: {"receiver"') and suits(now := json.loads(line[6:])):
+                return now
+    raise AssertionError("the stream has ended")
+
+
+def _act(receiver: Any, name: str, **content: str) -> Any:
+    """The last line of the answer to an action of the page."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{receiver.admin_port}/actions/{name}",
+        json.dumps(content).encode(),
+        {"Content-Type": "application/json", "Authorization": "Bearer correct-horse-battery"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read().splitlines()[-1])
+
+
+def test_the_page_with_the_least_rights(
+    system: System, start_receiver: Callable[..., Any], wait_for: Callable[..., None]
+) -> None:
+    """It shows all but what is in the dead letters; with the rights of the README's last part, those too, and acts."""
+    receiver = start_receiver(system.url("receiver"), WA_ADMIN_TOKEN="correct-horse-battery")
+    assert receiver.post(b"unreadable").status == 200
+    assert receiver.post(_message("m")).status == 200
+    system.admin.xadd(batches.dead_key("messages"), {"reason": "rejected", "kind": "message", "body": _message("d")})
+    system.admin.hset(batches.TAKEN, "messages.1|b", "w#1")
+    now = _snapshot(receiver, lambda now: now["lanes"]["messages"]["dead"] == 1)
+    assert (now["dead"]["refused"], now["dead"]["groups"]) == (True, [])
+    assert [worker["name"] for worker in now["workers"]] == ["w"]
+    assert now["findings"][0]["about"] == "workers"
+    wait_for(lambda: system.admin.exists(history.HISTORY), 60, "a sample")
+    assert set(system.refused()) == {("receiver", "xrevrange")}
+
+    more = re.findall(r"^    ((?:\(|\+multi).*)$", (ACL.parent / "README.md").read_text(), re.M)
+    assert len(more) == 2
+    system.admin.execute_command("ACL SETUSER", "receiver", *re.findall(r"\([^)]*\)|\S+", " ".join(more)))
+    receiver = start_receiver(system.url("receiver"), WA_ADMIN_TOKEN="correct-horse-battery")
+    (group,) = _snapshot(receiver, lambda now: bool(now["dead"]["groups"]))["dead"]["groups"]
+    shown = {name: group[name] for name in ("lane", "reason", "kind", "first", "last")}
+    assert _act(receiver, "pause", lane="other") == _act(receiver, "resume", lane="other") == {}
+    assert _act(receiver, "retry", **shown) == {"done": 1, "ended": True}
+    assert _act(receiver, "drop", **shown) == {"done": 0, "ended": True}
+    assert set(system.refused()) == {("receiver", "xrevrange")}
 
 
 FORBIDDEN = {

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
-from ingest import batches
+from ingest import batches, history, steering, tally
 
 BODY = b'{"errors":[{"title":"Kerry Fisher"}]}'
 LANE_GAUGES = {"waiting", "batches", "oldest_seconds", "working", "retrying", "dead"}
@@ -55,7 +55,7 @@ def test_healthz(receiver: Any) -> None:
 def test_readyz(receiver: Any, redis: Redis) -> None:
     """A receiver that could keep a notification is ready; asking leaves nothing in Redis."""
     assert ready(receiver) == (200, {"ready": True, "reason": None})
-    assert redis.dbsize() == 0
+    assert [key for key in redis.scan_iter() if not key.startswith(history.HISTORY.encode())] == []
 
 
 def test_readyz_when_redis_is_full(receiver: Any, redis: Redis) -> None:
@@ -128,7 +128,7 @@ def test_metrics_hold_nothing_personal(receiver: Any) -> None:
     assert b"Kerry" not in text
     assert b"hunter2" not in text
     known = {"messages", "statuses", "other", "401", "404", "405", "403", "+Inf"}
-    known |= {"signature", "path", "method", "handshake", "public", "admin"}
+    known |= {"signature", "path", "method", "handshake", "public", "admin", *tally.REASONS}
     labels = {label for _, *labels in figures(receiver) for label in labels if not is_number(label)}
     assert labels <= known
 
@@ -140,7 +140,11 @@ def is_number(text: str) -> bool:
 @pytest.mark.parametrize(
     ("start", "status"),
     [
-        ("GET /", 404),
+        ("GET /", 200),
+        ("GET /page.js?x", 200),
+        ("GET /__init__.py", 404),
+        ("GET /uPlot.LICENSE.txt", 404),
+        ("POST /", 405),
         ("GET /webhook", 404),
         ("GET /healthz/", 404),
         ("POST /readyz", 405),
@@ -148,6 +152,7 @@ def is_number(text: str) -> bool:
         ("HEAD /healthz", 200),
         ("HEAD /readyz", 200),
         ("HEAD /metrics", 200),
+        ("HEAD /", 200),
     ],
 )
 def test_other_requests(receiver: Any, start: str, status: int) -> None:
@@ -184,3 +189,58 @@ def test_metrics_with_strange_counts(receiver: Any, redis: Redis) -> None:
     """The figures survive what an older or newer version left in Redis: an outcome without a kind."""
     redis.hset(batches.COUNTS, "unreadable", 1)
     assert figures(receiver)["wa_events_total", "", "unreadable"] == 1
+
+
+def test_metrics_of_what_workers_count(receiver: Any, redis: Redis) -> None:
+    """Histograms of handlers and waits, dead letters by reason, batches reaped; lanes and reasons from the start."""
+    found = figures(receiver)
+    assert found["wa_handled_after_seconds_count", "other"] == 0
+    assert found["wa_dead_letters_total", "statuses", "poison"] == found["wa_batches_reaped_total", "other"] == 0
+    handler = {"0.005": 2, "inf": 1, "9.87": 5, "sum": 31_500_000, "failed": 1, "seen": 1}
+    fields = {f"handler|m.f|{part}": count for part, count in handler.items()}
+    fields |= {"wait|messages|1.0": 4, "wait|messages|sum": 2_000_000, "dead|other|new_reason": 3}
+    redis.hset(batches.TALLY, mapping=fields | {"reaped|messages|batches": 7, "unknown": 1, "new|x|y": 1})
+    found = figures(receiver)
+    buckets = [found["wa_handler_seconds_bucket", "m.f", bound] for bound in ("0.0025", "0.005", "30.0", "+Inf")]
+    assert buckets == [0, 2, 2, 3]
+    assert found["wa_handler_seconds_sum", "m.f"] == 31.5
+    assert found["wa_handler_failures_total", "m.f"] == 1
+    assert found["wa_handled_after_seconds_bucket", "messages", "0.5"] == 0
+    assert found["wa_handled_after_seconds_bucket", "messages", "1.0"] == 4
+    assert found["wa_dead_letters_total", "other", "new_reason"] == 3
+    assert found["wa_batches_reaped_total", "messages"] == 7
+
+
+def test_metrics_of_redis_memory(receiver: Any, redis: Redis) -> None:
+    """What Redis uses is always there, what it has left when it has a limit."""
+    found = figures(receiver)
+    assert found["wa_redis_memory_used_bytes",] > 0
+    assert ("wa_redis_memory_left_bytes",) not in found
+    redis.config_set("maxmemory", 1 << 30)
+    found = figures(receiver)
+    assert 0 < found["wa_redis_memory_left_bytes",] < 1 << 30
+    redis.config_set("maxmemory", 1)
+    assert figures(receiver)["wa_redis_memory_left_bytes",] == 0
+
+
+def test_metrics_of_steering(receiver: Any, redis: Redis) -> None:
+    """A lane that is paused says so; a cap is there while there is one."""
+    assert not any(name == "wa_lane_limit" for name, *_ in figures(receiver))
+    steering.pause(redis, ["statuses"])
+    steering.limit(redis, "other", 2.5)
+    found = figures(receiver)
+    assert [found["wa_lane_paused", lane] for lane in ("messages", "statuses", "other")] == [0, 1, 0]
+    assert found["wa_lane_limit", "other"] == 2.5
+
+
+def test_metrics_without_some_rights(
+    own_valkey: Callable[..., Any], start_receiver: Callable[..., Any], low_port: Callable[[], int]
+) -> None:
+    """What a Redis user may not read is left out; the rest is there."""
+    port = low_port()
+    admin = own_valkey(port=port).client()
+    admin.acl_setuser("edge", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-info"])
+    found = figures(start_receiver(f"redis://edge:x@127.0.0.1:{port}/0"))
+    assert found["wa_redis_up",] == 1
+    assert found["wa_dead_letters_total", "other", "poison"] == 0
+    assert not any(name.startswith("wa_redis_memory") for name, *_ in found)

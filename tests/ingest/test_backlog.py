@@ -142,4 +142,5 @@ def test_as_json() -> None:
         "workers": 1,
         "suspended": False,
         "counts": {"handled.message": 1},
+        "away": [],
     }

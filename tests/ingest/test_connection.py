@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from ingest import batches
 from ingest.connection import check_version, for_receiver, for_tools, for_worker, reason
 from ingest.settings import SettingsError, load
 
@@ -103,6 +105,42 @@ def test_wrong_sentinel_url(make: Callable[..., Any], rest: str) -> None:
         make(load(redis_url=f"redis+sentinel:{rest}"))
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize(
+    "rest", ["", "//", "//h/1", "//h:port", "//h:99999", "//h,", "//:1", "//hunter2@h", "//h/main"]
+)
+def test_wrong_cluster_url(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, rest: str) -> None:
+    """A cluster URL that is none is one line that says what to give and quotes no password."""
+    monkeypatch.setattr(batches, "RQ", "{wa}")
+    with pytest.raises(SettingsError, match=r"^WA_REDIS_URL: give .* redis\+cluster://HOST:PORT,") as caught:
+        make(load(redis_url=f"redis+cluster:{rest}"))
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_cluster_url(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """User, password and TLS of a cluster URL are those of its nodes; a wrong option is one line."""
+    monkeypatch.setattr(batches, "RQ", "a{wa}b")
+    (tmp_path / "ca.pem").touch()
+    url = "rediss+cluster://me:p%40ss@one,two:1,[::1]:2/0?ssl_ca_certs="
+    pool = make(load(redis_url=f"{url}{tmp_path}/ca.pem")).connection_pool
+    known = {"db": 0, "username": "me", "password": "p@ss", "ssl_ca_certs": f"{tmp_path}/ca.pem"}
+    assert {name: pool.connection_kwargs.get(name) for name in known} == known
+    with pytest.raises(SettingsError, match="WA_REDIS_URL: ssl_ca_certs: /nowhere cannot be read"):
+        make(load(redis_url=f"{url}/nowhere"))
+    with pytest.raises(SettingsError, match="WA_REDIS_URL: ssl_file is no option"):
+        make(load(redis_url="rediss+cluster://one?ssl_file=x"))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("prefix", ["rq", "wa}{", "{}{wa}"])
+def test_cluster_without_hash_tag(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
+    """A cluster whose slots our keys would be spread over is refused in one line with the remedy."""
+    monkeypatch.setattr(batches, "RQ", prefix)
+    with pytest.raises(SettingsError, match=r"^RQ_KEY_PREFIX must hold a \{hash tag\}.* set RQ_KEY_PREFIX=\{wa\}"):
+        make(load(redis_url="redis+cluster://one"))
 
 
 def test_sentinels_away(free_port: Callable[[], int]) -> None:

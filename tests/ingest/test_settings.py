@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.settings import Settings, SettingsError, load, redis_url, unknown_variables
+from ingest.settings import Settings, SettingsError, each_redis, load, redis_url, unknown_variables
 
 DEFAULTS = {
     "redis_url": None,
@@ -294,3 +294,11 @@ def test_redis_url_is_asked_for() -> None:
     assert redis_url(load(redis_url="redis://h")) == "redis://h"
     with pytest.raises(SettingsError, match=r"^WA_REDIS_URL is not set: .*wa-ingest up"):
         redis_url(load())
+
+
+def test_each_redis_is_another_one() -> None:
+    """The same server twice is refused, whoever asks for it; its databases are several Redis."""
+    for url in ("redis://h:1/0,redis://user:pass@h:1/0?ssl_ca_certs=x", "unix:///s?db=1,unix:///s?db=1&health=2"):
+        with pytest.raises(SettingsError, match="names the same Redis twice"):
+            each_redis(load(redis_url=url))
+    assert len(each_redis(load(redis_url="redis://h:1/0,redis://h:1/1,unix:///s?db=0,unix:///s?db=1"))) == 4

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from ingest import batches
+
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 BODY = b'{"statuses":[{"id":"s","status":"read"}]}'
 MAX_BODY = 4 << 20
@@ -170,7 +172,7 @@ def test_404(receiver: Any, redis: Redis, path: str, method: str) -> None:
     """Any other path is answered 404, those of the admin listener too, and keeps nothing."""
     answer = receiver.sender().ask(f"{method} {path}", BODY if method == "POST" else None)
     assert (answer.status, answer.body) == (404, b"")
-    assert redis.dbsize() == 0
+    assert not redis.exists(batches.LEDGER)
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "HEAD"])
@@ -178,7 +180,7 @@ def test_405(receiver: Any, redis: Redis, method: str) -> None:
     """Any other method is answered 405, with those that are allowed, and keeps nothing."""
     answer = receiver.sender().ask(f"{method} /webhook", None if method == "HEAD" else BODY)
     assert (answer.status, answer.headers["allow"], answer.body) == (405, "GET, POST", b"")
-    assert redis.dbsize() == 0
+    assert not redis.exists(batches.LEDGER)
 
 
 def test_largest_body(receiver: Any, bodies: Callable[[], list[bytes]]) -> None:
@@ -198,7 +200,7 @@ def test_413_by_length(receiver: Any, redis: Redis) -> None:
     sender.head("POST /webhook", Content_Length=MAX_BODY + 1)
     assert sender.answer().status == 413
     assert sender.ended()
-    assert redis.dbsize() == 0
+    assert not redis.exists(batches.LEDGER)
 
 
 def test_413_for_a_sender_that_sends_all(receiver: Any, redis: Redis) -> None:
@@ -207,7 +209,7 @@ def test_413_for_a_sender_that_sends_all(receiver: Any, redis: Redis) -> None:
     sender.head("POST /webhook", Content_Length=2 * MAX_BODY)
     sender.send(b"." * (2 * MAX_BODY))
     assert sender.answer().status == 413
-    assert redis.dbsize() == 0
+    assert not redis.exists(batches.LEDGER)
 
 
 def test_413_in_chunks(receiver: Any, redis: Redis) -> None:
@@ -216,7 +218,7 @@ def test_413_in_chunks(receiver: Any, redis: Redis) -> None:
     sender.head("POST /webhook", Transfer_Encoding="chunked")
     sender.send(chunked(*[b"." * (1 << 20)] * 4, b"."))
     assert sender.answer().status == 413
-    assert redis.dbsize() == 0
+    assert not redis.exists(batches.LEDGER)
 
 
 def test_408(receiver: Any, redis: Redis) -> None:
@@ -237,7 +239,7 @@ def test_408(receiver: Any, redis: Redis) -> None:
     for sender in (silent, slow):
         assert sender.answer().status == 408
         assert sender.ended()
-    assert redis.dbsize() == 0
+    assert not redis.exists(batches.LEDGER)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +290,7 @@ def test_401(signed: Any, redis: Redis, headers: dict[str, str]) -> None:
     """A missing, malformed or wrong signature is answered 401 and keeps nothing."""
     answer = signed.post(BODY, **headers)
     assert (answer.status, answer.body) == (401, b"")
-    assert redis.dbsize() == 0
+    assert not redis.exists(batches.LEDGER)
 
 
 HANDSHAKE = "GET /webhook?hub.mode=subscribe&hub.challenge=11582&hub.verify_token="
@@ -300,7 +302,7 @@ def test_handshake(receiver: Any, signed: Any, redis: Redis) -> None:
         answer = each.sender().ask(HANDSHAKE + "t0ken")
         assert (answer.status, answer.body) == (200, b"11582")
         assert answer.headers["content-type"].startswith("text/plain")
-    assert redis.dbsize() == 0
+    assert not redis.exists(batches.LEDGER)
 
 
 def test_challenge_is_no_page(receiver: Any) -> None:
@@ -382,7 +384,7 @@ def test_expect_continue_is_refused(receiver: Any, redis: Redis) -> None:
         sender = receiver.sender()
         sender.head(start, Content_Length=length, Expect="100-continue")
         assert sender.answer().status == status
-    assert redis.dbsize() == 0
+    assert not redis.exists(batches.LEDGER)
 
 
 def test_expect_continue_then_408(receiver: Any) -> None:
@@ -477,7 +479,7 @@ def test_broken_in_the_middle(redis_url: str, redis: Redis, start_receiver: Call
     sender.send(b"5\r\n12345\r\nKerry\r\n")
     assert sender.answer().status in (400, 408)  # aiohttp's parser in C does not tell, so the time runs out
     assert sender.ended()
-    assert redis.dbsize() == 0
+    assert not redis.exists(batches.LEDGER)
     assert receiver.log() == log_before
 
 

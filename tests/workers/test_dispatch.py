@@ -40,10 +40,10 @@ class Run:
     def put_off(self) -> None:
         pass
 
-    def finish(self, index: int, event: Event, outcome: Outcome) -> None:
+    def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
         self.ends.append((event.id, outcome))
 
-    def tick(self) -> None:
+    def tick(self, now: float) -> None:
         self.ticks += 1
 
     def halted(self) -> bool:
@@ -268,7 +268,7 @@ def test_a_failing_tick_ends_the_run(message: Callable[..., bytes], is_async: bo
     class Gone(Exception):
         pass
 
-    def tick() -> None:
+    def tick(now: float) -> None:
         raise Gone
 
     run.tick = tick  # type: ignore[method-assign]
@@ -359,7 +359,7 @@ def test_what_ends_the_wait_for_a_turn(
     turns = Turns(Line(redis))
     run = Run(handlers, turns=turns)
 
-    def tick() -> None:
+    def tick(now: float) -> None:
         run.ticks += 1
         if run.ticks == 3:
             if why == "stop":

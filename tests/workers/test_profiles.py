@@ -376,7 +376,7 @@ def line(redis: Redis) -> Line:
 class Run:
     """The account of a run whose events all end as `outcome` says."""
 
-    def tick(self) -> None: ...
+    def tick(self, now: float) -> None: ...
     def put_off(self) -> None: ...
     def halted(self) -> bool:
         return False
@@ -384,7 +384,7 @@ class Run:
     def admit(self, event: Event) -> Outcome | None:
         return None
 
-    def finish(self, index: int, event: Event, outcome: Outcome) -> None: ...
+    def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None: ...
 
 
 def batch(known: profiles.Profiles, *messages: Message, outcome: Outcome = HANDLED) -> list[set[str]]:
@@ -394,7 +394,7 @@ def batch(known: profiles.Profiles, *messages: Message, outcome: Outcome = HANDL
     for message in messages:
         assert run.admit(message) is None
         told.append(set(message.news))
-        run.finish(0, message, outcome)
+        run.finish(0, message, outcome, 0.0)
     known.remember()
     return told
 
@@ -453,7 +453,7 @@ def test_a_later_message_stays(redis: Redis) -> None:
     lines = [Line(redis), Line(redis)]
     early, late = (profiles.Profiles(line) for line in lines)
     early.ask([first := read(body(**FACTS))])
-    early.watch(Run()).finish(0, first, HANDLED)
+    early.watch(Run()).finish(0, first, HANDLED, 0.0)
     batch(late, read(body(**FACTS | {"name": "Bea"}), NOW_MS + 1))
     lines[1].flush()
     early.remember()
@@ -545,7 +545,7 @@ def test_any_history(line: Line, history: list[list[tuple[dict[str, str], str, i
         for message, (at, business, said, handled) in zip(found, timed, strict=True):
             run.admit(message)
             assert message.news == model.see(said, business, at, handled)
-            run.finish(0, message, HANDLED if handled else Outcome("failed"))
+            run.finish(0, message, HANDLED if handled else Outcome("failed"), 0.0)
         known.remember()
     line.flush()
 

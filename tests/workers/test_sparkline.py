@@ -24,7 +24,6 @@ def test_what_was_before_it_began_comes_from_the_samples() -> None:
     """Samples of the past and what is seen now are one line; what is older than the line is forgotten."""
     lane = {"messages": Point(8, 1.0, 0.0, 0.0, 0)}
     lines = Lines([Sample(1000.0, 1, lane), Sample(1000.0 + SECONDS - 90, 1, lane)])
-    lines.add("messages", 1000.0 + SECONDS, 4)
-    drawn = lines.draw("messages", 1000.0 + SECONDS, "utf-8")
+    drawn = lines.draw("messages", 4, 1000.0 + SECONDS, "utf-8")
     assert drawn == " " * 18 + "█▅"
-    assert lines.draw("other", 1000.0, "utf-8").strip() == ""
+    assert lines.draw("other", 0, 1000.0, "utf-8") == " " * 19 + "▁"

@@ -248,10 +248,11 @@ def _tls(
     return context
 
 
-def _reachable_redis() -> Redis:
-    redis = connection.for_tools(current_settings())
-    redis.ping()
-    return redis
+def _reachable_redis() -> list[Redis]:
+    each = list(connection.all_for_tools(current_settings()).values())
+    for redis in each:
+        redis.ping()
+    return each
 
 
 def _send(plan: Plan, content: Content, check: verifying.Check | None) -> Tally:
@@ -297,7 +298,7 @@ async def _show(progress: Progress, tally: Tally) -> None:
         progress.update(progress.task_ids[0], completed=tally.sent, more=more)
 
 
-def _verify(redis: Redis, run: str, check: verifying.Check, patience: float) -> verifying.Findings:
+def _verify(redis: list[Redis], run: str, check: verifying.Check, patience: float) -> verifying.Findings:
     """Wait for the workers. Ctrl-C ends it with what is known then."""
     findings = check.findings()
     with _progress("handled", findings.expected) as progress:

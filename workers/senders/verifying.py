@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import chain
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -159,15 +160,16 @@ def _marked(marks: bytearray, n: int) -> bool:
     return n < len(marks) and marks[n] != 0
 
 
-def look(redis: Redis, run: str, check: Check, patience: float) -> Iterator[Findings]:
-    """Read what the workers wrote down, until everything is there or nothing came for `patience` seconds.
+def look(each: list[Redis], run: str, check: Check, patience: float) -> Iterator[Findings]:
+    """Read what the workers wrote down, in each Redis, until all is there or nothing came for `patience` seconds.
 
     Gives the findings so far, again and again. Raises RedisError.
     """
     key = _key(run)
     last_news = time.monotonic()
     while True:
-        records: Any = redis.lpop(key, _READ_AT_ONCE)
+        portions: list[Any] = [redis.lpop(key, _READ_AT_ONCE) for redis in each]
+        records = list(chain.from_iterable(filter(None, portions)))
         now = time.monotonic()
         if records:
             check.handled(records)

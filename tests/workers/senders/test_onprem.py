@@ -76,6 +76,6 @@ def test_from_setting_up_to_the_handler(
 
 def verified(redis: Redis, content: Content, check: Check) -> Findings:
     """What the workers wrote down, compared with what was acknowledged."""
-    *_, found = look(redis, content.run, check, 30.0)
+    *_, found = look([redis], content.run, check, 30.0)
     assert found.expected > 400
     return found

@@ -1,0 +1,41 @@
+"""The hash that workers count into: its histograms, and what is forgotten."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import Redis
+
+from ingest import batches, tally
+
+
+@given(st.lists(st.floats(-10, 10_000), min_size=1))
+def test_each_duration_is_in_one_bucket(seconds: list[float]) -> None:
+    """Every duration is counted once, at the first bound that is not below it; the sum never falls."""
+    for what, bounds in tally.BOUNDS.items():
+        expected: dict[str, int] = {}
+        for one in seconds:
+            name = f"{what}|x|{next(bound for bound in bounds if one <= bound)}"
+            expected[name] = expected.get(name, 0) + 1
+        fields = tally.observed(what, "x", list(seconds))
+        assert fields.pop(f"{what}|x|sum") == max(0, round(sum(seconds) * 1_000_000))
+        assert fields == expected
+
+
+def test_handlers_are_forgotten(redis: Redis) -> None:
+    """A handler that was not called for a week goes, and the longest silent beyond two hundred; nothing else does."""
+    now = int(redis.time()[0])  # type: ignore[index]
+    for n in range(tally.HANDLERS_KEPT + 10):
+        redis.hset(batches.TALLY, mapping={f"handler|m.f{n}|sum": 5, f"handler|m.f{n}|seen": now - n})
+    redis.hset(batches.TALLY, mapping={"handler|old|0.5": 1, "handler|old|seen": now - tally.HANDLER_SECONDS - 60})
+    redis.hset(batches.TALLY, mapping={"wait|other|sum": 1, "dead|other|poison": 2})
+    tally.forget(redis)
+    left = tally.read(redis)
+    assert set(left[tally.HANDLER]) == {f"m.f{n}" for n in range(tally.HANDLERS_KEPT)}
+    assert (left[tally.WAIT], left[tally.DEAD]) == ({"other": {"sum": 1}}, {"other": {"poison": 2}})
+
+
+def test_any_name_of_a_handler(redis: Redis) -> None:
+    """A handler's name may hold what separates the parts of a field."""
+    redis.hset(batches.TALLY, mapping={"handler|a|b.<lambda>|inf": 2, "handler|a|b.<lambda>|sum": 7})
+    assert tally.read(redis)[tally.HANDLER] == {"a|b.<lambda>": {"inf": 2, "sum": 7}}
