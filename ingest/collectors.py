@@ -137,7 +137,7 @@ def _histogram(name: str, meaning: str, label: str, what: str, found: Mapping[st
         for bound in tally.BOUNDS[what]:
             count += parts.get(str(bound), 0)
             buckets.append(("+Inf" if bound == math.inf else str(bound), count))
-        family.add_metric([value], buckets, parts.get("sum", 0) / 1_000_000)
+        family.add_metric([value], buckets, parts.get("sum", 0) / tally.PARTS[what])
     return family
 
 

@@ -7,7 +7,7 @@ the receiver's `/metrics` shows it (`ingest/collectors.py`). A field is `WHAT|LA
 |---|---|
 | `handler|NAME|BOUND` | calls of that handler that took up to BOUND seconds, and longer than the bound before it |
 | `handler|NAME|sum`, `…|failed`, `…|seen` | microseconds of all; how many failed; epoch seconds of the last settle |
-| `wait|LANE|BOUND`, `wait|LANE|sum` | the same of handled events: from their notification's arrival to their end |
+| `wait|LANE|BOUND`, `wait|LANE|sum` | the same of handled events, from arrival to end; the sum in milliseconds |
 | `dead|LANE|REASON` | dead letters |
 | `reaped|LANE|batches` | batches that went back to their queue |
 """
@@ -30,6 +30,12 @@ BOUNDS = {
 }
 """Seconds. A bound that is no longer here is no longer shown."""
 
+PARTS = {HANDLER: 1_000_000, WAIT: 1000}
+"""What a second counts in a sum. Sums of some 100 billion events still fit into Redis' 64 bits."""
+
+_LONGEST = 86_400.0
+"""Seconds that a single duration adds at most: a clock that was set says anything."""
+
 REASONS = ("unreadable", "unknown_form", "malformed", "rejected", "failed", "poison")
 
 HANDLERS_KEPT = 200
@@ -42,8 +48,10 @@ HANDLER_SECONDS = 7 * 86_400
 def observed(what: str, label: str, seconds: list[float]) -> dict[str, int]:
     """Durations as fields, each with what is to be added to it. Sorts them: that is faster than to look at each."""
     prefix = f"{what}|{label}|"
-    fields = {f"{prefix}sum": max(0, round(sum(seconds) * 1_000_000))}  # the clocks of two machines may differ
     seconds.sort()
+    plausible = bisect_right(seconds, _LONGEST)
+    total = sum(seconds[:plausible]) + _LONGEST * (len(seconds) - plausible)
+    fields = {f"{prefix}sum": max(0, round(total * PARTS[what]))}  # the clocks of two machines may differ
     before = 0
     for bound in BOUNDS[what]:
         upto = bisect_right(seconds, bound, before)

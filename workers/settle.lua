@@ -145,7 +145,7 @@ for outcome, count in pairs(it.counts) do
   redis.call('HINCRBY', counts, outcome, count)
 end
 for field, count in pairs(it.tally) do
-  redis.call('HINCRBY', tally, field, count)
+  redis.pcall('HINCRBY', tally, field, count) -- a figure must not end a settle half-way
   local handler = field:match('^(handler|.+|)sum$')
   if handler then
     redis.call('HSET', tally, handler .. 'seen', time[1])

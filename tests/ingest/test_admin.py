@@ -198,7 +198,7 @@ def test_metrics_of_what_workers_count(receiver: Any, redis: Redis) -> None:
     assert found["wa_dead_letters_total", "statuses", "poison"] == found["wa_batches_reaped_total", "other"] == 0
     handler = {"0.005": 2, "inf": 1, "9.87": 5, "sum": 31_500_000, "failed": 1, "seen": 1}
     fields = {f"handler|m.f|{part}": count for part, count in handler.items()}
-    fields |= {"wait|messages|1.0": 4, "wait|messages|sum": 2_000_000, "dead|other|new_reason": 3}
+    fields |= {"wait|messages|1.0": 4, "wait|messages|sum": 2_000, "dead|other|new_reason": 3}
     redis.hset(batches.TALLY, mapping=fields | {"reaped|messages|batches": 7, "unknown": 1, "new|x|y": 1})
     found = figures(receiver)
     buckets = [found["wa_handler_seconds_bucket", "m.f", bound] for bound in ("0.0025", "0.005", "30.0", "+Inf")]

@@ -79,5 +79,5 @@ def test_up(monkeypatch: pytest.MonkeyPatch, given: str | None, used: str) -> No
     """`up` spools to ./data/spool unless told otherwise."""
     seen: dict[str, Any] = {}
     monkeypatch.setattr(processes, "supervise", lambda kinds, env, started: seen.update(env) or 0)
-    cli._up(load(spool_dir=given), "redis://h", [])
+    cli._up(load(spool_dir=given, redis_url="redis://h"), [])
     assert seen["WA_SPOOL_DIR"] == used

@@ -58,7 +58,7 @@ def test_handlers_and_waits(
     assert list(found[tally.WAIT]) == ["messages"]
     assert found[tally.WAIT]["messages"].keys() == {"60.0", "sum"}
     assert counted(found[tally.WAIT]["messages"]) == 1
-    assert 20_000_000 <= found[tally.WAIT]["messages"]["sum"] < 60_000_000
+    assert 20_000 <= found[tally.WAIT]["messages"]["sum"] < 60_000
     assert found[tally.DEAD] == {"messages": {"rejected": 1}}
 
 
@@ -138,3 +138,20 @@ def test_what_the_reaper_puts_back(commit: Any, take: Any, message: Any, redis: 
     found = tally.read(redis)
     assert found[tally.REAPED] == {"messages": {"batches": 2}}
     assert found[tally.DEAD] == {"messages": {"poison": 1}}
+
+
+def test_a_figure_never_ends_a_settle(
+    commit: Any, take: Any, runner: Any, status: Any, redis: Redis, nothing_left: Any
+) -> None:
+    """A sum that has no room for more is left as it is; the batch is settled as a whole all the same."""
+    full = {"wait|statuses|sum": 2**63 - 1, "handler|tests|sum": 2**63 - 1}
+    redis.hset(batches.TALLY, mapping=full)
+    seen: list[str] = []
+    handlers = Handlers()
+    handlers.status()(lambda event: seen.append(event.id))
+    commit(status("a"), status("b"), received_ms=time.time_ns() // 1_000_000 - 20_000)
+    running = runner(handlers)
+    running.run(*take())
+    assert seen == ["a", "b"]
+    nothing_left()
+    assert tally.read(redis)[tally.WAIT]["statuses"] == {"sum": 2**63 - 1, "60.0": 2}
