@@ -63,6 +63,17 @@ def redis(redis_url: str) -> Iterator[Redis]:
 
 
 @pytest.fixture
+def two(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Redis]]:
+    """Several Redis: WA_REDIS_URL names two databases of that Valkey, and these are their clients."""
+    urls = [f"{redis_url}?db={n}" for n in (0, 1)]
+    monkeypatch.setenv("WA_REDIS_URL", ",".join(urls))
+    clients = [Redis.from_url(url) for url in urls]
+    yield clients
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
 def free_port() -> Callable[[], int]:
     """A function that finds a free TCP port on loopback."""
 

@@ -20,6 +20,7 @@ from redis import Redis
 
 from ingest import batches
 from ingest.routing import place, queue_names
+from ingest.spread import home
 from workers import archive_replay, claims
 from workers.archive import HOUR_MS, Archive
 from workers.cli import main
@@ -390,3 +391,15 @@ def test_check(wa: Wa, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found() == [("warning", f"{folder} cannot be written: Not a directory")]
     monkeypatch.delenv("WA_ARCHIVE_DIR")
     assert found() == []
+
+
+def test_replay_into_several_redis(wa: Wa, keep: Callable[..., None], two: list[Redis], message: Any) -> None:
+    """Each notification goes to its home among several Redis, where copies of it went, too."""
+    bodies = [message(f"m{n}", sender=str(n)) for n in range(60)]
+    keep(*enumerate(bodies))
+    assert said(wa("replay", "--json"))["done"] == 60
+    found = [waiting(redis) for redis in two]
+    assert sorted(found[0] + found[1]) == sorted(bodies)
+    for n, mine in enumerate(found):
+        assert len(mine) > 10
+        assert {home(place(body, 8)[0].queue, body, 2) for body in mine} == {n}

@@ -171,3 +171,12 @@ def test_bars_on_a_terminal(start: Start, fill: Any, redis_url: str, tmp_path: P
     assert "messages" in shown
     assert "100 %" in shown
     assert "Empty: 100 notifications in " in shown
+
+
+def test_several_redis(two: list[Redis]) -> None:
+    """A lane in several Redis is empty when the last is; what is paused in one is not left out."""
+    lanes = [drain.Left(10, 5, 2.0, 5.0, True), drain.Left(20, 1, 1.0, 20.0, False)]
+    assert drain.together(lanes) == drain.Left(30, 6, 3.0, 20.0, False)
+    assert drain.together([lanes[0], drain.Left(1, 0, 0.0, None, False)]).seconds is None
+    result = CliRunner().invoke(main, ["drain"])
+    assert (result.exit_code, result.stdout) == (0, "Empty: 0 notifications in 0s.\n")

@@ -86,3 +86,18 @@ def test_redis_is_away(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: Redis is not reachable: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_several_redis(wa: Callable[..., Result], two: list[Redis]) -> None:
+    """A pause is said to each Redis, a limit shared out among them; `status` shows both as one."""
+    wa("pause", "messages")
+    wa("limit", "statuses", "200/s")
+    for redis in two:
+        now = steering.read(redis)
+        assert (list(now.paused), now.limits) == (["messages"], {"statuses": 100.0})
+    lanes = json.loads(wa("status", "--json").output)["lanes"]
+    assert (lanes["messages"]["paused"], lanes["statuses"]["limit"]) == (True, 200.0)
+    assert "statuses: at most 200/s over all workers" in wa("limit", "statuses").output
+    wa("resume")
+    wa("limit", "statuses", "off")
+    assert [steering.read(redis) for redis in two] == [({}, {})] * 2
