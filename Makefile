@@ -22,9 +22,9 @@ FUZZ_SECONDS ?= 60
 up: $(VENV)/ready
 	$(BIN)/wa-ingest up
 
-# Two at a time, each a file: tests of faults mostly wait.
+# Three at a time, each a file: many tests mostly wait.
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/ready-to-test
 	$(BIN)/ruff check .

@@ -38,7 +38,7 @@ def _check_broken(broken: Broken) -> None:
 
 def _check_event(event: Event) -> None:
     """Its body is what a retry is written from: it gives this event again, and nothing else."""
-    found = parse(event.body(), RECEIVED_MS, ATTEMPT)
+    found = parse(event.body(), RECEIVED_MS, ATTEMPT, event.origin)
     assert len(found) == 1
     (again,) = found
     assert type(again) is type(event)
