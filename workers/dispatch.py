@@ -6,7 +6,6 @@ Events with the same `order_key` (one contact's messages, one message's statuses
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 import traceback
 from collections import Counter, defaultdict, deque
@@ -15,6 +14,7 @@ from itertools import chain
 from typing import NamedTuple, Protocol
 
 from ingest import tally
+from workers.alarm import Alarm, HandlerTimeout
 from workers.events import Event
 from workers.handlers import Discard, Handler, Handlers, Reject, RetryIn
 from workers.turns import Gate, NotYet, Turns, longest_wait
@@ -24,11 +24,6 @@ STOP_SECONDS = 6.0
 
 _TICK = 0.25
 _SLICE = 0.05  # how soon a call sees that it may begin after all
-_AGAIN = 1.0  # a time-out that the handler swallowed comes again
-
-
-class HandlerTimeout(TimeoutError):
-    """Raised inside a sync handler when the time for its event is over."""
 
 
 class Outcome(NamedTuple):
@@ -90,7 +85,7 @@ class Dispatcher:
         self._timeout = timeout
         self._stopping = stopping
         self._turns = turns
-        self._alarm = _Alarm()
+        self._alarm = Alarm()
         self._took: defaultdict[str, list[float]] = defaultdict(list)  # seconds, by handler
         self._failures: Counter[str] = Counter()
         self._runner: asyncio.Runner | None = None
@@ -323,49 +318,3 @@ def _outcome(error: BaseException, handler: Handler, timeout: float) -> Outcome:
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     detail = f"{type(error).__name__}: {error} ({where})"
     return Outcome("failed", detail, f"{type(error).__name__} at {where}", handler.name)
-
-
-class _Alarm:
-    """Interrupts a sync handler, by SIGALRM: also one that waits in a system call.
-
-    The timer is not set for each event, which would cost two system calls: it runs on, and when it rings, the event of
-    that moment gets what is left of its time.
-    """
-
-    def __init__(self) -> None:
-        self._deadline: float | None = None
-        self._ticking = False
-        self._installed = False
-        self.broken_off = False
-
-    def begin(self, now: float, seconds: float) -> None:
-        self.broken_off = False
-        self._deadline = now + seconds
-        if not self._ticking:
-            self._set(seconds)
-
-    def end(self) -> None:
-        self._deadline = None
-
-    def shorten(self, seconds: float) -> None:
-        if self._deadline is not None and self._deadline > time.monotonic() + seconds:
-            self.broken_off = True
-            self._deadline = time.monotonic() + seconds
-            self._set(seconds)
-
-    def _set(self, seconds: float) -> None:
-        if not self._installed:
-            signal.signal(signal.SIGALRM, self._ring)
-            self._installed = True
-        self._ticking = seconds > 0
-        signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
-
-    def _ring(self, *_: object) -> None:
-        if self._deadline is None:
-            self._set(0)
-            return
-        left = self._deadline - time.monotonic()
-        if left > 0:
-            self._set(left)
-        else:
-            raise HandlerTimeout

@@ -25,7 +25,7 @@ def test_abuse(case: Case, results: dict[Case, Future[Result]]) -> None:
     result = results[case].result()
     assert result.seen
     assert set(result.seen) <= case.ends
-    assert result.posts > 5
+    assert result.posts >= 3
     assert len(result.odd) <= (0 if case.spares else result.posts / 10)
     assert result.p99 < 10 * OTHERS_SECONDS
     assert result.grown_mb < MEMORY_MB
