@@ -79,6 +79,7 @@ def _welcome(settings: Settings, url: str, servers: list[processes.Kind]) -> Non
     )
     rows = {
         "receiver": address,
+        "page": f"http://{admin_host}:{admin_port}/",
         "admin": f"http://{admin_host}:{admin_port}/healthz /readyz /metrics",
         "workers": f"{settings.processes} running {settings.handlers}",
         "redis": f"embedded Valkey, data in {DATA.resolve()}" if servers else "WA_REDIS_URL",
