@@ -57,10 +57,14 @@ class Target:
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """With room for little that is not read."""
         made = socket.socket()
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        made.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", self.port))
-        return await asyncio.open_connection(sock=made)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            made.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", self.port))
+            return await asyncio.open_connection(sock=made)
+        except BaseException:  # the time of the attack may end meanwhile
+            made.close()
+            raise
 
     async def answer(self, reader: asyncio.StreamReader, seconds: float = 5.0) -> str:
         """The status of the next answer, or `ended` or `silence`."""

@@ -133,7 +133,9 @@ def test_slot_moves(cluster: Cluster, system: System, move: Callable[..., None])
 def _post(system: System, body: str) -> int:
     with closing(HTTPConnection("127.0.0.1", system.port, timeout=30)) as http:
         http.request("POST", "/webhook", body)
-        return http.getresponse().status
+        answer = http.getresponse()
+        answer.read()
+        return answer.status
 
 
 def _run(*command: str, **settings: str) -> subprocess.CompletedProcess[str]:
