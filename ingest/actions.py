@@ -7,7 +7,7 @@ page can make a browser send one, but knows no token.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
 from typing import Annotated, Any, Literal, TypeVar
@@ -124,17 +124,18 @@ class Actions:
         return _json(200, {})
 
     async def _pause(self, request: web.BaseRequest) -> web.StreamResponse:
-        lane = (await _asked(request, _Lane)).lane
-        for redis in self._each:
-            await asyncio.to_thread(steering.pause, redis, [lane])
-        log.info("lane paused on the page", lane=lane)
-        return _json(200, {})
+        return await self._steer(request, steering.pause, "lane paused on the page")
 
     async def _resume(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._steer(request, steering.resume, "lane resumed on the page")
+
+    async def _steer(
+        self, request: web.BaseRequest, lever: Callable[[Redis, list[str]], None], words: str
+    ) -> web.StreamResponse:
         lane = (await _asked(request, _Lane)).lane
         for redis in self._each:
-            await asyncio.to_thread(steering.resume, redis, [lane])
-        log.info("lane resumed on the page", lane=lane)
+            await asyncio.to_thread(lever, redis, [lane])
+        log.info(words, lane=lane)
         return _json(200, {})
 
     async def _retry(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -167,7 +167,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     for name, figures in lanes.items():
         figures.limit = said.limits.get(name)
         if name in said.paused:
-            figures.paused, figures.paused_since = True, _iso(said.paused[name])
+            figures.paused, figures.paused_since = True, iso(said.paused[name])
     owed = {member.decode(): score for member, score in ledger}
     in_work = {member.decode() for member in taken}
     scheduled = _scheduled(redis, {member.partition("|")[0] for member in owed})
@@ -192,7 +192,8 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     return Backlog(lanes, workers, bool(suspended), {k.decode(): int(v) for k, v in counts.items()})
 
 
-def _iso(ms: int) -> str:
+def iso(ms: int) -> str:
+    """A time (ms since the epoch) as ISO 8601, in UTC and to the millisecond."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 

@@ -12,12 +12,12 @@ import re
 import secrets
 from base64 import b64encode
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from redis import Redis
 
 from ingest import batches
+from ingest.backlog import iso
 from ingest.routing import LANES, Place, place, queue_names
 from ingest.settings import Settings
 
@@ -73,12 +73,12 @@ class Letter(NamedTuple):
         return {
             "id": self.name,
             "lane": self.lane,
-            "dead_at": _iso(self.id.ms),
+            "dead_at": iso(self.id.ms),
             "reason": self.reason,
             "kind": self.kind,
             "detail": self.detail,
             "attempt": self.attempt,
-            "received_at": _iso(self.received_ms),
+            "received_at": iso(self.received_ms),
             "queue": self.queue,
             "notification": batches.notification(self.received_ms, self.origin),
         }
@@ -285,7 +285,3 @@ def _now_ms(redis: Redis) -> int:
 
 def _before(now_ms: int, seconds: float) -> int:
     return int(max(0.0, now_ms - seconds * 1000))
-
-
-def _iso(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ingest import connection
+from ingest.backlog import iso
 from ingest.routing import LANES
 from ingest.settings import Settings, SettingsError
 from workers import archive as room
@@ -189,7 +190,7 @@ def replay(
                 click.confirm(f"Handle {matched:,} notifications, {which}?", abort=True, err=True)
             done, upto, stopped = _feed(each, paths, wanted, faults.tell, settings, again, matched)
         if as_json:
-            last = None if upto is None else _moment(upto).isoformat(timespec="milliseconds")
+            last = None if upto is None else iso(upto)
             click.echo(orjson.dumps({"matched": matched, "done": done, "upto": last}).decode())
         elif dry_run:
             click.echo(f"{matched:,} notifications match, nothing was changed")
@@ -198,7 +199,7 @@ def replay(
         if stopped:
             if upto is None:
                 raise click.ClickException(f"{stopped}; nothing was fed back")
-            onwards = _moment(upto + 1).isoformat(timespec="milliseconds")
+            onwards = iso(upto + 1)
             raise click.ClickException(f"{stopped}; the same command with --from {onwards} goes on")
         faults.end()
 

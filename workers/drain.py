@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
-from ingest import backlog, batches, steering
+from ingest import backlog, batches
 from workers.queue import SPENT
 
 FAIR_SHARE = 0.1
@@ -85,7 +85,7 @@ class Watch:
             {name: self._sum(f"in.{name}") for name in now.lanes},
             {name: self._sum(f"out.{name}") for name in now.lanes},
             dict(self._busy),
-            frozenset(steering.read(self._redis).paused),
+            frozenset(name for name, lane in now.lanes.items() if lane.paused),
             now.workers,
             {name: lane.retrying for name, lane in now.lanes.items()},
         )

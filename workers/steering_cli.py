@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
@@ -11,6 +12,8 @@ from redis import Redis
 from ingest import backlog, connection, rates, steering
 from ingest.routing import LANES
 from workers.terminal import as_json, clock, current_settings, one_line
+
+_InForce = dict[str, dict[str, Any]]
 
 _lanes = click.argument("lanes", metavar="[LANE]...", nargs=-1, type=click.Choice(LANES))
 
@@ -26,11 +29,7 @@ def pause(lanes: tuple[str, ...], as_json: bool) -> None:
     running: these finish. Retries become due and wait. It lasts until it is taken back, whatever is restarted.
     """
     with one_line():
-        clients = connection.all_for_tools(current_settings())
-        before = _in_force(clients)
-        for redis in clients.values():
-            steering.pause(redis, lanes or LANES)
-        now = _in_force(clients)
+        before, now = _pull(steering.pause, lanes or LANES)
         if as_json:
             _print_json(now)
             return
@@ -52,11 +51,7 @@ def resume(lanes: tuple[str, ...], as_json: bool) -> None:
     Lanes are messages, statuses and other. What `wa-ingest limit` said stays in force.
     """
     with one_line():
-        clients = connection.all_for_tools(current_settings())
-        before = _in_force(clients)
-        for redis in clients.values():
-            steering.resume(redis, lanes or LANES)
-        now = _in_force(clients)
+        before, now = _pull(steering.resume, lanes or LANES)
         if as_json:
             _print_json(now)
             return
@@ -100,7 +95,16 @@ def limit(lane: str | None, rate: str | None, as_json: bool) -> None:
             click.echo(f"To take it away: wa-ingest limit {lane} off")
 
 
-def _in_force(clients: dict[str, Redis]) -> dict[str, dict[str, Any]]:
+def _pull(lever: Callable[[Redis, Iterable[str]], None], lanes: Iterable[str]) -> tuple[_InForce, _InForce]:
+    """What was in force before, and what is by now."""
+    clients = connection.all_for_tools(current_settings())
+    before = _in_force(clients)
+    for redis in clients.values():
+        lever(redis, lanes)
+    return before, _in_force(clients)
+
+
+def _in_force(clients: dict[str, Redis]) -> _InForce:
     """Per lane what is in force by now, and how many notifications wait."""
     lanes = backlog.read_all(clients).lanes
     return {
@@ -109,5 +113,5 @@ def _in_force(clients: dict[str, Redis]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _print_json(now: dict[str, dict[str, Any]]) -> None:
+def _print_json(now: _InForce) -> None:
     click.echo(orjson.dumps({"lanes": now}, option=orjson.OPT_INDENT_2).decode())
