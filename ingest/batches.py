@@ -25,6 +25,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -160,6 +161,21 @@ def lua(module_file: str, name: str) -> str:
     """
     text = Path(module_file).with_name(name).read_text()
     return text.replace("\n", f"\n{_GUARD}", 1) if "{" in RQ else text
+
+
+APPEND_KEYS = (LEDGER, TAILS, RQ_QUEUES)
+
+
+def append_head(flush: str, template: str, batch: int) -> list[Any]:
+    """The arguments of append.lua before the queues. `flush`: a name that no other call has; `batch`: WA_BATCH."""
+    return [RQ, WA, flush, template, batch, BATCH_BYTES, rq_now()]
+
+
+def append_arguments(head: list[Any], records: Mapping[str, list[bytes]]) -> list[Any]:
+    """All of its arguments, for packed records by queue."""
+    for queue, some in records.items():
+        head += (queue, len(some), *some)
+    return head
 
 
 def job_template() -> str:

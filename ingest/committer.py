@@ -64,7 +64,7 @@ class Committer:
         self._outage = outage or Outage(f"Redis is not used, {instead}", "Redis is used again")
         self._disk_outage = Outage("the spool cannot be used, senders get 503", "the spool can be used again")
         self._limit = int(settings.max_pending)
-        self._fixed = [batches.job_template(), settings.batch, batches.BATCH_BYTES]
+        self._template, self._batch = batches.job_template(), settings.batch
         self._confirm = _confirmation(settings.durability)
         self._script = batches.lua(__file__, "append.lua")
         self._sha = ""
@@ -155,10 +155,8 @@ class Committer:
         return reason
 
     async def _try_to_write(self, records_by_queue: dict[str, list[bytes]]) -> str | None:
-        args: list[Any] = [batches.RQ, batches.WA, next(self._flush_ids), *self._fixed]
-        args.append(batches.rq_now())
-        for queue, records in records_by_queue.items():
-            args += (queue, len(records), *records)
+        head = batches.append_head(next(self._flush_ids), self._template, self._batch)
+        args = batches.append_arguments(head, records_by_queue)
         try:
             await self._call(args)
         except (RedisError, OSError, RuntimeError) as error:  # RuntimeError: uvloop, on a transport just closed
@@ -172,8 +170,7 @@ class Committer:
         return None
 
     async def _call(self, args: list[Any]) -> None:
-        keys = (batches.LEDGER, batches.TAILS, batches.RQ_QUEUES)
-        command = ("EVALSHA", self._sha, len(keys), *keys, *args)
+        command = ("EVALSHA", self._sha, len(batches.APPEND_KEYS), *batches.APPEND_KEYS, *args)
         try:
             if self._confirm is None:
                 await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]

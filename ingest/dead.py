@@ -167,23 +167,12 @@ def feed_back(redis: Redis, selection: Selection, settings: Settings) -> Iterato
     flush_ids = map("d{}-{:08x}".format, itertools.repeat(secrets.token_hex(5)), itertools.count())
     for lane, first, last in _ranges(selection):
         for letters in _portions(redis, selection, lane, first, last):
-            now = batches.rq_now()
-            fixed: list[Any] = [
-                batches.RQ,
-                batches.WA,
-                next(flush_ids),
-                template,
-                settings.batch,
-                batches.BATCH_BYTES,
-                now,
-            ]
+            fixed = batches.append_head(next(flush_ids), template, settings.batch)
             records: list[Any] = []
             for letter in letters:
                 for queue, share in _places(letter, settings.partitions):
                     records += (str(letter.id), queue, _record(letter, share))
-            yield script(
-                keys=[batches.LEDGER, batches.TAILS, batches.RQ_QUEUES, batches.dead_key(lane)], args=fixed + records
-            )
+            yield script(keys=[*batches.APPEND_KEYS, batches.dead_key(lane)], args=fixed + records)
 
 
 def drop(redis: Redis, selection: Selection) -> Iterator[int]:

@@ -148,7 +148,6 @@ def feed_back(
     scripts = [redis.register_script(_APPEND) for redis in each]
     template = batches.job_template()
     flush_ids = map("a{}-{:08x}".format, itertools.repeat(secrets.token_hex(5)), itertools.count())
-    keys = [batches.LEDGER, batches.TAILS, batches.RQ_QUEUES]
     for portion in _portions(notifications):
         homes: dict[int, dict[str, list[bytes]]] = {}
         for received_ms, bodies in portion:
@@ -157,11 +156,9 @@ def feed_back(
                     record = batches.pack(body, received_ms, attempt=0, share=share, again=again)
                     homes.setdefault(home(queue, body, len(each)), {}).setdefault(queue, []).append(record)
         for n, by_queue in homes.items():
-            args: list[Any] = [batches.RQ, batches.WA, next(flush_ids), template, settings.batch, batches.BATCH_BYTES]
-            args.append(batches.rq_now())
-            for queue, some in by_queue.items():
-                args += (queue, len(some), *some)
-            while why := _no_room(each[n], settings) or _refused(scripts[n], keys, args):
+            head = batches.append_head(next(flush_ids), template, settings.batch)
+            args = batches.append_arguments(head, by_queue)
+            while why := _no_room(each[n], settings) or _refused(scripts[n], args):
                 if not wait(why):
                     return
                 time.sleep(_WAIT_SECONDS)
@@ -197,9 +194,9 @@ def _no_room(redis: Redis, settings: Settings) -> str:
     return f"{waiting:,} batches wait for workers" if waiting >= MOST_WAITING else ""
 
 
-def _refused(script: Any, keys: list[str], args: list[Any]) -> str:
+def _refused(script: Any, args: list[Any]) -> str:
     try:
-        script(keys=keys, args=args)
+        script(keys=batches.APPEND_KEYS, args=args)
     except OutOfMemoryError:
         return "Redis is short of memory (maxmemory)"
     return ""
