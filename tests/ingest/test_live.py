@@ -271,5 +271,10 @@ def test_the_receiver_takes_samples(
     """The history grows although nobody watches."""
     receiver = start_receiver(redis_url)
     assert receiver.post(BODY).status == 200
-    wait_for(lambda: redis.xlen(history.HISTORY) == 1, 60, "a sample")
-    assert history.read(redis)[0].lanes["messages"].waiting == 1
+
+    # The first sample may be older than the notification.
+    def samples() -> list[int]:
+        return [sample.lanes["messages"].waiting for sample in history.read(redis)]
+
+    wait_for(lambda: 1 in samples(), 60, "a sample with the notification")
+    assert samples() in ([1], [0, 1])
