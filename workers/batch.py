@@ -16,15 +16,14 @@ from redis.exceptions import ConnectionError, TimeoutError
 from ingest import batches, logs, steering
 from ingest.routing import lane_of
 from ingest.settings import Settings
-from workers import claims
+from workers import claims, reaper
 from workers.archive import Archive
 from workers.dispatch import Account, Dispatcher, Outcome
 from workers.events import Event, Status
 from workers.handlers import Handlers
-from workers.open_batch import OpenBatch
+from workers.open_batch import OpenBatch, kept
 from workers.profiles import Profiles
 from workers.queue import SPENT, WAITS, Taken, Taker
-from workers.reaper import DEATHS
 from workers.trail import Trail
 from workers.turns import Buckets, Granted, Turns, with_bucket
 
@@ -121,6 +120,8 @@ class Runner:
         if holder.partition("#")[0] != self._taker.worker:
             _lost(queue, batch)
             return
+        if self._archive and reaper.suspect(batch):  # if this worker dies of it, too, no settle will keep it
+            self._archive.keep(kept(map(batches.unpack, records)), lambda: not self._stopping())
         opened = OpenBatch(queue, batch, records, self._settings.max_attempts, holder)
         opened.allowance = allowance
         if self._profiles:
@@ -234,7 +235,7 @@ class Runner:
             SPENT,
             FAILING,
             WAITS,
-            DEATHS,
+            reaper.DEATHS,
             steering.STEERING,
             batches.TALLY,
         ]

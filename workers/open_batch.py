@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -104,17 +105,9 @@ class OpenBatch:
         return min(partitions_of(orjson.loads(record.body), record.share)) == here
 
     def leaving(self) -> list[tuple[int, bytes]]:
-        """The notifications, each (arrival in ms, body), that the next `collect` takes out of the batch.
-
-        Of one that went to several partitions each gives it: what is settled is in the archive, whichever is first.
-        Retries and what somebody asked for again are not given.
-        """
+        """What the archive keeps of the notifications that the next `collect` takes out of the batch."""
         done = itertools.takewhile(lambda n: self._left[n] == 0, range(self._first, len(self._left)))
-        return [
-            (record.received_ms, record.body)
-            for record in map(self._records.__getitem__, done)
-            if record.attempt == 1 and not record.again
-        ]
+        return kept(map(self._records.__getitem__, done))
 
     def again(self, index: int) -> bool:
         """True when that record is to be handled whether it was handled before or not."""
@@ -201,6 +194,15 @@ class OpenBatch:
             delay = retries.delay(attempt) if asked is None else asked
             known = self._retries[attempt, asked] = RetryBatch(f"r{uuid4().hex[:16]}", delay)
         return known
+
+
+def kept(records: Iterable[batches.Record]) -> list[tuple[int, bytes]]:
+    """What the archive keeps of these: arrival (ms) and body.
+
+    Of a notification that went to several partitions each keeps it: what is settled is in the archive, whichever is
+    first. Retries and what somebody asked for again are not kept.
+    """
+    return [(record.received_ms, record.body) for record in records if record.attempt == 1 and not record.again]
 
 
 def _letter(results: Results, reason: str, event: Event | Broken, detail: str, origin: bytes) -> None:

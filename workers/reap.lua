@@ -3,7 +3,7 @@
 -- nor with a live worker goes back to the front of its queue.
 --
 -- A batch that was in work when its worker died for the second time is split: each of its records is then a batch of its
--- own. A single record whose worker dies for the third time is a dead letter (`poison`).
+-- own, a suspect. One whose worker dies, too, which is the third death, is a dead letter (`poison`).
 --
 -- KEYS  1 ledger   2 taken   3 leases   4 alive   5 lock   6 rq's set of queues   7 deaths (QUEUE|ID -> count)
 --       8 claims (digest -> QUEUE|ID)   9 tally
@@ -12,7 +12,7 @@
 -- Returns the batches put back.
 local ledger, taken, leases, alive, lock, queues, deaths, claims, tally = unpack(KEYS)
 local rq, wa, worker, leaves, silence, interval = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5]), ARGV[6]
-local SPLIT_AT, POISON_AT = 2, 3 -- deaths
+local SPLIT_AT = 2 -- deaths
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -42,16 +42,17 @@ end
 local function died(member, queue, id)
   local count = redis.call('HINCRBY', deaths, member, 1)
   local records = count >= SPLIT_AT and redis.call('LRANGE', wa .. 'batch:' .. id, 0, -1) or {}
-  if #records > 1 then
+  if count == SPLIT_AT and #records > 0 then
     local score = redis.call('ZSCORE', ledger, member)
     for n, record in ipairs(records) do
-      local part = id .. string.format('_p%05d', n) -- of one score, so their names keep the order
+      -- Of one score, so their names keep the order; and the name says that it is a suspect, see `suspect` in reaper.py.
+      local part = id .. string.format('_p%05d', n)
       redis.call('RPUSH', wa .. 'batch:' .. part, record)
       redis.call('ZADD', ledger, score, queue .. '|' .. part) -- the sweep below puts them into the queue
       redis.call('HSET', deaths, queue .. '|' .. part, SPLIT_AT)
     end
     forget(member, id)
-  elseif #records == 1 and count >= POISON_AT then
+  elseif #records == 1 then
     local received, attempt, share = struct.unpack('>I6BB', records[1])
     local from, origin = 9, {}
     if share == 1 then -- of a retry, see `pack` in ingest/batches.py

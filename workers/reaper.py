@@ -17,6 +17,11 @@ _REAP_MS = 3000
 _SCRIPT = batches.lua(__file__, "reap.lua")
 
 
+def suspect(batch: str) -> bool:
+    """True when the workers of this batch's one record died twice. After the next death it is a dead letter."""
+    return "_p" in batch
+
+
 def beat(redis: Redis, worker: str, leaves: bool = False) -> list[str]:
     """Show that `worker` lives, and put back what belongs to nobody, at most every three seconds of all workers.
 

@@ -408,6 +408,34 @@ def test_killed_while_it_archives(
     assert set((tmp_path / "seen").read_text().split()) == {str(n) for n in range(1500)}
 
 
+POISON = HANDLERS.replace(
+    "    with open",
+    """    if event.id == "poison":
+        os.kill(os.getpid(), 9)
+    with open""",
+)
+
+
+def test_what_kills_its_worker(
+    worker: Callable[..., Any], commit: Commit, status: Any, redis: Redis, wait_for: Any, tmp_path: Path
+) -> None:
+    """A notification that ends as `poison` is never settled, and is kept all the same: before the last try."""
+    (tmp_path / "bot.py").write_text(POISON)
+    sent = [status(str(n)) for n in range(20)] + [status("poison")]
+    commit(*sent)
+    for deaths in (1, 2, 3):
+        assert worker().wait(60) == -signal.SIGKILL
+        assert (status("poison") in bodies(tmp_path / "archive")) is (deaths == 3)
+        redis.delete(batches.ALIVE, batches.WA + "reaper")
+        redis.zadd(batches.ALIVE, {"bystander": time.time() * 1000})
+    process = worker()
+    wait_for(lambda: not redis.exists(batches.LEDGER))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert redis.xlen(batches.dead_key("statuses")) == 1
+    assert set(bodies(tmp_path / "archive")) == set(sent)
+
+
 def test_full_disk(
     worker: Callable[..., Any],
     commit: Commit,

@@ -42,7 +42,7 @@ QUEUES = [*(f"messages.{n}" for n in range(PARTITIONS)), "statuses", "other"]
 MAX_COUNT, MAX_BYTES, MAX_ATTEMPTS = 3, 420, 3
 LOCK = batches.WA + "reaper"
 LONG_AGO, NEVER_MS = 1, 1 << 50
-SPLIT_AT, POISON_AT = 2, 3
+SPLIT_AT = 2
 BASE_MS = 1_700_000_000_000
 JUNK = "junk"
 RARELY = 1e-9  # events per second: a bucket that holds one token and does not fill while a test runs
@@ -508,12 +508,12 @@ class Machine(RuleBasedStateMachine):
                 continue
             queue, batch = member.split("|")
             self.deaths[member] += 1
-            if self.deaths[member] >= SPLIT_AT and len(records[member]) > 1:
+            if self.deaths[member] == SPLIT_AT and records[member]:
                 self.forget_claims(member)
                 del self.deaths[member]
                 for n in range(len(records[member])):
                     self.deaths[f"{queue}|{batch}_p{n + 1:05d}"] = SPLIT_AT
-            elif self.deaths[member] >= POISON_AT and records[member]:
+            elif self.deaths[member] > SPLIT_AT and records[member]:
                 del self.deaths[member]
                 (record,) = records[member]
                 self.forget_claims(member)
