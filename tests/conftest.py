@@ -61,8 +61,8 @@ def redis_url(valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[Redis]:
-    """A client of that Valkey."""
-    client = Redis.from_url(redis_url)
+    """A client of that Valkey, patient: a test may fill it with a single command."""
+    client = Redis.from_url(redis_url, socket_timeout=60)
     yield client
     client.close()
 

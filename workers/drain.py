@@ -52,6 +52,13 @@ class Left(NamedTuple):
     paused: bool
 
 
+class _Step(NamedTuple):
+    """A look, and the earliest time at which what it found may have been settled: that of the look before it."""
+
+    look: Look
+    after: float
+
+
 class Watch:
     """Looks at a backlog again and again."""
 
@@ -112,22 +119,22 @@ class Estimate:
 
     def __init__(self) -> None:
         self._first: Look | None = None
-        self._steps: deque[Look] = deque()  # those before which something was settled: it comes in jerks
+        self._steps: deque[_Step] = deque()  # of looks that found something settled: it comes in jerks
+        self._looked_at = 0.0
         self._cost: dict[str, float] = {}  # worker-milliseconds for a notification of a lane
 
     def add(self, look: Look) -> dict[str, Left]:
         """What is to be said now."""
         first = self._first = self._first or look
-        last = self._steps[-1] if self._steps else first
-        if look.done != last.done or (look.at - last.at > _STANDSTILL and self._steps):
-            self._steps.append(look)
-        while self._steps and look.at - self._steps[0].at > _WINDOW:
+        last = self._steps[-1].look if self._steps else first
+        if look.done != last.done:
+            self._steps.append(_Step(look, self._looked_at))
+        elif self._steps and look.at - last.at > _STANDSTILL:
+            self._steps.append(_Step(look, look.at))
+        self._looked_at = look.at
+        while self._steps and look.at - self._steps[0].look.at > _WINDOW:
             self._steps.popleft()
-        then, now = (self._steps[0], self._steps[-1]) if self._steps else (look, look)
-        seconds = now.at - then.at
-        if len(self._steps) == 1:  # when the workers began is not known: as if all of them had been busy
-            then = first
-            seconds = sum(_less(now.busy, then.busy).values()) / 1000 / max(1, now.workers)
+        then, now, seconds = self._stretch(first, look)
         found = self._ends(then, now, look, seconds)
         return {
             lane: Left(
@@ -139,6 +146,22 @@ class Estimate:
             )
             for lane, left in look.left.items()
         }
+
+    def _stretch(self, first: Look, look: Look) -> tuple[Look, Look, float]:
+        """Two looks, and the seconds between the settles that they found.
+
+        As far as these are not known (nobody knows when the workers began, and when between two looks something was
+        settled), all workers are taken to have been busy.
+        """
+        if not self._steps:
+            return look, look, 0.0
+        then, now = self._steps[0], self._steps[-1]
+        alone = len(self._steps) == 1
+        begin = first if alone else then.look
+        seconds = sum(_less(now.look.busy, begin.busy).values()) / 1000 / max(1, now.look.workers)
+        if not alone:
+            seconds = min(max(seconds, now.after - then.look.at), now.look.at - then.after)
+        return begin, now.look, seconds
 
     def _ends(self, then: Look, now: Look, look: Look, seconds: float) -> dict[str, float]:
         """Seconds until each lane is empty, if it can be told from what was done between two looks, in that time."""

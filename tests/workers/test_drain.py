@@ -20,17 +20,19 @@ from workers import drain
 from workers.cli import main
 
 SLOW = """
+import os
 import time
 from workers import Handlers
 handlers = Handlers()
+SECONDS = float(os.environ["SECONDS"])
 
 @handlers.message()
 def on_message(message):
-    time.sleep(0.003)
+    time.sleep(3 * SECONDS)
 
 @handlers.status()
 def on_status(status):
-    time.sleep(0.001)
+    time.sleep(SECONDS)
 """
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -38,8 +40,9 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def start(run_module: Start, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
-    """Start `wa-ingest …` with handlers that take 3 ms for a message and 1 ms for a status."""
+    """Start `wa-ingest …` with handlers that take $SECONDS (0.001) for a status, and three times that for a message."""
     (tmp_path / "slow.py").write_text(SLOW)
+    monkeypatch.setenv("SECONDS", "0.001")
     monkeypatch.setenv("WA_HANDLERS", "slow:handlers")
     return lambda *arguments: run_module("workers.cli", *arguments, cwd=tmp_path, stderr=subprocess.PIPE)
 
@@ -55,13 +58,14 @@ def fill(commit: Any, message: Any, status: Any) -> Callable[[int, int], None]:
     return run
 
 
-def test_the_time_left_is_honest(start: Start, fill: Any) -> None:
+def test_the_time_left_is_honest(start: Start, fill: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first tenth on, the time that is named for each lane and the one it took differ by a quarter at most.
 
-    What lies between two settles and between two looks cannot be known: that second is allowed for, too. One in four
-    may be further off, because the machine may be slower in one second than in the next.
+    What lies between two settles and between two looks cannot be known: that second is allowed for, too. Handlers take
+    long, so that it matters little how fast the machine is in this second or that.
     """
-    fill(3000, 9000)
+    monkeypatch.setenv("SECONDS", "0.01")
+    fill(300, 900)
     process = start("drain", "--processes", "1", "--json")
     assert process.stdout
     said: list[tuple[float, dict[str, Any]]] = []
@@ -76,9 +80,9 @@ def test_the_time_left_is_honest(start: Start, fill: Any) -> None:
             for at, lanes in said
             if at < ended and lanes[lane]["done"] >= total / 10
         ]
-        good = sum(told == pytest.approx(took, rel=0.25, abs=1.0) for told, took in judged)
-        assert good >= 0.75 * len(judged) >= 3, (lane, judged)
-        assert all(told == pytest.approx(took, rel=1.0, abs=1.0) for told, took in judged), (lane, judged)
+        assert len(judged) > 10
+        off = [(told, took) for told, took in judged if told != pytest.approx(took, rel=0.25, abs=1.0)]
+        assert not off, (lane, judged)
 
 
 def test_a_lower_lane_is_told_when_its_turn_ends() -> None:
@@ -111,6 +115,31 @@ def test_what_arrives_meanwhile_takes_its_share() -> None:
     assert seconds(look(0, 1000, 0, 0), look(1, 1000, 0, 0), look(2, 900, 0, 100), look(3, 800, 0, 200)) == 8.0
     assert seconds(look(0, 1000, 0, 0), look(2, 900, 0, 100), look(3, 850, 50, 200)) == 17.0
     assert seconds(look(0, 1000, 0, 0), look(2, 900, 0, 100), look(3, 950, 150, 200)) is None
+
+
+@pytest.mark.parametrize("look_seconds", [0.1, 0.26, 0.4])
+@pytest.mark.parametrize("limit", [1.0, 0.1])
+def test_looks_and_settles_do_not_meet(look_seconds: float, limit: float) -> None:
+    """Something is settled every half second, looks fall in between: the time left is right from a second on.
+
+    Also of workers that have to wait most of the time, because their lane has a limit, but for what nobody can know.
+    """
+    estimate = drain.Estimate()
+    found: list[tuple[float, drain.Left]] = []
+    at = 0.0
+    while at < 20.0:
+        settled = int(at / 0.5)
+        done = {"statuses": round(settled * 50 * limit)}
+        left = {"statuses": 2000 * limit - done["statuses"]}
+        busy = {"statuses": round(settled * 500 * limit)}
+        look = drain.Look(at, left, {"statuses": 0}, done, busy, frozenset(), 1, {"statuses": 0})  # type: ignore[arg-type]
+        found.append((at, estimate.add(look)["statuses"]))
+        at += look_seconds
+    for at, told in found:
+        if at >= 1.5:
+            unsure = 0.0 if limit == 1.0 else 2 * look_seconds / (at - 1.0)
+            assert told.seconds == pytest.approx(20.0 - at // 0.5 * 0.5, rel=0.01 + unsure), at
+            assert told.rate == pytest.approx(100 * limit, rel=0.01 + 2 * unsure), at
 
 
 def test_it_follows_workers_that_run_elsewhere(start: Start, fill: Any, redis: Redis) -> None:
