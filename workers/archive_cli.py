@@ -53,7 +53,7 @@ class _Faults:
 
     def end(self) -> None:
         if self.told:
-            raise click.ClickException(f"{len(self.told)} files could not be read whole, see above")
+            raise click.ClickException("not everything could be read, see above")
 
 
 @click.command()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import subprocess
 import tempfile
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -228,16 +227,6 @@ def test_failed_sync_is_no_acknowledgement(tmp_path: Path, monkeypatch: pytest.M
     assert len(list(tmp_path.glob("*.spool"))) == 2
     assert [spooled.body for spooled in segments.records(segments.look(first))] == [b"one"]
     assert replay(tmp_path) == [b"one", b"three"]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", tmp_path], capture_output=True, text=True)
-    if made.returncode:
-        pytest.skip(f"mounting is not permitted here: {made.stderr.strip()}")
-    yield tmp_path
-    subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
 def test_full_disk(small_disk: Path) -> None:

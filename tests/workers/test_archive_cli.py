@@ -285,7 +285,7 @@ def test_torn_and_foreign(wa: Wa, keep: Callable[..., None], folder: Path, redis
     assert found.stderr.count("\n") == 3
     assert f"{path}: left out from byte" in found.stderr
     assert f"{folder / 'foreign.zst'}: it is no file of the archive" in found.stderr
-    assert "2 files could not be read whole, see above" in found.stderr
+    assert "Error: not everything could be read, see above" in found.stderr
     assert waiting(redis) == [status("1"), status("2")]
     assert wa("archive").exit_code == 1
 
