@@ -41,7 +41,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
         unix_socket_path=f"/tmp/wa-test-{os.getpid()}.sock",
         config={"appendonly": "yes", "appendfsync": "no", "save": "", "enable-debug-command": "yes"},
     )
-    server.start()
+    server.start(timeout=60)
     yield server
     server.stop()
 

@@ -244,15 +244,16 @@ def test_redis_that_is_loading(
     receiver = start_receiver(server.url, WA_SPOOL_DIR=tmp_path)
     senders = sending(receiver.port)
     redis = server.client()
-    redis.mset({f"key{n}": "x" * 1000 for n in range(500)})
+    redis.mset({f"key{n}": "x" * 1000 for n in range(5000)})
     redis.bgrewriteaof()
     wait_for(lambda: not redis.info("persistence")["aof_rewrite_in_progress"])
     server.stop()
-    server.config["key-load-delay"] = "2000"
+    server.config["key-load-delay"] = "10000"  # microseconds a key
     starting = threading.Thread(target=server.start)
     starting.start()
     wait_for(lambda: "BusyLoadingError" in str(ready(receiver)[1]["reason"]))
     senders.progressed(wait_for)
+    redis.config_set("key-load-delay", 0)
     starting.join()
     drained(receiver, wait_for)
     senders.stop()

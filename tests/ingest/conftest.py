@@ -223,7 +223,7 @@ class OwnValkey:
         self._server = ValkeyServer(
             port=self.config.get("port", 0), data_dir=self.folder, unix_socket_path=self.path, config=self.config
         )
-        self._server.start()
+        self._server.start(timeout=60)
         return self
 
     @property
@@ -233,7 +233,7 @@ class OwnValkey:
         return int(self._server._process.pid)
 
     def client(self) -> Redis:
-        self._clients.append(Redis.from_url(self.url))
+        self._clients.append(Redis.from_url(self.url, socket_timeout=60))
         return self._clients[-1]
 
     def freeze(self) -> None:
