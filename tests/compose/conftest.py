@@ -64,7 +64,7 @@ def make(compose: list[str], empty_env: Path, image: None) -> Make:
             began = time.monotonic()
             stack.up(workers=workers)
             if services:
-                stack.up(*services, workers=workers)
+                stack.add(*services)
             print(f"healthy after {time.monotonic() - began:.1f} s")
             yield stack
         finally:

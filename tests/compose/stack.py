@@ -73,9 +73,14 @@ class Stack:
     def compose(self, *arguments: str, **settings: str) -> str:
         return run(*self._compose, *arguments, env=self._env | settings)
 
-    def up(self, *services: str, workers: int) -> None:
-        """Start all services without a profile, or those named, and wait until everything is healthy."""
-        self.compose("up", "-d", "--no-build", "--scale", f"worker={workers}", *services)
+    def up(self, workers: int) -> None:
+        """Start all services without a profile, or those that are missing, and wait until everything is healthy."""
+        self.compose("up", "-d", "--no-build", "--scale", f"worker={workers}")
+        self.healthy()
+
+    def add(self, *services: str) -> None:
+        """Start these, too."""
+        self.compose("up", "-d", "--no-build", *services)
         self.healthy()
 
     def renew(self, service: str) -> None:

@@ -12,7 +12,8 @@ from urllib.request import urlopen
 import pytest
 
 from tests.compose.conftest import Make, needs
-from tests.compose.stack import WAIT, Stack, report, run
+from tests.compose.stack import WAIT, Stack, report, run, succeeds
+from tests.conftest import wait_for as until
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -43,6 +44,8 @@ def stack(make: Make) -> Iterator[Stack]:
         "WA_MAX_BODY": "1MiB",
     }
     with make("docker-compose.yml", "caddy", **settings) as stack:
+        address = f"https://localhost:{stack.ports['WA_HTTPS_PUBLISH']}"
+        until(lambda: succeeds("curl", "--silent", "--insecure", address), 60, "Caddy's certificate")
         yield stack
 
 
@@ -102,7 +105,7 @@ def test_a_new_receiver_refuses_nobody(stack: Stack) -> None:
 def test_prometheus(stack: Stack, wait_for: WaitFor) -> None:
     """Prometheus scrapes the receiver and has loaded the rules."""
     needs("prom/prometheus:v3.5.0")
-    stack.up("prometheus", workers=1)
+    stack.add("prometheus")
 
     def ask(path: str) -> Any:
         with urlopen(f"http://127.0.0.1:{stack.ports['WA_PROMETHEUS_PUBLISH']}/api/v1/{path}", timeout=10) as answer:
