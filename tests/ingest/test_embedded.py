@@ -208,6 +208,20 @@ def test_stop_at_any_moment(
     assert "does not start" not in embedded.log.read_text()
 
 
+def test_stop_before_there_is_a_server(start_embedded: Callable[..., Embedded], folder: Path) -> None:
+    """SIGTERM as soon as it is listened to is obeyed when there is something to stop."""
+    embedded = start_embedded(folder, ready=False)
+    status = Path(f"/proc/{embedded.process.pid}/status")
+    while True:  # no pause: from here to the fork are some milliseconds
+        (caught,) = (line.split()[1] for line in status.read_text().splitlines() if line.startswith("SigCgt"))
+        if int(caught, 16) >> (signal.SIGTERM - 1) & 1:
+            break
+    embedded.process.terminate()
+    assert embedded.process.wait(30) == 0
+    assert not embedded.answers()
+    assert "does not start" not in embedded.log.read_text()
+
+
 def test_server_that_cannot_start(start_embedded: Callable[..., Embedded], folder: Path) -> None:
     """Data that the server cannot read are one line that names its log, and no use in trying again."""
     (folder / "appendonlydir").mkdir(parents=True)
