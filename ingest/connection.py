@@ -23,6 +23,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from ingest import discovery
+from ingest.allow_oom import AllowOom
 from ingest.settings import Settings, SettingsError, address, each_redis, redis_url
 
 COMMAND_SECONDS = 2.0
@@ -72,7 +73,7 @@ def all_for_tools(settings: Settings, seconds: float = 10.0) -> dict[str, redis.
 def _sync(settings: Settings, **options: Any) -> redis.Redis:
     with _named():
         url = _url(settings)
-        return _checked(discovery.client(url, **options) or redis.Redis.from_url(url, **options))
+        return _checked(discovery.client(url, **options) or AllowOom.from_url(url, **options))
 
 
 def _url(settings: Settings) -> str:

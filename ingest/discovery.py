@@ -27,6 +27,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from ingest import batches
+from ingest.allow_oom import AllowOom
 from ingest.settings import SettingsError
 
 _USER = r"(?P<user>(?P<username>[^:@/]*):(?P<password>[^@/]*)@)?"
@@ -50,12 +51,12 @@ def client(url: str, **options: Any) -> redis.Redis | None:
             found = _parts(_SENTINELS, url)
             sentinel = _Sentinel(_hosts(found), sentinel_kwargs=_ASK | {"retry": Retry(NoBackoff(), 1, _LOST)})
             return sentinel.master_for(  # type: ignore[no-any-return, no-untyped-call]
-                unquote(found["service"]), connection_class=_Connection, **_server(found), **options
+                unquote(found["service"]), AllowOom, connection_class=_Connection, **_server(found), **options
             )
         case "redis+cluster" | "rediss+cluster":
             nodes = _Nodes(_parts(_CLUSTER, url))
             chosen = _TlsConnection if nodes.tls else _Connection
-            return redis.Redis.from_pool(
+            return AllowOom.from_pool(
                 redis.sentinel.SentinelConnectionPool(  # type: ignore[no-untyped-call]
                     "the slot", nodes, connection_class=chosen, **nodes.server, **options
                 )

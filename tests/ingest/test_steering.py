@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from redis import Redis
 
-from ingest import batches, steering
+from ingest import batches, connection, steering
+from ingest.settings import load
 
 
 def test_what_is_said_is_in_force_until_it_is_taken_back(redis: Redis) -> None:
@@ -21,6 +22,20 @@ def test_what_is_said_is_in_force_until_it_is_taken_back(redis: Redis) -> None:
     steering.limit(redis, "statuses", None)
     assert set(steering.read(redis).paused) == {"statuses"}
     assert steering.read(redis).limits == {}
+
+
+def test_levers_of_a_full_redis(redis: Redis) -> None:
+    """A lane that filled Redis while it was paused can be resumed, which makes room; the others can be paused."""
+    steering.pause(redis, ["statuses"])
+    redis.config_set("maxmemory", 1)
+    tool = connection.for_tools(load())
+    steering.resume(tool, ["statuses"])
+    steering.pause(tool, ["messages"])
+    steering.limit(tool, "other", 5.0)
+    tool.close()
+    assert set(steering.read(redis).paused) == {"messages"}
+    assert steering.read(redis).limits == {"other": 5.0}
+    assert redis.llen(batches.doorbell_key("statuses")) == 1
 
 
 def test_what_is_said_wakes_one_worker(redis: Redis) -> None:

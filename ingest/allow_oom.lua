@@ -1,0 +1,14 @@
+#!lua flags=allow-oom
+-- Carries out commands although Redis is full, one after the other, as MULTI and EXEC would.
+--
+-- ARGV  of each command: the number of its words, the words
+-- Returns for each a list with its answer, which may be an error; empty when the answer is null.
+redis.setresp(3) -- as redis-py's connections; or a hash would come as a list
+local replies = {}
+local at = 1
+while at < #ARGV do
+  local last = at + ARGV[at]
+  replies[#replies + 1] = { redis.pcall(unpack(ARGV, at + 1, last)) }
+  at = last + 1
+end
+return replies

@@ -1,0 +1,105 @@
+"""Redis at its maxmemory: what drains it still works, so that it does not stay full."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from click.testing import CliRunner
+from redis import Redis
+
+from ingest import batches, spool, steering
+from workers import reaper
+from workers.cli import main
+
+HANDLER = """
+@handlers.status()
+def handle(event):
+    write(event.id)
+    if event.id in os.environ.get("FAIL", "").split() and event.attempt == 1:
+        raise ValueError
+    time.sleep(float(os.environ.get("SLOW", "0")))
+"""
+
+WaitFor = Callable[..., None]
+
+
+def status(id: int, size: int = 0) -> bytes:
+    one = {"id": str(id), "recipient_id": "15550001", "status": "sent", "timestamp": "1700000000"}
+    return orjson.dumps({"statuses": [one], "padding": "x" * size})
+
+
+@pytest.fixture
+def fill(redis: Redis) -> Callable[[], None]:
+    """Let Redis be full, whatever is taken out of it."""
+    return lambda: redis.config_set("maxmemory", 1)
+
+
+def handled(workers: Any) -> Counter[str]:
+    return Counter(id for _, _, id in workers.seen())
+
+
+def test_workers_that_start(
+    workers: Any, commit: Callable[..., None], redis: Redis, fill: Callable[[], None], wait_for: WaitFor
+) -> None:
+    """Workers begin although Redis is full, handle what waits, also once more what failed, and stop in order."""
+    commit(*map(status, range(100)))
+    fill()
+    workers.start(HANDLER, "--processes", "2", FAIL="7 8")
+    wait_for(lambda: not redis.exists(batches.LEDGER), 100)
+    workers.stop()
+    assert workers.process.returncode == 0
+    assert handled(workers) == Counter([*map(str, range(100)), "7", "8"])
+    log = (workers.folder / "log").read_text()
+    assert log.count("worker started") == 2
+    assert "OutOfMemory" not in log
+
+
+def test_workers_that_run(
+    workers: Any,
+    commit: Callable[..., None],
+    redis: Redis,
+    fill: Callable[[], None],
+    wait_for: WaitFor,
+) -> None:
+    """Workers go on when it becomes full, past their signs of life, RQ's and ours."""
+    commit(*map(status, range(1200)))
+    workers.start(HANDLER, SLOW="0.01")
+    wait_for(lambda: len(workers.seen()) > 10)
+    fill()
+    began = time.monotonic()
+    (worker,) = redis.zrange(batches.ALIVE, 0, -1)  # type: ignore[misc]
+    seen = redis.hget(f"{batches.RQ}:worker:{worker.decode()}", "last_heartbeat")
+    wait_for(lambda: redis.hget(f"{batches.RQ}:worker:{worker.decode()}", "last_heartbeat") != seen, 60)
+    wait_for(lambda: time.monotonic() - began > 3 * reaper.BEAT_SECONDS)
+    wait_for(lambda: not redis.exists(batches.LEDGER), 100)
+    assert handled(workers) == Counter(map(str, range(1200)))
+    assert redis.zrange(batches.ALIVE, 0, -1) == [worker]
+    assert "OutOfMemory" not in (workers.folder / "log").read_text()
+
+
+def test_it_does_not_stay_full(
+    redis_url: str, start_receiver: Callable[..., Any], workers: Any, redis: Redis, wait_for: WaitFor, tmp_path: Path
+) -> None:
+    """Notifications fill Redis and then the spool, although a lane is paused; resumed, all is handled, each once."""
+    steering.pause(redis, ["statuses"])
+    redis.config_set("maxmemory", redis.info("memory")["used_memory"] + (4 << 20))  # type: ignore[index]
+    receiver = start_receiver(redis_url, WA_SPOOL_DIR=tmp_path / "spool")
+    sent = 0
+    while spool.figures(tmp_path / "spool").notifications < 50:
+        assert receiver.post(status(sent, 30_000)).status == 200
+        sent += 1
+    assert sent > 100
+    workers.start(HANDLER)
+    wait_for(lambda: redis.zcard(batches.ALIVE) == 1, 60)
+    assert not workers.seen()
+    assert CliRunner().invoke(main, ["resume", "statuses"]).exit_code == 0
+    wait_for(lambda: len(workers.seen()) >= sent, 100)
+    wait_for(lambda: not redis.exists(batches.LEDGER))
+    assert handled(workers) == Counter(map(str, range(sent)))
+    assert spool.figures(tmp_path / "spool").notifications == 0
