@@ -178,6 +178,23 @@ def test_everything_works_with_the_least_rights(
     assert set(system.refused()) == {("operator", "config|get")}
 
 
+def test_a_full_redis_with_the_least_rights(
+    system: System, start_receiver: Callable[..., Any], work: Callable[..., Any], wait_for: Callable[..., None]
+) -> None:
+    """Also then lanes are paused and go on, and a worker begins and handles what waits."""
+    operator = "operator", "workers.cli"
+    assert start_receiver(system.url("receiver")).post(_message("now")).status == 200
+    system.run(*operator, "pause")
+    system.admin.config_set("maxmemory", 1)
+    for command in (("resume",), ("limit", "statuses", "1000/s"), ("pause", "other")):
+        system.run(*operator, *command)
+    worker = work("workers.worker")
+    wait_for(lambda: system.seen() == ["now 1"] and not system.admin.exists(batches.LEDGER), 60)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert system.refused() == []
+
+
 def _snapshot(receiver: Any, suits: Callable[[Any], bool]) -> Any:
     """What the page shows, once it suits."""
     with urllib.request.urlopen(f"http://127.0.0.1:{receiver.admin_port}/events", timeout=30) as stream:
