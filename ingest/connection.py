@@ -17,6 +17,7 @@ from redis.exceptions import (
     AuthenticationError,
     ClusterCrossSlotError,
     NoPermissionError,
+    ReadOnlyError,
     RedisError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -156,12 +157,19 @@ def misuse(error: Exception) -> Trouble | None:
     return None
 
 
+def refuses(error: Exception) -> bool:
+    """True when Redis is there and takes no writes: its disk fails, it lacks replicas, or it is one itself."""
+    return isinstance(error, ReadOnlyError) or bool(re.search(r"\b(MISCONF|NOREPLICAS)\b", reason(error)))
+
+
 def trouble(error: Exception) -> Trouble:
     """The cause of an error of redis-py or of the network, and its remedy; never a password, never data."""
     known = misuse(error)
     if known:
         return known
     why = reason(error)
+    if refuses(error):
+        return Trouble(f"Redis takes no writes: {why}", "see its log: its disk, its role, its replicas")
     if "closed by server" in why or "reset by peer" in why:
         return Trouble(
             f"Redis ends the connection: {why}",

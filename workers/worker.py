@@ -251,12 +251,14 @@ class _RedisAway(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         given = record.args if isinstance(record.args, tuple) else ()
-        error = next((one for one in (*(record.exc_info or ()), *given) if isinstance(one, Exception)), None)
+        # It formats the error of a job itself, and then only says that there is one.
+        places = (*(record.exc_info or ()), *given, sys.exc_info()[1])
+        error = next((one for one in places if isinstance(one, Exception)), None)
         if isinstance(error, RedisError | OSError):
             if says := connection.misuse(error):
                 record.exc_info = None
                 record.msg, record.args = str(says), ()
-            elif not isinstance(error, ResponseError):  # which is an answer: Redis is there, something else is wrong
+            elif connection.refuses(error) or not isinstance(error, ResponseError):  # another answer is a fault of ours
                 _outage.goes_on(connection.reason(error))
                 return False
         return True

@@ -1,4 +1,4 @@
-"""Redis at its maxmemory: what drains it still works, so that it does not stay full."""
+"""Redis at its maxmemory: what drains it still works, so that it does not stay full. And one whose disk fails."""
 
 from __future__ import annotations
 
@@ -103,3 +103,29 @@ def test_it_does_not_stay_full(
     wait_for(lambda: not redis.exists(batches.LEDGER))
     assert handled(workers) == Counter(map(str, range(sent)))
     assert spool.figures(tmp_path / "spool").notifications == 0
+
+
+def test_redis_that_cannot_save(
+    own_valkey: Callable[..., Any],
+    workers: Any,
+    commit: Callable[..., None],
+    wait_for: WaitFor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While Redis takes no writes workers say why, in a line and not a traceback; then all is handled."""
+    server = own_valkey(save="3600 1")
+    redis = server.client()
+    monkeypatch.setenv("WA_REDIS_URL", server.url)
+    commit(*map(status, range(1000)))
+    workers.start(HANDLER, SLOW="0.005")
+    wait_for(lambda: len(workers.seen()) > 10)
+    (server.folder / "dump.rdb" / "in the way").mkdir(parents=True)
+    redis.bgsave()
+    log = workers.folder / "log"
+    wait_for(lambda: "Redis takes no writes: ResponseError: MISCONF" in log.read_text(), 60)
+    assert redis.exists(batches.LEDGER)
+    redis.config_set("stop-writes-on-bgsave-error", "no")
+    wait_for(lambda: not redis.exists(batches.LEDGER), 60)
+    # What was handled while Redis could not note it comes again.
+    assert set(handled(workers)) == set(map(str, range(1000)))
+    assert "Traceback" not in log.read_text()
