@@ -39,3 +39,12 @@ def test_every_alarm_has_a_section() -> None:
     found = re.findall(r"runbook: docs/operations\.md#(\S+)", (ROOT / "deploy/prometheus/rules.yml").read_text())
     assert len(found) > 10
     assert set(found) <= anchors(ROOT / "docs/operations.md")
+
+
+def test_every_room_is_on_the_map() -> None:
+    """docs/architecture.md names each module and each Lua script, and no other."""
+    rooms = (ROOT / "docs/architecture.md").read_text().partition("## Rooms")[2]
+    named = set(re.findall(r"`(\w+(?:\.lua)?)`", rooms)) - {"ingest", "workers"}
+    files = [path for folder in ("ingest", "workers") for path in (ROOT / folder).glob("*.*")]
+    there = {path.name.removesuffix(".py") for path in files if path.suffix in (".py", ".lua")}
+    assert named == {name for name in there if name != "__init__" and not name.endswith("_cli")}
