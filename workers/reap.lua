@@ -9,7 +9,7 @@
 --       8 claims (digest -> QUEUE|ID)   9 tally
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 '1' when the worker leaves: what it holds goes back at once
 --       5 a worker is dead after this many ms without a sign of life   6 ms from one reaping to the next
--- Returns the batches put back.
+-- Returns the batches put back, QUEUE|ID, and the lane of each letter.
 local ledger, taken, leases, alive, lock, queues, deaths, claims, tally = unpack(KEYS)
 local rq, wa, worker, leaves, silence, interval = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5]), ARGV[6]
 local SPLIT_AT = 2 -- deaths
@@ -23,7 +23,7 @@ else
   redis.call('ZADD', alive, now, worker)
   -- When nobody gave a sign of life for so long, it was Redis that was away: the others get until the next time.
   if not redis.call('SET', lock, worker, 'NX', 'PX', interval) or newest and now - newest >= silence then
-    return {}
+    return { {}, {} }
   end
 end
 
@@ -39,6 +39,8 @@ local function forget(member, id)
   redis.call('HDEL', deaths, member)
 end
 
+local back, letters = {}, {}
+
 local function died(member, queue, id)
   local count = redis.call('HINCRBY', deaths, member, 1)
   local records = count >= SPLIT_AT and redis.call('LRANGE', wa .. 'batch:' .. id, 0, -1) or {}
@@ -53,22 +55,24 @@ local function died(member, queue, id)
     end
     forget(member, id)
   elseif #records == 1 then
+    local lane = queue:match('^[^.]+')
     local received, attempt, share = struct.unpack('>I6BB', records[1])
     local from, origin = 9, {}
     if share == 1 then -- of a retry, see `pack` in ingest/batches.py
       local hex = records[1]:sub(9, 16):gsub('.', function(c) return string.format('%02x', c:byte()) end)
       from, origin = 17, { 'origin', hex }
     end
-    redis.call('XADD', wa .. 'dead:' .. queue:match('^[^.]+'), '*', 'reason', 'poison', 'kind', 'notification',
+    redis.call('XADD', wa .. 'dead:' .. lane, '*', 'reason', 'poison', 'kind', 'notification',
       'detail', 'its worker died ' .. count .. ' times', 'attempt', math.max(1, attempt % 128),
       'received', received, 'queue', queue, 'body', records[1]:sub(from), unpack(origin))
     redis.call('HINCRBY', wa .. 'counts', 'dead.notification', 1)
-    redis.call('HINCRBY', tally, 'dead|' .. queue:match('^[^.]+') .. '|poison', 1)
+    redis.call('HINCRBY', tally, 'dead|' .. lane .. '|poison', 1)
+    letters[#letters + 1] = lane
     forget(member, id)
   end
 end
 
-local known, back = {}, {}
+local known = {}
 local holders = redis.call('HGETALL', taken)
 for i = 1, #holders, 2 do
   local member, holder = holders[i], holders[i + 1]:match('^[^#]*')
@@ -113,4 +117,4 @@ for _, member in ipairs(redis.call('ZRANGE', ledger, 0, -1, 'REV')) do
     end
   end
 end
-return back
+return { back, letters }

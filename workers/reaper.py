@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import structlog
 from redis import Redis
 
 from ingest import batches
 from ingest.backlog import ALIVE_MS
 from workers.claims import CLAIMS
+
+log = structlog.get_logger()
 
 DEATHS = batches.WA + "deaths"
 
@@ -28,7 +33,7 @@ def beat(redis: Redis, worker: str, leaves: bool = False) -> list[str]:
     With `leaves`, what the worker holds goes back at once. Returns what was put back, as `QUEUE|BATCH`.
     """
     script = redis.register_script(_SCRIPT)
-    back = script(
+    back, letters = script(
         keys=[
             batches.LEDGER,
             batches.TAKEN,
@@ -42,4 +47,6 @@ def beat(redis: Redis, worker: str, leaves: bool = False) -> list[str]:
         ],
         args=[batches.RQ, batches.WA, worker, int(leaves), ALIVE_MS, _REAP_MS],
     )
+    for lane, count in Counter(letters).items():
+        log.warning("dead letters", lane=lane.decode(), reason="poison", count=count)
     return [member.decode() for member in back]

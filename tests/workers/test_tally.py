@@ -126,8 +126,10 @@ def test_dead_letters_by_reason(
     assert (len(dead("statuses")), len(dead("other"))) == (3, 1)
 
 
-def test_what_the_reaper_puts_back(commit: Any, take: Any, message: Any, redis: Redis) -> None:
-    """Batches of dead workers are counted by lane; one that kills for the third time is a dead letter (`poison`)."""
+def test_what_the_reaper_puts_back(
+    commit: Any, take: Any, message: Any, redis: Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Batches of dead workers are counted by lane; one that kills for the third time is a dead letter, and a line."""
     commit(message("kills"))
     for _ in range(3):
         reaper.beat(redis, "dying")
@@ -138,6 +140,9 @@ def test_what_the_reaper_puts_back(commit: Any, take: Any, message: Any, redis: 
     found = tally.read(redis)
     assert found[tally.REAPED] == {"messages": {"batches": 2}}
     assert found[tally.DEAD] == {"messages": {"poison": 1}}
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "dead letters" in line]
+    assert "lane=messages" in line
+    assert "reason=poison" in line
 
 
 def test_a_figure_never_ends_a_settle(
