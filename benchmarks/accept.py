@@ -12,7 +12,7 @@ from benchmarks.bench import Bench, medians
 from benchmarks.machine import BenchError
 from benchmarks.names import OURS, TITLES
 from benchmarks.programs import Store, valkey
-from ingest import backlog
+from ingest.state import backlog
 
 _LOADS = (1, 8, wrk.CONNECTIONS)
 

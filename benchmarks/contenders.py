@@ -94,7 +94,7 @@ def worker(
     }
     if keep:
         own |= {"BENCH_KEEP": keep, "BENCH_KEEP_KINDS": kinds}
-    with running("ours work", [sys.executable, "-m", "workers.worker", *arguments], cores, **own) as program:
+    with running("ours work", [sys.executable, "-m", "workers.engine.worker", *arguments], cores, **own) as program:
         yield program
 
 

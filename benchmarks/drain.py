@@ -16,7 +16,7 @@ from benchmarks.bench import Bench, medians
 from benchmarks.machine import BenchError
 from benchmarks.names import OURS, TITLES, Contender
 from benchmarks.programs import Program, Store, folder, valkey, wait_until
-from ingest import batches
+from ingest.store import keys
 
 _SECONDS = 300.0
 
@@ -89,12 +89,12 @@ def _count(peer: Contender, quick: bool) -> int:
 def _empty(store: Store, programs: list[Program]) -> bool:
     for program in programs:
         program.check()
-    return store.redis.zcard(batches.LEDGER) == 0
+    return store.redis.zcard(keys.LEDGER) == 0
 
 
 def _check(store: Store, events: int) -> None:
     """Each event was handled, none twice, none given up."""
-    counts = {name.decode(): int(value) for name, value in _hash(store, batches.COUNTS).items()}
+    counts = {name.decode(): int(value) for name, value in _hash(store, keys.COUNTS).items()}
     handled = sum(value for name, value in counts.items() if name.startswith("handled."))
     if handled != events:
         raise BenchError(f"{events} events were waiting, and this became of them: {counts}")

@@ -11,7 +11,7 @@ from benchmarks.bench import Bench
 from benchmarks.handlers import EVERY
 from benchmarks.names import OURS
 from benchmarks.programs import Store, folder, valkey, wait_until
-from ingest import batches
+from ingest.store import keys
 
 _UPDATES = (1, 100, 1000)
 
@@ -59,7 +59,7 @@ def _drain(store: Store, count: int) -> float:
 
 
 def _handled(store: Store) -> int:
-    return int(store.redis.hget(batches.COUNTS, "handled.message") or 0)
+    return int(store.redis.hget(keys.COUNTS, "handled.message") or 0)
 
 
 def _workers(bench: Bench) -> dict[str, float]:

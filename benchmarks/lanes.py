@@ -11,7 +11,8 @@ from benchmarks.bench import Bench
 from benchmarks.machine import BenchError
 from benchmarks.names import OURS
 from benchmarks.programs import Store, folder, valkey, wait_until
-from ingest import backlog, batches
+from ingest.state import backlog
+from ingest.store import keys
 
 RATE = 3020
 EVERY = 151  # 20 messages and 3,000 statuses a second
@@ -29,7 +30,7 @@ def run(bench: Bench) -> dict[str, Any]:
             contenders.load(OURS, store, waiting, "status")
             port = stack.enter_context(contenders.serving(OURS, store))
             program = stack.enter_context(contenders.worker(store, seen, machine.ASIDE, keep=count))
-            wait_until(lambda: store.redis.zcard(batches.ALIVE), 30.0, "the worker", program)
+            wait_until(lambda: store.redis.zcard(keys.ALIVE), 30.0, "the worker", program)
             bench.step("lanes: 3,000 statuses and 20 messages a second arrive")
             began = time.monotonic()
             sent = sending.send(port, RATE, count, every=EVERY)
@@ -50,5 +51,5 @@ def run(bench: Bench) -> dict[str, Any]:
 
 def _owed(store: Store) -> bool:
     """Is any message not handled yet?"""
-    ledger: list[Any] = store.redis.zrange(batches.LEDGER, 0, -1)
+    ledger: list[Any] = store.redis.zrange(keys.LEDGER, 0, -1)
     return any(member.startswith(b"messages") for member in ledger)

@@ -10,7 +10,7 @@ from benchmarks.bench import Bench
 from benchmarks.machine import BenchError
 from benchmarks.names import OURS
 from benchmarks.programs import NO_STORE, folder, valkey, wait_until
-from ingest import batches
+from ingest.store import keys
 
 # The senders' rule for one number that sends 1,000 messages a second: 3,000 statuses and 300 replies. One in 11.
 RATES = (1000, 3300)
@@ -45,11 +45,11 @@ def ours(rate: float, count: int, every: int = EVERY) -> dict[str, Any]:
             program = stack.enter_context(
                 contenders.worker(store, seen, machine.ASIDE, keep=keep, kinds="message,status")
             )
-            wait_until(lambda: store.redis.zcard(batches.ALIVE), 30.0, "the worker", program)
+            wait_until(lambda: store.redis.zcard(keys.ALIVE), 30.0, "the worker", program)
             sent = sending.send(port, rate, count, every=every, warm=_WARM)
             # Bounded: a worker that does not keep up shows as events that are missing.
             with suppress(BenchError):
-                wait_until(lambda: not store.redis.zcard(batches.LEDGER), _PATIENCE, "an empty ledger", program)
+                wait_until(lambda: not store.redis.zcard(keys.LEDGER), _PATIENCE, "an empty ledger", program)
             program.check()
         return {
             "ours": sending.answers(sent),

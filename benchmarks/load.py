@@ -14,10 +14,10 @@ import orjson
 import uvloop
 
 from benchmarks import bodies
-from ingest import connection
-from ingest.committer import FLUSH_RECORDS, Committer
+from ingest.commit.group_commit import FLUSH_RECORDS, Committer
 from ingest.routing import place
-from ingest.settings import load
+from ingest.settings import load, redis_url
+from ingest.store import connection
 
 
 def made(count: int, kind: str, updates: int, seed: int = 0) -> Iterator[bytes]:
@@ -35,7 +35,7 @@ async def fill() -> int:
     """Commit them all, a flush at a time; return their bytes."""
     port, count = os.environ["BENCH_REDIS"], int(os.environ["BENCH_COUNT"])
     settings = load(redis_url=f"redis://127.0.0.1:{port}/0")
-    redis = connection.for_receiver(settings)
+    redis = connection.for_receiver(redis_url(settings))
     committer = Committer(redis, settings)
     size = 0
     waiting: list[asyncio.Future[None] | asyncio.Task[None]] = []

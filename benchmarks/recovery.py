@@ -13,7 +13,7 @@ from benchmarks import contenders, machine
 from benchmarks.bench import Bench
 from benchmarks.names import OURS
 from benchmarks.programs import Program, Store, folder, valkey, wait_until
-from ingest import batches
+from ingest.store import keys
 
 
 def run(bench: Bench) -> dict[str, Any]:
@@ -30,15 +30,15 @@ def _once(bench: Bench, number: int) -> float:
         store = stack.enter_context(valkey("everysec"))
         contenders.load(OURS, store, 100_000, "status")
         doomed = stack.enter_context(contenders.worker(store, handled, machine.FRONT))
-        wait_until(lambda: store.redis.zcard(batches.ALIVE), 30.0, "the first worker", doomed)
-        name: Any = store.redis.zrange(batches.ALIVE, 0, 0)[0]
+        wait_until(lambda: store.redis.zcard(keys.ALIVE), 30.0, "the first worker", doomed)
+        name: Any = store.redis.zrange(keys.ALIVE, 0, 0)[0]
         other = stack.enter_context(contenders.worker(store, handled, machine.SECOND))
-        wait_until(lambda: store.redis.zcard(batches.ALIVE) == 2, 30.0, "the second worker", other)
+        wait_until(lambda: store.redis.zcard(keys.ALIVE) == 2, 30.0, "the second worker", other)
         bench.step(f"recovery: a worker is killed, round {number}")
         member = _kill_at_work(store, name, doomed)
         killed = time.monotonic()
         settled = wait_until(
-            lambda: store.redis.zscore(batches.LEDGER, member) is None,
+            lambda: store.redis.zscore(keys.LEDGER, member) is None,
             60.0,
             "the end of the dead worker's batch",
             other,
@@ -52,7 +52,7 @@ def _kill_at_work(store: Store, name: bytes, doomed: Program) -> bytes:
 
     def stopped_with_batch() -> bool:
         os.kill(doomed.process.pid, signal.SIGSTOP)  # it can neither settle nor take one while we look
-        taken: dict[Any, Any] = store.redis.hgetall(batches.TAKEN)
+        taken: dict[Any, Any] = store.redis.hgetall(keys.TAKEN)
         held[:] = [member for member, holder in taken.items() if holder.partition(b"#")[0] == name]
         if held:
             doomed.process.kill()

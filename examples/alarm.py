@@ -22,8 +22,8 @@ from typing import Any
 import orjson
 from redis import Redis
 
-from ingest import batches, connection
-from ingest.settings import load
+from ingest.settings import load, redis_url
+from ingest.store import connection, keys
 from workers import Error, Handlers, Status
 
 handlers = Handlers()
@@ -36,7 +36,7 @@ PERIOD = 3600
 """Seconds."""
 
 _SLOT = 10
-_KEY = f"{batches.WA}example:alarm:"
+_KEY = f"{keys.WA}example:alarm:"
 
 
 @handlers.error()
@@ -81,7 +81,7 @@ def say(line: str) -> None:
 
 @cache
 def redis() -> Redis:
-    return connection.for_tools(load())
+    return connection.for_tools(redis_url(load()))
 
 
 def _secret(name: str) -> str | None:

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import aiohttp
 from redis.asyncio import Redis
 
-from ingest import batches, connection
-from ingest.settings import load
+from ingest.settings import load, redis_url
+from ingest.store import connection, keys
 from workers import Handlers, Message, Reject, RetryIn
 
 handlers = Handlers()
@@ -50,7 +50,7 @@ class Shared(NamedTuple):
 async def _open() -> AsyncIterator[Shared]:
     # A generator, because the worker's event loop ends those that are open when it is closed.
     timeout = aiohttp.ClientTimeout(total=15)  # less than WA_HANDLER_TIMEOUT
-    async with aiohttp.ClientSession(timeout=timeout) as session, connection.for_receiver(load()) as redis:
+    async with aiohttp.ClientSession(timeout=timeout) as session, connection.for_receiver(redis_url(load())) as redis:
         while True:
             yield Shared(session, redis)
 
@@ -67,7 +67,7 @@ async def reply(message: Message) -> None:
     if message.id is None:
         raise Reject("a message without an id cannot be answered once")
     shared = await anext(_shared)
-    key = f"{batches.WA}example:autoreply:{sha256(message.id.encode()).hexdigest()}"
+    key = f"{keys.WA}example:autoreply:{sha256(message.id.encode()).hexdigest()}"
     if await _claim(shared.redis, key):
         await _send(shared, key, token, message)
 

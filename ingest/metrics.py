@@ -1,5 +1,5 @@
 """What the receiver counts, for Prometheus. Right with several receiver processes: they share files in the folder
-that PROMETHEUS_MULTIPROC_DIR names (set by `ingest.processes`), and any of them answers for all.
+that PROMETHEUS_MULTIPROC_DIR names (set by `workers.cli.supervisor`), and any of them answers for all.
 """
 
 from __future__ import annotations

@@ -21,6 +21,9 @@ MESSAGES, STATUSES, OTHER = LANES = ("messages", "statuses", "other")
 # `\"messages\"`. Only bodies that match are parsed; a flood of statuses never is.
 _MAY_BE_URGENT = re.compile(rb'"(?:messages|calls)"\s*:\s*\[')
 
+# As senders write it; where it does not match, the whole body decides.
+_STATUS_ID = re.compile(rb'"statuses"\s*:\s*\[\s*\{[^{}]*?"id"\s*:\s*"([^"]+)"')
+
 # Of what Meta sends (3 MB, thousands of messages) nothing comes near. Parsing so many would hold up everybody else for
 # a quarter of a second and more.
 _MOST_OBJECTS = 200_000
@@ -93,6 +96,14 @@ def place(body: bytes, partitions: int) -> tuple[Place, ...]:
         if found:
             return tuple(Place(f"{MESSAGES}.{n}", partitions) for n in sorted(found))
     return _STATUSES if b'"statuses"' in body else _OTHER
+
+
+def home(queue: str, body: bytes, count: int) -> int:
+    """Which of `count` Redis a notification in this queue belongs to: the same in every process and at every start."""
+    if partition := queue.partition(".")[2]:
+        return int(partition) % count
+    found = _STATUS_ID.search(body)
+    return crc32(found[1] if found else body) % count
 
 
 @cache

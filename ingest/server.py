@@ -5,28 +5,32 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from http.client import HTTPConnection, HTTPException
 
-import orjson
 import structlog
 import uvloop
 from redis.exceptions import RedisError
 
-from ingest import connection, history, logs, processes, spread, tls, tracing
-from ingest.admin import Admin
-from ingest.listener import Listener, connection_limit
-from ingest.live import Live
-from ingest.replay import Standby
-from ingest.settings import Settings, SettingsError, load
-from ingest.spool import Spool
-from ingest.webhook import Webhook
+from ingest import child, metrics
+from ingest.admin.app import Admin
+from ingest.admin.event_stream import Live
+from ingest.commit import sharded
+from ingest.http.listener import Listener, connection_limit
+from ingest.http.webhook import Webhook
+from ingest.settings import Settings, SettingsError, load, redis_url, tls
+from ingest.spool.fallback import Standby
+from ingest.spool.spool import Spool
+from ingest.state import history
+from ingest.store import connection
+from ingest.telemetry import logs, tracing
 
 log = structlog.get_logger()
 
 _ADMIN_CONNECTIONS = 100
+_LOOK_SECONDS = 1.0  # how often the files of certificates are looked at
 
 
 async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> None:
@@ -37,12 +41,12 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
         loop.add_signal_handler(number, stop.set)
 
     spans = tracing.start("wa-ingest-receiver")
-    committer = spread.committer(settings, spool)
+    committer = sharded.committer(settings, spool)
     webhook = Webhook(settings, committer, spans)
     public = Listener(settings, "listen", webhook, connection_limit(settings))
     pages = Admin(settings, committer)
     admin = Listener(settings, "admin_listen", pages, _ADMIN_CONNECTIONS)
-    await public.open(tls.context(settings), share_ports)
+    await public.open(_tls(settings), share_ports)
     await admin.open(None, share_ports)
     log.info(
         "receiver started", listen=settings.listen, path=settings.path, tls=bool(settings.tls_cert), pid=os.getpid()
@@ -77,6 +81,14 @@ async def _replaying(standby: Standby | None, stop: asyncio.Event) -> AsyncItera
         await task
 
 
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    context = tls.context(settings)
+    if context is not None:
+        for use, end in tls.ends(settings).items():
+            metrics.certificate(use, end)
+    return context
+
+
 @asynccontextmanager
 async def _renewing(settings: Settings, public: Listener) -> AsyncIterator[None]:
     """Use new certificates when their files change. What cannot be used changes nothing, and is looked at again."""
@@ -85,12 +97,12 @@ async def _renewing(settings: Settings, public: Listener) -> AsyncIterator[None]
         used = tls.version(settings)
         complained: object = None
         while True:
-            await asyncio.sleep(tls.LOOK_SECONDS)
+            await asyncio.sleep(_LOOK_SECONDS)
             now = tls.version(settings)
             if now in ((), used):
                 continue
             try:
-                await public.renew(tls.context(settings))
+                await public.renew(_tls(settings))
             except (SettingsError, OSError) as error:
                 if now != complained:
                     log.warning("the new certificate cannot be used, the old one stays", reason=str(error))
@@ -125,33 +137,6 @@ async def _sampling(live: Live) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def kind(settings: Settings, count: int) -> processes.Kind:
-    """Receiver processes as children; ready when the admin listener of one of them answers."""
-    host, port = settings.admin_listen
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    receivers = processes.Kind("receiver", "ingest.server", ("--share-ports",) if count > 1 else (), count)
-
-    def ready() -> bool:
-        # By its pid: on a port that is in use, somebody else answers.
-        return _pid_of(here, port) in {child.process.pid for child in receivers.children}
-
-    receivers.ready = ready
-    return receivers
-
-
-def _pid_of(host: str, port: int) -> int | None:
-    """The process behind an admin listener, or None."""
-    client = HTTPConnection(host, port, timeout=1.0)
-    try:
-        client.request("GET", "/healthz")
-        answer = orjson.loads(client.getresponse().read())
-        return answer.get("pid") if isinstance(answer, dict) else None
-    except (OSError, HTTPException, orjson.JSONDecodeError):
-        return None
-    finally:
-        client.close()
-
-
 def _open_spool(settings: Settings) -> Spool | None:
     if settings.spool_dir is None:
         return None
@@ -164,13 +149,13 @@ def _open_spool(settings: Settings) -> Spool | None:
 def main() -> None:
     """One receiver process."""
     logs.configure()
-    processes.watch_parent()
+    child.watch_parent()
     try:
         settings = load()
         spool = _open_spool(settings)
-        for tools in connection.all_for_tools(settings, connection.COMMAND_SECONDS).values():
+        for tools in connection.all_for_tools(redis_url(settings), connection.COMMAND_SECONDS).values():
             try:
-                connection.check_version(tools, settings)
+                connection.check_version(tools, settings.durability)
             except (RedisError, OSError) as error:
                 # Not fatal: until Redis is there, notifications are spooled or senders get 503.
                 log.warning("Redis is away", reason=str(connection.trouble(error)), spool=spool is not None)
@@ -179,7 +164,7 @@ def main() -> None:
         uvloop.run(run(settings, spool, share_ports="--share-ports" in sys.argv))
     except SettingsError as error:
         print(f"wa-ingest: {error}", file=sys.stderr)
-        sys.exit(processes.GIVE_UP)
+        sys.exit(child.GIVE_UP)
 
 
 if __name__ == "__main__":

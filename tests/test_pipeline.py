@@ -19,10 +19,10 @@ import aiohttp
 import pytest
 from redis import Redis
 
-from ingest import batches, connection
-from ingest.committer import Committer
+from ingest.commit.group_commit import Committer
 from ingest.routing import place
-from ingest.settings import load
+from ingest.settings import load, redis_url
+from ingest.store import connection, keys
 
 ROOT = Path(__file__).parents[1]
 CORPUS = ROOT.parent / "shared" / "corpus"
@@ -209,7 +209,7 @@ def test_strange_bodies(up: Up, wait_for: Callable[..., None]) -> None:
     wait_for(lambda: len(up.seen()) == 1)
     wait_for(lambda: sum(lane["dead"] for lane in up.status()["lanes"].values()) == len(bodies))
     with Redis(unix_socket_path=f"{up.folder}/data/valkey.sock") as redis:
-        letters: Any = [fields for lane in load().lanes for _, fields in redis.xrange(batches.dead_key(lane))]
+        letters: Any = [fields for lane in load().lanes for _, fields in redis.xrange(keys.dead_key(lane))]
     assert {letter[b"body"]: letter[b"reason"].decode() for letter in letters} == bodies
 
 
@@ -223,7 +223,7 @@ def test_backlog_is_compact_and_drains(redis: Redis, tmp_path: Path, monkeypatch
     ]
 
     async def commit_all() -> None:
-        client = connection.for_receiver(load())
+        client = connection.for_receiver(redis_url(load()))
         committer = Committer(client, load())
         left = iter(bodies)
 
@@ -239,7 +239,7 @@ def test_backlog_is_compact_and_drains(redis: Redis, tmp_path: Path, monkeypatch
     asyncio.run(commit_all())
     used: int = redis.info("memory")["used_memory"] - before  # type: ignore[index]
     assert used <= 1.25 * sum(map(len, bodies))
-    assert len(list(redis.scan_iter(f"{batches.RQ}:job:*", count=1000))) <= 300
+    assert len(list(redis.scan_iter(f"{keys.RQ}:job:*", count=1000))) <= 300
 
     (tmp_path / "recorder.py").write_text(RECORDER)
     monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
@@ -261,7 +261,7 @@ def test_backlog_is_compact_and_drains(redis: Redis, tmp_path: Path, monkeypatch
 
 
 async def _warm_up() -> None:
-    client = connection.for_receiver(load())
+    client = connection.for_receiver(redis_url(load()))
     assert await Committer(client, load()).probe() is None
     await client.aclose()
 

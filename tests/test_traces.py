@@ -19,9 +19,11 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from redis import Redis
 
-from ingest import batches, tracing
-from ingest import dead as letters
 from ingest.settings import SettingsError
+from ingest.state import dead_letters as letters
+from ingest.store import keys
+from ingest.store.records import digest
+from ingest.telemetry import tracing
 
 ROOT = Path(__file__).parents[1]
 
@@ -130,7 +132,7 @@ def pipeline(
         for name, value in (settings | {"WA_ADMIN_LISTEN": f"127.0.0.1:{free_port()}"} | env).items():
             monkeypatch.setenv(name, value)
         processes = []
-        for module in ("ingest.server", "workers.worker"):
+        for module in ("ingest.server", "workers.engine.worker"):
             with (tmp_path / module).open("w") as log:
                 processes.append(run_module(module, cwd=tmp_path, stdout=log))
         wait_for(lambda: '"receiver started"' in (tmp_path / "ingest.server").read_text())
@@ -166,7 +168,7 @@ def test_a_notification_is_one_trace(pipeline: Any, collector: Collector, redis:
         "wa.lane": "messages",
     }
     assert 0 < received.milliseconds < 10_000
-    assert received.trace[16:] == received.id == batches.digest(BODY).hex()
+    assert received.trace[16:] == received.id == digest(BODY).hex()
 
     tries = sorted(collector.named("process messages"), key=lambda span: str(span.attributes["wa.attempt"]))
     for number, span in enumerate(tries, 1):
@@ -196,7 +198,7 @@ def test_receiver_and_worker_sample_the_same(pipeline: Any, collector: Collector
     )
     for n in range(40):
         assert post(port, BODY.replace(b"tHcN", str(n).encode())) == 200
-    wait_for(lambda: not redis.exists(batches.LEDGER))
+    wait_for(lambda: not redis.exists(keys.LEDGER))
     for process in processes:
         process.terminate()
         assert process.wait(30) == 0
@@ -214,8 +216,8 @@ def test_a_collector_that_is_away_costs_one_line(
     port, processes = pipeline(OTEL_EXPORTER_OTLP_ENDPOINT=nowhere, OTEL_EXPORTER_OTLP_TIMEOUT="1")
     for n in range(100):
         assert post(port, BODY.replace(b"tHcN", str(n).encode())) == 200
-    wait_for(lambda: not redis.exists(batches.LEDGER))
-    logs = [tmp_path / module for module in ("ingest.server", "workers.worker")]
+    wait_for(lambda: not redis.exists(keys.LEDGER))
+    logs = [tmp_path / module for module in ("ingest.server", "workers.engine.worker")]
     wait_for(lambda: all("traces are lost" in log.read_text() for log in logs))
     for process in processes:
         process.terminate()
@@ -229,7 +231,7 @@ def test_a_collector_that_is_away_costs_one_line(
         assert any(line["event"].endswith(" stopped") for line in lines)
 
 
-PROGRAM = "import sys, ingest.server, workers.worker; from ingest import tracing; print(tracing.start('x')); "
+PROGRAM = "import sys, ingest.server, workers.engine.worker; from ingest import tracing; print(tracing.start('x')); "
 PROGRAM += "print({'opentelemetry.sdk.trace', 'opentelemetry.exporter'} & set(sys.modules))"
 
 
@@ -276,6 +278,6 @@ def test_the_dead_letter_names_the_trace(pipeline: Any, collector: Collector, re
     port, _ = pipeline(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, WA_MAX_ATTEMPTS="1")
     assert post(port, BODY) == 200
     wait_for(lambda: collector.named("process messages") and collector.named("POST /webhook"))
-    wait_for(lambda: redis.xlen(batches.dead_key("messages")))
+    wait_for(lambda: redis.xlen(keys.dead_key("messages")))
     (letter,) = letters.read(redis, letters.select(redis, letters.Wanted()))
     assert {span.trace for span in collector.spans} == {letter.as_json()["notification"]}

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from ingest import rates
-from workers.events import Event, Message
+from ingest.state import rates
+from workers.events.types import Event, Message
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

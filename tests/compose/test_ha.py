@@ -22,7 +22,7 @@ REDIS = "redis+sentinel://" + ",".join(f"{NETWORK}.2{n}" for n in (1, 2, 3)) + "
 @pytest.fixture(scope="module")
 def stack(make: Make) -> Iterator[Stack]:
     """Everything but the balancer more than once."""
-    settings = {"WA_HANDLERS": "workers.senders.verifying:handlers", "WA_NETWORK": NETWORK}
+    settings = {"WA_HANDLERS": "workers.simulator.verifying:handlers", "WA_NETWORK": NETWORK}
     with make("docker-compose.ha.yml", "balancer", workers=2, **settings) as stack:
         yield stack
 

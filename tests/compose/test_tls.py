@@ -38,7 +38,7 @@ for size in map(int, sys.argv[1:]):
 def stack(make: Make) -> Iterator[Stack]:
     """Caddy in front of a receiver that lets in nobody but senders whose address is loopback, as Caddy wrote it."""
     settings = {
-        "WA_HANDLERS": "workers.senders.verifying:handlers",
+        "WA_HANDLERS": "workers.simulator.verifying:handlers",
         "WA_ALLOW_NETWORKS": "127.0.0.1",
         "WA_TRUSTED_PROXIES": "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16",
         "WA_MAX_BODY": "1MiB",

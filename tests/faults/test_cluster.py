@@ -19,8 +19,8 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from ingest import batches, connection
-from ingest.settings import load
+from ingest.settings import load, redis_url
+from ingest.store import connection, keys, scripts
 from tests.conftest import wait_for
 from tests.faults.test_failover import Servers, System, _refused, _servers, _system
 from tests.ingest.conftest import port_below_ephemeral, settled_environment
@@ -183,7 +183,7 @@ def test_tools(cluster: Cluster, system: System) -> None:
     assert "1 workers" in info.stdout
 
 
-@pytest.mark.parametrize(("prefix", "module"), [("rq", "workers.cli"), (PREFIX, "workers.worker")])
+@pytest.mark.parametrize(("prefix", "module"), [("rq", "workers.cli"), (PREFIX, "workers.engine.worker")])
 def test_url_of_a_node(cluster: Cluster, run_module: Callable[..., Any], prefix: str, module: str) -> None:
     """The URL of a node of a cluster is one line that says what to set instead, from a tool and from a worker."""
     env = settled_environment(WA_REDIS_URL=f"redis://127.0.0.1:{cluster.other()}", RQ_KEY_PREFIX=prefix)
@@ -198,10 +198,10 @@ def test_no_cluster(
     own_valkey: Callable[..., Any], low_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The URL of a cluster for a server that is in none is one line, too."""
-    monkeypatch.setattr(batches, "RQ", PREFIX)
+    monkeypatch.setattr(keys, "RQ", PREFIX)
     port = low_port()
     own_valkey(port=port)
-    with closing(connection.for_tools(load(redis_url=f"redis+cluster://127.0.0.1:{port}"))) as client:
+    with closing(connection.for_tools(redis_url(load(redis_url=f"redis+cluster://127.0.0.1:{port}")))) as client:
         with pytest.raises(RedisError) as caught:
             client.ping()
         said = "the server of WA_REDIS_URL is no node of a cluster; give redis://HOST:PORT/DB"
@@ -210,11 +210,11 @@ def test_no_cluster(
 
 def test_script_is_refused_whole(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the slot is moved key by key, a script that could not be carried out to its end is not begun."""
-    monkeypatch.setattr(batches, "RQ", PREFIX)
+    monkeypatch.setattr(keys, "RQ", PREFIX)
     (tmp_path / "two.lua").write_text("#!lua\nredis.call('INCR', KEYS[1])\nredis.call('INCR', KEYS[1] .. 'new')\n")
     source, to = cluster.owner(), cluster.other()
-    with closing(connection.for_tools(load(redis_url=cluster.url))) as client:
-        script = client.register_script(batches.lua(str(tmp_path / "room.py"), "two.lua"))
+    with closing(connection.for_tools(redis_url(load(redis_url=cluster.url)))) as client:
+        script = client.register_script(scripts.lua(str(tmp_path / "room.py"), "two.lua"))
         client.set(PREFIX + "old", 1)
         cluster.ask(to, "CLUSTER", "SETSLOT", SLOT, "IMPORTING", cluster.id(source))
         cluster.ask(source, "CLUSTER", "SETSLOT", SLOT, "MIGRATING", cluster.id(to))
@@ -231,12 +231,12 @@ def test_script_is_refused_whole(cluster: Cluster, tmp_path: Path, monkeypatch: 
 
 def test_lost_slot(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a node answers that has the slot no more is one ConnectionError; then the cluster is asked again."""
-    monkeypatch.setattr(batches, "RQ", PREFIX)
+    monkeypatch.setattr(keys, "RQ", PREFIX)
     settings = load(redis_url=cluster.url)
     key = PREFIX + "key"
 
     async def go(worker: Redis) -> None:
-        plain, piped = (connection.for_receiver(settings) for _ in range(2))
+        plain, piped = (connection.for_receiver(redis_url(settings)) for _ in range(2))
         for receiver in (plain, piped):
             await receiver.set(key, 1)
         blocked = asyncio.create_task(asyncio.to_thread(worker.blpop, [PREFIX + "list"], 20))
@@ -252,7 +252,10 @@ def test_lost_slot(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
             assert await receiver.set(key, 2)
             await receiver.aclose()
 
-    with closing(connection.for_worker(settings)) as worker, closing(connection.for_tools(settings)) as tool:
+    with (
+        closing(connection.for_worker(redis_url(settings))) as worker,
+        closing(connection.for_tools(redis_url(settings))) as tool,
+    ):
         tool.ping()
         asyncio.run(go(worker))
         with pytest.raises(RedisConnectionError):

@@ -13,9 +13,11 @@ import pytest
 from click.testing import CliRunner
 from redis import Redis
 
-from ingest import batches, spool, steering
-from workers import reaper
-from workers.cli import main
+from ingest.state import controls
+from ingest.state.spooled import spool_figures
+from ingest.store import keys
+from workers.cli.main import main
+from workers.engine import reaper
 
 HANDLER = """
 @handlers.status()
@@ -51,7 +53,7 @@ def test_workers_that_start(
     commit(*map(status, range(100)))
     fill()
     workers.start(HANDLER, "--processes", "2", FAIL="7 8")
-    wait_for(lambda: not redis.exists(batches.LEDGER), 100)
+    wait_for(lambda: not redis.exists(keys.LEDGER), 100)
     workers.stop()
     assert workers.process.returncode == 0
     assert handled(workers) == Counter([*map(str, range(100)), "7", "8"])
@@ -73,13 +75,13 @@ def test_workers_that_run(
     wait_for(lambda: len(workers.seen()) > 10)
     fill()
     began = time.monotonic()
-    (worker,) = redis.zrange(batches.ALIVE, 0, -1)  # type: ignore[misc]
-    seen = redis.hget(f"{batches.RQ}:worker:{worker.decode()}", "last_heartbeat")
-    wait_for(lambda: redis.hget(f"{batches.RQ}:worker:{worker.decode()}", "last_heartbeat") != seen, 60)
+    (worker,) = redis.zrange(keys.ALIVE, 0, -1)  # type: ignore[misc]
+    seen = redis.hget(f"{keys.RQ}:worker:{worker.decode()}", "last_heartbeat")
+    wait_for(lambda: redis.hget(f"{keys.RQ}:worker:{worker.decode()}", "last_heartbeat") != seen, 60)
     wait_for(lambda: time.monotonic() - began > 3 * reaper.BEAT_SECONDS)
-    wait_for(lambda: not redis.exists(batches.LEDGER), 100)
+    wait_for(lambda: not redis.exists(keys.LEDGER), 100)
     assert handled(workers) == Counter(map(str, range(1200)))
-    assert redis.zrange(batches.ALIVE, 0, -1) == [worker]
+    assert redis.zrange(keys.ALIVE, 0, -1) == [worker]
     assert "OutOfMemory" not in (workers.folder / "log").read_text()
 
 
@@ -87,22 +89,22 @@ def test_it_does_not_stay_full(
     redis_url: str, start_receiver: Callable[..., Any], workers: Any, redis: Redis, wait_for: WaitFor, tmp_path: Path
 ) -> None:
     """Notifications fill Redis and then the spool, although a lane is paused; resumed, all is handled, each once."""
-    steering.pause(redis, ["statuses"])
+    controls.pause(redis, ["statuses"])
     redis.config_set("maxmemory", redis.info("memory")["used_memory"] + (4 << 20))  # type: ignore[index]
     receiver = start_receiver(redis_url, WA_SPOOL_DIR=tmp_path / "spool")
     sent = 0
-    while spool.figures(tmp_path / "spool").notifications < 50:
+    while spool_figures(tmp_path / "spool").notifications < 50:
         assert receiver.post(status(sent, 30_000)).status == 200
         sent += 1
     assert sent > 100
     workers.start(HANDLER)
-    wait_for(lambda: redis.zcard(batches.ALIVE) == 1, 60)
+    wait_for(lambda: redis.zcard(keys.ALIVE) == 1, 60)
     assert not workers.seen()
     assert CliRunner().invoke(main, ["resume", "statuses"]).exit_code == 0
     wait_for(lambda: len(workers.seen()) >= sent, 100)
-    wait_for(lambda: not redis.exists(batches.LEDGER))
+    wait_for(lambda: not redis.exists(keys.LEDGER))
     assert handled(workers) == Counter(map(str, range(sent)))
-    assert spool.figures(tmp_path / "spool").notifications == 0
+    assert spool_figures(tmp_path / "spool").notifications == 0
 
 
 def test_redis_that_cannot_save(
@@ -123,9 +125,9 @@ def test_redis_that_cannot_save(
     redis.bgsave()
     log = workers.folder / "log"
     wait_for(lambda: "Redis takes no writes: ResponseError: MISCONF" in log.read_text(), 60)
-    assert redis.exists(batches.LEDGER)
+    assert redis.exists(keys.LEDGER)
     redis.config_set("stop-writes-on-bgsave-error", "no")
-    wait_for(lambda: not redis.exists(batches.LEDGER), 60)
+    wait_for(lambda: not redis.exists(keys.LEDGER), 60)
     # What was handled while Redis could not note it comes again.
     assert set(handled(workers)) == set(map(str, range(1000)))
     assert "Traceback" not in log.read_text()

@@ -15,11 +15,12 @@ import pytest
 from click.testing import CliRunner
 from redis.exceptions import RedisError
 
-from ingest import batches, spread
+from ingest.commit import sharded
+from ingest.store import keys
 from tests.conftest import wait_for
 from tests.faults.test_failover import Servers, System, _servers, _system
 from tests.ingest.conftest import port_below_ephemeral, settled_environment
-from workers.cli import main
+from workers.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,12 +41,12 @@ class Two:
 
     def counts(self) -> list[int]:
         """What became of events, in each."""
-        found: list[Any] = [self.servers.client(port).hgetall(batches.COUNTS) for port in self.ports]
+        found: list[Any] = [self.servers.client(port).hgetall(keys.COUNTS) for port in self.ports]
         return [sum(map(int, counts.values())) for counts in found]
 
     def owed(self) -> int:
         with suppress(RedisError):
-            return sum(int(self.servers.client(port).zcard(batches.LEDGER)) for port in self.ports)  # type: ignore[arg-type]
+            return sum(int(self.servers.client(port).zcard(keys.LEDGER)) for port in self.ports)  # type: ignore[arg-type]
         return -1
 
 
@@ -137,7 +138,7 @@ def test_tools(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("COLUMNS", "1000")
 
     async def go() -> None:
-        committer = spread.committer(load(), None)
+        committer = sharded.committer(load(), None)
         await asyncio.gather(*(committer.commit(body, 1_700_000_000_000, place(body, 8)) for body in bodies))
         await committer.aclose()
 
@@ -156,7 +157,7 @@ def test_tools(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         [sys.executable, "-m", "workers.cli", "work", "--burst"], cwd=ROOT, env=env, timeout=60, capture_output=True
     )
     assert (done.returncode, two.owed()) == (0, 0)
-    lengths: list[Any] = [two.servers.client(port).xlen(batches.dead_key("other")) for port in two.ports]
+    lengths: list[Any] = [two.servers.client(port).xlen(keys.dead_key("other")) for port in two.ports]
     assert min(lengths) > 2
     assert sum(lengths) == dead() == 20
     listed = [json.loads(line)["id"] for line in ask("dead", "list", "--json").splitlines()]

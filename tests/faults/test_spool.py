@@ -17,9 +17,10 @@ import orjson
 import pytest
 from redis import Redis
 
-from ingest import connection, segments, spool
-from ingest.batches import Record
-from ingest.spool import Spool
+from ingest.spool.spool import Spool
+from ingest.state.spooled import spool_figures
+from ingest.store import connection, segments
+from ingest.store.records import Record
 
 Kept = Callable[[Redis], dict[str, list[Record]]]
 WaitFor = Callable[..., None]
@@ -304,7 +305,7 @@ def test_killed_while_spooling(
     senders.progressed(wait_for)
     server.freeze()
     for _ in range(2):
-        wait_for(lambda: spool.figures(tmp_path).notifications > 50)  # a probe takes two seconds
+        wait_for(lambda: spool_figures(tmp_path).notifications > 50)  # a probe takes two seconds
         senders.progressed(wait_for)
         receiver.process.kill()
         receiver.process.wait()
@@ -362,7 +363,7 @@ def test_two_processes_switch_back_under_load(
     for _ in range(3):
         senders.progressed(wait_for)
         server.client().config_set("maxmemory", 1)
-        wait_for(lambda: spool.figures(tmp_path).notifications > 50)
+        wait_for(lambda: spool_figures(tmp_path).notifications > 50)
         server.client().config_set("maxmemory", 0)
         drained(one, wait_for)
         drained(other, wait_for)
@@ -385,12 +386,12 @@ def test_stopped_while_spooling(
     senders = sending(receiver.port)
     senders.progressed(wait_for)
     server.freeze()
-    wait_for(lambda: spool.figures(tmp_path).notifications > 20)
+    wait_for(lambda: spool_figures(tmp_path).notifications > 20)
     receiver.process.send_signal(signal.SIGTERM)
     assert receiver.process.wait(30) == 0
     senders.stop()
     assert senders.refused == set()
-    assert spool.figures(tmp_path).notifications > 20
+    assert spool_figures(tmp_path).notifications > 20
     server.thaw()
     drained(start_receiver(server.url, WA_SPOOL_DIR=tmp_path), wait_for)
     check(kept(server.client()), senders)

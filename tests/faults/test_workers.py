@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from ingest import batches
+from ingest.store import keys
 
 
 def _message(id: str, sender: str) -> bytes:
@@ -46,7 +46,7 @@ def test_order_with_four_workers_and_kills(
         victim = workers.seen()[-1][1]
         killed.add(victim)
         os.kill(victim, signal.SIGKILL)
-    wait_for(lambda: redis.zcard(batches.LEDGER) == 0, 90)
+    wait_for(lambda: redis.zcard(keys.LEDGER) == 0, 90)
     running: dict[str, Any] = {}
     last: dict[tuple[str, int], str] = {}
     finished: dict[str, list[str]] = {}
@@ -77,11 +77,11 @@ def test_poison(workers: Any, commit: Callable[..., None], redis: Redis, wait_fo
     """A body that kills its worker ends as a dead letter; all else of its batch is handled, and the worker is back."""
     commit(*[_status(str(n)) for n in range(30)], _status("poison"), *[_status(str(n)) for n in range(30, 60)])
     workers.start(POISON, "--processes", "2")
-    wait_for(lambda: redis.xlen(batches.dead_key("statuses")) == 1, 100)
-    ((_, letter),) = redis.xrange(batches.dead_key("statuses"))  # type: ignore[misc]
+    wait_for(lambda: redis.xlen(keys.dead_key("statuses")) == 1, 100)
+    ((_, letter),) = redis.xrange(keys.dead_key("statuses"))  # type: ignore[misc]
     assert letter[b"reason"] == b"poison"
     assert letter[b"body"] == _status("poison")
-    wait_for(lambda: redis.zcard(batches.LEDGER) == 0, 60)
+    wait_for(lambda: redis.zcard(keys.LEDGER) == 0, 60)
     counts = Counter(id for _, _, id in workers.seen())
     assert counts.pop("poison") == 3
     assert set(counts) == {str(n) for n in range(60)}
@@ -122,7 +122,7 @@ def test_messages_first_during_a_flood(
     assert waits[-1] < 15  # ten times the 1.5 s that is promised: machines are shared
     statuses = [id for *_, what, id in seen if what == "status"]
     assert len(statuses) == len(set(statuses)) > before
-    assert redis.hlen(batches.TAKEN) == 0
+    assert redis.hlen(keys.TAKEN) == 0
 
 
 ONCE = """
@@ -137,16 +137,16 @@ def test_twenty_by_twenty(workers: Any, redis: Redis, wait_for: Callable[..., No
     import asyncio
     import threading
 
-    from ingest import connection
-    from ingest.committer import Committer
+    from ingest.commit.group_commit import Committer
     from ingest.routing import place
     from ingest.settings import load
+    from ingest.store import connection
 
     ids = [f"id{n}" for n in range(4000)]
 
     def produce(mine: list[str]) -> None:
         async def go() -> None:
-            client = connection.for_receiver(load())
+            client = connection.for_receiver(redis_url(load()))
             committer = Committer(client, load())
             for id in mine + mine[::-1]:
                 body = _status(id)
@@ -156,13 +156,13 @@ def test_twenty_by_twenty(workers: Any, redis: Redis, wait_for: Callable[..., No
         asyncio.run(go())
 
     workers.start(ONCE, "--processes", "20", WA_BATCH="20")
-    wait_for(lambda: redis.zcard(batches.ALIVE) == 20, 100)
+    wait_for(lambda: redis.zcard(keys.ALIVE) == 20, 100)
     producers = [threading.Thread(target=produce, args=(ids[n::20],)) for n in range(20)]
     for producer in producers:
         producer.start()
     for producer in producers:
         producer.join()
-    wait_for(lambda: redis.zcard(batches.LEDGER) == 0, 100)
+    wait_for(lambda: redis.zcard(keys.LEDGER) == 0, 100)
     assert sorted(id for *_, id in workers.seen()) == sorted(ids)
 
 
@@ -184,10 +184,10 @@ def test_term_inside_a_slow_handler(
     took = time.monotonic() - began
     print(f"stopped after {took:.1f} s")
     assert took < 25  # then it would have been killed
-    assert redis.hlen(batches.TAKEN) == 0
-    assert redis.llen(batches.queue_key("statuses")) == 1
-    (batch,) = redis.lrange(batches.queue_key("statuses"), 0, -1)  # type: ignore[misc]
-    assert redis.llen(batches.batch_key(batch.decode())) == 2
+    assert redis.hlen(keys.TAKEN) == 0
+    assert redis.llen(keys.queue_key("statuses")) == 1
+    (batch,) = redis.lrange(keys.queue_key("statuses"), 0, -1)  # type: ignore[misc]
+    assert redis.llen(keys.batch_key(batch.decode())) == 2
 
 
 def test_a_worker_that_grows_is_replaced(
@@ -200,7 +200,7 @@ def test_a_worker_that_grows_is_replaced(
     for start in range(0, 400, 100):
         commit(*[_status(str(n)) for n in range(start, start + 100)], batch=100)
     workers.start(hungry, WA_MAX_RSS="150 MiB")
-    wait_for(lambda: redis.zcard(batches.LEDGER) == 0, 90)
+    wait_for(lambda: redis.zcard(keys.LEDGER) == 0, 90)
     seen = workers.seen()
     assert sorted(int(id) for *_, id in seen) == list(range(400))
     assert len({pid for _, pid, _ in seen}) > 1

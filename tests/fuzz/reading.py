@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ingest.routing import MESSAGES, lane_of, partition_of, place
-from workers import claims
-from workers.events import Broken, Event, Message
-from workers.parsing import parse
+from workers.engine import claims
+from workers.events.parsing import parse
+from workers.events.types import Broken, Event, Message
 
 RECEIVED_MS, ATTEMPT, PARTITIONS = 1_700_000_000_123, 2, 8
 

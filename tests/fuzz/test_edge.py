@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from ingest import batches
+from ingest.store import keys
 from tests.fuzz.test_reading import JSON, SEEDS
 from tests.ingest.conftest import start_module_receiver  # noqa: F401
 
@@ -115,7 +115,7 @@ def test_any_bytes(guarded: Any, redis: Redis, sent: list[bytes]) -> None:
     answered = exchange(guarded.port, b"".join(sent))
     assert {int(status) for status in STATUS.findall(answered)} <= DOCUMENTED | {100}
     assert guarded.process.poll() is None
-    assert not redis.exists(batches.LEDGER)
+    assert not redis.exists(keys.LEDGER)
 
 
 def test_nothing_was_an_error(guarded: Any) -> None:

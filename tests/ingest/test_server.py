@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from ingest import batches, processes
-from ingest.server import kind
+from ingest import child
 from ingest.settings import load
+from ingest.store import keys
+from workers.cli import supervisor
+from workers.cli.process_specs import receivers
 
 BODY = b'{"errors":[]}'
 Start = Callable[..., Any]
@@ -146,7 +148,7 @@ def test_stop_with_half_a_body(redis_url: str, redis: Redis, start_receiver: Sta
     began = time.monotonic()
     assert receiver.stop() == 0
     assert time.monotonic() - began < 15
-    assert not redis.exists(batches.LEDGER)
+    assert not redis.exists(keys.LEDGER)
 
 
 def refuses(port: int) -> bool:
@@ -164,7 +166,7 @@ def test_port_in_use(redis_url: str, start_receiver: Start, low_port: Callable[[
     port = low_port()
     with socket.create_server(("127.0.0.1", port)):
         receiver = start_receiver(redis_url, ready=False, **{f"WA_{setting}": f"127.0.0.1:{port}"})
-        assert receiver.process.wait(30) == processes.GIVE_UP
+        assert receiver.process.wait(30) == child.GIVE_UP
     lines = [line for line in receiver.log().splitlines() if not line.startswith("{")]
     assert lines == [f"wa-ingest: WA_{setting}: cannot listen on 127.0.0.1:{port}: Address already in use"]
 
@@ -173,7 +175,7 @@ def test_second_receiver_by_mistake(redis_url: str, start_receiver: Start) -> No
     """A second receiver cannot take half of the first one's requests without anybody noticing."""
     first = start_receiver(redis_url)
     second = start_receiver(redis_url, "--share-ports", ready=False, port=first.port)
-    assert second.process.wait(30) == processes.GIVE_UP
+    assert second.process.wait(30) == child.GIVE_UP
     assert first.post(BODY).status == 200
 
 
@@ -184,7 +186,7 @@ def test_second_receiver_by_mistake(redis_url: str, start_receiver: Start) -> No
 def test_address_that_cannot_be(redis_url: str, start_receiver: Start, address: str, reason: str) -> None:
     """An address that is not this machine's, or none at all, is one line that names the setting."""
     receiver = start_receiver(redis_url, ready=False, WA_LISTEN=address)
-    assert receiver.process.wait(30) == processes.GIVE_UP
+    assert receiver.process.wait(30) == child.GIVE_UP
     assert receiver.log().startswith("wa-ingest: WA_LISTEN: cannot listen on ")
     assert receiver.log().endswith(f"{reason}\n")
     assert receiver.log().count("\n") == 1
@@ -215,7 +217,7 @@ def test_ipv6(redis_url: str, start_receiver: Start, low_port: Callable[[], int]
 def test_fsync_without_append_only_file(own_valkey: Start, start_receiver: Start) -> None:
     """WA_DURABILITY=fsync on a server without an append-only file is one line that says what to set where."""
     receiver = start_receiver(own_valkey(appendonly="no").url, ready=False, WA_DURABILITY="fsync")
-    assert receiver.process.wait(30) == processes.GIVE_UP
+    assert receiver.process.wait(30) == child.GIVE_UP
     assert re.fullmatch(
         r"wa-ingest: WA_DURABILITY=fsync needs the append-only file, .*appendonly yes.*\n", receiver.log()
     )
@@ -226,7 +228,7 @@ def test_no_redis_url(start_receiver: Start) -> None:
     missing = start_receiver("", ready=False)
     wrong = start_receiver("http://user:hunter2@h/", ready=False)
     for receiver in (missing, wrong):
-        assert receiver.process.wait(30) == processes.GIVE_UP
+        assert receiver.process.wait(30) == child.GIVE_UP
         assert re.fullmatch(r"wa-ingest: WA_REDIS_URL[: ].*\n", receiver.log())
     assert "hunter2" not in wrong.log()
 
@@ -288,17 +290,17 @@ def test_kill_loses_nothing_that_was_answered(
 
 def test_kind() -> None:
     """As children, several processes share their ports, one needs not."""
-    assert kind(load(), 1).arguments == ()
-    assert kind(load(), 2).arguments == ("--share-ports",)
-    assert (kind(load(), 3).count, kind(load(), 3).ends) == (3, False)
+    assert receivers(load(), 1).arguments == ()
+    assert receivers(load(), 2).arguments == ("--share-ports",)
+    assert (receivers(load(), 3).count, receivers(load(), 3).ends) == (3, False)
 
 
 def test_ready_is_one_of_its_own(redis_url: str, start_receiver: Start) -> None:
     """Children are ready when one of them answers; somebody else on the port, a receiver or not, does not count."""
     receiver = start_receiver(redis_url)
-    children = kind(load(admin_listen=f"0.0.0.0:{receiver.admin_port}"), 1)
+    children = receivers(load(admin_listen=f"0.0.0.0:{receiver.admin_port}"), 1)
     assert not children.ready()
-    children.children.append(processes._Child(receiver.process, time.monotonic()))
+    children.children.append(supervisor._Child(receiver.process, time.monotonic()))
     assert children.ready()
     assert receiver.stop() == 0
     assert not children.ready()

@@ -12,15 +12,17 @@ import orjson
 import pytest
 from redis import Redis
 
-from ingest import batches, connection, steering
-from ingest.committer import Committer
+from ingest.commit.group_commit import Committer
 from ingest.routing import LANES, place, queue_names
 from ingest.settings import load
-from workers import batch as batch_room
-from workers import queue as queue_room
+from ingest.state import controls
+from ingest.store import connection, keys, scripts
+from ingest.store.jobs import job_template
+from workers.dispatch.rate_limits import with_bucket
+from workers.engine import batch as batch_room
+from workers.engine import queue as queue_room
+from workers.engine.pipelined import Line
 from workers.handlers import Handlers
-from workers.line import Line
-from workers.turns import with_bucket
 
 
 def message_body(id: str = "m1", sender: str = "15550001", **more: Any) -> bytes:
@@ -59,7 +61,7 @@ def commit(redis_url: str) -> Callable[..., None]:
     def run(*bodies: bytes, received_ms: int = 1_700_000_000_000, **settings: Any) -> None:
         async def go() -> None:
             current = load(**settings)
-            client = connection.for_receiver(current)
+            client = connection.for_receiver(redis_url(current))
             committer = Committer(client, current)
             try:
                 waiting = [committer.commit(b, received_ms, place(b, current.partitions)) for b in bodies]
@@ -75,15 +77,15 @@ def commit(redis_url: str) -> Callable[..., None]:
 @pytest.fixture
 def take(redis: Redis) -> Callable[..., Any]:
     """Run take.lua for a worker: (queue, batch), or the milliseconds until one may be due. `.last` is all of it."""
-    script = redis.register_script(with_bucket(batches.lua(queue_room.__file__, "take.lua")))
-    keys = [batches.LEDGER, batches.TAKEN, batches.LEASES, batches.TAILS]
-    keys += [queue_room.TURN, queue_room.SPENT, queue_room.WAITS, steering.STEERING]
+    script = redis.register_script(with_bucket(scripts.lua(queue_room.__file__, "take.lua")))
+    script_keys = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.TAILS]
+    script_keys += [queue_room.TURN, queue_room.SPENT, queue_room.WAITS, controls.STEERING]
 
     def run(worker: str = "w1", *lanes: str, settling: str = "") -> Any:
         queues = [name for lane in lanes or LANES for name in queue_names(lane, 8)]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         reply: Any = script(
-            keys=keys, args=[batches.RQ, batches.WA, worker, batches.job_template(), now, settling, 1, *queues]
+            keys=script_keys, args=[keys.RQ, keys.WA, worker, job_template(), now, settling, 1, *queues]
         )
         run.last = reply  # type: ignore[attr-defined]
         return tuple(part.decode() for part in reply[:2]) if isinstance(reply, list) else reply
@@ -112,7 +114,7 @@ def dead(redis: Redis) -> Callable[[str], list[dict[str, str]]]:
     """The dead letters of a lane, oldest first."""
 
     def read(lane: str) -> list[dict[str, str]]:
-        letters: Any = redis.xrange(batches.dead_key(lane))
+        letters: Any = redis.xrange(keys.dead_key(lane))
         return [{k.decode(): v.decode("utf-8", "replace") for k, v in fields.items()} for _, fields in letters]
 
     return read
@@ -123,9 +125,9 @@ def nothing_left(redis: Redis) -> Callable[[], None]:
     """Assert that Redis holds no trace of work: no batch, job, mark or lease."""
 
     def check() -> None:
-        keys = {key.decode() for key in redis.scan_iter(count=1000)}
-        owed = [k for k in keys if ":batch:" in k or ":job:" in k or ":queue:" in k or ":scheduled:" in k]
+        found = {key.decode() for key in redis.scan_iter(count=1000)}
+        owed = [k for k in found if ":batch:" in k or ":job:" in k or ":queue:" in k or ":scheduled:" in k]
         assert owed == []
-        assert keys.isdisjoint({batches.LEDGER, batches.TAKEN, batches.LEASES})
+        assert found.isdisjoint({keys.LEDGER, keys.TAKEN, keys.LEASES})
 
     return check

@@ -1,0 +1,81 @@
+"""The admin listener: the page, is it alive, is it ready, the figures. Never reachable through the public one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import orjson
+from aiohttp import web
+from prometheus_client.registry import Collector
+
+from ingest import metrics
+from ingest.admin import collectors, page
+from ingest.admin.actions import Actions
+from ingest.admin.event_stream import Live
+from ingest.commit.group_commit import Committer
+from ingest.http.answers import Answer
+from ingest.settings import Settings, redis_url
+from ingest.state.spooled import spool_figures
+from ingest.store import connection, disk
+
+_READ = ("GET", "HEAD")
+
+
+class Admin:
+    """Answers requests; give it to a `Listener`."""
+
+    def __init__(self, settings: Settings, committer: Committer) -> None:
+        self._committer = committer
+        # A Redis that hangs must not keep the figures of the spool from whoever scrapes.
+        redis = connection.all_for_tools(redis_url(settings), connection.COMMAND_SECONDS)
+        self._collectors: list[Collector] = [collectors.InRedis(redis)]
+        self._spool = settings.spool_dir
+        if self._spool is not None:
+            self._collectors.append(collectors.Spool(self._spool))
+        self.live = Live(settings, redis, committer)
+        self._actions = Actions(settings, redis)
+        self._pages: dict[str, tuple[tuple[str, ...], page.Page]] = {
+            "/healthz": (_READ, self._healthz),
+            "/readyz": (_READ, self._readyz),
+            "/metrics": (_READ, self._metrics),
+            "/events": (("GET",), self.live.events),
+            **{path: (_READ, file) for path, file in page.files().items()},
+            **{path: (("POST",), action) for path, action in self._actions.pages().items()},
+        }
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        methods, answer = self._pages.get(request.path, ((), None))
+        if answer is None:
+            return Answer(404)
+        if request.method not in methods:
+            return Answer(405, {"Allow": ", ".join(methods)})
+        return await answer(request)
+
+    def close(self) -> None:
+        """Send away who watches, and end what was begun on the page: a stop waits for neither."""
+        self.live.close()
+        self._actions.close()
+
+    async def _healthz(self, request: web.BaseRequest) -> web.Response:
+        return _json(200, {"alive": True, "pid": os.getpid()})
+
+    async def _readyz(self, request: web.BaseRequest) -> web.Response:
+        standby = self._committer.standby
+        reason = (standby and standby.reason) or await self._committer.probe()
+        content: dict[str, object] = {"ready": reason is None, "reason": reason}
+        if self._spool is not None:
+            problem = await asyncio.to_thread(disk.problem, self._spool) if reason else None
+            if problem:
+                content["reason"] = f"{reason}; the spool cannot be written: {problem}"
+            content["ready"] = problem is None
+            content["spooled"] = (await asyncio.to_thread(spool_figures, self._spool)).notifications
+        return _json(200 if content["ready"] else 503, content)
+
+    async def _metrics(self, request: web.BaseRequest) -> web.Response:
+        text = await asyncio.to_thread(metrics.text, *self._collectors)
+        return Answer(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+def _json(status: int, content: dict[str, object]) -> web.Response:
+    return Answer(status, body=orjson.dumps(content), content_type="application/json")

@@ -1,0 +1,153 @@
+"""Metrics that are read when somebody asks for them: what lies in Redis, and the spool. The same at each receiver."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from ingest.routing import LANES
+from ingest.state import backlog, counters
+from ingest.state.spooled import spool_figures
+
+LANE_GAUGES = {
+    "waiting": "Notifications waiting",
+    "batches": "Batches waiting",
+    "oldest_seconds": "Age of the oldest waiting notification",
+    "working": "Notifications in work",
+    "retrying": "Events waiting for their next try",
+    "dead": "Dead letters",
+    "paused": "1 when an operator paused the lane",
+}
+
+
+class InRedis(Collector):
+    """The figures that live in Redis. Without Redis they are left out, and `wa_redis_up` is 0.
+
+    Of several Redis each has its own `wa_redis_up` and memory, with a label `redis`; the other figures are of those
+    that answer, together.
+    """
+
+    def __init__(self, clients: dict[str, Redis]) -> None:
+        self._clients = clients
+
+    def collect(self) -> Iterable[Metric]:
+        found: list[Metric] = []
+        there: dict[str, Redis] = {}
+        try:
+            now = backlog.read_all(self._clients)
+            there = {name: redis for name, redis in self._clients.items() if name not in now.away}
+            found += _backlog(now)
+            found += _if_allowed(_tally, there)
+            found += _if_allowed(_memory, there)
+        except (RedisError, OSError):
+            found, there = [], {}
+        yield _of_each("wa_redis_up", "1 when Redis answers", {name: name in there for name in self._clients})
+        yield from found
+
+
+class Spool(Collector):
+    """The figures of the folder that all receiver processes share."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        try:
+            now = spool_figures(self._folder)
+        except OSError:
+            return
+        yield GaugeMetricFamily("wa_spool_notifications", "Notifications on the disk", value=now.notifications)
+        yield GaugeMetricFamily("wa_spool_bytes", "Bytes on the disk that Redis does not have", value=now.bytes)
+        yield GaugeMetricFamily("wa_spool_oldest_seconds", "Age of the oldest of them", value=now.oldest_seconds)
+        yield CounterMetricFamily("wa_spool_corrupt", "Damaged parts set aside", value=now.corrupt)
+
+
+def _of_each(name: str, meaning: str, values: Mapping[str, float]) -> Metric:
+    """A gauge of each Redis; of one alone there is no need to say which."""
+    gauge = GaugeMetricFamily(name, meaning, labels=["redis"] if len(values) > 1 else [])
+    for redis, value in values.items():
+        gauge.add_metric([redis] if len(values) > 1 else [], value)
+    return gauge
+
+
+def _if_allowed(part: Callable[[Mapping[str, Redis]], Iterator[Metric]], there: Mapping[str, Redis]) -> list[Metric]:
+    """Nothing when the user may not read it, or the server does not know it: the rest is worth having."""
+    try:
+        return list(part(there))
+    except ResponseError:
+        return []
+
+
+def _backlog(now: backlog.Backlog) -> Iterator[Metric]:
+    for name, meaning in LANE_GAUGES.items():
+        gauge = GaugeMetricFamily(f"wa_lane_{name}", meaning, labels=["lane"])
+        for lane, figures in now.lanes.items():
+            gauge.add_metric([lane], getattr(figures, name))
+        yield gauge
+    limit = GaugeMetricFamily("wa_lane_limit", "Events per second that an operator allows it", labels=["lane"])
+    for lane, figures in now.lanes.items():
+        if figures.limit is not None:
+            limit.add_metric([lane], figures.limit)
+    yield limit
+    yield GaugeMetricFamily("wa_workers", "Workers alive", value=now.workers)
+    events = CounterMetricFamily("wa_events", "Events by kind and outcome", labels=["kind", "outcome"])
+    duplicates = CounterMetricFamily("wa_duplicates", "Copies of events that were dropped", labels=["kind"])
+    for count, value in sorted(now.counts.items()):
+        outcome, _, kind = count.partition(".")
+        if outcome == "duplicate":
+            duplicates.add_metric([kind], value)
+        else:
+            events.add_metric([kind, outcome], value)
+    yield events
+    yield duplicates
+
+
+def _tally(there: Mapping[str, Redis]) -> Iterator[Metric]:
+    """Lanes and reasons are there before the first event: so their rates start at zero."""
+    found = counters.read_all(there.values())
+    handlers = found[counters.HANDLER]
+    yield _histogram("wa_handler_seconds", "From a handler's call to its return", "handler", counters.HANDLER, handlers)
+    failures = CounterMetricFamily("wa_handler_failures", "Calls that ended with an exception", labels=["handler"])
+    for name, parts in sorted(handlers.items()):
+        failures.add_metric([name], parts.get("failed", 0))
+    yield failures
+    waits = {lane: found[counters.WAIT].get(lane, {}) for lane in LANES}
+    meaning = "From a notification's arrival until its event was handled"
+    yield _histogram("wa_handled_after_seconds", meaning, "lane", counters.WAIT, waits)
+    letters = CounterMetricFamily("wa_dead_letters", "Events and bodies that were given up", labels=["lane", "reason"])
+    reaped = CounterMetricFamily("wa_batches_reaped", "Batches of dead workers that went back", labels=["lane"])
+    for lane in LANES:
+        for reason, count in (dict.fromkeys(counters.REASONS, 0) | found[counters.DEAD].get(lane, {})).items():
+            letters.add_metric([lane, reason], count)
+        reaped.add_metric([lane], found[counters.REAPED].get(lane, {}).get("batches", 0))
+    yield letters
+    yield reaped
+
+
+def _histogram(name: str, meaning: str, label: str, what: str, found: Mapping[str, Mapping[str, int]]) -> Metric:
+    family = HistogramMetricFamily(name, meaning, labels=[label])
+    for value, parts in sorted(found.items()):
+        buckets, count = [], 0
+        for bound in counters.BOUNDS[what]:
+            count += parts.get(str(bound), 0)
+            buckets.append(("+Inf" if bound == math.inf else str(bound), count))
+        family.add_metric([value], buckets, parts.get("sum", 0) / counters.PARTS[what])
+    return family
+
+
+def _memory(there: Mapping[str, Redis]) -> Iterator[Metric]:
+    found = {name: redis.info("memory") for name, redis in there.items()}
+    used = {name: memory["used_memory"] for name, memory in found.items()}
+    # Without maxmemory it has no limit of its own.
+    left = {n: max(0, memory["maxmemory"] - used[n]) for n, memory in found.items() if memory.get("maxmemory")}
+    yield _of_each("wa_redis_memory_used_bytes", "Memory that Redis uses", used)
+    if left:
+        meaning = "Memory that Redis may still use before it refuses writes"
+        yield _of_each("wa_redis_memory_left_bytes", meaning, left)

@@ -1,0 +1,131 @@
+"""`GET /events`: what the page shows, once a second, to all who watch. While nobody does, nothing is read."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import structlog
+from aiohttp import web
+from redis import Redis
+from redis.exceptions import RedisError
+
+from ingest.admin import page
+from ingest.commit.group_commit import Committer
+from ingest.http.answers import Answer
+from ingest.settings import Settings
+from ingest.state import health, history, snapshot
+
+log = structlog.get_logger()
+
+VIEWERS = 20
+"""Who comes after so many is answered 503."""
+
+STEP_SECONDS = 1.0
+"""From one snapshot to the next; longer when reading one takes longer than half of it."""
+
+_QUIET_SECONDS = 5.0  # then a comment is sent, which shows whether the viewer is still there
+_HEADERS = page.HEADERS | {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # nginx would collect them
+}
+
+
+class Live:
+    """Server-sent events: `history` once, the samples of the last hour, then `snapshot` after `snapshot`."""
+
+    def __init__(self, settings: Settings, clients: dict[str, Redis], committer: Committer) -> None:
+        self._clients = clients
+        self._committer = committer
+        self._reader = snapshot.Reader(settings, clients)
+        self._actions = settings.admin_token is not None
+        self._viewers = 0
+        self._reading: asyncio.Task[None] | None = None
+        self._latest = b""
+        self._redis_answers = False
+        self._news = asyncio.Event()
+        self._over = False
+
+    async def events(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Tell this viewer what there is, until one of both ends it. A viewer that reads slowly misses snapshots."""
+        if page.foreign(request):
+            return Answer(403, page.HEADERS)
+        if self._viewers >= VIEWERS or self._over:
+            return Answer(503, page.HEADERS | {"Retry-After": "5"})
+        response = web.StreamResponse(headers=_HEADERS)
+        self._viewers += 1
+        try:
+            await response.prepare(request)
+            await self._tell(response)
+        except ConnectionError:
+            pass  # the viewer is gone
+        finally:
+            self._viewers -= 1
+        return response
+
+    async def sample(self) -> None:
+        """Take a sample for the plots, unless another receiver did, or Redis is away."""
+        for redis in self._clients.values():
+            with suppress(RedisError, OSError):
+                await asyncio.to_thread(history.take, redis)
+                self._reader.answered()
+
+    def close(self) -> None:
+        """Send the viewers away."""
+        self._over = True
+        self._news.set()
+
+    async def _tell(self, response: web.StreamResponse) -> None:
+        if self._reading is None or self._reading.done():
+            self._latest = b""
+            self._reading = asyncio.create_task(self._read())
+        told, has_history = b"", False
+        await response.write(b"retry: 2000\n\n")
+        while not self._over and not self._reading.done():
+            news, latest = self._news, self._latest
+            if latest is told:
+                try:
+                    await asyncio.wait_for(news.wait(), _QUIET_SECONDS)
+                except TimeoutError:
+                    await response.write(b":\n\n")
+                continue
+            if self._redis_answers and not has_history:
+                samples = await asyncio.to_thread(history.read_all, self._clients)
+                await response.write(_event("history", samples))
+                has_history = bool(samples)
+            await response.write(latest)
+            told = latest
+
+    async def _read(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._viewers and not self._over:
+                began = loop.time()
+                self._latest = _event("snapshot", await self._snapshot())
+                self._tell_all()
+                took = loop.time() - began
+                await asyncio.sleep(max(STEP_SECONDS - took, took))
+        except Exception:
+            log.exception("the page's figures cannot be read")
+        finally:
+            self._tell_all()
+
+    async def _snapshot(self) -> dict[str, Any]:
+        standby = self._committer.standby
+        refused = standby.away if standby and standby.in_use() else await self._committer.probe()
+        now = await asyncio.to_thread(self._reader.read, refused)
+        self._redis_answers = now.trouble is None
+        return snapshot.as_json(now) | {"findings": health.findings(now), "actions": self._actions}
+
+    def _tell_all(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+
+def _event(name: str, content: Any) -> bytes:
+    # Samples are named tuples: lists, in JSON.
+    data = orjson.dumps(content, default=tuple)
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), data)

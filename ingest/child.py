@@ -1,0 +1,21 @@
+"""What a child process and the command that started it agree on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+GIVE_UP = 78
+"""Exit status of a child that would fail the same way again (sysexits' EX_CONFIG): it is not started again."""
+
+
+def watch_parent() -> None:
+    """In a child: end as if by SIGTERM when the parent's end of standard input closes."""
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="watch-parent", daemon=True).start()

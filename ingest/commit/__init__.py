@@ -1,0 +1,1 @@
+"""Durable in Redis: group commit, several Redis."""

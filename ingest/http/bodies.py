@@ -1,0 +1,120 @@
+"""Reads the bodies of requests, with a bound on each one's size and time, and on the memory of all.
+
+What has not come completely may hold half of WA_MAX_PENDING. When that is not enough, the body that has been arriving
+for longest is given up, if that is over a second: senders that begin and do not go on cannot keep others out. Else it
+is the youngest, so that those before it are read to their end. Bodies that come together with their head, which are
+nearly all, need none of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import ClientError, StreamReader, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from ingest.commit.group_commit import Committer
+from ingest.http.answers import Refused, unavailable
+from ingest.settings import Settings
+
+PATIENCE = 1.0
+"""Seconds in which a body that is arriving is not given up for another one."""
+
+
+class _Arrival:
+    """A body of which a part is here."""
+
+    __slots__ = ("began", "deadline", "refusal", "size")
+
+    def __init__(self, began: float, seconds: float) -> None:
+        self.began = began
+        self.deadline = asyncio.timeout_at(began + seconds)
+        self.refusal = Refused(408, "slow")
+        self.size = 0
+
+
+class Bodies:
+    """Reads bodies; what it returns holds room of the committer's until `release`."""
+
+    def __init__(self, settings: Settings, committer: Committer) -> None:
+        self._max = int(settings.max_body)
+        self._seconds = settings.body_timeout
+        self._committer = committer
+        self._limit = max(int(settings.max_pending) // 2, self._max)
+        self._arriving = 0
+        self._arrivals: dict[_Arrival, None] = {}  # in the order in which they began
+
+    async def read(self, request: web.BaseRequest) -> bytes:
+        """The body as it came. Raises Refused."""
+        if (request.content_length or 0) > self._max:
+            raise Refused(413, "size")
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
+        try:
+            if not request.content.is_eof():
+                return await self._arrive(request.content)
+            body = request.content.read_nowait()
+        except (ClientError, HttpProcessingError, web.RequestPayloadError, ConnectionError, RuntimeError):
+            # Or a sender that is gone and reads no answer: for some of these aiohttp raises a RuntimeError.
+            raise Refused(400, "broken") from None
+        if len(body) > self._max:
+            raise Refused(413, "size")
+        if not self._committer.reserve(len(body)):
+            raise unavailable("pending")
+        return body
+
+    def release(self, body: bytes) -> None:
+        """What `read` returned is kept, or given up."""
+        self._committer.release(len(body))
+
+    async def _arrive(self, content: StreamReader) -> bytes:
+        arrival = _Arrival(asyncio.get_running_loop().time(), self._seconds)
+        self._arrivals[arrival] = None
+        chunks: list[bytes] = []
+        try:
+            async with arrival.deadline:
+                async for chunk in content.iter_any():
+                    self._grow(arrival, len(chunk))
+                    chunks.append(chunk)
+            self._take(arrival)
+            return b"".join(chunks)
+        except TimeoutError:
+            raise arrival.refusal from None
+        finally:
+            self._give_up(arrival)
+
+    def _grow(self, arrival: _Arrival, size: int) -> None:
+        if arrival.size + size > self._max:
+            raise Refused(413, "size")
+        while arrival in self._arrivals and self._is_full(size):
+            self._make_room()
+        if arrival not in self._arrivals:
+            raise arrival.refusal
+        self._arriving += size
+        arrival.size += size
+
+    def _is_full(self, size: int) -> bool:
+        return self._arriving + size > self._limit or not self._committer.reserve(size)
+
+    def _make_room(self) -> None:
+        now = asyncio.get_running_loop().time()
+        oldest, youngest = next(iter(self._arrivals)), next(reversed(self._arrivals))
+        victim = oldest if now - oldest.began > PATIENCE else youngest
+        if victim is youngest:
+            victim.refusal = unavailable("pending")
+        self._give_up(victim)
+        if not victim.deadline.expired():  # its own time may just have run out
+            victim.deadline.reschedule(now)
+
+    def _take(self, arrival: _Arrival) -> None:
+        """It is complete; its room stays claimed until `release`."""
+        if arrival not in self._arrivals:
+            raise arrival.refusal
+        del self._arrivals[arrival]
+        self._arriving -= arrival.size
+
+    def _give_up(self, arrival: _Arrival) -> None:
+        if arrival in self._arrivals:
+            self._take(arrival)
+            self._committer.release(arrival.size)

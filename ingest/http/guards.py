@@ -1,0 +1,144 @@
+"""Who may post, and the handshake that registers the webhook. Guards that are set are all demanded."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Any
+
+from aiohttp import web
+
+from ingest.http.answers import Refused
+from ingest.settings import Settings, secrets
+
+Networks = Sequence[IPv4Network | IPv6Network]
+
+
+def _hex(key: bytes, body: bytes) -> bytes:
+    return b"sha256=" + hmac.digest(key, body, "sha256").hex().encode()
+
+
+def _base64(key: bytes, body: bytes) -> bytes:
+    return base64.b64encode(hmac.digest(key, body, "sha256"))
+
+
+SIGNATURES: dict[str, Callable[[bytes, bytes], bytes]] = {
+    "X-Hub-Signature-256": _hex,
+    "X-Turn-Hook-Signature": _base64,
+}
+"""Header -> how it is made of an app secret and the untouched bytes: HMAC-SHA256, in hex (Cloud API webhooks,
+"Validating payloads") or in base64 (Turn.io's webhooks, which relay the On-Premises form).
+"""
+
+
+class Guards:
+    """Decides from a request's head and body whether its sender may post."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._secrets = secrets(settings.app_secret)
+        self._verify_token = settings.verify_token.get_secret_value().encode() if settings.verify_token else None
+        self._path = settings.path
+        self._paths = [f"{settings.path.rstrip('/')}/{s.decode()}".encode() for s in secrets(settings.path_secret)]
+        self._credentials = [b"Basic " + base64.b64encode(s) for s in secrets(settings.basic_auth)]
+        self._networks = settings.allow_networks
+        self._proxies = settings.trusted_proxies
+        self._client_name = settings.tls_client_name
+
+    def admit_head(self, request: web.BaseRequest) -> None:
+        """Raise Refused when the sender may not even speak to us: its network, its certificate, its path."""
+        if self._networks and not self._is_near(request):
+            raise Refused(403, "network")
+        if self._client_name and not _names(request.get_extra_info("peercert"), self._client_name):
+            raise Refused(401, "certificate")
+        path = request.path
+        if not (any_equal(path, self._paths) if self._paths else path == self._path):
+            raise Refused(404, "path")
+
+    def admit_post(self, headers: Mapping[str, str]) -> None:
+        """Raise Refused when the head of a POST lacks the credential; asked before its body is read."""
+        if self._credentials and not any_equal(headers.get("Authorization", ""), self._credentials):
+            raise Refused(401, "credential", WWW_Authenticate='Basic realm="webhook", charset="UTF-8"')
+
+    def admit_body(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Raise Refused when a secret is set and the signature is missing, malformed or of none of the secrets.
+
+        A POST belongs to one app, and secrets are rotated, so each is tried. Every signature header that is there must
+        fit.
+        """
+        if not self._secrets:
+            return
+        given = [(headers[name], make) for name, make in SIGNATURES.items() if name in headers]
+        if not given or not all(any_equal(value, [make(s, body) for s in self._secrets]) for value, make in given):
+            raise Refused(401, "signature")
+
+    def challenge(self, query: Mapping[str, str]) -> str:
+        """The answer to the GET that sets the webhook up (`hub.mode=subscribe`). It carries no signature.
+
+        Raises Refused when the token is wrong, or none is set.
+        """
+        token = query.get("hub.verify_token", "")
+        if (
+            self._verify_token is None
+            or query.get("hub.mode") != "subscribe"
+            or not any_equal(token, [self._verify_token])
+        ):
+            raise Refused(403, "handshake")
+        return query.get("hub.challenge", "")
+
+    def _is_near(self, request: web.BaseRequest) -> bool:
+        """Is the sender in one of the networks? Behind trusted proxies it is the last hop that is none of them: what
+        stands before that in `X-Forwarded-For` anybody may have written.
+        """
+        peer = request.get_extra_info("peername")
+        hops = [str(peer[0])] if isinstance(peer, tuple) else []
+        if self._proxies:
+            written = ",".join(request.headers.getall("X-Forwarded-For", ()))
+            hops = [hop for hop in written.split(",") if hop.strip()] + hops
+        address = None
+        while hops:
+            address = _address(hops.pop())
+            if address is None or not _within(address, self._proxies):
+                break
+        return address is not None and _within(address, self._networks)
+
+
+def any_equal(given: str, expected: list[bytes]) -> bool:
+    """Every one is compared in full: the time says nothing about which one fits, nor how far."""
+    text = given.encode("utf-8", "replace")
+    fits = [hmac.compare_digest(text, one) for one in expected]
+    return any(fits)
+
+
+@lru_cache(maxsize=1024)
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """An address as sockets and proxies write it: `1.2.3.4`, `1.2.3.4:567`, `::1`, `[::1]:567`, `::ffff:1.2.3.4`."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _within(address: IPv4Address | IPv6Address, networks: Networks) -> bool:
+    return any(address in network for network in networks)
+
+
+def _names(certificate: Mapping[str, Any] | None, wanted: str) -> bool:
+    """Is a client certificate (as `SSLSocket.getpeercert` gives it) made out to that name, in its subject or as a DNS
+    name?
+    """
+    if not certificate:
+        return False
+    subject = [part for relative in certificate.get("subject", ()) for part in relative]
+    names = [
+        value for kind, value in (*subject, *certificate.get("subjectAltName", ())) if kind in ("commonName", "DNS")
+    ]
+    return wanted.lower() in (name.lower() for name in names)

@@ -1,0 +1,199 @@
+"""Every setting: name, default, meaning. Read from the environment, prefix `WA_`.
+
+Each variable may also be given as `NAME_FILE`, the path of a file that holds the value (how compose and Kubernetes hand
+out secrets).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ByteSize, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from ingest.errors import SettingsError as SettingsError
+from ingest.settings.types import (
+    Address,
+    Credentials,
+    Durability,
+    Lanes,
+    Networks,
+    PathSecrets,
+    Seconds,
+    Secrets,
+    Size,
+    Tokens,
+)
+from ingest.settings.types import secrets as secrets
+from ingest.store.urls import split
+
+PREFIX = "WA_"
+
+_NEEDS = (
+    ("tls_cert", "tls_key", "needs its private key"),
+    ("tls_key", "tls_cert", "needs its certificate"),
+    ("tls_client_ca", "tls_cert", "works only where TLS ends here"),
+    ("tls_client_name", "tls_client_ca", "is compared with certificates of a CA"),
+    ("trusted_proxies", "allow_networks", "has no effect without the networks to let in"),
+)
+
+
+class Settings(BaseSettings):
+    """All settings; `wa-ingest settings` prints them with these descriptions."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+
+    redis_url: SecretStr | None = Field(
+        None,
+        description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://, or several of these, comma "
+        "separated; unset: `up` starts its own server",
+    )
+    handlers: str = Field(
+        "examples.printing:handlers",
+        pattern=r"^[\w.]+:[\w.]+$",
+        description="module:object of your handlers; the working folder is importable",
+    )
+    listen: Address = Field(("0.0.0.0", 8080), description="address of the public listener")  # noqa: S104
+    admin_listen: Address = Field(
+        ("127.0.0.1", 9100), description="address of the page, /healthz, /readyz and /metrics"
+    )
+    admin_token: Tokens | None = Field(
+        None, description="token(s), comma separated, that let the page act; unset: it only shows"
+    )
+    path: str = Field("/webhook", pattern=r"^/\S*$", description="path that senders post to")
+    app_secret: Secrets | None = Field(
+        None, description="app secret(s), comma separated; when set, every POST must carry a valid signature"
+    )
+    verify_token: SecretStr | None = Field(None, description="token of the GET handshake")
+    basic_auth: Credentials | None = Field(
+        None, description="USER:PASSWORD, comma separated; when set, every POST must carry one (Basic auth)"
+    )
+    path_secret: PathSecrets | None = Field(
+        None, description="secret last segment(s) of the path, comma separated: senders post to WA_PATH/SECRET"
+    )
+    allow_networks: Networks = Field(
+        (), description="networks that may speak to the public listener, comma separated; unset: all"
+    )
+    trusted_proxies: Networks = Field(
+        (), description="networks of proxies whose X-Forwarded-For says who the sender is"
+    )
+    tls_cert: Path | None = Field(
+        None, description="PEM file of the public listener's certificate and its chain; read again when it changes"
+    )
+    tls_key: Path | None = Field(None, description="PEM file of its private key")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of the CA(s) of client certificates; when set, every sender must show one"
+    )
+    tls_client_name: str | None = Field(None, description="name that a client certificate must be made out to")
+    spool_dir: Path | None = Field(
+        None, description="folder of the disk spool; unset: 503 while Redis is away (`up`: ./data/spool)"
+    )
+    durability: Durability = Field(
+        "redis", description="redis: Redis answered; fsync: WAITAOF 1 0; replicas:N: N replicas have it too"
+    )
+    max_body: Size = Field(ByteSize(4 << 20), description="largest body accepted; above: 413")
+    max_pending: Size = Field(
+        ByteSize(64 << 20), description="bytes a receiver holds that are not durable yet; above: 503"
+    )
+    max_connections: int = Field(
+        1000, ge=1, le=65_536, description="connections to a receiver process; above, those idle for longest are ended"
+    )
+    body_timeout: Seconds = Field(10.0, description="time for a body to arrive completely; after it: 408")
+    lanes: Lanes = Field(("messages", "statuses", "other"), description="lanes that a `work` process takes from")
+    processes: int = Field(1, ge=1, le=1024, description="receiver processes (serve) or worker processes (work, up)")
+    partitions: int = Field(8, ge=1, le=255, description="partitions of the messages lane")
+    dedup_window: Seconds = Field(25 * 3600.0, le=7 * 86400.0, description="how long an event is remembered")
+    status_order: Literal["flag", "drop"] = Field(
+        "flag", description="a status that comes after a later stage of its message: flag it, or drop it"
+    )
+    max_rss: Size | None = Field(
+        None, description="memory of a worker process; above, it is replaced after its batch; unset: no limit"
+    )
+    batch: int = Field(500, ge=1, le=10_000, description="notifications in a batch at most")
+    max_attempts: int = Field(8, ge=1, le=127, description="tries of an event before it is a dead letter")
+    dead_age: Seconds = Field(14 * 86400.0, description="how long a dead letter is kept")
+    archive_dir: Path | None = Field(
+        None, description="folder where workers keep every notification they settle; unset: none is kept"
+    )
+    archive_age: Seconds = Field(30 * 86400.0, description="how long the archive's files are kept")
+    handler_timeout: Seconds = Field(30.0, description="time for one event")
+    concurrency: int = Field(50, ge=1, le=10_000, description="async handlers in flight in a worker process")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Settings:
+        for field, needed, why in _NEEDS:
+            if getattr(self, field) and not getattr(self, needed):
+                raise SettingsError(f"{variable(field)} {why}: set {variable(needed)}")
+        if self.max_pending < self.max_body:
+            raise SettingsError("WA_MAX_PENDING is less than WA_MAX_BODY: no room for one body of that size")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _FileVariables(settings_cls)
+
+
+class _FileVariables(PydanticBaseSettingsSource):
+    """`NAME_FILE`: the value of NAME is what that file holds, without the line end."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        name = variable(field_name) + "_FILE"
+        path = os.environ.get(name)
+        try:
+            return (Path(path).read_text().strip() or None) if path else None, field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise SettingsError(f"{name}: cannot read {path}: {reason}") from None
+
+    def __call__(self) -> dict[str, Any]:
+        values = {name: self.get_field_value(field, name)[0] for name, field in Settings.model_fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def variable(field: str) -> str:
+    """The environment variable of a settings field."""
+    return PREFIX + field.upper()
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings in force. `overrides` are what the command line gave; None there means not given.
+
+    Raises SettingsError with one line that names the variable.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = variable(str(first["loc"][0]))
+        raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def unknown_variables() -> list[str]:
+    """Variables with our prefix that are no setting: misspelt, or of another version."""
+    known = {variable(field) for field in Settings.model_fields}
+    return sorted(n for n in os.environ if n.startswith(PREFIX) and n.removesuffix("_FILE") not in known)
+
+
+def redis_url(settings: Settings) -> str:
+    """The Redis URL or URLs, for every command but `up`. Raises SettingsError when it is not set."""
+    if settings.redis_url is None:
+        raise SettingsError(
+            "WA_REDIS_URL is not set: give the Redis to use, for example redis://localhost:6379/0, "
+            "or run `wa-ingest up`, which starts its own"
+        )
+    return settings.redis_url.get_secret_value()
+
+
+def each_redis(settings: Settings) -> list[Settings]:
+    """The settings with one Redis, for each that WA_REDIS_URL names. Raises SettingsError."""
+    return [settings.model_copy(update={"redis_url": SecretStr(url)}) for url in split(redis_url(settings))]

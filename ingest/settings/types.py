@@ -1,0 +1,109 @@
+"""The types of settings: how a value is written in a variable, and what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
+from pydantic_settings import NoDecode
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _seconds(value: Any) -> Any:
+    """`30`, `30s`, `15m`, `25h` or `7d` as seconds."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", value)
+        if not found:
+            raise ValueError("give a duration such as 30s, 15m, 25h or 7d")
+        return float(found[1]) * _UNITS[found[2] or "s"]
+    return value
+
+
+def _address(value: Any) -> Any:
+    """`host:port`, with `[…]` around an IPv6 host."""
+    if isinstance(value, str):
+        host, colon, port = value.strip().rpartition(":")
+        if not colon or not port.isdigit() or int(port) > 65535:
+            raise ValueError("give host:port, for example 0.0.0.0:8080")
+        return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - a bare `:8080` means every address
+    return value
+
+
+def _comma_list(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _networks(value: Any) -> Any:
+    """`10.0.0.0/8, 2001:db8::/32, 192.0.2.1`."""
+    try:
+        return tuple(map(ip_network, _comma_list(value))) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"{error}; give networks such as 10.0.0.0/8,2001:db8::/32") from None
+
+
+def _some_secret(value: SecretStr) -> SecretStr:
+    """A list of nothing, such as `,`, must not read as "no signature wanted"."""
+    if not secrets(value):
+        raise ValueError("holds no secret; unset it, or give one")
+    return value
+
+
+def _credentials(value: SecretStr) -> SecretStr:
+    if any(b":" not in one for one in secrets(value)):
+        raise ValueError("give USER:PASSWORD; a comma separates several, so none may hold one")
+    return value
+
+
+def _segments(value: SecretStr) -> SecretStr:
+    if not all(re.fullmatch(rb"[A-Za-z0-9._~-]{16,}", one) for one in secrets(value)):
+        raise ValueError("give 16 characters or more of A-Z a-z 0-9 . _ ~ - (try: openssl rand -hex 24)")
+    return value
+
+
+def _tokens(value: SecretStr) -> SecretStr:
+    if not all(re.fullmatch(rb"[!-~]{16,}", one) for one in secrets(value)):
+        raise ValueError("give 16 characters or more, none of them a space or beyond ASCII (try: openssl rand -hex 24)")
+    return value
+
+
+def secrets(value: SecretStr | None) -> list[bytes]:
+    """The parts of a comma separated secret; none when it is not set."""
+    return [part.encode() for part in _comma_list(value.get_secret_value())] if value else []
+
+
+def _duration_text(seconds: float) -> str:
+    for unit in ("d", "h", "m"):
+        if seconds >= _UNITS[unit] and seconds % _UNITS[unit] == 0:
+            return f"{seconds / _UNITS[unit]:.12g}{unit}"
+    return f"{seconds:.12g}s"
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0), PlainSerializer(_duration_text)]
+Address = Annotated[
+    tuple[str, int],
+    NoDecode,
+    BeforeValidator(_address),
+    PlainSerializer(lambda a: f"[{a[0]}]:{a[1]}" if ":" in a[0] else f"{a[0]}:{a[1]}"),
+]
+Size = Annotated[ByteSize, Field(gt=0), PlainSerializer(lambda size: ByteSize(size).human_readable())]
+Lanes = Annotated[
+    tuple[Literal["messages", "statuses", "other"], ...],
+    NoDecode,
+    BeforeValidator(_comma_list),
+    Field(min_length=1),
+    PlainSerializer(",".join),
+]
+Secrets = Annotated[SecretStr, AfterValidator(_some_secret)]
+Credentials = Annotated[Secrets, AfterValidator(_credentials)]
+PathSecrets = Annotated[Secrets, AfterValidator(_segments)]
+Tokens = Annotated[Secrets, AfterValidator(_tokens)]
+Networks = Annotated[
+    tuple[IPv4Network | IPv6Network, ...],
+    NoDecode,
+    BeforeValidator(_networks),
+    PlainSerializer(lambda networks: ",".join(map(str, networks)) or None),
+]
+Durability = Annotated[str, Field(pattern=r"^(redis|fsync|replicas:[1-9][0-9]*)$")]

@@ -1,0 +1,1 @@
+"""Durable on disk, while Redis is away."""

@@ -1,0 +1,168 @@
+"""Between Redis and the disk spool: when notifications go to the disk, and how they get from there into Redis.
+
+They go to the disk from the moment a flush failed, and as long as anything of any receiver process is there: what came
+first is in Redis first. One process at a time replays for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+from ingest.routing import place
+from ingest.spool import spool
+from ingest.store.records import pack
+from ingest.store.segments import Segment, Spooled
+
+log = structlog.get_logger()
+
+PROBE_SECONDS = 0.5
+"""How often Redis is tried while it is away, at first, and how often to look for what others left to be replayed."""
+
+LONGEST_PROBE_SECONDS = 2.0
+
+CALL_BYTES = 8 << 20
+"""A call takes no more once it holds this much: few large calls are what lets replay outrun the arrivals."""
+
+CALL_RECORDS = 4000
+
+LAST_SECONDS = 0.2
+"""After a round that was this short, appends wait for the next one: what little has arrived is then the last."""
+
+Write = Callable[[dict[str, list[bytes]]], Coroutine[Any, Any, str | None]]
+"""Puts packed records into Redis, by queue: None, or the reason why it does not have them."""
+
+
+class Standby:
+    """Keeps notifications while Redis cannot, and brings them there when it can. Made in the loop that it serves."""
+
+    def __init__(self, folder: spool.Spool, write: Write, partitions: int) -> None:
+        self._spool = folder
+        self._write = write
+        self._partitions = partitions
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, "spool")  # its own: senders must not wait for what the admin listener does
+        self._stop = asyncio.Event()
+        self._away: str | None = None
+        self._replayed = 0
+        self._replaying_since = 0.0
+
+    def in_use(self) -> bool:
+        """Whether the next notifications go to the disk. Cost: one stat."""
+        return self._away is not None or not self._spool.empty()
+
+    @property
+    def away(self) -> str | None:
+        """Why Redis takes nothing, neither from senders nor from the disk, as far as that was tried; or None."""
+        return self._away
+
+    @property
+    def reason(self) -> str | None:
+        """Why Redis is not used, or None."""
+        return self._away or (None if self._spool.empty() else "what is spooled goes first")
+
+    async def keep(self, notifications: Sequence[tuple[int, bytes]]) -> bool:
+        """Return when these, each (arrival in ms, body), are on the disk. OSError says why they are not.
+
+        False, and nothing kept, when Redis is there and has all that was spooled.
+        """
+        unless_empty = self._away is None
+        return await self._loop.run_in_executor(self._thread, self._spool.append, notifications, unless_empty)
+
+    def redis_failed(self, reason: str) -> None:
+        """A flush did not get into Redis: until a probe does, none is tried."""
+        self._away = reason
+
+    def stop(self) -> None:
+        """Let `run` return after the Redis call that is under way. What is not replayed stays for the next start."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Probe and replay, whenever there is reason to."""
+        wait = PROBE_SECONDS
+        while not self._stop.is_set():
+            reason = await self._recover() if self.in_use() else None
+            wait = PROBE_SECONDS if reason is None else min(1.5 * wait, LONGEST_PROBE_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), wait)
+
+    async def _recover(self) -> str | None:
+        reason = await self._write({})
+        if reason is None:
+            self._away = None
+            reason = await asyncio.to_thread(self._replay)
+        if reason is not None:
+            self._away = reason
+        return reason
+
+    def _replay(self) -> str | None:
+        """Replay until nothing is left, unless another process does. The reason why it cannot go on, or None."""
+        try:
+            with self._spool.replaying() as alone:
+                return self._replay_alone() if alone else None
+        except OSError as error:
+            return f"the spool cannot be replayed: {error.strerror}"
+
+    def _replay_alone(self) -> str | None:
+        took = math.inf
+        while not self._stop.is_set():
+            began = time.monotonic()
+            with self._spool.appends_stopped():
+                left = self._spool.unreplayed()
+                if took < LAST_SECONDS:
+                    reason = self._send(left)
+                    if reason is not None:
+                        return reason
+                    left = self._spool.unreplayed()
+                if not left:
+                    self._say_done()
+                    return None
+            reason = self._send(left)
+            if reason is not None:
+                return reason
+            took = time.monotonic() - began
+        return None
+
+    def _send(self, segments: list[Segment]) -> str | None:
+        """All that is left in these segments, call by call, until `stop`."""
+        items = spool.read(segments)
+        while not self._stop.is_set():
+            some, records = self._next_call(items)
+            if not some:
+                spool.note_read(segments)
+                return None
+            reason = asyncio.run_coroutine_threadsafe(self._write(records), self._loop).result()
+            if reason is not None:
+                return reason
+            spool.note_replayed(some)
+            self._replaying_since = self._replaying_since or time.monotonic()
+            self._replayed += len(some)
+        return None
+
+    def _next_call(self, items: Iterator[Spooled]) -> tuple[list[Spooled], dict[str, list[bytes]]]:
+        """What goes in one call, and its records by queue. Placed anew: the number of partitions may have changed."""
+        some: list[Spooled] = []
+        records: dict[str, list[bytes]] = {}
+        count = size = 0
+        for item in items:
+            some.append(item)
+            for queue, share in place(item.body, self._partitions):
+                records.setdefault(queue, []).append(pack(item.body, item.received_ms, share=share))
+                count += 1
+                size += len(item.body)
+            if count >= CALL_RECORDS or size >= CALL_BYTES:
+                break
+        return some, records
+
+    def _say_done(self) -> None:
+        if self._replayed:
+            seconds = round(time.monotonic() - self._replaying_since, 3)
+            log.info("Redis has all that was spooled", notifications=self._replayed, seconds=seconds)
+        self._replayed, self._replaying_since = 0, 0.0

@@ -1,0 +1,1 @@
+"""The pipeline as an operator sees it: backlog, history, controls, dead letters, counters, health."""

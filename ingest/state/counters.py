@@ -1,0 +1,96 @@
+"""What workers count beside `counts`: how long handlers take and events wait, why letters are dead, what was reaped.
+
+Workers have no listener. What they count goes with their settle (settle.lua) or reaping (reap.lua) into one hash, and
+the receiver's `/metrics` shows it (`ingest/collectors.py`). A field is `WHAT|LABEL|PART`:
+
+| field | holds |
+|---|---|
+| `handler|NAME|BOUND` | calls of that handler that took up to BOUND seconds, and longer than the bound before it |
+| `handler|NAME|sum`, `…|failed`, `…|seen` | microseconds of all; how many failed; epoch seconds of the last settle |
+| `wait|LANE|BOUND`, `wait|LANE|sum` | the same of handled events, from arrival to end; the sum in milliseconds |
+| `dead|LANE|REASON` | dead letters |
+| `reaped|LANE|batches` | batches that went back to their queue |
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+
+from redis import Redis
+
+from ingest.store import keys
+
+HANDLER, WAIT, DEAD, REAPED = "handler", "wait", "dead", "reaped"
+
+BOUNDS = {
+    HANDLER: (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, math.inf),
+    WAIT: (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, math.inf),
+}
+"""Seconds. A bound that is no longer here is no longer shown."""
+
+PARTS = {HANDLER: 1_000_000, WAIT: 1000}
+"""What a second counts in a sum. Sums of some 100 billion events still fit into Redis' 64 bits."""
+
+_LONGEST = 86_400.0
+"""Seconds that a single duration adds at most: a clock that was set says anything."""
+
+REASONS = ("unreadable", "unknown_form", "malformed", "rejected", "failed", "poison")
+
+HANDLERS_KEPT = 200
+"""Names of handlers; beyond it those go that were not called for longest."""
+
+HANDLER_SECONDS = 7 * 86_400
+"""So long after its last call a handler is forgotten: it was renamed, or is no more."""
+
+
+def observed(what: str, label: str, seconds: list[float]) -> dict[str, int]:
+    """Durations as fields, each with what is to be added to it. Sorts them: that is faster than to look at each."""
+    prefix = f"{what}|{label}|"
+    seconds.sort()
+    plausible = bisect_right(seconds, _LONGEST)
+    total = sum(seconds[:plausible]) + _LONGEST * (len(seconds) - plausible)
+    fields = {f"{prefix}sum": max(0, round(total * PARTS[what]))}  # the clocks of two machines may differ
+    before = 0
+    for bound in BOUNDS[what]:
+        upto = bisect_right(seconds, bound, before)
+        if upto > before:
+            fields[f"{prefix}{bound}"] = upto - before
+        if upto == len(seconds):
+            break
+        before = upto
+    return fields
+
+
+def forget(redis: Redis) -> None:
+    """Remove handlers that are called no more."""
+    found = read(redis)
+    oldest = int(redis.time()[0]) - HANDLER_SECONDS
+    handlers = sorted(found[HANDLER].items(), key=lambda one: -one[1].get("seen", 0))
+    for place, (name, parts) in enumerate(handlers):
+        if place >= HANDLERS_KEPT or parts.get("seen", 0) < oldest:
+            redis.hdel(keys.COUNTERS, *(f"{HANDLER}|{name}|{part}" for part in parts))
+
+
+def read(redis: Redis) -> dict[str, dict[str, dict[str, int]]]:
+    """The hash, as what → label → part → value."""
+    found: dict[str, dict[str, dict[str, int]]] = {HANDLER: {}, WAIT: {}, DEAD: {}, REAPED: {}}
+    fields: Mapping[bytes, bytes] = redis.hgetall(keys.COUNTERS)  # type: ignore[assignment]
+    for field, value in fields.items():
+        what, _, rest = field.decode().partition("|")
+        label, _, part = rest.rpartition("|")
+        found.setdefault(what, {}).setdefault(label, {})[part] = int(value)
+    return found
+
+
+def read_all(each: Iterable[Redis]) -> dict[str, dict[str, dict[str, int]]]:
+    """The same of several Redis, added up."""
+    total: dict[str, dict[str, dict[str, int]]] = {}
+    for what, labels in (item for redis in each for item in read(redis).items()):
+        for label, parts in labels.items():
+            so_far = total.setdefault(what, {}).setdefault(label, {})
+            for part, value in parts.items():
+                so_far[part] = so_far.get(part, 0) + value
+        total.setdefault(what, {})
+    return total

@@ -1,0 +1,279 @@
+"""Dead letters: choose them, read them, feed them back, drop them, and forget the old ones.
+
+They lie in one stream a lane (settle.lua writes them). Everything here goes in portions, so that Redis is never held up
+for long, and each portion is done as a whole or not at all: whoever stops between two can simply begin again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import re
+import secrets
+from base64 import b64encode
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from redis import Redis
+
+from ingest.routing import LANES, Place, place, queue_names
+from ingest.settings import Settings
+from ingest.state.backlog import iso
+from ingest.store import append, keys, scripts
+from ingest.store.append import APPEND_KEYS, BATCH_BYTES, append_head
+from ingest.store.jobs import job_template
+from ingest.store.records import digest, notification_id, pack
+
+PORTION = 100
+"""Letters in a portion at most; it holds fewer when they are large."""
+
+_FIRST_PORTION = 10  # before anything is known of their size
+_TRIM_LIMIT = 1000  # letters that one XTRIM removes at most
+_TRIMS = 100  # of these in one go: the rest waits for the next
+
+_FEED_BACK = scripts.lua(__file__, "requeue.lua").replace(
+    "-- (the text of append.lua)", scripts.lua(append.__file__, "append.lua").partition("\n")[2]
+)
+
+
+class Id(NamedTuple):
+    """When a letter was written, by Redis' clock (ms since the epoch), and which of that millisecond it is."""
+
+    ms: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.ms}-{self.number}"
+
+
+class Letter(NamedTuple):
+    """One dead letter.
+
+    `reason`: failed (out of attempts), rejected, unreadable, unknown_form, malformed, poison, or what a later version
+    adds. `kind`: message, status, error or change, and `notification` when the body could not be taken apart or was
+    not. `queue` is where it came from; `received_ms` when the notification arrived. `origin` is the digest of what was
+    received: `body` may hold a part of that.
+    """
+
+    lane: str
+    id: Id
+    reason: str
+    kind: str
+    detail: str
+    attempt: int
+    received_ms: int
+    queue: str
+    body: bytes
+    origin: bytes
+
+    @property
+    def name(self) -> str:
+        """How a person refers to it: LANE/ID."""
+        return f"{self.lane}/{self.id}"
+
+    def as_json(self) -> dict[str, Any]:
+        """All but the body."""
+        return {
+            "id": self.name,
+            "lane": self.lane,
+            "dead_at": iso(self.id.ms),
+            "reason": self.reason,
+            "kind": self.kind,
+            "detail": self.detail,
+            "attempt": self.attempt,
+            "received_at": iso(self.received_ms),
+            "queue": self.queue,
+            "notification": notification_id(self.received_ms, self.origin),
+        }
+
+    def body_as_json(self) -> dict[str, str]:
+        """`body` when it is UTF-8, else `body_base64`."""
+        try:
+            return {"body": self.body.decode()}
+        except UnicodeDecodeError:
+            return {"body_base64": b64encode(self.body).decode()}
+
+
+class Wanted(NamedTuple):
+    """Which letters are meant: those that fit in every respect. Empty or None: any. Times in seconds before now."""
+
+    lanes: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    older_than: float | None = None
+    newer_than: float | None = None
+    ids: tuple[tuple[str, Id], ...] = ()
+
+
+class Selection(NamedTuple):
+    """What `Wanted` meant at `now_ms`: per lane the ranges of ids to look at. Letters that came later are in none."""
+
+    now_ms: int
+    ranges: dict[str, list[tuple[Id, Id]]]
+    kinds: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+def parse_name(name: str) -> tuple[str, Id]:
+    """The lane and id of LANE/ID. Raises ValueError."""
+    found = re.fullmatch(f"({'|'.join(LANES)})/([0-9]{{1,19}})-([0-9]{{1,19}})", name)
+    if not found:
+        raise ValueError("give LANE/ID as `wa-ingest dead list` shows it, such as messages/1700000000000-0")
+    return found[1], Id(int(found[2]), int(found[3]))
+
+
+def select(redis: Redis, wanted: Wanted) -> Selection:
+    """Fix what is meant at this moment."""
+    now_ms = _now_ms(redis)
+    first = Id(0 if wanted.newer_than is None else _before(now_ms, wanted.newer_than), 0)
+    ranges: dict[str, list[tuple[Id, Id]]] = {}
+    for lane in wanted.lanes or LANES:
+        newest: Any = redis.xrevrange(keys.dead_key(lane), count=1)
+        if not newest:
+            continue
+        last = _id(newest[0][0])
+        if wanted.older_than is not None:
+            last = min(last, Id(_before(now_ms, wanted.older_than), 0))
+        if wanted.ids:
+            ranges[lane] = [(id, id) for its, id in sorted(set(wanted.ids)) if its == lane and first <= id <= last]
+        else:
+            ranges[lane] = [(first, last)]
+    return Selection(now_ms, ranges, wanted.kinds, wanted.reasons)
+
+
+def read(redis: Redis, selection: Selection) -> Iterator[Letter]:
+    """The letters of all lanes, the oldest first."""
+    ranges = [_portions(redis, selection, *range) for range in _ranges(selection)]
+    return heapq.merge(*map(itertools.chain.from_iterable, ranges), key=lambda letter: letter.id)
+
+
+def newest(redis: Redis, lane: str) -> Iterator[Letter]:
+    """The letters of a lane, the newest first."""
+    end, count = "+", _FIRST_PORTION
+    while True:
+        entries: Any = redis.xrevrange(keys.dead_key(lane), end, "-", count)
+        if not entries:
+            return
+        letters = [_letter(lane, id, fields) for id, fields in entries]
+        yield from letters
+        end, count = f"({letters[-1].id}", _next_count(letters)
+
+
+def feed_back(redis: Redis, selection: Selection, settings: Settings) -> Iterator[int]:
+    """Let the letters be handled again, from their first attempt on. Yields the number of letters after each portion.
+
+    A single event goes back to its queue and is handled whether it was handled before or not. A whole notification goes
+    where the receiver would put it now, and only those of its events are handled that were not.
+    """
+    script = redis.register_script(_FEED_BACK)
+    template = job_template()
+    flush_ids = map("d{}-{:08x}".format, itertools.repeat(secrets.token_hex(5)), itertools.count())
+    for lane, first, last in _ranges(selection):
+        for letters in _portions(redis, selection, lane, first, last):
+            fixed = append_head(next(flush_ids), template, settings.batch)
+            records: list[Any] = []
+            for letter in letters:
+                for queue, share in _places(letter, settings.partitions):
+                    records += (str(letter.id), queue, _record(letter, share))
+            yield script(keys=[*APPEND_KEYS, keys.dead_key(lane)], args=fixed + records)
+
+
+def drop(redis: Redis, selection: Selection) -> Iterator[int]:
+    """Delete the letters. Yields the number of letters after each portion."""
+    for lane, first, last in _ranges(selection):
+        for letters in _portions(redis, selection, lane, first, last):
+            yield redis.xdel(keys.dead_key(lane), *(str(letter.id) for letter in letters))
+
+
+def trim(redis: Redis, age: float) -> dict[str, int]:
+    """Remove letters older than `age` seconds, up to 100,000 a lane. Returns how many, of the lanes that had any."""
+    oldest = _before(_now_ms(redis), age)
+    trimmed: dict[str, int] = {}
+    for lane in LANES:
+        for _ in range(_TRIMS):
+            portion: Any = redis.xtrim(keys.dead_key(lane), minid=oldest, approximate=True, limit=_TRIM_LIMIT)
+            if not portion:  # no whole node of the stream is that old: what is left is part of one
+                portion = redis.xtrim(keys.dead_key(lane), minid=oldest, approximate=False)
+            if not portion:
+                break
+            trimmed[lane] = trimmed.get(lane, 0) + portion
+    return trimmed
+
+
+def _ranges(selection: Selection) -> Iterator[tuple[str, Id, Id]]:
+    for lane, ranges in selection.ranges.items():
+        for first, last in ranges:
+            yield lane, first, last
+
+
+def _portions(redis: Redis, selection: Selection, lane: str, first: Id, last: Id) -> Iterator[list[Letter]]:
+    """The letters of a range that fit, a portion at a time; those that were given may be deleted meanwhile."""
+    start, count = str(first), _FIRST_PORTION
+    while True:
+        entries: Any = redis.xrange(keys.dead_key(lane), start, str(last), count)
+        if not entries:
+            return
+        letters = [_letter(lane, id, fields) for id, fields in entries]
+        start = f"({letters[-1].id}"
+        count = _next_count(letters)
+        fitting = [letter for letter in letters if _fits(letter, selection)]
+        if fitting:
+            yield fitting
+
+
+def _next_count(letters: list[Letter]) -> int:
+    """How many letters of their size make the next portion."""
+    size = sum(len(letter.body) for letter in letters) // len(letters) + 1
+    return max(1, min(PORTION, BATCH_BYTES // size))
+
+
+def _fits(letter: Letter, selection: Selection) -> bool:
+    return (not selection.kinds or letter.kind in selection.kinds) and (
+        not selection.reasons or letter.reason in selection.reasons
+    )
+
+
+def _letter(lane: str, id: bytes, fields: dict[bytes, bytes]) -> Letter:
+    def text(name: bytes) -> str:
+        return fields.get(name, b"").decode("utf-8", "backslashreplace")
+
+    body = fields.get(b"body", b"")
+    return Letter(
+        lane,
+        _id(id),
+        text(b"reason"),
+        text(b"kind"),
+        text(b"detail"),
+        int(fields.get(b"attempt", 1)),
+        int(fields.get(b"received", 0)),
+        text(b"queue"),
+        body,
+        bytes.fromhex(text(b"origin")) or digest(body),
+    )
+
+
+def _places(letter: Letter, partitions: int) -> tuple[Place, ...]:
+    if letter.kind != "notification" and letter.queue in queue_names(letter.lane, partitions):
+        return (Place(letter.queue, 0),)
+    return place(letter.body, partitions)
+
+
+def _record(letter: Letter, share: int) -> bytes:
+    # What had been tried before is one event, also when its worker died of it (`poison`, of kind notification).
+    again = letter.kind != "notification" or letter.attempt > 1
+    origin = b"" if letter.origin == digest(letter.body) else letter.origin
+    return pack(letter.body, letter.received_ms, share=share, again=again, origin=origin)
+
+
+def _id(text: bytes) -> Id:
+    ms, _, number = text.partition(b"-")
+    return Id(int(ms), int(number))
+
+
+def _now_ms(redis: Redis) -> int:
+    seconds, micros = redis.time()
+    return int(seconds * 1000 + micros // 1000)
+
+
+def _before(now_ms: int, seconds: float) -> int:
+    return int(max(0.0, now_ms - seconds * 1000))

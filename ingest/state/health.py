@@ -1,0 +1,121 @@
+"""How it stands, in plain words: what is wrong, the worst first, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from ingest.state.backlog import Lane, span
+from ingest.state.snapshot import Snapshot, paused_seconds
+
+LATE_SECONDS = 60.0
+"""A lane whose oldest notification has waited for longer is late."""
+
+YOUNG_SECONDS = 5.0
+"""What has waited for less is on its way, and not worth a word."""
+
+Level = Literal["bad", "late", "note"]
+_ORDER: tuple[Level, ...] = ("bad", "late", "note")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`bad`: nothing goes on until somebody acts. `late`: look at it. `note`: good to know.
+
+    `about` names it and stays the same while figures in the `text` change. `remedy` may be empty.
+    """
+
+    level: Level
+    about: str
+    text: str
+    remedy: str = ""
+
+
+ALL_WELL = Finding("note", "well", "All is well")
+
+
+def findings(now: Snapshot) -> list[Finding]:
+    """What there is to say, the worst first; `ALL_WELL` comes first when nothing is bad or late."""
+    found = sorted(_all(now), key=lambda finding: _ORDER.index(finding.level))
+    if not found or found[0].level == "note":
+        found.insert(0, ALL_WELL)
+    return found
+
+
+def _all(now: Snapshot) -> Iterator[Finding]:
+    if now.trouble is not None:
+        how_long = f", for {span(now.away_seconds)}" if now.away_seconds else ""
+        yield Finding(
+            "bad",
+            "redis",
+            f"Redis cannot be read{how_long}: {now.trouble.finding}",
+            f"{now.trouble.remedy}. {_meanwhile(now)}",
+        )
+    elif now.refused is not None:
+        yield Finding("bad", "refused", f"Notifications do not go into Redis: {now.refused}", _meanwhile(now))
+    yield from _spool(now)
+    if now.backlog is None:
+        return
+    for name in now.backlog.away:
+        yield Finding("bad", f"away.{name}", f"One of several Redis is away: {name}", "Start it; others take its work")
+    waiting = sum(lane.waiting for lane in now.backlog.lanes.values())
+    if not now.backlog.workers:
+        text = "No worker is alive" + (f": {waiting:,} {_wait('notification', waiting)}" if waiting else "")
+        yield Finding("bad", "workers", text, "Start workers: `wa-ingest work`; their log says why they ended")
+    if now.backlog.suspended:
+        yield Finding("late", "suspended", "All lanes are suspended by `rq suspend`", "`rq resume` lets them go on")
+    for name, lane in now.backlog.lanes.items():
+        yield from _lane(now, name, lane)
+    if dead := sum(lane.dead for lane in now.backlog.lanes.values()):
+        text = "1 dead letter" if dead == 1 else f"{dead:,} dead letters"
+        yield Finding("note", "dead", text, "`wa-ingest dead list` says why; once mended, retry them")
+    if retrying := sum(lane.retrying for lane in now.backlog.lanes.values()):
+        yield Finding("note", "retrying", f"{retrying:,} {_wait('event', retrying)} for the next try")
+
+
+def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
+    paused = paused_seconds(now, lane)
+    if paused is not None:
+        text = f"{name}: paused for {span(paused)}, {lane.waiting:,} waiting"
+        yield Finding("late", f"paused.{name}", text, "Resume it when what it waits for is mended")
+        return
+    if lane.waiting and lane.oldest_seconds >= YOUNG_SECONDS:
+        left = lane.seconds_to_empty
+        text = f"{name}: {lane.waiting:,} waiting, oldest {span(lane.oldest_seconds)}, "
+        text += "not getting fewer" if left is None else f"empty in {span(left)}"
+        late = lane.oldest_seconds > LATE_SECONDS
+        remedy = ""
+        if late and left is None:
+            remedy = (
+                "Its cap holds it back" if lane.limit is not None else "More workers: `wa-ingest work --processes N`"
+            )
+        yield Finding("late" if late else "note", f"waiting.{name}", text, remedy)
+    if lane.limit is not None:
+        yield Finding("note", f"limit.{name}", f"{name}: at most {lane.limit:g} events per second")
+
+
+def _spool(now: Snapshot) -> Iterator[Finding]:
+    if now.spool_problem is not None:
+        text = f"The disk spool cannot be read: {now.spool_problem}"
+        yield Finding("bad", "spool", text, f"Look at {now.spool_dir}")
+    if now.spool is None:
+        return
+    if count := now.spool.notifications:
+        text = (
+            f"{count:,} {_wait('notification', count)} on the disk for Redis, oldest {span(now.spool.oldest_seconds)}"
+        )
+        yield Finding("late", "spooled", text, "They go into Redis by themselves once it takes them")
+    if now.spool.corrupt:
+        text = f"{now.spool.corrupt:,} damaged parts of the disk spool are set aside"
+        yield Finding("late", "corrupt", text, f"Look at {now.spool_dir}/*.corrupt")
+
+
+def _meanwhile(now: Snapshot) -> str:
+    if now.spool_dir is None:
+        return "Senders get 503 meanwhile and try again"
+    return "What arrives meanwhile goes to the disk spool"
+
+
+def _wait(noun: str, count: int) -> str:
+    return f"{noun} waits" if count == 1 else f"{noun}s wait"

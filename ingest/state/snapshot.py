@@ -1,0 +1,143 @@
+"""Everything that the page shows, at one moment."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from ingest.settings import Settings
+from ingest.state import backlog
+from ingest.state.dead_groups import Counter, Groups, together
+from ingest.state.spooled import SpoolFigures, spool_figures
+from ingest.store import connection, keys
+
+WORKERS = 100
+"""Workers that are shown at most."""
+
+
+@dataclass
+class Worker:
+    """A worker process. `seen_seconds` ago it gave its last sign of life; None: so long ago that nobody remembers.
+
+    `queue` is of the batch that it holds, and `seconds` for how long, as far as that is known; None: it waits.
+    """
+
+    name: str
+    seen_seconds: float | None
+    queue: str | None = None
+    seconds: float | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.seen_seconds is not None and self.seen_seconds <= backlog.ALIVE_MS / 1000
+
+
+@dataclass
+class Snapshot:
+    """What is known at `time` (seconds since the epoch).
+
+    `trouble` says why Redis cannot be read; what is read from there is then empty. `refused` says why notifications do
+    not go into Redis. `away_seconds` ago it answered, when it is not there at all. `spool` is None when
+    there is no folder, or `spool_problem` says why it cannot be read.
+    """
+
+    receiver: str
+    time: float
+    trouble: connection.Trouble | None = None
+    away_seconds: float = 0.0
+    refused: str | None = None
+    backlog: backlog.Backlog | None = None
+    workers: list[Worker] = field(default_factory=list)
+    dead: Groups = field(default_factory=Groups)
+    spool_dir: str | None = None
+    spool: SpoolFigures | None = None
+    spool_problem: str | None = None
+
+
+class Reader:
+    """Takes snapshots, one at a time. Not in the event loop: it waits for Redis and the disk."""
+
+    def __init__(self, settings: Settings, clients: dict[str, Redis]) -> None:
+        self._clients = clients
+        self._spool = settings.spool_dir
+        self._counters = {name: Counter(redis) for name, redis in clients.items()}
+        host, port = settings.admin_listen
+        self._receiver = f"{socket.gethostname()} {host}:{port}"
+        self._answered = time.monotonic()
+
+    def answered(self) -> None:
+        """Redis answered just now."""
+        self._answered = time.monotonic()
+
+    def read(self, refused: str | None) -> Snapshot:
+        """A snapshot; see there for `refused`."""
+        now = Snapshot(self._receiver, time.time(), refused=refused)
+        try:
+            now.backlog = backlog.read_all(self._clients)
+            there = [name for name in self._clients if name not in now.backlog.away]
+            now.workers = [worker for name in there for worker in workers(self._clients[name])][:WORKERS]
+            now.dead = together(self._counters[name].read() for name in there)
+            self.answered()
+        except (RedisError, OSError) as error:
+            now.trouble = connection.trouble(error)
+            if connection.misuse(error) is None:
+                now.away_seconds = time.monotonic() - self._answered
+            now.backlog = None
+        if self._spool is not None:
+            now.spool_dir = str(self._spool)
+            try:
+                now.spool = spool_figures(self._spool)
+            except OSError as error:
+                now.spool_problem = error.strerror or str(error)
+        return now
+
+
+def workers(redis: Redis) -> list[Worker]:
+    """Those that live and those that hold a batch, up to `WORKERS`: who has held one for longest first."""
+    with redis.pipeline(transaction=False) as pipe:
+        pipe.time()
+        pipe.zrange(keys.ALIVE, 0, WORKERS - 1, desc=True, withscores=True)
+        pipe.hgetall(keys.TAKEN)
+        (seconds, micros), alive, taken = pipe.execute()
+    now = seconds + micros / 1_000_000
+    found = {name.decode(): Worker(name.decode(), max(0.0, now - score / 1000)) for name, score in alive}
+    held = list(taken.items())[:WORKERS]
+    with redis.pipeline(transaction=False) as pipe:
+        for member, _ in held:
+            pipe.hget(keys.job_key(member.decode().partition("|")[2]), "started_at")  # RQ's, which may be late
+        begun = pipe.execute()
+    for (member, holder), started_at in zip(held, begun, strict=True):
+        name = holder.decode().partition("#")[0]
+        worker = found.setdefault(name, Worker(name, None))
+        worker.queue = member.decode().partition("|")[0]
+        worker.seconds = started_at and max(0.0, now - datetime.fromisoformat(started_at.decode()).timestamp())
+    return sorted(found.values(), key=lambda worker: (worker.queue is None, -(worker.seconds or 0.0), worker.name))
+
+
+def paused_seconds(now: Snapshot, lane: backlog.Lane) -> float | None:
+    """How long a lane has been paused; None when it is not."""
+    if lane.paused_since is None:
+        return None
+    return max(0.0, now.time - datetime.fromisoformat(lane.paused_since).timestamp())
+
+
+def as_json(now: Snapshot) -> dict[str, Any]:
+    """The snapshot for the page: see `ingest/page/page.js`."""
+    lanes: dict[str, Any] = now.backlog.as_json()["lanes"] if now.backlog else {}
+    for name, lane in now.backlog.lanes.items() if now.backlog else ():
+        lanes[name]["paused_seconds"] = paused_seconds(now, lane)
+    return {
+        "receiver": now.receiver,
+        "time": now.time,
+        "lanes": lanes,
+        "workers": [{**vars(worker), "alive": worker.alive} for worker in now.workers],
+        "alive": now.backlog.workers if now.backlog else None,
+        "dead": now.dead if now.backlog else None,
+        "spool": {"folder": now.spool_dir, "problem": now.spool_problem, "figures": now.spool},
+    }

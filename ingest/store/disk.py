@@ -1,0 +1,46 @@
+"""Files that survive a crash of the machine, for the spool and the archive."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+_ROOM = 1 << 20  # a disk with less free than this is full
+
+sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+
+
+def problem(folder: Path) -> str | None:
+    """Why the folder can take nothing, or None."""
+    try:
+        try_to_write(folder)
+    except OSError as error:
+        return error.strerror
+    return None
+
+
+def try_to_write(folder: Path) -> None:
+    """Write a megabyte and sync it; nothing of it stays."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(_ROOM))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_all(fd: int, data: bytes, offset: int) -> int:
+    """The offset behind the data. A disk that fills up takes a part first."""
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(fd, left, offset)
+        left, offset = left[written:], offset + written
+    return offset
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in the folder are on the disk."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

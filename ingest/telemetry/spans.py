@@ -1,0 +1,168 @@
+"""The spans of a notification: one when it is received, one for each try of each of its events.
+
+All have one trace, whose id is the notification's (`batches.notification`), and the receiver's span has the second half
+of that for its id. So a worker knows both from the record, and nothing has to travel through Redis. Whether a
+notification is sampled follows from its id, too: receiver and workers agree where OTEL_TRACES_SAMPLER is the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Token
+from typing import NamedTuple
+
+from opentelemetry import trace
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from ingest.telemetry.outage import Outage
+
+STOP_SECONDS = 3.0
+"""How long a stop waits for what is left to be delivered."""
+
+_SPAN_ID = (1 << 64) - 1
+
+Attributes = Mapping[str, str | int]
+
+
+class Running(NamedTuple):
+    """A try of an event; its span is None when the notification is not sampled."""
+
+    span: Span | None
+    token: Token[Context]
+
+
+class Spans:
+    """The spans of one process. Whoever made it calls `close`."""
+
+    def __init__(self, service: str) -> None:
+        self._ids = _Ids()
+        resource = Resource.create({"service.name": service, **OTELResourceDetector().detect().attributes})
+        # Not at exit: a collector that is away would hold that up.
+        self._provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(_Delivery()))
+        self._tracer = self._provider.get_tracer("wa-ingest")
+        self._incoming = TraceContextTextMapPropagator()
+
+    def for_handlers(self) -> None:
+        """Let the spans that handlers make themselves go the same way, unless their module has set up its own."""
+        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            trace.set_tracer_provider(self._provider)
+
+    def received(
+        self, notification: str | None, status: int, seconds: float, headers: Mapping[str, str], attributes: Attributes
+    ) -> None:
+        """A POST is answered at this moment, after so many seconds; `notification` is None when it was not kept.
+
+        The context that a proxy sent is linked, it is not the parent: the trace's id is the notification's, and a
+        stranger must not decide what is sampled.
+        """
+        trace_id = self._ids.random() if notification is None else int(notification, 16)
+        route = attributes.get("http.route")
+        name = f"POST {route}" if route else "POST"
+        if not self._sampled(trace_id, name):
+            return
+        end = time.time_ns()
+        self._ids.chosen = trace_id
+        outside = trace.get_current_span(self._incoming.extract(headers, Context())).get_span_context()
+        span = self._tracer.start_span(
+            name,
+            Context(),
+            SpanKind.SERVER,
+            {"http.request.method": "POST", "http.response.status_code": status, **attributes},
+            [Link(outside)] if outside.is_valid else [],
+            start_time=end - int(seconds * 1e9),
+        )
+        if status >= 500:
+            span.set_attribute("error.type", str(status))
+            span.set_status(StatusCode.ERROR)
+        span.end(end)
+
+    def begin(self, notification: str, name: str, attributes: Callable[[], Attributes]) -> Running:
+        """An event's handlers are called next, in this context: what they trace belongs to it. `leave` follows.
+
+        `attributes` are asked for when the notification is sampled.
+        """
+        trace_id = int(notification, 16)
+        sampled = self._sampled(trace_id, name)
+        flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
+        receiver = SpanContext(trace_id, trace_id & _SPAN_ID, is_remote=True, trace_flags=flags)
+        context = trace.set_span_in_context(NonRecordingSpan(receiver), Context())
+        if not sampled:
+            return Running(None, attach(context))
+        span = self._tracer.start_span(name, context, SpanKind.CONSUMER, attributes(), [Link(receiver)])
+        return Running(span, attach(trace.set_span_in_context(span, context)))
+
+    def leave(self, running: Running) -> None:
+        """The context is as it was before; the span goes on."""
+        detach(running.token)
+
+    def end(self, span: Span, error: str, attributes: Attributes) -> None:
+        """The handlers have returned; `error` is the class of the exception, or empty."""
+        span.set_attributes(dict(attributes))
+        if error:
+            span.set_attribute("error.type", error)
+            span.set_status(StatusCode.ERROR)
+        span.end()
+
+    def close(self) -> None:
+        """Deliver what is left, if that takes no longer than STOP_SECONDS."""
+        ending = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
+        ending.start()
+        ending.join(STOP_SECONDS)
+
+    def _sampled(self, trace_id: int, name: str) -> bool:
+        decision = self._provider.sampler.should_sample(None, trace_id, name).decision
+        return bool(decision.is_sampled())  # type: ignore[no-untyped-call]
+
+
+class _Ids(RandomIdGenerator):
+    """A root span gets the trace id that was chosen, and its second half for its own id. All others get random ones."""
+
+    chosen = 0
+
+    def random(self) -> int:
+        return super().generate_trace_id()
+
+    def generate_trace_id(self) -> int:
+        return self.chosen or self.random()
+
+    def generate_span_id(self) -> int:
+        chosen, self.chosen = self.chosen, 0
+        return chosen & _SPAN_ID or super().generate_span_id()
+
+
+class _Delivery(SpanExporter):
+    """To the collector. When it is away, spans are lost, and one line says so."""
+
+    def __init__(self) -> None:
+        self._exporter = OTLPSpanExporter()
+        self._outage = Outage("traces are lost, see OTEL_EXPORTER_OTLP_ENDPOINT", "traces are delivered again")
+        self._said = ""
+        logging.getLogger(OTLPSpanExporter.__module__).addFilter(self._listen)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self._said = ""
+        result = self._exporter.export(spans)
+        if result is SpanExportResult.SUCCESS:
+            self._outage.over()
+        else:
+            self._outage.goes_on(self._said)
+        return result
+
+    def _listen(self, record: logging.LogRecord) -> bool:
+        """The exporter logs each of its tries. The first says what is wrong."""
+        self._said = self._said or record.getMessage()
+        return False
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]

@@ -1,0 +1,45 @@
+"""Traces with OpenTelemetry, if they are asked for: by the variables that its SDK reads, and the extra `otel`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ingest.settings import SettingsError
+
+if TYPE_CHECKING:
+    from ingest.telemetry.spans import Spans
+
+log = structlog.get_logger()
+
+_EXPORTER = "OTEL_TRACES_EXPORTER"
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+
+
+def start(service: str) -> Spans | None:
+    """Begin to trace; `service` is the `service.name` where OTEL_SERVICE_NAME is not set. None: nobody asked.
+
+    Raises SettingsError for what is asked for and cannot be done here. Without the extra it is a line in the log, no
+    error: such variables may be set for all programs of a cluster.
+    """
+    exporter = _value(_EXPORTER)
+    if exporter == "none" or _value("OTEL_SDK_DISABLED") == "true" or not (exporter or any(map(_value, _ENDPOINTS))):
+        return None
+    if exporter not in ("", "otlp"):
+        raise SettingsError(f"{_EXPORTER}={exporter}: give otlp or none")
+    for name in _PROTOCOLS:
+        if _value(name) not in ("", "http/protobuf"):
+            raise SettingsError(f"{name}={_value(name)}: give http/protobuf, and the collector's port for it (4318)")
+    try:
+        from ingest.telemetry.spans import Spans
+    except ModuleNotFoundError as error:
+        log.warning("no traces: pip install wa-ingest[otel]", missing=error.name)
+        return None
+    return Spans(service)
+
+
+def _value(name: str) -> str:
+    return os.environ.get(name, "").strip().lower()

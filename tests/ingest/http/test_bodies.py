@@ -1,0 +1,38 @@
+"""Bodies that arrive: what happens to one must not happen to another."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ingest.commit.group_commit import Committer
+from ingest.http.bodies import Bodies, _Arrival
+from ingest.settings import load
+
+
+def test_making_room_when_the_oldest_has_just_run_out_of_time() -> None:
+    """A body whose time is over at the moment in which it would be given up is no error for the one that needs room."""
+
+    async def go() -> list[Any]:
+        committer: Any = Committer(None, load())  # type: ignore[arg-type]
+        bodies = Bodies(load(), committer)
+        loop = asyncio.get_running_loop()
+        oldest = _Arrival(loop.time() - 10, 10)  # its time is over: the loop will say so in its next turn
+        bodies._arrivals[oldest] = None
+        errors: list[Any] = []
+
+        def need_room() -> None:
+            try:
+                bodies._make_room()
+            except Exception as error:
+                errors.append(error)
+
+        try:
+            async with oldest.deadline:
+                loop.call_soon(need_room)
+                await asyncio.sleep(5)
+        except TimeoutError:
+            pass
+        return [*errors, *bodies._arrivals]
+
+    assert asyncio.run(go()) == []

@@ -1,0 +1,143 @@
+"""What is still to be done, as read from a real Redis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+
+import pytest
+from redis import Redis
+
+from ingest.state.backlog import ALIVE_MS, Backlog, Lane, read
+from ingest.store import keys
+from ingest.store.append import FLOW_SECONDS
+
+Owe = Callable[..., str]
+
+
+def now_ms(redis: Redis) -> int:
+    seconds, micros = redis.time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+@pytest.fixture
+def owe(redis: Redis) -> Owe:
+    """A function that puts an unfinished batch of that many records into the ledger."""
+
+    def add(queue: str, batch: str, records: int, age_ms: int = 0) -> str:
+        redis.rpush(keys.batch_key(batch), *[b"r"] * records)
+        redis.zadd(keys.LEDGER, {f"{queue}|{batch}": now_ms(redis) - age_ms})
+        return f"{queue}|{batch}"
+
+    return add
+
+
+def test_nothing(redis: Redis) -> None:
+    """An empty Redis: every lane is there with zeros, nobody works, nothing is suspended."""
+    found = read(redis)
+    assert list(found.lanes) == ["messages", "statuses", "other"]
+    assert all(lane == Lane() for lane in found.lanes.values())
+    assert (found.workers, found.suspended, found.counts) == (0, False, {})
+
+
+def test_waiting(redis: Redis, owe: Owe) -> None:
+    """Waiting notifications and batches are counted per lane over its partitions, with the age of the oldest."""
+    owe("messages.0", "a", 3, age_ms=5_000)
+    owe("messages.7", "b", 4, age_ms=90_000)
+    owe("statuses", "c", 500)
+    found = read(redis).lanes
+    assert (found["messages"].waiting, found["messages"].batches) == (7, 2)
+    assert 90 <= found["messages"].oldest_seconds < 95
+    assert (found["statuses"].waiting, found["statuses"].batches) == (500, 1)
+    assert 0 <= found["statuses"].oldest_seconds < 5
+    assert found["other"] == Lane()
+
+
+def test_working_and_retrying(redis: Redis, owe: Owe) -> None:
+    """What a worker has and what waits for its next try is counted as that, and not as waiting."""
+    redis.hset(keys.TAKEN, owe("other", "taken", 2, age_ms=60_000), "worker")
+    owe("other", "later", 3, age_ms=60_000)
+    redis.zadd(keys.scheduled_key("other"), {"later": 2**40})
+    owe("other", "waits", 5)
+    lane = read(redis).lanes["other"]
+    assert (lane.working, lane.retrying, lane.waiting, lane.batches) == (2, 3, 5, 1)
+    assert lane.oldest_seconds < 5
+
+
+def test_same_batch_in_another_queue(redis: Redis, owe: Owe) -> None:
+    """A batch that is scheduled in one queue does not count as retrying in another."""
+    owe("other", "x", 1)
+    redis.zadd(keys.scheduled_key("statuses"), {"x": 2**40})
+    assert read(redis).lanes["other"].waiting == 1
+
+
+def test_dead_workers_and_letters(redis: Redis) -> None:
+    """Workers count while they gave a sign of life lately; dead letters count per lane; `rq suspend` shows."""
+    redis.zadd(keys.ALIVE, {"a": now_ms(redis), "b": now_ms(redis) - ALIVE_MS // 2, "c": now_ms(redis) - 2 * ALIVE_MS})
+    for lane, letters in {"messages": 2, "other": 1}.items():
+        for _ in range(letters):
+            redis.xadd(keys.dead_key(lane), {"x": "y"})
+    redis.set("rq:suspended", 1)
+    redis.hset(keys.COUNTS, mapping={"handled.message": 12})
+    found = read(redis)
+    assert (found.workers, found.suspended, found.counts) == (2, True, {"handled.message": 12})
+    assert [found.lanes[lane].dead for lane in ("messages", "statuses", "other")] == [2, 0, 1]
+
+
+def test_rates(redis: Redis) -> None:
+    """Rates are notifications a second over the last whole minute; what is older or still running does not count."""
+    while True:
+        redis.flushall()
+        bucket = redis.time()[0] // FLOW_SECONDS
+        for back in range(1, 7):
+            redis.hset(f"{keys.FLOW}{bucket - back}", mapping={"in.messages": 50, "out.messages": 100, "in.other": 5})
+        for outside in (bucket - 7, bucket):
+            redis.hset(f"{keys.FLOW}{outside}", mapping={"in.statuses": 1000})
+        lanes = read(redis).lanes
+        if redis.time()[0] // FLOW_SECONDS == bucket:
+            break  # else the ten seconds changed meanwhile
+    assert lanes["messages"].rate_in == pytest.approx(5)
+    assert lanes["messages"].rate_out == pytest.approx(10)
+    assert lanes["other"].rate_in == pytest.approx(0.5)
+    assert lanes["statuses"].rate_in == 0
+
+
+def test_thousands_of_batches(redis: Redis) -> None:
+    """More batches than fit in one pipeline are all counted."""
+    with redis.pipeline(transaction=False) as pipe:
+        for n in range(2500):
+            pipe.rpush(keys.batch_key(f"b{n}"), b"r", b"r")
+            pipe.zadd(keys.LEDGER, {f"statuses|b{n}": n + 1})
+        pipe.execute()
+    lane = read(redis).lanes["statuses"]
+    assert (lane.waiting, lane.batches) == (5000, 2500)
+
+
+@pytest.mark.parametrize(
+    ("lane", "seconds"),
+    [
+        (Lane(), 0.0),
+        (Lane(rate_in=5), 0.0),
+        (Lane(waiting=100, rate_in=1, rate_out=11), 10.0),
+        (Lane(waiting=100), None),
+        (Lane(waiting=100, rate_in=5, rate_out=5), None),
+        (Lane(waiting=100, rate_in=6, rate_out=5), None),
+    ],
+)
+def test_seconds_to_empty(lane: Lane, seconds: float | None) -> None:
+    """The time to empty is what waits over the net rate: none when nothing waits, unknown when it does not shrink."""
+    assert lane.seconds_to_empty == seconds
+
+
+def test_as_json() -> None:
+    """The JSON form has every figure of a lane, the time to empty among them, and can be written."""
+    lane = Lane(waiting=2, rate_out=1.0)
+    found = json.loads(json.dumps(Backlog({"other": lane}, 1, False, {"handled.message": 1}).as_json()))
+    assert found == {
+        "lanes": {"other": asdict(lane) | {"seconds_to_empty": 2.0}},
+        "workers": 1,
+        "suspended": False,
+        "counts": {"handled.message": 1},
+        "away": [],
+    }

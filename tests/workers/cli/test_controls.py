@@ -1,0 +1,103 @@
+"""`wa-ingest pause`, `resume`, `limit`, and how `status` shows them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from redis import Redis
+
+from ingest.state import controls
+from workers.cli.main import main
+
+
+@pytest.fixture
+def wa(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run a command of `wa-ingest` in this process, on a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    return lambda *arguments: CliRunner().invoke(main, arguments)
+
+
+def test_pause_and_resume(wa: Callable[..., Result], commit: Any, status: Any, redis: Redis) -> None:
+    """They say what happens, how many wait and how to go back; `status` shows it until then."""
+    commit(*[status(str(n)) for n in range(1234)])
+    said = wa("pause", "statuses").output
+    for part in ("statuses: paused, 1,234 notifications wait", "goes on accepting", "wa-ingest resume statuses"):
+        assert part in said
+    assert "statuses: paused since" in wa("pause", "statuses").output
+    shown = wa("status").output
+    assert "statuses: paused since" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    lane = json.loads(wa("status", "--json").output)["lanes"]["statuses"]
+    assert (lane["paused"], lane["limit"], lane["seconds_to_empty"]) == (True, None, None)
+    assert "statuses: goes on, 1,234 notifications wait" in wa("resume", "statuses").output
+    assert "statuses: was not paused" in wa("resume", "statuses").output
+    assert "paused" not in wa("status").output
+
+
+def test_all_lanes(wa: Callable[..., Result], redis: Redis) -> None:
+    """Without a lane they mean all."""
+    found = json.loads(wa("pause", "--json").output)["lanes"]
+    assert {name: lane["paused"] for name, lane in found.items()} == {"messages": True, "statuses": True, "other": True}
+    found = json.loads(wa("resume", "--json").output)["lanes"]
+    assert {name: lane["paused_since"] for name, lane in found.items()} == dict.fromkeys(found)
+
+
+def test_limit(wa: Callable[..., Result], redis: Redis) -> None:
+    """It sets a cap, shows what is in force, and takes it away."""
+    assert "statuses: at most 200/s" in wa("limit", "statuses", "200/s").output
+    assert "messages: at most 100/m" in wa("limit", "messages", "100/m").output
+    assert controls.read(redis).limits == {"statuses": 200.0, "messages": pytest.approx(100 / 60, rel=1e-4)}
+    shown = wa("limit").output
+    assert (
+        "messages: at most 100/m over all workers\nstatuses: at most 200/s over all workers\nother: no limit" in shown
+    )
+    assert "statuses: at most 200/s" in wa("status").output
+    assert json.loads(wa("status", "--json").output)["lanes"]["statuses"]["limit"] == 200.0
+    assert "statuses: no limit" in wa("limit", "statuses", "off").output
+    assert json.loads(wa("limit", "--json").output)["lanes"]["statuses"]["limit"] is None
+    assert wa("resume", "messages").output.startswith("messages: was not paused")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pause", "status"),
+        ("resume", "messages.1"),
+        ("limit", "200/s"),
+        ("limit", "other", "fast"),
+        ("limit", "other", "0/s"),
+    ],
+)
+def test_wrong_usage(wa: Callable[..., Result], arguments: tuple[str, ...], redis: Redis) -> None:
+    """A lane or a rate that is none exits 2 and changes nothing."""
+    assert wa(*arguments).exit_code == 2
+    assert not redis.exists(controls.STEERING)
+
+
+@pytest.mark.parametrize("command", [("pause",), ("resume",), ("limit",)])
+def test_redis_is_away(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, exit status 1."""
+    monkeypatch.setenv("WA_REDIS_URL", "redis://127.0.0.1:1")
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: Redis is not reachable: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_several_redis(wa: Callable[..., Result], two: list[Redis]) -> None:
+    """A pause is said to each Redis, a limit shared out among them; `status` shows both as one."""
+    wa("pause", "messages")
+    wa("limit", "statuses", "200/s")
+    for redis in two:
+        now = controls.read(redis)
+        assert (list(now.paused), now.limits) == (["messages"], {"statuses": 100.0})
+    lanes = json.loads(wa("status", "--json").output)["lanes"]
+    assert (lanes["messages"]["paused"], lanes["statuses"]["limit"]) == (True, 200.0)
+    assert "statuses: at most 200/s over all workers" in wa("limit", "statuses").output
+    wa("resume")
+    wa("limit", "statuses", "off")
+    assert [controls.read(redis) for redis in two] == [({}, {})] * 2

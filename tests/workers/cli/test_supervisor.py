@@ -1,0 +1,279 @@
+"""Child processes: started in order, started again, stopped in order, and ended with their parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WaitFor = Callable[..., None]
+
+# A child: notes its starts and its end in a shared file, and does what its arguments say.
+CHILD = """
+import os, signal, sys, time
+log, name, *behaviour = sys.argv[1:]
+def note(what):
+    with open(log, "a") as file:
+        file.write(f"{name} {what} {os.getpid()} {int(os.getpid() == os.getsid(0))}\\n")
+def stop(*_):
+    note("stopped")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, signal.SIG_IGN if "deaf" in behaviour else stop)
+if "watches" in behaviour:
+    from ingest import child  # takes its time, so only where it counts
+    child.watch_parent()
+note("started")
+if "gives-up" in behaviour:
+    sys.exit(78)
+if "done" in behaviour:
+    note("done")
+    sys.exit(0)
+if "fails-at-first" in behaviour and open(log).read().count(f"{name} started") == 1:
+    sys.exit(1)
+if "fails" in behaviour:
+    sys.exit(1)
+if "ready" in behaviour:
+    note("ready")
+time.sleep(600)
+"""
+
+PARENT = """
+import sys
+from pathlib import Path
+from ingest.telemetry import logs
+from workers.cli import supervisor
+logs.configure()
+log = sys.argv[1]
+supervisor.STOP_SECONDS = float(sys.argv[2])
+def has(text):
+    return lambda: Path(log).exists() and text in Path(log).read_text()
+kinds = {kinds}
+def started():
+    with open(log, "a") as file:
+        file.write("parent started 0 0\\n")
+sys.exit(supervisor.supervise(kinds, started=started))
+"""
+
+
+class Family:
+    """A supervising process and what its children noted."""
+
+    def __init__(self, folder: Path, kinds: tuple[str, ...], stop_seconds: float) -> None:
+        (folder / "child.py").write_text(CHILD)
+        (folder / "parent.py").write_text(PARENT.replace("{kinds}", f"[{', '.join(kinds)}]"))
+        self.notes_path = folder / "notes"
+        self.notes_path.touch()
+        self.output_path = folder / "output"
+        env = os.environ | {"PYTHONPATH": f"{folder}:{ROOT}", "TMPDIR": str(folder)}  # a killed one leaves its folder
+        with self.output_path.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "parent", str(self.notes_path), str(stop_seconds)],
+                env=env,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def notes(self) -> list[str]:
+        """`NAME WHAT` of all that was noted, in order."""
+        return [" ".join(line.split()[:2]) for line in self.notes_path.read_text().splitlines()]
+
+    def pids(self, name: str) -> list[int]:
+        """Process ids of a child, in the order of its starts."""
+        lines = [line.split() for line in self.notes_path.read_text().splitlines()]
+        return [int(pid) for who, what, pid, _ in lines if (who, what) == (name, "started")]
+
+    def count(self, note: str) -> int:
+        return self.notes().count(note)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for line in self.notes_path.read_text().splitlines():
+            if line.split()[1] == "started" and (pid := int(line.split()[2])) and alive(pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    """Whether it still runs: not gone, and not only waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.fixture
+def start_family(tmp_path: Path) -> Iterator[Callable[..., Family]]:
+    """Start a supervising process: `start_family(kind("a"), kind("b"))`."""
+    families: list[Family] = []
+
+    def start(*kinds: str, stop_seconds: float = 20) -> Family:
+        families.append(Family(tmp_path, kinds, stop_seconds))
+        return families[-1]
+
+    yield start
+    for family in families:
+        family.close()
+
+
+def kind(name: str, *behaviour: str, ready: str | None = None, **more: object) -> str:
+    """The source of a Kind whose child behaves so; `ready` is the note that says it is."""
+    options = "".join(f", {option}={value!r}" for option, value in more.items())
+    if ready is not None:
+        options += f", ready=has({ready!r})"
+    return f"supervisor.Kind({name!r}, 'child', (log, {name!r}, *{behaviour!r}){options})"
+
+
+def test_killed_child_is_started_again(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """A child that was killed is started again, and the others are left alone."""
+    family = start_family(kind("a", count=2), kind("b"))
+    wait_for(lambda: family.count("parent started") and family.count("a started") == 2 and family.count("b started"))
+    os.kill(family.pids("a")[0], signal.SIGKILL)
+    wait_for(lambda: family.count("a started") == 3)
+    os.kill(family.pids("a")[-1], signal.SIGKILL)
+    wait_for(lambda: family.count("a started") == 4)
+    assert family.count("b started") == 1
+    assert '"status": -9' in family.output_path.read_text()
+    family.process.terminate()
+    assert family.process.wait(30) == 0
+
+
+def test_child_that_keeps_dying(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """A child that dies at once is started again ever more rarely, so that it does not fill the log."""
+    family = start_family(kind("a", "fails"))
+    wait_for(lambda: family.count("a started") == 3)
+    waits = [line.split('"wait_seconds": ')[1][:3] for line in family.output_path.read_text().splitlines()]
+    assert waits[:2] == ["0.2", "0.4"]
+
+
+def test_child_that_gives_up_ends_all(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """When one child says that trying again is no use, all are stopped and the exit status is 1."""
+    family = start_family(kind("gives", "gives-up"), kind("b", "ready", ready="b ready"))
+    assert family.process.wait(30) == 1
+    assert family.count("gives started") == 1
+    assert family.count("b stopped") == 1
+    assert not any(alive(pid) for pid in family.pids("b"))
+
+
+def test_gives_up_before_ready(start_family: Callable[..., Family]) -> None:
+    """A child that gives up before it is ready ends all at once, and what needs it is never started."""
+    family = start_family(kind("needs"), kind("gives", "gives-up", ready="never"))
+    assert family.process.wait(30) == 1
+    assert family.notes() == ["gives started"]
+
+
+def test_dies_before_ready(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """A child that dies before it is ready is started again while the others wait for it."""
+    family = start_family(kind("needs"), kind("a", "fails-at-first", "ready", ready="a ready"))
+    wait_for(lambda: family.count("needs started"))
+    assert family.notes()[:3] == ["a started", "a started", "a ready"]
+
+
+def test_start_and_stop_order(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """What others need is started first and ready before they start, and is stopped after they have ended."""
+    first, second, third = (kind(n, "ready", ready=f"{n} ready") for n in ("work", "serve", "valkey"))
+    family = start_family(first, second, third)
+    wait_for(lambda: family.count("parent started"))
+    family.process.send_signal(signal.SIGINT)
+    assert family.process.wait(30) == 0
+    assert [note for note in family.notes() if "ready" not in note] == [
+        *("valkey started", "serve started", "work started", "parent started"),
+        *("work stopped", "serve stopped", "valkey stopped"),
+    ]
+    assert [note for note in family.notes() if "ready" in note] == ["valkey ready", "serve ready", "work ready"]
+
+
+def test_stopped_while_it_waits_for_ready(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """A stop while a child is still getting ready ends all, in order."""
+    family = start_family(kind("needs"), kind("slow", ready="never"))
+    wait_for(lambda: family.count("slow started"))
+    family.process.terminate()
+    assert family.process.wait(30) == 0
+    assert family.notes() == ["slow started", "slow stopped"]
+
+
+def test_ends_when_the_work_is_done(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """With `ends`, exit status 0 means done: when all of that kind are, the others are stopped and all is well."""
+    family = start_family(kind("burst", "done", count=3, ends=True), kind("b", "ready", ready="b ready"))
+    assert family.process.wait(30) == 0
+    assert (family.count("burst started"), family.count("burst done"), family.count("b stopped")) == (3, 3, 1)
+
+
+def test_ends_only_with_success(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """With `ends`, a child that fails is not done: it is started again."""
+    family = start_family(kind("burst", "fails", ends=True))
+    wait_for(lambda: family.count("burst started") == 2)
+    assert family.process.poll() is None
+
+
+def test_exit_status_0_is_no_end(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """Without `ends`, a child that ends is started again whatever its exit status."""
+    family = start_family(kind("a", "done"))
+    wait_for(lambda: family.count("a started") == 2)
+
+
+def test_deaf_child_is_killed(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """A child that does not stop in time is killed, and the others still have their turn."""
+    family = start_family(kind("deaf", "deaf"), kind("b"), stop_seconds=1)
+    wait_for(lambda: family.count("deaf started") and family.count("b started"))
+    family.process.terminate()
+    assert family.process.wait(30) == 0
+    assert not alive(family.pids("deaf")[0])
+    assert family.count("b stopped") == 1
+    assert "does not stop, killing it" in family.output_path.read_text()
+
+
+def test_children_end_with_a_killed_parent(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """When the parent is killed, its children stop by themselves, in order."""
+    family = start_family(kind("a", "watches", count=2), kind("b", "watches"))
+    wait_for(lambda: family.count("a started") == 2 and family.count("b started") == 1)
+    family.process.kill()
+    wait_for(lambda: family.count("a stopped") == 2 and family.count("b stopped") == 1)
+    wait_for(lambda: not any(alive(pid) for pid in family.pids("a") + family.pids("b")))
+
+
+def test_children_have_their_own_session(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """Ctrl-C on the terminal reaches only the parent, which stops the children in the right order."""
+    family = start_family(kind("a"), kind("b"))
+    wait_for(lambda: family.count("a started") and family.count("b started"))
+    lines = [line.split() for line in family.notes_path.read_text().splitlines()]
+    assert {own for who, _, _, own in lines if who in "ab"} == {"1"}
+
+
+def test_stop_is_prompt(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """A stop also ends a child that is about to be started again, without waiting for its turn."""
+    family = start_family(kind("a", "fails"))
+    wait_for(lambda: family.output_path.read_text().count("starting it again") == 4)  # 1.6 s until the next start
+    began = time.monotonic()
+    family.process.terminate()
+    assert family.process.wait(30) == 0
+    assert time.monotonic() - began < 1.5
+
+
+def test_metrics_folder(tmp_path: Path) -> None:
+    """The children share one folder for their figures, which is gone afterwards."""
+    (tmp_path / "child.py").write_text(
+        "import os, sys; from pathlib import Path\n"
+        "folder = Path(os.environ['PROMETHEUS_MULTIPROC_DIR'])\n"
+        "assert folder.is_dir() and os.environ['MORE'] == '1'\n"
+        "Path(sys.argv[1]).write_text(str(folder))\n"
+    )
+    code = (
+        "import sys; from workers.cli import supervisor\n"
+        "sys.exit(supervisor.supervise([supervisor.Kind('a', 'child', (sys.argv[1],), ends=True)], {'MORE': '1'}))"
+    )
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    arguments = [sys.executable, "-c", code, str(tmp_path / "out")]
+    assert subprocess.run(arguments, env=env, stdin=subprocess.DEVNULL, timeout=60, check=False).returncode == 0
+    assert not Path((tmp_path / "out").read_text()).exists()

@@ -1,0 +1,335 @@
+"""From bodies to events, and what becomes of broken ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from workers.events.parsing import parse
+from workers.events.types import Broken, Change, Event, Message
+
+CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
+QUICK = settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def cloud(*changes: Any) -> bytes:
+    return orjson.dumps({"object": "whatsapp_business_account", "entry": [{"id": "42", "changes": changes}]})
+
+
+def found(body: bytes) -> list[str]:
+    """Each result in short: the kind of an event, reason and kind of what is broken."""
+    return [f"{item.reason} {item.kind}" if isinstance(item, Broken) else item.kind for item in parse(body, 1)]
+
+
+def test_every_sample_gives_the_expected_events() -> None:
+    """Each body of the corpus holds exactly the events that its list of expectations says."""
+    if not CORPUS.is_dir():
+        pytest.skip("no corpus here")
+    expected = orjson.loads((CORPUS / "EXPECTED.json").read_bytes())
+    counted = {name: Counter(found((CORPUS / name).read_bytes())) for name in expected}
+    assert counted == expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"nonsense",
+        b'{"messages":[{}]',
+        b'{"a":"\xff"}',
+        b"[]",
+        b"null",
+        b"3",
+        b'"messages"',
+        b"[" * 100_000,
+        b'{"a":' * 2000 + b"1" + b"}" * 2000,
+    ],
+)
+def test_unreadable(body: bytes) -> None:
+    """What is not a JSON object is one broken notification with the whole body."""
+    (item,) = parse(body, 5, 2)
+    assert isinstance(item, Broken)
+    assert (item.reason, item.kind, item.body) == ("unreadable", "notification", body)
+    assert (item.received_ms, item.attempt) == (5, 2)
+    assert "\n" not in item.detail
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b'{"wadebug_webhook_test":"test"}',
+        b'{"contacts":[{"wa_id":"1"}]}',
+        b'{"messages":[]}',
+        b'{"messages":null,"statuses":[]}',
+        b'{"entry":"x"}',
+        b'{"entry":null,"messages":[{}]}',
+        b'{"object":"whatsapp_business_account","entry":[]}',
+        b'{"entry":[{}]}',
+        b'{"entry":[1,{"changes":{}},{"changes":[]},{"changes":[null]}]}',
+        cloud({"field": "messages"}),
+        cloud({"field": "messages", "value": []}, {"field": "messages", "value": {"messages": []}}),
+    ],
+)
+def test_unknown_form(body: bytes) -> None:
+    """An object that holds no event and no broken element is kept whole, once."""
+    (item,) = parse(body, 1)
+    assert isinstance(item, Broken)
+    assert (item.reason, item.kind, item.body) == ("unknown_form", "notification", body)
+
+
+def test_order_within_an_object() -> None:
+    """Messages come before statuses before errors, whatever the order of the keys."""
+    body = b'{"errors":[{}],"statuses":[{},{}],"messages":[{}]}'
+    assert found(body) == ["message", "status", "status", "error"]
+
+
+def test_all_entries_and_changes() -> None:
+    """Every change of every entry is read, in order, and any field but messages is one change."""
+    fields = ("calls", "history", "smb_message_echoes", "new_next_year", None, 5)
+    changes: list[Any] = [{"field": f, "value": {"messages": [{}, {}]}} for f in fields]
+    entry = {"id": "1", "changes": [{"field": "messages", "value": {"messages": [{}, {}]}}, {"value": {}}]}
+    body = orjson.dumps({"entry": [entry, {"id": "2", "changes": changes}]})
+    events = parse(body, 1)
+    assert [e.kind for e in events] == ["message", "message", "change"] + ["change"] * 6
+    assert [e.field for e in events if isinstance(e, Change)] == [None, *fields[:5], "5"]
+
+
+def test_one_broken_element_costs_no_other() -> None:
+    """An element that is not an object is broken alone; its neighbours are read."""
+    items = parse(b'{"messages":["x",{"id":"1"},null],"statuses":[{},4],"errors":[[]],"k":1}', 1)
+    assert [i.kind for i in items] == ["message", "message", "message", "status", "status", "error"]
+    broken = [i for i in items if isinstance(i, Broken)]
+    assert [(b.body, b.detail) for b in broken] == [
+        (b'{"k":1,"messages":["x"]}', "element 0 of messages is a string"),
+        (b'{"k":1,"messages":[null]}', "element 2 of messages is null"),
+        (b'{"k":1,"statuses":[4]}', "element 1 of statuses is a number"),
+        (b'{"k":1,"errors":[[]]}', "element 0 of errors is an array"),
+    ]
+    assert found(b'{"messages":["x"]}') == ["malformed message"]
+
+
+@pytest.mark.parametrize("content", ["x", {}, 0, False, "", {"id": "1"}])
+def test_an_array_that_is_none(content: Any) -> None:
+    """A key that should hold an array but does not is one broken element; null is nothing."""
+    assert found(orjson.dumps({"messages": content})) == ["malformed message"]
+    assert found(orjson.dumps({"messages": content, "statuses": [{}], "errors": None})) == [
+        "malformed message",
+        "status",
+    ]
+
+
+def test_broken_structure_beside_events() -> None:
+    """A broken entry or change is kept in a notification of its own, beside the events of the others."""
+    good = {"id": "1", "changes": [7, {"field": "messages", "value": {}}, {"field": "f", "value": 1}]}
+    items = parse(orjson.dumps({"object": "o", "entry": ["x", {"id": "2"}, good]}), 1)
+    assert [(i.kind, i.body) for i in items if isinstance(i, Broken)] == [
+        ("notification", b'{"object":"o","entry":["x"]}'),
+        ("notification", b'{"object":"o","entry":[{"id":"2"}]}'),
+        ("change", b'{"object":"o","entry":[{"id":"1","changes":[7]}]}'),
+        ("change", b'{"object":"o","entry":[{"id":"1","changes":[{"field":"messages","value":{}}]}]}'),
+    ]
+    assert isinstance(items[-1], Change)
+
+
+def test_what_is_malformed_is_malformed_again() -> None:
+    """A broken element fed back gives the same broken element."""
+    body = cloud({"field": "messages", "value": {"messages": ["x", {}]}})
+    broken = parse(body, 1)[0]
+    (again,) = parse(broken.body, 1)  # type: ignore[arg-type]
+    assert isinstance(again, Broken)
+    assert (again.reason, again.kind, again.body) == ("malformed", "message", broken.body)
+
+
+def test_a_thousand_broken_elements() -> None:
+    """A thousand broken elements of one notification are kept one by one."""
+    assert found(b'{"statuses":[' + b"0," * 999 + b"0]}") == ["malformed status"] * 1000
+
+
+def test_broken_parts_in_a_large_object_stay_bounded() -> None:
+    """Many broken parts that would each repeat a large object are kept as the whole body instead."""
+    body = orjson.dumps({"padding": "x" * 200_000, "messages": [0] * 5000 + [{"id": "m"}]})
+    items = parse(body, 1)
+    assert sum(len(i.body) for i in items if isinstance(i, Broken)) < 2_000_000 + 6 * len(body)
+    assert isinstance(items[-2], Message)
+    last = items[-1]
+    assert isinstance(last, Broken)
+    assert (last.reason, last.kind, last.body) == ("malformed", "notification", body)
+
+
+def test_a_thousand_statuses() -> None:
+    """One body of 1,000 statuses with 1,000 contacts gives 1,000 events, each with its own contact."""
+    numbers = [str(15550000000 + n) for n in range(1000)]
+    value = {
+        "contacts": [{"wa_id": number} for number in numbers],
+        "statuses": [{"id": f"s{number}", "recipient_id": number} for number in numbers],
+    }
+    events = parse(cloud({"field": "messages", "value": value}), 1)
+    assert [(e.id, e.contact) for e in events] == [(f"s{n}", {"wa_id": n}) for n in numbers]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("time", ["1700000000", 1700000000])
+def test_numbers_and_strings(time: Any) -> None:
+    """A timestamp is understood as a string and as a number."""
+    (event,) = parse(orjson.dumps({"messages": [{"timestamp": time, "id": 12}]}), 1)
+    assert isinstance(event, Message)
+    assert isinstance(event.timestamp, datetime)
+    assert event.id == "12"
+
+
+@pytest.mark.parametrize("time", [True, "", "x", "-1.5", 1.5, "9" * 5000, 2**63, -(2**63), "١٢", [1], {}])
+def test_impossible_times(time: Any) -> None:
+    """A timestamp that is no time, or out of datetime's range, is None."""
+    (event,) = parse(orjson.dumps({"messages": [{"timestamp": time}]}), 1)
+    assert isinstance(event, Message)
+    assert event.timestamp is None
+
+
+def touch(item: Event | Broken) -> None:
+    """Reads everything that a user can read, and checks that an event survives a retry."""
+    repr(item)
+    if isinstance(item, Broken):
+        assert isinstance(item.body, bytes)
+        return
+    for name in dir(type(item)):
+        if isinstance(getattr(type(item), name), property):
+            value = getattr(item, name)
+            if isinstance(value, Event):
+                touch(value)
+            elif dataclasses.is_dataclass(value):
+                repr(value)
+    (again,) = parse(item.body(), 1)
+    assert isinstance(again, Event)
+    for name in ("raw", "id", "source", "business"):
+        assert getattr(again, name) == getattr(item, name)
+    if item.kind != "profile":
+        assert again.kind == item.kind
+        assert getattr(again, "contact", None) == getattr(item, "contact", None)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8)
+    | st.sampled_from(["system", "image", "messages", "15550001111", "US.1", "1700000000"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+
+CONTACT = {"wa_id": "15550001111", "user_id": "US.1", "profile": {"name": "Ann Example"}}
+FAULT = {"code": 1, "title": "t", "message": "m", "error_data": {"details": "d"}, "href": "h"}
+FULL_MESSAGE = {
+    "from": "15550001111",
+    "from_user_id": "US.1",
+    "id": "wamid.1",
+    "timestamp": "1700000000",
+    "type": "image",
+    "text": {"body": "hi"},
+    "button": {"text": "Yes", "payload": "Y"},
+    "interactive": {"type": "list_reply", "list_reply": {"id": "1", "title": "One"}},
+    "image": {"id": "1", "mime_type": "image/jpeg", "caption": "c", "voice": False},
+    "contacts": [{"name": {}}],
+    "context": {"id": "wamid.0", "forwarded": True},
+    "errors": [FAULT],
+}
+SYSTEM_MESSAGE = {
+    "from": "15550001111",
+    "type": "system",
+    "identity": {"hash": "h"},
+    "system": {"type": "user_changed_number", "wa_id": "15550002222", "customer": "1", "user_id": "US.2"},
+}
+FULL_STATUS = {
+    "id": "wamid.1",
+    "status": "sent",
+    "recipient_id": "15550001111",
+    "recipient_user_id": "US.1",
+    "recipient_participant_id": "15550002222",
+    "message": {"recipient_id": "+15550001111"},
+    "conversation": {"id": "c", "origin": {"type": "o"}, "expiration_timestamp": 1, "pricing": {}},
+    "pricing": {"billable": True},
+    "errors": [FAULT],
+}
+ARRAYS: dict[str, Any] = {
+    "metadata": {"phone_number_id": "77"},
+    "contacts": [CONTACT, {"wa_id": "15550002222"}],
+    "messages": [FULL_MESSAGE, SYSTEM_MESSAGE],
+    "statuses": [FULL_STATUS],
+    "errors": [FAULT],
+}
+SHAPES: list[dict[str, Any]] = [
+    ARRAYS,
+    {"entry": [{"id": "1", "changes": [{"field": "messages", "value": ARRAYS}]}]},
+    {"entry": [{"id": "1", "time": 1, "changes": [{"field": "calls", "value": {"calls": [{}]}}]}]},
+]
+
+
+def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every value inside a JSON tree."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return ([path] if path else []) + [p for key, value in items for p in places(value, (*path, key))]
+
+
+SHAPED_PLACES = [(shape, path) for shape in range(len(SHAPES)) for path in places(SHAPES[shape])]
+
+
+def changed(tree: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """A copy of a JSON tree with one value replaced; the tree as it is when the path is gone already."""
+    if not path:
+        return new
+    key, rest = path[0], path[1:]
+    if isinstance(tree, dict) and key in tree:
+        return {**tree, key: changed(tree[key], rest, new)}
+    if isinstance(tree, list) and isinstance(key, int) and key < len(tree):
+        return [*tree[:key], changed(tree[key], rest, new), *tree[key + 1 :]]
+    return tree
+
+
+@QUICK
+@given(st.binary())
+@example(b'{"messages":[{}]}')
+def test_any_bytes(body: bytes) -> None:
+    """Whatever the bytes, parsing gives something and does not raise."""
+    items = parse(body, 1)
+    assert items
+    for item in items:
+        touch(item)
+
+
+@QUICK
+@given(st.dictionaries(st.sampled_from(["entry", "messages", "statuses", "errors", "contacts"]), JSON))
+def test_any_json(tree: dict[str, Any]) -> None:
+    """Whatever the JSON, parsing and reading every property does not raise."""
+    items = parse(orjson.dumps(tree), 1)
+    assert items
+    for item in items:
+        touch(item)
+
+
+@pytest.mark.parametrize("new", [None, True, 7, -1, 1.5, "", "x", [], [None], {}, {"id": []}])
+def test_any_value_at_every_place(new: Any) -> None:
+    """Whatever stands at one place of a full notification, everything can still be read."""
+    for shape, path in SHAPED_PLACES:
+        for item in parse(orjson.dumps(changed(SHAPES[shape], path, new)), 1):
+            touch(item)
+
+
+@QUICK
+@given(st.sampled_from(range(len(SHAPES))), st.data())
+def test_any_values_at_several_places(shape: int, data: st.DataObject) -> None:
+    """Whatever stands at several places of a full notification, everything can still be read."""
+    tree: Any = SHAPES[shape]
+    paths = [path for n, path in SHAPED_PLACES if n == shape]
+    for path in data.draw(st.lists(st.sampled_from(paths), min_size=1, max_size=4)):
+        tree = changed(tree, path, data.draw(JSON))
+    for item in parse(orjson.dumps(tree), 1):
+        touch(item)

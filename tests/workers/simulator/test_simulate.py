@@ -1,0 +1,363 @@
+"""`wa-ingest simulate` as a command: what it prints, how it ends, and what it says of the real pipeline."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from click.testing import CliRunner
+from redis import Redis
+
+from ingest.store import keys
+from tests.ingest.conftest import start_receiver  # noqa: F401
+from workers.cli.main import main
+
+ROOT = Path(__file__).parents[3]
+COMMAND = [sys.executable, "-m", "workers.cli", "simulate"]
+QUICK = ("--speed-up", "1000")
+
+JSON_KEYS = [
+    "run",
+    "form",
+    "sent",
+    "first_try",
+    "acknowledged",
+    "retried",
+    "given_up",
+    "unacknowledged",
+    "duplicates",
+    "posts",
+    "answers",
+    "seconds",
+    "rate",
+    "latency_seconds",
+    "over_1s",
+    "rule",
+    "stopped",
+    "verify",
+]
+
+
+class Server:
+    """A receiver in a thread: `statuses` are its first answers, `then` all others."""
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self.statuses: list[int] = []
+        self.then = 200
+        self.bodies: list[bytes] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                outer.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(outer.statuses.pop(0) if outer.statuses else outer.then)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        class Http(ThreadingHTTPServer):
+            request_queue_size = 128  # 5 by default: who comes then waits a second
+            daemon_threads = True
+
+        self._http = Http(("127.0.0.1", 0), Handler)
+        self._http.handle_error = lambda *_: None  # type: ignore[assignment] # a client that was ended
+        if context:
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
+        self.url = f"http{'s' if context else ''}://127.0.0.1:{self._http.server_port}/webhook"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Start a receiver; it ends with the test."""
+    started: list[Server] = []
+
+    def start(context: ssl.SSLContext | None = None) -> Server:
+        started.append(Server(context))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
+
+
+def simulate(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=60
+    )
+
+
+def one_line(run: subprocess.CompletedProcess[str]) -> str:
+    """The error, which must be the only line on standard error, with exit status 1."""
+    assert run.returncode == 1, run.stderr
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("Error: ")
+    return line
+
+
+def test_json(serve: Callable[..., Server]) -> None:
+    """`--json` prints an object with the names that the help page lists, in the same order, and nothing else."""
+    server = serve()
+    server.statuses = [503]
+    run = simulate("--to", server.url, "--count", "20", "--duplicates", "100%", "--json", *QUICK)
+    assert (run.returncode, run.stderr) == (0, "")
+    found = json.loads(run.stdout)
+    assert list(found) == JSON_KEYS
+    page = " ".join(CliRunner().invoke(main, ["simulate", "--help"]).stdout.split())
+    listed = page[page.index("With --json") :]
+    assert all(key in listed for key in JSON_KEYS)
+    assert [found[key] for key in JSON_KEYS[1:10]] == ["cloud", 20, 19, 20, 1, 0, 0, 20, 41]
+    assert found["answers"] == {"200": 40, "503": 1}
+    assert (found["rule"], found["over_1s"], found["stopped"], found["verify"]) == ("ok", 0, False, None)
+    assert 0 < found["latency_seconds"]["p50"] <= found["latency_seconds"]["max"]
+    assert len(server.bodies) == 41
+
+
+def test_table(serve: Callable[..., Server]) -> None:
+    """Without it a table is printed, and no progress where there is no terminal."""
+    run = simulate("--to", serve().url, "--form", "onprem", "--count", "50", "--connections", "12")
+    assert (run.returncode, run.stderr) == (0, "")
+    rows = {" ".join(words[:-1]): words[-1] for line in run.stdout.splitlines() if (words := line.split())}
+    assert rows["sent"] == rows["200 at first try"] == rows["requests: 200"] == "50"
+    assert rows["given up"] == "0"
+    assert rows["median ≤ 250 ms, < 1 % over 1 s"] == "ok"
+
+
+def test_progress_on_a_terminal(serve: Callable[..., Server]) -> None:
+    """On a terminal it shows meanwhile what was sent, how fast, and what waits for a retry."""
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "--to", serve().url, "--seconds", "1", "--rate", "50"],
+        stderr=slave,
+        stdout=subprocess.DEVNULL,
+        cwd=ROOT,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
+    ) as process:
+        os.close(slave)
+        shown = b""
+        try:
+            while part := os.read(master, 65536):
+                shown += part
+        except OSError:  # how Linux says that the other end is closed
+            pass
+        os.close(master)
+    assert process.returncode == 0
+    assert b"waiting for retry: 0" in shown
+    assert b" sent, " in shown
+
+
+def test_given_up_is_a_failure(serve: Callable[..., Server]) -> None:
+    """What is never acknowledged is given up, with exit status 1 and the most frequent reason; the table is printed."""
+    server = serve()
+    server.then = 503
+    run = simulate("--to", server.url, "--count", "3", "--speed-up", "2000000")
+    assert one_line(run) == "Error: 3 of 3 were given up; mostly: 503"
+    assert "given up" in run.stdout
+
+
+def test_interrupt(serve: Callable[..., Server], run_module: Callable[..., Any], wait_for: Callable[..., None]) -> None:
+    """Ctrl-C ends it with the table, and it says how much was not acknowledged."""
+    server = serve()
+    server.then = 503
+    process = run_module("workers.cli", "simulate", "--to", server.url, "--count", "10", stderr=subprocess.PIPE)
+    wait_for(lambda: len(server.bodies) >= 10)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert err == "Error: stopped; 10 of 10 were not acknowledged\n"
+    assert "not acknowledged yet" in out
+
+
+def test_nothing_there(free_port: Callable[[], int]) -> None:
+    """An address at which nothing answers ends it with one line that names the reason, without the password."""
+    run = simulate("--to", f"http://ada:s3cret@127.0.0.1:{free_port()}/", "--speed-up", "100")
+    line = one_line(run)
+    assert "check host and port" in line
+    assert "s3cret" not in line
+    assert run.stdout == ""
+
+
+def test_tls(serve: Callable[..., Server], tmp_path: Path) -> None:
+    """https works with the receiver's CA or unchecked, shows a client certificate, and else says what is wrong."""
+    ca, client_ca = trustme.CA(), trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    client_ca.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate = client_ca.issue_cert("sender@example.com")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "client.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "client.key")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "client.crt")
+    url = serve(context).url
+    call = ("--to", url, "--count", "20", "--speed-up", "500")
+    both = ("--client-cert", f"{tmp_path}/client.crt", "--client-key", f"{tmp_path}/client.key")
+    assert simulate(*call, "--ca-file", f"{tmp_path}/ca.pem", *both).returncode == 0
+    assert simulate(*call, "--insecure", "--client-cert", f"{tmp_path}/client.pem").returncode == 0
+    for arguments, said in (
+        (both, "check the certificate"),
+        (("--insecure",), "--client-cert"),
+        (("--ca-file", f"{tmp_path}/client.key"), "Error: --ca-file: "),
+        (("--client-cert", f"{tmp_path}/ca.pem"), "Error: --client-cert: "),
+    ):
+        result = CliRunner().invoke(main, ["simulate", *call, *arguments])
+        assert result.exit_code == 1
+        (line,) = result.stderr.splitlines()
+        assert said in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--to", "nowhere"),
+        ("--to", "ftp://host/"),
+        ("--to", "http://[::1/"),
+        ("--mix", "messages"),
+        ("--mix", "messages=0"),
+        ("--mix", "messages=nan"),
+        ("--mix", "letters=1"),
+        ("--duplicates", "2"),
+        ("--duplicates", "x%"),
+        ("--form", "onprem", "--connections", "7"),
+        ("--connections", "1001"),
+        ("--rate", "0"),
+        ("--seconds", "nan"),
+        ("--batch", "1001"),
+        ("--ca-file", "/nowhere"),
+        ("--insecure",),
+        ("--verify", "--count", "10000000", "--batch", "2"),
+    ],
+)
+def test_wrong_usage(arguments: tuple[str, ...]) -> None:
+    """Wrong options end it with status 2 before anything is posted."""
+    result = CliRunner().invoke(main, ["simulate", "--to", "http://127.0.0.1:9/", *arguments])
+    assert result.exit_code == 2, result.output
+    assert "Error: " in result.stderr
+
+
+def test_missing_settings() -> None:
+    """`--sign` without a secret and `--verify` without Redis name the variable to set."""
+    for option, env, named in (
+        ("--sign", {}, "WA_APP_SECRET"),
+        ("--verify", {}, "WA_REDIS_URL"),
+        ("--verify", {"WA_REDIS_URL": "redis://127.0.0.1:9/0"}, "Redis is not reachable"),
+    ):
+        result = CliRunner().invoke(main, ["simulate", "--to", "http://127.0.0.1:9/", option], env=env)
+        assert result.exit_code == 1
+        (line,) = result.stderr.splitlines()
+        assert named in line
+
+
+# The real pipeline
+
+WRONG_HANDLERS = """
+from workers import Handlers
+from workers.senders import verifying
+
+handlers = Handlers()
+
+@handlers.message()
+def wrong(event):
+    times = (0, 2, 1, 1)[int(event.id[-1]) % 4]
+    for _ in range(times):
+        verifying.on_message(event)
+"""
+
+
+@pytest.fixture
+def pipeline(
+    start_receiver: Callable[..., Any],  # noqa: F811
+    run_module: Callable[..., Any],
+    redis_url: str,
+    tmp_path: Path,
+) -> Callable[..., str]:
+    """Start a receiver that demands signatures and workers with these handlers: the URL to post to."""
+
+    def start(workers: int = 1, handlers: str = "workers.simulator.verifying:handlers") -> str:
+        for n in range(workers):
+            with (tmp_path / f"log{n}").open("w") as log:
+                env = os.environ | {"WA_HANDLERS": handlers}
+                run_module("workers.engine.worker", cwd=tmp_path, stdout=log, env=env)
+        receiver = start_receiver(redis_url, WA_APP_SECRET="s3cret,older")
+        return f"http://127.0.0.1:{receiver.port}/webhook"
+
+    return start
+
+
+def verify(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return simulate("--to", url, "--sign", "--verify", "--json", *QUICK, *arguments, WA_APP_SECRET="s3cret,older")
+
+
+def test_verified(pipeline: Callable[..., str], commit: Any, message: Any, redis: Redis) -> None:
+    """The pipeline handles everything once and in order, duplicates or not; other notifications are left alone, and
+    what is written down for a sender that is gone expires within an hour."""
+    commit(message("m1"), message("sim.1"), message("sim.0123abcd.7.1", sender="15550000007"))
+    url = pipeline(workers=2)
+    few = ("--contacts", "5", "--mix", "messages=1,statuses=1,errors=0.1")
+    for options in (("--form", "cloud"), ("--form", "onprem", "--batch", "20")):
+        run = verify(url, "--count", "300", "--duplicates", "20%", *few, *options)
+        assert (run.returncode, run.stderr) == (0, ""), run.stdout
+        found = json.loads(run.stdout)
+        assert found["duplicates"] > 20
+        checked = found["verify"]
+        assert checked["expected"] == checked["handled"] > 200
+        assert (checked["missing"], checked["repeated"], checked["out_of_order"]) == (0, 0, 0)
+    (left,) = redis.scan_iter(f"{keys.WA}simulated:*")
+    assert left.decode() == f"{keys.WA}simulated:0123abcd"
+    assert 3000 < int(redis.ttl(left)) <= 3600  # type: ignore[arg-type]
+
+
+def test_faults_are_found(pipeline: Callable[..., str], tmp_path: Path) -> None:
+    """Events that handlers lose, or handle twice, are noticed: counts, one line, exit status 1."""
+    (tmp_path / "wrong.py").write_text(WRONG_HANDLERS)
+    url = pipeline(handlers="wrong:handlers")
+    run = verify(url, "--count", "100", "--mix", "messages=1", "--contacts", "1", "--verify-seconds", "1")
+    line = one_line(run)
+    checked = json.loads(run.stdout)["verify"]
+    lost, twice = (sum(n % 10 % 4 == rest for n in range(100)) for rest in (0, 1))
+    assert checked == {"expected": 100, "handled": 100 - lost, "missing": lost, "repeated": twice, "out_of_order": 0}
+    assert f"{lost} are missing, {twice} were handled more than once, 0 out of order" in line
+
+
+def test_interrupt_while_verifying(
+    serve: Callable[..., Server], run_module: Callable[..., Any], redis: Redis, wait_for: Callable[..., None]
+) -> None:
+    """Ctrl-C while it waits for the workers ends it with what is known then."""
+    arguments = ("simulate", "--to", serve().url, "--count", "5", "--mix", "messages=1", "--verify")
+    process = run_module("workers.cli", *arguments, stderr=subprocess.PIPE)
+    wait_for(lambda: any(c["cmd"] == "lpop" for c in redis.client_list()))  # type: ignore[union-attr]
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert len(err.splitlines()) == 1
+    assert "missing" in out
+
+
+def test_nothing_is_handled(serve: Callable[..., Server], redis_url: str) -> None:
+    """When no worker writes anything down it says which handlers are needed."""
+    run = verify(serve().url, "--count", "10", "--verify-seconds", "0.2")
+    assert "WA_HANDLERS=workers.simulator.verifying:handlers" in one_line(run)

@@ -1,0 +1,1 @@
+"""Keep every notification, feed it back."""

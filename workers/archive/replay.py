@@ -1,0 +1,204 @@
+"""From the archive back into the queues, as a receiver would commit it, in the order of arrival."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from redis import Redis
+from redis.exceptions import OutOfMemoryError
+
+from ingest.routing import LANES, home, lane_of, place, queue_names
+from ingest.settings import Settings
+from ingest.store import append, keys, scripts
+from ingest.store.append import APPEND_KEYS, BATCH_BYTES, append_arguments, append_head
+from ingest.store.jobs import job_template
+from ingest.store.records import pack
+from workers.archive.files import HOUR_MS, Block, Tell, blocks, records
+from workers.events.parsing import parse
+from workers.events.types import Broken, Event, Message, Status
+
+PORTION = 1000
+"""Records in a portion; it holds fewer when they are large, more when so many arrived in one millisecond."""
+
+MOST_WAITING = 100
+"""While so many batches wait for workers, no more are added."""
+
+_MOST_MEMORY = 0.8  # of maxmemory: what senders deliver meanwhile goes first
+_WAIT_SECONDS = 0.2
+
+_APPEND = scripts.lua(append.__file__, "append.lua")
+
+
+class Wanted(NamedTuple):
+    """Which notifications are meant, by arrival (ms, the second one excluded) and by what they hold. Empty: any."""
+
+    since_ms: int = 0
+    until_ms: int = 1 << 48
+    lanes: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    contacts: tuple[str, ...] = ()
+
+
+class Notification(NamedTuple):
+    """What is to be handled again of a notification: itself, or each event that is wanted in a body of its own."""
+
+    received_ms: int
+    bodies: list[bytes]
+
+
+class Portion(NamedTuple):
+    """How many notifications a portion held, and when the last of them arrived (ms)."""
+
+    notifications: int
+    upto_ms: int
+
+
+def read(paths: Iterable[Path], wanted: Wanted, tell: Tell, advance: Callable[[int], None]) -> Iterator[Notification]:
+    """What is wanted of these files, in the order of arrival, each once.
+
+    `advance` gets the number of bytes of each block that was read.
+    """
+    for _, group in sorted(_by_hour(paths, wanted, tell).items()):
+        for received_ms, same_time in itertools.groupby(_merge(group, wanted, tell, advance), key=lambda one: one[0]):
+            if not wanted.since_ms <= received_ms < wanted.until_ms:
+                continue
+            # What a crash left in the archive twice arrived at the same time.
+            for body in dict.fromkeys(body for *_, body in same_time):
+                if bodies := _wanted_of(body, received_ms, wanted):
+                    yield Notification(received_ms, bodies)
+
+
+def _by_hour(paths: Iterable[Path], wanted: Wanted, tell: Tell) -> dict[int, list[Path]]:
+    """By the hour in them: whoever brought them back from elsewhere may have named them otherwise."""
+    hours: dict[int, list[Path]] = defaultdict(list)
+    for path in paths:
+        first = next(blocks(path, tell), None)
+        if first is not None:
+            hours[first.first_ms // HOUR_MS].append(path)
+    return hours
+
+
+def _merge(
+    paths: list[Path], wanted: Wanted, tell: Tell, advance: Callable[[int], None]
+) -> Iterator[tuple[int, int, bytes]]:
+    """Arrival (ms), a number, body, of all blocks of these files. In memory are the blocks that overlap in time."""
+    ahead: list[tuple[int, int, bytes]] = []
+    numbers = itertools.count()  # what arrived in the same millisecond stays as it lies there
+    for block in sorted(_overlapping(paths, wanted, tell)):
+        while ahead and ahead[0][0] < block.first_ms:
+            yield heapq.heappop(ahead)
+        for received_ms, body in records(block, tell):
+            heapq.heappush(ahead, (received_ms, next(numbers), body))
+        advance(block.length)
+    while ahead:
+        yield heapq.heappop(ahead)
+
+
+def _overlapping(paths: list[Path], wanted: Wanted, tell: Tell) -> Iterator[Block]:
+    for path in paths:
+        for block in blocks(path, tell):
+            if block.first_ms < wanted.until_ms and block.last_ms >= wanted.since_ms:
+                yield block
+
+
+def _wanted_of(body: bytes, received_ms: int, wanted: Wanted) -> list[bytes]:
+    if wanted.lanes and lane_of(place(body, 1)[0].queue) not in wanted.lanes:
+        return []
+    if not wanted.kinds and not wanted.contacts:
+        return [body]
+    events = parse(body, received_ms)
+    fitting = [event for event in events if _fits(event, wanted)]
+    if len(fitting) == len(events):
+        return [body]
+    return [event.body if isinstance(event, Broken) else event.body() for event in fitting]
+
+
+def _fits(event: Event | Broken, wanted: Wanted) -> bool:
+    return (not wanted.kinds or event.kind in wanted.kinds) and (
+        not wanted.contacts or not _people(event).isdisjoint(wanted.contacts)
+    )
+
+
+def _people(event: Event | Broken) -> set[str | None]:
+    if isinstance(event, Message):
+        return {event.sender, event.sender_user_id}
+    if isinstance(event, Status):
+        return {event.recipient, event.recipient_user_id, event.participant}
+    return set()
+
+
+def feed_back(
+    each: Sequence[Redis],
+    notifications: Iterable[Notification],
+    settings: Settings,
+    again: bool,
+    wait: Callable[[str], bool],
+) -> Iterator[Portion]:
+    """Put them into the queues of their home among `each` Redis, in portions, each wholly or not at all (of several
+    Redis: in each of them). Yields after each.
+
+    With `again` they are handled whether they were handled before or not. While Redis has no room `wait` gets the
+    reason, again and again; it ends when that answers False.
+    """
+    scripts = [redis.register_script(_APPEND) for redis in each]
+    template = job_template()
+    flush_ids = map("a{}-{:08x}".format, itertools.repeat(secrets.token_hex(5)), itertools.count())
+    for portion in _portions(notifications):
+        homes: dict[int, dict[str, list[bytes]]] = {}
+        for received_ms, bodies in portion:
+            for body in bodies:
+                for queue, share in place(body, settings.partitions):
+                    record = pack(body, received_ms, attempt=0, share=share, again=again)
+                    homes.setdefault(home(queue, body, len(each)), {}).setdefault(queue, []).append(record)
+        for n, by_queue in homes.items():
+            head = append_head(next(flush_ids), template, settings.batch)
+            args = append_arguments(head, by_queue)
+            while why := _no_room(each[n], settings) or _refused(scripts[n], args):
+                if not wait(why):
+                    return
+                time.sleep(_WAIT_SECONDS)
+        yield Portion(len(portion), portion[-1].received_ms)
+
+
+def _portions(notifications: Iterable[Notification]) -> Iterator[list[Notification]]:
+    """Each ends with the last of a millisecond, so that a time says where to go on."""
+    portion: list[Notification] = []
+    count = size = 0
+    for notification in notifications:
+        full = count >= PORTION or size >= BATCH_BYTES
+        if full and notification.received_ms != portion[-1].received_ms:
+            yield portion
+            portion, count, size = [], 0, 0
+        portion.append(notification)
+        count += len(notification.bodies)
+        size += sum(map(len, notification.bodies))
+    if portion:
+        yield portion
+
+
+def _no_room(redis: Redis, settings: Settings) -> str:
+    """Why nothing is added at this moment, or nothing."""
+    memory: dict[str, Any] = redis.info("memory")
+    if memory.get("maxmemory", 0) and memory["used_memory"] > _MOST_MEMORY * memory["maxmemory"]:
+        return "Redis is short of memory (maxmemory)"
+    with redis.pipeline(transaction=False) as pipe:
+        for lane in LANES:
+            for queue in queue_names(lane, settings.partitions):
+                pipe.llen(keys.queue_key(queue))
+        waiting = sum(pipe.execute())
+    return f"{waiting:,} batches wait for workers" if waiting >= MOST_WAITING else ""
+
+
+def _refused(script: Any, args: list[Any]) -> str:
+    try:
+        script(keys=APPEND_KEYS, args=args)
+    except OutOfMemoryError:
+        return "Redis is short of memory (maxmemory)"
+    return ""

@@ -1,0 +1,1 @@
+"""The commands of `wa-ingest`, and what they print with."""

@@ -1,0 +1,5 @@
+"""`python -m workers.cli` is `wa-ingest`."""
+
+from workers.cli.main import main
+
+main()

@@ -1,0 +1,249 @@
+"""`wa-ingest archive` and `wa-ingest replay`: what the archive holds, and feeding it back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import orjson
+from redis import Redis
+from redis.exceptions import RedisError
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ingest.routing import LANES
+from ingest.settings import Settings, SettingsError, redis_url
+from ingest.state.backlog import iso
+from ingest.store import connection
+from workers.archive import files as room
+from workers.archive import replay as replaying
+from workers.cli.terminal import as_json, current_settings, one_line, progress_bar, span, stop_on_interrupt
+
+_KINDS = ("message", "status", "error", "change", "notification")
+
+
+class Hour(NamedTuple):
+    """What the archive holds of an hour; `bytes` are those of the bodies, `compressed` what the files take."""
+
+    hour: str
+    files: int = 0
+    notifications: int = 0
+    bytes: int = 0
+    compressed: int = 0
+
+    def plus(self, other: Hour) -> Hour:
+        return Hour(self.hour, *(mine + its for mine, its in zip(self[1:], other[1:], strict=True)))
+
+
+class _Faults:
+    """Says what cannot be read, each once; then the exit status is 1."""
+
+    def __init__(self) -> None:
+        self.told: set[str] = set()
+
+    def tell(self, line: str) -> None:
+        if line not in self.told:
+            self.told.add(line)
+            click.echo(f"wa-ingest: {line}", err=True)
+
+    def end(self) -> None:
+        if self.told:
+            raise click.ClickException("not everything could be read, see above")
+
+
+@click.command()
+@as_json
+def archive(as_json: bool) -> None:
+    """Show what WA_ARCHIVE_DIR holds, by hour of arrival (UTC).
+
+    bytes are those of the notifications, compressed is what the files take. Workers remove files older than
+    WA_ARCHIVE_AGE (30 days). `wa-ingest replay` feeds notifications back. With --json: an object of hours (a list of
+    hour, files, notifications, bytes, compressed), files, notifications, bytes, compressed, age_seconds.
+    """
+    with one_line():
+        settings = current_settings()
+        faults = _Faults()
+        hours: dict[str, Hour] = {}
+        for path in room.files([_folder(settings)], faults.tell):
+            for one in _hours_of(path, faults.tell):
+                hours[one.hour] = hours.get(one.hour, Hour(one.hour)).plus(one)
+        rows = [hours[hour] for hour in sorted(hours)]
+        total = Hour("all")
+        for row in rows:
+            total = total.plus(row)
+        if as_json:
+            found = {"hours": [row._asdict() for row in rows]} | total._asdict() | {"age_seconds": settings.archive_age}
+            del found["hour"]
+            click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+        else:
+            Console().print(_table([*rows, total]))
+            click.echo(f"Files older than WA_ARCHIVE_AGE ({span(settings.archive_age)}) are removed by workers.")
+        faults.end()
+
+
+def _folder(settings: Settings) -> Path:
+    if settings.archive_dir is None:
+        raise SettingsError("WA_ARCHIVE_DIR is not set: give the folder that workers keep notifications in")
+    return settings.archive_dir
+
+
+def _hours_of(path: Path, tell: room.Tell) -> list[Hour]:
+    """What a file holds: one hour, if a worker wrote it."""
+    hours: dict[str, Hour] = {}
+    for block in room.blocks(path, tell):
+        hour = f"{_moment(block.first_ms):%Y-%m-%dT%H:00Z}"
+        one = Hour(hour, 0, block.notifications, block.body_bytes, room.HEAD + block.length)
+        hours[hour] = hours.get(hour, Hour(hour, files=1)).plus(one)
+    return list(hours.values())
+
+
+def _table(rows: list[Hour]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("hour", no_wrap=True)
+    for heading in Hour._fields[1:]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row.hour, *(f"{number:,}" for number in row[1:]))
+    return table
+
+
+def _time(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """A time as ms since the epoch."""
+    if value is None:
+        return None
+    try:
+        found = datetime.fromisoformat(value)
+        return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise click.BadParameter("give a time such as 2026-11-21, 2026-11-21T14:30 or 2026-11-21T14:30+01:00") from None
+
+
+def _contacts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(value.strip().removeprefix("+") for value in values)
+
+
+@click.command()
+@click.argument("places", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--from", "since", metavar="TIME", callback=_time, help="What arrived then or later; UTC, or +hh:mm.")
+@click.option("--to", "until", metavar="TIME", callback=_time, help="What arrived before.")
+@click.option("--lane", "lanes", multiple=True, type=click.Choice(LANES), help="Notifications of this lane.")
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(_KINDS), help="Events of this kind alone.")
+@click.option(
+    "--contact",
+    "contacts",
+    metavar="NUMBER",
+    multiple=True,
+    callback=_contacts,
+    help="Messages and statuses of this contact alone: wa_id or user id.",
+)
+@click.option("--dry-run", is_flag=True, help="Only count; change nothing.")
+@click.option("--again", is_flag=True, help="Also call handlers for what was handled within WA_DEDUP_WINDOW.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
+def replay(
+    places: tuple[Path, ...],
+    since: int | None,
+    until: int | None,
+    lanes: tuple[str, ...],
+    kinds: tuple[str, ...],
+    contacts: tuple[str, ...],
+    dry_run: bool,
+    again: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Feed notifications from the archive back, to be handled by the workers.
+
+    FILE are files or folders of the archive; without, all of WA_ARCHIVE_DIR. They go to the end of the queues in the
+    order of their arrival, and keep its time. What was handled within WA_DEDUP_WINDOW is not handled twice, unless
+    --again. All filters must fit; one that is given several times fits if one of its values does. Of a notification
+    that holds more than what --kind and --contact name, only that goes back.
+
+    On a terminal it asks first. It waits while Redis is short of memory, or a hundred batches wait for workers.
+    Ctrl-C stops between two portions of about a thousand; nothing is lost, and it says which --from goes on.
+
+    With --json: an object of matched and done (notifications), upto (arrival of the last, or null).
+    """
+    with one_line():
+        settings = current_settings()
+        each = list(connection.all_for_tools(redis_url(settings)).values())
+        faults = _Faults()
+        paths = room.files(places or [_folder(settings)], faults.tell)
+        defaults = replaying.Wanted()
+        wanted = replaying.Wanted(
+            defaults.since_ms if since is None else since,
+            defaults.until_ms if until is None else until,
+            lanes,
+            kinds,
+            contacts,
+        )
+        matched = _count(paths, wanted, faults.tell)
+        done, upto, stopped = 0, None, ""
+        if matched and not dry_run:
+            if not yes and sys.stdin.isatty():
+                which = "also those handled before" if again else "unless handled before"
+                click.confirm(f"Handle {matched:,} notifications, {which}?", abort=True, err=True)
+            done, upto, stopped = _feed(each, paths, wanted, faults.tell, settings, again, matched)
+        if as_json:
+            last = None if upto is None else iso(upto)
+            click.echo(orjson.dumps({"matched": matched, "done": done, "upto": last}).decode())
+        elif dry_run:
+            click.echo(f"{matched:,} notifications match, nothing was changed")
+        else:
+            click.echo(f"{done:,} of {matched:,} notifications fed back")
+        if stopped:
+            if upto is None:
+                raise click.ClickException(f"{stopped}; nothing was fed back")
+            onwards = iso(upto + 1)
+            raise click.ClickException(f"{stopped}; the same command with --from {onwards} goes on")
+        faults.end()
+
+
+def _count(paths: list[Path], wanted: replaying.Wanted, tell: room.Tell) -> int:
+    """How many notifications are wanted. The bar shows bytes read."""
+    with progress_bar() as progress:
+        task = progress.add_task("", total=sum(path.stat().st_size for path in paths if path.exists()))
+        return sum(1 for _ in replaying.read(paths, wanted, tell, lambda size: progress.advance(task, size)))
+
+
+def _feed(
+    each: list[Redis],
+    paths: list[Path],
+    wanted: replaying.Wanted,
+    tell: Callable[[str], None],
+    settings: Settings,
+    again: bool,
+    matched: int,
+) -> tuple[int, int | None, str]:
+    """Feed back what is wanted: how many notifications, arrival of the last (ms), why it stopped before the end."""
+    done, upto, said = 0, None, ""
+    with stop_on_interrupt() as stopping, progress_bar() as progress:
+        task = progress.add_task("", total=matched)
+
+        def wait(reason: str) -> bool:
+            nonlocal said
+            if not said:
+                click.echo(f"wa-ingest: waiting, because {reason}", err=True)
+            said = reason
+            return not stopping.is_set()
+
+        found = replaying.read(paths, wanted, tell, lambda _: None)
+        try:
+            for portion in replaying.feed_back(each, found, settings, again, wait):
+                done += portion.notifications
+                upto = portion.upto_ms
+                progress.update(task, completed=done)
+                if stopping.is_set():
+                    break
+        except (RedisError, OSError) as error:
+            return done, upto, f"Redis failed: {connection.reason(error)}"
+        return done, upto, "stopped" if stopping.is_set() and done < matched else ""
+
+
+def _moment(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)

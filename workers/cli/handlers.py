@@ -1,0 +1,118 @@
+"""`wa-ingest handlers` and `wa-ingest call`: for who writes handlers."""
+
+from __future__ import annotations
+
+import inspect
+from typing import IO, Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ingest.settings import SettingsError
+from ingest.state import rates
+from workers import handlers as registry
+from workers.cli.terminal import as_json, current_settings, printable
+from workers.events.types import Broken, Event
+from workers.handlers import Handler, Handlers, HandlersError
+from workers.testing import Called
+from workers.testing import call as call_handlers
+
+_COLOURS = {"handled": "green", "unhandled": "dim", "discarded": "yellow"}
+
+
+@click.command()
+@as_json
+def handlers(as_json: bool) -> None:
+    """Show the handlers that WA_HANDLERS registers, in the order in which they are called.
+
+    wants are message types, statuses or change fields; * means all. With --json: a list of objects of kind, wants,
+    handler, is_async, rate (calls per second, over all workers), concurrency (calls at a time, in one worker process),
+    defined (file:line).
+    """
+    rows = [_row(one) for one in _load().registered]
+    if as_json:
+        click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+        return
+    table = Table("kind", "wants", "handler", "", "defined")
+    for row in rows:
+        wants = ", ".join(row["wants"]) or "*"
+        table.add_row(row["kind"], wants, row["handler"], _how(row), row["defined"])
+    Console().print(table)
+
+
+def _how(row: dict[str, Any]) -> str:
+    words = ["async"] if row["is_async"] else []
+    words += [rates.in_words(row["rate"])] if row["rate"] else []
+    words += [f"{row['concurrency']} at a time"] if row["concurrency"] else []
+    return ", ".join(words)
+
+
+def _row(handler: Handler) -> dict[str, Any]:
+    return {
+        "kind": handler.kind,
+        "wants": sorted(handler.wants),
+        "handler": handler.name,
+        "is_async": handler.is_async,
+        "rate": handler.rate,
+        "concurrency": handler.concurrency,
+        "defined": _defined(handler),
+    }
+
+
+def _defined(handler: Handler) -> str:
+    try:
+        code = inspect.unwrap(handler.call).__code__
+    except AttributeError:
+        return ""
+    return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+@click.command()
+@click.argument("file", type=click.File("rb"))
+@as_json
+def call(file: IO[bytes], as_json: bool) -> None:
+    """Run the body in FILE (- is standard input) through your handlers, in this process, without Redis.
+
+    Shows for each event which handlers match and how it ended; what handlers print is shown, too. The handlers are
+    really called: what they do is done. Copies are not recognised, only system messages bring news of a profile, and
+    handlers' rate and concurrency do not count.
+    Exits 1 when an event failed or was rejected, or when a part of the body is no event.
+
+    With --json a list of objects of event (kind), subject (type, status or field), handlers, outcome, detail,
+    handler (that raised), retry_in (seconds).
+    """
+    found = call_handlers(_load(), file.read(), timeout=current_settings().handler_timeout)
+    if as_json:
+        click.echo(orjson.dumps([_as_json(one) for one in found], option=orjson.OPT_INDENT_2).decode())
+    else:
+        table = Table("event", "", "handlers", "outcome", "detail")
+        for one in found:
+            colour = _COLOURS.get(one.outcome, "bold red")
+            detail = Text(printable(one.detail))
+            table.add_row(
+                one.event.kind, _subject(one.event), "\n".join(one.handlers), Text(one.outcome, colour), detail
+            )
+        Console().print(table)
+    if wrong := sum(one.outcome not in _COLOURS for one in found):
+        raise click.ClickException(f"{wrong} of {len(found)} events did not end well, see above")
+
+
+def _as_json(called: Called) -> dict[str, Any]:
+    return called._asdict() | {"event": called.event.kind, "subject": _subject(called.event)}
+
+
+def _subject(event: Event | Broken) -> str:
+    return printable("" if isinstance(event, Broken) else event.subject or "")
+
+
+def _load() -> Handlers:
+    """The handlers in force. Whatever their module raises is one line."""
+    try:
+        return registry.load(current_settings().handlers)
+    except (SettingsError, HandlersError) as error:
+        raise click.ClickException(str(error)) from None
+    except Exception as error:
+        raise click.ClickException(f"WA_HANDLERS: the module fails: {type(error).__name__}: {error}") from None

@@ -1,0 +1,64 @@
+"""The child processes of the commands: receivers, workers, the embedded server."""
+
+from __future__ import annotations
+
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+import orjson
+
+from ingest.settings import Settings, each_redis, redis_url
+from workers.cli import embedded
+from workers.cli.supervisor import Kind
+
+
+def receivers(settings: Settings, count: int) -> Kind:
+    """Receiver processes as children; ready when the admin listener of one of them answers."""
+    host, port = settings.admin_listen
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    spec = Kind("receiver", "ingest.server", ("--share-ports",) if count > 1 else (), count)
+
+    def ready() -> bool:
+        # By its pid: on a port that is in use, somebody else answers.
+        return _pid_of(here, port) in {child.process.pid for child in spec.children}
+
+    spec.ready = ready
+    return spec
+
+
+def _pid_of(host: str, port: int) -> int | None:
+    """The process behind an admin listener, or None."""
+    client = HTTPConnection(host, port, timeout=1.0)
+    try:
+        client.request("GET", "/healthz")
+        answer = orjson.loads(client.getresponse().read())
+        return answer.get("pid") if isinstance(answer, dict) else None
+    except (OSError, HTTPException, orjson.JSONDecodeError):
+        return None
+    finally:
+        client.close()
+
+
+def workers(settings: Settings, burst: bool = False, output: int | None = None) -> list[Kind]:
+    """WA_PROCESSES workers for each Redis: one serves one. `output`: see `Kind`."""
+    each = each_redis(settings)
+    return [
+        Kind(
+            "worker",
+            "workers.engine.worker",
+            ("--burst",) if burst else (),
+            settings.processes,
+            ends=burst,
+            output=output,
+            env={"WA_REDIS_URL": redis_url(one)} if len(each) > 1 else {},
+        )
+        for one in each
+    ]
+
+
+def valkey(folder: Path) -> Kind:
+    """The server as a child process; ready when it has read its data and answers."""
+    path = embedded.socket_path(folder)
+    return Kind(
+        "valkey", "workers.cli.embedded", (str(folder.resolve()), str(path)), ready=lambda: embedded.answers(path)
+    )

@@ -1,0 +1,118 @@
+"""`wa-ingest status`: what waits, and how it goes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+import orjson
+from redis.exceptions import RedisError
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ingest.settings import redis_url
+from ingest.state import backlog, history, rates
+from ingest.state.spooled import SpoolFigures, spool_figures
+from ingest.store import connection
+from workers.cli.sparkline import SECONDS, Lines
+from workers.cli.terminal import as_json, clock, current_settings, one_line, span
+
+_WATCH_SECONDS = 1.0
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Refresh every second, until Ctrl-C.")
+@as_json
+def status(watch: bool, as_json: bool) -> None:
+    """Show what waits, how old it is, how fast it goes, what failed.
+
+    Counts are notifications (retrying and dead: events). Rates are per second over the last minute. Lanes that are
+    paused or capped are named. dead_expiring (of --json) are the dead letters that will be removed within two days,
+    counted up to 100. With --watch and --json: one JSON object a line.
+    """
+    with one_line():
+        settings = current_settings()
+        redis = connection.all_for_tools(redis_url(settings))
+
+        def look() -> tuple[backlog.Backlog, SpoolFigures | None]:
+            spooled = spool_figures(settings.spool_dir) if settings.spool_dir else None
+            try:
+                return backlog.read_all(redis, settings.dead_age), spooled
+            except (RedisError, OSError):
+                if spooled is not None:  # while Redis is away this is what there is to see
+                    click.echo(orjson.dumps({"spool": spooled}) if as_json else _spool_line(spooled))
+                raise
+
+        if not watch:
+            if as_json:
+                click.echo(orjson.dumps(_json(*look()), option=orjson.OPT_INDENT_2).decode())
+            else:
+                Console().print(_table(*look()))
+            return
+        try:
+            if as_json:
+                while True:
+                    click.echo(orjson.dumps(_json(*look())).decode())
+                    time.sleep(_WATCH_SECONDS)
+            lines = Lines(history.read_all(redis))
+            with Live(_table(*look(), lines), screen=sys.stdout.isatty()) as live:
+                while True:
+                    time.sleep(_WATCH_SECONDS)
+                    live.update(_table(*look(), lines))
+        except KeyboardInterrupt:
+            pass
+
+
+def _json(now: backlog.Backlog, spooled: SpoolFigures | None) -> dict[str, Any]:
+    return now.as_json() | {"spool": spooled}
+
+
+def _table(now: backlog.Backlog, spooled: SpoolFigures | None, lines: Lines | None = None) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("lane")
+    for heading in ("waiting", "oldest", "in work", "retrying", "dead", "in/s", "out/s", "empty in"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if lines:
+        table.add_column(f"waiting, last {span(SECONDS)}", no_wrap=True)
+    for name, lane in now.lanes.items():
+        left = lane.seconds_to_empty
+        table.add_row(
+            name,
+            f"{lane.waiting:,}",
+            span(lane.oldest_seconds) if lane.batches else "-",
+            f"{lane.working:,}",
+            f"{lane.retrying:,}",
+            Text(f"{lane.dead:,}", style="red" if lane.dead else ""),
+            f"{lane.rate_in:,.0f}",
+            f"{lane.rate_out:,.0f}",
+            "paused" if lane.paused else "-" if left == 0 else "growing" if left is None else span(left),
+            *([lines.draw(name, lane.waiting, time.time(), sys.stdout.encoding)] if lines else []),
+        )
+    workers = Text(f"workers: {now.workers}", style="" if now.workers else "bold red")
+    if now.suspended:
+        workers.append("  suspended, `rq resume` lets them go on", style="bold red")
+    below: list[RenderableType] = [table, workers]
+    below += [Text(f"away, not counted: {name}", style="bold red") for name in now.away]
+    for name, lane in now.lanes.items():
+        if lane.paused_since:
+            text = f"{name}: paused since {clock(lane.paused_since)}, `wa-ingest resume {name}` lets it go on"
+            below.append(Text(text, style="bold red"))
+        if lane.limit:
+            below.append(Text(f"{name}: at most {rates.in_words(lane.limit)}, `wa-ingest limit`", style="yellow"))
+    if spooled and (spooled.notifications or spooled.corrupt):
+        below.append(Text(_spool_line(spooled), style="red"))
+    expiring = {name: lane.dead_expiring for name, lane in now.lanes.items()}
+    if any(expiring.values()):
+        soon = f"dead letters to be removed within 2 days: {backlog.expiring_text(expiring)}, see `wa-ingest dead`"
+        below.append(Text(soon, style="red"))
+    return Group(*below)
+
+
+def _spool_line(spooled: SpoolFigures) -> str:
+    text = f"disk spool: {spooled.notifications:,} notifications, oldest {span(spooled.oldest_seconds)}"
+    return text + (f"; damaged parts set aside: {spooled.corrupt}" if spooled.corrupt else "")

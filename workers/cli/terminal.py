@@ -1,0 +1,90 @@
+"""What the commands share: settings, errors of one line, `--json`, what is safe to print, whole files, long work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+import click
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from ingest.settings import Settings, SettingsError, load, unknown_variables
+from ingest.state.backlog import span as span  # what the commands print
+from ingest.store import connection
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """What goes wrong in ordinary life is one line on standard error, exit status 1."""
+    try:
+        yield
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from None
+    except BrokenPipeError:
+        raise  # `| head` has seen enough; click ends without a word
+    except (RedisError, OSError) as error:
+        raise click.ClickException(str(connection.trouble(error))) from None
+
+
+def current_settings(**overrides: Any) -> Settings:
+    """The settings in force, with a warning for each variable that is none. Raises SettingsError."""
+    settings = load(**overrides)
+    for name in unknown_variables():
+        click.echo(f"Warning: {name} is no setting of this version, it has no effect", err=True)
+    return settings
+
+
+def clock(iso: str) -> str:
+    """An ISO 8601 time as the clock here shows it: 14:03:59, and the date when it is not today's."""
+    then = datetime.fromisoformat(iso).astimezone()
+    return then.strftime("%H:%M:%S" if then.date() == datetime.now().date() else "%Y-%m-%d %H:%M:%S")
+
+
+def printable(text: str) -> str:
+    """Text of a stranger for the operator's terminal: control and direction characters are written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def complete(path: Path) -> Iterator[IO[bytes]]:
+    """A file, readable by its owner alone, that gets its name when all is written and on the disk. Raises OSError."""
+    if path.exists() and not path.is_file():
+        raise OSError(0, "it is not a regular file")
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event instead of breaking in, so that it is known what was done."""
+    stopping = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: stopping.set())
+    try:
+        yield stopping
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def progress_bar() -> Progress:
+    """A bar on a terminal, nothing elsewhere."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)

@@ -1,0 +1,1 @@
+"""Calling handlers: slots, order, time limits, rate limits."""

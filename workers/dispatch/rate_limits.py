@@ -1,0 +1,119 @@
+"""Handlers with a `rate` or a `concurrency` of their own, and lanes with a cap: who may begin an event now.
+
+Tokens lie in Redis (bucket.lua). A worker takes them in portions of at most a quarter of a second's, and exchanges what
+it has not used by then: what it has in hand comes on top of what others get.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ingest.store import keys, scripts
+from workers.engine.pipelined import Line
+from workers.events.types import Event
+from workers.handlers import Handler
+
+RATES = keys.WA + "rates"
+"""Hash: the buckets of handlers with a rate."""
+
+KEEP_SECONDS = 0.25
+"""How long a worker keeps tokens that it has not used."""
+
+_LOOK_AGAIN = 0.25  # when it is calls of this process that one waits for
+
+
+def with_bucket(script: str) -> str:
+    """A Lua script that uses buckets, with their text."""
+    return script.replace("-- (the text of bucket.lua)", scripts.lua(__file__, "bucket.lua"))
+
+
+class Granted(NamedTuple):
+    """Tokens; None: there is no cap any more. When they are 0, seconds until there may be some."""
+
+    tokens: int | None
+    wait: float
+
+
+class Buckets:
+    """Takes tokens out of buckets in Redis."""
+
+    def __init__(self, line: Line) -> None:
+        self._script = line.script(with_bucket(scripts.lua(__file__, "tokens.lua")))
+
+    def exchange(self, hash_: str, name: str, rate: float | None = None, unused: int = 0) -> Granted:
+        """Give tokens back and get what there is. Without a `rate`, the hash has it in `limit.NAME`."""
+        tokens, wait = self._script([hash_], [name, "" if rate is None else repr(rate), unused])
+        return Granted(None if tokens < 0 else tokens, wait / 1000)
+
+
+class NotYet(Exception):
+    """An event has to wait for its turn, for about so many seconds."""
+
+    def __init__(self, gates: tuple[Gate, ...], seconds: float) -> None:
+        super().__init__()
+        self.gates = gates
+        self.seconds = seconds
+
+
+class Gate:
+    """Lets calls of one handler begin, in this process."""
+
+    def __init__(self, buckets: Buckets, handler: Handler) -> None:
+        self._buckets = buckets
+        self._rate = handler.rate
+        self._concurrency = handler.concurrency
+        self._name = " ".join((handler.kind, *sorted(handler.wants), handler.name))
+        self._in_flight = self._tokens = 0
+        self._ask_at = 0.0  # when tokens are exchanged, or there are some again
+
+    def wait(self) -> float:
+        """Seconds until it is worth while to ask again; 0: one can begin now."""
+        if self._concurrency is not None and self._in_flight >= self._concurrency:
+            return _LOOK_AGAIN
+        if self._rate is None:
+            return 0.0
+        now = time.monotonic()
+        if now >= self._ask_at:
+            granted = self._buckets.exchange(RATES, self._name, self._rate, self._tokens)
+            self._tokens = granted.tokens or 0
+            self._ask_at = now + (KEEP_SECONDS if self._tokens else granted.wait)
+        return 0.0 if self._tokens else max(0.001, self._ask_at - now)
+
+    def begin(self) -> None:
+        self._in_flight += 1
+        if self._rate is not None:
+            self._tokens -= 1
+            if not self._tokens:
+                self._ask_at = 0.0
+
+    def end(self) -> None:
+        self._in_flight -= 1
+
+
+class Turns:
+    """Whose turn it is among the events of this process."""
+
+    def __init__(self, line: Line) -> None:
+        self._buckets = Buckets(line)
+        self._gates: dict[int, Gate] = {}  # by id() of the handler, which its registry keeps
+
+    def begin(self, calls: Iterable[tuple[Handler, Event]]) -> tuple[Gate, ...]:
+        """Begin all the calls of an event, or raise NotYet. Each gate that is returned is to be told its `end`."""
+        gates = tuple(self._gate(handler) for handler, _ in calls if handler.is_throttled)
+        if seconds := longest_wait(gates):
+            raise NotYet(gates, seconds)
+        for gate in gates:
+            gate.begin()
+        return gates
+
+    def _gate(self, handler: Handler) -> Gate:
+        if id(handler) not in self._gates:
+            self._gates[id(handler)] = Gate(self._buckets, handler)
+        return self._gates[id(handler)]
+
+
+def longest_wait(gates: Iterable[Gate]) -> float:
+    """Seconds until all of them may let one begin. Each is asked: what it gets it keeps for a while."""
+    return max([gate.wait() for gate in gates], default=0.0)

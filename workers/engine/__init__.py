@@ -1,0 +1,1 @@
+"""From take to settle: RQ's worker and queue with our scripts."""

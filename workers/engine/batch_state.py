@@ -1,0 +1,212 @@
+"""A batch while it is in work: its events, which of them are done, and what became of them."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import orjson
+
+from ingest.routing import lane_of, partition_of, partitions_of
+from ingest.state import counters
+from ingest.store.records import Record, digest, pack, unpack
+from workers.dispatch.dispatcher import HANDLED, Outcome
+from workers.engine import retries
+from workers.engine.claims import Claim, of
+from workers.events.parsing import parse
+from workers.events.types import Broken, Event, Message, Status
+
+_DETAIL = 500  # characters of a dead letter's detail
+
+
+class RetryBatch(NamedTuple):
+    """Where failed events of a batch go: one for all that wait for the same time (seconds)."""
+
+    id: str
+    delay: float
+
+
+class Results:
+    """What became of events since the last settle, as settle.lua takes it."""
+
+    __slots__ = (
+        "counts",
+        "done",
+        "error",
+        "failed",
+        "fresh_failed",
+        "handler",
+        "letters",
+        "records",
+        "retries",
+        "spent_ms",
+        "succeeded",
+        "tally",
+    )
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.counts: Counter[str] = Counter()
+        self.tally: dict[str, int] = {}
+        self.letters: list[tuple[Any, ...]] = []
+        self.retries: dict[RetryBatch, list[bytes]] = {}
+        self.done: list[str] = []  # as settle.lua reads it
+        self.failed = self.fresh_failed = self.succeeded = self.spent_ms = 0
+        self.handler = self.error = ""
+
+
+class OpenBatch:
+    """Takes the records of a batch apart and keeps account of their events.
+
+    A claimed event is settled as soon as it is done. What has no claim (a broken element, an event that somebody asked
+    for again) is settled when its record leaves the batch, so that a crash does not settle it twice.
+    """
+
+    def __init__(self, queue: str, batch: str, records: list[bytes], max_attempts: int, holder: str) -> None:
+        self.queue = queue
+        self.batch = batch
+        self.holder = holder  # what `taken` said when the records were read: the fence of each settle
+        self.events: list[tuple[int, Event]] = []
+        self.allowance: int | None = None  # of a capped lane: how many events may still be begun
+        self.probing = False  # the lane waits, and nothing of this batch has shown yet whether it still has to
+        self._records = [unpack(record) for record in records]
+        self._max_attempts = max_attempts
+        self._left = [0] * len(records)  # events of each record that are not done
+        self._unclaimed: list[list[tuple[Event | Broken, Outcome | None]]] = [[] for _ in records]
+        self._claims: dict[int, Claim] = {}  # by id() of the event
+        self._done: list[tuple[Event, Outcome]] = []
+        self._waits: list[float] = []  # seconds of handled events, from arrival to end
+        self._first = 0  # number of the first record that has not left the batch
+        self._markers: set[int] = set()  # of stages that happened in this batch, see Claim
+        self._retries: dict[tuple[int, float | None], RetryBatch] = {}
+        self._settled_at = time.monotonic()
+        self._clock = time.time() - self._settled_at
+        for index, record in enumerate(self._records):
+            self._take_apart(index, record)
+
+    def _take_apart(self, index: int, record: Record) -> None:
+        for event in parse(record.body, record.received_ms, record.attempt or 1, record.origin):
+            if record.share and not self._is_ours(event, record):
+                continue
+            if isinstance(event, Broken):
+                self._unclaimed[index].append((event, None))
+            else:
+                self._left[index] += 1
+                self.events.append((index, event))
+
+    def _is_ours(self, event: Event | Broken, record: Record) -> bool:
+        """Of a notification that went to several partitions, each takes its own contacts, the first all else."""
+        here = int(self.queue.rpartition(".")[2])
+        if isinstance(event, Message):
+            return partition_of(event.order_key, record.share) == here
+        return min(partitions_of(orjson.loads(record.body), record.share)) == here
+
+    def leaving(self) -> list[tuple[int, bytes]]:
+        """What the archive keeps of the notifications that the next `collect` takes out of the batch."""
+        done = itertools.takewhile(lambda n: self._left[n] == 0, range(self._first, len(self._left)))
+        return kept(map(self._records.__getitem__, done))
+
+    def again(self, index: int) -> bool:
+        """True when that record is to be handled whether it was handled before or not."""
+        return self._records[index].again
+
+    def claimed(self, event: Event, claim: Claim) -> None:
+        """The event is this batch's to handle."""
+        self._claims[id(event)] = claim
+
+    def is_superseded(self, status: Status) -> bool:
+        """True when a later stage of the same message was handled, before this batch or in it."""
+        return status.superseded or self._claim_of(status).later in self._markers
+
+    def finish(self, index: int, event: Event, outcome: Outcome, now: float = 0.0) -> None:
+        """Note an event's end; `now` is that of the monotonic clock, of use when it was handled."""
+        self._left[index] -= 1
+        if isinstance(event, Status) and outcome.happened:
+            self._markers.update(self._claim_of(event).markers)
+        if id(event) in self._claims or outcome.name == "duplicate":
+            self._done.append((event, outcome))
+            record = self._records[index]
+            if outcome is HANDLED and record.attempt:  # what comes from the archive has not waited for us
+                self._waits.append(self._clock + now - record.received_ms / 1000)
+        else:
+            self._unclaimed[index].append((event, outcome))
+
+    def _claim_of(self, event: Event) -> Claim:
+        return self._claims.get(id(event)) or of(event)
+
+    @property
+    def all_done(self) -> bool:
+        return not any(self._left)
+
+    def collect(self) -> Results:
+        """What is done since the last call."""
+        results = Results()
+        upto = self._first
+        while upto < len(self._left) and self._left[upto] == 0:
+            for event, outcome in self._unclaimed[upto]:
+                if isinstance(event, Broken):
+                    origin = self._records[upto].origin or digest(self._records[upto].body)
+                    _letter(results, event.reason, event, event.detail, origin)
+                elif outcome is not None:
+                    self._account(results, event, outcome, self._records[upto].again)
+            self._unclaimed[upto] = []
+            upto += 1
+        results.records = upto - self._first
+        self._first = upto
+        for event, outcome in self._done:
+            self._account(results, event, outcome)
+            claim = self._claims.pop(id(event), None)
+            if claim is not None:
+                results.done.append(claim.done(outcome.happened))
+        self._done = []
+        if self._waits:
+            results.tally = counters.observed(counters.WAIT, lane_of(self.queue), self._waits)
+            self._waits = []
+        now = time.monotonic()
+        results.spent_ms = round((now - self._settled_at) * 1000)
+        self._settled_at = now
+        return results
+
+    def _account(self, results: Results, event: Event, outcome: Outcome, again: bool = False) -> None:
+        if outcome.name not in ("failed", "rejected"):
+            results.counts[f"{outcome.name}.{event.kind}"] += 1
+            results.succeeded += outcome.name != "duplicate"
+            return
+        results.handler, results.error = outcome.handler, outcome.error or outcome.name
+        results.failed += 1
+        # RetryIn is a decision, not a breakdown.
+        results.fresh_failed += outcome.name == "failed" and event.attempt == 1 and outcome.delay is None
+        if outcome.name == "rejected" or event.attempt >= self._max_attempts:
+            results.succeeded += outcome.name == "rejected"
+            _letter(results, outcome.name, event, outcome.detail, event.origin)
+            return
+        results.counts[f"retried.{event.kind}"] += 1
+        record = pack(event.body(), event.received_ms, event.attempt + 1, again=again, origin=event.origin)
+        results.retries.setdefault(self._retry_batch(event.attempt, outcome.delay), []).append(record)
+
+    def _retry_batch(self, attempt: int, asked: float | None) -> RetryBatch:
+        """One for the events of the same attempt, and one for each delay that a handler asked for."""
+        known = self._retries.get((attempt, asked))
+        if known is None:
+            delay = retries.delay(attempt) if asked is None else asked
+            known = self._retries[attempt, asked] = RetryBatch(f"r{uuid4().hex[:16]}", delay)
+        return known
+
+
+def kept(records: Iterable[Record]) -> list[tuple[int, bytes]]:
+    """What the archive keeps of these: arrival (ms) and body.
+
+    Of a notification that went to several partitions each keeps it: what is settled is in the archive, whichever is
+    first. Retries and what somebody asked for again are not kept.
+    """
+    return [(record.received_ms, record.body) for record in records if record.attempt == 1 and not record.again]
+
+
+def _letter(results: Results, reason: str, event: Event | Broken, detail: str, origin: bytes) -> None:
+    results.counts[f"dead.{event.kind}"] += 1
+    body = event.body if isinstance(event, Broken) else event.body()
+    results.letters.append((reason, event.kind, detail[:_DETAIL], event.attempt, event.received_ms, body, origin.hex()))

@@ -1,0 +1,167 @@
+"""Each event once, whichever notification, lane or worker brings it.
+
+An event's digest is claimed for its batch before it is handled (claim.lua) and remembered when it is settled
+(settle.lua). A claim names its batch: a batch that crashed finds its own claims and goes on, another batch's copy is a
+duplicate, because the first is still owed.
+
+What is remembered lies in sets of 64-bit integers, which Redis keeps as sorted arrays of 8 bytes each. The first octal
+digits of an event's bucket name its set. Sets form generations: a new one begins when half the window is over or the
+last one is full, with as many digits as keep each set between a few and some hundred integers; a generation is
+forgotten a window after it ended (`forget`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from itertools import islice
+from struct import Struct
+from typing import Any, NamedTuple
+
+import orjson
+from redis import Redis
+
+from ingest.store import keys, scripts
+from workers.engine.pipelined import Line
+from workers.events.types import Change, Event, Message, Status
+
+CLAIMS = keys.WA + "claims"
+GENERATIONS = keys.WA + "generations"
+
+ERROR_MS = 600_000
+"""Errors have no id: the same one again within ten minutes counts as sent twice."""
+
+STAGES = {"sent": 1, "delivered": 2, "read": 3, "played": 4}
+_CHUNK = 125  # events a call
+_PORTION = 1000  # sets that one call forgets
+_PORTIONS = 100  # of which one round forgets at most so many
+_DIGEST, _BUCKETS = Struct(">qI"), 8**10 - 1
+
+
+class Claim(NamedTuple):
+    """What an event is recognised by.
+
+    `place` is a bucket and a member: 64 bits of the event's identity, in the set that 30 bits more name. `also` is an
+    earlier member that means the same. Of a status, `later` is the marker that a later stage of its message leaves
+    behind, and `markers` are those that it leaves behind itself, one for each earlier stage. All are in the same set:
+    Redis looks there once.
+    """
+
+    place: str
+    also: int | None = None
+    later: int | None = None
+    markers: tuple[int, ...] = ()
+
+    @property
+    def asked(self) -> str:
+        """As claim.lua reads it."""
+        if self.later is not None:
+            return f"{self.place} later {self.later}"
+        return self.place if self.also is None else f"{self.place} also {self.also}"
+
+    def done(self, happened: bool) -> str:
+        """As settle.lua reads it; `happened`: the stage counts."""
+        return " ".join((self.place, *map(str, self.markers))) if happened and self.markers else self.place
+
+
+GO, DUPLICATE, SUPERSEDED = b"012"
+
+
+def of(event: Event) -> Claim:
+    """The claim of an event: its business number, its element with the id in it, and its contact.
+
+    A copy has all of them in common: senders repeat a notification byte for byte, to each subscribed app. The id alone
+    would not do: senders' own samples, dashboards and mocks use an id again with other content, and that is no copy. A
+    later attempt has a claim of its own; the first one's says that it was taken care of.
+    """
+    if isinstance(event, Message):
+        return Claim(_place(event, event.contact))
+    if isinstance(event, Status):
+        return _of_status(event)
+    if isinstance(event, Change):
+        return Claim(_place(event, event.account, event.time and event.time.timestamp()))
+    bucket, _ = _digest(_identity(event))
+    slot = event.received_ms // ERROR_MS
+    (_, now), (_, before) = (_digest(_identity(event, n)) for n in (slot, slot - 1))
+    return Claim(f"{bucket} {now}", also=before)
+
+
+def _of_status(event: Status) -> Claim:
+    _, member = _digest(_identity(event, event.contact))
+    # The message's bucket, so that a status and the markers of its message are in one set.
+    bucket, message = _digest((event.business, event.id, event.participant or event.recipient))
+    place = f"{bucket} {member}"
+    rank = STAGES.get(event.status or "")
+    if event.id is None or rank is None:
+        return Claim(place)
+    # Three markers of a message: its stages after the first, the second, the third have happened.
+    markers = (message & ~3 | 1, message & ~3 | 2, message & ~3 | 3)
+    return Claim(place, None, markers[rank - 1] if rank <= len(markers) else None, markers[: rank - 1])
+
+
+def _place(event: Event, *more: Any) -> str:
+    bucket, member = _digest(_identity(event, *more))
+    return f"{bucket} {member}"
+
+
+def _identity(event: Event, *more: Any) -> tuple[Any, ...]:
+    return (event.kind, event.attempt, event.business, event.raw, *more)
+
+
+def _digest(identity: tuple[Any, ...]) -> tuple[str, int]:
+    try:
+        text = orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:  # nested deeper than orjson writes, though it could read it
+        text = repr(identity).encode("utf-8", "surrogatepass")
+    member, bucket = _DIGEST.unpack(blake2b(text, digest_size=_DIGEST.size).digest())
+    return f"{bucket & _BUCKETS:010o}", member
+
+
+class Claims:
+    """Claims events in Redis."""
+
+    def __init__(self, line: Line) -> None:
+        self._script = line.script(scripts.lua(__file__, "claim.lua"))
+
+    def take(self, member: str, claims: Iterable[Claim]) -> bytes:
+        """Claim for the batch `QUEUE|ID`: for each GO, DUPLICATE or SUPERSEDED (go on; a later stage was handled).
+
+        Redis decides on the first ones while `claims` brings the next.
+        """
+        script_keys = [keys.LEDGER, CLAIMS, GENERATIONS]
+        calls, rest = [], iter(claims)
+        while chunk := list(islice(rest, _CHUNK)):
+            # One argument for all: Redis takes a string apart faster than it takes in thousands of arguments.
+            calls.append(self._script.send(script_keys, [keys.WA, member, "\n".join(claim.asked for claim in chunk)]))
+        return b"".join(map(self._script.answer, calls))
+
+
+def forget(redis: Redis, window: float) -> None:
+    """Remove generations that ended more than `window` seconds ago, and some more of their sets with each call.
+
+    No set has a time of its own to live: setting it would cost Redis a command for each event.
+    """
+    known: Any = redis.hgetall(GENERATIONS)
+    found = {name.decode(): int(value) for name, value in known.items()}
+    now: Any = redis.time()
+    for number in sorted(int(name) for name in found if name.isdigit()):
+        ended = found.get(f"{number + 1}.born", now[0])
+        if now[0] - ended <= window:
+            break
+        # In one step: from here on nobody looks there any more, and what is to be removed is written down.
+        with redis.pipeline() as pipe:
+            pipe.hset(GENERATIONS, f"{number}.left.{found[str(number)]}", 8 ** found[str(number)])
+            pipe.hdel(GENERATIONS, str(number), f"{number}.born", f"{number}.count")
+            pipe.execute()
+    forgotten: Any = redis.hscan_iter(GENERATIONS, match="*.left.*")
+    portions = _PORTIONS
+    for name, value in forgotten:
+        number, _, digits = name.decode().split(".")
+        left = int(value)
+        while left > 0 and portions > 0:
+            portions -= 1
+            upto, left = left, max(0, left - _PORTION)
+            redis.unlink(*(f"{keys.WA}seen:{number}:{n:0{digits}o}" for n in range(left, upto)))
+            redis.hset(GENERATIONS, name, left)
+        if left == 0:
+            redis.hdel(GENERATIONS, name)

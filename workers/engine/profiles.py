@@ -1,0 +1,191 @@
+"""What was last seen of each contact, and what is new about it.
+
+A contact is found by its number and by its user id, at each business number apart. What is remembered is a digest: when
+the message that said it was received, and three bytes for each fact. That tells a change from none, and nothing else.
+
+It lies in hashes of generations: what a worker looks up is sought in this generation and the one before, and what
+changed, or was found only in the one before, is written to this one. So a contact who writes again is remembered for 30
+days at least, and one who does not is forgotten after 60 at most. A generation has a fixed number of hashes with a
+bounded number of contacts each.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from typing import NamedTuple
+
+from ingest.store import keys, scripts
+from workers.dispatch.dispatcher import Account, Outcome
+from workers.engine.pipelined import Call, Line
+from workers.events.types import Event, Message, Profile
+
+PROFILES = keys.WA + "profiles:"
+
+GENERATION_SECONDS = 30 * 86_400
+
+HASH_FIELDS = 128
+"""Names of contacts in one hash; beyond it a new one takes the place of any. Up to here Redis keeps a hash as a list,
+in some 40 bytes a name. There are 65,536 hashes, as many as two bytes tell apart: 300 MB a generation if all are full.
+"""
+
+_FIELD = 8  # bytes of a digest that name a contact in its hash
+_PLACE = 2 + _FIELD
+_TIME = 6
+_FACT = 3
+_UNKNOWN = bytes(_FACT)
+_FACTS = {
+    name: slice(_TIME + n * _FACT, _TIME + (n + 1) * _FACT)
+    for n, name in enumerate(("name", "username", "number", "user_id", "identity"))
+}
+_RECORD = _TIME + len(_FACTS) * _FACT
+_NOTHING = bytes(_RECORD)
+_CHUNK = 500  # contacts a call: a millisecond of Redis
+
+
+class Said(NamedTuple):
+    """What a message says of its contact: where that is remembered, one place for each name it has, and the record."""
+
+    places: tuple[bytes, ...]
+    record: bytes
+
+
+def said(message: Message) -> Said:
+    """Read a message. Whatever it holds, this does not raise; what is missing or makes no sense is not known."""
+    profile = Profile(message)
+    facts = profile.facts
+    business = message.business or ""
+    places = tuple(_digest(_PLACE, f"{business}\0{kind}\0{value}") for kind, value in profile.aliases)
+    received = message.received_ms.to_bytes(_TIME, "big")
+    return Said(places, received + b"".join(_fact(facts.get(name)) for name in _FACTS))
+
+
+def _fact(value: str | None) -> bytes:
+    return _digest(_FACT, value).replace(_UNKNOWN, b"\0\0\1") if value else _UNKNOWN
+
+
+def _digest(size: int, text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
+
+
+def differences(known: bytes, new: bytes) -> frozenset[str]:
+    """The facts that both records know, and that are not the same in both."""
+    if known[_TIME:] == new[_TIME:]:
+        return frozenset()
+    return frozenset(
+        name for name, at in _FACTS.items() if known[at] != new[at] and _UNKNOWN not in (known[at], new[at])
+    )
+
+
+def merged(known: bytes, new: bytes) -> bytes:
+    """The newer record, with the facts that it does not know from the older; the older when nothing is new."""
+    facts = b"".join(known[at] if new[at] == _UNKNOWN else new[at] for at in _FACTS.values())
+    return known if facts == known[_TIME:] else new[:_TIME] + facts
+
+
+class Profiles:
+    """Knows the contacts of one batch after the other: `ask` begins with a batch, `watch` is for its run."""
+
+    def __init__(self, line: Line, now: Callable[[], float] = time.time) -> None:
+        self._recall = line.script(scripts.lua(__file__, "recall.lua"))
+        self._remember = line.script(scripts.lua(__file__, "remember.lua"))
+        self._now = now
+        self._turns = itertools.count(1)
+        self._generation = 0
+        self._asked: list[tuple[list[bytes], Call]] = []
+        self._said: dict[int, Said] = {}  # by id() of the message
+        self._known: dict[bytes, bytes] = {}  # records by place
+        self._old: set[bytes] = set()  # places found only in the generation before
+        self._noted: dict[bytes, int] = {}  # places noted in this batch, by turn
+        self._unwritten: dict[bytes, bytes] = {}
+
+    def ask(self, events: Iterable[Event]) -> None:
+        """Ask Redis for the contacts of a batch's messages; it answers while the worker goes on."""
+        self._generation = int(self._now() // GENERATION_SECONDS)
+        self._said = {id(event): said(event) for event in events if isinstance(event, Message)}
+        self._known, self._old, self._noted, self._unwritten, self._asked = {}, set(), {}, {}, []
+        script_keys = [_prefix(self._generation), _prefix(self._generation - 1)]
+        places = iter(dict.fromkeys(place for one in self._said.values() for place in one.places))
+        while chunk := list(itertools.islice(places, _CHUNK)):
+            self._asked.append((chunk, self._recall.send(script_keys, [b"".join(chunk)])))
+
+    def watch(self, account: Account) -> Account:
+        """An account of the batch's run that also tells messages what is new, and takes note of what was handled."""
+        for chunk, call in self._asked:
+            reply: bytes = self._recall.answer(call)
+            for n, place in enumerate(chunk):
+                found = reply[n * (_RECORD + 1) : (n + 1) * (_RECORD + 1)]
+                if found[1:] != _NOTHING:
+                    self._known[place] = found[1:]
+                    if found[:1] == b"0":
+                        self._old.add(place)
+        return _Watching(self, account)
+
+    def news(self, message: Message) -> frozenset[str]:
+        """What this message says otherwise than it was last seen. Nothing of a contact seen for the first time, and
+        nothing when a message received later was seen."""
+        places, record = self._said[id(message)]
+        known = self._newest(places)
+        return frozenset() if known is None or record[:_TIME] < known[:_TIME] else differences(known, record)
+
+    def note(self, message: Message) -> None:
+        """This message was handled: what it says was seen."""
+        places, record = self._said[id(message)]
+        known = self._newest(places)
+        if known is not None:
+            if record[:_TIME] < known[:_TIME]:
+                return
+            record = merged(known, record)
+        turn = next(self._turns)
+        for place in places:
+            if self._known.get(place) != record or place in self._old:
+                self._known[place] = self._unwritten[place] = record
+                self._noted[place] = turn
+                self._old.discard(place)
+
+    def remember(self) -> None:
+        """Write what was seen since the last call, with the next command on the line."""
+        entries, self._unwritten = iter(self._unwritten.items()), {}
+        ends = (self._generation + 2) * GENERATION_SECONDS
+        while chunk := b"".join(place + record for place, record in itertools.islice(entries, _CHUNK)):
+            self._remember.later([_prefix(self._generation)], [ends, HASH_FIELDS, chunk], _raise)
+
+    def _newest(self, places: tuple[bytes, ...]) -> bytes | None:
+        found = [place for place in places if place in self._known]
+        return self._known[max(found, key=self._age)] if found else None
+
+    def _age(self, place: bytes) -> tuple[bytes, int]:
+        # Messages of one notification were received in the same millisecond: the last one counts.
+        return self._known[place][:_TIME], self._noted.get(place, 0)
+
+
+def _prefix(generation: int) -> str:
+    return f"{PROFILES}{generation}:"
+
+
+def _raise(reply: object) -> None:
+    if isinstance(reply, Exception):
+        raise reply
+
+
+class _Watching:
+    """The account of a run, with an eye on profiles."""
+
+    def __init__(self, profiles: Profiles, account: Account) -> None:
+        self._profiles = profiles
+        self._account = account
+        self.tick = account.tick
+        self.halted = account.halted
+        self.put_off = account.put_off
+
+    def admit(self, event: Event) -> Outcome | None:
+        if isinstance(event, Message):
+            event.news = self._profiles.news(event)
+        return self._account.admit(event)
+
+    def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
+        if isinstance(event, Message) and outcome.happened:
+            self._profiles.note(event)
+        self._account.finish(index, event, outcome, now)

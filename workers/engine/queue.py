@@ -1,0 +1,164 @@
+"""RQ's queue with our dequeue: pop, in-flight mark and partition lease in one script, woken by a doorbell.
+
+RQ 3.0.0 loses a job when a worker of several queues dies between BLPOP and its in-flight mark (rq#1716).
+`dequeue_any` is the classmethod that RQ's worker calls for its next job.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import orjson
+from redis import Redis
+from rq import Queue
+from rq.exceptions import DequeueTimeout
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+from rq.timeouts import BaseDeathPenalty
+
+from ingest.routing import LANES, MESSAGES, lane_of, queue_names
+from ingest.settings import Settings
+from ingest.state import controls
+from ingest.store import keys, scripts
+from ingest.store.jobs import job_template, rq_now
+from workers.dispatch.rate_limits import with_bucket
+from workers.engine.pipelined import Line
+
+_LONGEST_BLOCK = 5.0
+"""Seconds; a safety net, and how long `rq resume` may go unnoticed. Work is announced by the doorbell."""
+
+_SOON_MS = 1000
+"""A worker that is to end when nothing is left waits so long for tokens of a capped lane, or a retry."""
+
+TURN, SPENT, WAITS = (keys.WA + name for name in ("turn", "spent", "waits"))
+
+_TEMPLATE = job_template()
+_PARTS: list[str] = orjson.loads(_TEMPLATE)
+_FIELDS = dict(zip(_PARTS[::2], _PARTS[1::2], strict=True))
+_STATUSES = {status.value for status in JobStatus}
+_PLACE = re.compile("_ID_|_QUEUE_|_NOW_")
+
+
+class NoDeathPenalty(BaseDeathPenalty):
+    """RQ's time-out of a whole job is not used: events have their own, and both would use SIGALRM."""
+
+    def setup_death_penalty(self) -> None:
+        pass
+
+    def cancel_death_penalty(self) -> None:
+        pass
+
+
+@dataclass
+class Taker:
+    """Who takes batches.
+
+    `worker` is its name. `settling` is a batch, `QUEUE|ID`, that it has done with and whose settle is on its way.
+    `width` is the least number of records to give it of a capped lane. `idle` is called before it waits for work.
+    """
+
+    worker: str
+    line: Line
+    settling: str = ""
+    width: int = 1
+    idle: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.take = self.line.script(with_bucket(scripts.lua(__file__, "take.lua")))
+
+
+class Taken(NamedTuple):
+    """What take.lua gave: whether it is the one try of a lane that waits, `worker#number`, the records; and of a capped
+    lane how many events may be begun.
+    """
+
+    probe: bool
+    holder: str
+    records: list[bytes]
+    allowance: int | None = None
+
+
+class BatchJob(Job):
+    """The RQ job of a batch. What it runs is never read from Redis: who may write there could name any function in a
+    job, or a callback, or (with RQ's own serializer) pickle one.
+    """
+
+    def restore(self, raw_data: dict[Any, Any]) -> None:
+        """RQ calls this with a job's fields in Redis. All but these two are made anew."""
+        origin, status = (raw_data.get(name, b"").decode("utf-8", "replace") for name in (b"origin", b"status"))
+        words = {"_ID_": self.id, "_QUEUE_": origin, "_NOW_": rq_now()}
+        fields = {name: _PLACE.sub(lambda found: words[found[0]], text) for name, text in _FIELDS.items()}
+        if status in _STATUSES:
+            fields["status"] = status
+        super().restore({name: text.encode() for name, text in fields.items()})
+
+
+class BatchQueue(Queue):
+    """A queue of batches; `taken` is of the batch taken last."""
+
+    job_class = BatchJob
+    taker: Taker
+    taken: Taken
+
+    @classmethod
+    def dequeue_any(
+        cls,
+        queues: Iterable[Queue],
+        timeout: int | None,
+        connection: Redis,
+        job_class: type[Job] | None = None,
+        serializer: Any = None,
+        death_penalty_class: type[BaseDeathPenalty] | None = None,
+    ) -> tuple[Job, Queue] | None:
+        """The next batch's job and its queue. None when `timeout` is None (burst) and nothing can be taken soon.
+
+        Raises DequeueTimeout after `timeout` seconds, as RQ's worker expects.
+        """
+        by_name: dict[str, Any] = {queue.name: queue for queue in queues}
+        taker = next(iter(by_name.values())).taker
+        doorbells = [keys.doorbell_key(lane) for lane in dict.fromkeys(map(lane_of, by_name))]
+        script_keys = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.TAILS, TURN, SPENT, WAITS]
+        script_keys.append(controls.STEERING)
+        fixed = [keys.RQ, keys.WA, taker.worker, _TEMPLATE]
+        deadline = time.monotonic() + (timeout or 0)
+        while True:
+            # Ahead of the settle of the batch before: Redis works on that while we begin with this one.
+            reply: Any = taker.take.ask(script_keys, [*fixed, rq_now(), taker.settling, taker.width, *by_name])
+            if isinstance(reply, list):
+                name, id_, probe, holder, records, allowance = reply
+                queue = by_name[name.decode()]
+                queue.taken = Taken(probe == b"1", holder.decode(), records, None if allowance < 0 else allowance)
+                job = cls.job_class(id_.decode(), connection, JSONSerializer)
+                job.restore({b"origin": name})
+                return job, queue
+            if taker.line.flush():
+                continue  # a batch was settled meanwhile: its partition is free
+            if timeout is None and not 0 <= reply <= _SOON_MS:
+                return None
+            left = _LONGEST_BLOCK if timeout is None else deadline - time.monotonic()
+            if left <= 0:
+                raise DequeueTimeout(timeout, list(by_name))
+            taker.idle()
+            block = min(left, _LONGEST_BLOCK, reply / 1000 if reply >= 0 else _LONGEST_BLOCK)
+            connection.blpop(doorbells, max(0.01, block))  # BLPOP takes 0 for ever
+
+
+def open_queues(connection: Redis, settings: Settings, taker: Taker) -> list[BatchQueue]:
+    """The queues of the lanes in `settings`, most urgent first: also partitions left over from a larger number."""
+    names = [name for lane in LANES if lane in settings.lanes for name in queue_names(lane, settings.partitions)]
+    known: Any = connection.smembers(keys.RQ_QUEUES)
+    for key in sorted(known):
+        name = key.decode().removeprefix(keys.queue_key(""))
+        if lane_of(name) == MESSAGES and MESSAGES in settings.lanes and name not in names:
+            names.insert(settings.partitions, name)
+    queues = [
+        BatchQueue(name, connection=connection, serializer=JSONSerializer, death_penalty_class=NoDeathPenalty)
+        for name in names
+    ]
+    for queue in queues:
+        queue.taker = taker
+    return queues

@@ -1,1 +1,0 @@
-"""The other side: what sets the senders up, and what plays them."""

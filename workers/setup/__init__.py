@@ -1,0 +1,1 @@
+"""Configure the senders: coreapp, cloud."""

@@ -1,0 +1,1 @@
+"""Play a sender, verify every id."""

@@ -1,0 +1,93 @@
+"""What came of a simulated run, for people and programs, and why it is a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from workers.simulator.counters import Tally
+from workers.simulator.verifying import Findings
+
+_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+
+
+def as_json(tally: Tally, findings: Findings | None) -> dict[str, Any]:
+    """For a program; `wa-ingest simulate --help` says what the names mean."""
+    found = {name: tally.latencies.quantile(share) for name, share in _QUANTILES.items()}
+    return {
+        "sent": tally.sent,
+        "first_try": tally.first,
+        "acknowledged": tally.acknowledged,
+        "retried": tally.retried,
+        "given_up": tally.given_up,
+        "unacknowledged": tally.unacknowledged,
+        "duplicates": tally.duplicates,
+        "posts": tally.posts,
+        "answers": dict(sorted(tally.answers.items())),
+        "seconds": round(tally.seconds, 3),
+        "rate": round(tally.rate, 1),
+        "latency_seconds": {name: None if one is None else round(one, 6) for name, one in found.items()},
+        "over_1s": round(tally.over_1s, 6),
+        "rule": {True: "ok", False: "broken", None: None}[tally.fast_enough],
+        "stopped": tally.stopped,
+        "verify": findings._asdict() if findings else None,
+    }
+
+
+def table(tally: Tally, findings: Findings | None) -> Table:
+    """For a person."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(justify="right", no_wrap=True)
+    for name, value, wrong in _rows(tally, findings):
+        table.add_row(name, Text(value, style="bold red" if wrong else ""))
+    rule = {True: Text("ok", "green"), False: Text("broken", "bold red"), None: Text("-", "dim")}
+    table.add_row("median ≤ 250 ms, < 1 % over 1 s", rule[tally.fast_enough])
+    return table
+
+
+def _rows(tally: Tally, findings: Findings | None) -> Iterator[tuple[str, str, bool]]:
+    """Name, value, and whether it is one that nobody wants."""
+    yield "sent", f"{tally.sent:,}", False
+    yield "200 at first try", f"{tally.first:,}", False
+    yield "retried", f"{tally.retried:,}", False
+    yield "given up", f"{tally.given_up:,}", tally.given_up > 0
+    if tally.unacknowledged:
+        yield "not acknowledged yet", f"{tally.unacknowledged:,}", True
+    yield "duplicates", f"{tally.duplicates:,}", False
+    for answer, count in sorted(tally.answers.items()):
+        yield f"requests: {answer}", f"{count:,}", answer != "200"
+    yield "requests a second", f"{tally.rate:,.0f}", False
+    for name, share in _QUANTILES.items():
+        seconds = tally.latencies.quantile(share)
+        yield f"latency {name}", "-" if seconds is None else f"{seconds * 1000:,.1f} ms", False
+    yield "over 1 s", f"{tally.over_1s:.2%}", False
+    if findings:
+        yield "to be handled", f"{findings.expected:,}", False
+        yield "handled", f"{findings.handled:,}", False
+        for name in ("missing", "repeated", "out_of_order"):
+            count = getattr(findings, name)
+            yield name.replace("_", " "), f"{count:,}", count > 0
+
+
+def wrong(tally: Tally, findings: Findings | None) -> str | None:
+    """Why it exits with 1, in one line."""
+    if tally.stopped:
+        return f"stopped; {tally.unacknowledged + tally.given_up:,} of {tally.sent:,} were not acknowledged"
+    if tally.given_up:
+        most = next(name for name, _ in tally.answers.most_common() if name != "200")
+        return f"{tally.given_up:,} of {tally.sent:,} were given up; mostly: {most}"
+    if findings is None or findings.good:
+        return None
+    if not findings.handled:
+        return (
+            "nothing was handled: do workers run with WA_HANDLERS=workers.simulator.verifying:handlers on this Redis?"
+        )
+    return (
+        f"of {findings.expected:,} updates {findings.missing:,} are missing, {findings.repeated:,} were handled more "
+        f"than once, {findings.out_of_order:,} out of order"
+    )
