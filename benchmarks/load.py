@@ -15,7 +15,7 @@ import uvloop
 
 from benchmarks import bodies
 from ingest.commit.group_commit import FLUSH_RECORDS, Committer
-from ingest.routing import place
+from ingest.routing import route
 from ingest.settings import load, redis_url
 from ingest.store import connection
 
@@ -44,7 +44,7 @@ async def fill() -> int:
         size += len(body)
         held += len(body)
         now_ms = time.time_ns() // 1_000_000
-        waiting.append(asyncio.ensure_future(committer.commit(body, now_ms, place(body, settings.partitions))))
+        waiting.append(asyncio.ensure_future(committer.commit(body, now_ms, route(body, settings.partitions))))
         if len(waiting) >= FLUSH_RECORDS or held > 4 << 20:
             await asyncio.gather(*waiting)
             waiting, held = [], 0

@@ -29,20 +29,20 @@ _STATUS_ID = re.compile(rb'"statuses"\s*:\s*\[\s*\{[^{}]*?"id"\s*:\s*"([^"]+)"')
 _MOST_OBJECTS = 200_000
 
 
-class Place(NamedTuple):
+class Route(NamedTuple):
     """One queue that a notification goes to.
 
-    `share` is 0 when this queue takes the whole notification. It is the number of partitions when the notification
+    `split` is 0 when this queue takes the whole notification. It is the number of partitions when the notification
     holds messages of contacts in different partitions: then each of these partitions gets a copy and handles the
     messages of its own contacts only, which keeps every contact's messages in order and apart.
     """
 
     queue: str
-    share: int
+    split: int
 
 
-_STATUSES = (Place(STATUSES, 0),)
-_OTHER = (Place(OTHER, 0),)
+_STATUSES = (Route(STATUSES, 0),)
+_OTHER = (Route(OTHER, 0),)
 
 
 def queue_names(lane: str, partitions: int) -> list[str]:
@@ -82,7 +82,7 @@ def partitions_of(body: Any, partitions: int) -> set[int]:
     return {partition_of(contact_of(element), partitions) for element in _urgent(body)}
 
 
-def place(body: bytes, partitions: int) -> tuple[Place, ...]:
+def route(body: bytes, partitions: int) -> tuple[Route, ...]:
     """The queues for a body, one in all but rare cases. Never raises, whatever the bytes."""
     if _MAY_BE_URGENT.search(body):
         if len(body) > _MOST_OBJECTS and body.count(b"{") > _MOST_OBJECTS:
@@ -94,7 +94,7 @@ def place(body: bytes, partitions: int) -> tuple[Place, ...]:
         if len(found) == 1:
             return _alone(found.pop())
         if found:
-            return tuple(Place(f"{MESSAGES}.{n}", partitions) for n in sorted(found))
+            return tuple(Route(f"{MESSAGES}.{n}", partitions) for n in sorted(found))
     return _STATUSES if b'"statuses"' in body else _OTHER
 
 
@@ -107,8 +107,8 @@ def home(queue: str, body: bytes, count: int) -> int:
 
 
 @cache
-def _alone(partition: int) -> tuple[Place, ...]:
-    return (Place(f"{MESSAGES}.{partition}", 0),)
+def _alone(partition: int) -> tuple[Route, ...]:
+    return (Route(f"{MESSAGES}.{partition}", 0),)
 
 
 def _urgent(body: Any) -> Iterator[dict[str, Any]]:

@@ -16,12 +16,12 @@ from redis.exceptions import RedisError
 
 from ingest import child, metrics
 from ingest.admin.app import Admin
-from ingest.admin.event_stream import Live
+from ingest.admin.event_stream import EventStream
 from ingest.commit import sharded
 from ingest.http.listener import Listener, connection_limit
 from ingest.http.webhook import Webhook
 from ingest.settings import Settings, SettingsError, load, redis_url, tls
-from ingest.spool.fallback import Standby
+from ingest.spool.fallback import SpoolFallback
 from ingest.spool.spool import Spool
 from ingest.state import history
 from ingest.store import connection
@@ -52,7 +52,7 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
         "receiver started", listen=settings.listen, path=settings.path, tls=bool(settings.tls_cert), pid=os.getpid()
     )
     try:
-        async with _replaying(committer.standby, stop), _renewing(settings, public), _sampling(pages.live):
+        async with _replaying(committer.standby, stop), _renewing(settings, public), _sampling(pages.events):
             await stop.wait()
         public.stop_accepting()
         await webhook.drain(settings.body_timeout + connection.COMMAND_SECONDS)
@@ -67,7 +67,7 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
 
 
 @asynccontextmanager
-async def _replaying(standby: Standby | None, stop: asyncio.Event) -> AsyncIterator[None]:
+async def _replaying(standby: SpoolFallback | None, stop: asyncio.Event) -> AsyncIterator[None]:
     """Replay in the background. Should that end by itself, which is an error, the receiver stops: others go on."""
     if standby is None:
         yield
@@ -121,7 +121,7 @@ async def _renewing(settings: Settings, public: Listener) -> AsyncIterator[None]
 
 
 @asynccontextmanager
-async def _sampling(live: Live) -> AsyncIterator[None]:
+async def _sampling(live: EventStream) -> AsyncIterator[None]:
     """Keep the plots of the page fed, whether anybody looks at them or not."""
 
     async def samples() -> None:
@@ -158,7 +158,7 @@ def main() -> None:
                 connection.check_version(tools, settings.durability)
             except (RedisError, OSError) as error:
                 # Not fatal: until Redis is there, notifications are spooled or senders get 503.
-                log.warning("Redis is away", reason=str(connection.trouble(error)), spool=spool is not None)
+                log.warning("Redis is away", reason=str(connection.diagnose(error)), spool=spool is not None)
             finally:
                 tools.close()
         uvloop.run(run(settings, spool, share_ports="--share-ports" in sys.argv))

@@ -20,7 +20,7 @@ import pytest
 from redis import Redis
 
 from ingest.commit.group_commit import Committer
-from ingest.routing import place
+from ingest.routing import route
 from ingest.settings import load, redis_url
 from ingest.store import connection, keys
 
@@ -229,7 +229,7 @@ def test_backlog_is_compact_and_drains(redis: Redis, tmp_path: Path, monkeypatch
 
         async def work() -> None:
             for body in left:
-                await committer.commit(body, 1_700_000_000_000, place(body, 8))
+                await committer.commit(body, 1_700_000_000_000, route(body, 8))
 
         await asyncio.gather(*[work() for _ in range(200)])
         await client.aclose()

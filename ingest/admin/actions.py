@@ -48,7 +48,7 @@ class _Lane(_Asked):
     lane: Literal["messages", "statuses", "other"]
 
 
-class _Letters(_Lane):
+class _DeadLetters(_Lane):
     """The letters of a group as it was shown: `first` and `last` are ids. Letters that came later are not meant."""
 
     reason: _Word
@@ -105,7 +105,7 @@ class Actions:
             except _Refusal as refusal:
                 return _json(refusal.status, {"error": str(refusal)}, refusal.headers)
             except (RedisError, OSError) as error:
-                return _json(503, {"error": str(connection.trouble(error))})
+                return _json(503, {"error": str(connection.diagnose(error))})
 
         return answer
 
@@ -141,19 +141,19 @@ class Actions:
         return _json(200, {})
 
     async def _retry(self, request: web.BaseRequest) -> web.StreamResponse:
-        letters = await _asked(request, _Letters)
+        letters = await _asked(request, _DeadLetters)
         steps = chain.from_iterable(
             dead_letters.feed_back(one, letters.selection(), self._settings) for one in self._each
         )
         return await self._change(request, letters, steps, "dead letters retried on the page")
 
     async def _drop(self, request: web.BaseRequest) -> web.StreamResponse:
-        letters = await _asked(request, _Letters)
+        letters = await _asked(request, _DeadLetters)
         steps = chain.from_iterable(dead_letters.drop(one, letters.selection()) for one in self._each)
         return await self._change(request, letters, steps, "dead letters dropped on the page")
 
     async def _change(
-        self, request: web.BaseRequest, letters: _Letters, steps: Iterator[int], words: str
+        self, request: web.BaseRequest, letters: _DeadLetters, steps: Iterator[int], words: str
     ) -> web.StreamResponse:
         """Portion by portion; a line of JSON after each says how many it were so far, and the last why it ended.
 
@@ -175,7 +175,7 @@ class Actions:
             except (RedisError, OSError) as error:
                 if not done:
                     raise
-                end = {"error": str(connection.trouble(error))}
+                end = {"error": str(connection.diagnose(error))}
             finally:
                 log.info(words, lane=letters.lane, reason=letters.reason, kind=letters.kind, count=done)
         await _say(request, response, {"done": done} | end)

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from ingest import metrics
 from ingest.admin import collectors, page
 from ingest.admin.actions import Actions
-from ingest.admin.event_stream import Live
+from ingest.admin.event_stream import EventStream
 from ingest.commit.group_commit import Committer
 from ingest.http.answers import Answer
 from ingest.settings import Settings, redis_url
@@ -33,13 +33,13 @@ class Admin:
         self._spool = settings.spool_dir
         if self._spool is not None:
             self._collectors.append(collectors.Spool(self._spool))
-        self.live = Live(settings, redis, committer)
+        self.events = EventStream(settings, redis, committer)
         self._actions = Actions(settings, redis)
         self._pages: dict[str, tuple[tuple[str, ...], page.Page]] = {
             "/healthz": (_READ, self._healthz),
             "/readyz": (_READ, self._readyz),
             "/metrics": (_READ, self._metrics),
-            "/events": (("GET",), self.live.events),
+            "/events": (("GET",), self.events.events),
             **{path: (_READ, file) for path, file in page.files().items()},
             **{path: (("POST",), action) for path, action in self._actions.pages().items()},
         }
@@ -54,7 +54,7 @@ class Admin:
 
     def close(self) -> None:
         """Send away who watches, and end what was begun on the page: a stop waits for neither."""
-        self.live.close()
+        self.events.close()
         self._actions.close()
 
     async def _healthz(self, request: web.BaseRequest) -> web.Response:

@@ -34,7 +34,7 @@ _HEADERS = page.HEADERS | {
 }
 
 
-class Live:
+class EventStream:
     """Server-sent events: `history` once, the samples of the last hour, then `snapshot` after `snapshot`."""
 
     def __init__(self, settings: Settings, clients: dict[str, Redis], committer: Committer) -> None:
@@ -117,7 +117,7 @@ class Live:
         standby = self._committer.standby
         refused = standby.away if standby and standby.in_use() else await self._committer.probe()
         now = await asyncio.to_thread(self._reader.read, refused)
-        self._redis_answers = now.trouble is None
+        self._redis_answers = now.diagnosis is None
         return snapshot.as_json(now) | {"findings": health.findings(now), "actions": self._actions}
 
     def _tell_all(self) -> None:

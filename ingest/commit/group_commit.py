@@ -16,9 +16,9 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from ingest import metrics
-from ingest.routing import Place
+from ingest.routing import Route
 from ingest.settings import Settings
-from ingest.spool.fallback import Standby
+from ingest.spool.fallback import SpoolFallback
 from ingest.spool.spool import Spool
 from ingest.store import append, connection, scripts
 from ingest.store.append import APPEND_KEYS, append_arguments, append_head
@@ -63,7 +63,7 @@ class Committer:
         self, redis: Redis, settings: Settings, spool: Spool | None = None, outage: Outage | None = None
     ) -> None:
         self._redis = redis
-        self.standby = Standby(spool, self._write, settings.partitions) if spool else None
+        self.standby = SpoolFallback(spool, self._write, settings.partitions) if spool else None
         instead = "notifications go to the disk spool" if spool else "senders get 503"
         self._outage = outage or Outage(f"Redis is not used, {instead}", "Redis is used again")
         self._disk_outage = Outage("the spool cannot be used, senders get 503", "the spool can be used again")
@@ -87,12 +87,12 @@ class Committer:
     def release(self, size: int) -> None:
         self.pending -= size
 
-    async def commit(self, body: bytes, received_ms: int, places: tuple[Place, ...]) -> None:
+    async def commit(self, body: bytes, received_ms: int, routes: tuple[Route, ...]) -> None:
         """Return when the notification is durable. Raises NotDurable."""
         flush = self._next_flush()
         flush.notifications.append((received_ms, body))
-        for queue, share in places:
-            record = pack(body, received_ms, share=share)
+        for queue, split in routes:
+            record = pack(body, received_ms, split=split)
             flush.records.setdefault(queue, []).append(record)
             flush.bytes += len(record)
             flush.count += 1
@@ -135,12 +135,12 @@ class Committer:
                 return None
         except OSError as error:
             reason = f"the spool is not writable: {error.strerror}"
-            self._disk_outage.goes_on(reason)
+            self._disk_outage.down(reason)
         return reason
 
-    async def _spooled(self, standby: Standby, flush: _Flush) -> bool:
+    async def _spooled(self, standby: SpoolFallback, flush: _Flush) -> bool:
         kept = await standby.keep(flush.notifications)
-        self._disk_outage.over()
+        self._disk_outage.up()
         return kept
 
     async def aclose(self) -> None:
@@ -153,9 +153,9 @@ class Committer:
     async def _write(self, records_by_queue: dict[str, list[bytes]]) -> str | None:
         reason = await self._try_to_write(records_by_queue)
         if reason is None:
-            self._outage.over()
+            self._outage.up()
         else:
-            self._outage.goes_on(reason)
+            self._outage.down(reason)
         return reason
 
     async def _try_to_write(self, records_by_queue: dict[str, list[bytes]]) -> str | None:
@@ -164,7 +164,7 @@ class Committer:
         try:
             await self._call(args)
         except (RedisError, OSError, RuntimeError) as error:  # RuntimeError: uvloop, on a transport just closed
-            if misuse := connection.misuse(error):
+            if misuse := connection.config_error(error):
                 return str(misuse)
             if isinstance(error, ResponseError):
                 return f"Redis refuses: {error}"

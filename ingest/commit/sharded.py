@@ -11,7 +11,7 @@ import asyncio
 from redis.asyncio import Redis
 
 from ingest.commit.group_commit import Committer, NotDurable
-from ingest.routing import Place, home
+from ingest.routing import Route, home
 from ingest.settings import Settings, each_redis, redis_url
 from ingest.spool.fallback import LONGEST_PROBE_SECONDS, PROBE_SECONDS
 from ingest.spool.spool import Spool
@@ -28,10 +28,12 @@ def committer(settings: Settings, spool: Spool | None) -> Committer:
     each = each_redis(settings)
     if len(each) == 1:
         return Committer(connection.for_receiver(redis_url(settings)), settings, spool)
-    return Spread({address(redis_url(one)): connection.for_receiver(redis_url(one)) for one in each}, settings, spool)
+    return ShardedWriter(
+        {address(redis_url(one)): connection.for_receiver(redis_url(one)) for one in each}, settings, spool
+    )
 
 
-class Spread(Committer):
+class ShardedWriter(Committer):
     """Makes notifications durable in one of several Redis, each with a group commit of its own.
 
     Its own group commit is for what none of them keeps: all once more, then the spool. One that fails is left out until
@@ -46,26 +48,26 @@ class Spread(Committer):
         self._away: dict[int, asyncio.Task[None]] = {}
         self._reason = ""
 
-    async def commit(self, body: bytes, received_ms: int, places: tuple[Place, ...]) -> None:
+    async def commit(self, body: bytes, received_ms: int, routes: tuple[Route, ...]) -> None:
         """Return when the notification is durable. Raises NotDurable."""
         if self.standby is None or not self.standby.in_use():
-            shares: dict[int, tuple[Place, ...]] = {}
-            for place in places:
+            shares: dict[int, tuple[Route, ...]] = {}
+            for place in routes:
                 n = home(place.queue, body, len(self._each))
                 shares[n] = (*shares.get(n, ()), place)
             kept = [self._commit_in_one(n, body, received_ms, some) for n, some in shares.items()]
             if all(await asyncio.gather(*kept) if len(kept) > 1 else [await kept[0]]):
-                self._outage.over()
+                self._outage.up()
                 return
             if self.standby is None:
-                self._outage.goes_on(self._reason)
+                self._outage.down(self._reason)
                 raise NotDurable(self._reason)
-        await super().commit(body, received_ms, places)
+        await super().commit(body, received_ms, routes)
 
-    async def _commit_in_one(self, first: int, body: bytes, received_ms: int, places: tuple[Place, ...]) -> bool:
+    async def _commit_in_one(self, first: int, body: bytes, received_ms: int, routes: tuple[Route, ...]) -> bool:
         for n in self._usable(first):
             try:
-                await self._each[n].commit(body, received_ms, places)
+                await self._each[n].commit(body, received_ms, routes)
             except NotDurable as error:
                 self._leave_out(n, str(error))
             else:

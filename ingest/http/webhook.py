@@ -16,7 +16,7 @@ from ingest.commit.group_commit import Committer, NotDurable
 from ingest.http.answers import Answer, Refused, unavailable
 from ingest.http.bodies import Bodies
 from ingest.http.guards import Guards
-from ingest.routing import lane_of, place
+from ingest.routing import lane_of, route
 from ingest.settings import Settings
 from ingest.store.records import digest, notification_id
 
@@ -119,13 +119,13 @@ class Webhook:
         try:
             received_ms = time.time_ns() // 1_000_000
             self._guards.admit_body(request.headers, body)
-            places = place(body, self._partitions)
-            await self._committer.commit(body, received_ms, places)
+            routes = route(body, self._partitions)
+            await self._committer.commit(body, received_ms, routes)
         except NotDurable:
             raise unavailable("not_durable") from None
         finally:
             self._bodies.release(body)
-        lane = lane_of(places[0].queue)
+        lane = lane_of(routes[0].queue)
         if self._spans is not None:
             notification = notification_id(received_ms, digest(body))
             says = self._route | {"wa.lane": lane, "http.request.body.size": len(body)}

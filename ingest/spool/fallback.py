@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from ingest.routing import place
+from ingest.routing import route
 from ingest.spool import spool
 from ingest.store.records import pack
 from ingest.store.segments import Segment, Spooled
@@ -40,7 +40,7 @@ Write = Callable[[dict[str, list[bytes]]], Coroutine[Any, Any, str | None]]
 """Puts packed records into Redis, by queue: None, or the reason why it does not have them."""
 
 
-class Standby:
+class SpoolFallback:
     """Keeps notifications while Redis cannot, and brings them there when it can. Made in the loop that it serves."""
 
     def __init__(self, folder: spool.Spool, write: Write, partitions: int) -> None:
@@ -153,8 +153,8 @@ class Standby:
         count = size = 0
         for item in items:
             some.append(item)
-            for queue, share in place(item.body, self._partitions):
-                records.setdefault(queue, []).append(pack(item.body, item.received_ms, share=share))
+            for queue, split in route(item.body, self._partitions):
+                records.setdefault(queue, []).append(pack(item.body, item.received_ms, split=split))
                 count += 1
                 size += len(item.body)
             if count >= CALL_RECORDS or size >= CALL_BYTES:

@@ -16,7 +16,7 @@ STEERING = keys.WA + "steering"
 """Hash: `paused.LANE` → since when (ms since the epoch); `limit.LANE` → events per second; the rest is take.lua's."""
 
 
-class Steering(NamedTuple):
+class Controls(NamedTuple):
     """What is in force.
 
     `paused`: lanes whose batches stay where they are, and since when (ms since the epoch). `limits`: lanes whose
@@ -27,13 +27,13 @@ class Steering(NamedTuple):
     limits: dict[str, float]
 
 
-def read(redis: Redis) -> Steering:
+def read(redis: Redis) -> Controls:
     """What is in force at this moment."""
     found: Any = redis.hgetall(STEERING)
     return parse(found)
 
 
-def parse(found: dict[bytes, bytes]) -> Steering:
+def parse(found: dict[bytes, bytes]) -> Controls:
     """What the hash says."""
     paused: dict[str, int] = {}
     limits: dict[str, float] = {}
@@ -43,7 +43,7 @@ def parse(found: dict[bytes, bytes]) -> Steering:
             paused[lane] = int(value)
         elif what == "limit":
             limits[lane] = float(value)
-    return Steering(paused, limits)
+    return Controls(paused, limits)
 
 
 def pause(redis: Redis, lanes: Iterable[str]) -> None:

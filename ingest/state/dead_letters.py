@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
-from ingest.routing import LANES, Place, place, queue_names
+from ingest.routing import LANES, Route, queue_names, route
 from ingest.settings import Settings
 from ingest.state.backlog import iso
 from ingest.store import append, keys, scripts
@@ -46,7 +46,7 @@ class Id(NamedTuple):
         return f"{self.ms}-{self.number}"
 
 
-class Letter(NamedTuple):
+class DeadLetter(NamedTuple):
     """One dead letter.
 
     `reason`: failed (out of attempts), rejected, unreadable, unknown_form, malformed, poison, or what a later version
@@ -64,7 +64,7 @@ class Letter(NamedTuple):
     received_ms: int
     queue: str
     body: bytes
-    origin: bytes
+    body_digest: bytes
 
     @property
     def name(self) -> str:
@@ -83,7 +83,7 @@ class Letter(NamedTuple):
             "attempt": self.attempt,
             "received_at": iso(self.received_ms),
             "queue": self.queue,
-            "notification": notification_id(self.received_ms, self.origin),
+            "notification": notification_id(self.received_ms, self.body_digest),
         }
 
     def body_as_json(self) -> dict[str, str]:
@@ -141,13 +141,13 @@ def select(redis: Redis, wanted: Wanted) -> Selection:
     return Selection(now_ms, ranges, wanted.kinds, wanted.reasons)
 
 
-def read(redis: Redis, selection: Selection) -> Iterator[Letter]:
+def read(redis: Redis, selection: Selection) -> Iterator[DeadLetter]:
     """The letters of all lanes, the oldest first."""
     ranges = [_portions(redis, selection, *range) for range in _ranges(selection)]
     return heapq.merge(*map(itertools.chain.from_iterable, ranges), key=lambda letter: letter.id)
 
 
-def newest(redis: Redis, lane: str) -> Iterator[Letter]:
+def newest(redis: Redis, lane: str) -> Iterator[DeadLetter]:
     """The letters of a lane, the newest first."""
     end, count = "+", _FIRST_PORTION
     while True:
@@ -173,8 +173,8 @@ def feed_back(redis: Redis, selection: Selection, settings: Settings) -> Iterato
             fixed = append_head(next(flush_ids), template, settings.batch)
             records: list[Any] = []
             for letter in letters:
-                for queue, share in _places(letter, settings.partitions):
-                    records += (str(letter.id), queue, _record(letter, share))
+                for queue, split in _places(letter, settings.partitions):
+                    records += (str(letter.id), queue, _record(letter, split))
             yield script(keys=[*APPEND_KEYS, keys.dead_key(lane)], args=fixed + records)
 
 
@@ -206,7 +206,7 @@ def _ranges(selection: Selection) -> Iterator[tuple[str, Id, Id]]:
             yield lane, first, last
 
 
-def _portions(redis: Redis, selection: Selection, lane: str, first: Id, last: Id) -> Iterator[list[Letter]]:
+def _portions(redis: Redis, selection: Selection, lane: str, first: Id, last: Id) -> Iterator[list[DeadLetter]]:
     """The letters of a range that fit, a portion at a time; those that were given may be deleted meanwhile."""
     start, count = str(first), _FIRST_PORTION
     while True:
@@ -221,24 +221,24 @@ def _portions(redis: Redis, selection: Selection, lane: str, first: Id, last: Id
             yield fitting
 
 
-def _next_count(letters: list[Letter]) -> int:
+def _next_count(letters: list[DeadLetter]) -> int:
     """How many letters of their size make the next portion."""
     size = sum(len(letter.body) for letter in letters) // len(letters) + 1
     return max(1, min(PORTION, BATCH_BYTES // size))
 
 
-def _fits(letter: Letter, selection: Selection) -> bool:
+def _fits(letter: DeadLetter, selection: Selection) -> bool:
     return (not selection.kinds or letter.kind in selection.kinds) and (
         not selection.reasons or letter.reason in selection.reasons
     )
 
 
-def _letter(lane: str, id: bytes, fields: dict[bytes, bytes]) -> Letter:
+def _letter(lane: str, id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     def text(name: bytes) -> str:
         return fields.get(name, b"").decode("utf-8", "backslashreplace")
 
     body = fields.get(b"body", b"")
-    return Letter(
+    return DeadLetter(
         lane,
         _id(id),
         text(b"reason"),
@@ -252,17 +252,17 @@ def _letter(lane: str, id: bytes, fields: dict[bytes, bytes]) -> Letter:
     )
 
 
-def _places(letter: Letter, partitions: int) -> tuple[Place, ...]:
+def _places(letter: DeadLetter, partitions: int) -> tuple[Route, ...]:
     if letter.kind != "notification" and letter.queue in queue_names(letter.lane, partitions):
-        return (Place(letter.queue, 0),)
-    return place(letter.body, partitions)
+        return (Route(letter.queue, 0),)
+    return route(letter.body, partitions)
 
 
-def _record(letter: Letter, share: int) -> bytes:
+def _record(letter: DeadLetter, split: int) -> bytes:
     # What had been tried before is one event, also when its worker died of it (`poison`, of kind notification).
-    again = letter.kind != "notification" or letter.attempt > 1
-    origin = b"" if letter.origin == digest(letter.body) else letter.origin
-    return pack(letter.body, letter.received_ms, share=share, again=again, origin=origin)
+    force = letter.kind != "notification" or letter.attempt > 1
+    body_digest = b"" if letter.body_digest == digest(letter.body) else letter.body_digest
+    return pack(letter.body, letter.received_ms, split=split, force=force, body_digest=body_digest)
 
 
 def _id(text: bytes) -> Id:

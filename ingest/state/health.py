@@ -15,13 +15,13 @@ LATE_SECONDS = 60.0
 YOUNG_SECONDS = 5.0
 """What has waited for less is on its way, and not worth a word."""
 
-Level = Literal["bad", "late", "note"]
-_ORDER: tuple[Level, ...] = ("bad", "late", "note")
+Level = Literal["critical", "warning", "info"]
+_ORDER: tuple[Level, ...] = ("critical", "warning", "info")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`bad`: nothing goes on until somebody acts. `late`: look at it. `note`: good to know.
+    """`critical`: nothing goes on until somebody acts. `warning`: look at it. `info`: good to know.
 
     `about` names it and stays the same while figures in the `text` change. `remedy` may be empty.
     """
@@ -32,53 +32,55 @@ class Finding:
     remedy: str = ""
 
 
-ALL_WELL = Finding("note", "well", "All is well")
+ALL_WELL = Finding("info", "well", "All is well")
 
 
 def findings(now: Snapshot) -> list[Finding]:
-    """What there is to say, the worst first; `ALL_WELL` comes first when nothing is bad or late."""
+    """What there is to say, the worst first; `ALL_WELL` comes first when nothing is critical or a warning."""
     found = sorted(_all(now), key=lambda finding: _ORDER.index(finding.level))
-    if not found or found[0].level == "note":
+    if not found or found[0].level == "info":
         found.insert(0, ALL_WELL)
     return found
 
 
 def _all(now: Snapshot) -> Iterator[Finding]:
-    if now.trouble is not None:
+    if now.diagnosis is not None:
         how_long = f", for {span(now.away_seconds)}" if now.away_seconds else ""
         yield Finding(
-            "bad",
+            "critical",
             "redis",
-            f"Redis cannot be read{how_long}: {now.trouble.finding}",
-            f"{now.trouble.remedy}. {_meanwhile(now)}",
+            f"Redis cannot be read{how_long}: {now.diagnosis.finding}",
+            f"{now.diagnosis.remedy}. {_meanwhile(now)}",
         )
     elif now.refused is not None:
-        yield Finding("bad", "refused", f"Notifications do not go into Redis: {now.refused}", _meanwhile(now))
+        yield Finding("critical", "refused", f"Notifications do not go into Redis: {now.refused}", _meanwhile(now))
     yield from _spool(now)
     if now.backlog is None:
         return
     for name in now.backlog.away:
-        yield Finding("bad", f"away.{name}", f"One of several Redis is away: {name}", "Start it; others take its work")
+        yield Finding(
+            "critical", f"away.{name}", f"One of several Redis is away: {name}", "Start it; others take its work"
+        )
     waiting = sum(lane.waiting for lane in now.backlog.lanes.values())
     if not now.backlog.workers:
         text = "No worker is alive" + (f": {waiting:,} {_wait('notification', waiting)}" if waiting else "")
-        yield Finding("bad", "workers", text, "Start workers: `wa-ingest work`; their log says why they ended")
+        yield Finding("critical", "workers", text, "Start workers: `wa-ingest work`; their log says why they ended")
     if now.backlog.suspended:
-        yield Finding("late", "suspended", "All lanes are suspended by `rq suspend`", "`rq resume` lets them go on")
+        yield Finding("warning", "suspended", "All lanes are suspended by `rq suspend`", "`rq resume` lets them go on")
     for name, lane in now.backlog.lanes.items():
         yield from _lane(now, name, lane)
     if dead := sum(lane.dead for lane in now.backlog.lanes.values()):
         text = "1 dead letter" if dead == 1 else f"{dead:,} dead letters"
-        yield Finding("note", "dead", text, "`wa-ingest dead list` says why; once mended, retry them")
+        yield Finding("info", "dead", text, "`wa-ingest dead list` says why; once mended, retry them")
     if retrying := sum(lane.retrying for lane in now.backlog.lanes.values()):
-        yield Finding("note", "retrying", f"{retrying:,} {_wait('event', retrying)} for the next try")
+        yield Finding("info", "retrying", f"{retrying:,} {_wait('event', retrying)} for the next try")
 
 
 def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
     paused = paused_seconds(now, lane)
     if paused is not None:
         text = f"{name}: paused for {span(paused)}, {lane.waiting:,} waiting"
-        yield Finding("late", f"paused.{name}", text, "Resume it when what it waits for is mended")
+        yield Finding("warning", f"paused.{name}", text, "Resume it when what it waits for is mended")
         return
     if lane.waiting and lane.oldest_seconds >= YOUNG_SECONDS:
         left = lane.seconds_to_empty
@@ -90,25 +92,25 @@ def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
             remedy = (
                 "Its cap holds it back" if lane.limit is not None else "More workers: `wa-ingest work --processes N`"
             )
-        yield Finding("late" if late else "note", f"waiting.{name}", text, remedy)
+        yield Finding("warning" if late else "info", f"waiting.{name}", text, remedy)
     if lane.limit is not None:
-        yield Finding("note", f"limit.{name}", f"{name}: at most {lane.limit:g} events per second")
+        yield Finding("info", f"limit.{name}", f"{name}: at most {lane.limit:g} events per second")
 
 
 def _spool(now: Snapshot) -> Iterator[Finding]:
     if now.spool_problem is not None:
         text = f"The disk spool cannot be read: {now.spool_problem}"
-        yield Finding("bad", "spool", text, f"Look at {now.spool_dir}")
+        yield Finding("critical", "spool", text, f"Look at {now.spool_dir}")
     if now.spool is None:
         return
     if count := now.spool.notifications:
         text = (
             f"{count:,} {_wait('notification', count)} on the disk for Redis, oldest {span(now.spool.oldest_seconds)}"
         )
-        yield Finding("late", "spooled", text, "They go into Redis by themselves once it takes them")
+        yield Finding("warning", "spooled", text, "They go into Redis by themselves once it takes them")
     if now.spool.corrupt:
         text = f"{now.spool.corrupt:,} damaged parts of the disk spool are set aside"
-        yield Finding("late", "corrupt", text, f"Look at {now.spool_dir}/*.corrupt")
+        yield Finding("warning", "corrupt", text, f"Look at {now.spool_dir}/*.corrupt")
 
 
 def _meanwhile(now: Snapshot) -> str:

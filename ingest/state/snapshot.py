@@ -42,14 +42,14 @@ class Worker:
 class Snapshot:
     """What is known at `time` (seconds since the epoch).
 
-    `trouble` says why Redis cannot be read; what is read from there is then empty. `refused` says why notifications do
-    not go into Redis. `away_seconds` ago it answered, when it is not there at all. `spool` is None when
+    `diagnosis` says why Redis cannot be read; what is read from there is then empty. `refused` says why notifications
+    do not go into Redis. `away_seconds` ago it answered, when it is not there at all. `spool` is None when
     there is no folder, or `spool_problem` says why it cannot be read.
     """
 
     receiver: str
     time: float
-    trouble: connection.Trouble | None = None
+    diagnosis: connection.Diagnosis | None = None
     away_seconds: float = 0.0
     refused: str | None = None
     backlog: backlog.Backlog | None = None
@@ -85,8 +85,8 @@ class Reader:
             now.dead = together(self._counters[name].read() for name in there)
             self.answered()
         except (RedisError, OSError) as error:
-            now.trouble = connection.trouble(error)
-            if connection.misuse(error) is None:
+            now.diagnosis = connection.diagnose(error)
+            if connection.config_error(error) is None:
                 now.away_seconds = time.monotonic() - self._answered
             now.backlog = None
         if self._spool is not None:

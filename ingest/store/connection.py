@@ -117,7 +117,7 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-class Trouble(NamedTuple):
+class Diagnosis(NamedTuple):
     """What is wrong with Redis and what to do about it, for a person."""
 
     finding: str
@@ -127,27 +127,27 @@ class Trouble(NamedTuple):
         return f"{self.finding}; {self.remedy}"
 
 
-def misuse(error: Exception) -> Trouble | None:
-    """Trouble that lasts until somebody mends WA_REDIS_URL or the server's users; None for any other."""
+def config_error(error: Exception) -> Diagnosis | None:
+    """Diagnosis that lasts until somebody mends WA_REDIS_URL or the server's users; None for any other."""
     why = reason(error)
     # In a script Redis says NOPERM in other words.
     if isinstance(error, NoPermissionError) or "ACL failure in script: " in why:
         what = why.rpartition("ACL failure in script: ")[2].partition(" script: ")[0]
-        return Trouble(
+        return Diagnosis(
             f"the user of WA_REDIS_URL lacks a right: {what.removeprefix('NoPermissionError: ')}",
             "deploy/redis/users.acl has what is needed",
         )
     if isinstance(error, AuthenticationError):
-        return Trouble("Redis refuses the user or the password of WA_REDIS_URL", "see ACL LIST or requirepass there")
+        return Diagnosis("Redis refuses the user or the password of WA_REDIS_URL", "see ACL LIST or requirepass there")
     if isinstance(error, AskError | ClusterCrossSlotError):  # MovedError is an AskError
-        return Trouble(
+        return Diagnosis(
             "the server of WA_REDIS_URL is a node of a Redis Cluster",
             "give redis+cluster://HOST:PORT,HOST:PORT, and a {hash tag}: RQ_KEY_PREFIX={wa}",
         )
     if "cluster support disabled" in why:
-        return Trouble("the server of WA_REDIS_URL is no node of a cluster", "give redis://HOST:PORT/DB")
+        return Diagnosis("the server of WA_REDIS_URL is no node of a cluster", "give redis://HOST:PORT/DB")
     if "[SSL" in why:
-        return Trouble(f"no TLS with Redis: {why}", f"see WA_REDIS_URL; {_TLS}")
+        return Diagnosis(f"no TLS with Redis: {why}", f"see WA_REDIS_URL; {_TLS}")
     return None
 
 
@@ -156,20 +156,20 @@ def refuses(error: Exception) -> bool:
     return isinstance(error, ReadOnlyError) or bool(re.search(r"\b(MISCONF|NOREPLICAS)\b", reason(error)))
 
 
-def trouble(error: Exception) -> Trouble:
+def diagnose(error: Exception) -> Diagnosis:
     """The cause of an error of redis-py or of the network, and its remedy; never a password, never data."""
-    known = misuse(error)
+    known = config_error(error)
     if known:
         return known
     why = reason(error)
     if refuses(error):
-        return Trouble(f"Redis takes no writes: {why}", "see its log: its disk, its role, its replicas")
+        return Diagnosis(f"Redis takes no writes: {why}", "see its log: its disk, its role, its replicas")
     if "closed by server" in why or "reset by peer" in why:
-        return Trouble(
+        return Diagnosis(
             f"Redis ends the connection: {why}",
             "see WA_REDIS_URL: does it want TLS (rediss://), a client certificate (ssl_certfile, ssl_keyfile)?",
         )
-    return Trouble(f"Redis is not reachable: {why}", "see WA_REDIS_URL, and that it runs")
+    return Diagnosis(f"Redis is not reachable: {why}", "see WA_REDIS_URL, and that it runs")
 
 
 def check_version(client: redis.Redis, durability: str) -> None:

@@ -8,59 +8,60 @@ from typing import NamedTuple
 
 _HEADER = Struct(">Q")
 
-_ORIGIN = 1
-"""In place of a share, which would mean nothing: the digest of the original body stands between header and body."""
-_ORIGIN_BYTES = 8
+_HAS_DIGEST = 1
+"""In place of a split, which would mean nothing: the digest of the original body stands between header and body."""
+_DIGEST_BYTES = 8
 
 
 class Record(NamedTuple):
     """One notification in a batch.
 
     `attempt` counts from 1, to 127; 0 is the first try of what was fed back from the archive, and is there already.
-    `share` is 0, or the number of partitions when only the contacts of this queue's partition count (see
-    `ingest.routing.Place`). `again` is set when somebody asked for it to be handled once more, whether it was handled
-    before or not. `origin` is empty, or the `digest` of the body as it was received, when this one holds a part of it:
-    one event.
+    `split` is 0, or the number of partitions when only the contacts of this queue's partition count (see
+    `ingest.routing.Route`). `force` is set when somebody asked for it to be handled once more, whether it was handled
+    before or not. `body_digest` is empty, or the `digest` of the body as it was received, when this one holds a part of
+    it: one event.
     """
 
     received_ms: int
     attempt: int
-    share: int
-    again: bool
+    split: int
+    force: bool
     body: bytes
-    origin: bytes = b""
+    body_digest: bytes = b""
 
 
 def pack(
-    body: bytes, received_ms: int, attempt: int = 1, share: int = 0, again: bool = False, origin: bytes = b""
+    body: bytes, received_ms: int, attempt: int = 1, split: int = 0, force: bool = False, body_digest: bytes = b""
 ) -> bytes:
-    """A record as it lies in Redis: 6 bytes arrival time, 1 bit again, 7 attempt, 8 share, the body byte for byte.
+    """A record as it lies in Redis: 6 bytes arrival time, 1 bit force, 7 attempt, 8 split, the body byte for byte.
 
-    With an origin, which only a record without a share may have, the share is 1 and its 8 bytes stand before the body.
+    With a body digest, which only a record without a split may have, the split is 1 and the digest's 8 bytes stand
+    before the body.
     """
-    if origin:
-        share = _ORIGIN
-    return _HEADER.pack(received_ms << 16 | again << 15 | attempt << 8 | share) + origin + body
+    if body_digest:
+        split = _HAS_DIGEST
+    return _HEADER.pack(received_ms << 16 | force << 15 | attempt << 8 | split) + body_digest + body
 
 
 def unpack(record: bytes) -> Record:
     """The reverse of `pack`."""
     (header,) = _HEADER.unpack_from(record)
-    share, origin, body = header & 255, b"", record[_HEADER.size :]
-    if share == _ORIGIN:
-        share, origin, body = 0, body[:_ORIGIN_BYTES], body[_ORIGIN_BYTES:]
-    return Record(header >> 16, header >> 8 & 127, share, bool(header >> 15 & 1), body, origin)
+    split, body_digest, body = header & 255, b"", record[_HEADER.size :]
+    if split == _HAS_DIGEST:
+        split, body_digest, body = 0, body[:_DIGEST_BYTES], body[_DIGEST_BYTES:]
+    return Record(header >> 16, header >> 8 & 127, split, bool(header >> 15 & 1), body, body_digest)
 
 
 def digest(body: bytes) -> bytes:
     """Eight bytes that tell a body from others that arrived in the same millisecond."""
-    return blake2b(body, digest_size=_ORIGIN_BYTES).digest()
+    return blake2b(body, digest_size=_DIGEST_BYTES).digest()
 
 
-def notification_id(received_ms: int, origin: bytes) -> str:
+def notification_id(received_ms: int, body_digest: bytes) -> str:
     """The id of a notification, 32 hex digits: its arrival, then the digest of its body.
 
     Nobody has to carry it along: receiver and worker compute the same. It is in log lines and dead letters, and it is
     the id of the trace.
     """
-    return f"{received_ms:016x}{origin.hex()}"
+    return f"{received_ms:016x}{body_digest.hex()}"

@@ -32,7 +32,7 @@ class _Kind:
         self.came = 0
 
 
-class Floods:
+class LogThrottle:
     """Bounds our own lines and those of the libraries. What handlers log is theirs: it is never left out."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from ingest.telemetry.log_throttle import Floods
+from ingest.telemetry.log_throttle import LogThrottle
 
 in_work: ContextVar[tuple[Callable[[Any], Mapping[str, object]], Any] | None] = ContextVar("in_work", default=None)
 """What is in work at the moment, and a function that says for a line what that is: called only when one is written."""
@@ -43,7 +43,7 @@ def _quotes_no_request(record: logging.LogRecord) -> bool:
 def configure() -> None:
     """Send our lines and those of aiohttp, RQ and redis-py to standard error in one form."""
     terminal = sys.stderr.isatty()
-    floods = Floods()
+    floods = LogThrottle()
     atexit.register(floods.end)
     structlog.configure(
         processors=[floods.processor, *_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -21,13 +21,13 @@ class Outage:
         self._more = more
         self._since: float | None = None
 
-    def goes_on(self, reason: str) -> None:
+    def down(self, reason: str) -> None:
         """It is away, for the first time or still."""
         if self._since is None:
             self._since = time.monotonic()
             log.warning(self._away, reason=reason, **self._more)
 
-    def over(self) -> None:
+    def up(self) -> None:
         """It is there, whether it was away or not."""
         if self._since is not None:
             seconds, self._since = time.monotonic() - self._since, None

@@ -154,9 +154,9 @@ class _Delivery(SpanExporter):
         self._said = ""
         result = self._exporter.export(spans)
         if result is SpanExportResult.SUCCESS:
-            self._outage.over()
+            self._outage.up()
         else:
-            self._outage.goes_on(self._said)
+            self._outage.down(self._said)
         return result
 
     def _listen(self, record: logging.LogRecord) -> bool:

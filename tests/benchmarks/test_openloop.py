@@ -14,7 +14,7 @@ import uvloop
 from aiohttp import web
 
 from benchmarks.openloop import Fired, Plan, fire, mixed
-from ingest.routing import place
+from ingest.routing import route
 
 Answer = Callable[[int], Awaitable[int]]
 
@@ -108,6 +108,6 @@ def test_what_is_refused_is_not_answered() -> None:
 def test_mix_of_messages_and_statuses() -> None:
     """Every eleventh body is a message, the others are statuses, for the lanes that they are named for."""
     body = mixed(11, seed=5)
-    lanes: list[Any] = [place(body(n), 8)[0].queue.partition(".")[0] for n in range(22)]
+    lanes: list[Any] = [route(body(n), 8)[0].queue.partition(".")[0] for n in range(22)]
     assert [n for n, lane in enumerate(lanes) if lane == "messages"] == [0, 11]
     assert lanes.count("statuses") == 20

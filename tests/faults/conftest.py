@@ -75,7 +75,7 @@ def commit(redis_url: str) -> Callable[..., None]:
     import time
 
     from ingest.commit.group_commit import Committer
-    from ingest.routing import place
+    from ingest.routing import route
     from ingest.settings import load
     from ingest.store import connection
 
@@ -85,7 +85,7 @@ def commit(redis_url: str) -> Callable[..., None]:
             client = connection.for_receiver(redis_url(current))
             committer = Committer(client, current)
             now = time.time_ns() // 1_000_000
-            await asyncio.gather(*[committer.commit(b, now, place(b, current.partitions)) for b in bodies])
+            await asyncio.gather(*[committer.commit(b, now, route(b, current.partitions)) for b in bodies])
             await client.aclose()
 
         asyncio.run(go())

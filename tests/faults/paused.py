@@ -102,12 +102,17 @@ def prepare_receiver() -> None:
 def prepare_worker() -> None:
     """The steps of a worker. The settle at a batch's end goes out with the next take: `workers.engine.pipelined`."""
     from workers.engine.batch import Runner
-    from workers.engine.batch_state import OpenBatch
+    from workers.engine.batch_state import BatchState
     from workers.engine.claims import Claims
-    from workers.engine.pipelined import Line
+    from workers.engine.pipelined import PipelinedConnection
     from workers.engine.queue import BatchQueue
 
-    dequeue, settle, settled, transmit = BatchQueue.dequeue_any, Runner._settle, Runner._settled, Line._transmit
+    dequeue, settle, settled, transmit = (
+        BatchQueue.dequeue_any,
+        Runner._settle,
+        Runner._settled,
+        PipelinedConnection._transmit,
+    )
     wanted = os.environ.get("PAUSE_SETTLE")
 
     def dequeue_any(*arguments: Any, **options: Any) -> Any:
@@ -117,7 +122,7 @@ def prepare_worker() -> None:
             here("taken")
         return taken
 
-    def _settle(self: Runner, opened: OpenBatch, how: str, may_wait: bool = False) -> str:
+    def _settle(self: Runner, opened: BatchState, how: str, may_wait: bool = False) -> str:
         global _in_call
         if how != wanted:
             return settle(self, opened, how, may_wait)
@@ -133,7 +138,7 @@ def prepare_worker() -> None:
         if wanted == "end":
             here("settled")
 
-    def _transmit(self: Line, calls: Any) -> None:
+    def _transmit(self: PipelinedConnection, calls: Any) -> None:
         global _in_call
         transmit(self, calls)
         if _in_call:
@@ -142,9 +147,9 @@ def prepare_worker() -> None:
 
     BatchQueue.dequeue_any = dequeue_any  # type: ignore[method-assign]
     Runner._settle, Runner._settled = _settle, _settled  # type: ignore[method-assign]
-    Line._transmit = _transmit  # type: ignore[method-assign]
+    PipelinedConnection._transmit = _transmit  # type: ignore[method-assign]
     _wrap(Claims, "take", before="before claim", after="claimed")
-    _wrap(OpenBatch, "finish", before="handler returned")
+    _wrap(BatchState, "finish", before="handler returned")
 
 
 def make_handlers() -> Any:

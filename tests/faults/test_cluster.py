@@ -205,7 +205,7 @@ def test_no_cluster(
         with pytest.raises(RedisError) as caught:
             client.ping()
         said = "the server of WA_REDIS_URL is no node of a cluster; give redis://HOST:PORT/DB"
-        assert str(connection.trouble(caught.value)) == said
+        assert str(connection.diagnose(caught.value)) == said
 
 
 def test_script_is_refused_whole(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ def test_tools(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """`work --burst` ends when all are empty; status adds up, check looks at each, dead letters are found in all."""
     import asyncio
 
-    from ingest.routing import place
+    from ingest.routing import route
     from ingest.settings import load
 
     bodies = [f"[{n}]".encode() for n in range(20)]
@@ -139,7 +139,7 @@ def test_tools(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     async def go() -> None:
         committer = sharded.committer(load(), None)
-        await asyncio.gather(*(committer.commit(body, 1_700_000_000_000, place(body, 8)) for body in bodies))
+        await asyncio.gather(*(committer.commit(body, 1_700_000_000_000, route(body, 8)) for body in bodies))
         await committer.aclose()
 
     def ask(*command: str) -> str:

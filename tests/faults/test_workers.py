@@ -138,7 +138,7 @@ def test_twenty_by_twenty(workers: Any, redis: Redis, wait_for: Callable[..., No
     import threading
 
     from ingest.commit.group_commit import Committer
-    from ingest.routing import place
+    from ingest.routing import route
     from ingest.settings import load
     from ingest.store import connection
 
@@ -150,7 +150,7 @@ def test_twenty_by_twenty(workers: Any, redis: Redis, wait_for: Callable[..., No
             committer = Committer(client, load())
             for id in mine + mine[::-1]:
                 body = _status(id)
-                await committer.commit(body, 1, place(body, 8))
+                await committer.commit(body, 1, route(body, 8))
             await client.aclose()
 
         asyncio.run(go())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ingest.routing import MESSAGES, lane_of, partition_of, place
+from ingest.routing import MESSAGES, lane_of, partition_of, route
 from workers.engine import claims
 from workers.events.parsing import parse
 from workers.events.types import Broken, Event, Message
@@ -14,9 +14,9 @@ RECEIVED_MS, ATTEMPT, PARTITIONS = 1_700_000_000_123, 2, 8
 
 def check(body: bytes) -> None:
     """Raise AssertionError, or whatever the code under test raises, when a body is not treated as it must be."""
-    places = place(body, PARTITIONS)
-    queues = {found.queue for found in places}
-    assert len(queues) == len(places) >= 1
+    routes = route(body, PARTITIONS)
+    queues = {found.queue for found in routes}
+    assert len(queues) == len(routes) >= 1
     items = parse(body, RECEIVED_MS, ATTEMPT)
     assert items
     for item in items:
@@ -38,7 +38,7 @@ def _check_broken(broken: Broken) -> None:
 
 def _check_event(event: Event) -> None:
     """Its body is what a retry is written from: it gives this event again, and nothing else."""
-    found = parse(event.body(), RECEIVED_MS, ATTEMPT, event.origin)
+    found = parse(event.body(), RECEIVED_MS, ATTEMPT, event.body_digest)
     assert len(found) == 1
     (again,) = found
     assert type(again) is type(event)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.routing import LANES, Place, contact_of, lane_of, partition_of, partitions_of, place, queue_names
+from ingest.routing import LANES, Route, contact_of, lane_of, partition_of, partitions_of, queue_names, route
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 ALICE, BOB, CAROL = "16315551234", "491701234567", "US.13491208655302741918"
@@ -31,7 +31,7 @@ def wire(body: object) -> bytes:
 
 def lane(body: object) -> str:
     """The one lane of a body, compact and pretty-printed."""
-    lanes = {lane_of(p.queue) for raw in (wire(body), json.dumps(body, indent=2).encode()) for p in place(raw, 8)}
+    lanes = {lane_of(p.queue) for raw in (wire(body), json.dumps(body, indent=2).encode()) for p in route(raw, 8)}
     assert len(lanes) == 1
     return lanes.pop()
 
@@ -91,7 +91,7 @@ def test_text_that_looks_like_a_message(text: str) -> None:
     assert lane({"statuses": [status]}) == "statuses"
     assert lane({"errors": [ERROR | {"details": text}]}) == "other"
     message = MESSAGE | {"text": {"body": text}}
-    assert place(wire({"messages": [message]}), 8) == place(wire({"messages": [MESSAGE]}), 8)
+    assert route(wire({"messages": [message]}), 8) == route(wire({"messages": [MESSAGE]}), 8)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_text_that_looks_like_a_message(text: str) -> None:
 )
 def test_what_is_no_json(body: bytes) -> None:
     """Bytes that are no JSON go to `other`, whole."""
-    assert place(body, 8) == (Place("other", 0),)
+    assert route(body, 8) == (Route("other", 0),)
 
 
 @pytest.mark.parametrize(
@@ -143,15 +143,15 @@ def test_contact(element: dict[str, Any], contact: str | None) -> None:
 @pytest.mark.parametrize("body", [{"messages": [{}]}, cloud({"messages": [{}]})], ids=["onprem", "cloud"])
 def test_same_contact_same_partition(body: dict[str, Any]) -> None:
     """However a contact's message is written, it goes to the same partition; a quoted message plays no part."""
-    places = set()
+    routes = set()
     for message in (
         {"from": ALICE, "context": {"from": BOB}},
         {"context": {"from": BOB}, "from": "+" + ALICE},
         {"text": {"body": "x"}, "from": int(ALICE)},
     ):
         (body["messages"] if "messages" in body else body["entry"][0]["changes"][0]["value"]["messages"])[0] = message
-        places |= set(place(wire(body), 200))
-    assert places == {Place(f"messages.{crc32(ALICE.encode()) % 200}", 0)}
+        routes |= set(route(wire(body), 200))
+    assert routes == {Route(f"messages.{crc32(ALICE.encode()) % 200}", 0)}
     assert partition_of(BOB, 200) != partition_of(ALICE, 200)
 
 
@@ -162,14 +162,14 @@ def test_partition_never_changes() -> None:
 
 def test_no_contact_is_partition_zero() -> None:
     """A message that names no contact is still urgent, and goes to partition 0."""
-    assert place(wire({"messages": [{"type": "system"}]}), 8) == (Place("messages.0", 0),)
+    assert route(wire({"messages": [{"type": "system"}]}), 8) == (Route("messages.0", 0),)
 
 
 def test_several_contacts() -> None:
     """Messages of contacts in different partitions: one copy for each partition, which says how many there are."""
     body = wire({"messages": [{"from": c} for c in (ALICE, BOB, CAROL, ALICE)]})
-    assert place(body, 8) == (Place("messages.1", 8), Place("messages.4", 8), Place("messages.5", 8))
-    assert place(body, 1) == (Place("messages.0", 0),)
+    assert route(body, 8) == (Route("messages.1", 8), Route("messages.4", 8), Route("messages.5", 8))
+    assert route(body, 1) == (Route("messages.0", 0),)
 
 
 def test_several_contacts_over_entries() -> None:
@@ -177,13 +177,13 @@ def test_several_contacts_over_entries() -> None:
     body = cloud({"messages": [{"from": ALICE}]})
     body["entry"] += cloud({"calls": [{"from": BOB}]}, "calls")["entry"]
     body["entry"][0]["changes"] += cloud({"messages": [{"from_user_id": CAROL}]})["entry"][0]["changes"]
-    assert [p.queue for p in place(wire(body), 8)] == ["messages.1", "messages.4", "messages.5"]
+    assert [p.queue for p in route(wire(body), 8)] == ["messages.1", "messages.4", "messages.5"]
 
 
 def test_contacts_of_one_partition() -> None:
     """Messages of contacts in one partition need no copy."""
     other = next(str(n) for n in range(10**6) if partition_of(str(n), 8) == partition_of(ALICE, 8))
-    assert place(wire({"messages": [{"from": ALICE}, {"from": other}]}), 8) == (Place("messages.1", 0),)
+    assert route(wire({"messages": [{"from": ALICE}, {"from": other}]}), 8) == (Route("messages.1", 0),)
 
 
 def test_queue_names() -> None:
@@ -223,13 +223,13 @@ BODIES = st.one_of(
 
 @given(BODIES, st.integers(1, 255))
 def test_any_body_has_a_place(body: bytes, partitions: int) -> None:
-    """Whatever the bytes are, routing answers with queues that exist, and with a share only when there are several."""
-    places = place(body, partitions)
-    queues = [p.queue for p in places]
+    """Whatever the bytes are, routing answers with queues that exist, and with a split only when there are several."""
+    routes = route(body, partitions)
+    queues = [p.queue for p in routes]
     assert queues
     assert len(set(queues)) == len(queues)
     assert set(queues) <= {name for each in LANES for name in queue_names(each, partitions)}
-    assert {p.share for p in places} == ({partitions} if len(places) > 1 else {0})
+    assert {p.split for p in routes} == ({partitions} if len(routes) > 1 else {0})
 
 
 @given(st.lists(CONTACTS, min_size=1, max_size=8), st.integers(1, 255))
@@ -237,7 +237,7 @@ def test_every_message_has_its_partition(messages: list[dict[str, Any]], partiti
     """Each message's partition is among the queues of its body, and no other partition is."""
     expected = {partition_of(contact_of(message), partitions) for message in messages}
     assert partitions_of({"messages": messages}, partitions) == expected
-    assert {p.queue for p in place(orjson.dumps({"messages": messages}), partitions)} == {
+    assert {p.queue for p in route(orjson.dumps({"messages": messages}), partitions)} == {
         f"messages.{n}" for n in expected
     }
 
@@ -249,7 +249,7 @@ def test_samples() -> None:
     found, right = {}, {}
     for name, kinds in expected.items():
         raw = (CORPUS / name).read_bytes()
-        found[name] = {lane_of(p.queue) for p in place(raw, 8)}
+        found[name] = {lane_of(p.queue) for p in route(raw, 8)}
         if "message" in kinds or ('"field": "calls"' in raw.decode() and '"calls": [' in raw.decode()):
             right[name] = {"messages"}
         else:

@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from ingest.commit.group_commit import Committer
-from ingest.routing import LANES, place, queue_names
+from ingest.routing import LANES, queue_names, route
 from ingest.settings import load
 from ingest.state import controls
 from ingest.store import connection, keys, scripts
@@ -21,7 +21,7 @@ from ingest.store.jobs import job_template
 from workers.dispatch.rate_limits import with_bucket
 from workers.engine import batch as batch_room
 from workers.engine import queue as queue_room
-from workers.engine.pipelined import Line
+from workers.engine.pipelined import PipelinedConnection
 from workers.handlers import Handlers
 
 
@@ -64,7 +64,7 @@ def commit(redis_url: str) -> Callable[..., None]:
             client = connection.for_receiver(redis_url(current))
             committer = Committer(client, current)
             try:
-                waiting = [committer.commit(b, received_ms, place(b, current.partitions)) for b in bodies]
+                waiting = [committer.commit(b, received_ms, route(b, current.partitions)) for b in bodies]
                 await asyncio.gather(*waiting)
             finally:
                 await client.aclose()
@@ -101,7 +101,7 @@ def runner(redis: Redis) -> Callable[..., batch_room.Runner]:
         stop = threading.Event()
         current = load(**settings)
         names = [name for lane in current.lanes for name in queue_names(lane, current.partitions)]
-        taker = queue_room.Taker(worker, Line(redis))
+        taker = queue_room.Consumer(worker, PipelinedConnection(redis))
         made = batch_room.Runner(taker, registry, current, stop.is_set, names)
         made.stop = stop  # type: ignore[attr-defined]
         return made

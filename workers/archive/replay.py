@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
-from ingest.routing import LANES, home, lane_of, place, queue_names
+from ingest.routing import LANES, home, lane_of, queue_names, route
 from ingest.settings import Settings
 from ingest.store import append, keys, scripts
 from ingest.store.append import APPEND_KEYS, BATCH_BYTES, append_arguments, append_head
@@ -109,7 +109,7 @@ def _overlapping(paths: list[Path], wanted: Wanted, tell: Tell) -> Iterator[Bloc
 
 
 def _wanted_of(body: bytes, received_ms: int, wanted: Wanted) -> list[bytes]:
-    if wanted.lanes and lane_of(place(body, 1)[0].queue) not in wanted.lanes:
+    if wanted.lanes and lane_of(route(body, 1)[0].queue) not in wanted.lanes:
         return []
     if not wanted.kinds and not wanted.contacts:
         return [body]
@@ -138,13 +138,13 @@ def feed_back(
     each: Sequence[Redis],
     notifications: Iterable[Notification],
     settings: Settings,
-    again: bool,
+    force: bool,
     wait: Callable[[str], bool],
 ) -> Iterator[Portion]:
     """Put them into the queues of their home among `each` Redis, in portions, each wholly or not at all (of several
     Redis: in each of them). Yields after each.
 
-    With `again` they are handled whether they were handled before or not. While Redis has no room `wait` gets the
+    With `force` they are handled whether they were handled before or not. While Redis has no room `wait` gets the
     reason, again and again; it ends when that answers False.
     """
     scripts = [redis.register_script(_APPEND) for redis in each]
@@ -154,8 +154,8 @@ def feed_back(
         homes: dict[int, dict[str, list[bytes]]] = {}
         for received_ms, bodies in portion:
             for body in bodies:
-                for queue, share in place(body, settings.partitions):
-                    record = pack(body, received_ms, attempt=0, share=share, again=again)
+                for queue, split in route(body, settings.partitions):
+                    record = pack(body, received_ms, attempt=0, split=split, force=force)
                     homes.setdefault(home(queue, body, len(each)), {}).setdefault(queue, []).append(record)
         for n, by_queue in homes.items():
             head = append_head(next(flush_ids), template, settings.batch)

@@ -22,7 +22,7 @@ from ingest.state.backlog import iso
 from ingest.store import connection
 from workers.archive import files as room
 from workers.archive import replay as replaying
-from workers.cli.terminal import as_json, current_settings, one_line, progress_bar, span, stop_on_interrupt
+from workers.cli.terminal import as_json, cli_errors, current_settings, progress_bar, span, stop_on_interrupt
 
 _KINDS = ("message", "status", "error", "change", "notification")
 
@@ -65,7 +65,7 @@ def archive(as_json: bool) -> None:
     WA_ARCHIVE_AGE (30 days). `wa-ingest replay` feeds notifications back. With --json: an object of hours (a list of
     hour, files, notifications, bytes, compressed), files, notifications, bytes, compressed, age_seconds.
     """
-    with one_line():
+    with cli_errors():
         settings = current_settings()
         faults = _Faults()
         hours: dict[str, Hour] = {}
@@ -128,7 +128,7 @@ def _contacts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
 
 
 @click.command()
-@click.argument("places", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("routes", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--from", "since", metavar="TIME", callback=_time, help="What arrived then or later; UTC, or +hh:mm.")
 @click.option("--to", "until", metavar="TIME", callback=_time, help="What arrived before.")
 @click.option("--lane", "lanes", multiple=True, type=click.Choice(LANES), help="Notifications of this lane.")
@@ -142,18 +142,18 @@ def _contacts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
     help="Messages and statuses of this contact alone: wa_id or user id.",
 )
 @click.option("--dry-run", is_flag=True, help="Only count; change nothing.")
-@click.option("--again", is_flag=True, help="Also call handlers for what was handled within WA_DEDUP_WINDOW.")
+@click.option("--again", "force", is_flag=True, help="Also call handlers for what was handled within WA_DEDUP_WINDOW.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @as_json
 def replay(
-    places: tuple[Path, ...],
+    routes: tuple[Path, ...],
     since: int | None,
     until: int | None,
     lanes: tuple[str, ...],
     kinds: tuple[str, ...],
     contacts: tuple[str, ...],
     dry_run: bool,
-    again: bool,
+    force: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -169,11 +169,11 @@ def replay(
 
     With --json: an object of matched and done (notifications), upto (arrival of the last, or null).
     """
-    with one_line():
+    with cli_errors():
         settings = current_settings()
         each = list(connection.all_for_tools(redis_url(settings)).values())
         faults = _Faults()
-        paths = room.files(places or [_folder(settings)], faults.tell)
+        paths = room.files(routes or [_folder(settings)], faults.tell)
         defaults = replaying.Wanted()
         wanted = replaying.Wanted(
             defaults.since_ms if since is None else since,
@@ -186,9 +186,9 @@ def replay(
         done, upto, stopped = 0, None, ""
         if matched and not dry_run:
             if not yes and sys.stdin.isatty():
-                which = "also those handled before" if again else "unless handled before"
+                which = "also those handled before" if force else "unless handled before"
                 click.confirm(f"Handle {matched:,} notifications, {which}?", abort=True, err=True)
-            done, upto, stopped = _feed(each, paths, wanted, faults.tell, settings, again, matched)
+            done, upto, stopped = _feed(each, paths, wanted, faults.tell, settings, force, matched)
         if as_json:
             last = None if upto is None else iso(upto)
             click.echo(orjson.dumps({"matched": matched, "done": done, "upto": last}).decode())
@@ -217,7 +217,7 @@ def _feed(
     wanted: replaying.Wanted,
     tell: Callable[[str], None],
     settings: Settings,
-    again: bool,
+    force: bool,
     matched: int,
 ) -> tuple[int, int | None, str]:
     """Feed back what is wanted: how many notifications, arrival of the last (ms), why it stopped before the end."""
@@ -234,7 +234,7 @@ def _feed(
 
         found = replaying.read(paths, wanted, tell, lambda _: None)
         try:
-            for portion in replaying.feed_back(each, found, settings, again, wait):
+            for portion in replaying.feed_back(each, found, settings, force, wait):
                 done += portion.notifications
                 upto = portion.upto_ms
                 progress.update(task, completed=done)

@@ -128,7 +128,7 @@ def _redis(settings: Settings) -> Iterator[Check]:
     except SettingsError as error:
         yield Check("redis", "failed", str(error), "see above")
     except (RedisError, OSError) as error:
-        found = connection.trouble(error)
+        found = connection.diagnose(error)
         yield Check("redis", "failed", found.finding, found.remedy)
     finally:
         redis.close()

@@ -9,7 +9,7 @@ import orjson
 
 from ingest.settings import load
 from workers.cli import tables
-from workers.cli.terminal import as_json, one_line
+from workers.cli.terminal import as_json, cli_errors
 from workers.setup import graph as graph_room
 from workers.setup.api import ApiError, Server, https_url
 from workers.setup.credentials import from_environment
@@ -91,7 +91,7 @@ def _override(url: str) -> Override:
     https_url(url, "--url")
     if len(url) > LONGEST_URL:
         raise ApiError(f"--url has {len(url)} characters, Meta takes {LONGEST_URL} at most: give a shorter one")
-    with one_line():
+    with cli_errors():
         token = load().verify_token
     if token is None:
         raise ApiError("WA_VERIFY_TOKEN is not set: give the one that the receiver has, or WA_VERIFY_TOKEN_FILE")

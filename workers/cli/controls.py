@@ -13,7 +13,7 @@ from ingest.routing import LANES
 from ingest.settings import redis_url
 from ingest.state import backlog, controls, rates
 from ingest.store import connection
-from workers.cli.terminal import as_json, clock, current_settings, one_line
+from workers.cli.terminal import as_json, cli_errors, clock, current_settings
 
 _InForce = dict[str, dict[str, Any]]
 
@@ -30,7 +30,7 @@ def pause(lanes: tuple[str, ...], as_json: bool) -> None:
     accepting. Batches in work go back to the front of their queue within a second, except for handlers that are
     running: these finish. Retries become due and wait. It lasts until it is taken back, whatever is restarted.
     """
-    with one_line():
+    with cli_errors():
         before, now = _pull(controls.pause, lanes or LANES)
         if as_json:
             _print_json(now)
@@ -52,7 +52,7 @@ def resume(lanes: tuple[str, ...], as_json: bool) -> None:
 
     Lanes are messages, statuses and other. What `wa-ingest limit` said stays in force.
     """
-    with one_line():
+    with cli_errors():
         before, now = _pull(controls.resume, lanes or LANES)
         if as_json:
             _print_json(now)
@@ -75,7 +75,7 @@ def limit(lane: str | None, rate: str | None, as_json: bool) -> None:
     cap away. It takes effect within a second, lasts until it is taken away, and holds up no other lane. Without a RATE:
     show what is in force.
     """
-    with one_line():
+    with cli_errors():
         per_second = None
         if rate is not None and rate != "off":
             try:

@@ -28,9 +28,9 @@ from ingest.state import dead_letters as letters
 from ingest.store import connection
 from workers.cli.terminal import (
     as_json,
+    cli_errors,
     complete,
     current_settings,
-    one_line,
     printable,
     progress_bar,
     span,
@@ -105,7 +105,7 @@ def _select(settings: Settings, wanted: letters.Wanted) -> _Chosen:
     return [(redis, letters.select(redis, wanted)) for redis in connection.all_for_tools(redis_url(settings)).values()]
 
 
-def _read(chosen: _Chosen) -> Iterator[letters.Letter]:
+def _read(chosen: _Chosen) -> Iterator[letters.DeadLetter]:
     """The letters of all Redis, the oldest first."""
     return heapq.merge(*(letters.read(*one) for one in chosen), key=lambda letter: letter.id)
 
@@ -127,9 +127,9 @@ def dead() -> None:
 @as_json
 def list_(wanted: letters.Wanted, limit: int, as_json: bool) -> None:
     """Show dead letters, the newest last. With --json: one JSON object a line, without the bodies."""
-    with one_line():
+    with cli_errors():
         chosen = _select(current_settings(), wanted)
-        shown: deque[letters.Letter] = deque(maxlen=limit)
+        shown: deque[letters.DeadLetter] = deque(maxlen=limit)
         matched = 0
         for letter in _read(chosen):
             shown.append(letter)
@@ -145,7 +145,7 @@ def list_(wanted: letters.Wanted, limit: int, as_json: bool) -> None:
             click.echo(f"{matched - limit:,} older ones match, too: see --limit, or `wa-ingest dead export`", err=True)
 
 
-def _table(shown: deque[letters.Letter], now_ms: int) -> Table:
+def _table(shown: deque[letters.DeadLetter], now_ms: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("age", justify="right", no_wrap=True)
     for heading in ("lane/id", "kind", "reason"):
@@ -167,7 +167,7 @@ def show(name: tuple[str, letters.Id], as_json: bool) -> None:
 
     With --json: a JSON object; the body is in `body`, or in `body_base64` when it is not UTF-8.
     """
-    with one_line():
+    with cli_errors():
         letter = next(_read(_select(current_settings(), letters.Wanted(ids=(name,)))), None)
     if letter is None:
         raise click.ClickException(f"there is no dead letter {name[0]}/{name[1]}: see `wa-ingest dead list`")
@@ -200,7 +200,7 @@ def retry(wanted: letters.Wanted, dry_run: bool, yes: bool, as_json: bool) -> No
     meanwhile are left alone. Ctrl-C stops between two portions of at most 100 letters; nothing is lost, and the same
     command goes on with the rest.
     """
-    with one_line():
+    with cli_errors():
         settings = current_settings()
         chosen = _select(settings, wanted)
         steps = chain.from_iterable(letters.feed_back(*one, settings) for one in chosen)
@@ -218,7 +218,7 @@ def drop(wanted: letters.Wanted, dry_run: bool, yes: bool, as_json: bool) -> Non
     On a terminal it asks first. Letters that come meanwhile are left alone. Ctrl-C stops between two portions of at
     most 100 letters.
     """
-    with one_line():
+    with cli_errors():
         chosen = _select(current_settings(), wanted)
         steps = chain.from_iterable(letters.drop(*one) for one in chosen)
         _change(chosen, steps, ("Delete", "deleted"), dry_run, yes, as_json)
@@ -278,7 +278,7 @@ def export(wanted: letters.Wanted, output: Path) -> None:
     Each line has id, lane, dead_at, reason, kind, detail, attempt, received_at, queue, and the body as the sender wrote
     it: as text in `body`, or in `body_base64` when it is not UTF-8.
     """
-    with one_line():
+    with cli_errors():
         found = _read(_select(current_settings(), wanted))
         if str(output) == "-":
             _write(found, sys.stdout.buffer)
@@ -291,7 +291,7 @@ def export(wanted: letters.Wanted, output: Path) -> None:
         click.echo(f"{count:,} dead letters written to {output}", err=True)
 
 
-def _write(found: Iterator[letters.Letter], file: IO[bytes]) -> int:
+def _write(found: Iterator[letters.DeadLetter], file: IO[bytes]) -> int:
     count = 0
     for count, letter in enumerate(found, 1):  # noqa: B007 - the last one is the answer
         file.write(orjson.dumps(letter.as_json() | letter.body_as_json(), option=orjson.OPT_APPEND_NEWLINE))

@@ -25,7 +25,7 @@ from ingest.store import connection
 from ingest.telemetry import logs
 from workers.cli import process_specs, supervisor
 from workers.cli.drain_estimate import Estimate, Left, Watch, together
-from workers.cli.terminal import current_settings, one_line, span
+from workers.cli.terminal import cli_errors, current_settings, span
 
 _LOOK_SECONDS = 0.25
 _LOOK_SHARE = 20  # times as long as a look takes Redis, at least, from one to the next
@@ -49,7 +49,7 @@ def drain(lanes: tuple[str, ...], count: int | None, as_json: bool) -> None:
     that wait for their next try are named at the end. Lanes that are paused are left out. The time left knows that the
     most urgent lane goes first; it appears once something was done.
     """
-    with one_line():
+    with cli_errors():
         settings = current_settings()
         redis_url(settings)
         follower = _Follower(connection.all_for_tools(redis_url(settings)).values(), lanes or LANES)
@@ -93,7 +93,7 @@ class _Follower:
             except (RedisError, OSError) as error:
                 if not self.shown:
                     raise
-                say(self.shown, str(connection.trouble(error)))
+                say(self.shown, str(connection.diagnose(error)))
             else:
                 found = [estimate.add(look) for look, (_, estimate) in zip(looks, self._each, strict=True)]
                 self.shown = {lane: together([one[lane] for one in found]) for lane in self.lanes}
@@ -121,8 +121,8 @@ def _run_workers(settings: Settings, follower: _Follower, say: Say, console: Con
     looking = threading.Thread(target=follow, name="drain")
     previous = signal.signal(signal.SIGTERM, lambda *_: None)  # it may come when `supervise` ended for another reason
     with _printing(console) as output:
-        kinds = process_specs.workers(settings, output=output)
-        status = supervisor.supervise(kinds, {"WA_LANES": ",".join(follower.lanes)}, looking.start)
+        specs = process_specs.workers(settings, output=output)
+        status = supervisor.supervise(specs, {"WA_LANES": ",".join(follower.lanes)}, looking.start)
     follower.stop.set()
     if looking.ident:
         looking.join()

@@ -26,7 +26,7 @@ from workers.cli.handlers import call, handlers
 from workers.cli.help import Commands, add_examples
 from workers.cli.simulate import simulate
 from workers.cli.status import status
-from workers.cli.terminal import as_json, current_settings, one_line
+from workers.cli.terminal import as_json, cli_errors, current_settings
 
 DATA = Path("data")
 """Where `up` keeps everything, below the working folder."""
@@ -50,7 +50,7 @@ def up() -> None:
     names another; the receiver; and WA_PROCESSES workers, for each Redis. Nothing is lost at a stop: the next start
     goes on from there.
     """
-    with one_line():
+    with cli_errors():
         settings = current_settings()
         if settings.redis_url is not None:
             sys.exit(_up(settings, []))
@@ -59,15 +59,15 @@ def up() -> None:
             sys.exit(_up(settings.model_copy(update={"redis_url": own}), [process_specs.valkey(DATA)]))
 
 
-def _up(settings: Settings, servers: list[supervisor.Kind]) -> int:
+def _up(settings: Settings, servers: list[supervisor.ProcessSpec]) -> int:
     logs.configure()
-    kinds = [process_specs.receivers(settings, 1), *process_specs.workers(settings), *servers]
+    specs = [process_specs.receivers(settings, 1), *process_specs.workers(settings), *servers]
     url = redis_url(settings)
     env = {"WA_REDIS_URL": url, "WA_SPOOL_DIR": str(settings.spool_dir or DATA / "spool")}
-    return supervisor.supervise(kinds, env=env, started=lambda: _welcome(settings, url, servers))
+    return supervisor.supervise(specs, env=env, started=lambda: _welcome(settings, url, servers))
 
 
-def _welcome(settings: Settings, url: str, servers: list[supervisor.Kind]) -> None:
+def _welcome(settings: Settings, url: str, servers: list[supervisor.ProcessSpec]) -> None:
     host, port = settings.listen
     admin_host, admin_port = settings.admin_listen
     scheme = "https" if settings.tls_cert else "http"
@@ -110,7 +110,7 @@ def serve(count: int | None) -> None:
     Answers 200 once a notification is durable in Redis, 503 when it cannot be. Several processes share the port. At a
     stop what was read is committed and answered first.
     """
-    with one_line():
+    with cli_errors():
         settings = current_settings(processes=count)
         redis_url(settings)
         logs.configure()
@@ -128,7 +128,7 @@ def work(lanes: str | None, count: int | None, burst: bool) -> None:
     started again, and its work is taken up by another. At a stop the events that have begun are finished, the rest
     goes back to the front of its queue.
     """
-    with one_line():
+    with cli_errors():
         settings = current_settings(lanes=lanes, processes=count)
         redis_url(settings)
         logs.configure()
@@ -143,7 +143,7 @@ def settings(as_json: bool) -> None:
 
     Secrets are masked. Any variable may also be given as NAME_FILE, the path of a file that holds the value.
     """
-    with one_line():
+    with cli_errors():
         current = current_settings().model_dump(mode="json")
         fields = Settings.model_fields
         if as_json:
@@ -170,7 +170,7 @@ def check(as_json: bool) -> None:
     folder, certificates and handlers; at who may post; at dead letters that will soon be removed. Each finding that is
     not well says what to do.
     """
-    with one_line():
+    with cli_errors():
         current = load()
         redis_url(current)
         found = checks.run(current)

@@ -9,14 +9,14 @@ import orjson
 
 from ingest.settings import Settings, each_redis, redis_url
 from workers.cli import embedded
-from workers.cli.supervisor import Kind
+from workers.cli.supervisor import ProcessSpec
 
 
-def receivers(settings: Settings, count: int) -> Kind:
+def receivers(settings: Settings, count: int) -> ProcessSpec:
     """Receiver processes as children; ready when the admin listener of one of them answers."""
     host, port = settings.admin_listen
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    spec = Kind("receiver", "ingest.server", ("--share-ports",) if count > 1 else (), count)
+    spec = ProcessSpec("receiver", "ingest.server", ("--share-ports",) if count > 1 else (), count)
 
     def ready() -> bool:
         # By its pid: on a port that is in use, somebody else answers.
@@ -39,11 +39,11 @@ def _pid_of(host: str, port: int) -> int | None:
         client.close()
 
 
-def workers(settings: Settings, burst: bool = False, output: int | None = None) -> list[Kind]:
-    """WA_PROCESSES workers for each Redis: one serves one. `output`: see `Kind`."""
+def workers(settings: Settings, burst: bool = False, output: int | None = None) -> list[ProcessSpec]:
+    """WA_PROCESSES workers for each Redis: one serves one. `output`: see `ProcessSpec`."""
     each = each_redis(settings)
     return [
-        Kind(
+        ProcessSpec(
             "worker",
             "workers.engine.worker",
             ("--burst",) if burst else (),
@@ -56,9 +56,9 @@ def workers(settings: Settings, burst: bool = False, output: int | None = None) 
     ]
 
 
-def valkey(folder: Path) -> Kind:
+def valkey(folder: Path) -> ProcessSpec:
     """The server as a child process; ready when it has read its data and answers."""
     path = embedded.socket_path(folder)
-    return Kind(
+    return ProcessSpec(
         "valkey", "workers.cli.embedded", (str(folder.resolve()), str(path)), ready=lambda: embedded.answers(path)
     )

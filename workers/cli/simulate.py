@@ -21,7 +21,7 @@ from yarl import URL
 
 from ingest.settings import redis_url, secrets
 from ingest.store import connection
-from workers.cli.terminal import as_json, current_settings, one_line
+from workers.cli.terminal import as_json, cli_errors, current_settings
 from workers.simulator import report, sender, verifying
 from workers.simulator.bodies import MIX, Content
 from workers.simulator.counters import Tally
@@ -162,8 +162,8 @@ def simulate(
     --duplicates posts a share again, byte for byte, after it was acknowledged, as when the 200 was lost.
 
     --verify needs WA_REDIS_URL, and workers that run with WA_HANDLERS=workers.simulator.verifying:handlers. Each
-    message and status that was acknowledged must be handled once; a message that was acknowledged before another one of its
-    contact was first posted, before that. A status that WA_STATUS_ORDER=drop drops is missing. At most 10 million
+    message and status that was acknowledged must be handled once; a message that was acknowledged before another
+    one of its contact was first posted, before that. A status that WA_STATUS_ORDER=drop drops is missing. At most 10 million
     updates.
 
     The receiver is judged by what the senders demand: a median of at most 250 ms, less than 1 % over 1 s.
@@ -182,7 +182,7 @@ def simulate(
     if count is None:
         count = verifying.MOST // batch if seconds and verify else None if seconds else _DEFAULT_COUNT
     content = Content(form, mix, contacts, batch)
-    with one_line():
+    with cli_errors():
         plan = Plan(
             url=url,
             form=form,
@@ -201,7 +201,7 @@ def simulate(
     tally = _send(plan, content, check)
     findings = None
     if redis and check:
-        with one_line():
+        with cli_errors():
             findings = _verify(redis, content.run, check, verify_seconds)
     if as_json:
         found = {"run": content.run, "form": form} | report.as_json(tally, findings)

@@ -20,7 +20,7 @@ from ingest.state import backlog, history, rates
 from ingest.state.spooled import SpoolFigures, spool_figures
 from ingest.store import connection
 from workers.cli.sparkline import SECONDS, Lines
-from workers.cli.terminal import as_json, clock, current_settings, one_line, span
+from workers.cli.terminal import as_json, cli_errors, clock, current_settings, span
 
 _WATCH_SECONDS = 1.0
 
@@ -35,7 +35,7 @@ def status(watch: bool, as_json: bool) -> None:
     paused or capped are named. dead_expiring (of --json) are the dead letters that will be removed within two days,
     counted up to 100. With --watch and --json: one JSON object a line.
     """
-    with one_line():
+    with cli_errors():
         settings = current_settings()
         redis = connection.all_for_tools(redis_url(settings))
 

@@ -33,8 +33,8 @@ _SETTLED = 60.0  # a child that ran this long is not one that keeps dying
 
 
 @dataclass
-class Kind:
-    """A kind of child: `python -m module arguments`, `count` times.
+class ProcessSpec:
+    """A spec of child: `python -m module arguments`, `count` times.
 
     `ends` is True when exit status 0 means that its work is done (`--burst`). `ready` says whether the others may be
     started. `output` is the file descriptor that they print to, None: where this process prints. `env` is added to the
@@ -62,39 +62,39 @@ class _Child:
 
 
 def supervise(
-    kinds: Sequence[Kind], env: dict[str, str] | None = None, started: Callable[[], None] = lambda: None
+    specs: Sequence[ProcessSpec], env: dict[str, str] | None = None, started: Callable[[], None] = lambda: None
 ) -> int:
-    """Run all kinds until SIGTERM or SIGINT, or until those that end have ended. The exit status for this process.
+    """Run all specs until SIGTERM or SIGINT, or until those that end have ended. The exit status for this process.
 
     Kinds that need others come before them: they are stopped first to last, and started last to first.
     """
     with _signals() as wait, tempfile.TemporaryDirectory(prefix="wa-ingest-metrics-") as folder:
         environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": folder} | (env or {})
         try:
-            for kind in reversed(kinds):
-                kind.children = [_Child(_start(kind, environment), time.monotonic()) for _ in range(kind.count)]
+            for spec in reversed(specs):
+                spec.children = [_Child(_start(spec, environment), time.monotonic()) for _ in range(spec.count)]
                 deadline = time.monotonic() + _START_SECONDS
-                while not kind.ready():
-                    if _given_up(kind) or time.monotonic() > deadline:
+                while not spec.ready():
+                    if _given_up(spec) or time.monotonic() > deadline:
                         return 1
-                    for running in kinds:
+                    for running in specs:
                         _look_after(running, environment)
                     if wait(0.05):
                         return 0
             started()
             while True:
-                if any(_given_up(kind) for kind in kinds):
+                if any(_given_up(spec) for spec in specs):
                     return 1
-                for kind in kinds:
-                    _look_after(kind, environment)
-                if not any(kind.children for kind in kinds if kind.ends) and any(kind.ends for kind in kinds):
+                for spec in specs:
+                    _look_after(spec, environment)
+                if not any(spec.children for spec in specs if spec.ends) and any(spec.ends for spec in specs):
                     return 0
-                due = [c.start_at for kind in kinds for c in kind.children if c.start_at is not None]
+                due = [c.start_at for spec in specs for c in spec.children if c.start_at is not None]
                 if wait(max(0.0, min(due) - time.monotonic()) if due else None):
                     return 0
         finally:
-            for kind in kinds:
-                _stop(kind)
+            for spec in specs:
+                _stop(spec)
 
 
 @contextmanager
@@ -127,41 +127,41 @@ def _signals() -> Iterator[Callable[[float | None], bool]]:
         os.close(writer)
 
 
-def _start(kind: Kind, env: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start(spec: ProcessSpec, env: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - our own modules
-        [sys.executable, "-m", kind.module, *kind.arguments],
+        [sys.executable, "-m", spec.module, *spec.arguments],
         stdin=subprocess.PIPE,
-        stdout=kind.output,
-        stderr=kind.output,
+        stdout=spec.output,
+        stderr=spec.output,
         start_new_session=True,
-        env={**env, **kind.env},
+        env={**env, **spec.env},
     )
 
 
-def _given_up(kind: Kind) -> bool:
+def _given_up(spec: ProcessSpec) -> bool:
     """A child ended that would fail the same way again; it has said why."""
-    return any(child.process.poll() == GIVE_UP for child in kind.children)
+    return any(child.process.poll() == GIVE_UP for child in spec.children)
 
 
-def _look_after(kind: Kind, env: dict[str, str]) -> None:
+def _look_after(spec: ProcessSpec, env: dict[str, str]) -> None:
     """Note who ended, start again who is due."""
     now = time.monotonic()
-    for child in list(kind.children):
+    for child in list(spec.children):
         if child.start_at is not None:
             if child.start_at <= now:
-                child.process, child.started, child.start_at = _start(kind, env), now, None
+                child.process, child.started, child.start_at = _start(spec, env), now, None
             continue
         status = child.process.poll()
         if status is None:
             continue
         _forget_gauges(child.process.pid, env["PROMETHEUS_MULTIPROC_DIR"])
-        if status == 0 and kind.ends:
-            kind.children.remove(child)
+        if status == 0 and spec.ends:
+            spec.children.remove(child)
             continue
         child.failures = child.failures + 1 if now - child.started < _SETTLED else 1
         wait = min(_LONGEST_WAIT, 0.1 * 2**child.failures)
         child.start_at = now + wait
-        log.warning("process ended, starting it again", process=kind.name, status=status, wait_seconds=round(wait, 1))
+        log.warning("process ended, starting it again", process=spec.name, status=status, wait_seconds=round(wait, 1))
 
 
 def _forget_gauges(pid: int, folder: str) -> None:
@@ -171,8 +171,8 @@ def _forget_gauges(pid: int, folder: str) -> None:
     multiprocess.mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
 
 
-def _stop(kind: Kind) -> None:
-    running = [child.process for child in kind.children if child.process.poll() is None]
+def _stop(spec: ProcessSpec) -> None:
+    running = [child.process for child in spec.children if child.process.poll() is None]
     for process in running:
         process.terminate()
     deadline = time.monotonic() + STOP_SECONDS
@@ -180,9 +180,9 @@ def _stop(kind: Kind) -> None:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            log.warning("process does not stop, killing it", process=kind.name, pid=process.pid)
+            log.warning("process does not stop, killing it", process=spec.name, pid=process.pid)
             process.kill()
             process.wait()
-    for child in kind.children:
+    for child in spec.children:
         if child.process.stdin:
             child.process.stdin.close()

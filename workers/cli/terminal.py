@@ -25,7 +25,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 
 
 @contextmanager
-def one_line() -> Iterator[None]:
+def cli_errors() -> Iterator[None]:
     """What goes wrong in ordinary life is one line on standard error, exit status 1."""
     try:
         yield
@@ -34,7 +34,7 @@ def one_line() -> Iterator[None]:
     except BrokenPipeError:
         raise  # `| head` has seen enough; click ends without a word
     except (RedisError, OSError) as error:
-        raise click.ClickException(str(connection.trouble(error))) from None
+        raise click.ClickException(str(connection.diagnose(error))) from None
 
 
 def current_settings(**overrides: Any) -> Settings:

@@ -14,8 +14,8 @@ from itertools import chain
 from typing import NamedTuple, Protocol
 
 from ingest.state import counters
-from workers.dispatch.rate_limits import Gate, NotYet, Turns, longest_wait
-from workers.dispatch.time_limit import Alarm, HandlerTimeout
+from workers.dispatch.rate_limits import HandlerLimiter, RateLimited, RateLimits, longest_wait
+from workers.dispatch.time_limit import HandlerTimeout, TimeLimit
 from workers.events.types import Event
 from workers.handlers import Discard, Handler, Handlers, Reject, RetryIn
 
@@ -78,14 +78,14 @@ class Dispatcher:
         concurrency: int,
         timeout: float,
         stopping: Callable[[], bool],
-        turns: Turns | None = None,
+        turns: RateLimits | None = None,
     ) -> None:
         self._handlers = handlers
         self._concurrency = concurrency
         self._timeout = timeout
         self._stopping = stopping
         self._turns = turns
-        self._alarm = Alarm()
+        self._time_limit = TimeLimit()
         self._took: defaultdict[str, list[float]] = defaultdict(list)  # seconds, by handler
         self._failures: Counter[str] = Counter()
         self._runner: asyncio.Runner | None = None
@@ -111,7 +111,7 @@ class Dispatcher:
                 try:
                     outcome = account.admit(event)
                     outcome, now = (outcome, time.monotonic()) if outcome else self._handle(event)
-                except NotYet as turn:
+                except RateLimited as turn:
                     account.put_off()
                     time.sleep(min(turn.seconds, _TICK))
                     account.tick(time.monotonic())
@@ -129,14 +129,14 @@ class Dispatcher:
 
     def stop_soon(self) -> None:
         """The worker was told to stop: give a running sync handler STOP_SECONDS, no more."""
-        self._alarm.shorten(STOP_SECONDS)
+        self._time_limit.shorten(STOP_SECONDS)
 
     def close(self) -> None:
         if self._runner:
             self._runner.close()
 
     def _handle(self, event: Event) -> tuple[Outcome | None, float]:
-        """The outcome, and when it came about. Raises NotYet.
+        """The outcome, and when it came about. Raises RateLimited.
 
         None: it was broken off because the worker stops, and counts as not begun.
         """
@@ -148,17 +148,17 @@ class Dispatcher:
         handler = calls[0][0]
         try:
             try:
-                self._alarm.begin(began, self._timeout)
+                self._time_limit.begin(began, self._timeout)
                 for handler, argument in calls:
                     handler.call(argument)
                     ended = time.monotonic()
                     self._took[handler.name].append(ended - began)
                     began = ended
             finally:
-                self._alarm.end()
+                self._time_limit.end()
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # a handler does not end the worker
-            self._alarm.end()  # it may have rung in that line
-            if self._alarm.broken_off and self._stopping():
+            self._time_limit.end()  # it may have rung in that line
+            if self._time_limit.broken_off and self._stopping():
                 return None, began
             return self._outcome(error, handler, began)
         finally:
@@ -167,7 +167,7 @@ class Dispatcher:
         return HANDLED, began
 
     async def _handle_async(self, event: Event) -> tuple[Outcome, float]:
-        """Raises NotYet, before it waits for anything."""
+        """Raises RateLimited, before it waits for anything."""
         calls = self._handlers.calls(event)
         if not calls:
             return UNHANDLED, time.monotonic()
@@ -181,15 +181,15 @@ class Dispatcher:
                         await handler.call(argument)
                     else:
                         try:
-                            self._alarm.begin(began, self._timeout)
+                            self._time_limit.begin(began, self._timeout)
                             handler.call(argument)
                         finally:
-                            self._alarm.end()
+                            self._time_limit.end()
                     ended = time.monotonic()
                     self._took[handler.name].append(ended - began)
                     began = ended
         except (Exception, SystemExit, asyncio.CancelledError) as error:
-            self._alarm.end()
+            self._time_limit.end()
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise  # it is we who cancel it
@@ -237,7 +237,7 @@ class Dispatcher:
                                 in_flight -= 1
                         else:
                             now = time.monotonic()
-                    except NotYet as turn:
+                    except RateLimited as turn:
                         account.put_off()
                         groups.put_back(turn.gates, chain([(index, event)], group))
                         break
@@ -284,7 +284,7 @@ class _Groups:
 
     def __init__(self, events: Iterable[tuple[int, Event]]) -> None:
         self._fresh = iter(_by_order_key(events))
-        self._waiting: dict[tuple[Gate, ...], deque[Iterator[tuple[int, Event]]]] = {}
+        self._waiting: dict[tuple[HandlerLimiter, ...], deque[Iterator[tuple[int, Event]]]] = {}
         self.waits = 0.0
         """When `next` found none: seconds until it may find one that waits for its turn; 0: none does."""
 
@@ -300,7 +300,7 @@ class _Groups:
         group = next(self._fresh, None)
         return None if group is None else iter(group)
 
-    def put_back(self, gates: tuple[Gate, ...], group: Iterator[tuple[int, Event]]) -> None:
+    def put_back(self, gates: tuple[HandlerLimiter, ...], group: Iterator[tuple[int, Event]]) -> None:
         """The first event of that group has to wait at one of these gates."""
         self._waiting.setdefault(gates, deque()).append(group)
 

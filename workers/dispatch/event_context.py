@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _running: ContextVar[Running | None] = ContextVar("running", default=None)
 
 
-class Trail:
+class EventContext:
     """For the events of one batch. `begin`, then `end` or `leave`, are called in the context of the handlers."""
 
     def __init__(self, queue: str, spans: Spans | None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ingest.store import keys, scripts
-from workers.engine.pipelined import Line
+from workers.engine.pipelined import PipelinedConnection
 from workers.events.types import Event
 from workers.handlers import Handler
 
@@ -39,7 +39,7 @@ class Granted(NamedTuple):
 class Buckets:
     """Takes tokens out of buckets in Redis."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: PipelinedConnection) -> None:
         self._script = line.script(with_bucket(scripts.lua(__file__, "tokens.lua")))
 
     def exchange(self, hash_: str, name: str, rate: float | None = None, unused: int = 0) -> Granted:
@@ -48,16 +48,16 @@ class Buckets:
         return Granted(None if tokens < 0 else tokens, wait / 1000)
 
 
-class NotYet(Exception):
+class RateLimited(Exception):
     """An event has to wait for its turn, for about so many seconds."""
 
-    def __init__(self, gates: tuple[Gate, ...], seconds: float) -> None:
+    def __init__(self, gates: tuple[HandlerLimiter, ...], seconds: float) -> None:
         super().__init__()
         self.gates = gates
         self.seconds = seconds
 
 
-class Gate:
+class HandlerLimiter:
     """Lets calls of one handler begin, in this process."""
 
     def __init__(self, buckets: Buckets, handler: Handler) -> None:
@@ -92,28 +92,28 @@ class Gate:
         self._in_flight -= 1
 
 
-class Turns:
+class RateLimits:
     """Whose turn it is among the events of this process."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: PipelinedConnection) -> None:
         self._buckets = Buckets(line)
-        self._gates: dict[int, Gate] = {}  # by id() of the handler, which its registry keeps
+        self._gates: dict[int, HandlerLimiter] = {}  # by id() of the handler, which its registry keeps
 
-    def begin(self, calls: Iterable[tuple[Handler, Event]]) -> tuple[Gate, ...]:
-        """Begin all the calls of an event, or raise NotYet. Each gate that is returned is to be told its `end`."""
+    def begin(self, calls: Iterable[tuple[Handler, Event]]) -> tuple[HandlerLimiter, ...]:
+        """Begin all the calls of an event, or raise RateLimited. Each gate that is returned is to be told its `end`."""
         gates = tuple(self._gate(handler) for handler, _ in calls if handler.is_throttled)
         if seconds := longest_wait(gates):
-            raise NotYet(gates, seconds)
+            raise RateLimited(gates, seconds)
         for gate in gates:
             gate.begin()
         return gates
 
-    def _gate(self, handler: Handler) -> Gate:
+    def _gate(self, handler: Handler) -> HandlerLimiter:
         if id(handler) not in self._gates:
-            self._gates[id(handler)] = Gate(self._buckets, handler)
+            self._gates[id(handler)] = HandlerLimiter(self._buckets, handler)
         return self._gates[id(handler)]
 
 
-def longest_wait(gates: Iterable[Gate]) -> float:
+def longest_wait(gates: Iterable[HandlerLimiter]) -> float:
     """Seconds until all of them may let one begin. Each is asked: what it gets it keeps for a while."""
     return max([gate.wait() for gate in gates], default=0.0)

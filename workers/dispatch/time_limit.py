@@ -12,7 +12,7 @@ class HandlerTimeout(TimeoutError):
     """Raised inside a sync handler when the time for its event is over."""
 
 
-class Alarm:
+class TimeLimit:
     """Interrupts a sync handler, by SIGALRM: also one that waits in a system call.
 
     The timer is not set for each event, which would cost two system calls: it runs on, and when it rings, the event of

@@ -22,12 +22,12 @@ from ingest.store.records import unpack
 from ingest.telemetry import logs
 from workers.archive.files import Archive
 from workers.dispatch.dispatcher import Account, Dispatcher, Outcome
-from workers.dispatch.event_context import Trail
-from workers.dispatch.rate_limits import Buckets, Granted, Turns, with_bucket
+from workers.dispatch.event_context import EventContext
+from workers.dispatch.rate_limits import Buckets, Granted, RateLimits, with_bucket
 from workers.engine import claims, reaper
-from workers.engine.batch_state import OpenBatch, kept
+from workers.engine.batch_state import BatchState, kept
 from workers.engine.profiles import Profiles
-from workers.engine.queue import SPENT, WAITS, Taken, Taker
+from workers.engine.queue import SPENT, WAITS, Consumer, Delivery
 from workers.events.types import Event, Status
 from workers.handlers import Handlers
 
@@ -73,7 +73,7 @@ class Runner:
 
     def __init__(
         self,
-        taker: Taker,
+        taker: Consumer,
         handlers: Handlers,
         settings: Settings,
         stopping: Callable[[], bool],
@@ -97,10 +97,10 @@ class Runner:
         """True when a batch ended in a way that nobody foresaw."""
         # The end of what is given at a time waits for its last handler: that should not come often.
         taker.width = 4 * settings.concurrency if handlers.any_async else 1
-        turns = Turns(taker.line)
+        turns = RateLimits(taker.line)
         self.dispatcher = Dispatcher(handlers, settings.concurrency, settings.handler_timeout, stopping, turns)
 
-    def run(self, queue: str, batch: str, taken: Taken | None = None) -> None:
+    def run(self, queue: str, batch: str, taken: Delivery | None = None) -> None:
         """Handle what is left of a batch.
 
         Ends early, and what was not begun goes back to the front of its queue, when a more urgent lane waits, when
@@ -119,20 +119,20 @@ class Runner:
             self.crashed = True
             raise
 
-    def _run(self, queue: str, batch: str, taken: Taken | None) -> None:
+    def _run(self, queue: str, batch: str, taken: Delivery | None) -> None:
         probe, holder, records, allowance = taken or self._look(queue, batch)
         if holder.partition("#")[0] != self._taker.worker:
             _lost(queue, batch)
             return
         if self._archive and reaper.suspect(batch):  # if this worker dies of it, too, no settle will keep it
             self._archive.keep(kept(map(unpack, records)), lambda: not self._stopping())
-        opened = OpenBatch(queue, batch, records, self._settings.max_attempts, holder)
+        opened = BatchState(queue, batch, records, self._settings.max_attempts, holder)
         opened.allowance = allowance
         if self._profiles:
             self._profiles.ask(event for _, event in opened.events)
         todo = self._claim(opened)
         drops = self._settings.status_order == "drop"
-        account = _Account(opened, self._settle, self._exchange, drops, Trail(queue, self._spans))
+        account = _Account(opened, self._settle, self._exchange, drops, EventContext(queue, self._spans))
         watched: Account = self._profiles.watch(account) if self._profiles else account
         try:
             if probe:
@@ -147,15 +147,15 @@ class Runner:
         finally:
             logs.in_work.set(None)  # an event that was broken off has no end
 
-    def _look(self, queue: str, batch: str) -> Taken:
+    def _look(self, queue: str, batch: str) -> Delivery:
         with self._taker.line.redis.pipeline() as pipe:
             pipe.hexists(WAITS, lane_of(queue))
             pipe.hget(keys.TAKEN, f"{queue}|{batch}")
             pipe.lrange(keys.batch_key(batch), 0, -1)
             probe, holder, records = pipe.execute()
-        return Taken(probe, (holder or b"").decode(), records)
+        return Delivery(probe, (holder or b"").decode(), records)
 
-    def _claim(self, opened: OpenBatch) -> list[tuple[int, Event]]:
+    def _claim(self, opened: BatchState) -> list[tuple[int, Event]]:
         """The events that are to be handled: not duplicates of what is being handled or was."""
         mine: set[str] = set()
         asked: list[tuple[int, Event, claims.Claim]] = []
@@ -163,7 +163,7 @@ class Runner:
 
         def first_ones() -> Iterator[claims.Claim]:
             for index, event in opened.events:
-                if opened.again(index):
+                if opened.force(index):
                     todo.append((index, event))
                     continue
                 claim = claims.of(event)
@@ -185,10 +185,10 @@ class Runner:
             todo.append((index, event))
         return todo if len(asked) == len(opened.events) else sorted(todo, key=lambda one: one[0])
 
-    def _exchange(self, opened: OpenBatch) -> Granted:
+    def _exchange(self, opened: BatchState) -> Granted:
         return self._buckets.exchange(controls.STEERING, lane_of(opened.queue), unused=opened.allowance or 0)
 
-    def _settle(self, opened: OpenBatch, how: str, may_wait: bool = False) -> str:
+    def _settle(self, opened: BatchState, how: str, may_wait: bool = False) -> str:
         """Settle what is done, as settle.lua describes, and return its reply. Raises Lost.
 
         With `may_wait` a batch that ends well is settled with the next call, and the answer is read when it comes.
@@ -285,11 +285,11 @@ class _Account:
 
     def __init__(
         self,
-        opened: OpenBatch,
-        settle: Callable[[OpenBatch, str], str],
-        exchange: Callable[[OpenBatch], Granted],
+        opened: BatchState,
+        settle: Callable[[BatchState, str], str],
+        exchange: Callable[[BatchState], Granted],
         drops: bool,
-        trail: Trail,
+        trail: EventContext,
     ) -> None:
         self._opened = opened
         self._settle = settle

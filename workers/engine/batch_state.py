@@ -59,7 +59,7 @@ class Results:
         self.handler = self.error = ""
 
 
-class OpenBatch:
+class BatchState:
     """Takes the records of a batch apart and keeps account of their events.
 
     A claimed event is settled as soon as it is done. What has no claim (a broken element, an event that somebody asked
@@ -89,8 +89,8 @@ class OpenBatch:
             self._take_apart(index, record)
 
     def _take_apart(self, index: int, record: Record) -> None:
-        for event in parse(record.body, record.received_ms, record.attempt or 1, record.origin):
-            if record.share and not self._is_ours(event, record):
+        for event in parse(record.body, record.received_ms, record.attempt or 1, record.body_digest):
+            if record.split and not self._is_ours(event, record):
                 continue
             if isinstance(event, Broken):
                 self._unclaimed[index].append((event, None))
@@ -102,17 +102,17 @@ class OpenBatch:
         """Of a notification that went to several partitions, each takes its own contacts, the first all else."""
         here = int(self.queue.rpartition(".")[2])
         if isinstance(event, Message):
-            return partition_of(event.order_key, record.share) == here
-        return min(partitions_of(orjson.loads(record.body), record.share)) == here
+            return partition_of(event.order_key, record.split) == here
+        return min(partitions_of(orjson.loads(record.body), record.split)) == here
 
     def leaving(self) -> list[tuple[int, bytes]]:
         """What the archive keeps of the notifications that the next `collect` takes out of the batch."""
         done = itertools.takewhile(lambda n: self._left[n] == 0, range(self._first, len(self._left)))
         return kept(map(self._records.__getitem__, done))
 
-    def again(self, index: int) -> bool:
+    def force(self, index: int) -> bool:
         """True when that record is to be handled whether it was handled before or not."""
-        return self._records[index].again
+        return self._records[index].force
 
     def claimed(self, event: Event, claim: Claim) -> None:
         """The event is this batch's to handle."""
@@ -149,10 +149,10 @@ class OpenBatch:
         while upto < len(self._left) and self._left[upto] == 0:
             for event, outcome in self._unclaimed[upto]:
                 if isinstance(event, Broken):
-                    origin = self._records[upto].origin or digest(self._records[upto].body)
-                    _letter(results, event.reason, event, event.detail, origin)
+                    body_digest = self._records[upto].body_digest or digest(self._records[upto].body)
+                    _letter(results, event.reason, event, event.detail, body_digest)
                 elif outcome is not None:
-                    self._account(results, event, outcome, self._records[upto].again)
+                    self._account(results, event, outcome, self._records[upto].force)
             self._unclaimed[upto] = []
             upto += 1
         results.records = upto - self._first
@@ -171,7 +171,7 @@ class OpenBatch:
         self._settled_at = now
         return results
 
-    def _account(self, results: Results, event: Event, outcome: Outcome, again: bool = False) -> None:
+    def _account(self, results: Results, event: Event, outcome: Outcome, force: bool = False) -> None:
         if outcome.name not in ("failed", "rejected"):
             results.counts[f"{outcome.name}.{event.kind}"] += 1
             results.succeeded += outcome.name != "duplicate"
@@ -182,10 +182,10 @@ class OpenBatch:
         results.fresh_failed += outcome.name == "failed" and event.attempt == 1 and outcome.delay is None
         if outcome.name == "rejected" or event.attempt >= self._max_attempts:
             results.succeeded += outcome.name == "rejected"
-            _letter(results, outcome.name, event, outcome.detail, event.origin)
+            _letter(results, outcome.name, event, outcome.detail, event.body_digest)
             return
         results.counts[f"retried.{event.kind}"] += 1
-        record = pack(event.body(), event.received_ms, event.attempt + 1, again=again, origin=event.origin)
+        record = pack(event.body(), event.received_ms, event.attempt + 1, force=force, body_digest=event.body_digest)
         results.retries.setdefault(self._retry_batch(event.attempt, outcome.delay), []).append(record)
 
     def _retry_batch(self, attempt: int, asked: float | None) -> RetryBatch:
@@ -203,10 +203,12 @@ def kept(records: Iterable[Record]) -> list[tuple[int, bytes]]:
     Of a notification that went to several partitions each keeps it: what is settled is in the archive, whichever is
     first. Retries and what somebody asked for again are not kept.
     """
-    return [(record.received_ms, record.body) for record in records if record.attempt == 1 and not record.again]
+    return [(record.received_ms, record.body) for record in records if record.attempt == 1 and not record.force]
 
 
-def _letter(results: Results, reason: str, event: Event | Broken, detail: str, origin: bytes) -> None:
+def _letter(results: Results, reason: str, event: Event | Broken, detail: str, body_digest: bytes) -> None:
     results.counts[f"dead.{event.kind}"] += 1
     body = event.body if isinstance(event, Broken) else event.body()
-    results.letters.append((reason, event.kind, detail[:_DETAIL], event.attempt, event.received_ms, body, origin.hex()))
+    results.letters.append(
+        (reason, event.kind, detail[:_DETAIL], event.attempt, event.received_ms, body, body_digest.hex())
+    )

@@ -29,7 +29,7 @@ class Call:
         self.reply: Any = _NO_ANSWER
 
 
-class Line:
+class PipelinedConnection:
     """For one thread. Each command must do no harm when it is carried out twice: when the connection breaks, all that
     has no answer yet is sent again, in the same order. (So does redis-py with its one command.)
     """
@@ -149,7 +149,7 @@ class Line:
 class Script:
     """A Lua script. Called, it waits for the answer."""
 
-    def __init__(self, line: Line, sha: str) -> None:
+    def __init__(self, line: PipelinedConnection, sha: str) -> None:
         self._line = line
         self._sha = sha
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from ingest.store import keys, scripts
 from workers.dispatch.dispatcher import Account, Outcome
-from workers.engine.pipelined import Call, Line
+from workers.engine.pipelined import Call, PipelinedConnection
 from workers.events.types import Event, Message, Profile
 
 PROFILES = keys.WA + "profiles:"
@@ -88,7 +88,7 @@ def merged(known: bytes, new: bytes) -> bytes:
 class Profiles:
     """Knows the contacts of one batch after the other: `ask` begins with a batch, `watch` is for its run."""
 
-    def __init__(self, line: Line, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, line: PipelinedConnection, now: Callable[[], float] = time.time) -> None:
         self._recall = line.script(scripts.lua(__file__, "recall.lua"))
         self._remember = line.script(scripts.lua(__file__, "remember.lua"))
         self._now = now

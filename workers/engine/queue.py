@@ -26,7 +26,7 @@ from ingest.state import controls
 from ingest.store import keys, scripts
 from ingest.store.jobs import job_template, rq_now
 from workers.dispatch.rate_limits import with_bucket
-from workers.engine.pipelined import Line
+from workers.engine.pipelined import PipelinedConnection
 
 _LONGEST_BLOCK = 5.0
 """Seconds; a safety net, and how long `rq resume` may go unnoticed. Work is announced by the doorbell."""
@@ -54,7 +54,7 @@ class NoDeathPenalty(BaseDeathPenalty):
 
 
 @dataclass
-class Taker:
+class Consumer:
     """Who takes batches.
 
     `worker` is its name. `settling` is a batch, `QUEUE|ID`, that it has done with and whose settle is on its way.
@@ -62,7 +62,7 @@ class Taker:
     """
 
     worker: str
-    line: Line
+    line: PipelinedConnection
     settling: str = ""
     width: int = 1
     idle: Callable[[], None] = lambda: None
@@ -71,7 +71,7 @@ class Taker:
         self.take = self.line.script(with_bucket(scripts.lua(__file__, "take.lua")))
 
 
-class Taken(NamedTuple):
+class Delivery(NamedTuple):
     """What take.lua gave: whether it is the one try of a lane that waits, `worker#number`, the records; and of a capped
     lane how many events may be begun.
     """
@@ -101,8 +101,8 @@ class BatchQueue(Queue):
     """A queue of batches; `taken` is of the batch taken last."""
 
     job_class = BatchJob
-    taker: Taker
-    taken: Taken
+    taker: Consumer
+    taken: Delivery
 
     @classmethod
     def dequeue_any(
@@ -131,7 +131,7 @@ class BatchQueue(Queue):
             if isinstance(reply, list):
                 name, id_, probe, holder, records, allowance = reply
                 queue = by_name[name.decode()]
-                queue.taken = Taken(probe == b"1", holder.decode(), records, None if allowance < 0 else allowance)
+                queue.taken = Delivery(probe == b"1", holder.decode(), records, None if allowance < 0 else allowance)
                 job = cls.job_class(id_.decode(), connection, JSONSerializer)
                 job.restore({b"origin": name})
                 return job, queue
@@ -147,7 +147,7 @@ class BatchQueue(Queue):
             connection.blpop(doorbells, max(0.01, block))  # BLPOP takes 0 for ever
 
 
-def open_queues(connection: Redis, settings: Settings, taker: Taker) -> list[BatchQueue]:
+def open_queues(connection: Redis, settings: Settings, taker: Consumer) -> list[BatchQueue]:
     """The queues of the lanes in `settings`, most urgent first: also partitions left over from a larger number."""
     names = [name for lane in LANES if lane in settings.lanes for name in queue_names(lane, settings.partitions)]
     known: Any = connection.smembers(keys.RQ_QUEUES)

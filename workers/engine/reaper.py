@@ -27,7 +27,7 @@ def suspect(batch: str) -> bool:
     return "_p" in batch
 
 
-def beat(redis: Redis, worker: str, leaves: bool = False) -> list[str]:
+def heartbeat_and_reap(redis: Redis, worker: str, leaves: bool = False) -> list[str]:
     """Show that `worker` lives, and put back what belongs to nobody, at most every three seconds of all workers.
 
     With `leaves`, what the worker holds goes back at once. Returns what was put back, as `QUEUE|BATCH`.

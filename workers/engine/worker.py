@@ -37,8 +37,8 @@ from ingest.telemetry.outage import Outage
 from workers import handlers
 from workers.archive import files
 from workers.engine import batch, claims, reaper
-from workers.engine.pipelined import Line
-from workers.engine.queue import BatchJob, BatchQueue, NoDeathPenalty, Taker, open_queues
+from workers.engine.pipelined import PipelinedConnection
+from workers.engine.queue import BatchJob, BatchQueue, Consumer, NoDeathPenalty, open_queues
 
 if TYPE_CHECKING:
     from ingest.telemetry.spans import Spans
@@ -78,7 +78,7 @@ class BatchWorker(SimpleWorker):
 
     def __init__(self, settings: Settings, registry: handlers.Handlers, name: str, spans: Spans | None = None) -> None:
         redis = connection.for_worker(redis_url(settings))
-        self._taker = Taker(name, Line(redis), idle=self._idle)
+        self._taker = Consumer(name, PipelinedConnection(redis), idle=self._idle)
         super().__init__(
             open_queues(redis, settings, self._taker),
             name=name,
@@ -100,7 +100,7 @@ class BatchWorker(SimpleWorker):
 
     def bootstrap(self, *arguments: Any, **options: Any) -> None:
         """RQ calls this once, before the first job. The sign of life comes first: the reaper looks for it."""
-        reaper.beat(self.connection, self.name)
+        reaper.heartbeat_and_reap(self.connection, self.name)
         super().bootstrap(*arguments, **options)
         self._beats.start()
         log.info("worker started", queues=self.queue_names(), pid=os.getpid(), worker=self.name)
@@ -198,7 +198,7 @@ class BatchWorker(SimpleWorker):
         self._runner.dispatcher.close()
         try:
             self._taker.line.flush()  # the last settle, before what is still held is given back
-            reaper.beat(self.connection, self.name, leaves=True)
+            reaper.heartbeat_and_reap(self.connection, self.name, leaves=True)
             super().teardown()  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
             # The other workers' reaper finds what this one held.
@@ -212,7 +212,7 @@ class BatchWorker(SimpleWorker):
         while not self._over.wait(reaper.BEAT_SECONDS):
             beats += 1
             try:
-                for member in reaper.beat(self.connection, self.name):
+                for member in reaper.heartbeat_and_reap(self.connection, self.name):
                     log.warning("batch of a dead worker goes back to its queue", batch=member)
                 if beats % _RQ_BEAT_EVERY == 0:
                     self._rq_heartbeat()
@@ -221,9 +221,9 @@ class BatchWorker(SimpleWorker):
                         files.prune(self._archive_dir, self._archive_age)
                     self._trim()
             except (RedisError, OSError) as error:
-                _outage.goes_on(connection.reason(error))
+                _outage.down(connection.reason(error))
             else:
-                _outage.over()
+                _outage.up()
 
     def _rq_heartbeat(self) -> None:
         """Keep RQ's in-flight mark and worker entry: `rq info` and rq-dashboard read them."""
@@ -260,11 +260,11 @@ class _RedisAway(logging.Filter):
         places = (*(record.exc_info or ()), *given, sys.exc_info()[1])
         error = next((one for one in places if isinstance(one, Exception)), None)
         if isinstance(error, RedisError | OSError):
-            if says := connection.misuse(error):
+            if says := connection.config_error(error):
                 record.exc_info = None
                 record.msg, record.args = str(says), ()
             elif connection.refuses(error) or not isinstance(error, ResponseError):  # another answer is a fault of ours
-                _outage.goes_on(connection.reason(error))
+                _outage.down(connection.reason(error))
                 return False
         return True
 
@@ -295,7 +295,7 @@ def main() -> None:
         worker = BatchWorker(settings, registry, os.urandom(8).hex(), spans)
         worker.work(burst="--burst" in sys.argv, logging_level="WARNING")
     except (RedisError, OSError) as error:
-        log.warning("Redis is away, trying again", reason=str(connection.trouble(error)))
+        log.warning("Redis is away, trying again", reason=str(connection.diagnose(error)))
         sys.exit(1)
     except SettingsError as error:
         print(f"wa-ingest: {error}", file=sys.stderr)

@@ -25,10 +25,10 @@ _ROOM = 1024 * 1024
 _ROOM_PER_BYTE = 4
 
 
-def parse(body: bytes, received_ms: int, attempt: int = 1, origin: bytes = b"") -> list[Event | Broken]:
+def parse(body: bytes, received_ms: int, attempt: int = 1, body_digest: bytes = b"") -> list[Event | Broken]:
     """The events of a notification in the order of the body; within an object messages, statuses, errors.
 
-    `received_ms` is when it was received, in epoch milliseconds, `attempt` the try, from 1, `origin` as in a
+    `received_ms` is when it was received, in epoch milliseconds, `attempt` the try, from 1, `body_digest` as in a
     `Record`. A body with the key `entry` is in the Cloud form, any other JSON object in the On-Premises form.
     A Cloud change of another field than `messages` is one `Change`. Bytes that are not a JSON object give one `Broken`
     (`unreadable`); an object that holds neither an event nor a broken element gives one, too (`unknown_form`).
@@ -42,20 +42,20 @@ def parse(body: bytes, received_ms: int, attempt: int = 1, origin: bytes = b"") 
     if not isinstance(tree, dict):
         detail = f"{_name(tree)}, not an object"
         return [Broken("unreadable", "notification", body, detail, received_ms, attempt)]
-    return _Notification(body, tree, received_ms, attempt, origin).events()
+    return _Notification(body, tree, received_ms, attempt, body_digest).events()
 
 
 class _Notification:
     """One body while it is taken apart."""
 
-    __slots__ = ("attempt", "body", "crowded", "found", "origin", "received_ms", "room", "tree")
+    __slots__ = ("attempt", "body", "body_digest", "crowded", "found", "received_ms", "room", "tree")
 
-    def __init__(self, body: bytes, tree: JsonObject, received_ms: int, attempt: int, origin: bytes) -> None:
+    def __init__(self, body: bytes, tree: JsonObject, received_ms: int, attempt: int, body_digest: bytes) -> None:
         self.body = body
         self.tree = tree
         self.received_ms = received_ms
         self.attempt = attempt
-        self.origin = origin
+        self.body_digest = body_digest
         self.found: list[Event | Broken] = []
         self.room = _ROOM + _ROOM_PER_BYTE * len(body)
         self.crowded = False
@@ -97,7 +97,7 @@ class _Notification:
             self._broken("change", "a change of field messages holds nothing", envelope.around_change, change)
 
     def _envelope(self, entry: JsonObject | None, change: Any, value: JsonObject) -> Envelope:
-        return Envelope(self.tree, entry, change, value, self.received_ms, self.attempt, self.body, self.origin)
+        return Envelope(self.tree, entry, change, value, self.received_ms, self.attempt, self.body, self.body_digest)
 
     def _elements(self, envelope: Envelope) -> bool:
         """Takes the three arrays apart; False if there is nothing in them."""

@@ -89,12 +89,12 @@ class Event:
 
         Retries do not change it. Nothing personal can be read from it.
         """
-        return notification_id(self._envelope.received_ms, self.origin)
+        return notification_id(self._envelope.received_ms, self.body_digest)
 
     @property
-    def origin(self) -> bytes:
+    def body_digest(self) -> bytes:
         """The second half of that id, 8 bytes."""
-        return self._envelope.origin or digest(self._envelope.text)
+        return self._envelope.body_digest or digest(self._envelope.text)
 
     @property
     def attempt(self) -> int:

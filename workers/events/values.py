@@ -203,10 +203,10 @@ class Envelope:
     """The notification around events: the objects that enclose them, as parsed. One for each Cloud change.
 
     `change` and `entry` are None in the On-Premises form, whose `value` is the body itself. `text` are the bytes that
-    were parsed, `origin` the digest of those that were received if these are others.
+    were parsed, `body_digest` the digest of those that were received if these are others.
     """
 
-    __slots__ = ("_people", "attempt", "body", "change", "entry", "origin", "received_ms", "text", "value")
+    __slots__ = ("_people", "attempt", "body", "body_digest", "change", "entry", "received_ms", "text", "value")
 
     def __init__(
         self,
@@ -217,7 +217,7 @@ class Envelope:
         received_ms: int,
         attempt: int,
         text: bytes,
-        origin: bytes,
+        body_digest: bytes,
     ) -> None:
         self.body = body
         self.entry = entry
@@ -226,7 +226,7 @@ class Envelope:
         self.received_ms = received_ms
         self.attempt = attempt
         self.text = text
-        self.origin = origin
+        self.body_digest = body_digest
         self._people: _People | None = None
 
     def around(self, array: str, content: Any, contact: JsonObject | None = None) -> bytes:

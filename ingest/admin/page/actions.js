@@ -1,7 +1,7 @@
 // What an operator does here. The token is a variable of this module: it is gone when the page is left or loaded again,
 // and no other page, tab or later user of the browser finds it.
 
-import { count, prose } from "./words.js";
+import { count, prose } from "./format.js";
 
 const by = (id) => document.getElementById(id);
 const tokens = { value: null };

@@ -2,7 +2,7 @@
 
 import { change, install, steer, unlocked } from "./actions.js";
 import * as plots from "./plots.js";
-import { bytes, count, date, prose, rate, span } from "./words.js";
+import { bytes, count, date, prose, rate, span } from "./format.js";
 
 const STALE = 5; // seconds without news
 
@@ -27,14 +27,14 @@ function list(parent, items, key, make, fill) {
   for (const child of there.values()) child.remove();
 }
 
-// --- the verdict
+// --- the health
 
-const ICONS = { bad: "#d1242f", late: "#d4a017", note: "#2da44e", unknown: "#8c959f" };
+const ICONS = { critical: "#d1242f", warning: "#d4a017", info: "#2da44e", unknown: "#8c959f" };
 let announced = "";
 
-function verdict(findings) {
+function health(findings) {
   const [first, ...others] = findings;
-  by("verdict").dataset.level = first.level;
+  by("health").dataset.level = first.level;
   prose(by("headline"), first.text);
   prose(by("remedy"), first.remedy);
   list(by("findings"), others, (finding) => finding.about, () => document.createElement("li"), (item, finding) => {
@@ -42,7 +42,7 @@ function verdict(findings) {
     prose(item, finding.remedy ? `${finding.text}. ${finding.remedy}.` : finding.text);
   });
   // Spoken only when something else is the matter, not with every second's figures.
-  const about = findings.filter(({ level }, i) => i === 0 || level !== "note").map((finding) => finding.about).join();
+  const about = findings.filter(({ level }, i) => i === 0 || level !== "info").map((finding) => finding.about).join();
   if (about !== announced) {
     announced = about;
     set(by("announce"), findings.slice(0, 3).map(({ text }) => text.replaceAll("`", "")).join(". "));
@@ -208,7 +208,7 @@ let heard = null; // when something came, by performance.now()
 function show(now) {
   latest = now;
   set(by("receiver"), now.receiver);
-  verdict(now.findings);
+  health(now.findings);
   for (const [name, figures] of Object.entries(now.lanes)) lane(name, figures);
   by("lanes").classList.toggle("old", now.alive === null);
   set(by("lanes-note"), now.alive !== null ? "" : cards.size ? "as they were before" : "not known while Redis cannot be read");
@@ -227,8 +227,8 @@ function freshness() {
   document.body.classList.toggle("live", quiet !== null && !stale);
   if (quiet !== null) set(by("freshness-text"), stale ? `no news for ${span(quiet)}` : "live");
   if (!stale) return;
-  verdict([{
-    level: "bad", about: "stale", text: `No news from this receiver for ${span(quiet)}: the figures below are old`,
+  health([{
+    level: "critical", about: "stale", text: `No news from this receiver for ${span(quiet)}: the figures below are old`,
     remedy: "Does it run, can it be reached, do more than 20 people watch? The page tries again by itself.",
   }]);
 }

@@ -1,6 +1,6 @@
 // The last hour of a lane: what waits, how old the oldest of it is, what comes in and goes out.
 
-import { clock, count, rate, short, span } from "./words.js";
+import { clock, count, rate, short, span } from "./format.js";
 
 const HOUR = 3600;
 const LEAST = 300; // seconds that a plot shows, also when less is known

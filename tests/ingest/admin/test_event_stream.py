@@ -217,7 +217,7 @@ def test_a_viewer_that_reads_nothing_is_cut(
             viewer.setblocking(False)
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(60):
-            while pages.live._viewers != 1 or cut != ["unread_answers"]:
+            while pages.events._viewers != 1 or cut != ["unread_answers"]:
                 await loop.sock_recv(other, 1 << 20)
         silent.close()
         other.close()

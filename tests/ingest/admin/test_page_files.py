@@ -24,7 +24,7 @@ def test_every_file_that_is_named_is_served(receiver: Any) -> None:
     """What the page and its modules refer to is there, with its type, and lies on this server."""
     named = set(re.findall(r'(?:src|href)="([^":]+)"', (FOLDER / "index.html").read_text()))
     named |= {name for file in FOLDER.glob("*.js") for name in re.findall(r'from "\./([^"]+)"', file.read_text())}
-    assert named >= {"page.js", "page.css", "uPlot.iife.min.js", "uPlot.min.css", "words.js", "metrics", "healthz"}
+    assert named >= {"page.js", "page.css", "uPlot.iife.min.js", "uPlot.min.css", "format.js", "metrics", "healthz"}
     for name in named - {"metrics", "readyz", "healthz"}:
         answer = receiver.admin(f"/{name}")
         assert (answer.status, answer.body) == (200, (FOLDER / name).read_bytes())

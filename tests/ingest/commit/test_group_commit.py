@@ -13,12 +13,12 @@ from redis import Redis
 
 from ingest.commit import group_commit
 from ingest.commit.group_commit import Committer, NotDurable
-from ingest.routing import Place
+from ingest.routing import Route
 from ingest.settings import load, redis_url
 from ingest.store import connection, keys
 from ingest.store.records import Record, pack, unpack
 
-STATUSES = (Place("statuses", 0),)
+STATUSES = (Route("statuses", 0),)
 SECRET_BODY = b'{"text":"Kerry Fisher, 16315551234"}'
 Kept = Callable[[Redis], dict[str, list[Record]]]
 
@@ -57,16 +57,16 @@ def calls(redis: Redis) -> int:
 
 
 def test_body_is_kept_byte_for_byte(redis: Redis, redis_url: str, kept: Kept) -> None:
-    """A record holds the body as it came, when it came, attempt 1 and the share."""
+    """A record holds the body as it came, when it came, attempt 1 and the split."""
     body = bytes(range(256)) * 4
 
     async def scenario() -> None:
         async with committing(redis_url) as keeper:
-            await keeper.commit(body, 1_795_255_946_789, (Place("messages.1", 8), Place("messages.4", 8)))
-            await keeper.commit(b"", 1_795_255_946_790, (Place("other", 0),))
+            await keeper.commit(body, 1_795_255_946_789, (Route("messages.1", 8), Route("messages.4", 8)))
+            await keeper.commit(b"", 1_795_255_946_790, (Route("other", 0),))
 
     asyncio.run(scenario())
-    copy = [unpack(pack(body, 1_795_255_946_789, attempt=1, share=8))]
+    copy = [unpack(pack(body, 1_795_255_946_789, attempt=1, split=8))]
     last = [unpack(pack(b"", 1_795_255_946_790))]
     assert kept(redis) == {"messages.1": copy, "messages.4": copy, "other": last}
 
@@ -102,8 +102,8 @@ def test_thousand_at_once_are_few_calls(redis: Redis, redis_url: str, kept: Kept
         async with committing(redis_url) as keeper:
             await keeper.commit(b"first", 0, STATUSES)
             redis.config_resetstat()
-            places = [(Place(f"messages.{n % 8}", 0),) for n in range(1000)]
-            await asyncio.gather(*(keeper.commit(b"%d" % n, n, places[n]) for n in range(1000)))
+            routes = [(Route(f"messages.{n % 8}", 0),) for n in range(1000)]
+            await asyncio.gather(*(keeper.commit(b"%d" % n, n, routes[n]) for n in range(1000)))
 
     asyncio.run(scenario())
     assert 1 <= calls(redis) <= 4
@@ -119,7 +119,7 @@ def test_flush_is_bounded(redis: Redis, redis_url: str, kept: Kept) -> None:
     async def scenario() -> list[int]:
         counts = []
         async with committing(redis_url) as keeper:
-            await keeper.commit(b"first", 0, (Place("other", 0),))
+            await keeper.commit(b"first", 0, (Route("other", 0),))
             for bodies in (large, small):
                 redis.config_resetstat()
                 await asyncio.gather(*(keeper.commit(body, 0, STATUSES) for body in bodies))

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.commit.group_commit import Committer, NotDurable
-from ingest.commit.sharded import Spread, committer
-from ingest.routing import home, place
+from ingest.commit.sharded import ShardedWriter, committer
+from ingest.routing import home, route
 from ingest.settings import SettingsError, each_redis, load
 from ingest.store import keys
 from ingest.store.urls import address
@@ -92,7 +92,7 @@ def run(own_valkey: Callable[..., Any]) -> Callable[..., Any]:
 
 
 async def _commit(keeper: Committer, *bodies: bytes) -> None:
-    await asyncio.gather(*(keeper.commit(body, 1_700_000_000_000, place(body, 8)) for body in bodies))
+    await asyncio.gather(*(keeper.commit(body, 1_700_000_000_000, route(body, 8)) for body in bodies))
 
 
 def test_one_is_plain(redis_url: str) -> None:
@@ -109,14 +109,14 @@ def test_one_is_plain(redis_url: str) -> None:
 def test_contacts_of_a_notification(run: Callable[..., Any], kept: Callable[..., Any]) -> None:
     """A notification of several contacts goes to the home of each, for its contacts there."""
 
-    async def test(keeper: Spread, first: Any, second: Any) -> None:
+    async def test(keeper: ShardedWriter, first: Any, second: Any) -> None:
         contacts = [str(n) for n in range(30)]
         await _commit(keeper, _message(*contacts))
         queues = [kept(server.client()) for server in (first, second)]
         assert [sorted(found) for found in queues] == [
             [f"messages.{n}" for n in range(start, 8, 2)] for start in (0, 1)
         ]
-        assert all(record.share == 8 for found in queues for (record,) in found.values())
+        assert all(record.split == 8 for found in queues for (record,) in found.values())
 
     run(test)
 
@@ -124,7 +124,7 @@ def test_contacts_of_a_notification(run: Callable[..., Any], kept: Callable[...,
 def test_next_one_and_back(run: Callable[..., Any]) -> None:
     """What one cannot keep goes to the other until a probe succeeds; with none left it is not durable."""
 
-    async def test(keeper: Spread, first: Any, second: Any) -> None:
+    async def test(keeper: ShardedWriter, first: Any, second: Any) -> None:
         bodies = [_message(str(n)) for n in range(20)]
         there = second.client()
         first.stop()

@@ -73,7 +73,7 @@ def test_200(receiver: Any, redis: Redis, kept: Callable[..., Any]) -> None:
     assert (answer.status, answer.headers["content-length"], answer.body) == (200, "0", b"")
     ((record,),) = kept(redis).values()
     assert before <= record.received_ms <= after
-    assert (record.body, record.attempt, record.share) == (BODY, 1, 0)
+    assert (record.body, record.attempt, record.split) == (BODY, 1, 0)
     assert list(kept(redis)) == ["statuses"]
 
 
@@ -81,7 +81,7 @@ def test_messages_of_several_contacts(receiver: Any, redis: Redis, kept: Callabl
     """A body with messages of contacts in two partitions lies in both queues, marked as shared."""
     body = json.dumps({"messages": [{"from": "16315551234"}, {"from": "491701234567"}]}).encode()
     assert receiver.post(body).status == 200
-    found = {queue: [(r.body, r.share) for r in records] for queue, records in kept(redis).items()}
+    found = {queue: [(r.body, r.split) for r in records] for queue, records in kept(redis).items()}
     assert found == {"messages.1": [(body, 8)], "messages.4": [(body, 8)]}
 
 

@@ -14,10 +14,10 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from ingest.commit.group_commit import Committer
-from ingest.routing import Place
+from ingest.routing import Route
 from ingest.settings import load
 from ingest.spool import fallback, spool
-from ingest.spool.fallback import Standby
+from ingest.spool.fallback import SpoolFallback
 from ingest.spool.spool import Spool
 from ingest.state.spooled import spool_figures
 from ingest.store import connection
@@ -59,7 +59,7 @@ def drain(folder: Path, redis: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def scenario() -> None:
         found = Spool(folder)
-        standby = Standby(found, redis.write, 8)
+        standby = SpoolFallback(found, redis.write, 8)
         task = asyncio.create_task(standby.run())
         await until(lambda: not standby.in_use())
         standby.stop()
@@ -128,7 +128,7 @@ def test_spool_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(errno.EIO, "Input/output error")
 
     async def scenario() -> None:
-        standby = Standby(Spool(tmp_path), redis.write, 8)
+        standby = SpoolFallback(Spool(tmp_path), redis.write, 8)
         task = asyncio.create_task(standby.run())
         await until(lambda: standby.reason == "the spool cannot be replayed: Input/output error")
         assert await standby.keep([(2, STATUS + b"2")])
@@ -158,7 +158,7 @@ def test_stop_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
                 return await super().write(records)
 
         redis = Stopping()
-        standby = Standby(Spool(tmp_path), redis.write, 8)
+        standby = SpoolFallback(Spool(tmp_path), redis.write, 8)
         async with asyncio.timeout(30):
             await standby.run()
         return redis
@@ -203,7 +203,7 @@ def test_switch_back_under_load(
     redis: Redis, redis_url: str, tmp_path: Path, kept: Callable[[Redis], dict[str, list[Record]]]
 ) -> None:
     """Though notifications never cease to arrive in two processes, both come to use Redis again; order is kept."""
-    place = (Place("statuses", 0),)
+    place = (Route("statuses", 0),)
 
     async def scenario() -> list[int]:
         settings = load(redis_url=redis_url)

@@ -8,7 +8,7 @@ from ingest.spool.spool import Figures
 from ingest.state.backlog import Backlog, Lane
 from ingest.state.health import findings
 from ingest.state.snapshot import Snapshot
-from ingest.store.connection import Trouble
+from ingest.store.connection import Diagnosis
 
 
 def now(workers: int = 1, suspended: bool = False, **lanes: Lane) -> Snapshot:
@@ -22,15 +22,15 @@ def said(snapshot: Snapshot) -> list[tuple[str, str]]:
 
 def test_all_is_well() -> None:
     """With nothing to say, that is said."""
-    assert said(now()) == [("note", "All is well")]
+    assert said(now()) == [("info", "All is well")]
 
 
 def test_a_backlog_that_is_young_is_well() -> None:
     """What waits is told, and that it is well as long as it is not late; what is on its way is not even told."""
     lane = Lane(waiting=1200, oldest_seconds=30, rate_in=10, rate_out=30)
     assert said(now(messages=lane, statuses=Lane(waiting=7, oldest_seconds=0.3))) == [
-        ("note", "All is well"),
-        ("note", "messages: 1,200 waiting, oldest 30s, empty in 1m00s"),
+        ("info", "All is well"),
+        ("info", "messages: 1,200 waiting, oldest 30s, empty in 1m00s"),
     ]
 
 
@@ -52,7 +52,7 @@ def test_a_backlog_that_is_young_is_well() -> None:
 def test_a_late_lane(lane: Lane, text: str, remedy: str) -> None:
     """A lane that is late comes first, with what helps when it does not help itself."""
     first = findings(now(messages=lane))[0]
-    assert (first.level, first.text, first.remedy) == ("late", text, remedy)
+    assert (first.level, first.text, first.remedy) == ("warning", text, remedy)
 
 
 def test_the_worst_comes_first() -> None:
@@ -62,15 +62,15 @@ def test_the_worst_comes_first() -> None:
     snapshot = now(workers=0, suspended=True, statuses=lane, messages=paused)
     snapshot.spool_dir, snapshot.spool = "/spool", Figures(notifications=1, oldest_seconds=5, corrupt=2)
     assert said(snapshot) == [
-        ("bad", "No worker is alive: 9 notifications wait"),
-        ("late", "1 notification waits on the disk for Redis, oldest 5s"),
-        ("late", "2 damaged parts of the disk spool are set aside"),
-        ("late", "All lanes are suspended by `rq suspend`"),
-        ("late", "messages: paused for 1m00s, 2 waiting"),
-        ("late", "statuses: 7 waiting, oldest 1m40s, not getting fewer"),
-        ("note", "statuses: at most 50 events per second"),
-        ("note", "3 dead letters"),
-        ("note", "1 event waits for the next try"),
+        ("critical", "No worker is alive: 9 notifications wait"),
+        ("warning", "1 notification waits on the disk for Redis, oldest 5s"),
+        ("warning", "2 damaged parts of the disk spool are set aside"),
+        ("warning", "All lanes are suspended by `rq suspend`"),
+        ("warning", "messages: paused for 1m00s, 2 waiting"),
+        ("warning", "statuses: 7 waiting, oldest 1m40s, not getting fewer"),
+        ("info", "statuses: at most 50 events per second"),
+        ("info", "3 dead letters"),
+        ("info", "1 event waits for the next try"),
     ]
     about = [finding.about for finding in findings(snapshot)]
     assert len(set(about)) == len(about)
@@ -81,7 +81,7 @@ def test_the_worst_comes_first() -> None:
 )
 def test_without_redis(folder: str | None, meanwhile: str) -> None:
     """It says what is the matter with Redis, for how long, what to do, and what becomes of notifications meanwhile."""
-    trouble = Trouble("Redis is not reachable: ConnectionError", "see WA_REDIS_URL, and that it runs")
+    trouble = Diagnosis("Redis is not reachable: ConnectionError", "see WA_REDIS_URL, and that it runs")
     snapshot = Snapshot("here", 1000.0, trouble=trouble, away_seconds=185, refused="away", spool_dir=folder)
     (only,) = findings(snapshot)
     assert only.text == "Redis cannot be read, for 3m05s: Redis is not reachable: ConnectionError"
@@ -93,7 +93,7 @@ def test_a_redis_that_takes_nothing() -> None:
     """A Redis that can be read but not written is as bad."""
     snapshot = now()
     snapshot.refused = "Redis refuses: OOM"
-    assert said(snapshot)[0] == ("bad", "Notifications do not go into Redis: Redis refuses: OOM")
+    assert said(snapshot)[0] == ("critical", "Notifications do not go into Redis: Redis refuses: OOM")
 
 
 def test_a_spool_that_cannot_be_read() -> None:

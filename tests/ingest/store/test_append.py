@@ -64,32 +64,32 @@ def everything(redis: Redis) -> dict[bytes, bytes]:
     return {key: redis.dump(key) for key in redis.scan_iter()}
 
 
-shares = st.integers(0, 255).filter(lambda share: share != 1)  # of one partition there is no share
+splits = st.integers(0, 255).filter(lambda split: split != 1)  # of one partition there is no split
 
 
-@given(st.integers(0, 2**48 - 1), st.integers(0, 127), shares, st.booleans(), st.binary())
-def test_records_come_back(received_ms: int, attempt: int, share: int, again: bool, body: bytes) -> None:
-    """A record holds arrival, attempt, share and `again` in eight bytes, then the body byte for byte."""
-    record = unpack(packed := pack(body, received_ms, attempt, share, again))
-    assert (record.received_ms, record.attempt, record.share) == (received_ms, attempt, share)
-    assert (record.again, record.body, record.origin) == (again, body, b"")
+@given(st.integers(0, 2**48 - 1), st.integers(0, 127), splits, st.booleans(), st.binary())
+def test_records_come_back(received_ms: int, attempt: int, split: int, force: bool, body: bytes) -> None:
+    """A record holds arrival, attempt, split and `force` in eight bytes, then the body byte for byte."""
+    record = unpack(packed := pack(body, received_ms, attempt, split, force))
+    assert (record.received_ms, record.attempt, record.split) == (received_ms, attempt, split)
+    assert (record.force, record.body, record.body_digest) == (force, body, b"")
     assert packed[8:] == body
 
 
 @given(st.integers(0, 2**48 - 1), st.integers(0, 127), st.booleans(), st.binary(), st.binary())
-def test_origins_come_back(received_ms: int, attempt: int, again: bool, body: bytes, whole: bytes) -> None:
+def test_origins_come_back(received_ms: int, attempt: int, force: bool, body: bytes, whole: bytes) -> None:
     """A record of a part of a notification also tells of which: the id stays the same."""
-    origin = digest(whole)
-    record = unpack(pack(body, received_ms, attempt, again=again, origin=origin))
-    assert record == Record(received_ms, attempt, 0, again, body, origin)
-    assert int(notification_id(received_ms, origin), 16) == received_ms << 64 | int.from_bytes(origin)
+    body_digest = digest(whole)
+    record = unpack(pack(body, received_ms, attempt, force=force, body_digest=body_digest))
+    assert record == Record(received_ms, attempt, 0, force, body, body_digest)
+    assert int(notification_id(received_ms, body_digest), 16) == received_ms << 64 | int.from_bytes(body_digest)
 
 
 def test_record_layout() -> None:
     """The layout is fixed: records of one version are read by the next."""
     assert pack(b"{}", 0x010203040506, 7, 8) == b"\x01\x02\x03\x04\x05\x06\x07\x08{}"
-    assert pack(b"", 0x010203040506, 7, 8, again=True) == b"\x01\x02\x03\x04\x05\x06\x87\x08"
-    packed = pack(b"{}", 0x010203040506, 7, origin=b"ABCDEFGH")
+    assert pack(b"", 0x010203040506, 7, 8, force=True) == b"\x01\x02\x03\x04\x05\x06\x87\x08"
+    packed = pack(b"{}", 0x010203040506, 7, body_digest=b"ABCDEFGH")
     assert packed == b"\x01\x02\x03\x04\x05\x06\x07\x01ABCDEFGH{}"
 
 
@@ -112,7 +112,7 @@ def test_job_is_one_of_rq(redis: Redis) -> None:
     assert [q.name for q in Queue.all(connection=redis, serializer=JSONSerializer)] == ["messages.3"]
     job = Job.fetch(batch, connection=redis, serializer=JSONSerializer)
     assert (job.func_name, job.args, job.kwargs) == ("workers.engine.batch.run", ["messages.3", batch], {})
-    assert (job.origin, job.timeout, job.result_ttl, job.failure_ttl) == ("messages.3", -1, 0, FAILURE_TTL)
+    assert (job.body_digest, job.timeout, job.result_ttl, job.failure_ttl) == ("messages.3", -1, 0, FAILURE_TTL)
     assert job.get_status() is JobStatus.QUEUED
     assert job.enqueued_at == job.created_at
     assert job.created_at.replace(tzinfo=UTC) == datetime.fromisoformat(NOW)
@@ -244,7 +244,7 @@ def test_batch_ids_suit_rq(redis: Redis) -> None:
 
 
 def test_doorbell_holds_one_token(redis: Redis) -> None:
-    """Each lane that got work has one token at its doorbell, however much came, and the partitions share it."""
+    """Each lane that got work has one token at its doorbell, however much came, and the partitions split it."""
     for _ in range(3):
         append(redis, {"messages.1": [record(1)], "messages.2": [record(2)], "other": [record(3)]})
     assert {key: redis.llen(key) for key in redis.keys(keys.doorbell_key("*"))} == {

@@ -1,4 +1,4 @@
-"""Floods of log lines: the first ones, then one that counts the rest; handlers' own lines are never touched."""
+"""LogThrottle of log lines: the first ones, then one that counts the rest; handlers' own lines are never touched."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def test_a_flood_ends_with_its_count() -> None:
 
 
 @pytest.fixture
-def guard(monkeypatch: pytest.MonkeyPatch) -> log_throttle.Floods:
+def guard(monkeypatch: pytest.MonkeyPatch) -> log_throttle.LogThrottle:
     """With a window that is soon over."""
     monkeypatch.setattr(log_throttle, "SECONDS", 0.2)
-    return log_throttle.Floods()
+    return log_throttle.LogThrottle()
 
 
 def test_a_window_that_is_over_begins_anew(
-    guard: log_throttle.Floods, wait_for: Callable[..., None], monkeypatch: Any
+    guard: log_throttle.LogThrottle, wait_for: Callable[..., None], monkeypatch: Any
 ) -> None:
     """After the window a flood is told without another line, and the next lines come through again."""
     told: list[tuple[int, dict[str, Any]]] = []
@@ -65,13 +65,13 @@ def test_a_window_that_is_over_begins_anew(
 
 def test_memory_is_bounded() -> None:
     """Lines of ever new kinds share one entry when there are too many, and are rated together."""
-    guard = log_throttle.Floods()
+    guard = log_throttle.LogThrottle()
     through = sum(guard.lets_through("ingest.x", f"line {n}", {}) for n in range(5000))
     assert through == log_throttle._KINDS + log_throttle.FIRST
     assert len(guard._kinds) == log_throttle._KINDS + 1
 
 
-def test_libraries_pass_the_same_gate(guard: log_throttle.Floods) -> None:
+def test_libraries_pass_the_same_gate(guard: log_throttle.LogThrottle) -> None:
     """Lines of the standard library's loggers are told apart by their text before it is filled in."""
     record = logging.LogRecord("redis", logging.ERROR, "", 0, "no %s", ("luck",), None)
     assert [guard.filter(record) for _ in range(4)] == [True, True, True, False]

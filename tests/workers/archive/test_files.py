@@ -22,7 +22,7 @@ import pytest
 from redis import Redis
 from zstandard import ZstdDecompressor
 
-from ingest.routing import place
+from ingest.routing import route
 from ingest.settings import SettingsError
 from ingest.store import keys
 from ingest.store.records import unpack
@@ -222,7 +222,7 @@ def test_every_notification_once(
     sent = [message("1"), message("1"), status("1"), b"{", b"\xff\x00", several, b'{"entry": []}']
     commit(*sent)
     handle(runner, take, redis, registry, archive_dir=tmp_path)
-    partitions = len(place(several, 8))
+    partitions = len(route(several, 8))
     assert partitions > 1
     assert bodies(tmp_path) == sorted([*sent, *[several] * (partitions - 1)])
     assert {ms for ms, _ in read(tmp_path)} == {RECEIVED}

@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
 
-from ingest.routing import home, place, queue_names
+from ingest.routing import home, queue_names, route
 from ingest.store import keys
 from ingest.store.records import Record, unpack
 from workers.archive import replay
@@ -162,7 +162,7 @@ def test_there_and_back(
     assert said(wa("replay", "--again", "--json"))["done"] == 61
     assert Counter(handle()) == Counter(first)
     # A replay archives nothing. What lies in several partitions, and came twice, is there for each.
-    assert said(wa("archive", "--json"))["notifications"] == 60 + 2 * len(place(several, 8))
+    assert said(wa("archive", "--json"))["notifications"] == 60 + 2 * len(route(several, 8))
 
 
 def test_order(wa: Wa, keep: Callable[..., None], redis: Redis, status: Any) -> None:
@@ -175,7 +175,7 @@ def test_order(wa: Wa, keep: Callable[..., None], redis: Redis, status: Any) -> 
     assert said(wa("replay", "--json"))["matched"] == 5
     (records,) = queued(redis).values()
     assert [record.received_ms - RECEIVED for record in records] == [10, 20, 30, 40, HOUR_MS]
-    assert {(record.attempt, record.again) for record in records} == {(0, False)}
+    assert {(record.attempt, record.force) for record in records} == {(0, False)}
 
 
 def test_dry_run(wa: Wa, keep: Callable[..., None], redis: Redis, status: Any) -> None:
@@ -403,4 +403,4 @@ def test_replay_into_several_redis(wa: Wa, keep: Callable[..., None], two: list[
     assert sorted(found[0] + found[1]) == sorted(bodies)
     for n, mine in enumerate(found):
         assert len(mine) > 10
-        assert {home(place(body, 8)[0].queue, body, 2) for body in mine} == {n}
+        assert {home(route(body, 8)[0].queue, body, 2) for body in mine} == {n}

@@ -23,7 +23,7 @@ from redis import ConnectionPool, Redis
 
 from ingest.routing import LANES
 from ingest.settings import load
-from ingest.state import backlog
+from ingest.state import backlog, dead_letters
 from ingest.state import dead_letters as room
 from ingest.store import keys
 from ingest.store.records import Record, digest, notification_id, pack, unpack
@@ -367,7 +367,7 @@ def test_retry_of_poison_that_was_tried_before(wa: Wa, bury: Bury, redis: Redis)
     bury(kind="notification", reason="poison", attempt=2)
     wa("retry")
     (record,) = [record for records in waiting(redis).values() for record in records]
-    assert record.again
+    assert record.force
 
 
 def test_retry_after_fewer_partitions(
@@ -482,7 +482,7 @@ def test_a_letter_that_goes_while_its_portion_is_read(
     many(10, "messages")
     read = room._portions
 
-    def read_and_drop(*given: Any, **named: Any) -> Iterator[list[room.Letter]]:
+    def read_and_drop(*given: Any, **named: Any) -> Iterator[list[room.DeadLetter]]:
         for letters in read(*given, **named):
             redis.xdel(keys.dead_key("messages"), str(letters[4].id))
             yield letters
@@ -725,7 +725,7 @@ def test_export_fails_in_the_middle(wa: Wa, bury: Bury, tmp_path: Path, monkeypa
     bury()
     path = tmp_path / "letters.jsonl"
     path.write_text("an older export")
-    monkeypatch.setattr(room.Letter, "body_as_json", _refuse)
+    monkeypatch.setattr(room.DeadLetter, "body_as_json", _refuse)
     assert wa("export", "-o", str(path)).exit_code == 1
     assert path.read_text() == "an older export"
     assert list(tmp_path.iterdir()) == [path]

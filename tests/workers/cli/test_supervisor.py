@@ -55,20 +55,20 @@ log = sys.argv[1]
 supervisor.STOP_SECONDS = float(sys.argv[2])
 def has(text):
     return lambda: Path(log).exists() and text in Path(log).read_text()
-kinds = {kinds}
+specs = {specs}
 def started():
     with open(log, "a") as file:
         file.write("parent started 0 0\\n")
-sys.exit(supervisor.supervise(kinds, started=started))
+sys.exit(supervisor.supervise(specs, started=started))
 """
 
 
 class Family:
     """A supervising process and what its children noted."""
 
-    def __init__(self, folder: Path, kinds: tuple[str, ...], stop_seconds: float) -> None:
+    def __init__(self, folder: Path, specs: tuple[str, ...], stop_seconds: float) -> None:
         (folder / "child.py").write_text(CHILD)
-        (folder / "parent.py").write_text(PARENT.replace("{kinds}", f"[{', '.join(kinds)}]"))
+        (folder / "parent.py").write_text(PARENT.replace("{specs}", f"[{', '.join(specs)}]"))
         self.notes_path = folder / "notes"
         self.notes_path.touch()
         self.output_path = folder / "output"
@@ -115,11 +115,11 @@ def alive(pid: int) -> bool:
 
 @pytest.fixture
 def start_family(tmp_path: Path) -> Iterator[Callable[..., Family]]:
-    """Start a supervising process: `start_family(kind("a"), kind("b"))`."""
+    """Start a supervising process: `start_family(spec("a"), spec("b"))`."""
     families: list[Family] = []
 
-    def start(*kinds: str, stop_seconds: float = 20) -> Family:
-        families.append(Family(tmp_path, kinds, stop_seconds))
+    def start(*specs: str, stop_seconds: float = 20) -> Family:
+        families.append(Family(tmp_path, specs, stop_seconds))
         return families[-1]
 
     yield start
@@ -127,17 +127,17 @@ def start_family(tmp_path: Path) -> Iterator[Callable[..., Family]]:
         family.close()
 
 
-def kind(name: str, *behaviour: str, ready: str | None = None, **more: object) -> str:
-    """The source of a Kind whose child behaves so; `ready` is the note that says it is."""
+def spec(name: str, *behaviour: str, ready: str | None = None, **more: object) -> str:
+    """The source of a ProcessSpec whose child behaves so; `ready` is the note that says it is."""
     options = "".join(f", {option}={value!r}" for option, value in more.items())
     if ready is not None:
         options += f", ready=has({ready!r})"
-    return f"supervisor.Kind({name!r}, 'child', (log, {name!r}, *{behaviour!r}){options})"
+    return f"supervisor.ProcessSpec({name!r}, 'child', (log, {name!r}, *{behaviour!r}){options})"
 
 
 def test_killed_child_is_started_again(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """A child that was killed is started again, and the others are left alone."""
-    family = start_family(kind("a", count=2), kind("b"))
+    family = start_family(spec("a", count=2), spec("b"))
     wait_for(lambda: family.count("parent started") and family.count("a started") == 2 and family.count("b started"))
     os.kill(family.pids("a")[0], signal.SIGKILL)
     wait_for(lambda: family.count("a started") == 3)
@@ -151,7 +151,7 @@ def test_killed_child_is_started_again(start_family: Callable[..., Family], wait
 
 def test_child_that_keeps_dying(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """A child that dies at once is started again ever more rarely, so that it does not fill the log."""
-    family = start_family(kind("a", "fails"))
+    family = start_family(spec("a", "fails"))
     wait_for(lambda: family.count("a started") == 3)
     waits = [line.split('"wait_seconds": ')[1][:3] for line in family.output_path.read_text().splitlines()]
     assert waits[:2] == ["0.2", "0.4"]
@@ -159,7 +159,7 @@ def test_child_that_keeps_dying(start_family: Callable[..., Family], wait_for: W
 
 def test_child_that_gives_up_ends_all(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """When one child says that trying again is no use, all are stopped and the exit status is 1."""
-    family = start_family(kind("gives", "gives-up"), kind("b", "ready", ready="b ready"))
+    family = start_family(spec("gives", "gives-up"), spec("b", "ready", ready="b ready"))
     assert family.process.wait(30) == 1
     assert family.count("gives started") == 1
     assert family.count("b stopped") == 1
@@ -168,21 +168,21 @@ def test_child_that_gives_up_ends_all(start_family: Callable[..., Family], wait_
 
 def test_gives_up_before_ready(start_family: Callable[..., Family]) -> None:
     """A child that gives up before it is ready ends all at once, and what needs it is never started."""
-    family = start_family(kind("needs"), kind("gives", "gives-up", ready="never"))
+    family = start_family(spec("needs"), spec("gives", "gives-up", ready="never"))
     assert family.process.wait(30) == 1
     assert family.notes() == ["gives started"]
 
 
 def test_dies_before_ready(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """A child that dies before it is ready is started again while the others wait for it."""
-    family = start_family(kind("needs"), kind("a", "fails-at-first", "ready", ready="a ready"))
+    family = start_family(spec("needs"), spec("a", "fails-at-first", "ready", ready="a ready"))
     wait_for(lambda: family.count("needs started"))
     assert family.notes()[:3] == ["a started", "a started", "a ready"]
 
 
 def test_start_and_stop_order(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """What others need is started first and ready before they start, and is stopped after they have ended."""
-    first, second, third = (kind(n, "ready", ready=f"{n} ready") for n in ("work", "serve", "valkey"))
+    first, second, third = (spec(n, "ready", ready=f"{n} ready") for n in ("work", "serve", "valkey"))
     family = start_family(first, second, third)
     wait_for(lambda: family.count("parent started"))
     family.process.send_signal(signal.SIGINT)
@@ -196,7 +196,7 @@ def test_start_and_stop_order(start_family: Callable[..., Family], wait_for: Wai
 
 def test_stopped_while_it_waits_for_ready(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """A stop while a child is still getting ready ends all, in order."""
-    family = start_family(kind("needs"), kind("slow", ready="never"))
+    family = start_family(spec("needs"), spec("slow", ready="never"))
     wait_for(lambda: family.count("slow started"))
     family.process.terminate()
     assert family.process.wait(30) == 0
@@ -204,28 +204,28 @@ def test_stopped_while_it_waits_for_ready(start_family: Callable[..., Family], w
 
 
 def test_ends_when_the_work_is_done(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
-    """With `ends`, exit status 0 means done: when all of that kind are, the others are stopped and all is well."""
-    family = start_family(kind("burst", "done", count=3, ends=True), kind("b", "ready", ready="b ready"))
+    """With `ends`, exit status 0 means done: when all of that spec are, the others are stopped and all is well."""
+    family = start_family(spec("burst", "done", count=3, ends=True), spec("b", "ready", ready="b ready"))
     assert family.process.wait(30) == 0
     assert (family.count("burst started"), family.count("burst done"), family.count("b stopped")) == (3, 3, 1)
 
 
 def test_ends_only_with_success(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """With `ends`, a child that fails is not done: it is started again."""
-    family = start_family(kind("burst", "fails", ends=True))
+    family = start_family(spec("burst", "fails", ends=True))
     wait_for(lambda: family.count("burst started") == 2)
     assert family.process.poll() is None
 
 
 def test_exit_status_0_is_no_end(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """Without `ends`, a child that ends is started again whatever its exit status."""
-    family = start_family(kind("a", "done"))
+    family = start_family(spec("a", "done"))
     wait_for(lambda: family.count("a started") == 2)
 
 
 def test_deaf_child_is_killed(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """A child that does not stop in time is killed, and the others still have their turn."""
-    family = start_family(kind("deaf", "deaf"), kind("b"), stop_seconds=1)
+    family = start_family(spec("deaf", "deaf"), spec("b"), stop_seconds=1)
     wait_for(lambda: family.count("deaf started") and family.count("b started"))
     family.process.terminate()
     assert family.process.wait(30) == 0
@@ -236,7 +236,7 @@ def test_deaf_child_is_killed(start_family: Callable[..., Family], wait_for: Wai
 
 def test_children_end_with_a_killed_parent(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """When the parent is killed, its children stop by themselves, in order."""
-    family = start_family(kind("a", "watches", count=2), kind("b", "watches"))
+    family = start_family(spec("a", "watches", count=2), spec("b", "watches"))
     wait_for(lambda: family.count("a started") == 2 and family.count("b started") == 1)
     family.process.kill()
     wait_for(lambda: family.count("a stopped") == 2 and family.count("b stopped") == 1)
@@ -245,7 +245,7 @@ def test_children_end_with_a_killed_parent(start_family: Callable[..., Family], 
 
 def test_children_have_their_own_session(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """Ctrl-C on the terminal reaches only the parent, which stops the children in the right order."""
-    family = start_family(kind("a"), kind("b"))
+    family = start_family(spec("a"), spec("b"))
     wait_for(lambda: family.count("a started") and family.count("b started"))
     lines = [line.split() for line in family.notes_path.read_text().splitlines()]
     assert {own for who, _, _, own in lines if who in "ab"} == {"1"}
@@ -253,7 +253,7 @@ def test_children_have_their_own_session(start_family: Callable[..., Family], wa
 
 def test_stop_is_prompt(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """A stop also ends a child that is about to be started again, without waiting for its turn."""
-    family = start_family(kind("a", "fails"))
+    family = start_family(spec("a", "fails"))
     wait_for(lambda: family.output_path.read_text().count("starting it again") == 4)  # 1.6 s until the next start
     began = time.monotonic()
     family.process.terminate()
@@ -271,7 +271,8 @@ def test_metrics_folder(tmp_path: Path) -> None:
     )
     code = (
         "import sys; from workers.cli import supervisor\n"
-        "sys.exit(supervisor.supervise([supervisor.Kind('a', 'child', (sys.argv[1],), ends=True)], {'MORE': '1'}))"
+        "specs = [supervisor.ProcessSpec('a', 'child', (sys.argv[1],), ends=True)]\n"
+        "sys.exit(supervisor.supervise(specs, {'MORE': '1'}))"
     )
     env = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     arguments = [sys.executable, "-c", code, str(tmp_path / "out")]

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from redis import Redis
 
-from ingest.routing import place
+from ingest.routing import route
 from ingest.store import keys
 from ingest.store.records import pack, unpack
 from workers import Discard, Handlers, Reject, RetryIn
@@ -266,7 +266,7 @@ def test_an_unfinished_event_holds_its_record(
                 lengths.append(redis.llen(keys.batch_key(batch)))
 
     bodies = [message(str(n), sender=sender) for n, sender in enumerate(("15550001", "15550001x8", "15550001x16"))]
-    bodies = [b for b in bodies if place(b, 1) == place(bodies[0], 1)]
+    bodies = [b for b in bodies if route(b, 1) == route(bodies[0], 1)]
     commit(*bodies, partitions=1)
     queue, batch = take()
     runner(handlers).run(queue, batch)

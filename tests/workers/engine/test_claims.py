@@ -11,7 +11,7 @@ from ingest.store import keys
 from ingest.store.records import pack
 from workers import Handlers
 from workers.engine import claims
-from workers.engine.pipelined import Line
+from workers.engine.pipelined import PipelinedConnection
 from workers.events.parsing import parse
 from workers.events.types import Event
 
@@ -132,7 +132,7 @@ def test_a_copy_in_another_batch_waits_for_nobody(
     commit(status("a"), status("a"), batch=1)
     first, second = take("w1"), take("w2")
     (event,) = parse(status("a"), 0)
-    assert claims.Claims(Line(redis)).take("|".join(first), [claims.of(event)]) == b"0"  # type: ignore[arg-type]
+    assert claims.Claims(PipelinedConnection(redis)).take("|".join(first), [claims.of(event)]) == b"0"  # type: ignore[arg-type]
     runner(handlers, worker="w2").run(*second)
     assert seen == []
     runner(handlers, worker="w1").run(*first)
@@ -146,7 +146,7 @@ def test_a_crash_turns_no_claim_into_a_loss(
     commit(status("a"))
     queue, batch = take("w1")
     (event,) = parse(status("a"), 0)
-    claims.Claims(Line(redis)).take(f"{queue}|{batch}", [claims.of(event)])  # type: ignore[arg-type]
+    claims.Claims(PipelinedConnection(redis)).take(f"{queue}|{batch}", [claims.of(event)])  # type: ignore[arg-type]
     redis.hset(keys.TAKEN, f"{queue}|{batch}", "w2")
     runner(handlers, worker="w2").run(queue, batch)
     assert seen == ["a"]
@@ -157,7 +157,7 @@ def test_a_claim_of_a_batch_that_is_gone(
 ) -> None:
     """A claim of a batch that nobody is owed any more (Redis lost it) stops nobody."""
     (event,) = parse(status("a"), 0)
-    claims.Claims(Line(redis)).take("statuses|gone", [claims.of(event)])  # type: ignore[arg-type]
+    claims.Claims(PipelinedConnection(redis)).take("statuses|gone", [claims.of(event)])  # type: ignore[arg-type]
     commit(status("a"))
     _drain(take, runner(handlers))
     assert seen == ["a"]

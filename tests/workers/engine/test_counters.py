@@ -138,11 +138,11 @@ def test_what_the_reaper_puts_back(
     """Batches of dead workers are counted by lane; one that kills for the third time is a dead letter, and a line."""
     commit(message("kills"))
     for _ in range(3):
-        reaper.beat(redis, "dying")
+        reaper.heartbeat_and_reap(redis, "dying")
         take("dying")
         redis.zadd(keys.ALIVE, {"dying": 1, "bystander": int(redis.time()[0]) * 1000})  # type: ignore[index]
         redis.delete(keys.WA + "reaper")
-        reaper.beat(redis, "other")
+        reaper.heartbeat_and_reap(redis, "other")
     found = counters.read(redis)
     assert found[counters.REAPED] == {"messages": {"batches": 2}}
     assert found[counters.DEAD] == {"messages": {"poison": 1}}

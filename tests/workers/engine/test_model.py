@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from ingest.routing import LANES, lane_of, partition_of, place
+from ingest.routing import LANES, lane_of, partition_of, route
 from ingest.settings import load
 from ingest.state import controls
 from ingest.store import append, keys, scripts
@@ -35,8 +35,8 @@ from workers.dispatch.rate_limits import with_bucket
 from workers.engine import batch as batch_room
 from workers.engine import claims, reaper
 from workers.engine import queue as queue_room
-from workers.engine.batch_state import OpenBatch
-from workers.engine.pipelined import Line
+from workers.engine.batch_state import BatchState
+from workers.engine.pipelined import PipelinedConnection
 from workers.events.types import Event
 
 PARTITIONS = 2
@@ -83,7 +83,7 @@ def body(names: tuple[str, ...]) -> bytes:
 
 def owed(queue: str, record: bytes) -> Owed:
     """The reverse of `body`, for one queue."""
-    _, attempt, share, _, text, _ = unpack(record)
+    _, attempt, split, _, text, _ = unpack(record)
     if text == JUNK.encode():
         return Owed(queue, attempt, ())
     tree = orjson.loads(text)
@@ -91,8 +91,8 @@ def owed(queue: str, record: bytes) -> Owed:
         names = [change["value"]["id"] for entry in tree["entry"] for change in entry["changes"]]
     else:
         names = [element["id"] for element in tree.get("messages", tree.get("statuses"))]
-    if share:
-        names = [name for name in names if f"messages.{partition_of(contact(name), share)}" == queue]
+    if split:
+        names = [name for name in names if f"messages.{partition_of(contact(name), split)}" == queue]
     return Owed(queue, attempt, tuple(names))
 
 
@@ -117,7 +117,7 @@ class Worker:
     probe: bool = False
     allowance: int | None = None
     given: int = 0  # records
-    opened: OpenBatch | None = None
+    opened: BatchState | None = None
     records: list[Owed] = field(default_factory=list)
     first_seq: list[int] = field(default_factory=list)
     left: list[int] = field(default_factory=list)
@@ -162,7 +162,7 @@ class Machine(RuleBasedStateMachine):
     """Receivers, workers, RQ and the clock, with the model that says what must come of it."""
 
     redis: Redis
-    line: Line
+    line: PipelinedConnection
     without: frozenset[str] = frozenset()  # what does not happen in this run
 
     def __init__(self) -> None:
@@ -202,8 +202,8 @@ class Machine(RuleBasedStateMachine):
     def birth(self) -> Worker:
         self.born += 1
         name = f"w{self.born}"
-        reaper.beat(self.redis, name)
-        taker = queue_room.Taker(name, self.line)
+        reaper.heartbeat_and_reap(self.redis, name)
+        taker = queue_room.Consumer(name, self.line)
         return Worker(name, batch_room.Runner(taker, Handlers(), self.settings, lambda: False, QUEUES))
 
     # What the receiver does
@@ -214,8 +214,8 @@ class Machine(RuleBasedStateMachine):
         for names in bodies:
             self.seq += 1
             text = body(names)
-            for queue, share in place(text, PARTITIONS):
-                records.setdefault(queue, []).append(pack(text, BASE_MS + self.seq, share=share))
+            for queue, split in route(text, PARTITIONS):
+                records.setdefault(queue, []).append(pack(text, BASE_MS + self.seq, split=split))
             self.committed.update(names)
         flush: list[Any] = [f"n{len(self.flushes):08x}", self.template, MAX_COUNT, MAX_BYTES, "NOW"]
         for queue, of_queue in records.items():
@@ -296,7 +296,7 @@ class Machine(RuleBasedStateMachine):
         queue, batch = worker.member.split("|")
         raw: Any = self.redis.lrange(keys.batch_key(batch), 0, worker.given - 1)
         holder: Any = self.redis.hget(keys.TAKEN, worker.member)
-        worker.opened = opened = OpenBatch(queue, batch, raw, MAX_ATTEMPTS, holder.decode())
+        worker.opened = opened = BatchState(queue, batch, raw, MAX_ATTEMPTS, holder.decode())
         opened.probing = worker.probe
         opened.allowance = worker.allowance
         worker.records = [owed(queue, record) for record in raw]
@@ -478,7 +478,7 @@ class Machine(RuleBasedStateMachine):
         worker = self.workers[n]
         worker.alive = False
         self.reaped_by(worker.name)
-        reaper.beat(self.redis, worker.name, leaves=True)
+        reaper.heartbeat_and_reap(self.redis, worker.name, leaves=True)
         self.check_swept()
         self.workers[n] = self.birth()
 
@@ -488,10 +488,10 @@ class Machine(RuleBasedStateMachine):
         worker.alive = True
         for other in self.workers:
             if other.alive:
-                reaper.beat(self.redis, other.name)
+                reaper.heartbeat_and_reap(self.redis, other.name)
         self.reaped_by(worker.name)
         self.redis.delete(LOCK)
-        back = reaper.beat(self.redis, worker.name)
+        back = reaper.heartbeat_and_reap(self.redis, worker.name)
         self.redis.set(LOCK, "nobody")
         self.check_swept()
         state = self.look()
@@ -759,7 +759,7 @@ class Machine(RuleBasedStateMachine):
 
 def machine(redis: Redis, without: frozenset[str] = frozenset()) -> type[Machine]:
     """The machine on that Redis, which it empties."""
-    return type("Machine", (Machine,), {"redis": redis, "line": Line(redis), "without": without})
+    return type("Machine", (Machine,), {"redis": redis, "line": PipelinedConnection(redis), "without": without})
 
 
 def explore(redis: Redis, max_examples: int, steps: int, without: frozenset[str] = frozenset(), **more: Any) -> None:

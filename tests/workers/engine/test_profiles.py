@@ -21,7 +21,7 @@ from ingest.store import keys
 from workers import Discard, Handlers, Reject
 from workers.dispatch.dispatcher import HANDLED, Outcome
 from workers.engine import profiles
-from workers.engine.pipelined import Line
+from workers.engine.pipelined import PipelinedConnection
 from workers.events.parsing import parse
 from workers.events.types import Event, Message, Profile
 
@@ -369,9 +369,9 @@ def test_business_numbers_are_apart(deliver: Deliver) -> None:
 
 
 @pytest.fixture
-def line(redis: Redis) -> Line:
+def line(redis: Redis) -> PipelinedConnection:
     """The line of a worker."""
-    return Line(redis)
+    return PipelinedConnection(redis)
 
 
 class Run:
@@ -406,7 +406,7 @@ def read(raw: bytes, received_ms: int = NOW_MS) -> Message:
     return message
 
 
-def test_generations(line: Line) -> None:
+def test_generations(line: PipelinedConnection) -> None:
     """What is seen again in the next generation lives on; what is not is forgotten with its generation."""
     at = [time.time()]
     known = profiles.Profiles(line, lambda: at[0])
@@ -418,7 +418,7 @@ def test_generations(line: Line) -> None:
     assert batch(known, *again) == [{"name"}, set()]
 
 
-def test_each_generation_ends(line: Line, redis: Redis) -> None:
+def test_each_generation_ends(line: PipelinedConnection, redis: Redis) -> None:
     """Every key is removed by Redis two generations after its own began, however often it is written."""
     now = time.time()
     for name in ("Ada", "Bea"):
@@ -430,7 +430,7 @@ def test_each_generation_ends(line: Line, redis: Redis) -> None:
     assert {redis.expiretime(key) for key in found_keys} == {ends}
 
 
-def test_a_hash_stays_small(line: Line, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hash_stays_small(line: PipelinedConnection, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full hash takes a new contact in place of any other; it stays a list, and the newest is known."""
     monkeypatch.setattr(profiles, "_digest", _one_hash)
     known = profiles.Profiles(line)
@@ -451,7 +451,7 @@ def _one_hash(size: int, text: str) -> bytes:
 
 def test_a_later_message_stays(redis: Redis) -> None:
     """Two workers that have the same contact under different names: what was received later is what stays."""
-    lines = [Line(redis), Line(redis)]
+    lines = [PipelinedConnection(redis), PipelinedConnection(redis)]
     early, late = (profiles.Profiles(line) for line in lines)
     early.ask([first := read(body(**FACTS))])
     early.watch(Run()).finish(0, first, HANDLED, 0.0)
@@ -532,7 +532,7 @@ class Model:
 
 @given(history=st.lists(st.lists(a_message, max_size=4), max_size=8))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_history(line: Line, history: list[list[tuple[dict[str, str], str, int, bool]]]) -> None:
+def test_any_history(line: PipelinedConnection, history: list[list[tuple[dict[str, str], str, int, bool]]]) -> None:
     """Whatever messages come, in whatever order and batches, news is what the rules say in the clear."""
     line.redis.flushdb()
     model, clock = Model(), itertools.count(NOW_MS, 10)
@@ -565,7 +565,9 @@ system = st.dictionaries(names, json).map(lambda found: {"type": "user_changed_n
 
 @given(contacts=st.lists(thing, max_size=3) | json, sender=json, user=json, identity=thing, told=system, kind=json)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_nothing_raises(line: Line, contacts: Any, sender: Any, user: Any, identity: Any, told: Any, kind: Any) -> None:
+def test_nothing_raises(
+    line: PipelinedConnection, contacts: Any, sender: Any, user: Any, identity: Any, told: Any, kind: Any
+) -> None:
     """Any JSON at the places of the facts is read as a fact or as nothing."""
     known = profiles.Profiles(line)
     for type_ in ("system", kind):

@@ -11,12 +11,14 @@ from rq.exceptions import DequeueTimeout
 
 from ingest.settings import load
 from ingest.store import keys
-from workers.engine.pipelined import Line
-from workers.engine.queue import BatchQueue, Taker, open_queues
+from workers.engine.pipelined import PipelinedConnection
+from workers.engine.queue import BatchQueue, Consumer, open_queues
 
 
 def _dequeue(redis: Redis, timeout: int | None, **settings: Any) -> Any:
-    return BatchQueue.dequeue_any(open_queues(redis, load(**settings), Taker("w1", Line(redis))), timeout, redis)
+    return BatchQueue.dequeue_any(
+        open_queues(redis, load(**settings), Consumer("w1", PipelinedConnection(redis))), timeout, redis
+    )
 
 
 def test_gives_rq_a_job_and_its_queue(redis: Redis, commit: Callable[..., None], status: Callable[..., bytes]) -> None:
@@ -69,7 +71,9 @@ def test_every_idle_worker_gets_its_batch(
 
     def wait(n: int) -> None:
         with Redis.from_url(load().redis_url.get_secret_value()) as own:  # type: ignore[union-attr]
-            job, _ = BatchQueue.dequeue_any(open_queues(own, load(), Taker(f"w{n}", Line(own))), 60, own)  # type: ignore[misc]
+            job, _ = BatchQueue.dequeue_any(
+                open_queues(own, load(), Consumer(f"w{n}", PipelinedConnection(own))), 60, own
+            )  # type: ignore[misc]
         found.append(job.id)
 
     threads = [threading.Thread(target=wait, args=(n,)) for n in range(5)]
@@ -108,7 +112,7 @@ def test_left_over_partitions_are_served(
 ) -> None:
     """After WA_PARTITIONS was lowered, what waits in the higher ones is still taken."""
     commit(*[message(str(n), sender=str(n)) for n in range(200)], partitions=16)
-    names = [queue.name for queue in open_queues(redis, load(), Taker("w1", Line(redis)))]
+    names = [queue.name for queue in open_queues(redis, load(), Consumer("w1", PipelinedConnection(redis)))]
     assert set(names) == {f"messages.{n}" for n in range(16)} | {"statuses", "other"}
     assert names[-2:] == ["statuses", "other"]
 
@@ -116,6 +120,9 @@ def test_left_over_partitions_are_served(
 def test_lanes_of_a_worker(redis: Redis) -> None:
     """A worker of some lanes has only their queues, the most urgent first, whatever the order asked for."""
     names = [
-        queue.name for queue in open_queues(redis, load(lanes="other,messages", partitions=2), Taker("w1", Line(redis)))
+        queue.name
+        for queue in open_queues(
+            redis, load(lanes="other,messages", partitions=2), Consumer("w1", PipelinedConnection(redis))
+        )
     ]
     assert names == ["messages.0", "messages.1", "other"]

@@ -31,12 +31,12 @@ def test_a_dead_workers_batch_goes_back_to_the_front(
     forget: Callable[..., None],
 ) -> None:
     """What a dead worker held is first in its queue again, free of mark and lease."""
-    reaper.beat(redis, "dying")
+    reaper.heartbeat_and_reap(redis, "dying")
     commit(message("m1"))
     queue, batch = take("dying")
     commit(message("m2"))
     forget("dying")
-    assert reaper.beat(redis, "other") == [f"{queue}|{batch}"]
+    assert reaper.heartbeat_and_reap(redis, "other") == [f"{queue}|{batch}"]
     assert take("other") == (queue, batch)
 
 
@@ -48,11 +48,11 @@ def test_a_live_workers_batch_stays(
     forget: Callable[..., None],
 ) -> None:
     """A worker that gives signs of life keeps its batch."""
-    reaper.beat(redis, "w1")
+    reaper.heartbeat_and_reap(redis, "w1")
     commit(status())
     take("w1")
     forget()
-    assert reaper.beat(redis, "w2") == []
+    assert reaper.heartbeat_and_reap(redis, "w2") == []
     assert redis.hlen(keys.TAKEN) == 1
 
 
@@ -62,7 +62,7 @@ def test_a_worker_that_never_lived_is_dead(
     """A mark of a worker without any sign of life (Redis lost it) does not hold a batch."""
     commit(status())
     taken = take("unknown")
-    assert reaper.beat(redis, "w2") == ["|".join(taken)]
+    assert reaper.heartbeat_and_reap(redis, "w2") == ["|".join(taken)]
 
 
 @pytest.mark.parametrize("lost", ["popped", "queue", "job and queue", "scheduled"])
@@ -89,7 +89,7 @@ def test_what_rq_lost_comes_back(
         redis.delete(queue, keys.RQ_QUEUES)
         if lost == "job and queue":
             redis.delete(*redis.keys(f"{keys.RQ}:job:*"))  # type: ignore[misc]
-    assert len(reaper.beat(redis, "w2")) == 2
+    assert len(reaper.heartbeat_and_reap(redis, "w2")) == 2
     assert take("w2") == first
     assert take("w2")[0] == "statuses"
 
@@ -102,17 +102,17 @@ def test_scheduled_work_stays_scheduled(
     queue, batch = take("w1")
     redis.hdel(keys.TAKEN, f"{queue}|{batch}")
     redis.zadd(keys.scheduled_key(queue), {batch: 1 << 40})
-    assert reaper.beat(redis, "w2") == []
+    assert reaper.heartbeat_and_reap(redis, "w2") == []
 
 
 def test_one_reaper_at_a_time(
     take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
 ) -> None:
     """Of all workers one looks for dead ones, and not again until three seconds later; each shows that it lives."""
-    reaper.beat(redis, "w1")
+    reaper.heartbeat_and_reap(redis, "w1")
     commit(status())
     take("unknown")
-    assert reaper.beat(redis, "w2") == []
+    assert reaper.heartbeat_and_reap(redis, "w2") == []
     assert redis.zcard(keys.ALIVE) == 2
 
 
@@ -123,10 +123,10 @@ def test_leaving_gives_back_at_once(
     redis: Redis,
 ) -> None:
     """A worker that leaves gives its batch back itself, without waiting for the reaper's turn."""
-    reaper.beat(redis, "w1")
+    reaper.heartbeat_and_reap(redis, "w1")
     commit(status())
     taken = take("w1")
-    assert reaper.beat(redis, "w1", leaves=True) == ["|".join(taken)]
+    assert reaper.heartbeat_and_reap(redis, "w1", leaves=True) == ["|".join(taken)]
     assert redis.zscore(keys.ALIVE, "w1") is None
     assert redis.llen(keys.doorbell_key("statuses")) == 1
     assert take("w2") == taken
@@ -136,11 +136,11 @@ def test_after_redis_was_away_nobody_is_judged(
     take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
 ) -> None:
     """When no worker gave a sign of life, it was Redis that was silent: the first beat after that buries nobody."""
-    reaper.beat(redis, "w1")
+    reaper.heartbeat_and_reap(redis, "w1")
     commit(status())
     taken = take("w1")
     redis.zadd(keys.ALIVE, {"w1": 1})
     redis.delete(keys.WA + "reaper")
-    assert reaper.beat(redis, "w2") == []
+    assert reaper.heartbeat_and_reap(redis, "w2") == []
     redis.delete(keys.WA + "reaper")
-    assert reaper.beat(redis, "w2") == ["|".join(taken)]  # w1 had its time and is still silent
+    assert reaper.heartbeat_and_reap(redis, "w2") == ["|".join(taken)]  # w1 had its time and is still silent

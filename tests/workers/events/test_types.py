@@ -220,10 +220,10 @@ def test_recipient_and_participant() -> None:
 @pytest.mark.parametrize("seconds", [1649955000, "1649955000"])
 def test_conversation_and_pricing(seconds: int | str) -> None:
     """An expiry may be a number or a string, and pricing may be inside the conversation."""
-    origin = {"type": "service"}
-    found = status(conversation={"id": "c", "origin": origin, "expiration_timestamp": seconds})
+    body_digest = {"type": "service"}
+    found = status(conversation={"id": "c", "origin": body_digest, "expiration_timestamp": seconds})
     assert found.conversation is not None
-    assert (found.conversation.id, found.conversation.origin) == ("c", "service")
+    assert (found.conversation.id, found.conversation.body_digest) == ("c", "service")
     assert found.conversation.expires_at == datetime.fromtimestamp(1649955000, UTC)
     assert found.pricing is None
     price = {"billable": "false", "pricing_model": "PMP", "category": "utility", "type": "regular"}
