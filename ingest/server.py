@@ -52,7 +52,7 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
         "receiver started", listen=settings.listen, path=settings.path, tls=bool(settings.tls_cert), pid=os.getpid()
     )
     try:
-        async with _replaying(committer.standby, stop), _renewing(settings, public), _sampling(pages.events):
+        async with _replaying(committer.fallback, stop), _renewing(settings, public), _sampling(pages.events):
             await stop.wait()
         public.stop_accepting()
         await webhook.drain(settings.body_timeout + connection.COMMAND_SECONDS)
@@ -67,17 +67,17 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
 
 
 @asynccontextmanager
-async def _replaying(standby: SpoolFallback | None, stop: asyncio.Event) -> AsyncIterator[None]:
+async def _replaying(fallback: SpoolFallback | None, stop: asyncio.Event) -> AsyncIterator[None]:
     """Replay in the background. Should that end by itself, which is an error, the receiver stops: others go on."""
-    if standby is None:
+    if fallback is None:
         yield
         return
-    task = asyncio.create_task(standby.run())
+    task = asyncio.create_task(fallback.run())
     task.add_done_callback(lambda _: stop.set())
     try:
         yield
     finally:
-        standby.stop()
+        fallback.stop()
         await task
 
 

@@ -143,7 +143,7 @@ class Actions:
     async def _retry(self, request: web.BaseRequest) -> web.StreamResponse:
         letters = await _asked(request, _DeadLetters)
         steps = chain.from_iterable(
-            dead_letters.feed_back(one, letters.selection(), self._settings) for one in self._each
+            dead_letters.requeue(one, letters.selection(), self._settings) for one in self._each
         )
         return await self._change(request, letters, steps, "dead letters retried on the page")
 

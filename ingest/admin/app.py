@@ -61,8 +61,8 @@ class Admin:
         return _json(200, {"alive": True, "pid": os.getpid()})
 
     async def _readyz(self, request: web.BaseRequest) -> web.Response:
-        standby = self._committer.standby
-        reason = (standby and standby.reason) or await self._committer.probe()
+        fallback = self._committer.fallback
+        reason = (fallback and fallback.reason) or await self._committer.probe()
         content: dict[str, object] = {"ready": reason is None, "reason": reason}
         if self._spool is not None:
             problem = await asyncio.to_thread(disk.problem, self._spool) if reason else None

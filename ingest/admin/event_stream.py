@@ -114,8 +114,8 @@ class EventStream:
             self._tell_all()
 
     async def _snapshot(self) -> dict[str, Any]:
-        standby = self._committer.standby
-        refused = standby.away if standby and standby.in_use() else await self._committer.probe()
+        fallback = self._committer.fallback
+        refused = fallback.away if fallback and fallback.in_use() else await self._committer.probe()
         now = await asyncio.to_thread(self._reader.read, refused)
         self._redis_answers = now.diagnosis is None
         return snapshot.as_json(now) | {"findings": health.findings(now), "actions": self._actions}

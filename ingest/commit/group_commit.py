@@ -63,7 +63,7 @@ class Committer:
         self, redis: Redis, settings: Settings, spool: Spool | None = None, outage: Outage | None = None
     ) -> None:
         self._redis = redis
-        self.standby = SpoolFallback(spool, self._write, settings.partitions) if spool else None
+        self.fallback = SpoolFallback(spool, self._write, settings.partitions) if spool else None
         instead = "notifications go to the disk spool" if spool else "senders get 503"
         self._outage = outage or Outage(f"Redis is not used, {instead}", "Redis is used again")
         self._disk_outage = Outage("the spool cannot be used, senders get 503", "the spool can be used again")
@@ -122,24 +122,24 @@ class Committer:
 
     async def _keep(self, flush: _Flush) -> str | None:
         """In Redis, or else on the disk: None, or the reason why it is in neither."""
-        standby = self.standby
+        fallback = self.fallback
         try:
-            if standby is not None and standby.in_use() and await self._spooled(standby, flush):
+            if fallback is not None and fallback.in_use() and await self._spooled(fallback, flush):
                 return None
             began = perf_counter()
             reason = await self._write(flush.records)
             metrics.flushed(flush.count, perf_counter() - began, reason)
-            if standby is not None and reason is not None:
-                standby.redis_failed(reason)
-                await self._spooled(standby, flush)
+            if fallback is not None and reason is not None:
+                fallback.redis_failed(reason)
+                await self._spooled(fallback, flush)
                 return None
         except OSError as error:
             reason = f"the spool is not writable: {error.strerror}"
             self._disk_outage.down(reason)
         return reason
 
-    async def _spooled(self, standby: SpoolFallback, flush: _Flush) -> bool:
-        kept = await standby.keep(flush.notifications)
+    async def _spooled(self, fallback: SpoolFallback, flush: _Flush) -> bool:
+        kept = await fallback.keep(flush.notifications)
         self._disk_outage.up()
         return kept
 

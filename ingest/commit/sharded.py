@@ -50,7 +50,7 @@ class ShardedWriter(Committer):
 
     async def commit(self, body: bytes, received_ms: int, routes: tuple[Route, ...]) -> None:
         """Return when the notification is durable. Raises NotDurable."""
-        if self.standby is None or not self.standby.in_use():
+        if self.fallback is None or not self.fallback.in_use():
             shares: dict[int, tuple[Route, ...]] = {}
             for place in routes:
                 n = home(place.queue, body, len(self._each))
@@ -59,7 +59,7 @@ class ShardedWriter(Committer):
             if all(await asyncio.gather(*kept) if len(kept) > 1 else [await kept[0]]):
                 self._outage.up()
                 return
-            if self.standby is None:
+            if self.fallback is None:
                 self._outage.down(self._reason)
                 raise NotDurable(self._reason)
         await super().commit(body, received_ms, routes)

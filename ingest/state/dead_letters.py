@@ -31,7 +31,7 @@ _FIRST_PORTION = 10  # before anything is known of their size
 _TRIM_LIMIT = 1000  # letters that one XTRIM removes at most
 _TRIMS = 100  # of these in one go: the rest waits for the next
 
-_FEED_BACK = scripts.lua(__file__, "requeue.lua").replace(
+_REQUEUE = scripts.lua(__file__, "requeue.lua").replace(
     "-- (the text of append.lua)", scripts.lua(append.__file__, "append.lua").partition("\n")[2]
 )
 
@@ -159,13 +159,13 @@ def newest(redis: Redis, lane: str) -> Iterator[DeadLetter]:
         end, count = f"({letters[-1].id}", _next_count(letters)
 
 
-def feed_back(redis: Redis, selection: Selection, settings: Settings) -> Iterator[int]:
+def requeue(redis: Redis, selection: Selection, settings: Settings) -> Iterator[int]:
     """Let the letters be handled again, from their first attempt on. Yields the number of letters after each portion.
 
     A single event goes back to its queue and is handled whether it was handled before or not. A whole notification goes
     where the receiver would put it now, and only those of its events are handled that were not.
     """
-    script = redis.register_script(_FEED_BACK)
+    script = redis.register_script(_REQUEUE)
     template = job_template()
     flush_ids = map("d{}-{:08x}".format, itertools.repeat(secrets.token_hex(5)), itertools.count())
     for lane, first, last in _ranges(selection):
@@ -173,7 +173,7 @@ def feed_back(redis: Redis, selection: Selection, settings: Settings) -> Iterato
             fixed = append_head(next(flush_ids), template, settings.batch)
             records: list[Any] = []
             for letter in letters:
-                for queue, split in _places(letter, settings.partitions):
+                for queue, split in _routes(letter, settings.partitions):
                     records += (str(letter.id), queue, _record(letter, split))
             yield script(keys=[*APPEND_KEYS, keys.dead_key(lane)], args=fixed + records)
 
@@ -252,7 +252,7 @@ def _letter(lane: str, id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     )
 
 
-def _places(letter: DeadLetter, partitions: int) -> tuple[Route, ...]:
+def _routes(letter: DeadLetter, partitions: int) -> tuple[Route, ...]:
     if letter.kind != "notification" and letter.queue in queue_names(letter.lane, partitions):
         return (Route(letter.queue, 0),)
     return route(letter.body, partitions)

@@ -4,7 +4,7 @@ Over its `maxmemory` Redis refuses whatever may need memory, and with it what ma
 because RQ writes down that it is there; no lane could be resumed. Such a command is sent again, in a script whose flag
 says that it may (`allow-oom`; also Redis' own word). It needs some bytes, now and then.
 
-What brings data in is refused as before: that is done by scripts without the flag (append.lua, feed_back.lua).
+What brings data in is refused as before: that is done by scripts without the flag (append.lua, requeue.lua).
 """
 
 from __future__ import annotations

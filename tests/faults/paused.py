@@ -100,11 +100,11 @@ def prepare_receiver() -> None:
 
 
 def prepare_worker() -> None:
-    """The steps of a worker. The settle at a batch's end goes out with the next take: `workers.engine.pipelined`."""
+    """The steps of a worker. The settle at a batch's end goes out with the next take: `ingest.store.pipelined`."""
+    from ingest.store.pipelined import PipelinedConnection
     from workers.engine.batch import Runner
     from workers.engine.batch_state import BatchState
     from workers.engine.claims import Claims
-    from workers.engine.pipelined import PipelinedConnection
     from workers.engine.queue import BatchQueue
 
     dequeue, settle, settled, transmit = (
@@ -129,7 +129,7 @@ def prepare_worker() -> None:
         here("before settle")
         _in_call = True
         reply = settle(self, opened, how, may_wait)
-        if not self._taker.settling:
+        if not self._consumer.settling:
             here("settled")
         return reply
 

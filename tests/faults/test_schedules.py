@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from redis import Redis
 
-MODEL = Path(__file__).parents[1] / "workers" / "test_model.py"
+MODEL = Path(__file__).parents[1] / "workers" / "engine" / "test_model.py"
 
 # Read here: a fixture takes all WA_ variables away from the tests.
 LONG = os.environ.get("WA_LONG") == "1"

@@ -18,10 +18,10 @@ from ingest.settings import load
 from ingest.state import controls
 from ingest.store import connection, keys, scripts
 from ingest.store.jobs import job_template
+from ingest.store.pipelined import PipelinedConnection
 from workers.dispatch.rate_limits import with_bucket
 from workers.engine import batch as batch_room
 from workers.engine import queue as queue_room
-from workers.engine.pipelined import PipelinedConnection
 from workers.handlers import Handlers
 
 
@@ -101,8 +101,8 @@ def runner(redis: Redis) -> Callable[..., batch_room.Runner]:
         stop = threading.Event()
         current = load(**settings)
         names = [name for lane in current.lanes for name in queue_names(lane, current.partitions)]
-        taker = queue_room.Consumer(worker, PipelinedConnection(redis))
-        made = batch_room.Runner(taker, registry, current, stop.is_set, names)
+        consumer = queue_room.Consumer(worker, PipelinedConnection(redis))
+        made = batch_room.Runner(consumer, registry, current, stop.is_set, names)
         made.stop = stop  # type: ignore[attr-defined]
         return made
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import click
 import orjson
 
+from ingest.telemetry.printable import printable
 from workers.cli import tables
-from workers.cli.terminal import as_json, printable
+from workers.cli.terminal import as_json
 from workers.setup import certificates, coreapp, token_file
 from workers.setup import coreapp_settings as known
 from workers.setup.api import ApiError, Server, https_url

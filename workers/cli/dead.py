@@ -26,12 +26,12 @@ from ingest.settings import Settings, redis_url
 from ingest.settings.types import Seconds
 from ingest.state import dead_letters as letters
 from ingest.store import connection
+from ingest.store.disk import atomic_write
+from ingest.telemetry.printable import printable
 from workers.cli.terminal import (
     as_json,
     cli_errors,
-    complete,
     current_settings,
-    printable,
     progress_bar,
     span,
     stop_on_interrupt,
@@ -203,7 +203,7 @@ def retry(wanted: letters.Wanted, dry_run: bool, yes: bool, as_json: bool) -> No
     with cli_errors():
         settings = current_settings()
         chosen = _select(settings, wanted)
-        steps = chain.from_iterable(letters.feed_back(*one, settings) for one in chosen)
+        steps = chain.from_iterable(letters.requeue(*one, settings) for one in chosen)
         _change(chosen, steps, ("Handle again", "to be handled again"), dry_run, yes, as_json)
 
 
@@ -284,7 +284,7 @@ def export(wanted: letters.Wanted, output: Path) -> None:
             _write(found, sys.stdout.buffer)
             return
         try:
-            with complete(output.resolve()) as file:
+            with atomic_write(output.resolve()) as file:
                 count = _write(found, file)
         except OSError as error:
             raise click.ClickException(f"{output} cannot be written: {error.strerror}") from None

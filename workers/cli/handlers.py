@@ -13,8 +13,9 @@ from rich.text import Text
 
 from ingest.settings import SettingsError
 from ingest.state import rates
+from ingest.telemetry.printable import printable
 from workers import handlers as registry
-from workers.cli.terminal import as_json, current_settings, printable
+from workers.cli.terminal import as_json, current_settings
 from workers.events.types import Broken, Event
 from workers.handlers import Handler, Handlers, HandlersError
 from workers.testing import Called

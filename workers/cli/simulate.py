@@ -163,8 +163,8 @@ def simulate(
 
     --verify needs WA_REDIS_URL, and workers that run with WA_HANDLERS=workers.simulator.verifying:handlers. Each
     message and status that was acknowledged must be handled once; a message that was acknowledged before another
-    one of its contact was first posted, before that. A status that WA_STATUS_ORDER=drop drops is missing. At most 10 million
-    updates.
+    one of its contact was first posted, before that. A status that WA_STATUS_ORDER=drop drops is missing. At most
+    10 million updates.
 
     The receiver is judged by what the senders demand: a median of at most 250 ms, less than 1 % over 1 s.
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from workers.cli.terminal import printable
+from ingest.telemetry.printable import printable
 
 
 def show(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -1,16 +1,13 @@
-"""What the commands share: settings, errors of one line, `--json`, what is safe to print, whole files, long work."""
+"""What the commands share: settings, errors of one line, `--json`, long work."""
 
 from __future__ import annotations
 
-import os
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 from redis.exceptions import RedisError
@@ -49,27 +46,6 @@ def clock(iso: str) -> str:
     """An ISO 8601 time as the clock here shows it: 14:03:59, and the date when it is not today's."""
     then = datetime.fromisoformat(iso).astimezone()
     return then.strftime("%H:%M:%S" if then.date() == datetime.now().date() else "%Y-%m-%d %H:%M:%S")
-
-
-def printable(text: str) -> str:
-    """Text of a stranger for the operator's terminal: control and direction characters are written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-@contextmanager
-def complete(path: Path) -> Iterator[IO[bytes]]:
-    """A file, readable by its owner alone, that gets its name when all is written and on the disk. Raises OSError."""
-    if path.exists() and not path.is_file():
-        raise OSError(0, "it is not a regular file")
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
 
 
 @contextmanager

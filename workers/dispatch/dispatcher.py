@@ -69,7 +69,7 @@ class Dispatcher:
     """Runs events through handlers.
 
     `timeout` is in seconds for one event. `stopping()` is asked before each event: what was not begun then is left
-    out. Without `turns`, handlers' own rate and concurrency do not count.
+    out. Without `rate_limits`, handlers' own rate and concurrency do not count.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class Dispatcher:
         concurrency: int,
         timeout: float,
         stopping: Callable[[], bool],
-        turns: RateLimits | None = None,
+        rate_limits: RateLimits | None = None,
     ) -> None:
         self._handlers = handlers
         self._concurrency = concurrency
         self._timeout = timeout
         self._stopping = stopping
-        self._turns = turns
+        self._rate_limits = rate_limits
         self._time_limit = TimeLimit()
         self._took: defaultdict[str, list[float]] = defaultdict(list)  # seconds, by handler
         self._failures: Counter[str] = Counter()
@@ -143,7 +143,7 @@ class Dispatcher:
         calls = self._handlers.calls(event)
         if not calls:
             return UNHANDLED, time.monotonic()
-        gates = self._turns.begin(calls) if self._handlers.any_throttled and self._turns else ()
+        limiters = self._rate_limits.begin(calls) if self._handlers.any_throttled and self._rate_limits else ()
         began = time.monotonic()
         handler = calls[0][0]
         try:
@@ -162,8 +162,8 @@ class Dispatcher:
                 return None, began
             return self._outcome(error, handler, began)
         finally:
-            for gate in gates:
-                gate.end()
+            for limiter in limiters:
+                limiter.end()
         return HANDLED, began
 
     async def _handle_async(self, event: Event) -> tuple[Outcome, float]:
@@ -171,7 +171,7 @@ class Dispatcher:
         calls = self._handlers.calls(event)
         if not calls:
             return UNHANDLED, time.monotonic()
-        gates = self._turns.begin(calls) if self._handlers.any_throttled and self._turns else ()
+        limiters = self._rate_limits.begin(calls) if self._handlers.any_throttled and self._rate_limits else ()
         began = time.monotonic()
         handler = calls[0][0]
         try:
@@ -195,8 +195,8 @@ class Dispatcher:
                 raise  # it is we who cancel it
             return self._outcome(error, handler, began)
         finally:
-            for gate in gates:
-                gate.end()
+            for limiter in limiters:
+                limiter.end()
         return HANDLED, began
 
     def _outcome(self, error: BaseException, handler: Handler, began: float) -> tuple[Outcome, float]:
@@ -239,7 +239,7 @@ class Dispatcher:
                             now = time.monotonic()
                     except RateLimited as turn:
                         account.put_off()
-                        groups.put_back(turn.gates, chain([(index, event)], group))
+                        groups.put_back(turn.limiters, chain([(index, event)], group))
                         break
                     account.finish(index, event, outcome, now)
                     account.tick(now)
@@ -291,18 +291,18 @@ class _Groups:
     def next(self) -> Iterator[tuple[int, Event]] | None:
         """The next group to go on with. What waits for the same turn keeps its order."""
         self.waits = 0.0
-        for gates, waiting in self._waiting.items():
+        for limiters, waiting in self._waiting.items():
             if waiting:
-                seconds = longest_wait(gates)
+                seconds = longest_wait(limiters)
                 if not seconds:
                     return waiting.popleft()
                 self.waits = min(self.waits or seconds, seconds)
         group = next(self._fresh, None)
         return None if group is None else iter(group)
 
-    def put_back(self, gates: tuple[HandlerLimiter, ...], group: Iterator[tuple[int, Event]]) -> None:
-        """The first event of that group has to wait at one of these gates."""
-        self._waiting.setdefault(gates, deque()).append(group)
+    def put_back(self, limiters: tuple[HandlerLimiter, ...], group: Iterator[tuple[int, Event]]) -> None:
+        """The first event of that group has to wait at one of these limiters."""
+        self._waiting.setdefault(limiters, deque()).append(group)
 
 
 def _outcome(error: BaseException, handler: Handler, timeout: float) -> Outcome:

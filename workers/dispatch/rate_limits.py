@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ingest.store import keys, scripts
-from workers.engine.pipelined import PipelinedConnection
+from ingest.store.pipelined import PipelinedConnection
 from workers.events.types import Event
 from workers.handlers import Handler
 
@@ -39,8 +39,8 @@ class Granted(NamedTuple):
 class Buckets:
     """Takes tokens out of buckets in Redis."""
 
-    def __init__(self, line: PipelinedConnection) -> None:
-        self._script = line.script(with_bucket(scripts.lua(__file__, "tokens.lua")))
+    def __init__(self, connection: PipelinedConnection) -> None:
+        self._script = connection.script(with_bucket(scripts.lua(__file__, "tokens.lua")))
 
     def exchange(self, hash_: str, name: str, rate: float | None = None, unused: int = 0) -> Granted:
         """Give tokens back and get what there is. Without a `rate`, the hash has it in `limit.NAME`."""
@@ -51,9 +51,9 @@ class Buckets:
 class RateLimited(Exception):
     """An event has to wait for its turn, for about so many seconds."""
 
-    def __init__(self, gates: tuple[HandlerLimiter, ...], seconds: float) -> None:
+    def __init__(self, limiters: tuple[HandlerLimiter, ...], seconds: float) -> None:
         super().__init__()
-        self.gates = gates
+        self.limiters = limiters
         self.seconds = seconds
 
 
@@ -95,25 +95,25 @@ class HandlerLimiter:
 class RateLimits:
     """Whose turn it is among the events of this process."""
 
-    def __init__(self, line: PipelinedConnection) -> None:
-        self._buckets = Buckets(line)
-        self._gates: dict[int, HandlerLimiter] = {}  # by id() of the handler, which its registry keeps
+    def __init__(self, connection: PipelinedConnection) -> None:
+        self._buckets = Buckets(connection)
+        self._limiters: dict[int, HandlerLimiter] = {}  # by id() of the handler, which its registry keeps
 
     def begin(self, calls: Iterable[tuple[Handler, Event]]) -> tuple[HandlerLimiter, ...]:
-        """Begin all the calls of an event, or raise RateLimited. Each gate that is returned is to be told its `end`."""
-        gates = tuple(self._gate(handler) for handler, _ in calls if handler.is_throttled)
-        if seconds := longest_wait(gates):
-            raise RateLimited(gates, seconds)
-        for gate in gates:
-            gate.begin()
-        return gates
+        """Begin all the calls of an event, or raise RateLimited. Tell each limiter that is returned its `end`."""
+        limiters = tuple(self._limiter(handler) for handler, _ in calls if handler.is_throttled)
+        if seconds := longest_wait(limiters):
+            raise RateLimited(limiters, seconds)
+        for limiter in limiters:
+            limiter.begin()
+        return limiters
 
-    def _gate(self, handler: Handler) -> HandlerLimiter:
-        if id(handler) not in self._gates:
-            self._gates[id(handler)] = HandlerLimiter(self._buckets, handler)
-        return self._gates[id(handler)]
+    def _limiter(self, handler: Handler) -> HandlerLimiter:
+        if id(handler) not in self._limiters:
+            self._limiters[id(handler)] = HandlerLimiter(self._buckets, handler)
+        return self._limiters[id(handler)]
 
 
-def longest_wait(gates: Iterable[HandlerLimiter]) -> float:
+def longest_wait(limiters: Iterable[HandlerLimiter]) -> float:
     """Seconds until all of them may let one begin. Each is asked: what it gets it keeps for a while."""
-    return max([gate.wait() for gate in gates], default=0.0)
+    return max([limiter.wait() for limiter in limiters], default=0.0)

@@ -73,34 +73,34 @@ class Runner:
 
     def __init__(
         self,
-        taker: Consumer,
+        consumer: Consumer,
         handlers: Handlers,
         settings: Settings,
         stopping: Callable[[], bool],
         queues: list[str],
         spans: Spans | None = None,
     ) -> None:
-        self._taker = taker
+        self._consumer = consumer
         self._spans = spans
         self._settings = settings
         self._stopping = stopping
         self._template = job_template()
-        self._script = taker.line.script(with_bucket(scripts.lua(__file__, "settle.lua")))
-        self._buckets = Buckets(taker.line)
+        self._script = consumer.connection.script(with_bucket(scripts.lua(__file__, "settle.lua")))
+        self._buckets = Buckets(consumer.connection)
         self._calls = itertools.count(time.time_ns() // 1000)  # above those of any earlier Runner of this name
-        self._claims = claims.Claims(taker.line)
-        self._profiles = Profiles(taker.line) if handlers.wants_profiles else None
-        self._archive = Archive(settings.archive_dir, taker.worker) if settings.archive_dir else None
+        self._claims = claims.Claims(consumer.connection)
+        self._profiles = Profiles(consumer.connection) if handlers.wants_profiles else None
+        self._archive = Archive(settings.archive_dir, consumer.worker) if settings.archive_dir else None
         lanes = list(dict.fromkeys(map(lane_of, queues)))
         self._urgent = {lane: [q for q in queues if lane_of(q) in lanes[:rank]] for rank, lane in enumerate(lanes)}
         self.crashed = False
         """True when a batch ended in a way that nobody foresaw."""
         # The end of what is given at a time waits for its last handler: that should not come often.
-        taker.width = 4 * settings.concurrency if handlers.any_async else 1
-        turns = RateLimits(taker.line)
-        self.dispatcher = Dispatcher(handlers, settings.concurrency, settings.handler_timeout, stopping, turns)
+        consumer.width = 4 * settings.concurrency if handlers.any_async else 1
+        rate_limits = RateLimits(consumer.connection)
+        self.dispatcher = Dispatcher(handlers, settings.concurrency, settings.handler_timeout, stopping, rate_limits)
 
-    def run(self, queue: str, batch: str, taken: Delivery | None = None) -> None:
+    def run(self, queue: str, batch: str, delivery: Delivery | None = None) -> None:
         """Handle what is left of a batch.
 
         Ends early, and what was not begun goes back to the front of its queue, when a more urgent lane waits, when
@@ -108,25 +108,25 @@ class Runner:
         when the batch is another worker's by now. Of a batch that is the try of a lane that waits, one event is tried
         before the others.
 
-        `taken` is what take.lua gave with it; then the last settle may still be on its way at the return: it goes out
-        with the taker's next call.
+        `delivery` is what take.lua gave with it; then the last settle may still be on its way at the return: it goes
+        out with the consumer's next call.
         """
         try:
-            self._run(queue, batch, taken)
+            self._run(queue, batch, delivery)
         except (ConnectionError, TimeoutError):
             raise
         except BaseException:
             self.crashed = True
             raise
 
-    def _run(self, queue: str, batch: str, taken: Delivery | None) -> None:
-        probe, holder, records, allowance = taken or self._look(queue, batch)
-        if holder.partition("#")[0] != self._taker.worker:
+    def _run(self, queue: str, batch: str, delivery: Delivery | None) -> None:
+        probe, token, records, allowance = delivery or self._look(queue, batch)
+        if token.partition("#")[0] != self._consumer.worker:
             _lost(queue, batch)
             return
         if self._archive and reaper.suspect(batch):  # if this worker dies of it, too, no settle will keep it
             self._archive.keep(kept(map(unpack, records)), lambda: not self._stopping())
-        opened = BatchState(queue, batch, records, self._settings.max_attempts, holder)
+        opened = BatchState(queue, batch, records, self._settings.max_attempts, token)
         opened.allowance = allowance
         if self._profiles:
             self._profiles.ask(event for _, event in opened.events)
@@ -141,19 +141,19 @@ class Runner:
                 account.settle("more")
                 todo = todo[1:]
             self.dispatcher.run(todo, watched)
-            self._settle(opened, "end" if opened.all_done else "back", may_wait=taken is not None)
+            self._settle(opened, "end" if opened.all_done else "back", may_wait=delivery is not None)
         except Lost:
             _lost(queue, batch)
         finally:
             logs.in_work.set(None)  # an event that was broken off has no end
 
     def _look(self, queue: str, batch: str) -> Delivery:
-        with self._taker.line.redis.pipeline() as pipe:
+        with self._consumer.connection.redis.pipeline() as pipe:
             pipe.hexists(WAITS, lane_of(queue))
             pipe.hget(keys.TAKEN, f"{queue}|{batch}")
             pipe.lrange(keys.batch_key(batch), 0, -1)
-            probe, holder, records = pipe.execute()
-        return Delivery(probe, (holder or b"").decode(), records)
+            probe, token, records = pipe.execute()
+        return Delivery(probe, (token or b"").decode(), records)
 
     def _claim(self, opened: BatchState) -> list[tuple[int, Event]]:
         """The events that are to be handled: not duplicates of what is being handled or was."""
@@ -204,8 +204,8 @@ class Runner:
         head = {
             "rq": keys.RQ,
             "wa": keys.WA,
-            "worker": self._taker.worker,
-            "holder": opened.holder,
+            "worker": self._consumer.worker,
+            "token": opened.token,
             "queue": opened.queue,
             "batch": opened.batch,
             "now": rq_now(),
@@ -249,9 +249,9 @@ class Runner:
             *(record for records in results.retries.values() for record in records),
             "\n".join(results.done),
         ]
-        # What did not go well may make the lane wait: that is decided before the next batch is taken.
+        # What did not go well may make the lane wait: that is decided before the next batch is delivery.
         if may_wait and how == "end" and not results.failed and not results.letters:
-            self._taker.settling = f"{opened.queue}|{opened.batch}"
+            self._consumer.settling = f"{opened.queue}|{opened.batch}"
             self._script.later(script_keys, args, functools.partial(self._settled, opened.queue, opened.batch))
             return how
         reply = self._script(keys=script_keys, args=args)
@@ -269,7 +269,7 @@ class Runner:
         return answer
 
     def _settled(self, queue: str, batch: str, reply: Any) -> None:
-        self._taker.settling = ""
+        self._consumer.settling = ""
         if isinstance(reply, Exception):
             raise reply
         if reply == b"lost":
@@ -289,7 +289,7 @@ class _Account:
         settle: Callable[[BatchState, str], str],
         exchange: Callable[[BatchState], Granted],
         drops: bool,
-        trail: EventContext,
+        context: EventContext,
     ) -> None:
         self._opened = opened
         self._settle = settle
@@ -298,7 +298,7 @@ class _Account:
         self._settled_at = time.monotonic()
         self._more_at = 0.0
         self._halted = False
-        self._trail = trail
+        self._context = context
 
     def settle(self, how: str) -> None:
         """Settle now; halt when a more urgent lane waits, or this one has to."""
@@ -322,16 +322,16 @@ class _Account:
                 return SUPERSEDED
         if self._opened.allowance is not None:
             self._opened.allowance -= 1
-        self._trail.begin(event)
+        self._context.begin(event)
         return None
 
     def put_off(self) -> None:
-        self._trail.leave()
+        self._context.leave()
         if self._opened.allowance is not None:
             self._opened.allowance += 1
 
     def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
-        self._trail.end(outcome)
+        self._context.end(outcome)
         self._opened.finish(index, event, outcome, now)
 
     def _ask_for_more(self) -> bool:

@@ -66,10 +66,10 @@ class BatchState:
     for again) is settled when its record leaves the batch, so that a crash does not settle it twice.
     """
 
-    def __init__(self, queue: str, batch: str, records: list[bytes], max_attempts: int, holder: str) -> None:
+    def __init__(self, queue: str, batch: str, records: list[bytes], max_attempts: int, token: str) -> None:
         self.queue = queue
         self.batch = batch
-        self.holder = holder  # what `taken` said when the records were read: the fence of each settle
+        self.token = token  # what `taken` said when the records were read: the fence of each settle
         self.events: list[tuple[int, Event]] = []
         self.allowance: int | None = None  # of a capped lane: how many events may still be begun
         self.probing = False  # the lane waits, and nothing of this batch has shown yet whether it still has to

@@ -22,7 +22,7 @@ import orjson
 from redis import Redis
 
 from ingest.store import keys, scripts
-from workers.engine.pipelined import PipelinedConnection
+from ingest.store.pipelined import PipelinedConnection
 from workers.events.types import Change, Event, Message, Status
 
 CLAIMS = keys.WA + "claims"
@@ -120,8 +120,8 @@ def _digest(identity: tuple[Any, ...]) -> tuple[str, int]:
 class Claims:
     """Claims events in Redis."""
 
-    def __init__(self, line: PipelinedConnection) -> None:
-        self._script = line.script(scripts.lua(__file__, "claim.lua"))
+    def __init__(self, connection: PipelinedConnection) -> None:
+        self._script = connection.script(scripts.lua(__file__, "claim.lua"))
 
     def take(self, member: str, claims: Iterable[Claim]) -> bytes:
         """Claim for the batch `QUEUE|ID`: for each GO, DUPLICATE or SUPERSEDED (go on; a later stage was handled).

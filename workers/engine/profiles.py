@@ -18,8 +18,8 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from ingest.store import keys, scripts
+from ingest.store.pipelined import Call, PipelinedConnection
 from workers.dispatch.dispatcher import Account, Outcome
-from workers.engine.pipelined import Call, PipelinedConnection
 from workers.events.types import Event, Message, Profile
 
 PROFILES = keys.WA + "profiles:"
@@ -88,11 +88,11 @@ def merged(known: bytes, new: bytes) -> bytes:
 class Profiles:
     """Knows the contacts of one batch after the other: `ask` begins with a batch, `watch` is for its run."""
 
-    def __init__(self, line: PipelinedConnection, now: Callable[[], float] = time.time) -> None:
-        self._recall = line.script(scripts.lua(__file__, "recall.lua"))
-        self._remember = line.script(scripts.lua(__file__, "remember.lua"))
+    def __init__(self, connection: PipelinedConnection, now: Callable[[], float] = time.time) -> None:
+        self._recall = connection.script(scripts.lua(__file__, "recall.lua"))
+        self._remember = connection.script(scripts.lua(__file__, "remember.lua"))
         self._now = now
-        self._turns = itertools.count(1)
+        self._rate_limits = itertools.count(1)
         self._generation = 0
         self._asked: list[tuple[list[bytes], Call]] = []
         self._said: dict[int, Said] = {}  # by id() of the message
@@ -138,7 +138,7 @@ class Profiles:
             if record[:_TIME] < known[:_TIME]:
                 return
             record = merged(known, record)
-        turn = next(self._turns)
+        turn = next(self._rate_limits)
         for place in places:
             if self._known.get(place) != record or place in self._old:
                 self._known[place] = self._unwritten[place] = record

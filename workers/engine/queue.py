@@ -25,8 +25,8 @@ from ingest.settings import Settings
 from ingest.state import controls
 from ingest.store import keys, scripts
 from ingest.store.jobs import job_template, rq_now
+from ingest.store.pipelined import PipelinedConnection
 from workers.dispatch.rate_limits import with_bucket
-from workers.engine.pipelined import PipelinedConnection
 
 _LONGEST_BLOCK = 5.0
 """Seconds; a safety net, and how long `rq resume` may go unnoticed. Work is announced by the doorbell."""
@@ -62,13 +62,13 @@ class Consumer:
     """
 
     worker: str
-    line: PipelinedConnection
+    connection: PipelinedConnection
     settling: str = ""
     width: int = 1
     idle: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        self.take = self.line.script(with_bucket(scripts.lua(__file__, "take.lua")))
+        self.take = self.connection.script(with_bucket(scripts.lua(__file__, "take.lua")))
 
 
 class Delivery(NamedTuple):
@@ -77,7 +77,7 @@ class Delivery(NamedTuple):
     """
 
     probe: bool
-    holder: str
+    token: str
     records: list[bytes]
     allowance: int | None = None
 
@@ -98,11 +98,11 @@ class BatchJob(Job):
 
 
 class BatchQueue(Queue):
-    """A queue of batches; `taken` is of the batch taken last."""
+    """A queue of batches; `delivery` is of the batch taken last."""
 
     job_class = BatchJob
-    taker: Consumer
-    taken: Delivery
+    consumer: Consumer
+    delivery: Delivery
 
     @classmethod
     def dequeue_any(
@@ -119,35 +119,35 @@ class BatchQueue(Queue):
         Raises DequeueTimeout after `timeout` seconds, as RQ's worker expects.
         """
         by_name: dict[str, Any] = {queue.name: queue for queue in queues}
-        taker = next(iter(by_name.values())).taker
+        consumer = next(iter(by_name.values())).consumer
         doorbells = [keys.doorbell_key(lane) for lane in dict.fromkeys(map(lane_of, by_name))]
         script_keys = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.TAILS, TURN, SPENT, WAITS]
         script_keys.append(controls.STEERING)
-        fixed = [keys.RQ, keys.WA, taker.worker, _TEMPLATE]
+        fixed = [keys.RQ, keys.WA, consumer.worker, _TEMPLATE]
         deadline = time.monotonic() + (timeout or 0)
         while True:
             # Ahead of the settle of the batch before: Redis works on that while we begin with this one.
-            reply: Any = taker.take.ask(script_keys, [*fixed, rq_now(), taker.settling, taker.width, *by_name])
+            reply: Any = consumer.take.ask(script_keys, [*fixed, rq_now(), consumer.settling, consumer.width, *by_name])
             if isinstance(reply, list):
-                name, id_, probe, holder, records, allowance = reply
+                name, id_, probe, token, records, allowance = reply
                 queue = by_name[name.decode()]
-                queue.taken = Delivery(probe == b"1", holder.decode(), records, None if allowance < 0 else allowance)
+                queue.delivery = Delivery(probe == b"1", token.decode(), records, None if allowance < 0 else allowance)
                 job = cls.job_class(id_.decode(), connection, JSONSerializer)
                 job.restore({b"origin": name})
                 return job, queue
-            if taker.line.flush():
+            if consumer.connection.flush():
                 continue  # a batch was settled meanwhile: its partition is free
             if timeout is None and not 0 <= reply <= _SOON_MS:
                 return None
             left = _LONGEST_BLOCK if timeout is None else deadline - time.monotonic()
             if left <= 0:
                 raise DequeueTimeout(timeout, list(by_name))
-            taker.idle()
+            consumer.idle()
             block = min(left, _LONGEST_BLOCK, reply / 1000 if reply >= 0 else _LONGEST_BLOCK)
             connection.blpop(doorbells, max(0.01, block))  # BLPOP takes 0 for ever
 
 
-def open_queues(connection: Redis, settings: Settings, taker: Consumer) -> list[BatchQueue]:
+def open_queues(connection: Redis, settings: Settings, consumer: Consumer) -> list[BatchQueue]:
     """The queues of the lanes in `settings`, most urgent first: also partitions left over from a larger number."""
     names = [name for lane in LANES if lane in settings.lanes for name in queue_names(lane, settings.partitions)]
     known: Any = connection.smembers(keys.RQ_QUEUES)
@@ -160,5 +160,5 @@ def open_queues(connection: Redis, settings: Settings, taker: Consumer) -> list[
         for name in names
     ]
     for queue in queues:
-        queue.taker = taker
+        queue.consumer = consumer
     return queues

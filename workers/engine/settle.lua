@@ -6,7 +6,7 @@
 --       8 generations   9 spent   10 failing   11 waits   12 deaths   13 steering (see take.lua)
 --       14 tally (see ingest/tally.py)
 -- ARGV  1 JSON object, see workers/batch.py `_write`:
---         rq, wa (key prefixes), worker, holder (worker#number, from `taken`), queue, batch, now (time as RQ writes it), template (of a job),
+--         rq, wa (key prefixes), worker, token (worker#number, from `taken`), queue, batch, now (time as RQ writes it), template (of a job),
 --         call     number of this settle; rises with each that the worker sends
 --         how      more: the batch goes on; end: it is at its end; back: its rest goes back to the front
 --         records  done since the last settle
@@ -47,7 +47,7 @@ local calls = wa .. 'calls:' .. it.worker
 if it.call <= tonumber(redis.call('GET', calls) or 0) then
   return it.how
 end
-if redis.call('HGET', taken, member) ~= it.holder then
+if redis.call('HGET', taken, member) ~= it.token then
   return 'lost'
 end
 redis.call('SET', calls, it.call, 'EX', 3600)

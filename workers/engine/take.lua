@@ -75,8 +75,8 @@ end
 
 local function hand_over(queue, id, probe)
   -- With a number of its own: what this worker sent for the batch when it had it before counts no more.
-  local holder = worker .. '#' .. redis.call('INCR', turn)
-  redis.call('HSET', taken, queue .. '|' .. id, holder)
+  local token = worker .. '#' .. redis.call('INCR', turn)
+  redis.call('HSET', taken, queue .. '|' .. id, token)
   if queue:find(PARTITIONED) then
     redis.call('HSET', leases, queue, id)
   end
@@ -94,7 +94,7 @@ local function hand_over(queue, id, probe)
     allowance = grant(steering, lane, tonumber(limit), now_s, redis.call('LLEN', batch))
     last = math.max(allowance, tonumber(width)) - 1
   end
-  return { queue, id, probe, holder, redis.call('LRANGE', batch, 0, last), allowance }
+  return { queue, id, probe, token, redis.call('LRANGE', batch, 0, last), allowance }
 end
 
 local lanes, next_due = {}, nil

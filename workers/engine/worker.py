@@ -32,12 +32,12 @@ from ingest import child
 from ingest.settings import Settings, SettingsError, load, redis_url
 from ingest.state import counters, dead_letters
 from ingest.store import connection, keys
+from ingest.store.pipelined import PipelinedConnection
 from ingest.telemetry import logs, tracing
 from ingest.telemetry.outage import Outage
 from workers import handlers
 from workers.archive import files
 from workers.engine import batch, claims, reaper
-from workers.engine.pipelined import PipelinedConnection
 from workers.engine.queue import BatchJob, BatchQueue, Consumer, NoDeathPenalty, open_queues
 
 if TYPE_CHECKING:
@@ -78,9 +78,9 @@ class BatchWorker(SimpleWorker):
 
     def __init__(self, settings: Settings, registry: handlers.Handlers, name: str, spans: Spans | None = None) -> None:
         redis = connection.for_worker(redis_url(settings))
-        self._taker = Consumer(name, PipelinedConnection(redis), idle=self._idle)
+        self._consumer = Consumer(name, PipelinedConnection(redis), idle=self._idle)
         super().__init__(
-            open_queues(redis, settings, self._taker),
+            open_queues(redis, settings, self._consumer),
             name=name,
             connection=redis,
             serializer=JSONSerializer,
@@ -96,7 +96,7 @@ class BatchWorker(SimpleWorker):
         self._archive_dir, self._archive_age = settings.archive_dir, settings.archive_age
         self._dedup_window = settings.dedup_window
         self._spans = spans
-        self._runner = batch.Runner(self._taker, registry, settings, self.stopping.is_set, self.queue_names(), spans)
+        self._runner = batch.Runner(self._consumer, registry, settings, self.stopping.is_set, self.queue_names(), spans)
 
     def bootstrap(self, *arguments: Any, **options: Any) -> None:
         """RQ calls this once, before the first job. The sign of life comes first: the reaper looks for it."""
@@ -107,7 +107,9 @@ class BatchWorker(SimpleWorker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """RQ calls this for each job; `queue` is the one that `dequeue_any` returned with it."""
-        batch.install(functools.partial(self._runner.run, taken=queue.taken if isinstance(queue, BatchQueue) else None))
+        batch.install(
+            functools.partial(self._runner.run, delivery=queue.delivery if isinstance(queue, BatchQueue) else None)
+        )
         super().execute_job(job, queue)
         if self._runner.crashed:
             # RQ has logged why. This process still holds the batch; as after any death the reaper puts it back, and
@@ -127,7 +129,8 @@ class BatchWorker(SimpleWorker):
         """RQ asks before each job whether `rq suspend` was called; take.lua gives out nothing then, either."""
         if time.monotonic() - self._asked_at >= _RQ_PAUSE:
             self._asked_at = time.monotonic()
-            self._taker.line.flush()  # RQ stays in there as long as it is suspended: nothing may wait for the next take
+            # RQ stays in there as long as it is suspended: nothing may wait for the next take.
+            self._consumer.connection.flush()
             super().check_for_suspension(burst)
 
     def set_state(self, state: str, pipeline: Pipeline | None = None) -> None:
@@ -177,7 +180,7 @@ class BatchWorker(SimpleWorker):
     def _later(self, pipe: Pipeline) -> None:
         """RQ's bookkeeping waits for nobody, and nobody for it: `rq info` reads it."""
         for command, _ in pipe.command_stack:
-            self._taker.line.later(*command)
+            self._consumer.connection.later(*command)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """SIGTERM, SIGINT: RQ ends after this job; we end this job after the events that have begun."""
@@ -197,7 +200,7 @@ class BatchWorker(SimpleWorker):
         self._beats.join(timeout=reaper.BEAT_SECONDS)
         self._runner.dispatcher.close()
         try:
-            self._taker.line.flush()  # the last settle, before what is still held is given back
+            self._consumer.connection.flush()  # the last settle, before what is still held is given back
             reaper.heartbeat_and_reap(self.connection, self.name, leaves=True)
             super().teardown()  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:

@@ -13,7 +13,7 @@ import aiohttp
 import click
 import orjson
 
-from workers.cli.terminal import printable
+from ingest.telemetry.printable import printable
 
 SECONDS = 30.0
 """A call that is not answered by then has failed."""

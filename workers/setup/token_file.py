@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import orjson
 
-from workers.cli.terminal import complete
+from ingest.store.disk import atomic_write
 from workers.setup.api import ApiError
 
 DEFAULT = Path("~/.config/wa-ingest/coreapp-token.json")
@@ -54,7 +54,7 @@ def save(path: Path, logins: dict[str, Login]) -> None:
     content = orjson.dumps({api: login._asdict() for api, login in logins.items()}, option=orjson.OPT_INDENT_2)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with complete(path) as file:
+        with atomic_write(path) as file:
             file.write(content)
     except OSError as error:
         raise ApiError(f"{path} cannot be written: {error.strerror}; see --token-file") from None

@@ -19,7 +19,7 @@ from redis import Redis
 
 from ingest.store import keys
 
-CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
+CORPUS = Path(__file__).parents[4] / "shared" / "corpus"
 BODY = b'{"statuses":[{"id":"s","status":"read"}]}'
 MAX_BODY = 4 << 20
 SECRET = "test_app_secret"

@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 from ingest.commit.group_commit import Committer
 from ingest.routing import Route
 from ingest.settings import load
-from ingest.spool import fallback, spool
+from ingest.spool import fallback as fallback_room
+from ingest.spool import spool
 from ingest.spool.fallback import SpoolFallback
 from ingest.spool.spool import Spool
 from ingest.state.spooled import spool_figures
@@ -55,14 +56,14 @@ class Fake:
 
 def drain(folder: Path, redis: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a process replay the folder until nothing is left in it."""
-    monkeypatch.setattr(fallback, "PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(fallback_room, "PROBE_SECONDS", 0.01)
 
     async def scenario() -> None:
         found = Spool(folder)
-        standby = SpoolFallback(found, redis.write, 8)
-        task = asyncio.create_task(standby.run())
-        await until(lambda: not standby.in_use())
-        standby.stop()
+        fallback = SpoolFallback(found, redis.write, 8)
+        task = asyncio.create_task(fallback.run())
+        await until(lambda: not fallback.in_use())
+        fallback.stop()
         await task
         await until(lambda: len(asyncio.all_tasks()) == 1)  # what other processes still do
 
@@ -82,7 +83,7 @@ def test_calls_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_call_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Redis did not take stays, and is the next that it gets; what it took is not repeated."""
-    monkeypatch.setattr(fallback, "CALL_RECORDS", 10)
+    monkeypatch.setattr(fallback_room, "CALL_RECORDS", 10)
     bodies = [STATUS + b"%d" % n for n in range(55)]
     process = Spool(tmp_path)
     for start in range(0, 55, 5):
@@ -104,7 +105,7 @@ def test_nothing_is_removed_before_redis_has_it(tmp_path: Path, monkeypatch: pyt
     process = Spool(tmp_path)
     for n in range(50):
         process.append([(n, STATUS + b"%d" % n)])
-    monkeypatch.setattr(fallback, "CALL_RECORDS", 7)
+    monkeypatch.setattr(fallback_room, "CALL_RECORDS", 7)
     owed: list[int] = []
 
     class Watching(Fake):
@@ -128,17 +129,17 @@ def test_spool_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(errno.EIO, "Input/output error")
 
     async def scenario() -> None:
-        standby = SpoolFallback(Spool(tmp_path), redis.write, 8)
-        task = asyncio.create_task(standby.run())
-        await until(lambda: standby.reason == "the spool cannot be replayed: Input/output error")
-        assert await standby.keep([(2, STATUS + b"2")])
+        fallback = SpoolFallback(Spool(tmp_path), redis.write, 8)
+        task = asyncio.create_task(fallback.run())
+        await until(lambda: fallback.reason == "the spool cannot be replayed: Input/output error")
+        assert await fallback.keep([(2, STATUS + b"2")])
         assert redis.kept == []
         monkeypatch.setattr(spool, "read", real)
-        await until(lambda: standby.reason is None)
-        standby.stop()
+        await until(lambda: fallback.reason is None)
+        fallback.stop()
         await task
 
-    monkeypatch.setattr(fallback, "PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(fallback_room, "PROBE_SECONDS", 0.01)
     monkeypatch.setattr(spool, "read", broken)
     asyncio.run(scenario())
     assert redis.kept == [STATUS, STATUS + b"2"]
@@ -148,19 +149,19 @@ def test_stop_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """At a stop the call under way is finished and noted; the rest stays for the next start."""
     bodies = [STATUS + b"%d" % n for n in range(50)]
     Spool(tmp_path).append(list(enumerate(bodies)))
-    monkeypatch.setattr(fallback, "CALL_RECORDS", 10)
+    monkeypatch.setattr(fallback_room, "CALL_RECORDS", 10)
 
     async def scenario() -> Fake:
         class Stopping(Fake):
             async def write(self, records: dict[str, list[bytes]]) -> str | None:
                 if len(self.calls) == 1:
-                    standby.stop()
+                    fallback.stop()
                 return await super().write(records)
 
         redis = Stopping()
-        standby = SpoolFallback(Spool(tmp_path), redis.write, 8)
+        fallback = SpoolFallback(Spool(tmp_path), redis.write, 8)
         async with asyncio.timeout(30):
-            await standby.run()
+            await fallback.run()
         return redis
 
     first = asyncio.run(scenario())
@@ -209,8 +210,8 @@ def test_switch_back_under_load(
         settings = load(redis_url=redis_url)
         clients = [connection.for_receiver(redis_url(settings)) for _ in range(2)]
         committers = [Committer(client, settings, Spool(tmp_path)) for client in clients]
-        standbys = [committer.standby for committer in committers if committer.standby]
-        tasks = [asyncio.create_task(standby.run()) for standby in standbys]
+        fallbacks = [committer.fallback for committer in committers if committer.fallback]
+        tasks = [asyncio.create_task(fallback.run()) for fallback in fallbacks]
         counts, over = [0] * 150, False
 
         async def send(contact: int) -> None:
@@ -222,15 +223,15 @@ def test_switch_back_under_load(
 
         senders = [asyncio.create_task(send(contact)) for contact in range(len(counts))]
         for _ in range(2):
-            await until(lambda: not any(standby.in_use() for standby in standbys))
+            await until(lambda: not any(fallback.in_use() for fallback in fallbacks))
             redis.config_set("maxmemory", 1)
             await until(lambda: spool_figures(tmp_path).notifications > 2000)
             redis.config_set("maxmemory", 0)
-        await until(lambda: not any(standby.in_use() for standby in standbys))
+        await until(lambda: not any(fallback.in_use() for fallback in fallbacks))
         over = True
         await asyncio.gather(*senders)
-        for standby in standbys:
-            standby.stop()
+        for fallback in fallbacks:
+            fallback.stop()
         await asyncio.gather(*tasks)
         for client in clients:
             await client.aclose()

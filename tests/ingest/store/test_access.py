@@ -19,7 +19,7 @@ from redis import Redis
 from ingest.state import history
 from ingest.store import keys
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ACL = ROOT / "deploy" / "redis" / "users.acl"
 USERS = ("receiver", "worker", "operator")
 

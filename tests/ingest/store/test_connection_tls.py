@@ -23,7 +23,7 @@ from redis import Redis
 from ingest.settings import SettingsError, load
 from ingest.store.connection import for_receiver, for_tools, for_worker
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STATUS = b'{"statuses":[{"id":"s","recipient_id":"15550001","status":"read"}]}'
 MAKERS = [for_receiver, for_worker, for_tools]
 

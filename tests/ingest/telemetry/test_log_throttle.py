@@ -14,7 +14,7 @@ import pytest
 
 from ingest.telemetry import log_throttle
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 PROGRAM = """
 import logging, sys

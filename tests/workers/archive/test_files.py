@@ -72,7 +72,7 @@ def handle(runner: Runner, take: Callable[..., Any], redis: Redis, registry: Han
     running = runner(registry, **settings)
     while isinstance(taken := take(), tuple):
         running.run(*taken)
-    running._taker.line.flush()
+    running._consumer.connection.flush()
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def test_retries_are_not_kept_again(
     while redis.exists(keys.LEDGER) and time.monotonic() < deadline:
         if isinstance(taken := take(), tuple):
             running.run(*taken)
-            running._taker.line.flush()
+            running._consumer.connection.flush()
     assert not redis.exists(keys.LEDGER)
     assert bodies(tmp_path) == [status("1")]
 
@@ -483,7 +483,7 @@ def test_pruned_by_workers(worker: Callable[..., Any], redis: Redis, wait_for: A
         cwd=tmp_path,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": str(Path(files.__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(Path(files.__file__).parents[2])},
     )
     try:
         wait_for(lambda: not list((tmp_path / "archive").iterdir()))

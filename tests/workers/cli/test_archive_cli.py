@@ -29,7 +29,7 @@ from workers.events.parsing import parse
 from workers.handlers import Handlers
 
 RECEIVED = 1_700_000_000_000  # 2023-11-14T22:13:20Z
-CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
+CORPUS = Path(__file__).parents[4] / "shared" / "corpus"
 Wa = Callable[..., Result]
 
 
@@ -133,7 +133,7 @@ def test_there_and_back(
         running = runner(handlers, archive_dir=folder)
         while isinstance(taken := take(), tuple):
             running.run(*taken)
-        running._taker.line.flush()
+        running._consumer.connection.flush()
         assert not redis.exists(keys.LEDGER)
         return list(seen)
 

@@ -413,7 +413,7 @@ def on_a_terminal(*arguments: str, answer: str) -> tuple[int, str]:
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env=os.environ | {"TERM": "xterm", "COLUMNS": "80"},
     )
     os.close(theirs)
@@ -449,7 +449,7 @@ def test_asks_on_a_terminal(
     assert bodies(waiting(redis)).total() == (3 if arguments == ["retry"] else 0)
 
 
-@pytest.mark.parametrize("change", [room.drop, lambda *given: room.feed_back(*given, load())])
+@pytest.mark.parametrize("change", [room.drop, lambda *given: room.requeue(*given, load())])
 def test_letters_that_come_meanwhile(
     many: Callable[..., None], redis: Redis, change: Callable[..., Iterator[int]]
 ) -> None:
@@ -467,7 +467,7 @@ def test_letters_that_come_meanwhile(
 def test_two_at_the_same_time(many: Callable[..., None], redis: Redis) -> None:
     """Two that feed back the same letters by turns feed each back once."""
     many(2300, "messages")
-    first, second = (room.feed_back(redis, room.select(redis, room.Wanted()), load()) for _ in range(2))
+    first, second = (room.requeue(redis, room.select(redis, room.Wanted()), load()) for _ in range(2))
     done = next(first) + next(second)
     done += sum(second) + sum(first)
     assert done == 2300
@@ -488,7 +488,7 @@ def test_a_letter_that_goes_while_its_portion_is_read(
             yield letters
 
     monkeypatch.setattr(room, "_portions", read_and_drop)
-    assert sum(room.feed_back(redis, room.select(redis, room.Wanted()), load())) == 9
+    assert sum(room.requeue(redis, room.select(redis, room.Wanted()), load())) == 9
     assert b"message-4" not in bodies(waiting(redis))
 
 
@@ -534,7 +534,7 @@ class Pausing(Redis):
         return reply
 
 redis = Pausing.from_url(load().redis_url.get_secret_value())
-for _ in dead.feed_back(redis, dead.select(redis, dead.Wanted()), load()):
+for _ in dead.requeue(redis, dead.select(redis, dead.Wanted()), load()):
     pass
 """
 
@@ -669,7 +669,7 @@ def test_many(
         assert sum(redis.xlen(keys.dead_key(lane)) for lane in LANES) == MANY
 
 
-@pytest.mark.parametrize("change", [room.drop, lambda *given: room.feed_back(*given, load())])
+@pytest.mark.parametrize("change", [room.drop, lambda *given: room.requeue(*given, load())])
 def test_portions_of_large_letters(bury: Bury, redis: Redis, change: Callable[..., Iterator[int]]) -> None:
     """Letters of megabytes go one by one, as soon as their size is seen; small ones after them by hundreds again."""
     for size in [1 << 20] * 15 + [100] * 200:
@@ -748,7 +748,7 @@ def test_export_into_a_pipe_that_closes(many: Callable[..., None], redis_url: st
     many(20_000)
     command = f"{sys.executable} -m workers.cli dead export | head -1"
     done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60
+        ["bash", "-c", command], capture_output=True, text=True, cwd=Path(__file__).parents[3], timeout=60
     )
     assert json.loads(done.stdout)["body"] == "message-0"
     assert done.stderr == ""

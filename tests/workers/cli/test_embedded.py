@@ -23,7 +23,7 @@ from ingest.settings import SettingsError
 from workers.cli.embedded import locked, socket_path
 from workers.cli.process_specs import valkey as spec
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WaitFor = Callable[..., None]
 
 
@@ -241,7 +241,7 @@ def test_not_ready_before_it_answers(folder: Path) -> None:
 
 
 def test_lock(folder: Path) -> None:
-    """A folder has one holder; a second is refused with its pid, and may have it afterwards."""
+    """A folder has one token; a second is refused with its pid, and may have it afterwards."""
     with locked(folder):
         with pytest.raises(SettingsError) as caught, locked(folder):
             pass
@@ -252,19 +252,19 @@ def test_lock(folder: Path) -> None:
 
 
 def test_lock_of_a_killed_holder(folder: Path) -> None:
-    """The lock names its holder in another process, and is no obstacle once that was killed."""
+    """The lock names its token in another process, and is no obstacle once that was killed."""
     code = (
         "import signal, sys; from pathlib import Path; from workers.cli.embedded import locked\n"
         "with locked(Path(sys.argv[1])):\n  print('held', flush=True); signal.pause()"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT, stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT, stdout=subprocess.PIPE) as token:
         try:
-            assert holder.stdout is not None
-            assert holder.stdout.readline() == b"held\n"
-            with pytest.raises(SettingsError, match=f"with pid {holder.pid};"), locked(folder):
+            assert token.stdout is not None
+            assert token.stdout.readline() == b"held\n"
+            with pytest.raises(SettingsError, match=f"with pid {token.pid};"), locked(folder):
                 pass
         finally:
-            holder.kill()
+            token.kill()
     with locked(folder):
         assert (folder / "up.lock").read_text() == str(os.getpid())
 

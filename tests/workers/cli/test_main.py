@@ -128,7 +128,7 @@ def test_status_watch(redis_url: str, tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env=os.environ,
     )
     assert process.stdout is not None

@@ -19,7 +19,7 @@ from redis import Redis
 
 from workers.cli.main import main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SECRETS = {"WA_APP_SECRET": "app-secret-1,app-secret-2", "WA_VERIFY_TOKEN": "verify-token-3"}
 WORDS = ["hunter2", "app-secret-1", "app-secret-2", "verify-token-3"]
 COMMANDS = ["settings", "settings --json", "check", "check --json", "status", "status --json", "dead list"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WaitFor = Callable[..., None]
 
 # A child: notes its starts and its end in a shared file, and does what its arguments say.

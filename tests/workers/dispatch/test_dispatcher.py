@@ -10,10 +10,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError
 
+from ingest.store.pipelined import PipelinedConnection
 from workers import Discard, Handlers, Reject, RetryIn
 from workers.dispatch.dispatcher import Dispatcher, Outcome
 from workers.dispatch.rate_limits import RATES, RateLimits
-from workers.engine.pipelined import PipelinedConnection
 from workers.events.parsing import parse
 from workers.events.types import Event
 
@@ -22,12 +22,12 @@ class Run:
     """Runs bodies through handlers and keeps what became of them."""
 
     def __init__(
-        self, handlers: Handlers, concurrency: int = 50, timeout: float = 30.0, turns: RateLimits | None = None
+        self, handlers: Handlers, concurrency: int = 50, timeout: float = 30.0, rate_limits: RateLimits | None = None
     ) -> None:
         self.stop = threading.Event()
         self.ends: list[tuple[str | None, Outcome]] = []
         self.ticks = 0
-        self.dispatcher = Dispatcher(handlers, concurrency, timeout, self.stop.is_set, turns)
+        self.dispatcher = Dispatcher(handlers, concurrency, timeout, self.stop.is_set, rate_limits)
 
     def __call__(self, *bodies: bytes) -> list[str]:
         events = [(n, e) for n, body in enumerate(bodies) for e in parse(body, 0) if isinstance(e, Event)]
@@ -309,7 +309,7 @@ def test_concurrency_of_a_handler(message: Callable[..., bytes], redis: Redis) -
         ends.append("fast")
 
     bodies = [message(str(n), sender=str(n), type="image" if n % 2 else "text") for n in range(40)]
-    assert Run(handlers, concurrency=4, turns=RateLimits(PipelinedConnection(redis)))(*bodies) == ["handled"] * 40
+    assert Run(handlers, concurrency=4, rate_limits=RateLimits(PipelinedConnection(redis)))(*bodies) == ["handled"] * 40
     assert most == 2
     assert ends[20:] == ["slow"] * 20 or ends.index("slow", 18) < 24  # all fast ones went by the first slow ones
 
@@ -326,7 +326,7 @@ def test_rate_of_a_handler(message: Callable[..., bytes], redis: Redis, is_async
         note(event)
 
     handlers.message(rate="20/s")(note_async if is_async else note)
-    run = Run(handlers, timeout=0.1, turns=RateLimits(PipelinedConnection(redis)))
+    run = Run(handlers, timeout=0.1, rate_limits=RateLimits(PipelinedConnection(redis)))
     assert run(*[message(f"{n:02}", sender="1") for n in range(20)]) == ["handled"] * 20
     assert [id for id, _ in at] == [f"{n:02}" for n in range(20)]
     assert at[-1][1] - at[0][1] > 0.6
@@ -340,7 +340,7 @@ def test_all_turns_before_the_first_call(message: Callable[..., bytes], redis: R
     handlers.message(rate="5/s", concurrency=1)(lambda event: called.append(f"b{event.id}"))
     began = time.monotonic()
     assert (
-        Run(handlers, turns=RateLimits(PipelinedConnection(redis)))(message("1"), message("2"), message("3"))
+        Run(handlers, rate_limits=RateLimits(PipelinedConnection(redis)))(message("1"), message("2"), message("3"))
         == ["handled"] * 3
     )
     assert called == ["a1", "b1", "a2", "b2", "a3", "b3"]
@@ -359,8 +359,8 @@ def test_what_ends_the_wait_for_a_turn(
         called.append(event.id)
 
     handlers.message(rate="1/h")(note_async if is_async else lambda event: called.append(event.id))
-    turns = RateLimits(PipelinedConnection(redis))
-    run = Run(handlers, turns=turns)
+    rate_limits = RateLimits(PipelinedConnection(redis))
+    run = Run(handlers, rate_limits=rate_limits)
 
     def tick(now: float) -> None:
         run.ticks += 1
@@ -387,7 +387,7 @@ def test_the_rate_is_that_of_all_processes(message: Callable[..., bytes], redis:
     handlers, called = Handlers(), []
     handlers.message(rate="40/s")(lambda event: called.append(time.monotonic()))
     lines = [Redis(connection_pool=redis.connection_pool) for _ in range(2)]
-    runs = [Run(handlers, turns=RateLimits(PipelinedConnection(one))) for one in lines]
+    runs = [Run(handlers, rate_limits=RateLimits(PipelinedConnection(one))) for one in lines]
     began = time.monotonic()
     for n in range(15):
         for run in runs:

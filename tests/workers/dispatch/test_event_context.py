@@ -117,7 +117,7 @@ def test_what_is_fed_back_keeps_its_name(
     commit(body)
     work = runner(handlers, "w1")
     work.run(*take("w1"))
-    assert sum(letters.feed_back(redis, letters.select(redis, letters.Wanted()), load())) == 1
+    assert sum(letters.requeue(redis, letters.select(redis, letters.Wanted()), load())) == 1
     work.run(*take("w1"))
     assert names == [notification_id(RECEIVED, digest(body))] * 2
 

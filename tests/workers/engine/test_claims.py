@@ -8,10 +8,10 @@ import pytest
 from redis import Redis
 
 from ingest.store import keys
+from ingest.store.pipelined import PipelinedConnection
 from ingest.store.records import pack
 from workers import Handlers
 from workers.engine import claims
-from workers.engine.pipelined import PipelinedConnection
 from workers.events.parsing import parse
 from workers.events.types import Event
 

@@ -28,6 +28,7 @@ from ingest.settings import load
 from ingest.state import controls
 from ingest.store import append, keys, scripts
 from ingest.store.jobs import job_template
+from ingest.store.pipelined import PipelinedConnection
 from ingest.store.records import pack, unpack
 from workers import Handlers
 from workers.dispatch.dispatcher import Outcome
@@ -36,7 +37,6 @@ from workers.engine import batch as batch_room
 from workers.engine import claims, reaper
 from workers.engine import queue as queue_room
 from workers.engine.batch_state import BatchState
-from workers.engine.pipelined import PipelinedConnection
 from workers.events.types import Event
 
 PARTITIONS = 2
@@ -162,7 +162,7 @@ class Machine(RuleBasedStateMachine):
     """Receivers, workers, RQ and the clock, with the model that says what must come of it."""
 
     redis: Redis
-    line: PipelinedConnection
+    connection: PipelinedConnection
     without: frozenset[str] = frozenset()  # what does not happen in this run
 
     def __init__(self) -> None:
@@ -203,8 +203,8 @@ class Machine(RuleBasedStateMachine):
         self.born += 1
         name = f"w{self.born}"
         reaper.heartbeat_and_reap(self.redis, name)
-        taker = queue_room.Consumer(name, self.line)
-        return Worker(name, batch_room.Runner(taker, Handlers(), self.settings, lambda: False, QUEUES))
+        consumer = queue_room.Consumer(name, self.connection)
+        return Worker(name, batch_room.Runner(consumer, Handlers(), self.settings, lambda: False, QUEUES))
 
     # What the receiver does
 
@@ -253,14 +253,14 @@ class Machine(RuleBasedStateMachine):
         settling = self.late[2].member if self.late and self.late[0] is worker and self.ahead else ""
         args = [keys.RQ, keys.WA, worker.name, self.template, now, settling, 1, *QUEUES]
         closed = self.paused | {lane for lane in self.capped if not self.tokens[lane]}
-        for member, holder in list(self.holders.items()):
-            if holder == worker.name and member != settling and lane_of(member.split("|")[0]) in closed:
+        for member, token in list(self.holders.items()):
+            if token == worker.name and member != settling and lane_of(member.split("|")[0]) in closed:
                 del self.holders[member]  # what it does not know of goes back
         reply: Any = self.take_script(keys=script_keys, args=args)
         if isinstance(reply, list):
             queue, batch, probe = (part.decode() for part in reply[:3])
             assert lane_of(queue) not in closed, "given out of a lane that is paused or at its cap"
-            held = [m for m, holder in self.holders.items() if holder == worker.name and m != settling]
+            held = [m for m, token in self.holders.items() if token == worker.name and m != settling]
             assert held in ([], [f"{queue}|{batch}"]), "a worker that has a batch already was given another one"
             assert self.holders.get(f"{queue}|{batch}") in (None, worker.name), "given to two workers"
             self.holders[f"{queue}|{batch}"] = worker.name
@@ -295,8 +295,8 @@ class Machine(RuleBasedStateMachine):
     def open(self, worker: Worker) -> None:
         queue, batch = worker.member.split("|")
         raw: Any = self.redis.lrange(keys.batch_key(batch), 0, worker.given - 1)
-        holder: Any = self.redis.hget(keys.TAKEN, worker.member)
-        worker.opened = opened = BatchState(queue, batch, raw, MAX_ATTEMPTS, holder.decode())
+        token: Any = self.redis.hget(keys.TAKEN, worker.member)
+        worker.opened = opened = BatchState(queue, batch, raw, MAX_ATTEMPTS, token.decode())
         opened.probing = worker.probe
         opened.allowance = worker.allowance
         worker.records = [owed(queue, record) for record in raw]
@@ -311,8 +311,8 @@ class Machine(RuleBasedStateMachine):
         ledger = self.look().ledger
         for index, event in events:
             key = (name_of(event), event.attempt)
-            holder = self.claims.get(key)
-            if key in mine or key in self.remembered or (holder not in (None, worker.member) and holder in ledger):
+            token = self.claims.get(key)
+            if key in mine or key in self.remembered or (token not in (None, worker.member) and token in ledger):
                 worker.done.append((*key, "duplicate"))
             else:
                 self.claims[key] = worker.member
@@ -503,11 +503,11 @@ class Machine(RuleBasedStateMachine):
         """What a reaping is going to do."""
         alive = {worker.name for worker in self.workers if worker.alive}
         records = self.look().records
-        for member, holder in list(self.holders.items()):
-            if holder in alive:
+        for member, token in list(self.holders.items()):
+            if token in alive:
                 continue
             del self.holders[member]
-            if holder == name:
+            if token == name:
                 continue
             queue, batch = member.split("|")
             self.deaths[member] += 1
@@ -589,7 +589,7 @@ class Machine(RuleBasedStateMachine):
             self.redis.hset(queue_room.WAITS, lane, NEVER_MS if int(until) > now_ms + 60 else LONG_AGO)
 
     def forget_claims(self, member: str) -> None:
-        self.claims = {key: holder for key, holder in self.claims.items() if holder != member}
+        self.claims = {key: token for key, token in self.claims.items() if token != member}
 
     # What must hold after each step
 
@@ -605,7 +605,7 @@ class Machine(RuleBasedStateMachine):
             ledger, *hashes = pipe.execute()
         hashes, lists, waiting = hashes[:3], hashes[3], hashes[4:]
         taken, leases, tails = ({k.decode(): v.decode() for k, v in found.items()} for found in hashes)
-        taken = {member: holder.partition("#")[0] for member, holder in taken.items()}
+        taken = {member: token.partition("#")[0] for member, token in taken.items()}
         members = {member.decode(): score for member, score in ledger}
         with self.redis.pipeline() as pipe:
             for member in members:

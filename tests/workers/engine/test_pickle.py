@@ -23,7 +23,7 @@ from ingest.store import keys
 from ingest.store.jobs import job_template, rq_now
 from ingest.store.records import pack
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 QUEUE = "statuses"
 STATUS = b'{"statuses":[{"id":"s","recipient_id":"15550001","status":"read"}]}'
 

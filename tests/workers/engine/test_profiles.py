@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from ingest.store import keys
+from ingest.store.pipelined import PipelinedConnection
 from workers import Discard, Handlers, Reject
 from workers.dispatch.dispatcher import HANDLED, Outcome
 from workers.engine import profiles
-from workers.engine.pipelined import PipelinedConnection
 from workers.events.parsing import parse
 from workers.events.types import Event, Message, Profile
 
@@ -406,7 +406,7 @@ def read(raw: bytes, received_ms: int = NOW_MS) -> Message:
     return message
 
 
-def test_generations(line: PipelinedConnection) -> None:
+def test_generations(connection: PipelinedConnection) -> None:
     """What is seen again in the next generation lives on; what is not is forgotten with its generation."""
     at = [time.time()]
     known = profiles.Profiles(line, lambda: at[0])
@@ -418,30 +418,30 @@ def test_generations(line: PipelinedConnection) -> None:
     assert batch(known, *again) == [{"name"}, set()]
 
 
-def test_each_generation_ends(line: PipelinedConnection, redis: Redis) -> None:
+def test_each_generation_ends(connection: PipelinedConnection, redis: Redis) -> None:
     """Every key is removed by Redis two generations after its own began, however often it is written."""
     now = time.time()
     for name in ("Ada", "Bea"):
         batch(profiles.Profiles(line, lambda: now), read(body(**FACTS | {"name": name})))
-        line.flush()
+        connection.flush()
     found_keys: Any = redis.keys(f"{profiles.PROFILES}*")
     assert len(found_keys) == 2  # the number's and the user id's
     ends = (now // profiles.GENERATION_SECONDS + 2) * profiles.GENERATION_SECONDS
     assert {redis.expiretime(key) for key in found_keys} == {ends}
 
 
-def test_a_hash_stays_small(line: PipelinedConnection, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hash_stays_small(connection: PipelinedConnection, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full hash takes a new contact in place of any other; it stays a list, and the newest is known."""
     monkeypatch.setattr(profiles, "_digest", _one_hash)
     known = profiles.Profiles(line)
     for n in range(profiles.HASH_FIELDS + 20):
         batch(known, read(body(number=f"1555{n:04}", name="Ada")))
-    line.flush()
+    connection.flush()
     (key,) = redis.keys(f"{profiles.PROFILES}*")
     assert redis.hlen(key) == profiles.HASH_FIELDS
     assert redis.object("encoding", key) == b"listpack"
     assert batch(known, read(body(number=f"1555{n:04}", name="Bea"))) == [{"name"}]
-    line.flush()
+    connection.flush()
     assert redis.hlen(key) == profiles.HASH_FIELDS
 
 
@@ -532,9 +532,11 @@ class Model:
 
 @given(history=st.lists(st.lists(a_message, max_size=4), max_size=8))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_history(line: PipelinedConnection, history: list[list[tuple[dict[str, str], str, int, bool]]]) -> None:
+def test_any_history(
+    connection: PipelinedConnection, history: list[list[tuple[dict[str, str], str, int, bool]]]
+) -> None:
     """Whatever messages come, in whatever order and batches, news is what the rules say in the clear."""
-    line.redis.flushdb()
+    connection.redis.flushdb()
     model, clock = Model(), itertools.count(NOW_MS, 10)
     known = profiles.Profiles(line)
     for messages in history:
@@ -548,7 +550,7 @@ def test_any_history(line: PipelinedConnection, history: list[list[tuple[dict[st
             assert message.news == model.see(said, business, at, handled)
             run.finish(0, message, HANDLED if handled else Outcome("failed"), 0.0)
         known.remember()
-    line.flush()
+    connection.flush()
 
 
 json = st.recursive(
@@ -566,7 +568,7 @@ system = st.dictionaries(names, json).map(lambda found: {"type": "user_changed_n
 @given(contacts=st.lists(thing, max_size=3) | json, sender=json, user=json, identity=thing, told=system, kind=json)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_nothing_raises(
-    line: PipelinedConnection, contacts: Any, sender: Any, user: Any, identity: Any, told: Any, kind: Any
+    connection: PipelinedConnection, contacts: Any, sender: Any, user: Any, identity: Any, told: Any, kind: Any
 ) -> None:
     """Any JSON at the places of the facts is read as a fact or as nothing."""
     known = profiles.Profiles(line)
@@ -580,4 +582,4 @@ def test_nothing_raises(
             assert news.subject
         values = Profile(message).facts.values()
         assert all(value is None or (isinstance(value, str) and value) for value in values)
-    line.flush()
+    connection.flush()

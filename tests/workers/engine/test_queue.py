@@ -11,7 +11,7 @@ from rq.exceptions import DequeueTimeout
 
 from ingest.settings import load
 from ingest.store import keys
-from workers.engine.pipelined import PipelinedConnection
+from ingest.store.pipelined import PipelinedConnection
 from workers.engine.queue import BatchQueue, Consumer, open_queues
 
 

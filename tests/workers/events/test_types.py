@@ -13,7 +13,7 @@ from workers.events.parsing import parse
 from workers.events.types import Broken, Change, Error, Event, Message, Profile, Status
 from workers.events.values import Fault
 
-CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
+CORPUS = Path(__file__).parents[4] / "shared" / "corpus"
 RECEIVED = 1_700_000_000_123
 USER = "US.1234567890"
 

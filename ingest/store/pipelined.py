@@ -19,7 +19,7 @@ _NO_ANSWER = object()
 
 
 class Call:
-    """A command given to a line, and its answer when that was read; `then` gets it, too."""
+    """A command given to a connection, and its answer when that was read; `then` gets it, too."""
 
     __slots__ = ("command", "reply", "then")
 
@@ -149,24 +149,24 @@ class PipelinedConnection:
 class Script:
     """A Lua script. Called, it waits for the answer."""
 
-    def __init__(self, line: PipelinedConnection, sha: str) -> None:
-        self._line = line
+    def __init__(self, connection: PipelinedConnection, sha: str) -> None:
+        self._connection = connection
         self._sha = sha
 
     def __call__(self, keys: list[str], args: list[Any]) -> Any:
         return self.answer(self.send(keys, args))
 
     def send(self, keys: list[str], args: list[Any]) -> Call:
-        return self._line.send(*self._command(keys, args))
+        return self._connection.send(*self._command(keys, args))
 
     def answer(self, call: Call) -> Any:
-        return self._line.answer(call)
+        return self._connection.answer(call)
 
     def ask(self, keys: list[str], args: list[Any]) -> Any:
-        return self._line.ask(*self._command(keys, args))
+        return self._connection.ask(*self._command(keys, args))
 
     def later(self, keys: list[str], args: list[Any], then: Callable[[Any], None]) -> None:
-        self._line.later(*self._command(keys, args), then=then)
+        self._connection.later(*self._command(keys, args), then=then)
 
     def _command(self, keys: list[str], args: list[Any]) -> tuple[Any, ...]:
         return ("EVALSHA", self._sha, len(keys), *keys, *args)
