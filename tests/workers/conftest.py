@@ -15,6 +15,7 @@ from redis import Redis
 from ingest.commit.group_commit import Committer
 from ingest.routing import LANES, queue_names, route
 from ingest.settings import load
+from ingest.settings import redis_url as url_of
 from ingest.state import controls
 from ingest.store import connection, keys, scripts
 from ingest.store.jobs import job_template
@@ -61,7 +62,7 @@ def commit(redis_url: str) -> Callable[..., None]:
     def run(*bodies: bytes, received_ms: int = 1_700_000_000_000, **settings: Any) -> None:
         async def go() -> None:
             current = load(**settings)
-            client = connection.for_receiver(redis_url(current))
+            client = connection.for_receiver(url_of(current))
             committer = Committer(client, current)
             try:
                 waiting = [committer.commit(b, received_ms, route(b, current.partitions)) for b in bodies]

@@ -92,7 +92,7 @@ class Profiles:
         self._recall = connection.script(scripts.lua(__file__, "recall.lua"))
         self._remember = connection.script(scripts.lua(__file__, "remember.lua"))
         self._now = now
-        self._rate_limits = itertools.count(1)
+        self._turns = itertools.count(1)
         self._generation = 0
         self._asked: list[tuple[list[bytes], Call]] = []
         self._said: dict[int, Said] = {}  # by id() of the message
@@ -138,7 +138,7 @@ class Profiles:
             if record[:_TIME] < known[:_TIME]:
                 return
             record = merged(known, record)
-        turn = next(self._rate_limits)
+        turn = next(self._turns)
         for place in places:
             if self._known.get(place) != record or place in self._old:
                 self._known[place] = self._unwritten[place] = record

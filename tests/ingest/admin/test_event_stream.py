@@ -17,7 +17,8 @@ from ingest.admin import event_stream
 from ingest.admin.app import Admin
 from ingest.commit.group_commit import Committer
 from ingest.http import listener
-from ingest.settings import load, redis_url
+from ingest.settings import load
+from ingest.settings import redis_url as url_of
 from ingest.state import controls, history, snapshot
 from ingest.store import connection, keys
 
@@ -207,7 +208,7 @@ def test_a_viewer_that_reads_nothing_is_cut(
 
     async def main() -> None:
         settings = load(admin_listen=address)
-        client = connection.for_receiver(redis_url(settings))
+        client = connection.for_receiver(url_of(settings))
         pages = Admin(settings, Committer(client, settings))
         serving = listener.Listener(settings, "admin_listen", pages, 100)
         await serving.open(None, False)

@@ -14,7 +14,8 @@ from redis import Redis
 from ingest.commit import group_commit
 from ingest.commit.group_commit import Committer, NotDurable
 from ingest.routing import Route
-from ingest.settings import load, redis_url
+from ingest.settings import load
+from ingest.settings import redis_url as url_of
 from ingest.store import connection, keys
 from ingest.store.records import Record, pack, unpack
 
@@ -27,7 +28,7 @@ Kept = Callable[[Redis], dict[str, list[Record]]]
 async def committing(url: str, **settings: Any) -> AsyncIterator[Committer]:
     """A committer as the receiver has it."""
     chosen = load(redis_url=url, **settings)
-    redis = connection.for_receiver(redis_url(chosen))
+    redis = connection.for_receiver(url_of(chosen))
     try:
         yield Committer(redis, chosen)
     finally:
@@ -262,7 +263,7 @@ def test_error_of_the_event_loop(redis_url: str) -> None:
 
     async def scenario() -> None:
         settings = load(redis_url=redis_url)
-        redis = connection.for_receiver(redis_url(settings))
+        redis = connection.for_receiver(url_of(settings))
         keeper = Committer(Closing(redis), settings)  # type: ignore[arg-type]
         try:
             async with asyncio.timeout(10):

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from ingest.commit.group_commit import Committer
 from ingest.routing import Route
 from ingest.settings import load
+from ingest.settings import redis_url as url_of
 from ingest.spool import fallback as fallback_room
 from ingest.spool import spool
 from ingest.spool.fallback import SpoolFallback
@@ -208,7 +209,7 @@ def test_switch_back_under_load(
 
     async def scenario() -> list[int]:
         settings = load(redis_url=redis_url)
-        clients = [connection.for_receiver(redis_url(settings)) for _ in range(2)]
+        clients = [connection.for_receiver(url_of(settings)) for _ in range(2)]
         committers = [Committer(client, settings, Spool(tmp_path)) for client in clients]
         fallbacks = [committer.fallback for committer in committers if committer.fallback]
         tasks = [asyncio.create_task(fallback.run()) for fallback in fallbacks]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from redis import Redis
 
-from ingest.settings import load, redis_url
+from ingest.settings import load
+from ingest.settings import redis_url as url_of
 from ingest.state import controls
 from ingest.store import connection, keys
 
@@ -29,7 +30,7 @@ def test_levers_of_a_full_redis(redis: Redis) -> None:
     """A lane that filled Redis while it was paused can be resumed, which makes room; the others can be paused."""
     controls.pause(redis, ["statuses"])
     redis.config_set("maxmemory", 1)
-    tool = connection.for_tools(redis_url(load()))
+    tool = connection.for_tools(url_of(load()))
     controls.resume(tool, ["statuses"])
     controls.pause(tool, ["messages"])
     controls.limit(tool, "other", 5.0)

@@ -9,7 +9,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from ingest.settings import load, redis_url
+from ingest.settings import load
+from ingest.settings import redis_url as url_of
 from ingest.store import append, connection, keys, scripts
 from ingest.store.allow_oom import AllowOom
 from ingest.store.append import APPEND_KEYS, append_arguments, append_head
@@ -57,7 +58,7 @@ def together(client: Redis) -> list[Any]:
 @pytest.fixture
 def client(redis: Redis) -> Iterator[AllowOom]:
     """The client that workers and tools have."""
-    made = connection.for_tools(redis_url(load()))
+    made = connection.for_tools(url_of(load()))
     assert isinstance(made, AllowOom)
     yield made
     made.close()

@@ -12,7 +12,8 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from ingest.settings import SettingsError, load, redis_url
+from ingest.settings import SettingsError, load
+from ingest.settings import redis_url as url_of
 from ingest.store import keys
 from ingest.store.connection import check_version, for_receiver, for_tools, for_worker, reason
 
@@ -146,7 +147,7 @@ def test_cluster_without_hash_tag(make: Callable[..., Any], monkeypatch: pytest.
 def test_sentinels_away(free_port: Callable[[], int]) -> None:
     """Sentinels that nobody reaches are a Redis that is away, told in one line without their passwords or ours."""
     url = f"redis+sentinel://:hunter2@127.0.0.1:{free_port()},127.0.0.1:{free_port()}/main"
-    client = for_tools(redis_url(load(redis_url=url)))
+    client = for_tools(url_of(load(redis_url=url)))
     with pytest.raises(RedisConnectionError) as caught:
         client.ping()
     assert reason(caught.value) == "MasterNotFoundError: No master found for 'main'"
@@ -160,7 +161,7 @@ def test_interrupted_answer(own_valkey: Callable[..., Any], low_port: Callable[[
     """An answer that nobody waited for is not given to the next command, over sentinels either."""
     port = low_port()
     server = own_valkey(port=port)
-    client = for_worker(redis_url(load(redis_url="redis+sentinel://one/main")))
+    client = for_worker(url_of(load(redis_url="redis+sentinel://one/main")))
     client.connection_pool.sentinel_manager.discover_master = lambda _: ("127.0.0.1", port)
     client.set("key", "value")
 

@@ -477,7 +477,7 @@ def test_largest_file(worker: Callable[..., Any], commit: Commit, redis: Redis, 
 def test_pruned_by_workers(worker: Callable[..., Any], redis: Redis, wait_for: Any, tmp_path: Path) -> None:
     """A worker removes what is older than WA_ARCHIVE_AGE by itself."""
     Archive(tmp_path / "archive", "w0").keep([(RECEIVED, b"old")], no_wait)
-    code = "from workers import worker; worker._TRIM_EVERY = 1; worker.main()"
+    code = "from workers.engine import worker; worker._TRIM_EVERY = 1; worker.main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=tmp_path,
