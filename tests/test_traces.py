@@ -231,7 +231,8 @@ def test_a_collector_that_is_away_costs_one_line(
         assert any(line["event"].endswith(" stopped") for line in lines)
 
 
-PROGRAM = "import sys, ingest.server, workers.engine.worker\nfrom ingest.telemetry import tracing\nprint(tracing.start('x'))\n"
+PROGRAM = "import sys, ingest.server, workers.engine.worker; "
+PROGRAM += "from ingest.telemetry import tracing; print(tracing.start('x')); "
 PROGRAM += "print({'opentelemetry.sdk.trace', 'opentelemetry.exporter'} & set(sys.modules))"
 
 

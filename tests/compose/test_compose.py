@@ -173,7 +173,7 @@ def test_what_is_killed_comes_back(stack: Stack, wait_for: WaitFor) -> None:
     assert stack.post(list(bodies.values())) == {200: SOME}
 
     wait_for(lambda: stack.calls_of("kill"), WAIT, "the begin of the work")
-    stack.kill(victim, "workers[.]worker")
+    stack.kill(victim, "workers[.]engine[.]worker")
     done = len(stack.calls_of("kill"))
     wait_for(lambda: len(stack.calls_of("kill")) > done, WAIT, "more work")
     (valkey,) = stack.inspect("valkey")

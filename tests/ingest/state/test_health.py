@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ingest.spool.spool import Figures
 from ingest.state.backlog import Backlog, Lane
 from ingest.state.health import findings
 from ingest.state.snapshot import Snapshot
+from ingest.state.spooled import SpoolFigures
 from ingest.store.connection import Diagnosis
 
 
@@ -60,7 +60,7 @@ def test_the_worst_comes_first() -> None:
     lane = Lane(waiting=7, oldest_seconds=100, retrying=1, dead=3, limit=50.0)
     paused = Lane(waiting=2, paused=True, paused_since="1970-01-01T00:15:40.000+00:00")
     snapshot = now(workers=0, suspended=True, statuses=lane, messages=paused)
-    snapshot.spool_dir, snapshot.spool = "/spool", Figures(notifications=1, oldest_seconds=5, corrupt=2)
+    snapshot.spool_dir, snapshot.spool = "/spool", SpoolFigures(notifications=1, oldest_seconds=5, corrupt=2)
     assert said(snapshot) == [
         ("critical", "No worker is alive: 9 notifications wait"),
         ("warning", "1 notification waits on the disk for Redis, oldest 5s"),

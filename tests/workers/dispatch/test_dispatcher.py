@@ -229,7 +229,7 @@ def test_stop_breaks_a_slow_handler_off(
     message: Callable[..., bytes], is_async: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A handler that does not end in time at a stop is broken off, and its event counts as not begun."""
-    monkeypatch.setattr("workers.dispatch.STOP_SECONDS", 0.1)
+    monkeypatch.setattr("workers.dispatch.dispatcher.STOP_SECONDS", 0.1)
     handlers = Handlers()
     started = threading.Event()
 

@@ -189,7 +189,7 @@ def test_again_means_again(
     _drain(take, runner(handlers))
     commit(status("b"))
     queue, batch = take()
-    redis.rpush(keys.batch_key(batch), pack(status("a"), 1, again=True))
+    redis.rpush(keys.batch_key(batch), pack(status("a"), 1, force=True))
     runner(handlers).run(queue, batch)
     assert seen == ["a", "b", "a"]
 

@@ -99,7 +99,7 @@ def test_a_lost_batch_counts_nothing(commit: Any, take: Any, runner: Any, status
     assert not redis.exists(keys.COUNTERS)
 
 
-@pytest.mark.parametrize("record", [{"again": True}, {"attempt": 0}], ids=["dead letter", "archive"])
+@pytest.mark.parametrize("record", [{"force": True}, {"attempt": 0}], ids=["dead letter", "archive"])
 def test_what_is_fed_back_has_not_waited(
     record: dict[str, Any], take: Any, runner: Any, status: Any, redis: Redis, commit: Any
 ) -> None:

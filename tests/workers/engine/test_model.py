@@ -376,7 +376,7 @@ class Machine(RuleBasedStateMachine):
 
     def settle_as(self, worker: Worker, how: str) -> None:
         if self.late and self.late[0] is worker and self.ahead:
-            self.settle_arrives()  # a line keeps the order
+            self.settle_arrives()  # a connection keeps the order
         opened, member = worker.opened, worker.member
         opened._settled_at = time.monotonic() - 0.01  # always ten milliseconds of work, so that runs repeat exactly
         if self.holders.get(member) != worker.name:
@@ -759,7 +759,7 @@ class Machine(RuleBasedStateMachine):
 
 def machine(redis: Redis, without: frozenset[str] = frozenset()) -> type[Machine]:
     """The machine on that Redis, which it empties."""
-    return type("Machine", (Machine,), {"redis": redis, "line": PipelinedConnection(redis), "without": without})
+    return type("Machine", (Machine,), {"redis": redis, "connection": PipelinedConnection(redis), "without": without})
 
 
 def explore(redis: Redis, max_examples: int, steps: int, without: frozenset[str] = frozenset(), **more: Any) -> None:

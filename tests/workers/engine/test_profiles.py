@@ -369,8 +369,8 @@ def test_business_numbers_are_apart(deliver: Deliver) -> None:
 
 
 @pytest.fixture
-def line(redis: Redis) -> PipelinedConnection:
-    """The line of a worker."""
+def connection(redis: Redis) -> PipelinedConnection:
+    """The connection of a worker."""
     return PipelinedConnection(redis)
 
 
@@ -409,7 +409,7 @@ def read(raw: bytes, received_ms: int = NOW_MS) -> Message:
 def test_generations(connection: PipelinedConnection) -> None:
     """What is seen again in the next generation lives on; what is not is forgotten with its generation."""
     at = [time.time()]
-    known = profiles.Profiles(line, lambda: at[0])
+    known = profiles.Profiles(connection, lambda: at[0])
     batch(known, read(body(number="15550001", name="Ada")), read(body(number="15550002", name="Ada")))
     at[0] += profiles.GENERATION_SECONDS
     assert batch(known, read(body(number="15550001", name="Ada"))) == [set()]
@@ -422,7 +422,7 @@ def test_each_generation_ends(connection: PipelinedConnection, redis: Redis) -> 
     """Every key is removed by Redis two generations after its own began, however often it is written."""
     now = time.time()
     for name in ("Ada", "Bea"):
-        batch(profiles.Profiles(line, lambda: now), read(body(**FACTS | {"name": name})))
+        batch(profiles.Profiles(connection, lambda: now), read(body(**FACTS | {"name": name})))
         connection.flush()
     found_keys: Any = redis.keys(f"{profiles.PROFILES}*")
     assert len(found_keys) == 2  # the number's and the user id's
@@ -433,7 +433,7 @@ def test_each_generation_ends(connection: PipelinedConnection, redis: Redis) -> 
 def test_a_hash_stays_small(connection: PipelinedConnection, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full hash takes a new contact in place of any other; it stays a list, and the newest is known."""
     monkeypatch.setattr(profiles, "_digest", _one_hash)
-    known = profiles.Profiles(line)
+    known = profiles.Profiles(connection)
     for n in range(profiles.HASH_FIELDS + 20):
         batch(known, read(body(number=f"1555{n:04}", name="Ada")))
     connection.flush()
@@ -538,7 +538,7 @@ def test_any_history(
     """Whatever messages come, in whatever order and batches, news is what the rules say in the clear."""
     connection.redis.flushdb()
     model, clock = Model(), itertools.count(NOW_MS, 10)
-    known = profiles.Profiles(line)
+    known = profiles.Profiles(connection)
     for messages in history:
         # No two at the same time: of these the last one counts in one batch, and either in two.
         timed = [(next(clock) - late, business, said, handled) for said, business, late, handled in messages]
@@ -571,7 +571,7 @@ def test_nothing_raises(
     connection: PipelinedConnection, contacts: Any, sender: Any, user: Any, identity: Any, told: Any, kind: Any
 ) -> None:
     """Any JSON at the places of the facts is read as a fact or as nothing."""
-    known = profiles.Profiles(line)
+    known = profiles.Profiles(connection)
     for type_ in ("system", kind):
         raw = {"from": sender, "from_user_id": user, "identity": identity, "type": type_, "system": told}
         message = read(orjson.dumps({"contacts": contacts, "messages": [raw]}))

@@ -86,7 +86,7 @@ def test_the_cloud_form_names_the_business_number() -> None:
 def test_what_is_left_out_is_none(event: Event) -> None:
     """An empty element has no property but None, an empty tuple, or what the notification itself tells."""
     class_ = type(event)
-    told = {"received_at", "received_ms", "attempt", "source", "errors", "notification", "origin"}
+    told = {"received_at", "received_ms", "attempt", "source", "errors", "notification", "body_digest"}
     names = {n for n in dir(class_) if isinstance(getattr(class_, n), property) and n[0] != "_"}
     assert {n: getattr(event, n) for n in names - told} == dict.fromkeys(names - told)
     assert getattr(event, "errors", ()) == ()
@@ -220,10 +220,10 @@ def test_recipient_and_participant() -> None:
 @pytest.mark.parametrize("seconds", [1649955000, "1649955000"])
 def test_conversation_and_pricing(seconds: int | str) -> None:
     """An expiry may be a number or a string, and pricing may be inside the conversation."""
-    body_digest = {"type": "service"}
-    found = status(conversation={"id": "c", "origin": body_digest, "expiration_timestamp": seconds})
+    origin = {"type": "service"}
+    found = status(conversation={"id": "c", "origin": origin, "expiration_timestamp": seconds})
     assert found.conversation is not None
-    assert (found.conversation.id, found.conversation.body_digest) == ("c", "service")
+    assert (found.conversation.id, found.conversation.origin) == ("c", "service")
     assert found.conversation.expires_at == datetime.fromtimestamp(1649955000, UTC)
     assert found.pricing is None
     price = {"billable": "false", "pricing_model": "PMP", "category": "utility", "type": "regular"}

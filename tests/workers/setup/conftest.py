@@ -1,6 +1,6 @@
 """Fixtures of the stand-ins for the senders' APIs."""
 
-from tests.workers.senders.apis import (  # noqa: F401
+from tests.workers.setup.apis import (  # noqa: F401
     authority,
     ca_file,
     coreapp,

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from tests.workers.senders.apis import Graph, Wa
+
+from tests.workers.setup.apis import Graph, Wa
 
 ROOT = Path(__file__).parents[3]
 WABA, PHONE, URL = "102290129340398", "106540352242922", "https://example.com/webhook"

@@ -17,8 +17,8 @@ from typing import Any
 import orjson
 import pytest
 from click.testing import Result
-from tests.workers.senders.apis import SETTINGS, Coreapp, Wa
 
+from tests.workers.setup.apis import SETTINGS, Coreapp, Wa
 from workers.setup import api
 
 RUN = Callable[..., Result]

@@ -15,7 +15,8 @@ import pytest
 import trustme
 from click.testing import Result
 from cryptography import x509
-from tests.workers.senders.apis import CA, SETTINGS, Coreapp, Wa
+
+from tests.workers.setup.apis import CA, SETTINGS, Coreapp, Wa
 
 ROOT = Path(__file__).parents[3]
 READ, CHANGE = f"GET {SETTINGS}", f"PATCH {SETTINGS}"

@@ -13,9 +13,9 @@ import pytest
 import trustme
 from click.testing import Result
 from redis import Redis
-from tests.workers.senders.apis import Coreapp
 
 from tests.ingest.conftest import start_receiver  # noqa: F401
+from tests.workers.setup.apis import Coreapp
 from workers.simulator.bodies import Content
 from workers.simulator.counters import Tally
 from workers.simulator.sender import Plan, Unreachable, send
