@@ -25,7 +25,7 @@ MAKERS = [for_receiver, for_worker, for_tools]
 def test_wrong_url(make: Callable[..., Any], url: str) -> None:
     """A URL that is none is one line that names the variable and quotes no password."""
     with pytest.raises(SettingsError, match=r"^WA_REDIS_URL: give redis://") as caught:
-        make(load(redis_url=url))
+        make(url_of(load(redis_url=url)))
     assert "hunter2" not in str(caught.value)
     assert caught.value.__suppress_context__
 
@@ -34,13 +34,13 @@ def test_wrong_url(make: Callable[..., Any], url: str) -> None:
 def test_no_url(make: Callable[..., Any]) -> None:
     """Without a URL the line says what to set."""
     with pytest.raises(SettingsError, match=r"^WA_REDIS_URL is not set"):
-        make(load())
+        make(url_of(load()))
 
 
 @pytest.mark.parametrize("make", [for_worker, for_tools])
 def test_url_is_used(make: Callable[..., Any], redis_url: str) -> None:
     """The clients talk to the Redis of the URL, in bytes."""
-    client = make(load(redis_url=redis_url))
+    client = make(url_of(load(redis_url=redis_url)))
     client.set("key", "ä")
     assert client.get("key") == "ä".encode()
     client.close()
@@ -63,7 +63,7 @@ SENTINEL_URLS = {
 def test_sentinel_url(make: Callable[..., Any], url: str) -> None:
     """A sentinel URL names sentinels and service; user, password and database are those of the primary alone."""
     hosts, service, server = SENTINEL_URLS[url]
-    pool = make(load(redis_url=url)).connection_pool
+    pool = make(url_of(load(redis_url=url))).connection_pool
     assert pool.service_name == service
     assert {k: v for k, v in pool.connection_kwargs.items() if k in ("db", "username", "password")} == server
     asked = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
@@ -75,7 +75,9 @@ def test_sentinel_url(make: Callable[..., Any], url: str) -> None:
 @pytest.mark.parametrize("make", MAKERS)
 def test_same_limits(make: Callable[..., Any]) -> None:
     """Time-outs and retries are the same whether the primary's address is known or asked for."""
-    plain, asked = (make(load(redis_url=url)).connection_pool for url in ("redis://one/0", "redis+sentinel://one/main"))
+    plain, asked = (
+        make(url_of(load(redis_url=url))).connection_pool for url in ("redis://one/0", "redis+sentinel://one/main")
+    )
     for name in ("socket_timeout", "socket_connect_timeout", "retry"):
         assert plain.connection_kwargs.get(name) == asked.connection_kwargs.get(name), name
 
@@ -103,7 +105,7 @@ def test_same_limits(make: Callable[..., Any]) -> None:
 def test_wrong_sentinel_url(make: Callable[..., Any], rest: str) -> None:
     """A sentinel URL that is none is one line that says what to give and quotes no password."""
     with pytest.raises(SettingsError, match=r"^WA_REDIS_URL: give .* redis\+sentinel://HOST:PORT,") as caught:
-        make(load(redis_url=f"redis+sentinel:{rest}"))
+        make(url_of(load(redis_url=f"redis+sentinel:{rest}")))
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -116,7 +118,7 @@ def test_wrong_cluster_url(make: Callable[..., Any], monkeypatch: pytest.MonkeyP
     """A cluster URL that is none is one line that says what to give and quotes no password."""
     monkeypatch.setattr(keys, "RQ", "{wa}")
     with pytest.raises(SettingsError, match=r"^WA_REDIS_URL: give .* redis\+cluster://HOST:PORT,") as caught:
-        make(load(redis_url=f"redis+cluster:{rest}"))
+        make(url_of(load(redis_url=f"redis+cluster:{rest}")))
     assert "hunter2" not in str(caught.value)
 
 
@@ -126,13 +128,13 @@ def test_cluster_url(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(keys, "RQ", "a{wa}b")
     (tmp_path / "ca.pem").touch()
     url = "rediss+cluster://me:p%40ss@one,two:1,[::1]:2/0?ssl_ca_certs="
-    pool = make(load(redis_url=f"{url}{tmp_path}/ca.pem")).connection_pool
+    pool = make(url_of(load(redis_url=f"{url}{tmp_path}/ca.pem"))).connection_pool
     known = {"db": 0, "username": "me", "password": "p@ss", "ssl_ca_certs": f"{tmp_path}/ca.pem"}
     assert {name: pool.connection_kwargs.get(name) for name in known} == known
     with pytest.raises(SettingsError, match="WA_REDIS_URL: ssl_ca_certs: /nowhere cannot be read"):
-        make(load(redis_url=f"{url}/nowhere"))
+        make(url_of(load(redis_url=f"{url}/nowhere")))
     with pytest.raises(SettingsError, match="WA_REDIS_URL: ssl_file is no option"):
-        make(load(redis_url="rediss+cluster://one?ssl_file=x"))
+        make(url_of(load(redis_url="rediss+cluster://one?ssl_file=x")))
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -141,7 +143,7 @@ def test_cluster_without_hash_tag(make: Callable[..., Any], monkeypatch: pytest.
     """A cluster whose slots our keys would be spread over is refused in one line with the remedy."""
     monkeypatch.setattr(keys, "RQ", prefix)
     with pytest.raises(SettingsError, match=r"^RQ_KEY_PREFIX must hold a \{hash tag\}.* set RQ_KEY_PREFIX=\{wa\}"):
-        make(load(redis_url="redis+cluster://one"))
+        make(url_of(load(redis_url="redis+cluster://one")))
 
 
 def test_sentinels_away(free_port: Callable[[], int]) -> None:

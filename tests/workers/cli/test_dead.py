@@ -515,7 +515,7 @@ def test_when_redis_is_full(wa: Wa, many: Callable[..., None], redis: Redis, com
 PAUSES = """
 import sys
 from redis import Redis
-from ingest import connection, dead
+from ingest.state import dead_letters as dead
 from ingest.settings import load
 
 class Pausing(Redis):
