@@ -34,7 +34,7 @@ def append(redis: Redis, records: Records, count: int = 500, size: int = BATCH_B
     args: list[Any] = [keys.RQ, keys.WA, flush or f"f{next(_ids)}", job_template(), count, size, NOW]
     for queue, some in records.items():
         args += (queue, len(some), *some)
-    script = redis.register_script(scripts.lua(append.__file__, "append.lua"))
+    script = redis.register_script(scripts.lua(append_room.__file__, "append.lua"))
     made: int = script(keys=(keys.LEDGER, keys.TAILS, keys.RQ_QUEUES), args=args)
     return made
 

@@ -21,6 +21,7 @@ import trustme
 from redis import Redis
 
 from ingest.settings import SettingsError, load
+from ingest.settings import redis_url as url_of
 from ingest.store.connection import for_receiver, for_tools, for_worker
 
 ROOT = Path(__file__).parents[3]
@@ -209,7 +210,7 @@ WRONG_OPTIONS = {
 def test_wrong_options(make: Callable[..., Any], url: str) -> None:
     """An option that is misspelt, out of place or names no file is one line that names variable and option."""
     with pytest.raises(SettingsError, match="^WA_REDIS_URL: " + WRONG_OPTIONS[url]) as caught:
-        make(load(redis_url=url))
+        make(url_of(load(redis_url=url)))
     assert "hunter2" not in str(caught.value)
 
 
