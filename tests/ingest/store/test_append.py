@@ -19,6 +19,7 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
+from ingest.store import append as append_room
 from ingest.store import keys, scripts
 from ingest.store.append import BATCH_BYTES
 from ingest.store.jobs import FAILURE_TTL, job_template

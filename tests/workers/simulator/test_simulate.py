@@ -275,7 +275,7 @@ def test_missing_settings() -> None:
 
 WRONG_HANDLERS = """
 from workers import Handlers
-from workers.senders import verifying
+from workers.simulator import verifying
 
 handlers = Handlers()
 
