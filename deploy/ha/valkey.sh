@@ -1,8 +1,9 @@
 #!/bin/sh
 # Starts a Valkey server or a sentinel of docker-compose.ha.yml: valkey.sh OPTION…
 #
-# Its configuration file is in its volume and begins with $CONFIG. Sentinels write into it who is primary, so that it is
-# still known when all containers were made anew: a server that began as primary by itself would drop what it missed.
+# The configuration file is in the container's volume and begins with $CONFIG. Servers and sentinels write into it who is
+# primary, so that they still know it when all containers were made anew. Otherwise an old primary would start as primary
+# again, without what it missed.
 set -eu
 
 if [ "$(id -u)" = 0 ]; then

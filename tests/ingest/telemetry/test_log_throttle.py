@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import logging, sys
 import structlog
-from ingest import logs
+from ingest.telemetry import logs
 logs.configure()
 ours = structlog.get_logger("workers.engine.batch")
 for n in range(1000):

@@ -14,7 +14,7 @@ import logging
 import structlog
 from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.web import RequestPayloadError
-from ingest import logs
+from ingest.telemetry import logs
 logs.configure()
 structlog.get_logger().warning("ours", reason="ä\\nb")
 logging.getLogger("rq.worker").info("chatty")
