@@ -23,7 +23,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
-from ingest import discovery
+from ingest import discovery, trust
 from ingest.allow_oom import AllowOom
 from ingest.settings import Settings, SettingsError, address, each_redis, redis_url
 
@@ -80,7 +80,7 @@ def _sync(settings: Settings, **options: Any) -> redis.Redis:
 def _url(settings: Settings) -> str:
     if len(each_redis(settings)) > 1:
         raise SettingsError("WA_REDIS_URL names several Redis, and this is for one: give one of them")
-    return redis_url(settings)
+    return trust.redis_url(redis_url(settings))
 
 
 def _checked(client: _Client) -> _Client:
