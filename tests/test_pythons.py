@@ -1,10 +1,15 @@
-"""Which Pythons: what is declared, and what the image has."""
+"""Which Pythons: what is declared, what the image has, and which one `make` uses."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -30,3 +35,22 @@ def test_the_image_has_a_supported_python() -> None:
     """All stages of the image have one Python, and it is one of those that are declared."""
     (version,) = set(re.findall(r"^FROM python:(\d+\.\d+)-", (ROOT / "Dockerfile").read_text(), re.M))
     assert version in supported()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("given", "made_anew"), [((), False), (("PYTHON=./python3.12",), False), (("PYTHON=./python3.13",), True)]
+)
+def test_make_honours_python(tmp_path: Path, given: tuple[str, ...], made_anew: bool) -> None:
+    """An environment is made anew when PYTHON names another version than the one that made it, and only then."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    for name, version in ((".venv/bin/python", "3.12.1"), ("python3.12", "3.12.1"), ("python3.13", "3.13.0")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho Python {version}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHON" and not name.startswith("MAKE")}
+    done = subprocess.run(
+        ["make", "--dry-run", ".venv/bin/python", *given], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("-m venv --clear" in done.stdout) == made_anew
