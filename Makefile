@@ -89,7 +89,7 @@ $(VENV)/ready-to-fuzz: $(VENV)/ready-to-test
 lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT $(VENV)-lock/bin/pip install --quiet hatchling '.[test,dev,fuzz]'
+	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT $(VENV)-lock/bin/pip install --quiet hatchling editables '.[test,dev,fuzz]'
 	$(VENV)-lock/bin/pip freeze --exclude wa-ingest > requirements.lock
 	@echo 'async-timeout==5.0.1 ; python_full_version < "3.11.3"  # redis needs it there' >> requirements.lock
 	rm -rf $(VENV)-lock
