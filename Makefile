@@ -5,6 +5,7 @@
 # make bench-quick  a short form (3 minutes), which fails when a ratio fell below benchmarks/baseline.json
 # make fuzz    looks for bodies that break the parser (a minute; FUZZ_SECONDS=…); what it finds is in .fuzz
 # make lock    new versions into requirements.lock
+# Each takes PYTHON=python3.13, say: .venv is made anew when another version made it.
 
 PYTHON ?= python3
 VENV := .venv
@@ -61,9 +62,16 @@ benchmarks/.venv/ready: benchmarks/requirements.lock
 	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT benchmarks/.venv/bin/pip install --quiet -r benchmarks/requirements.lock
 	@touch $@
 
+# An environment keeps the Python that made it, until PYTHON is given and names another version.
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell $(PYTHON) --version),$(shell $(VENV)/bin/python --version 2>&1 || :))
+.PHONY: $(VENV)/bin/python
+endif
+endif
+
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 
 $(VENV)/ready: $(VENV)/bin/python pyproject.toml requirements.lock
 	$(BIN)/pip install --quiet --editable .
@@ -81,7 +89,7 @@ $(VENV)/ready-to-fuzz: $(VENV)/ready-to-test
 lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT $(VENV)-lock/bin/pip install --quiet hatchling '.[test,dev,fuzz]'
+	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT $(VENV)-lock/bin/pip install --quiet hatchling editables '.[test,dev,fuzz]'
 	$(VENV)-lock/bin/pip freeze --exclude wa-ingest > requirements.lock
 	@echo 'async-timeout==5.0.1 ; python_full_version < "3.11.3"  # redis needs it there' >> requirements.lock
 	rm -rf $(VENV)-lock

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from ingest import trust
 from ingest.settings import Settings, SettingsError, variable
 
 
@@ -14,7 +15,7 @@ def context(settings: Settings) -> ssl.SSLContext | None:
     """TLS 1.2 or newer as the settings say, or None for plain HTTP. Raises SettingsError."""
     if settings.tls_cert is None or settings.tls_key is None:
         return None
-    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    made = trust.context(ssl.Purpose.CLIENT_AUTH)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.set_alpn_protocols(["http/1.1"])
     _read("tls_cert", settings.tls_cert)  # for what it says when that holds no certificate

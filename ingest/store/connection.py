@@ -23,6 +23,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
+from ingest import trust
 from ingest.errors import SettingsError
 from ingest.store import discovery, urls
 from ingest.store.allow_oom import AllowOom
@@ -52,7 +53,7 @@ def for_receiver(url: str) -> redis.asyncio.Redis:
         "retry": AsyncRetry(NoBackoff(), 1, (RedisConnectionError,)),
     }
     with _named():
-        url = urls.only(url)
+        url = trust.redis_url(urls.only(url))
         return _checked(discovery.async_client(url, **options) or redis.asyncio.Redis.from_url(url, **options))
 
 
@@ -73,7 +74,7 @@ def all_for_tools(redis_url: str, seconds: float = 10.0) -> dict[str, redis.Redi
 
 def _sync(url: str, **options: Any) -> redis.Redis:
     with _named():
-        url = urls.only(url)
+        url = trust.redis_url(urls.only(url))
         return _checked(discovery.client(url, **options) or AllowOom.from_url(url, **options))
 
 

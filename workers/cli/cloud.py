@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
-
 import click
 import orjson
 
+from ingest import trust
 from ingest.settings import load
 from workers.cli import tables
 from workers.cli.terminal import as_json, cli_errors
@@ -55,8 +54,8 @@ def _graph(url: str) -> Graph:
     if token is None:
         raise ApiError(f"no access token: set {_TOKEN} or {_TOKEN}_FILE")
     plain_on = ("127.0.0.1", "localhost")  # a stand-in on this machine
-    trust = "see this machine's trusted certificates (SSL_CERT_FILE)"
-    return Graph(Server(https_url(url, "--graph", plain_on), "--graph", ssl.create_default_context(), trust), token)
+    advice = "see this machine's trusted certificates (SSL_CERT_FILE)"
+    return Graph(Server(https_url(url, "--graph", plain_on), "--graph", trust.context(), advice), token)
 
 
 @cloud.command()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import click
 import orjson
 
+from ingest import trust
 from ingest.telemetry.printable import printable
 from workers.cli import tables
 from workers.cli.terminal import as_json
@@ -39,7 +40,7 @@ class _Reach(NamedTuple):
 
     def _tls(self) -> ssl.SSLContext:
         try:
-            context = ssl.create_default_context(cafile=self.ca_file)
+            context = trust.context(ca_file=self.ca_file)
         except (ssl.SSLError, OSError):
             raise ApiError(f"--ca-file: {self.ca_file} holds no PEM certificate that can be read") from None
         if self.insecure:

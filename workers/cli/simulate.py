@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from yarl import URL
 
+from ingest import trust
 from ingest.settings import redis_url, secrets
 from ingest.store import connection
 from workers.cli.terminal import as_json, cli_errors, current_settings
@@ -222,15 +223,15 @@ def _secret() -> bytes:
 def _tls(
     url: str, ca_file: Path | None, insecure: bool, client_cert: Path | None, client_key: Path | None
 ) -> ssl.SSLContext | None:
-    """How to connect; None: as usual."""
-    if not (ca_file or insecure or client_cert or client_key):
-        return None
+    """How to connect; None: without TLS."""
     if URL(url).scheme != "https":
+        if not (ca_file or insecure or client_cert or client_key):
+            return None
         raise click.UsageError("--ca-file, --insecure, --client-cert and --client-key need https in --to")
     if client_key and not client_cert:
         raise click.UsageError("--client-key needs --client-cert")
     try:
-        context = ssl.create_default_context(cafile=ca_file)
+        context = trust.context(ca_file=ca_file)
     except OSError as error:
         raise click.ClickException(f"--ca-file: {ca_file} holds no certificates: {error.strerror}") from None
     if insecure:

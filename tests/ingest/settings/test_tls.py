@@ -16,6 +16,7 @@ from redis import Redis
 
 from ingest.settings import SettingsError, load, tls
 from ingest.store import keys
+from tests.old_ca import OldCA
 
 BODY = b'{"statuses":[{"id":"s","status":"read"}]}'
 META = "client.webhooks.fbclientcerts.com"
@@ -157,6 +158,20 @@ def test_client_certificate_through_an_intermediate(
         redis_url, **files.settings, WA_TLS_CLIENT_CA=files.folder / "root.pem", WA_TLS_CLIENT_NAME=META
     )
     assert over_tls(receiver, trusting(authority, below.issue_cert(META))).post(BODY).status == 200
+
+
+def test_client_certificate_of_an_old_ca(
+    redis_url: str, start_receiver: Start, files: Files, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """A certificate of a private CA that knows only the old forms is taken on every Python; one of another is not."""
+    ours, other = OldCA(tmp_path / "ours"), OldCA(tmp_path / "other")
+    receiver = start_receiver(redis_url, **files.settings, WA_TLS_CLIENT_CA=ours.file, WA_TLS_CLIENT_NAME=META)
+    context = trusting(authority)
+    context.load_cert_chain(ours.issue(META))
+    assert over_tls(receiver, context).post(BODY).status == 200
+    context.load_cert_chain(other.issue(META))
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        over_tls(receiver, context).post(BODY)
 
 
 def test_new_certificate_under_load(

@@ -23,6 +23,7 @@ from redis import Redis
 from ingest.settings import SettingsError, load
 from ingest.settings import redis_url as url_of
 from ingest.store.connection import for_receiver, for_tools, for_worker
+from tests.old_ca import OldCA
 
 ROOT = Path(__file__).parents[3]
 STATUS = b'{"statuses":[{"id":"s","recipient_id":"15550001","status":"read"}]}'
@@ -158,6 +159,28 @@ def test_all_goes_through_tls(
     shown = json.loads(_run(tmp_path, url, "status", "--json").stdout)
     assert shown["counts"]["handled.status"] == 1
     assert "hunter2" not in receiver.log() + done.stderr
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_server_with_a_certificate_of_an_old_ca(
+    make: Callable[..., Any], behind_tls: Callable[..., tuple[int, Redis]], tmp_path: Path
+) -> None:
+    """A Redis whose private CA knows only the old forms of certificates is reached on every Python."""
+    ca = OldCA(tmp_path / "ca")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(ca.issue("localhost"))
+    port, _ = behind_tls(context)
+    client = make(load(redis_url=f"rediss://default:hunter2@localhost:{port}/0?ssl_ca_certs={ca.file}"))
+
+    async def ping() -> bool:
+        async with client:
+            return bool(await client.ping())
+
+    if isinstance(client, Redis):
+        with client:
+            assert client.ping()
+    else:
+        assert asyncio.run(ping())
 
 
 def _expired() -> dict[str, datetime]:

@@ -22,6 +22,7 @@ from redis import Redis
 
 from ingest.store import keys
 from tests.ingest.conftest import start_receiver  # noqa: F401
+from tests.old_ca import OldCA
 from workers.cli.main import main
 
 ROOT = Path(__file__).parents[3]
@@ -227,6 +228,15 @@ def test_tls(serve: Callable[..., Server], tmp_path: Path) -> None:
         assert result.exit_code == 1
         (line,) = result.stderr.splitlines()
         assert said in line
+
+
+def test_a_receiver_with_a_certificate_of_an_old_ca(serve: Callable[..., Server], tmp_path: Path) -> None:
+    """--ca-file takes a private CA that knows only the old forms of certificates, on every Python."""
+    ca = OldCA(tmp_path / "ca")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(ca.issue("127.0.0.1"))
+    run = simulate("--to", serve(context).url, "--count", "20", "--speed-up", "500", "--ca-file", str(ca.file))
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize(
