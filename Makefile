@@ -21,7 +21,10 @@ up: $(VENV)/ready  ## everything on this machine, from nothing but Python 3.11+
 
 # Three at a time, each a file: many tests mostly wait.
 test: lint  ## all checks and tests (CI runs this)
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@rm -rf .coverage && mkdir .coverage
+	$(BIN)/coverage run -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/coverage combine --quiet
+	@printf 'coverage in per cent: ' && $(BIN)/coverage report --format=total
 
 lint: $(VENV)/ready-to-test  ## style, types, and who may import whom
 	$(BIN)/ruff check .
@@ -84,4 +87,4 @@ lock:  ## new versions into requirements.lock
 	rm -rf $(VENV)-lock
 
 clean:  ## removes the environment and all caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz
+	rm -rf $(VENV) .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz
