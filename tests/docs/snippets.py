@@ -12,9 +12,9 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))]
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))]
 
-PROGRAMS = ("wa-ingest", "make", "docker", "curl", "python", "rq", "pip")
+PROGRAMS = ("wa-ingest", "make", "docker", "curl", "python", "rq", "pip", "pytest", "coverage")
 """What a command line in a sentence begins with, and what a drawing may not begin a line with."""
 
 NOT_COMMANDS = {
@@ -109,7 +109,8 @@ def _in_sentences() -> Iterator[Command]:
         for token in _tokens(page):
             for child in token.children or []:
                 words = child.content.split() if child.type == "code_inline" else []
-                if any(word in PROGRAMS for word in words[:-1]) and words[0].startswith((*PROGRAMS, "WA_")):
+                program = next((word for word in words if not _ASSIGNMENT.match(word)), "")
+                if len(words) > 1 and Path(program).name in PROGRAMS:
                     yield from _parse(f"{page}:{(token.map or [0])[0] + 1}", child.content, in_sentence=True)
 
 

@@ -35,6 +35,7 @@ FRAGMENTS = {
 """How Python blocks begin that are part of a handlers module, and why they are not whole."""
 
 NOT_RUN = {
+    "coverage": "shows what `make test` has measured",
     "grep": "a filter behind a command of ours",
     "pip": "installs from the internet",
 }
@@ -114,6 +115,10 @@ def _python(arguments: list[str], loosely: bool) -> None:
         assert (ROOT / arguments[0]).exists()
 
 
+def _pytest(arguments: list[str], loosely: bool) -> None:
+    assert all((ROOT / argument).exists() for argument in arguments)
+
+
 def _curl(arguments: list[str], loosely: bool) -> None:
     """Carried out in test_lines_run.py."""
 
@@ -179,6 +184,7 @@ TAKES: dict[str, Callable[[list[str], bool], None]] = {
     "curl": _curl,
     "docker": _docker,
     "make": _make,
+    "pytest": _pytest,
     "python": _python,
     "rq": _rq,
     "wa-ingest": _wa_ingest,
