@@ -1,10 +1,4 @@
-# make up      everything on this machine, from nothing but Python 3.11+
-# make test    all checks and tests (CI runs this)
-# make faults  ends or freezes every process at every step, and writes docs/failures.md (some minutes)
-# make bench   measures it beside its peers, and draws docs/plots (about 15 minutes); needs wrk
-# make bench-quick  a short form (3 minutes), which fails when a ratio fell below benchmarks/baseline.json
-# make fuzz    looks for bodies that break the parser (a minute; FUZZ_SECONDS=…); what it finds is in .fuzz
-# make lock    new versions into requirements.lock
+# `make help` lists the targets: each says in its line what it does.
 # Each takes PYTHON=python3.13, say: .venv is made anew when another version made it.
 
 PYTHON ?= python3
@@ -18,42 +12,48 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: up test lint format faults fuzz bench bench-quick bench-peers lock clean
+.PHONY: help up test lint format faults fuzz bench bench-quick bench-peers lock clean
 
-up: $(VENV)/ready
+help:  ## this list; so does make alone
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: $(VENV)/ready  ## everything on this machine, from nothing but Python 3.11+
 	$(BIN)/wa-ingest up
 
 # Three at a time, each a file: many tests mostly wait.
-test: lint
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: lint  ## all checks and tests (CI runs this)
+	@rm -rf .coverage && mkdir .coverage
+	$(BIN)/coverage run -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/coverage combine --quiet
+	@printf 'coverage in per cent: ' && $(BIN)/coverage report --format=total
 
-lint: $(VENV)/ready-to-test
+lint: $(VENV)/ready-to-test  ## style, types, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/ready-to-test
+format: $(VENV)/ready-to-test  ## rewrites the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-faults: $(VENV)/ready-to-test
+faults: $(VENV)/ready-to-test  ## ends or freezes every process at every step, and writes docs/failures.md (some minutes)
 	$(BIN)/python -m tests.faults.matrix --write
 
-bench: $(VENV)/ready bench-peers
+bench: $(VENV)/ready bench-peers  ## measures it beside its peers, and draws docs/plots (about 15 minutes); needs wrk
 	$(BIN)/python -m benchmarks
 
-bench-quick: $(VENV)/ready bench-peers
+bench-quick: $(VENV)/ready bench-peers  ## a short form (3 minutes), which fails when a ratio fell below benchmarks/baseline.json
 	$(BIN)/python -m benchmarks --quick --compare-baseline
 
-fuzz: $(VENV)/ready-to-fuzz
+fuzz: $(VENV)/ready-to-fuzz  ## looks for bodies that break the parser (a minute; FUZZ_SECONDS=…); what it finds is in .fuzz
 	@mkdir -p .fuzz/corpus
 	$(BIN)/python -m tests.fuzz.parser .fuzz/corpus tests/fuzz/corpus -dict=tests/fuzz/json.dict \
 	  -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=.fuzz/ -max_len=4096
 
 # The peers have an environment and lock files of their own; without npm BullMQ is left out. Not `npm ci`: it wants the
 # optional parts for every kind of machine, which not every registry keeps.
-bench-peers: benchmarks/.venv/ready
+bench-peers: benchmarks/.venv/ready  ## installs what make bench compares it with
 	@if ! command -v npm >/dev/null; then echo 'npm is not installed: BullMQ is left out'; \
 	elif [ ! -d benchmarks/peers/bullmq/node_modules ]; then cd benchmarks/peers/bullmq && npm install --no-save --silent; fi
 
@@ -86,7 +86,7 @@ $(VENV)/ready-to-fuzz: $(VENV)/ready-to-test
 	@touch $@
 
 # In an environment of its own, so that the file holds what the project needs and nothing else.
-lock:
+lock:  ## new versions into requirements.lock
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT $(VENV)-lock/bin/pip install --quiet hatchling editables '.[test,dev,fuzz]'
@@ -94,5 +94,5 @@ lock:
 	@echo 'async-timeout==5.0.1 ; python_full_version < "3.11.3"  # redis needs it there' >> requirements.lock
 	rm -rf $(VENV)-lock
 
-clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz
+clean:  ## removes the environment and all caches
+	rm -rf $(VENV) .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz

@@ -1,0 +1,191 @@
+"""What the pages tell readers to type: Python runs, and every command line is one that its program takes."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+from rq.cli import main as rq
+
+from ingest.settings import Settings, variable
+from tests.docs.snippets import (
+    BLOCKS,
+    COMMANDS,
+    NOT_COMMANDS,
+    PROGRAMS,
+    PYTHON,
+    ROOT,
+    Block,
+    Command,
+    lay_out,
+    shows_commands,
+)
+from workers.cli.main import main
+
+FRAGMENTS = {
+    '@handlers.message("text", rate="50/s", concurrency=4)\nasync def ask_the_model': "shows one decorator",
+}
+"""How Python blocks begin that are part of a handlers module, and why they are not whole."""
+
+NOT_RUN = {
+    "coverage": "shows what `make test` has measured",
+    "grep": "a filter behind a command of ours",
+    "pip": "installs from the internet",
+}
+"""Programs of others, and why no test runs their lines."""
+
+COMPOSE = {name: yaml.safe_load((ROOT / name).read_text()) for name in ("docker-compose.yml", "docker-compose.ha.yml")}
+COMPOSE_VARIABLES = {name for file in COMPOSE for name in re.findall(r"\bWA_[A-Z_]+", (ROOT / file).read_text())}
+SETTINGS = {variable(name) for name in Settings.model_fields}
+
+
+def test_the_pages_are_read() -> None:
+    """Blocks and command lines are found at all, and the tables above name nothing that is gone."""
+    assert {"README.md", "docs/handlers.md"} <= {block.page for block in PYTHON}
+    assert {"make", "wa-ingest", "docker", "curl"} <= {one.words[0] for one in COMMANDS if one.words}
+    for beginning in (*FRAGMENTS, *NOT_COMMANDS):
+        assert any(block.text.startswith(beginning) for block in BLOCKS), beginning
+    for program in NOT_RUN:
+        assert any(one.words[:1] == (program,) for one in COMMANDS), program
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_every_block_is_of_a_known_kind(block: Block) -> None:
+    """A block is Python, command lines, a drawing (a fence without a language) or named above with a reason."""
+    if block.language == "":
+        assert not re.search(rf"^\s*(\$ )?({'|'.join(PROGRAMS)}) ", block.text, re.MULTILINE)
+    else:
+        assert block in PYTHON or shows_commands(block) or block.text.startswith(tuple(NOT_COMMANDS))
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python(block: Block, tmp_path: Path) -> None:
+    """A Python block can be imported, beside the files that its page has readers write; tests in it pass."""
+    lay_out(tmp_path, block.page)
+    text, module = block.text, tmp_path / "test_block.py"
+    if text.startswith(tuple(FRAGMENTS)):
+        text = f"from workers import *\nhandlers = Handlers()\n\n{text}"
+    module.write_text(text)
+    program = ["pytest", "-p", "no:cacheprovider"] if "def test_" in text else ["test_block"]
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-m", *program, *([module.name] if program[0] == "pytest" else [])],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("shown", COMMANDS, ids=str)
+def test_commands_are_taken(shown: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line names commands, options, targets, services, files and variables that exist, with values they take."""
+    for name, _ in shown.variables:
+        plain = name.removesuffix("_FILE")
+        assert not name.startswith("WA_") or {name, plain} & (SETTINGS | COMPOSE_VARIABLES), name
+    if shown.words:
+        monkeypatch.chdir(tmp_path)
+        program, *arguments = shown.words
+        assert program in TAKES or program in NOT_RUN, f"no test knows {program}"
+        TAKES.get(program, _anything)(arguments, shown.in_sentence or shown.is_form)
+
+
+def _anything(arguments: list[str], loosely: bool) -> None:
+    """A program of NOT_RUN."""
+
+
+def _make(arguments: list[str], loosely: bool) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for word in arguments:
+        name, equals, _ = word.partition("=")
+        assert re.search(rf"^{name} *[:?]?= *" if equals else rf"^{name}:.*## ", makefile, re.MULTILINE), word
+
+
+def _python(arguments: list[str], loosely: bool) -> None:
+    if arguments[0] == "-m":
+        assert importlib.util.find_spec(arguments[1])
+    else:
+        assert (ROOT / arguments[0]).exists()
+
+
+def _pytest(arguments: list[str], loosely: bool) -> None:
+    assert all((ROOT / argument).exists() for argument in arguments)
+
+
+def _curl(arguments: list[str], loosely: bool) -> None:
+    """Carried out in test_lines_run.py."""
+
+
+def _docker(arguments: list[str], loosely: bool) -> None:
+    """`docker compose …`: its file, profiles and services are there, and what it runs in a container is taken."""
+    assert arguments[0] == "compose"
+    file = arguments[arguments.index("-f") + 1] if "-f" in arguments else "docker-compose.yml"
+    services = COMPOSE[file]["services"]
+    profiles = {profile for service in services.values() for profile in service.get("profiles", ())}
+    values = {
+        "-f": lambda value: value in COMPOSE,
+        "--profile": lambda value: value in profiles,
+        "--scale": lambda value: value.partition("=")[0] in services,
+    }
+    plain, words = [], iter(arguments[1:])
+    for word in words:
+        if word in values:
+            assert values[word](next(words)), arguments
+        elif word == "exec":
+            assert next(words) in services, arguments
+            inside, *rest = words
+            return TAKES[inside](rest, loosely)
+        elif not word.startswith("-"):
+            plain.append(word)
+    assert plain[0] in ("up", "build", "stop", "down", "logs", "ps", "restart"), arguments
+    assert set(plain[1:]) <= set(services), arguments
+    return None
+
+
+def _wa_ingest(arguments: list[str], loosely: bool) -> None:
+    (_known if loosely else _parsed)(main, arguments)
+
+
+def _rq(arguments: list[str], loosely: bool) -> None:
+    _known(rq, arguments)
+
+
+def _known(group: click.Command, arguments: list[str]) -> None:
+    """The command and its options exist. It may be a form, such as `dead list|show [--json]`."""
+    last = [group]
+    for word in re.sub(r"[\[\]]", "", " ".join(arguments)).split():
+        if word.startswith("-"):
+            options = [name for command in last for one in command.params for name in (*one.opts, *one.secondary_opts)]
+            assert word in (*options, "--help"), word
+        elif isinstance(last[0], click.Group):
+            assert set(word.split("|")) <= set(last[0].commands), word
+            last = [last[0].commands[name] for name in word.split("|")]
+
+
+def _parsed(command: click.Command, arguments: list[str]) -> None:
+    """Each option and argument is one that the command takes, with a value of its type."""
+    while isinstance(command, click.Group):
+        command = command.commands[arguments.pop(0)]
+    for word in arguments:
+        if re.fullmatch(r"[\w-]+\.\w+", word):
+            Path(word).touch()  # a file that the reader has
+    with command.make_context("wa-ingest", arguments):
+        pass  # files that it opened are closed
+
+
+TAKES: dict[str, Callable[[list[str], bool], None]] = {
+    "curl": _curl,
+    "docker": _docker,
+    "make": _make,
+    "pytest": _pytest,
+    "python": _python,
+    "rq": _rq,
+    "wa-ingest": _wa_ingest,
+}
