@@ -14,7 +14,7 @@ from pathlib import Path
 from time import monotonic
 
 from workers import Handlers, Message, Status
-from workers.events.types import Event
+from workers.events import Event
 
 EVERY = 1000
 """Calls between two stamps."""

@@ -1,6 +1,6 @@
 """Everything behind Redis. What your handlers module imports is here."""
 
-from workers.events.types import Change, Error, Message, Profile, Status
+from workers.events import Change, Error, Message, Profile, Status
 from workers.handlers import Discard, Handlers, Reject, RetryIn
 
 __all__ = [

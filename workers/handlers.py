@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from ingest.state import rates
-from workers.events.types import Event, Message
+from workers.events import Event, Message
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

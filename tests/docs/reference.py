@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ingest.settings import Settings, variable
-from workers import Change, Error, Message, Profile, Status
-from workers.events.types import Event
-from workers.events.values import Conversation, Fault, Media, Pricing
+from workers.events import Change, Conversation, Error, Event, Fault, Media, Message, Pricing, Profile, Status
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -36,7 +34,7 @@ prefix that is no setting is a warning. `wa-ingest settings` shows what is in fo
 Durations are written `500ms`, `30s`, `15m`, `25h` or `7d`; sizes `64MiB` or bytes; lists with commas. An empty value
 counts as unset.
 
-<!-- Written by `python -m tests.docs.reference --write` from ingest/settings.py: change it there. -->
+<!-- Written by `python -m tests.docs.reference --write` from ingest/settings: change it there. -->
 """
 
 
@@ -59,7 +57,7 @@ EVENTS = """# Events
 What handlers are called with. What the sender left out, or sent in a type that makes no sense, is `None`; reading never
 raises. Treat `raw` as read-only: a retry is written from it.
 
-<!-- Written by `python -m tests.docs.reference --write` from workers/events.py and workers/values.py. -->
+<!-- Written by `python -m tests.docs.reference --write` from workers/events. -->
 """
 
 
