@@ -21,6 +21,8 @@ from workers.events import Broken, Event
 from workers.events.parsing import parse
 from workers.handlers import Handlers
 
+__all__ = ["Called", "call"]
+
 
 class Called(NamedTuple):
     """What became of one event of a notification.
