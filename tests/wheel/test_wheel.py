@@ -32,16 +32,22 @@ def test_what_is_in_it(wheel: Path) -> None:
     assert f"{about}/licenses/LICENSE" in held
 
 
-def test_up_in_an_empty_folder(
-    installed: Path, tmp_path: Path, free_port: Callable[[], int], wait_for: Callable[..., None]
+@pytest.mark.parametrize("beside", ["", "workers/jobs.py"], ids=["nothing", "workers"])
+def test_up(
+    beside: str, installed: Path, tmp_path: Path, free_port: Callable[[], int], wait_for: Callable[..., None]
 ) -> None:
-    """`wa-ingest up` without any setting but free ports prints what is posted, and ends well at Ctrl-C."""
+    """`wa-ingest up` with no setting but its ports prints what is posted and ends well at Ctrl-C, in an empty folder or
+    beside files of the user's own."""
     port, output = free_port(), tmp_path / "output"
     own = {"WA_LISTEN": f"127.0.0.1:{port}", "WA_ADMIN_LISTEN": f"127.0.0.1:{free_port()}"}
-    (empty := tmp_path / "empty").mkdir()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if beside:
+        (folder / beside).parent.mkdir(exist_ok=True)
+        (folder / beside).write_text("")
     with output.open("wb") as out:
         up = subprocess.Popen(
-            [installed.with_name("wa-ingest"), "up"], cwd=empty, env=os.environ | own, stdout=out, stderr=out
+            [installed.with_name("wa-ingest"), "up"], cwd=folder, env=os.environ | own, stdout=out, stderr=out
         )
     try:
         wait_for(lambda: "Ctrl-C stops" in output.read_text() or up.poll() is not None, 60, "the start of `up`")
