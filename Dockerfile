@@ -13,7 +13,7 @@
 FROM python:3.11-slim-bookworm AS wheel
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /source
-COPY pyproject.toml requirements.lock README.md ./
+COPY pyproject.toml requirements.lock README.md LICENSE ./
 # What the package needs, on its own: the layer that holds it stays the same until this list or the lock file changes.
 # With the extra for traces, which costs nothing until they are asked for.
 RUN mkdir /wheel \

@@ -13,8 +13,7 @@ import os
 from pathlib import Path
 from time import monotonic
 
-from workers import Handlers, Message, Status
-from workers.events.types import Event
+from workers import Event, Handlers, Message, Status
 
 EVERY = 1000
 """Calls between two stamps."""

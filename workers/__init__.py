@@ -1,14 +1,34 @@
 """Everything behind Redis. What your handlers module imports is here."""
 
-from workers.events.types import Change, Error, Message, Profile, Status
+from workers.dispatch.time_limit import HandlerTimeout
+from workers.events import (
+    Broken,
+    Change,
+    Conversation,
+    Error,
+    Event,
+    Fault,
+    Media,
+    Message,
+    Pricing,
+    Profile,
+    Status,
+)
 from workers.handlers import Discard, Handlers, Reject, RetryIn
 
 __all__ = [
+    "Broken",
     "Change",
+    "Conversation",
     "Discard",
     "Error",
+    "Event",
+    "Fault",
+    "HandlerTimeout",
     "Handlers",
+    "Media",
     "Message",
+    "Pricing",
     "Profile",
     "Reject",
     "RetryIn",

@@ -10,9 +10,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from ingest.state import rates
-from workers.events.types import Event, Message
+from workers.events import Change, Error, Event, Message, Profile, Status
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+# What each decorator takes, plain or async, so that a type checker finds a handler of another event.
+OnMessage = TypeVar("OnMessage", bound=Callable[[Message], object])
+OnStatus = TypeVar("OnStatus", bound=Callable[[Status], object])
+OnError = TypeVar("OnError", bound=Callable[[Error], object])
+OnProfile = TypeVar("OnProfile", bound=Callable[[Profile], object])
+OnChange = TypeVar("OnChange", bound=Callable[[Change], object])
 
 
 class Discard(Exception):
@@ -91,21 +98,21 @@ class Handlers:
 
     def message(
         self, *types: str, rate: str | None = None, concurrency: int | None = None
-    ) -> Callable[[Function], Function]:
+    ) -> Callable[[OnMessage], OnMessage]:
         """For messages of these types (`text`, `image`, `button`, …); none named: every type."""
         return self._register("message", types, rate, concurrency)
 
     def status(
         self, *statuses: str, rate: str | None = None, concurrency: int | None = None
-    ) -> Callable[[Function], Function]:
+    ) -> Callable[[OnStatus], OnStatus]:
         """For statuses (`sent`, `delivered`, `read`, `failed`, …); none named: every status."""
         return self._register("status", statuses, rate, concurrency)
 
-    def error(self, *, rate: str | None = None, concurrency: int | None = None) -> Callable[[Function], Function]:
+    def error(self, *, rate: str | None = None, concurrency: int | None = None) -> Callable[[OnError], OnError]:
         """For errors that are not part of a message or a status."""
         return self._register("error", (), rate, concurrency)
 
-    def profile(self, *, rate: str | None = None, concurrency: int | None = None) -> Callable[[Function], Function]:
+    def profile(self, *, rate: str | None = None, concurrency: int | None = None) -> Callable[[OnProfile], OnProfile]:
         """For news of a contact: name, username, number, user id or identity changed.
 
         The senders tell of it scattered: a message of type system says that a number, a user id or an identity changed;
@@ -119,7 +126,7 @@ class Handlers:
 
     def change(
         self, *fields: str, rate: str | None = None, concurrency: int | None = None
-    ) -> Callable[[Function], Function]:
+    ) -> Callable[[OnChange], OnChange]:
         """For Cloud changes of these fields (`account_update`, `calls`, …); none named: every field but `messages`."""
         return self._register("change", fields, rate, concurrency)
 

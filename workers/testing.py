@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import orjson
 
 from workers.dispatch.dispatcher import Dispatcher, Outcome
+from workers.events import Broken, Event
 from workers.events.parsing import parse
-from workers.events.types import Broken, Event
 from workers.handlers import Handlers
+
+__all__ = ["Called", "call"]
 
 
 class Called(NamedTuple):

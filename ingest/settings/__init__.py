@@ -52,7 +52,7 @@ class Settings(BaseSettings):
         "separated; unset: `up` starts its own server",
     )
     handlers: str = Field(
-        "examples.printing:handlers",
+        "workers.printing:handlers",
         pattern=r"^[\w.]+:[\w.]+$",
         description="module:object of your handlers; the working folder is importable",
     )

@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ingest.settings import Settings, variable
-from workers import Change, Error, Message, Profile, Status
-from workers.events.types import Event
-from workers.events.values import Conversation, Fault, Media, Pricing
+from workers.events import Change, Conversation, Error, Event, Fault, Media, Message, Pricing, Profile, Status
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from ingest.routing import MESSAGES, lane_of, partition_of, route
 from workers.engine import claims
+from workers.events import Broken, Event, Message
 from workers.events.parsing import parse
-from workers.events.types import Broken, Event, Message
 
 RECEIVED_MS, ATTEMPT, PARTITIONS = 1_700_000_000_123, 2, 8
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from workers import Handlers, RetryIn
+from workers.events import Event
 from workers.events.parsing import parse
-from workers.events.types import Event
 from workers.handlers import HandlersError, load
 
 

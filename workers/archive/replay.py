@@ -21,8 +21,8 @@ from ingest.store.append import APPEND_KEYS, BATCH_BYTES, append_arguments, appe
 from ingest.store.jobs import job_template
 from ingest.store.records import pack
 from workers.archive.files import HOUR_MS, Block, Tell, blocks, records
+from workers.events import Broken, Event, Message, Status
 from workers.events.parsing import parse
-from workers.events.types import Broken, Event, Message, Status
 
 PORTION = 1000
 """Records in a portion; it holds fewer when they are large, more when so many arrived in one millisecond."""

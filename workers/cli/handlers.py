@@ -16,7 +16,7 @@ from ingest.state import rates
 from ingest.telemetry.printable import printable
 from workers import handlers as registry
 from workers.cli.terminal import as_json, current_settings
-from workers.events.types import Broken, Event
+from workers.events import Broken, Event
 from workers.handlers import Handler, Handlers, HandlersError
 from workers.testing import Called
 from workers.testing import call as call_handlers

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from ingest.state import counters
 from workers.dispatch.rate_limits import HandlerLimiter, RateLimited, RateLimits, longest_wait
 from workers.dispatch.time_limit import HandlerTimeout, TimeLimit
-from workers.events.types import Event
+from workers.events import Event
 from workers.handlers import Discard, Handler, Handlers, Reject, RetryIn
 
 STOP_SECONDS = 6.0

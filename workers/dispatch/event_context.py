@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ingest.routing import lane_of
 from ingest.telemetry.logs import in_work
 from workers.dispatch.dispatcher import Outcome
-from workers.events.types import Event
+from workers.events import Event
 
 if TYPE_CHECKING:
     from ingest.telemetry.spans import Attributes, Running, Spans

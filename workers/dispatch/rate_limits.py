@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ingest.store import keys, scripts
 from ingest.store.pipelined import PipelinedConnection
-from workers.events.types import Event
+from workers.events import Event
 from workers.handlers import Handler
 
 RATES = keys.WA + "rates"

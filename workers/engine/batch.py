@@ -28,7 +28,7 @@ from workers.engine import claims, reaper
 from workers.engine.batch_state import BatchState, kept
 from workers.engine.profiles import Profiles
 from workers.engine.queue import SPENT, WAITS, Consumer, Delivery
-from workers.events.types import Event, Status
+from workers.events import Event, Status
 from workers.handlers import Handlers
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from ingest.store.records import Record, digest, pack, unpack
 from workers.dispatch.dispatcher import HANDLED, Outcome
 from workers.engine import retries
 from workers.engine.claims import Claim, of
+from workers.events import Broken, Event, Message, Status
 from workers.events.parsing import parse
-from workers.events.types import Broken, Event, Message, Status
 
 _DETAIL = 500  # characters of a dead letter's detail
 

@@ -23,7 +23,7 @@ from redis import Redis
 
 from ingest.store import keys, scripts
 from ingest.store.pipelined import PipelinedConnection
-from workers.events.types import Change, Event, Message, Status
+from workers.events import Change, Event, Message, Status
 
 CLAIMS = keys.WA + "claims"
 GENERATIONS = keys.WA + "generations"

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from ingest.store import keys, scripts
 from ingest.store.pipelined import Call, PipelinedConnection
 from workers.dispatch.dispatcher import Account, Outcome
-from workers.events.types import Event, Message, Profile
+from workers.events import Event, Message, Profile
 
 PROFILES = keys.WA + "profiles:"
 

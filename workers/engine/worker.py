@@ -233,8 +233,8 @@ class BatchWorker(SimpleWorker):
         execution = next(iter(list(self.executions.values())), None)
         if execution is None:
             self.heartbeat()
-        elif execution._job is not None:
-            self.maintain_heartbeats(execution._job, execution)
+        else:
+            self.maintain_heartbeats(execution.job, execution)
 
     def _trim(self) -> None:
         """Remove old dead letters and what need not be remembered any more, unless another worker just did."""

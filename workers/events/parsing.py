@@ -11,8 +11,14 @@ from typing import Any
 
 import orjson
 
-from workers.events.types import Broken, Change, Error, Event, Message, Status
-from workers.events.values import Envelope, JsonObject, write_json
+from workers.events.broken import Broken
+from workers.events.change import Change
+from workers.events.envelope import Envelope, write_json
+from workers.events.error import Error
+from workers.events.event import Event
+from workers.events.message import Message
+from workers.events.status import Status
+from workers.events.values import JsonObject
 
 _ARRAYS: dict[str, type[Event]] = {"messages": Message, "statuses": Status, "errors": Error}
 

@@ -18,7 +18,7 @@ from redis import Redis
 
 from ingest.settings import load, redis_url
 from ingest.store import connection, keys
-from workers.events.types import Message, Status
+from workers.events import Message, Status
 from workers.handlers import Handlers
 from workers.simulator import bodies
 from workers.simulator.bodies import MESSAGES, STAGES, STATUSES, Known, Notification

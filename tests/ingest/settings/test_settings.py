@@ -12,7 +12,7 @@ from ingest.settings import Settings, SettingsError, each_redis, load, redis_url
 
 DEFAULTS = {
     "redis_url": None,
-    "handlers": "examples.printing:handlers",
+    "handlers": "workers.printing:handlers",
     "listen": ("0.0.0.0", 8080),
     "admin_listen": ("127.0.0.1", 9100),
     "path": "/webhook",
@@ -140,7 +140,7 @@ def test_file_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 WRONG = [
-    ("HANDLERS", "examples.printing"),
+    ("HANDLERS", "workers.printing"),
     ("HANDLERS", "a b:c"),
     ("LISTEN", "8080"),
     ("LISTEN", "host:http"),

@@ -14,8 +14,8 @@ from ingest.store.pipelined import PipelinedConnection
 from workers import Discard, Handlers, Reject, RetryIn
 from workers.dispatch.dispatcher import Dispatcher, Outcome
 from workers.dispatch.rate_limits import RATES, RateLimits
+from workers.events import Event
 from workers.events.parsing import parse
-from workers.events.types import Event
 
 
 class Run:

@@ -12,8 +12,8 @@ from ingest.store.pipelined import PipelinedConnection
 from ingest.store.records import pack
 from workers import Handlers
 from workers.engine import claims
+from workers.events import Event
 from workers.events.parsing import parse
-from workers.events.types import Event
 
 
 def _of(body: bytes, attempt: int = 1, received_ms: int = 1_700_000_000_000) -> claims.Claim:

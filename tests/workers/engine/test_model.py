@@ -37,7 +37,7 @@ from workers.engine import batch as batch_room
 from workers.engine import claims, reaper
 from workers.engine import queue as queue_room
 from workers.engine.batch_state import BatchState
-from workers.events.types import Event
+from workers.events import Event
 
 PARTITIONS = 2
 CONTACTS = ["15550000", "15550001", "15550003", "15550004"]

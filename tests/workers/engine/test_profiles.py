@@ -22,8 +22,8 @@ from ingest.store.pipelined import PipelinedConnection
 from workers import Discard, Handlers, Reject
 from workers.dispatch.dispatcher import HANDLED, Outcome
 from workers.engine import profiles
+from workers.events import Event, Message, Profile
 from workers.events.parsing import parse
-from workers.events.types import Event, Message, Profile
 
 NOW_MS = 1_700_000_000_000
 FACTS = {"name": "Ada", "username": "ada.l", "number": "15550001", "user_id": "US.1", "identity": "key1"}

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from workers.events import Broken, Change, Event, Message
 from workers.events.parsing import parse
-from workers.events.types import Broken, Change, Event, Message
 
 CORPUS = Path(__file__).parents[4] / "shared" / "corpus"
 QUICK = settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])

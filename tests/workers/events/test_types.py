@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
+from workers.events import Broken, Change, Error, Event, Message, Profile, Status
 from workers.events.parsing import parse
-from workers.events.types import Broken, Change, Error, Event, Message, Profile, Status
 from workers.events.values import Fault
 
 CORPUS = Path(__file__).parents[4] / "shared" / "corpus"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.events import Broken, Error, Message, Status
 from workers.events.parsing import parse
-from workers.events.types import Broken, Error, Message, Status
 from workers.simulator import bodies, verifying
 from workers.simulator.bodies import ERRORS, KINDS, MESSAGES, STATUSES, Content, Notification
 from workers.simulator.counters import Latencies, Tally

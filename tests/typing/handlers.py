@@ -1,0 +1,131 @@
+"""Handlers as users write them: mypy must accept what is right and refuse the rest (`type: ignore` that is not needed
+is an error, too).
+"""
+
+from __future__ import annotations
+
+from workers import (
+    Change,
+    Discard,
+    Error,
+    Event,
+    Handlers,
+    HandlerTimeout,
+    Message,
+    Profile,
+    Reject,
+    RetryIn,
+    Status,
+)
+
+handlers = Handlers()
+
+
+@handlers.message()
+def every_message(message: Message) -> None: ...
+
+
+@handlers.message("text", "button", rate="50/s", concurrency=4)
+async def some_messages(message: Message) -> None:
+    if message.text is None:
+        raise Discard("no text")
+    try:
+        ...
+    except HandlerTimeout:
+        raise RetryIn(60) from None
+
+
+@handlers.status()
+async def every_status(status: Status) -> None: ...
+
+
+@handlers.status("failed", "read", rate="100/m", concurrency=1)
+def some_statuses(status: Status) -> None:
+    raise Reject("why")
+
+
+@handlers.error()
+def every_error(error: Error) -> None: ...
+
+
+@handlers.error(rate="10/h", concurrency=1)
+async def every_error_slowly(error: Error) -> None: ...
+
+
+@handlers.profile()
+async def every_profile(profile: Profile) -> None: ...
+
+
+@handlers.profile(rate="1/s", concurrency=1)
+def every_profile_slowly(profile: Profile) -> None: ...
+
+
+@handlers.change()
+def every_change(change: Change) -> None: ...
+
+
+@handlers.change("account_update", "calls", rate="1/s", concurrency=1)
+async def some_changes(change: Change) -> None: ...
+
+
+# One function may take several kinds, by what they have in common. What it returns is not looked at.
+@handlers.message()
+@handlers.status()
+@handlers.error()
+@handlers.profile()
+@handlers.change()
+def count(event: Event) -> int:
+    return event.attempt
+
+
+class Bot:
+    def on_message(self, message: Message) -> None: ...
+
+
+handlers.message("text")(Bot().on_message)
+
+
+# A decorator gives back what it takes.
+def each_stays_what_it_was(message: Message, status: Status, event: Event) -> None:
+    every_message(message)
+    total: int = count(event)
+    every_message(status)  # type: ignore[arg-type]
+    del total
+
+
+@handlers.message()  # type: ignore[type-var]
+def not_a_status(status: Status) -> None: ...
+
+
+@handlers.status()  # type: ignore[type-var]
+async def not_a_message(message: Message) -> None: ...
+
+
+@handlers.error()  # type: ignore[type-var]
+def not_a_change(change: Change) -> None: ...
+
+
+@handlers.profile()  # type: ignore[type-var]
+def no_profile(message: Message) -> None: ...
+
+
+@handlers.change()  # type: ignore[type-var]
+def not_an_error(error: Error) -> None: ...
+
+
+@handlers.message()  # type: ignore[type-var]
+def no_argument() -> None: ...
+
+
+@handlers.message  # type: ignore[arg-type]
+def no_parentheses(message: Message) -> None: ...
+
+
+handlers.message(1)  # type: ignore[arg-type]
+handlers.message(rate=50)  # type: ignore[arg-type]
+handlers.message(concurrency="4")  # type: ignore[arg-type]
+handlers.error("130429")  # type: ignore[call-arg]
+handlers.no_such_kind()  # type: ignore[attr-defined]
+
+RetryIn("soon")  # type: ignore[arg-type]
+RetryIn()  # type: ignore[call-arg]

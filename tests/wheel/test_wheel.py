@@ -1,0 +1,77 @@
+"""The wheel is complete, and works where there is no checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HELLO = b'{"messages":[{"from":"15550001","id":"m1","type":"text","text":{"body":"Hello"}}]}'
+
+
+def test_what_is_in_it(wheel: Path) -> None:
+    """It holds every file of the two packages (scripts, the page, `py.typed`), the licence, and nothing else."""
+    packages = [path for name in ("ingest", "workers") for path in (ROOT / name).rglob("*")]
+    files = {str(path.relative_to(ROOT)) for path in packages if path.is_file() and "__pycache__" not in path.parts}
+    assert {"ingest/py.typed", "workers/py.typed", "ingest/store/append.lua", "ingest/admin/page/index.html"} <= files
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+        (metadata,) = (name for name in held if name.endswith(".dist-info/METADATA"))
+        assert "\nLicense-Expression: MIT\n" in archive.read(metadata).decode()
+    about = Path(metadata).parent
+    assert {name for name in held if about not in Path(name).parents} == files
+    assert f"{about}/licenses/LICENSE" in held
+
+
+@pytest.mark.parametrize("beside", ["", "workers/jobs.py"], ids=["nothing", "workers"])
+def test_up(
+    beside: str, installed: Path, tmp_path: Path, free_port: Callable[[], int], wait_for: Callable[..., None]
+) -> None:
+    """`wa-ingest up` with no setting but its ports prints what is posted and ends well at Ctrl-C, in an empty folder or
+    beside files of the user's own."""
+    port, output = free_port(), tmp_path / "output"
+    own = {"WA_LISTEN": f"127.0.0.1:{port}", "WA_ADMIN_LISTEN": f"127.0.0.1:{free_port()}"}
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if beside:
+        (folder / beside).parent.mkdir(exist_ok=True)
+        (folder / beside).write_text("")
+    with output.open("wb") as out:
+        up = subprocess.Popen(
+            [installed.with_name("wa-ingest"), "up"], cwd=folder, env=os.environ | own, stdout=out, stderr=out
+        )
+    try:
+        wait_for(lambda: "Ctrl-C stops" in output.read_text() or up.poll() is not None, 60, "the start of `up`")
+        assert up.poll() is None, output.read_text()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/webhook", HELLO, timeout=10) as answer:
+            assert answer.status == 200
+        wait_for(lambda: "message  text from 15550001: Hello" in output.read_text(), what="the line of the message")
+        up.send_signal(signal.SIGINT)
+        assert up.wait(30) == 0, output.read_text()
+    finally:
+        up.kill()
+        up.wait()
+    assert "Traceback" not in output.read_text()
+
+
+def test_it_is_typed(installed: Path, tmp_path: Path) -> None:
+    """mypy reads the types of the installed package, as strictly as in the checkout."""
+    pytest.importorskip("mypy")
+    for file in (ROOT / "tests/typing").glob("*.py"):
+        shutil.copy(file, tmp_path / f"users_{file.name}")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--python-executable", installed, "--cache-dir", ".cache", "."],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,41 @@
+"""The handlers that run when none are named."""
+
+from __future__ import annotations
+
+import pytest
+
+from examples import printing as example
+from ingest.settings import Settings
+from workers.handlers import load
+from workers.printing import handlers
+from workers.testing import call
+
+SYSTEM = {"body": "Ann changed", "type": "user_changed_number", "new_wa_id": "15550002"}
+ONPREM = {
+    "messages": [
+        {"from": "15550001", "id": "m1", "type": "text", "text": {"body": "Hello"}},
+        {"from": "15550001", "id": "m2", "type": "system", "system": SYSTEM},
+    ],
+    "statuses": [{"id": "s1", "status": "read"}],
+    "errors": [{"code": 1000, "title": "Generic error"}],
+}
+CLOUD = {"entry": [{"id": "1", "changes": [{"field": "account_update", "value": {}}]}]}
+
+
+def test_each_kind_of_event_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Messages, statuses, errors, news of contacts and changes are printed, each as one line."""
+    outcomes = [called.outcome for body in (ONPREM, CLOUD) for called in call(handlers, body)]
+    assert outcomes == ["handled"] * 5
+    assert capsys.readouterr().out.splitlines() == [
+        "message  text from 15550001: Hello",
+        "message  system from 15550001: ",
+        "profile  15550001: number changed",
+        "status   read of s1",
+        "error    1000 Generic error",
+        "change   account_update of account 1",
+    ]
+
+
+def test_they_are_the_default_and_an_example() -> None:
+    """Without WA_HANDLERS, and as `examples.printing:handlers`, they are what runs."""
+    assert load(Settings().handlers) is handlers is example.handlers

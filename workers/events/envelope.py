@@ -1,0 +1,128 @@
+"""The notification around events, and how a part of it is written as a notification of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from workers.events.values import JsonObject, phone, text
+
+_ARRAYS = frozenset({"contacts", "messages", "statuses", "errors"})
+
+
+class Envelope:
+    """The notification around events: the objects that enclose them, as parsed. One for each Cloud change.
+
+    `change` and `entry` are None in the On-Premises form, whose `value` is the body itself. `text` are the bytes that
+    were parsed, `body_digest` the digest of those that were received if these are others.
+    """
+
+    __slots__ = ("_people", "attempt", "body", "body_digest", "change", "entry", "received_ms", "text", "value")
+
+    def __init__(
+        self,
+        body: JsonObject,
+        entry: JsonObject | None,
+        change: JsonObject | None,
+        value: JsonObject,
+        received_ms: int,
+        attempt: int,
+        text: bytes,
+        body_digest: bytes,
+    ) -> None:
+        self.body = body
+        self.entry = entry
+        self.change = change
+        self.value = value
+        self.received_ms = received_ms
+        self.attempt = attempt
+        self.text = text
+        self.body_digest = body_digest
+        self._people: _People | None = None
+
+    def around(self, array: str, content: Any, contact: JsonObject | None = None) -> bytes:
+        """The notification with nothing in its arrays but `content`, as `array`, and the contact."""
+        value = {k: v for k, v in self.value.items() if k not in _ARRAYS}
+        if contact is not None:
+            value["contacts"] = [contact]
+        value[array] = content
+        if self.change is None:
+            return write_json(value)
+        return self.around_change({**self.change, "value": value})
+
+    def around_change(self, change: Any) -> bytes:
+        """The Cloud notification with this change alone."""
+        return write_json({**self.body, "entry": [{**(self.entry or {}), "changes": [change]}]})
+
+    @property
+    def only_contact(self) -> JsonObject | None:
+        """The element of `contacts` when it is the only one and says no user id: then it is everybody's."""
+        contacts = self.value.get("contacts")
+        if isinstance(contacts, list) and len(contacts) == 1:
+            lone = contacts[0]
+            if isinstance(lone, dict) and not lone.get("user_id"):
+                return lone
+        return None
+
+    def contact(self, numbers: tuple[str | None, ...], users: tuple[str | None, ...]) -> JsonObject | None:
+        """The element of `contacts` with one of these numbers, else one of these user ids, else a lone one.
+
+        A lone contact with a user id is not taken for an element with another user id.
+        """
+        contacts = self.value.get("contacts")
+        if not contacts or not isinstance(contacts, list):
+            return None
+        if self._people is None:
+            self._people = _People(contacts)
+        people = self._people
+        for found, keys in ((people.by_number, numbers), (people.by_user, users)):
+            for key in keys:
+                if key is not None and key in found:
+                    return found[key]
+        lone = people.lone
+        return None if lone is None or (any(users) and text(lone, "user_id")) else lone
+
+
+class _People:
+    """The contacts by number and by user id: a notification of 1,000 elements may hold as many contacts."""
+
+    __slots__ = ("by_number", "by_user", "lone")
+
+    def __init__(self, contacts: list[Any]) -> None:
+        objects = [item for item in contacts if isinstance(item, dict)]
+        # Reversed, so that the first of two equal ones is kept.
+        self.by_number = {n: item for item in reversed(objects) if (n := phone(item, "wa_id"))}
+        self.by_user = {u: item for item in reversed(objects) if (u := text(item, "user_id"))}
+        self.lone = objects[0] if len(objects) == 1 else None
+
+
+def write_json(tree: Any) -> bytes:
+    """Any JSON that orjson has read. orjson reads 1024 levels, but writes no more than 254."""
+    try:
+        return orjson.dumps(tree)
+    except orjson.JSONEncodeError:
+        return _write_deep(tree)
+
+
+def _write_deep(tree: Any) -> bytes:
+    out: list[bytes] = []
+    # Parsed JSON holds no bytes, so bytes on the stack are text that is already written.
+    todo: list[Any] = [tree]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, bytes):
+            out.append(item)
+        elif isinstance(item, dict):
+            parts: list[Any] = [b"{"]
+            for n, (key, value) in enumerate(item.items()):
+                parts += [b"," if n else b"", orjson.dumps(key), b":", value]
+            todo += reversed([*parts, b"}"])
+        elif isinstance(item, list):
+            parts = [b"["]
+            for n, value in enumerate(item):
+                parts += [b"," if n else b"", value]
+            todo += reversed([*parts, b"]"])
+        else:
+            out.append(orjson.dumps(item))
+    return b"".join(out)
