@@ -16,7 +16,7 @@ def test_make_lists_every_target() -> None:
     """`make` and `make help` print each target that is no file, in one line that says what it does."""
     shown = [subprocess.run(["make", "-s", *more], cwd=ROOT, capture_output=True, text=True) for more in ([], ["help"])]
     assert shown[0].stdout == shown[1].stdout
-    (targets,) = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    (targets,) = re.findall(r"^\.PHONY: ([a-z -]+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert sorted(re.findall(r"^make (\S+) +\S+", shown[0].stdout, re.MULTILINE)) == sorted(targets.split())
 
 
