@@ -14,10 +14,10 @@ import orjson
 import uvloop
 
 from benchmarks import bodies
-from ingest.commit.group_commit import FLUSH_RECORDS, Committer
+from ingest.commit.committer import make_committer
+from ingest.commit.group_commit import FLUSH_RECORDS
 from ingest.routing import route
-from ingest.settings import load, redis_url
-from ingest.store import connection
+from ingest.settings import load
 
 
 def made(count: int, kind: str, updates: int, seed: int = 0) -> Iterator[bytes]:
@@ -35,8 +35,7 @@ async def fill() -> int:
     """Commit them all, a flush at a time; return their bytes."""
     port, count = os.environ["BENCH_REDIS"], int(os.environ["BENCH_COUNT"])
     settings = load(redis_url=f"redis://127.0.0.1:{port}/0")
-    redis = connection.for_receiver(redis_url(settings))
-    committer = Committer(redis, settings)
+    committer = make_committer(settings)
     size = 0
     waiting: list[asyncio.Future[None] | asyncio.Task[None]] = []
     held = 0
@@ -49,7 +48,7 @@ async def fill() -> int:
             await asyncio.gather(*waiting)
             waiting, held = [], 0
     await asyncio.gather(*waiting)
-    await redis.aclose()
+    await committer.aclose()
     return size
 
 

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from ingest import child, metrics
 from ingest.admin.app import Admin
 from ingest.admin.event_stream import EventStream
-from ingest.commit import sharded
+from ingest.commit.committer import make_committer
 from ingest.http.listener import Listener, connection_limit
 from ingest.http.webhook import Webhook
 from ingest.settings import Settings, SettingsError, load, redis_url, tls
@@ -41,7 +41,7 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
         loop.add_signal_handler(number, stop.set)
 
     spans = tracing.start("wa-ingest-receiver")
-    committer = sharded.committer(settings, spool)
+    committer = make_committer(settings, spool)
     webhook = Webhook(settings, committer, spans)
     public = Listener(settings, "listen", webhook, connection_limit(settings))
     pages = Admin(settings, committer)

@@ -19,11 +19,10 @@ import aiohttp
 import pytest
 from redis import Redis
 
-from ingest.commit.group_commit import Committer
+from ingest.commit.committer import make_committer
 from ingest.routing import route
 from ingest.settings import load
-from ingest.settings import redis_url as url_of
-from ingest.store import connection, keys
+from ingest.store import keys
 
 ROOT = Path(__file__).parents[1]
 CORPUS = ROOT.parent / "shared" / "corpus"
@@ -224,8 +223,7 @@ def test_backlog_is_compact_and_drains(redis: Redis, tmp_path: Path, monkeypatch
     ]
 
     async def commit_all() -> None:
-        client = connection.for_receiver(url_of(load()))
-        committer = Committer(client, load())
+        committer = make_committer(load())
         left = iter(bodies)
 
         async def work() -> None:
@@ -233,7 +231,7 @@ def test_backlog_is_compact_and_drains(redis: Redis, tmp_path: Path, monkeypatch
                 await committer.commit(body, 1_700_000_000_000, route(body, 8))
 
         await asyncio.gather(*[work() for _ in range(200)])
-        await client.aclose()
+        await committer.aclose()
 
     asyncio.run(_warm_up())
     before: int = redis.info("memory")["used_memory"]  # type: ignore[index]
@@ -262,9 +260,9 @@ def test_backlog_is_compact_and_drains(redis: Redis, tmp_path: Path, monkeypatch
 
 
 async def _warm_up() -> None:
-    client = connection.for_receiver(url_of(load()))
-    assert await Committer(client, load()).probe() is None
-    await client.aclose()
+    committer = make_committer(load())
+    assert await committer.probe() is None
+    await committer.aclose()
 
 
 @pytest.mark.parametrize("rounds", [3])

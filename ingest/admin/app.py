@@ -13,7 +13,7 @@ from ingest import metrics
 from ingest.admin import collectors, page
 from ingest.admin.actions import Actions
 from ingest.admin.event_stream import EventStream
-from ingest.commit.group_commit import Committer
+from ingest.commit.committer import Committer
 from ingest.http.answers import Answer
 from ingest.settings import Settings, redis_url
 from ingest.state.spooled import spool_figures

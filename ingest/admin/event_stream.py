@@ -13,7 +13,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from ingest.admin import page
-from ingest.commit.group_commit import Committer
+from ingest.commit.committer import Committer
 from ingest.http.answers import Answer
 from ingest.settings import Settings
 from ingest.state import health, history, snapshot

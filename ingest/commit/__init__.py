@@ -1,1 +1,1 @@
-"""Durable in Redis: group commit, several Redis."""
+"""Durable in Redis: group commit, one Redis or several."""

@@ -7,95 +7,72 @@ there, order and the drop of copies are as with one.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TypeVarTuple
 
-from redis.asyncio import Redis
-
-from ingest.commit.group_commit import Committer, NotDurable
+from ingest.commit.group_commit import GroupCommit
+from ingest.commit.redis_writer import RedisWriter
 from ingest.routing import Route, home
-from ingest.settings import Settings, each_redis, redis_url
-from ingest.spool.fallback import LONGEST_PROBE_SECONDS, PROBE_SECONDS
-from ingest.spool.spool import Spool
-from ingest.store import connection
+from ingest.spool.fallback import LONGEST_PROBE_SECONDS, PROBE_SECONDS, SpoolFallback
 from ingest.store.records import unpack
-from ingest.store.urls import address
 from ingest.telemetry.outage import Outage
 
-_AWAY, _BACK = "a Redis is not used, another one is", "a Redis is used again"
+_Args = TypeVarTuple("_Args")
 
 
-def committer(settings: Settings, spool: Spool | None) -> Committer:
-    """For one Redis or several, as WA_REDIS_URL says."""
-    each = each_redis(settings)
-    if len(each) == 1:
-        return Committer(connection.for_receiver(redis_url(settings)), settings, spool)
-    return ShardedWriter(
-        {address(redis_url(one)): connection.for_receiver(redis_url(one)) for one in each}, settings, spool
-    )
+class ShardedWriter:
+    """Writes packed records into several Redis. One that fails is left out until it answers a probe.
 
-
-class ShardedWriter(Committer):
-    """Makes notifications durable in one of several Redis, each with a group commit of its own.
-
-    Its own group commit is for what none of them keeps: all once more, then the spool. One that fails is left out until
-    it answers a probe.
+    `outage` says in the log when none of them is used.
     """
 
-    def __init__(self, clients: dict[str, Redis], settings: Settings, spool: Spool | None) -> None:
-        super().__init__(next(iter(clients.values())), settings, spool)
-        self._each = [
-            Committer(client, settings, outage=Outage(_AWAY, _BACK, redis=name)) for name, client in clients.items()
-        ]
+    def __init__(self, writers: Sequence[RedisWriter], outage: Outage) -> None:
+        self.writers = writers
+        self._outage = outage
         self._away: dict[int, asyncio.Task[None]] = {}
         self._reason = ""
 
-    async def commit(self, body: bytes, received_ms: int, routes: tuple[Route, ...]) -> None:
-        """Return when the notification is durable. Raises NotDurable."""
-        if self.fallback is None or not self.fallback.in_use():
-            shares: dict[int, tuple[Route, ...]] = {}
-            for place in routes:
-                n = home(place.queue, body, len(self._each))
-                shares[n] = (*shares.get(n, ()), place)
-            kept = [self._commit_in_one(n, body, received_ms, some) for n, some in shares.items()]
-            if all(await asyncio.gather(*kept) if len(kept) > 1 else [await kept[0]]):
-                self._outage.up()
-                return
-            if self.fallback is None:
-                self._outage.down(self._reason)
-                raise NotDurable(self._reason)
-        await super().commit(body, received_ms, routes)
-
-    async def _commit_in_one(self, first: int, body: bytes, received_ms: int, routes: tuple[Route, ...]) -> bool:
-        for n in self._usable(first):
-            try:
-                await self._each[n].commit(body, received_ms, routes)
-            except NotDurable as error:
-                self._leave_out(n, str(error))
-            else:
-                return True
-        return False
-
-    async def _try_to_write(self, records_by_queue: dict[str, list[bytes]]) -> str | None:
-        """What the spool replays, or no Redis has kept so far. Of nothing, a probe: one that answers will do."""
-        if not records_by_queue:
-            return await self._write_in_one(0, {})
+    async def write(self, records_by_queue: Mapping[str, list[bytes]]) -> str | None:
+        """None when they are durable, each in its home or the next one, else the reason."""
         shares: dict[int, dict[str, list[bytes]]] = {}
         for queue, records in records_by_queue.items():
             for record in records:
-                n = home(queue, unpack(record).body, len(self._each))
+                n = home(queue, unpack(record).body, len(self.writers))
                 shares.setdefault(n, {}).setdefault(queue, []).append(record)
-        reasons = await asyncio.gather(*(self._write_in_one(n, some) for n, some in shares.items()))
-        return next(filter(None, reasons), None)
+        writes = [writer.write for writer in self.writers]
+        reason = await _all(self.in_turn(n, writes, share) for n, share in shares.items())
+        self._outage.report(reason)
+        return reason
 
-    async def _write_in_one(self, first: int, records_by_queue: dict[str, list[bytes]]) -> str | None:
+    async def probe(self) -> str | None:
+        """Why nothing could be written at this moment, or None: one Redis that answers will do."""
+        reason = await self.in_turn(0, [writer.probe for writer in self.writers])
+        self._outage.report(reason)
+        return reason
+
+    async def aclose(self) -> None:
+        for task in self._away.values():
+            task.cancel()
+        await asyncio.gather(*self._away.values(), return_exceptions=True)
+        for writer in self.writers:
+            await writer.aclose()
+
+    async def in_turn(
+        self, first: int, attempts: Sequence[Callable[[*_Args], Awaitable[str | None]]], *args: *_Args
+    ) -> str | None:
+        """Make the attempt of one Redis after another, from the home on, until one succeeds.
+
+        None then, or the reason why none does.
+        """
         for n in self._usable(first):
-            reason = await self._each[n]._write(records_by_queue)
+            reason = await attempts[n](*args)
             if reason is None:
                 return None
             self._leave_out(n, reason)
         return self._reason
 
     def _usable(self, first: int) -> list[int]:
-        count = len(self._each)
+        count = len(self.writers)
         return [n % count for n in range(first, first + count) if n % count not in self._away]
 
     def _leave_out(self, n: int, reason: str) -> None:
@@ -106,14 +83,47 @@ class ShardedWriter(Committer):
     async def _take_back(self, n: int) -> None:
         wait = PROBE_SECONDS
         await asyncio.sleep(wait)
-        while await self._each[n].probe() is not None:
+        while await self.writers[n].probe() is not None:
             wait = min(1.5 * wait, LONGEST_PROBE_SECONDS)
             await asyncio.sleep(wait)
         del self._away[n]
 
-    async def aclose(self) -> None:
-        for task in self._away.values():
-            task.cancel()
-        await asyncio.gather(*self._away.values(), return_exceptions=True)
-        for one in self._each:
-            await one.aclose()
+
+class ShardedCommit:
+    """A group commit for each Redis, so that none waits for another, and a last one for what none of them keeps.
+
+    The last one writes all of the notification once more, and then has the spool. Without a spool it is not asked.
+    """
+
+    def __init__(self, writer: ShardedWriter, fallback: SpoolFallback | None, outage: Outage) -> None:
+        self._writer = writer
+        self._fallback = fallback
+        self._outage = outage
+        self._commits = [GroupCommit(one).commit for one in writer.writers]
+        self._last = GroupCommit(writer, fallback)
+
+    async def commit(self, body: bytes, received_ms: int, routes: tuple[Route, ...]) -> str | None:
+        """None when the notification is durable, else the reason."""
+        if self._fallback is None or not self._fallback.in_use():
+            shares = _by_home(body, routes, len(self._commits)).items()
+            tries = [self._writer.in_turn(n, self._commits, body, received_ms, share) for n, share in shares]
+            reason = await (tries[0] if len(tries) == 1 else _all(tries))
+            if reason is None or self._fallback is None:
+                self._outage.report(reason)
+                return reason
+        return await self._last.commit(body, received_ms, routes)
+
+
+def _by_home(body: bytes, routes: tuple[Route, ...], count: int) -> dict[int, tuple[Route, ...]]:
+    if len(routes) == 1:  # nearly all
+        return {home(routes[0].queue, body, count): routes}
+    shares: dict[int, tuple[Route, ...]] = {}
+    for place in routes:
+        n = home(place.queue, body, count)
+        shares[n] = (*shares.get(n, ()), place)
+    return shares
+
+
+async def _all(attempts: Iterable[Awaitable[str | None]]) -> str | None:
+    """None when all succeed, else one of the reasons."""
+    return next(filter(None, await asyncio.gather(*attempts)), None)

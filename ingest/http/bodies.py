@@ -13,7 +13,6 @@ import asyncio
 from aiohttp import ClientError, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from ingest.commit.group_commit import Committer
 from ingest.http.answers import Refused, unavailable
 from ingest.settings import Settings
 
@@ -33,13 +32,31 @@ class _Arrival:
         self.size = 0
 
 
-class Bodies:
-    """Reads bodies; what it returns holds room of the committer's until `release`."""
+class PendingBytes:
+    """Memory for bodies, from before they are read until they are answered: `held` bytes of at most `limit`."""
 
-    def __init__(self, settings: Settings, committer: Committer) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.held = 0
+
+    def reserve(self, size: int) -> bool:
+        """Claim `size` bytes; False when that would pass the limit."""
+        if self.held + size > self._limit:
+            return False
+        self.held += size
+        return True
+
+    def release(self, size: int) -> None:
+        self.held -= size
+
+
+class Bodies:
+    """Reads bodies; what it returns counts as pending until `release`."""
+
+    def __init__(self, settings: Settings) -> None:
         self._max = int(settings.max_body)
         self._seconds = settings.body_timeout
-        self._committer = committer
+        self._pending = PendingBytes(int(settings.max_pending))
         self._limit = max(int(settings.max_pending) // 2, self._max)
         self._arriving = 0
         self._arrivals: dict[_Arrival, None] = {}  # in the order in which they began
@@ -60,13 +77,13 @@ class Bodies:
             raise Refused(400, "broken") from None
         if len(body) > self._max:
             raise Refused(413, "size")
-        if not self._committer.reserve(len(body)):
+        if not self._pending.reserve(len(body)):
             raise unavailable("pending")
         return body
 
     def release(self, body: bytes) -> None:
         """What `read` returned is kept, or given up."""
-        self._committer.release(len(body))
+        self._pending.release(len(body))
 
     async def _arrive(self, content: StreamReader) -> bytes:
         arrival = _Arrival(asyncio.get_running_loop().time(), self._seconds)
@@ -95,7 +112,7 @@ class Bodies:
         arrival.size += size
 
     def _is_full(self, size: int) -> bool:
-        return self._arriving + size > self._limit or not self._committer.reserve(size)
+        return self._arriving + size > self._limit or not self._pending.reserve(size)
 
     def _make_room(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -117,4 +134,4 @@ class Bodies:
     def _give_up(self, arrival: _Arrival) -> None:
         if arrival in self._arrivals:
             self._take(arrival)
-            self._committer.release(arrival.size)
+            self._pending.release(arrival.size)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from aiohttp import HttpVersion11, web
 
 from ingest import metrics
-from ingest.commit.group_commit import Committer, NotDurable
+from ingest.commit.committer import Committer, NotDurable
 from ingest.http.answers import Answer, Refused, unavailable
 from ingest.http.bodies import Bodies
 from ingest.http.guards import Guards
@@ -62,7 +62,7 @@ class Webhook:
         self._partitions = settings.partitions
         self._committer = committer
         self._guards = Guards(settings)
-        self._bodies = Bodies(settings, committer)
+        self._bodies = Bodies(settings)
         self._in_work = 0
         self._draining = False
         self._idle = asyncio.Event()

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Protocol
 
 import structlog
 
@@ -20,6 +20,7 @@ from ingest.routing import route
 from ingest.spool import spool
 from ingest.store.records import pack
 from ingest.store.segments import Segment, Spooled
+from ingest.telemetry.outage import Outage
 
 log = structlog.get_logger()
 
@@ -36,17 +37,25 @@ CALL_RECORDS = 4000
 LAST_SECONDS = 0.2
 """After a round that was this short, appends wait for the next one: what little has arrived is then the last."""
 
-Write = Callable[[dict[str, list[bytes]]], Coroutine[Any, Any, str | None]]
-"""Puts packed records into Redis, by queue: None, or the reason why it does not have them."""
+
+class Writer(Protocol):
+    """Redis, as the spool needs it. Each answer is None, or the reason why not."""
+
+    async def write(self, records_by_queue: Mapping[str, list[bytes]], /) -> str | None:
+        """Write packed records durably."""
+
+    async def probe(self) -> str | None:
+        """Find out whether it could."""
 
 
 class SpoolFallback:
     """Keeps notifications while Redis cannot, and brings them there when it can. Made in the loop that it serves."""
 
-    def __init__(self, folder: spool.Spool, write: Write, partitions: int) -> None:
+    def __init__(self, folder: spool.Spool, writer: Writer, partitions: int) -> None:
         self._spool = folder
-        self._write = write
+        self._writer = writer
         self._partitions = partitions
+        self._outage = Outage("the spool cannot be used, senders get 503", "the spool can be used again")
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "spool")  # its own: senders must not wait for what the admin listener does
         self._stop = asyncio.Event()
@@ -68,17 +77,32 @@ class SpoolFallback:
         """Why Redis is not used, or None."""
         return self._away or (None if self._spool.empty() else "what is spooled goes first")
 
-    async def keep(self, notifications: Sequence[tuple[int, bytes]]) -> bool:
-        """Return when these, each (arrival in ms, body), are on the disk. OSError says why they are not.
+    async def keep(
+        self, notifications: Sequence[tuple[int, bytes]], write: Callable[[], Awaitable[str | None]]
+    ) -> str | None:
+        """Return when these, each (arrival in ms, body), are on the disk, or in Redis, where `write` puts them.
 
-        False, and nothing kept, when Redis is there and has all that was spooled.
+        None, or the reason why they are in neither. After a `write` that failed none is tried until a probe succeeds.
         """
-        unless_empty = self._away is None
-        return await self._loop.run_in_executor(self._thread, self._spool.append, notifications, unless_empty)
+        try:
+            if self.in_use() and await self._append(notifications):
+                return None
+            reason = await write()
+            if reason is not None:
+                self._away = reason
+                await self._append(notifications)
+        except OSError as error:
+            reason = f"the spool is not writable: {error.strerror}"
+            self._outage.down(reason)
+            return reason
+        return None
 
-    def redis_failed(self, reason: str) -> None:
-        """A flush did not get into Redis: until a probe does, none is tried."""
-        self._away = reason
+    async def _append(self, notifications: Sequence[tuple[int, bytes]]) -> bool:
+        """False, and nothing kept, when Redis is there and has all that was spooled."""
+        unless_empty = self._away is None
+        kept = await self._loop.run_in_executor(self._thread, self._spool.append, notifications, unless_empty)
+        self._outage.up()
+        return kept
 
     def stop(self) -> None:
         """Let `run` return after the Redis call that is under way. What is not replayed stays for the next start."""
@@ -94,7 +118,7 @@ class SpoolFallback:
                 await asyncio.wait_for(self._stop.wait(), wait)
 
     async def _recover(self) -> str | None:
-        reason = await self._write({})
+        reason = await self._writer.probe()
         if reason is None:
             self._away = None
             reason = await asyncio.to_thread(self._replay)
@@ -138,7 +162,7 @@ class SpoolFallback:
             if not some:
                 spool.note_read(segments)
                 return None
-            reason = asyncio.run_coroutine_threadsafe(self._write(records), self._loop).result()
+            reason = asyncio.run_coroutine_threadsafe(self._writer.write(records), self._loop).result()
             if reason is not None:
                 return reason
             spool.note_replayed(some)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -147,7 +147,36 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     """
     seconds, micros = redis.time()
     now_ms = seconds * 1000 + micros // 1000
-    bucket = seconds // FLOW_SECONDS
+    seen = _see(redis, now_ms)
+    soon = {} if dead_age is None else expiring(redis, dead_age)
+    scheduled = _scheduled(redis, {member.partition("|")[0] for member in seen.ledger})
+    lengths = _lengths(redis, list(seen.ledger))
+    rates = _rates(seen.flows)
+    lanes = _owed(seen, scheduled, lengths, now_ms)
+    for name, lane in lanes.items():
+        lane.dead, lane.dead_expiring = seen.dead[name], soon.get(name, 0)
+        lane.rate_in, lane.rate_out = rates.get(f"in.{name}", 0.0), rates.get(f"out.{name}", 0.0)
+        lane.limit = seen.controls.limits.get(name)
+        lane.paused = name in seen.controls.paused
+        lane.paused_since = iso(seen.controls.paused[name]) if lane.paused else None
+    return Backlog(lanes, seen.workers, seen.suspended, seen.counts)
+
+
+class _Seen(NamedTuple):
+    """What one pipeline reads. `ledger`: its members, by when they arrived (ms). `flows`: the latest buckets."""
+
+    ledger: dict[str, float]
+    taken: set[str]
+    workers: int
+    suspended: bool
+    counts: dict[str, int]
+    controls: controls.Controls
+    dead: dict[str, int]
+    flows: list[dict[bytes, bytes]]
+
+
+def _see(redis: Redis, now_ms: int) -> _Seen:
+    bucket = now_ms // 1000 // FLOW_SECONDS
     with redis.pipeline(transaction=False) as pipe:
         pipe.zrange(keys.LEDGER, 0, -1, withscores=True)
         pipe.hkeys(keys.TAKEN)
@@ -160,43 +189,16 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         for back in range(1, _RATE_BUCKETS + 1):
             pipe.hgetall(f"{keys.FLOW}{bucket - back}")
         ledger, taken, workers, suspended, counts, said, *rest = pipe.execute()
-
-    lanes = {name: Lane(dead=dead) for name, dead in zip(LANES, rest, strict=False)}
-    if dead_age is not None:
-        for name, count in expiring(redis, dead_age).items():
-            lanes[name].dead_expiring = count
-    said = controls.parse(said)
-    for name, figures in lanes.items():
-        figures.limit = said.limits.get(name)
-        if name in said.paused:
-            figures.paused, figures.paused_since = True, iso(said.paused[name])
-    owed = {member.decode(): score for member, score in ledger}
-    in_work = {member.decode() for member in taken}
-    scheduled = _scheduled(redis, {member.partition("|")[0] for member in owed})
-    for member, length in _lengths(redis, list(owed)).items():
-        figures = lanes[lane_of(member.partition("|")[0])]
-        if member in in_work:
-            figures.working += length
-        elif member in scheduled:
-            figures.retrying += length
-        else:
-            figures.waiting += length
-            figures.batches += 1
-            figures.oldest_seconds = max(figures.oldest_seconds, round((now_ms - owed[member]) / 1000, 3))
-    for flow in rest[len(LANES) :]:
-        for field, count in flow.items():
-            way, _, name = field.decode().partition(".")
-            rate = int(count) / (_RATE_BUCKETS * FLOW_SECONDS)
-            if way == "in":
-                lanes[name].rate_in += rate
-            else:
-                lanes[name].rate_out += rate
-    return Backlog(lanes, workers, bool(suspended), {k.decode(): int(v) for k, v in counts.items()})
-
-
-def iso(ms: int) -> str:
-    """A time (ms since the epoch) as ISO 8601, in UTC and to the millisecond."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+    return _Seen(
+        ledger={member.decode(): arrived_ms for member, arrived_ms in ledger},
+        taken={member.decode() for member in taken},
+        workers=workers,
+        suspended=bool(suspended),
+        counts={name.decode(): int(count) for name, count in counts.items()},
+        controls=controls.parse(said),
+        dead=dict(zip(LANES, rest[: len(LANES)], strict=True)),
+        flows=rest[len(LANES) :],
+    )
 
 
 def _scheduled(redis: Redis, queues: set[str]) -> set[str]:
@@ -216,3 +218,32 @@ def _lengths(redis: Redis, members: list[str]) -> dict[str, int]:
                 pipe.llen(keys.batch_key(member.partition("|")[2]))
             lengths |= zip(some, pipe.execute(), strict=True)
     return lengths
+
+
+def _owed(seen: _Seen, scheduled: set[str], lengths: dict[str, int], now_ms: int) -> dict[str, Lane]:
+    """The lanes with what is waiting, working and retrying in them."""
+    lanes = {name: Lane() for name in LANES}
+    for member, length in lengths.items():
+        lane = lanes[lane_of(member.partition("|")[0])]
+        if member in seen.taken:
+            lane.working += length
+        elif member in scheduled:
+            lane.retrying += length
+        else:
+            lane.waiting += length
+            lane.batches += 1
+            lane.oldest_seconds = max(lane.oldest_seconds, round((now_ms - seen.ledger[member]) / 1000, 3))
+    return lanes
+
+
+def _rates(flows: list[dict[bytes, bytes]]) -> dict[str, float]:
+    """Notifications per second, by `in.LANE` and `out.LANE`."""
+    counts = Counter[str]()
+    for flow in flows:
+        counts.update({way.decode(): int(count) for way, count in flow.items()})
+    return {way: count / (_RATE_BUCKETS * FLOW_SECONDS) for way, count in counts.items()}
+
+
+def iso(ms: int) -> str:
+    """A time (ms since the epoch) as ISO 8601, in UTC and to the millisecond."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")

@@ -21,6 +21,13 @@ class Outage:
         self._more = more
         self._since: float | None = None
 
+    def report(self, reason: str | None) -> None:
+        """What the last attempt showed: why it is away, or None when it is there."""
+        if reason is None:
+            self.up()
+        else:
+            self.down(reason)
+
     def down(self, reason: str) -> None:
         """It is away, for the first time or still."""
         if self._since is None:

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from ingest.settings import redis_url as url_of
-
 # The receiver's faults are done to the receivers and Valkeys that its other tests use.
 from tests.ingest.conftest import kept, low_port, own_valkey, start_receiver  # noqa: F401
 
@@ -76,19 +74,17 @@ def commit(redis_url: str) -> Callable[..., None]:
     import asyncio
     import time
 
-    from ingest.commit.group_commit import Committer
+    from ingest.commit.committer import make_committer
     from ingest.routing import route
     from ingest.settings import load
-    from ingest.store import connection
 
     def run(*bodies: bytes, **settings: Any) -> None:
         async def go() -> None:
             current = load(**settings)
-            client = connection.for_receiver(url_of(current))
-            committer = Committer(client, current)
+            committer = make_committer(current)
             now = time.time_ns() // 1_000_000
             await asyncio.gather(*[committer.commit(b, now, route(b, current.partitions)) for b in bodies])
-            await client.aclose()
+            await committer.aclose()
 
         asyncio.run(go())
 

@@ -68,25 +68,26 @@ def prepare_receiver() -> None:
     """The steps of a receiver."""
     from redis.asyncio.connection import AbstractConnection
 
-    from ingest.commit.group_commit import Committer
+    from ingest.commit.redis_writer import RedisWriter
     from ingest.http.bodies import Bodies
 
-    read, call, send = Bodies.read, Committer._call, AbstractConnection.send_packed_command
+    read, call, send = Bodies.read, RedisWriter._call, AbstractConnection.send_packed_command
 
     async def read_body(self: Bodies, request: Any) -> bytes:
         body = await read(self, request)
         here("body read")
         return body
 
-    async def _call(self: Committer, args: list[Any]) -> None:
+    async def _call(self: RedisWriter, args: list[Any]) -> str | None:
         global _in_call
         here("before commit")
         _in_call = True
         try:
-            await call(self, args)
+            reason = await call(self, args)
         finally:
             _in_call = False
         here("committed")
+        return reason
 
     async def send_packed_command(self: Any, *arguments: Any, **options: Any) -> None:
         await send(self, *arguments, **options)
@@ -95,7 +96,7 @@ def prepare_receiver() -> None:
                 await asyncio.sleep(0)
             here("commit sent")
 
-    Bodies.read, Committer._call = read_body, _call  # type: ignore[method-assign]
+    Bodies.read, RedisWriter._call = read_body, _call  # type: ignore[method-assign]
     AbstractConnection.send_packed_command = send_packed_command  # type: ignore[method-assign]
 
 

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from redis.exceptions import RedisError
 
-from ingest.commit import sharded
+from ingest.commit.committer import make_committer
 from ingest.store import keys
 from tests.conftest import wait_for
 from tests.faults.test_failover import Servers, System, _servers, _system
@@ -138,7 +138,7 @@ def test_tools(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("COLUMNS", "1000")
 
     async def go() -> None:
-        committer = sharded.committer(load(), None)
+        committer = make_committer(load())
         await asyncio.gather(*(committer.commit(body, 1_700_000_000_000, route(body, 8)) for body in bodies))
         await committer.aclose()
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from ingest.settings import redis_url as url_of
 from ingest.store import keys
 
 
@@ -138,21 +137,19 @@ def test_twenty_by_twenty(workers: Any, redis: Redis, wait_for: Callable[..., No
     import asyncio
     import threading
 
-    from ingest.commit.group_commit import Committer
+    from ingest.commit.committer import make_committer
     from ingest.routing import route
     from ingest.settings import load
-    from ingest.store import connection
 
     ids = [f"id{n}" for n in range(4000)]
 
     def produce(mine: list[str]) -> None:
         async def go() -> None:
-            client = connection.for_receiver(url_of(load()))
-            committer = Committer(client, load())
+            committer = make_committer(load())
             for id in mine + mine[::-1]:
                 body = _status(id)
                 await committer.commit(body, 1, route(body, 8))
-            await client.aclose()
+            await committer.aclose()
 
         asyncio.run(go())
 

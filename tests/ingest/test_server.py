@@ -18,7 +18,6 @@ from redis import Redis
 from ingest import child
 from ingest.settings import load
 from ingest.store import keys
-from workers.cli import supervisor
 from workers.cli.process_specs import receivers
 
 BODY = b'{"errors":[]}'
@@ -299,10 +298,10 @@ def test_ready_is_one_of_its_own(redis_url: str, start_receiver: Start) -> None:
     """Children are ready when one of them answers; somebody else on the port, a receiver or not, does not count."""
     receiver = start_receiver(redis_url)
     children = receivers(load(admin_listen=f"0.0.0.0:{receiver.admin_port}"), 1)
-    assert not children.ready()
-    children.children.append(supervisor._Child(receiver.process, time.monotonic()))
-    assert children.ready()
+    pids = [receiver.process.pid]
+    assert not children.ready([])
+    assert children.ready(pids)
     assert receiver.stop() == 0
-    assert not children.ready()
+    assert not children.ready(pids)
     with socket.create_server(("127.0.0.1", receiver.admin_port)):  # takes connections and says nothing
-        assert not children.ready()
+        assert not children.ready(pids)

@@ -12,12 +12,11 @@ import orjson
 import pytest
 from redis import Redis
 
-from ingest.commit.group_commit import Committer
+from ingest.commit.committer import make_committer
 from ingest.routing import LANES, queue_names, route
 from ingest.settings import load
-from ingest.settings import redis_url as url_of
 from ingest.state import controls
-from ingest.store import connection, keys, scripts
+from ingest.store import keys, scripts
 from ingest.store.jobs import job_template
 from ingest.store.pipelined import PipelinedConnection
 from workers.dispatch.rate_limits import with_bucket
@@ -62,13 +61,12 @@ def commit(redis_url: str) -> Callable[..., None]:
     def run(*bodies: bytes, received_ms: int = 1_700_000_000_000, **settings: Any) -> None:
         async def go() -> None:
             current = load(**settings)
-            client = connection.for_receiver(url_of(current))
-            committer = Committer(client, current)
+            committer = make_committer(current)
             try:
                 waiting = [committer.commit(b, received_ms, route(b, current.partitions)) for b in bodies]
                 await asyncio.gather(*waiting)
             finally:
-                await client.aclose()
+                await committer.aclose()
 
         asyncio.run(go())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -16,14 +17,11 @@ def receivers(settings: Settings, count: int) -> ProcessSpec:
     """Receiver processes as children; ready when the admin listener of one of them answers."""
     host, port = settings.admin_listen
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    spec = ProcessSpec("receiver", "ingest.server", ("--share-ports",) if count > 1 else (), count)
 
-    def ready() -> bool:
-        # By its pid: on a port that is in use, somebody else answers.
-        return _pid_of(here, port) in {child.process.pid for child in spec.children}
+    def ready(pids: Collection[int]) -> bool:
+        return _pid_of(here, port) in pids  # on a port that is in use, somebody else answers
 
-    spec.ready = ready
-    return spec
+    return ProcessSpec("receiver", "ingest.server", ("--share-ports",) if count > 1 else (), count, ready=ready)
 
 
 def _pid_of(host: str, port: int) -> int | None:
@@ -59,6 +57,5 @@ def workers(settings: Settings, burst: bool = False, output: int | None = None) 
 def valkey(folder: Path) -> ProcessSpec:
     """The server as a child process; ready when it has read its data and answers."""
     path = embedded.socket_path(folder)
-    return ProcessSpec(
-        "valkey", "workers.cli.embedded", (str(folder.resolve()), str(path)), ready=lambda: embedded.answers(path)
-    )
+    arguments = (str(folder.resolve()), str(path))
+    return ProcessSpec("valkey", "workers.cli.embedded", arguments, ready=lambda pids: embedded.answers(path))

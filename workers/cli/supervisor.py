@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -28,17 +28,20 @@ STOP_SECONDS = 25.0
 """How long a child may take to stop before it is killed; compose waits 30 s."""
 
 _START_SECONDS = 120.0  # reading a long append-only file takes its time
-_LONGEST_WAIT = 10.0  # between two starts of a child that keeps dying
-_SETTLED = 60.0  # a child that ran this long is not one that keeps dying
+_FIRST_BACKOFF = 0.2  # from a child's end to its restart; doubled each time it ends again
+_LONGEST_BACKOFF = 10.0
+_SETTLED_SECONDS = 60.0  # a child that ran this long begins again with the first
+
+_Wait = Callable[[float | None], bool]
 
 
-@dataclass
+@dataclass(frozen=True)
 class ProcessSpec:
-    """A spec of child: `python -m module arguments`, `count` times.
+    """What to run: `python -m module arguments`, in `count` processes.
 
-    `ends` is True when exit status 0 means that its work is done (`--burst`). `ready` says whether the others may be
-    started. `output` is the file descriptor that they print to, None: where this process prints. `env` is added to the
-    environment.
+    `ends` is True when exit status 0 means that its work is done (`--burst`). `ready`, given the process ids, says
+    whether the others may be started. `output` is the file descriptor that they print to, None: where this process
+    prints. `env` is added to the environment.
     """
 
     name: str
@@ -46,59 +49,161 @@ class ProcessSpec:
     arguments: Sequence[str] = ()
     count: int = 1
     ends: bool = False
-    ready: Callable[[], bool] = lambda: True
+    ready: Callable[[Collection[int]], bool] = lambda pids: True
     output: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
-    children: list[_Child] = field(default_factory=list)
-
-
-@dataclass
-class _Child:
-    process: subprocess.Popen[bytes]
-    started: float
-    failures: int = 0
-    start_at: float | None = None
-    """When it is to be started again; None while it runs."""
 
 
 def supervise(
-    specs: Sequence[ProcessSpec], env: dict[str, str] | None = None, started: Callable[[], None] = lambda: None
+    specs: Sequence[ProcessSpec], env: Mapping[str, str] | None = None, started: Callable[[], None] = lambda: None
 ) -> int:
     """Run all specs until SIGTERM or SIGINT, or until those that end have ended. The exit status for this process.
 
-    Kinds that need others come before them: they are stopped first to last, and started last to first.
+    A spec that needs others comes before them: they are started last to first, and stopped first to last. `started` is
+    called when all are ready.
     """
     with _signals() as wait, tempfile.TemporaryDirectory(prefix="wa-ingest-metrics-") as folder:
-        environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": folder} | (env or {})
+        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": folder, **(env or {})}
+        groups = [_Group(spec, environment) for spec in specs]
         try:
-            for spec in reversed(specs):
-                spec.children = [_Child(_start(spec, environment), time.monotonic()) for _ in range(spec.count)]
-                deadline = time.monotonic() + _START_SECONDS
-                while not spec.ready():
-                    if _given_up(spec) or time.monotonic() > deadline:
-                        return 1
-                    for running in specs:
-                        _look_after(running, environment)
-                    if wait(0.05):
-                        return 0
+            for group in reversed(groups):
+                group.start()
+                status = _wait_until_ready(group, groups, wait)
+                if status is not None:
+                    return status
             started()
-            while True:
-                if any(_given_up(spec) for spec in specs):
-                    return 1
-                for spec in specs:
-                    _look_after(spec, environment)
-                if not any(spec.children for spec in specs if spec.ends) and any(spec.ends for spec in specs):
-                    return 0
-                due = [c.start_at for spec in specs for c in spec.children if c.start_at is not None]
-                if wait(max(0.0, min(due) - time.monotonic()) if due else None):
-                    return 0
+            return _keep_running(groups, wait)
         finally:
-            for spec in specs:
-                _stop(spec)
+            for group in groups:
+                group.stop()
+
+
+def _wait_until_ready(group: _Group, groups: Sequence[_Group], wait: _Wait) -> int | None:
+    """None when it is; else the exit status with which all end now."""
+    deadline = time.monotonic() + _START_SECONDS
+    while not group.ready():
+        if group.has_given_up() or time.monotonic() > deadline:
+            return 1
+        for each in groups:
+            each.restart_ended()
+        if wait(0.05):
+            return 0
+    return None
+
+
+def _keep_running(groups: Sequence[_Group], wait: _Wait) -> int:
+    """Return the exit status when all are to end."""
+    while True:
+        if any(group.has_given_up() for group in groups):
+            return 1
+        for group in groups:
+            group.restart_ended()
+        if _work_is_done(groups) or wait(_seconds_to_restart(groups)):
+            return 0
+
+
+def _work_is_done(groups: Sequence[_Group]) -> bool:
+    ending = [group for group in groups if group.spec.ends]
+    return bool(ending) and not any(group.children for group in ending)
+
+
+def _seconds_to_restart(groups: Sequence[_Group]) -> float | None:
+    """Until the next restart is due; None when all children run."""
+    due = [child.restart_at for group in groups for child in group.children if child.restart_at is not None]
+    return max(0.0, min(due) - time.monotonic()) if due else None
+
+
+class _Group:
+    """The running processes of a spec."""
+
+    def __init__(self, spec: ProcessSpec, env: Mapping[str, str]) -> None:
+        self.spec = spec
+        self.children: list[_Child] = []
+        self._env = env
+
+    def start(self) -> None:
+        self.children = [_Child(self.spec, self._env) for _ in range(self.spec.count)]
+
+    def ready(self) -> bool:
+        return self.spec.ready([child.process.pid for child in self.children])
+
+    def has_given_up(self) -> bool:
+        """A child ended that would fail the same way again; it has said why."""
+        return any(child.process.poll() == GIVE_UP for child in self.children)
+
+    def restart_ended(self) -> None:
+        """Note which children have ended, and restart those that are due."""
+        for child in list(self.children):
+            if child.restart_at is not None:
+                child.restart_when_due()
+            elif (status := child.process.poll()) is not None:
+                self._note_end(child, status)
+
+    def _note_end(self, child: _Child, status: int) -> None:
+        _forget_gauges(child.process.pid, self._env["PROMETHEUS_MULTIPROC_DIR"])
+        if status == 0 and self.spec.ends:
+            self.children.remove(child)
+            return
+        backoff = child.back_off()
+        log.warning(
+            "process ended, starting it again", process=self.spec.name, status=status, wait_seconds=round(backoff, 1)
+        )
+
+    def stop(self) -> None:
+        """Return when all have ended; those that do not in time are killed."""
+        running = [child.process for child in self.children if child.process.poll() is None]
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("process does not stop, killing it", process=self.spec.name, pid=process.pid)
+                process.kill()
+                process.wait()
+        for child in self.children:
+            if child.process.stdin:
+                child.process.stdin.close()
+
+
+class _Child:
+    """One of them, through all its restarts. `restart_at` is None while it runs."""
+
+    def __init__(self, spec: ProcessSpec, env: Mapping[str, str]) -> None:
+        self._spec = spec
+        self._env = env
+        self._backoff = 0.0
+        self._start()
+
+    def _start(self) -> None:
+        self.process = subprocess.Popen(  # noqa: S603 - our own modules
+            [sys.executable, "-m", self._spec.module, *self._spec.arguments],
+            stdin=subprocess.PIPE,
+            stdout=self._spec.output,
+            stderr=self._spec.output,
+            start_new_session=True,
+            env={**self._env, **self._spec.env},
+        )
+        self._started = time.monotonic()
+        self.restart_at: float | None = None
+
+    def back_off(self) -> float:
+        """Plan the restart, in twice as many seconds as last time; return how many."""
+        now = time.monotonic()
+        if now - self._started >= _SETTLED_SECONDS:
+            self._backoff = 0.0
+        self._backoff = min(_LONGEST_BACKOFF, max(_FIRST_BACKOFF, 2 * self._backoff))
+        self.restart_at = now + self._backoff
+        return self._backoff
+
+    def restart_when_due(self) -> None:
+        if self.restart_at is not None and self.restart_at <= time.monotonic():
+            self._start()
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[float | None], bool]]:
+def _signals() -> Iterator[_Wait]:
     """A function that waits for a child's end or `timeout` seconds, and says whether this process is to stop."""
     to_stop: list[int] = []
     reader, writer = os.pipe()
@@ -127,62 +232,8 @@ def _signals() -> Iterator[Callable[[float | None], bool]]:
         os.close(writer)
 
 
-def _start(spec: ProcessSpec, env: dict[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(  # noqa: S603 - our own modules
-        [sys.executable, "-m", spec.module, *spec.arguments],
-        stdin=subprocess.PIPE,
-        stdout=spec.output,
-        stderr=spec.output,
-        start_new_session=True,
-        env={**env, **spec.env},
-    )
-
-
-def _given_up(spec: ProcessSpec) -> bool:
-    """A child ended that would fail the same way again; it has said why."""
-    return any(child.process.poll() == GIVE_UP for child in spec.children)
-
-
-def _look_after(spec: ProcessSpec, env: dict[str, str]) -> None:
-    """Note who ended, start again who is due."""
-    now = time.monotonic()
-    for child in list(spec.children):
-        if child.start_at is not None:
-            if child.start_at <= now:
-                child.process, child.started, child.start_at = _start(spec, env), now, None
-            continue
-        status = child.process.poll()
-        if status is None:
-            continue
-        _forget_gauges(child.process.pid, env["PROMETHEUS_MULTIPROC_DIR"])
-        if status == 0 and spec.ends:
-            spec.children.remove(child)
-            continue
-        child.failures = child.failures + 1 if now - child.started < _SETTLED else 1
-        wait = min(_LONGEST_WAIT, 0.1 * 2**child.failures)
-        child.start_at = now + wait
-        log.warning("process ended, starting it again", process=spec.name, status=status, wait_seconds=round(wait, 1))
-
-
 def _forget_gauges(pid: int, folder: str) -> None:
     """What that process counted as being so at the moment is no longer so."""
     from prometheus_client import multiprocess  # only here: children import this module, and most count nothing
 
     multiprocess.mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
-
-
-def _stop(spec: ProcessSpec) -> None:
-    running = [child.process for child in spec.children if child.process.poll() is None]
-    for process in running:
-        process.terminate()
-    deadline = time.monotonic() + STOP_SECONDS
-    for process in running:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            log.warning("process does not stop, killing it", process=spec.name, pid=process.pid)
-            process.kill()
-            process.wait()
-    for child in spec.children:
-        if child.process.stdin:
-            child.process.stdin.close()

@@ -15,12 +15,11 @@ from redis import Redis
 
 from ingest.admin import event_stream
 from ingest.admin.app import Admin
-from ingest.commit.group_commit import Committer
+from ingest.commit.committer import make_committer
 from ingest.http import listener
 from ingest.settings import load
-from ingest.settings import redis_url as url_of
 from ingest.state import controls, history, snapshot
-from ingest.store import connection, keys
+from ingest.store import keys
 
 Start = Callable[..., Any]
 BODY = b'{"messages":[{"from":"15550001","id":"m"}]}'
@@ -208,8 +207,8 @@ def test_a_viewer_that_reads_nothing_is_cut(
 
     async def main() -> None:
         settings = load(admin_listen=address)
-        client = connection.for_receiver(url_of(settings))
-        pages = Admin(settings, Committer(client, settings))
+        committer = make_committer(settings)
+        pages = Admin(settings, committer)
         serving = listener.Listener(settings, "admin_listen", pages, 100)
         await serving.open(None, False)
         silent, other = socket.create_connection(address), socket.create_connection(address)
@@ -224,7 +223,7 @@ def test_a_viewer_that_reads_nothing_is_cut(
         other.close()
         pages.close()
         await serving.close()
-        await client.aclose()
+        await committer.aclose()
 
     cut: list[str] = []
     monkeypatch.setattr(listener.metrics, "cut", cut.append)

@@ -12,12 +12,14 @@ import pytest
 from redis import Redis
 
 from ingest.commit import group_commit
-from ingest.commit.group_commit import Committer, NotDurable
+from ingest.commit.committer import Committer, NotDurable, make_committer
+from ingest.commit.group_commit import GroupCommit
+from ingest.commit.redis_writer import RedisWriter
 from ingest.routing import Route
 from ingest.settings import load
-from ingest.settings import redis_url as url_of
 from ingest.store import connection, keys
 from ingest.store.records import Record, pack, unpack
+from ingest.telemetry.outage import Outage
 
 STATUSES = (Route("statuses", 0),)
 SECRET_BODY = b'{"text":"Kerry Fisher, 16315551234"}'
@@ -27,12 +29,11 @@ Kept = Callable[[Redis], dict[str, list[Record]]]
 @asynccontextmanager
 async def committing(url: str, **settings: Any) -> AsyncIterator[Committer]:
     """A committer as the receiver has it."""
-    chosen = load(redis_url=url, **settings)
-    redis = connection.for_receiver(url_of(chosen))
+    committer = make_committer(load(redis_url=url, **settings))
     try:
-        yield Committer(redis, chosen)
+        yield committer
     finally:
-        await redis.aclose()
+        await committer.aclose()
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -262,9 +263,9 @@ def test_error_of_the_event_loop(redis_url: str) -> None:
             return await self.real.execute_command(*args)
 
     async def scenario() -> None:
-        settings = load(redis_url=redis_url)
-        redis = connection.for_receiver(url_of(settings))
-        keeper = Committer(Closing(redis), settings)  # type: ignore[arg-type]
+        redis = connection.for_receiver(redis_url)
+        writer = RedisWriter(Closing(redis), load(), Outage("away", "back"))  # type: ignore[arg-type]
+        keeper = Committer(GroupCommit(writer), writer)
         try:
             async with asyncio.timeout(10):
                 assert await refusal(keeper) == "Redis is away: RuntimeError"
@@ -375,19 +376,6 @@ def test_confirmation_that_does_not_come(redis_url: str, durability: str, reason
             return await refusal(keeper)
 
     assert asyncio.run(scenario()) == reason
-
-
-def test_pending_is_bounded() -> None:
-    """Room for bodies is given up to WA_MAX_PENDING to the byte, and can be used again."""
-    keeper = Committer(None, load(max_pending=100, max_body=100))  # type: ignore[arg-type]
-    assert keeper.reserve(60)
-    assert not keeper.reserve(41)
-    assert keeper.reserve(40)
-    assert not keeper.reserve(1)
-    assert keeper.reserve(0)
-    keeper.release(60)
-    assert keeper.reserve(60)
-    assert keeper.pending == 100
 
 
 def test_one_attempt_at_a_silent_redis(low_port: Callable[[], int]) -> None:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.commit.group_commit import Committer, NotDurable
-from ingest.commit.sharded import ShardedWriter, committer
+from ingest.commit.committer import Committer, NotDurable, make_committer
+from ingest.commit.group_commit import GroupCommit
 from ingest.routing import home, route
 from ingest.settings import SettingsError, each_redis, load
 from ingest.store import keys
@@ -80,7 +80,7 @@ def run(own_valkey: Callable[..., Any]) -> Callable[..., Any]:
         current = load(redis_url=",".join(server.url for server in servers), **settings)
 
         async def inner() -> None:
-            keeper = committer(current, None)
+            keeper = make_committer(current)
             try:
                 await test(keeper, *servers)
             finally:
@@ -96,11 +96,11 @@ async def _commit(keeper: Committer, *bodies: bytes) -> None:
 
 
 def test_one_is_plain(redis_url: str) -> None:
-    """One Redis has the plain committer: nothing stands in its way."""
+    """One Redis has the plain group commit: nothing stands in its way."""
 
     async def go() -> None:
-        keeper = committer(load(), None)
-        assert type(keeper) is Committer
+        keeper = make_committer(load())
+        assert type(keeper._group) is GroupCommit
         await keeper.aclose()
 
     asyncio.run(go())
@@ -109,7 +109,7 @@ def test_one_is_plain(redis_url: str) -> None:
 def test_contacts_of_a_notification(run: Callable[..., Any], kept: Callable[..., Any]) -> None:
     """A notification of several contacts goes to the home of each, for its contacts there."""
 
-    async def test(keeper: ShardedWriter, first: Any, second: Any) -> None:
+    async def test(keeper: Committer, first: Any, second: Any) -> None:
         contacts = [str(n) for n in range(30)]
         await _commit(keeper, _message(*contacts))
         queues = [kept(server.client()) for server in (first, second)]
@@ -124,7 +124,7 @@ def test_contacts_of_a_notification(run: Callable[..., Any], kept: Callable[...,
 def test_next_one_and_back(run: Callable[..., Any]) -> None:
     """What one cannot keep goes to the other until a probe succeeds; with none left it is not durable."""
 
-    async def test(keeper: ShardedWriter, first: Any, second: Any) -> None:
+    async def test(keeper: Committer, first: Any, second: Any) -> None:
         bodies = [_message(str(n)) for n in range(20)]
         there = second.client()
         first.stop()
@@ -138,7 +138,7 @@ def test_next_one_and_back(run: Callable[..., Any]) -> None:
         first.start()
         there.config_set("maxmemory", 0)
         async with asyncio.timeout(30):
-            await asyncio.gather(*keeper._away.values())
+            await asyncio.gather(*keeper._writer._away.values())
         await _commit(keeper, *bodies)
         assert sorted(first.client().zrange(keys.LEDGER, 0, -1))[0].startswith(b"messages.0|")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from ingest.commit.group_commit import Committer
 from ingest.http.bodies import Bodies, _Arrival
 from ingest.settings import load
 
@@ -14,8 +13,7 @@ def test_making_room_when_the_oldest_has_just_run_out_of_time() -> None:
     """A body whose time is over at the moment in which it would be given up is no error for the one that needs room."""
 
     async def go() -> list[Any]:
-        committer: Any = Committer(None, load())  # type: ignore[arg-type]
-        bodies = Bodies(load(), committer)
+        bodies = Bodies(load())
         loop = asyncio.get_running_loop()
         oldest = _Arrival(loop.time() - 10, 10)  # its time is over: the loop will say so in its next turn
         bodies._arrivals[oldest] = None
@@ -36,3 +34,16 @@ def test_making_room_when_the_oldest_has_just_run_out_of_time() -> None:
         return [*errors, *bodies._arrivals]
 
     assert asyncio.run(go()) == []
+
+
+def test_pending_is_bounded() -> None:
+    """Memory for bodies is given up to WA_MAX_PENDING to the byte, and can be used again."""
+    pending = Bodies(load(max_pending=100, max_body=100))._pending
+    assert pending.reserve(60)
+    assert not pending.reserve(41)
+    assert pending.reserve(40)
+    assert not pending.reserve(1)
+    assert pending.reserve(0)
+    pending.release(60)
+    assert pending.reserve(60)
+    assert pending.held == 100

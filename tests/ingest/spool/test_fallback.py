@@ -13,16 +13,14 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from ingest.commit.group_commit import Committer
+from ingest.commit.committer import make_committer
 from ingest.routing import Route
 from ingest.settings import load
-from ingest.settings import redis_url as url_of
 from ingest.spool import fallback as fallback_room
 from ingest.spool import spool
 from ingest.spool.fallback import SpoolFallback
 from ingest.spool.spool import Spool
 from ingest.state.spooled import spool_figures
-from ingest.store import connection
 from ingest.store.records import Record, unpack
 
 STATUS = b'{"statuses":[]}'
@@ -45,14 +43,15 @@ class Fake:
         self.kept: list[bytes] = []
 
     async def write(self, records: dict[str, list[bytes]]) -> str | None:
-        if not records:
-            return None
         bodies = [unpack(record).body for several in records.values() for record in several]
         self.calls.append(bodies)
         reason = self.answers.pop(0) if self.answers else None
         if reason is None:
             self.kept += bodies
         return reason
+
+    async def probe(self) -> None:
+        pass
 
 
 def drain(folder: Path, redis: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +60,7 @@ def drain(folder: Path, redis: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def scenario() -> None:
         found = Spool(folder)
-        fallback = SpoolFallback(found, redis.write, 8)
+        fallback = SpoolFallback(found, redis, 8)
         task = asyncio.create_task(fallback.run())
         await until(lambda: not fallback.in_use())
         fallback.stop()
@@ -111,8 +110,7 @@ def test_nothing_is_removed_before_redis_has_it(tmp_path: Path, monkeypatch: pyt
 
     class Watching(Fake):
         async def write(self, records: dict[str, list[bytes]]) -> str | None:
-            if records:
-                owed.append(len(list(spool.read(Spool(tmp_path).unreplayed()))) + len(self.kept))
+            owed.append(len(list(spool.read(Spool(tmp_path).unreplayed()))) + len(self.kept))
             return await super().write(records)
 
     redis = Watching()
@@ -129,11 +127,14 @@ def test_spool_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def broken(_: Any) -> Any:
         raise OSError(errno.EIO, "Input/output error")
 
+    async def refuse() -> str | None:
+        raise AssertionError("it would overtake what is spooled")
+
     async def scenario() -> None:
-        fallback = SpoolFallback(Spool(tmp_path), redis.write, 8)
+        fallback = SpoolFallback(Spool(tmp_path), redis, 8)
         task = asyncio.create_task(fallback.run())
         await until(lambda: fallback.reason == "the spool cannot be replayed: Input/output error")
-        assert await fallback.keep([(2, STATUS + b"2")])
+        assert await fallback.keep([(2, STATUS + b"2")], refuse) is None
         assert redis.kept == []
         monkeypatch.setattr(spool, "read", real)
         await until(lambda: fallback.reason is None)
@@ -160,7 +161,7 @@ def test_stop_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
                 return await super().write(records)
 
         redis = Stopping()
-        fallback = SpoolFallback(Spool(tmp_path), redis.write, 8)
+        fallback = SpoolFallback(Spool(tmp_path), redis, 8)
         async with asyncio.timeout(30):
             await fallback.run()
         return redis
@@ -180,11 +181,10 @@ def test_replay_that_arrivals_never_let_end(tmp_path: Path, monkeypatch: pytest.
 
     class Busy(Fake):
         async def write(self, records: dict[str, list[bytes]]) -> str | None:
-            if records:
-                arrived = [(len(appends) + 1, STATUS + b"%d" % len(appends))]
-                appends.append(asyncio.create_task(asyncio.to_thread(other.append, arrived, unless_empty=True)))
-                await until(lambda: appends[-1].done() or waits.is_set())
-                assert len(appends) < 50
+            arrived = [(len(appends) + 1, STATUS + b"%d" % len(appends))]
+            appends.append(asyncio.create_task(asyncio.to_thread(other.append, arrived, unless_empty=True)))
+            await until(lambda: appends[-1].done() or waits.is_set())
+            assert len(appends) < 50
             return await super().write(records)
 
     def lock(fd: int, how: int) -> bool:
@@ -209,8 +209,7 @@ def test_switch_back_under_load(
 
     async def scenario() -> list[int]:
         settings = load(redis_url=redis_url)
-        clients = [connection.for_receiver(url_of(settings)) for _ in range(2)]
-        committers = [Committer(client, settings, Spool(tmp_path)) for client in clients]
+        committers = [make_committer(settings, Spool(tmp_path)) for _ in range(2)]
         fallbacks = [committer.fallback for committer in committers if committer.fallback]
         tasks = [asyncio.create_task(fallback.run()) for fallback in fallbacks]
         counts, over = [0] * 150, False
@@ -234,8 +233,8 @@ def test_switch_back_under_load(
         for fallback in fallbacks:
             fallback.stop()
         await asyncio.gather(*tasks)
-        for client in clients:
-            await client.aclose()
+        for committer in committers:
+            await committer.aclose()
         return counts
 
     counts = asyncio.run(scenario())

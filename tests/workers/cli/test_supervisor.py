@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from workers.cli import supervisor
+
 ROOT = Path(__file__).parents[3]
 WaitFor = Callable[..., None]
 
@@ -54,7 +56,7 @@ logs.configure()
 log = sys.argv[1]
 supervisor.STOP_SECONDS = float(sys.argv[2])
 def has(text):
-    return lambda: Path(log).exists() and text in Path(log).read_text()
+    return lambda pids: Path(log).exists() and text in Path(log).read_text()
 specs = {specs}
 def started():
     with open(log, "a") as file:
@@ -155,6 +157,15 @@ def test_child_that_keeps_dying(start_family: Callable[..., Family], wait_for: W
     wait_for(lambda: family.count("a started") == 3)
     waits = [line.split('"wait_seconds": ')[1][:3] for line in family.output_path.read_text().splitlines()]
     assert waits[:2] == ["0.2", "0.4"]
+
+
+def test_backoff_is_bounded() -> None:
+    """However often a child has ended, it is started again after at most ten seconds."""
+    child = supervisor._Child(supervisor.ProcessSpec("a", "platform"), os.environ)
+    child.process.communicate()
+    backoffs = [child.back_off() for _ in range(2000)]
+    assert backoffs[:3] == [0.2, 0.4, 0.8]
+    assert max(backoffs) == backoffs[-1] == 10.0
 
 
 def test_child_that_gives_up_ends_all(start_family: Callable[..., Family], wait_for: WaitFor) -> None:

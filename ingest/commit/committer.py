@@ -1,0 +1,70 @@
+"""Commit as the listeners see it: one Redis or several, with or without a spool, put together."""
+
+from __future__ import annotations
+
+from ingest.commit.group_commit import GroupCommit
+from ingest.commit.redis_writer import RedisWriter
+from ingest.commit.sharded import ShardedCommit, ShardedWriter
+from ingest.routing import Route
+from ingest.settings import Settings, redis_url
+from ingest.spool.fallback import SpoolFallback
+from ingest.spool.spool import Spool
+from ingest.store import connection
+from ingest.store.urls import address, split
+from ingest.telemetry.outage import Outage
+
+
+class NotDurable(Exception):
+    """The notification could not be kept; nothing was acknowledged. The message says why."""
+
+
+class Committer:
+    """Makes notifications durable, in Redis or else in the spool. `fallback` is there when there is a spool."""
+
+    def __init__(
+        self,
+        group: GroupCommit | ShardedCommit,
+        writer: RedisWriter | ShardedWriter,
+        fallback: SpoolFallback | None = None,
+    ) -> None:
+        self.fallback = fallback
+        self._group = group
+        self._writer = writer
+
+    async def commit(self, body: bytes, received_ms: int, routes: tuple[Route, ...]) -> None:
+        """Return when the notification is durable. Raises NotDurable."""
+        reason = await self._group.commit(body, received_ms, routes)
+        if reason is not None:
+            raise NotDurable(reason)
+
+    async def probe(self) -> str | None:
+        """Why Redis would not take a notification at this moment, or None."""
+        return await self._writer.probe()
+
+    async def aclose(self) -> None:
+        await self._writer.aclose()
+
+
+def make_committer(settings: Settings, spool: Spool | None = None) -> Committer:
+    """For one Redis or several, as WA_REDIS_URL says."""
+    instead = "notifications go to the disk spool" if spool else "senders get 503"
+    outage = Outage(f"Redis is not used, {instead}", "Redis is used again")
+    urls = split(redis_url(settings))
+    return _of_one(urls[0], settings, spool, outage) if len(urls) == 1 else _of_several(urls, settings, spool, outage)
+
+
+def _of_one(url: str, settings: Settings, spool: Spool | None, outage: Outage) -> Committer:
+    writer = RedisWriter(connection.for_receiver(url), settings, outage)
+    fallback = SpoolFallback(spool, writer, settings.partitions) if spool else None
+    return Committer(GroupCommit(writer, fallback), writer, fallback)
+
+
+def _of_several(urls: list[str], settings: Settings, spool: Spool | None, outage: Outage) -> Committer:
+    writers = [RedisWriter(connection.for_receiver(url), settings, _outage_of_one(url)) for url in urls]
+    writer = ShardedWriter(writers, outage)
+    fallback = SpoolFallback(spool, writer, settings.partitions) if spool else None
+    return Committer(ShardedCommit(writer, fallback, outage), writer, fallback)
+
+
+def _outage_of_one(url: str) -> Outage:
+    return Outage("a Redis is not used, another one is", "a Redis is used again", redis=address(url))

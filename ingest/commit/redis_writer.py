@@ -1,0 +1,97 @@
+"""One Redis: the call of append.lua, confirmed as WA_DURABILITY asks."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from ingest.settings import Settings
+from ingest.store import append, connection, scripts
+from ingest.store.append import APPEND_KEYS, append_arguments, append_head
+from ingest.store.jobs import job_template
+from ingest.telemetry.outage import Outage
+
+WAIT_MS = 1500
+"""How long WAIT and WAITAOF may take; below the client's command time-out, so that the answer is always read."""
+
+_Confirmation = tuple[str, int, *tuple[int, ...]]
+
+
+class RedisWriter:
+    """Writes packed records into one Redis. `outage` says in the log when that fails and when it works again."""
+
+    def __init__(self, redis: Redis, settings: Settings, outage: Outage) -> None:
+        self._redis = redis
+        self._outage = outage
+        self._template, self._batch = job_template(), settings.batch
+        self._confirm = _confirmation(settings.durability)
+        self._script = scripts.lua(append.__file__, "append.lua")
+        self._sha = ""
+        self._flush_ids = map("n{}-{:08x}".format, itertools.repeat(secrets.token_hex(5)), itertools.count())
+
+    async def write(self, records_by_queue: Mapping[str, list[bytes]]) -> str | None:
+        """None when they are durable, else the reason. One round trip."""
+        head = append_head(next(self._flush_ids), self._template, self._batch)
+        try:
+            reason = await self._call(append_arguments(head, records_by_queue))
+        except (RedisError, OSError, RuntimeError) as error:  # RuntimeError: uvloop, on a transport just closed
+            reason = _why(error)
+        self._outage.report(reason)
+        return reason
+
+    async def probe(self) -> str | None:
+        """Why nothing could be written at this moment, or None: a write of nothing."""
+        return await self.write({})
+
+    async def aclose(self) -> None:
+        await self._redis.aclose()
+
+    async def _call(self, args: list[Any]) -> str | None:
+        command = ("EVALSHA", self._sha, len(APPEND_KEYS), *APPEND_KEYS, *args)
+        try:
+            if self._confirm is None:
+                await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
+                return None
+            # WAIT and WAITAOF speak of the writes of their own connection: one pipeline, one round trip.
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.execute_command(*command)
+                pipe.execute_command(*self._confirm)
+                # Not raise_on_error: redis-py would quote the command, and so the bodies, in the message.
+                results = await pipe.execute(raise_on_error=False)
+            for result in results:
+                if isinstance(result, Exception):
+                    raise result
+        except NoScriptError:  # Redis was restarted, or this is the first call
+            self._sha = await self._redis.script_load(self._script)
+            return await self._call(args)
+        return _shortfall(self._confirm, results[1])
+
+
+def _confirmation(durability: str) -> _Confirmation | None:
+    """The command that confirms a write, its second word the number that must be reached."""
+    if durability == "fsync":
+        return ("WAITAOF", 1, 0, WAIT_MS)
+    if durability.startswith("replicas:"):
+        return ("WAIT", int(durability.removeprefix("replicas:")), WAIT_MS)
+    return None
+
+
+def _shortfall(confirm: _Confirmation, answer: Any) -> str | None:
+    """How far the confirmation falls short, or None."""
+    name, wanted = confirm[:2]
+    reached = answer[0] if isinstance(answer, list) else answer
+    return None if reached >= wanted else f"{name} reached {reached} of {wanted}"
+
+
+def _why(error: Exception) -> str:
+    """The reason for an error, which never quotes a body."""
+    if wrong := connection.config_error(error):
+        return str(wrong)
+    if isinstance(error, ResponseError):
+        return f"Redis refuses: {error}"
+    return f"Redis is away: {type(error).__name__}"
