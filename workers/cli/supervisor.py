@@ -79,7 +79,7 @@ def supervise(
 
 
 def _wait_until_ready(group: _Group, groups: Sequence[_Group], wait: _Wait) -> int | None:
-    """None when it is; else the exit status with which all end now."""
+    """Return None once it is, else the exit status with which all are to end now."""
     deadline = time.monotonic() + _START_SECONDS
     while not group.ready():
         if group.has_given_up() or time.monotonic() > deadline:
