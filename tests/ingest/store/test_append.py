@@ -113,7 +113,7 @@ def test_job_is_one_of_rq(redis: Redis) -> None:
     assert [q.name for q in Queue.all(connection=redis, serializer=JSONSerializer)] == ["messages.3"]
     job = Job.fetch(batch, connection=redis, serializer=JSONSerializer)
     assert (job.func_name, job.args, job.kwargs) == ("workers.engine.batch.run", ["messages.3", batch], {})
-    assert (job.body_digest, job.timeout, job.result_ttl, job.failure_ttl) == ("messages.3", -1, 0, FAILURE_TTL)
+    assert (job.origin, job.timeout, job.result_ttl, job.failure_ttl) == ("messages.3", -1, 0, FAILURE_TTL)
     assert job.get_status() is JobStatus.QUEUED
     assert job.enqueued_at == job.created_at
     assert job.created_at.replace(tzinfo=UTC) == datetime.fromisoformat(NOW)

@@ -170,7 +170,7 @@ def test_a_server_with_a_certificate_of_an_old_ca(
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(ca.issue("localhost"))
     port, _ = behind_tls(context)
-    client = make(load(redis_url=f"rediss://default:hunter2@localhost:{port}/0?ssl_ca_certs={ca.file}"))
+    client = make(url_of(load(redis_url=f"rediss://default:hunter2@localhost:{port}/0?ssl_ca_certs={ca.file}")))
 
     async def ping() -> bool:
         async with client:
