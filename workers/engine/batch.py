@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import structlog
 from redis.exceptions import ConnectionError, TimeoutError
 
@@ -17,17 +14,16 @@ from ingest.routing import lane_of
 from ingest.settings import Settings
 from ingest.state import controls
 from ingest.store import keys, scripts
-from ingest.store.jobs import job_template, rq_now
 from ingest.store.records import unpack
 from ingest.telemetry import logs
 from workers.archive.files import Archive
 from workers.dispatch.dispatcher import Account, Dispatcher, Outcome
 from workers.dispatch.event_context import EventContext
 from workers.dispatch.rate_limits import Buckets, Granted, RateLimits, with_bucket
-from workers.engine import claims, reaper
-from workers.engine.batch_state import BatchState, kept
+from workers.engine import claims, hooks, reaper, settle
+from workers.engine.batch_state import BatchState, Results, kept
 from workers.engine.profiles import Profiles
-from workers.engine.queue import SPENT, WAITS, Consumer, Delivery
+from workers.engine.queue import WAITS, Consumer, Delivery
 from workers.events import Event, Status
 from workers.handlers import Handlers
 
@@ -36,13 +32,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-SETTLE_SECONDS = 0.5
-"""A long batch settles what it has done this often, so that a kill repeats little, and makes way for what is urgent."""
-
-FAILING = keys.WA + "failing"
-
 DUPLICATE = Outcome("duplicate")
-SUPERSEDED = Outcome("superseded")
 
 
 class Lost(Exception):
@@ -66,10 +56,7 @@ def install(runner: Callable[[str, str], None]) -> None:
 
 
 class Runner:
-    """Runs batches for one worker process.
-
-    `urgent` maps each queue to those of more urgent lanes that this worker takes from, too.
-    """
+    """Runs batches for one worker process, which takes from `queues`."""
 
     def __init__(
         self,
@@ -84,15 +71,12 @@ class Runner:
         self._spans = spans
         self._settings = settings
         self._stopping = stopping
-        self._template = job_template()
         self._script = consumer.connection.script(with_bucket(scripts.lua(__file__, "settle.lua")))
         self._buckets = Buckets(consumer.connection)
-        self._calls = itertools.count(time.time_ns() // 1000)  # above those of any earlier Runner of this name
+        self._calls = settle.Calls(consumer.worker, queues, settings.dedup_window)
         self._claims = claims.Claims(consumer.connection)
         self._profiles = Profiles(consumer.connection) if handlers.wants_profiles else None
         self._archive = Archive(settings.archive_dir, consumer.worker) if settings.archive_dir else None
-        lanes = list(dict.fromkeys(map(lane_of, queues)))
-        self._urgent = {lane: [q for q in queues if lane_of(q) in lanes[:rank]] for rank, lane in enumerate(lanes)}
         self.crashed = False
         """True when a batch ended in a way that nobody foresaw."""
         # The end of what is given at a time waits for its last handler: that should not come often.
@@ -131,16 +115,14 @@ class Runner:
         if self._profiles:
             self._profiles.ask(event for _, event in opened.events)
         todo = self._claim(opened)
-        drops = self._settings.status_order == "drop"
-        account = _Account(opened, self._settle, self._exchange, drops, EventContext(queue, self._spans))
-        watched: Account = self._profiles.watch(account) if self._profiles else account
+        account = self._account(opened)
         try:
             if probe:
                 opened.probing = True
-                self.dispatcher.run(todo[:1], watched)
-                account.settle("more")
+                self.dispatcher.run(todo[:1], account)
+                account.settle()
                 todo = todo[1:]
-            self.dispatcher.run(todo, watched)
+            self.dispatcher.run(todo, account)
             self._settle(opened, "end" if opened.all_done else "back", may_wait=delivery is not None)
         except Lost:
             _lost(queue, batch)
@@ -185,6 +167,18 @@ class Runner:
             todo.append((index, event))
         return todo if len(asked) == len(opened.events) else sorted(todo, key=lambda one: one[0])
 
+    def _account(self, opened: BatchState) -> hooks.Settling:
+        """What is done around the batch's events, the innermost first."""
+        account: Account = hooks.InContext(opened, EventContext(opened.queue, self._spans))
+        renew = None
+        if opened.allowance is not None:
+            account = capped = hooks.Capped(account, opened, self._exchange)
+            renew = capped.renew
+        account = hooks.StatusOrder(account, opened, drops=self._settings.status_order == "drop")
+        if self._profiles:
+            account = self._profiles.watch(account)
+        return hooks.Settling(account, lambda: self._settle(opened, "more"), renew)
+
     def _exchange(self, opened: BatchState) -> Granted:
         return self._buckets.exchange(controls.STEERING, lane_of(opened.queue), unused=opened.allowance or 0)
 
@@ -195,78 +189,36 @@ class Runner:
         What leaves the batch is in the archive first. While that cannot be written, nothing is settled: no more events
         begin, and at the end of the batch this waits, until the worker is to stop.
         """
-        if self._archive and not self._archive.keep(opened.leaving(), lambda: how != "more" and not self._stopping()):
+        if not self._is_archived(opened, how):
             return "wait"
         if self._profiles:
             self._profiles.remember()
         results = opened.collect()
-        lane = lane_of(opened.queue)
-        head = {
-            "rq": keys.RQ,
-            "wa": keys.WA,
-            "worker": self._consumer.worker,
-            "token": opened.token,
-            "queue": opened.queue,
-            "batch": opened.batch,
-            "now": rq_now(),
-            "template": self._template,
-            "call": next(self._calls),
-            "how": how,
-            "probe": opened.probing,
-            "records": results.records,
-            "counts": results.counts,
-            "tally": results.tally | self.dispatcher.tally(),
-            "fresh_failed": results.fresh_failed,
-            "failed": results.failed,
-            "succeeded": results.succeeded,
-            "spent": results.spent_ms,
-            "window": self._settings.dedup_window,
-            "urgent": self._urgent.get(lane, []),
-            "capped": opened.allowance is not None,
-            "unused": 0 if how == "more" else opened.allowance or 0,
-            "letters": len(results.letters),
-            "retries": [(retry.id, retry.delay, len(records)) for retry, records in results.retries.items()],
-        }
-        script_keys = [
-            keys.LEDGER,
-            keys.TAKEN,
-            keys.LEASES,
-            keys.doorbell_key(lane),
-            keys.COUNTS,
-            keys.dead_key(lane),
-            claims.CLAIMS,
-            claims.GENERATIONS,
-            SPENT,
-            FAILING,
-            WAITS,
-            reaper.DEATHS,
-            controls.STEERING,
-            keys.COUNTERS,
-        ]
-        args = [
-            orjson.dumps(head),
-            *(part for letter in results.letters for part in letter),
-            *(record for records in results.retries.values() for record in records),
-            "\n".join(results.done),
-        ]
-        # What did not go well may make the lane wait: that is decided before the next batch is delivery.
+        call = self._calls.build(opened, results, self.dispatcher.tally(), how)
+        # What did not go well may make the lane wait: that is decided before the next batch is taken.
         if may_wait and how == "end" and not results.failed and not results.letters:
-            self._consumer.settling = f"{opened.queue}|{opened.batch}"
-            self._script.later(script_keys, args, functools.partial(self._settled, opened.queue, opened.batch))
+            self._send_later(opened, call)
             return how
-        reply = self._script(keys=script_keys, args=args)
+        answer = self._send(call)
         if results.failed or results.succeeded:
             opened.probing = False
-        answer: str = reply.decode()
+        _tell(lane_of(opened.queue), results, answer)
+        return answer
+
+    def _is_archived(self, opened: BatchState, how: str) -> bool:
+        if not self._archive:
+            return True
+        return self._archive.keep(opened.leaving(), lambda: how != "more" and not self._stopping())
+
+    def _send(self, call: settle.Call) -> str:
+        answer: str = self._script(keys=call.keys, args=call.args).decode()
         if answer == "lost":
             raise Lost
-        if results.failed:
-            log.warning("events failed", lane=lane, failed=results.failed, handler=results.handler, error=results.error)
-        for reason, count in Counter(letter[0] for letter in results.letters).items():
-            log.warning("dead letters", lane=lane, reason=reason, count=count)
-        if answer == "wait":
-            log.warning("everything fails, the lane waits", lane=lane)
         return answer
+
+    def _send_later(self, opened: BatchState, call: settle.Call) -> None:
+        self._consumer.settling = f"{opened.queue}|{opened.batch}"
+        self._script.later(call.keys, call.args, functools.partial(self._settled, opened.queue, opened.batch))
 
     def _settled(self, queue: str, batch: str, reply: Any) -> None:
         self._consumer.settling = ""
@@ -280,64 +232,11 @@ def _lost(queue: str, batch: str) -> None:
     log.warning("another worker has this batch now", queue=queue, batch=batch)
 
 
-class _Account:
-    """Settles a batch while its events are dispatched, and sees that a capped lane keeps to its rate."""
-
-    def __init__(
-        self,
-        opened: BatchState,
-        settle: Callable[[BatchState, str], str],
-        exchange: Callable[[BatchState], Granted],
-        drops: bool,
-        context: EventContext,
-    ) -> None:
-        self._opened = opened
-        self._settle = settle
-        self._exchange = exchange
-        self._drops = drops
-        self._settled_at = time.monotonic()
-        self._more_at = 0.0
-        self._halted = False
-        self._context = context
-
-    def settle(self, how: str) -> None:
-        """Settle now; halt when a more urgent lane waits, or this one has to."""
-        self._halted |= self._settle(self._opened, how) in ("yield", "wait")
-        self._settled_at = time.monotonic()
-        if self._opened.allowance and not self._halted:
-            self._ask_for_more()  # what was granted long ago would come on top of what others get now
-
-    def tick(self, now: float) -> None:
-        if not self._halted and now - self._settled_at >= SETTLE_SECONDS:
-            self.settle("more")
-
-    def halted(self) -> bool:
-        return self._halted or (self._opened.allowance == 0 and not self._ask_for_more())
-
-    def admit(self, event: Event) -> Outcome | None:
-        """WA_STATUS_ORDER: a status that comes after a later stage of its message is marked, or dropped."""
-        if isinstance(event, Status) and self._opened.is_superseded(event):
-            event.superseded = True
-            if self._drops:
-                return SUPERSEDED
-        if self._opened.allowance is not None:
-            self._opened.allowance -= 1
-        self._context.begin(event)
-        return None
-
-    def put_off(self) -> None:
-        self._context.leave()
-        if self._opened.allowance is not None:
-            self._opened.allowance += 1
-
-    def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
-        self._context.end(outcome)
-        self._opened.finish(index, event, outcome, now)
-
-    def _ask_for_more(self) -> bool:
-        """Give back what is left of a capped lane's allowance and get what there is now."""
-        now = time.monotonic()
-        if now >= self._more_at:
-            self._opened.allowance, wait = self._exchange(self._opened)
-            self._more_at = now + wait
-        return self._opened.allowance != 0
+def _tell(lane: str, results: Results, answer: str) -> None:
+    if results.failed:
+        log.warning("events failed", lane=lane, failed=results.failed, handler=results.handler, error=results.error)
+    if results.letters:
+        for reason, count in Counter(letter[0] for letter in results.letters).items():
+            log.warning("dead letters", lane=lane, reason=reason, count=count)
+    if answer == "wait":
+        log.warning("everything fails, the lane waits", lane=lane)

@@ -41,6 +41,222 @@ local FAIR_SHARE = 0.1 -- of the work, that a lower lane keeps
 local SPENT_MS = 30000 -- the work over which shares are counted
 local FULL = 400 -- digests in a set; beyond 512 Redis would keep them in five times the room
 
+local time, now -- of Redis; set below, before anything needs them
+
+local function ring()
+  if redis.call('LLEN', doorbell) == 0 then
+    redis.call('RPUSH', doorbell, 1)
+  end
+end
+
+-- Takes the letters from the arguments at `position`, and returns the position after them.
+local function write_letters(position)
+  for _ = 1, it.letters do
+    local reason, kind, detail, attempt, received, body, origin = unpack(ARGV, position, position + 6)
+    redis.call('XADD', dead, '*', 'reason', reason, 'kind', kind, 'detail', detail, 'attempt', attempt,
+      'received', received, 'queue', queue, 'body', body, 'origin', origin)
+    redis.call('HINCRBY', tally, 'dead|' .. lane .. '|' .. reason, 1)
+    position = position + 7
+  end
+  return position
+end
+
+-- The job and the ledger entry of a retry batch, unless it waits for its time already.
+local function schedule(scheduled, name, delay, first_record)
+  if redis.call('ZADD', scheduled, 'NX', now + delay, name) == 0 then
+    return
+  end
+  local fields = it.template:gsub('_ID_', name):gsub('_QUEUE_', queue):gsub('_NOW_', it.now)
+  redis.call('HSET', rq .. ':job:' .. name, unpack(cjson.decode(fields)))
+  redis.call('HSET', rq .. ':job:' .. name, 'status', 'scheduled')
+  redis.call('ZADD', ledger, struct.unpack('>I6', first_record), queue .. '|' .. name)
+  ring() -- an idle worker learns when it is due
+end
+
+-- Takes the records from the arguments at `position`, and returns the position after them.
+local function write_retries(position)
+  local scheduled = rq .. ':scheduled:' .. queue
+  for _, retry in ipairs(it.retries) do
+    local name, delay, count = unpack(retry)
+    -- What a batch fails with is one retry batch, as long as that one still waits for its time.
+    if redis.call('EXISTS', wa .. 'batch:' .. name) == 1 and not redis.call('ZSCORE', scheduled, name) then
+      name = name .. '-' .. time[1] .. time[2]
+    end
+    schedule(scheduled, name, delay, ARGV[position])
+    local after = position + count
+    for first = position, after - 1, CHUNK do
+      redis.call('RPUSH', wa .. 'batch:' .. name, unpack(ARGV, first, math.min(after, first + CHUNK) - 1))
+    end
+    position = after
+  end
+  return position
+end
+
+-- The generation that remembers now: a new one when half the window is over, or its sets are full. Returns its number
+-- and how many digits of a bucket name a set.
+local function generation()
+  local last, found = 0, {}
+  local described = redis.call('HGETALL', generations)
+  for i = 1, #described, 2 do
+    found[described[i]] = tonumber(described[i + 1])
+    last = math.max(last, tonumber(described[i]:match('^%d+')))
+  end
+  local name = tostring(last)
+  local digits = found[name]
+  if digits then
+    local count, full = found[name .. '.count'] or 0, FULL * 8 ^ digits
+    if count >= full then
+      digits = math.min(8, digits + 1)
+    elseif now - found[name .. '.born'] < it.window / 2 then
+      return name, digits
+    else -- its time is over: as many as would have held it well
+      digits = math.max(3, math.min(8, math.ceil(math.log(count / 256 + 1) / math.log(8))))
+    end
+  end
+  name, digits = tostring(last + 1), digits or 4
+  redis.call('HSET', generations, name, digits, name .. '.born', math.floor(now))
+  return name, digits
+end
+
+-- Remembers events that are done, given as lines, and ends their claims.
+local function remember(done)
+  if done == '' then
+    return
+  end
+  local current, digits = generation()
+  local prefix, added, events = wa .. 'seen:' .. current .. ':', 0, {}
+  for bucket, event, markers in done:gmatch('(%d+) ([^ \n]+)([^\n]*)') do
+    local key = prefix .. bucket:sub(1, digits)
+    if markers == '' then
+      added = added + redis.call('SADD', key, event)
+    else
+      local all = { event }
+      for marker in markers:gmatch('%S+') do
+        all[#all + 1] = marker
+      end
+      added = added + redis.call('SADD', key, unpack(all))
+    end
+    events[#events + 1] = event
+  end
+  for first = 1, #events, CHUNK do
+    redis.call('HDEL', claims, unpack(events, first, math.min(#events, first + CHUNK - 1)))
+  end
+  redis.call('HINCRBY', generations, current .. '.count', added)
+end
+
+local function count_events()
+  for outcome, count in pairs(it.counts) do
+    redis.call('HINCRBY', counts, outcome, count)
+  end
+  for field, count in pairs(it.tally) do
+    redis.pcall('HINCRBY', tally, field, count) -- a figure must not end a settle half-way
+    local handler = field:match('^(handler|.+|)sum$')
+    if handler then
+      redis.call('HSET', tally, handler .. 'seen', time[1])
+    end
+  end
+end
+
+local function remove_records()
+  if it.records > 0 then
+    local flow = wa .. 'flow:' .. math.floor(time[1] / 10)
+    redis.call('HINCRBY', flow, 'out.' .. lane, it.records)
+    redis.call('EXPIRE', flow, 600)
+    redis.call('LTRIM', batch, it.records, -1)
+  end
+end
+
+-- Adds to the lane's share of the work lately; take.lua looks at the shares. Returns the work of all lanes.
+local function share_work()
+  local total = 0
+  redis.call('HINCRBY', spent, lane, it.spent)
+  local shares = redis.call('HGETALL', spent)
+  for i = 2, #shares, 2 do
+    total = total + shares[i]
+  end
+  if total > SPENT_MS then
+    for i = 1, #shares, 2 do
+      redis.call('HSET', spent, shares[i], math.floor(shares[i + 1] / 2))
+    end
+  end
+  return total
+end
+
+-- When everything fails (a database is down), the lane waits instead of burning attempts. True when this call makes it
+-- wait.
+local function wait_if_all_fails()
+  if it.succeeded > 0 then
+    redis.call('HDEL', failing, lane)
+    redis.call('HDEL', waits, lane)
+  elseif it.probe and it.failed == 0 then
+    redis.call('HSET', waits, lane, math.floor(now * 1000)) -- it decided nothing: another try
+  elseif it.fresh_failed > 0 or it.probe and it.failed > 0 then
+    local failures = redis.call('HINCRBY', failing, lane, 1)
+    if failures >= FAILURES then
+      local seconds = math.min(LONGEST_WAIT, 2 ^ math.min(10, failures - FAILURES))
+      redis.call('HSET', waits, lane, math.floor((now + seconds) * 1000))
+      ring() -- an idle worker learns how long
+      return true
+    end
+  end
+  return false
+end
+
+-- True when a batch of another queue has waited too long and may be taken: its partition is free, and its lane does not
+-- wait, is not paused and has tokens.
+local function is_overdue(other)
+  local first = redis.call('LINDEX', rq .. ':queue:' .. other, 0)
+  if not first or redis.call('HEXISTS', leases, other) == 1 then
+    return false
+  end
+  local since, name = redis.call('ZSCORE', ledger, other .. '|' .. first), other:match('^[^.]+')
+  local until_ = tonumber(redis.call('HGET', waits, name) or 0)
+  if not since or now * 1000 - since < YIELD_MS or until_ > now * 1000 then
+    return false
+  end
+  local paused, limit = unpack(redis.call('HMGET', steering, 'paused.' .. name, 'limit.' .. name))
+  return not paused and (not limit or select(2, look(steering, name, tonumber(limit), now)) == 0)
+end
+
+-- True when the batch is to make way. `total` is the work of all lanes lately.
+local function has_to_yield(total)
+  local paused, limit = unpack(redis.call('HMGET', steering, 'paused.' .. lane, 'limit.' .. lane))
+  if paused or limit and not it.capped then
+    return true
+  end
+  if total > 0 and (tonumber(redis.call('HGET', spent, lane)) or 0) >= FAIR_SHARE * total then
+    for _, other in ipairs(it.urgent) do
+      if is_overdue(other) then
+        return true
+      end
+    end
+  end
+  return false
+end
+
+-- The worker does not hold the batch any longer.
+local function let_go()
+  if it.unused > 0 then
+    redis.call('HINCRBYFLOAT', steering, 'tokens.' .. lane, it.unused)
+  end
+  redis.call('HDEL', taken, member)
+  if redis.call('HGET', leases, queue) == id then
+    redis.call('HDEL', leases, queue)
+  end
+  if redis.call('EXISTS', batch) == 1 then
+    -- Its rest goes back; or, at its end, records came late (a commit that was sent twice, because its connection broke).
+    redis.call('LPUSH', rq .. ':queue:' .. queue, id)
+    redis.call('HSET', rq .. ':job:' .. id, 'status', 'queued')
+  else
+    redis.call('DEL', rq .. ':job:' .. id)
+    redis.call('ZREM', ledger, member)
+    redis.call('HDEL', deaths, member)
+  end
+  if redis.call('LLEN', rq .. ':queue:' .. queue) > 0 then
+    ring() -- the partition is free again
+  end
+end
+
 -- redis-py sends a call again when its connection breaks, or Redis hangs, before the answer comes; and what was sent to
 -- a Redis that hangs is carried out when that goes on, however late. Each counts once.
 local calls = wa .. 'calls:' .. it.worker
@@ -51,190 +267,22 @@ if redis.call('HGET', taken, member) ~= it.token then
   return 'lost'
 end
 redis.call('SET', calls, it.call, 'EX', 3600)
+time = redis.call('TIME')
+now = time[1] + time[2] / 1000000
 
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1000000
-local position = 2
+local after_letters = write_letters(2)
+local after_retries = write_retries(after_letters)
+remember(ARGV[after_retries])
+count_events()
+remove_records()
+local total = share_work()
+local waiting = wait_if_all_fails()
 
-local function ring()
-  if redis.call('LLEN', doorbell) == 0 then
-    redis.call('RPUSH', doorbell, 1)
-  end
+if it.how ~= 'more' then
+  let_go()
+  return it.how
 end
-
-for _ = 1, it.letters do
-  local reason, kind, detail, attempt, received, body, origin = unpack(ARGV, position, position + 6)
-  redis.call('XADD', dead, '*', 'reason', reason, 'kind', kind, 'detail', detail, 'attempt', attempt,
-    'received', received, 'queue', queue, 'body', body, 'origin', origin)
-  redis.call('HINCRBY', tally, 'dead|' .. lane .. '|' .. reason, 1)
-  position = position + 7
+if waiting then
+  return 'wait'
 end
-
-for _, retry in ipairs(it.retries) do
-  local name, delay, count = unpack(retry)
-  local scheduled = rq .. ':scheduled:' .. queue
-  -- What a batch fails with is one retry batch, as long as that one still waits for its time.
-  if redis.call('EXISTS', wa .. 'batch:' .. name) == 1 and not redis.call('ZSCORE', scheduled, name) then
-    name = name .. '-' .. time[1] .. time[2]
-  end
-  if redis.call('ZADD', scheduled, 'NX', now + delay, name) == 1 then
-    local fields = it.template:gsub('_ID_', name):gsub('_QUEUE_', queue):gsub('_NOW_', it.now)
-    redis.call('HSET', rq .. ':job:' .. name, unpack(cjson.decode(fields)))
-    redis.call('HSET', rq .. ':job:' .. name, 'status', 'scheduled')
-    redis.call('ZADD', ledger, struct.unpack('>I6', ARGV[position]), queue .. '|' .. name)
-    ring() -- an idle worker learns when it is due
-  end
-  local last = position + count - 1
-  while position <= last do
-    local upto = math.min(last, position + CHUNK - 1)
-    redis.call('RPUSH', wa .. 'batch:' .. name, unpack(ARGV, position, upto))
-    position = upto + 1
-  end
-end
-
--- The generation that remembers now: a new one when half the window is over, or its sets are full. Returns its number
--- and how many digits of a bucket name a set.
-local function generation()
-  local last, digits, found = 0, 4, {}
-  local described = redis.call('HGETALL', generations)
-  for i = 1, #described, 2 do
-    found[described[i]] = tonumber(described[i + 1])
-    last = math.max(last, tonumber(described[i]:match('^%d+')))
-  end
-  if found[tostring(last)] then
-    digits = found[tostring(last)]
-    local count, full = found[last .. '.count'] or 0, FULL * 8 ^ digits
-    if now - found[last .. '.born'] < it.window / 2 and count < full then
-      return last, digits
-    end
-    if count >= full then
-      digits = math.min(8, digits + 1)
-    else -- its time is over: as many as would have held it well
-      digits = math.max(3, math.min(8, math.ceil(math.log(count / 256 + 1) / math.log(8))))
-    end
-  end
-  last = last + 1
-  redis.call('HSET', generations, last, digits, last .. '.born', math.floor(now))
-  return last, digits
-end
-
-local remember = ARGV[position]
-if remember ~= '' then
-  local current, digits = generation()
-  local prefix, added, members = wa .. 'seen:' .. current .. ':', 0, {}
-  for bucket, member, markers in remember:gmatch('(%d+) ([^ \n]+)([^\n]*)') do
-    local key = prefix .. bucket:sub(1, digits)
-    if markers == '' then
-      added = added + redis.call('SADD', key, member)
-    else
-      local all = { member }
-      for marker in markers:gmatch('%S+') do
-        all[#all + 1] = marker
-      end
-      added = added + redis.call('SADD', key, unpack(all))
-    end
-    members[#members + 1] = member
-  end
-  for first = 1, #members, CHUNK do
-    redis.call('HDEL', claims, unpack(members, first, math.min(#members, first + CHUNK - 1)))
-  end
-  redis.call('HINCRBY', generations, current .. '.count', added)
-end
-
-for outcome, count in pairs(it.counts) do
-  redis.call('HINCRBY', counts, outcome, count)
-end
-for field, count in pairs(it.tally) do
-  redis.pcall('HINCRBY', tally, field, count) -- a figure must not end a settle half-way
-  local handler = field:match('^(handler|.+|)sum$')
-  if handler then
-    redis.call('HSET', tally, handler .. 'seen', time[1])
-  end
-end
-if it.records > 0 then
-  local flow = wa .. 'flow:' .. math.floor(time[1] / 10)
-  redis.call('HINCRBY', flow, 'out.' .. lane, it.records)
-  redis.call('EXPIRE', flow, 600)
-  redis.call('LTRIM', batch, it.records, -1)
-end
-
--- How the work was shared among the lanes lately; take.lua looks at it.
-local total = 0
-redis.call('HINCRBY', spent, lane, it.spent)
-local shares = redis.call('HGETALL', spent)
-for i = 2, #shares, 2 do
-  total = total + shares[i]
-end
-if total > SPENT_MS then
-  for i = 1, #shares, 2 do
-    redis.call('HSET', spent, shares[i], math.floor(shares[i + 1] / 2))
-  end
-end
-
--- When everything fails (a database is down), the lane waits instead of burning attempts.
-local waiting = false
-if it.succeeded > 0 then
-  redis.call('HDEL', failing, lane)
-  redis.call('HDEL', waits, lane)
-elseif it.probe and it.failed == 0 then
-  redis.call('HSET', waits, lane, math.floor(now * 1000)) -- it decided nothing: another try
-elseif it.fresh_failed > 0 or it.probe and it.failed > 0 then
-  local failures = redis.call('HINCRBY', failing, lane, 1)
-  if failures >= FAILURES then
-    waiting = true
-    local seconds = math.min(LONGEST_WAIT, 2 ^ math.min(10, failures - FAILURES))
-    redis.call('HSET', waits, lane, math.floor((now + seconds) * 1000))
-    ring() -- an idle worker learns how long
-  end
-end
-
--- Whether a lane is neither paused nor short of tokens.
-local function is_given(other)
-  other = other:match('^[^.]+')
-  local paused, limit = unpack(redis.call('HMGET', steering, 'paused.' .. other, 'limit.' .. other))
-  return not paused and (not limit or select(2, look(steering, other, tonumber(limit), now)) == 0)
-end
-
-if it.how == 'more' then
-  if waiting then
-    return 'wait'
-  end
-  local paused, limit = unpack(redis.call('HMGET', steering, 'paused.' .. lane, 'limit.' .. lane))
-  if paused or limit and not it.capped then
-    return 'yield'
-  end
-  if total > 0 and (tonumber(redis.call('HGET', spent, lane)) or 0) >= FAIR_SHARE * total then
-    for _, other in ipairs(it.urgent) do
-      local first = redis.call('LINDEX', rq .. ':queue:' .. other, 0)
-      if first and redis.call('HEXISTS', leases, other) == 0 then
-        local since = redis.call('ZSCORE', ledger, other .. '|' .. first)
-        local until_ = tonumber(redis.call('HGET', waits, other:match('^[^.]+')) or 0)
-        if since and now * 1000 - since >= YIELD_MS and until_ <= now * 1000 and is_given(other) then
-          return 'yield'
-        end
-      end
-    end
-  end
-  return 'more'
-end
-
-if it.unused > 0 then
-  redis.call('HINCRBYFLOAT', steering, 'tokens.' .. lane, it.unused)
-end
-redis.call('HDEL', taken, member)
-if redis.call('HGET', leases, queue) == id then
-  redis.call('HDEL', leases, queue)
-end
-if redis.call('EXISTS', batch) == 1 then
-  -- Its rest goes back; or, at its end, records came late (a commit that was sent twice, because its connection broke).
-  redis.call('LPUSH', rq .. ':queue:' .. queue, id)
-  redis.call('HSET', rq .. ':job:' .. id, 'status', 'queued')
-else
-  redis.call('DEL', rq .. ':job:' .. id)
-  redis.call('ZREM', ledger, member)
-  redis.call('HDEL', deaths, member)
-end
-if redis.call('LLEN', rq .. ':queue:' .. queue) > 0 then
-  ring() -- the partition is free again
-end
-return it.how
+return has_to_yield(total) and 'yield' or 'more'

@@ -20,23 +20,27 @@ local FAIR_SHARE = 0.1 -- of the work lately; a lower lane that had less goes fi
 local PROBE_SECONDS = 60 -- a try that is not settled by then (its worker died) does not hold the lane any longer
 local PARTITIONED = '^messages%.'
 
-if redis.call('EXISTS', rq .. ':suspended') == 1 then -- `rq suspend`
-  return -1
-end
+local now_s -- Redis' time in seconds
+local said = {} -- what lies in steering
+local next_due -- when there may be something to take, as far as that is known
 
-local time = redis.call('TIME')
-local now_s = time[1] + time[2] / 1000000
-
-local said = {}
-local steered = redis.call('HGETALL', steering)
-for i = 1, #steered, 2 do
-  said[steered[i]] = steered[i + 1]
+local function read_steering()
+  local steered = redis.call('HGETALL', steering)
+  for i = 1, #steered, 2 do
+    said[steered[i]] = steered[i + 1]
+  end
 end
 
 -- In how many seconds a capped lane has tokens enough (0: now, or it has no cap).
 local function short(lane)
   local limit = said['limit.' .. lane]
   return limit and select(2, look(steering, lane, tonumber(limit), now_s)) or 0
+end
+
+local function may_be_due(at)
+  if at and (not next_due or at < next_due) then
+    next_due = at
+  end
 end
 
 -- Retry batches wait in RQ's ScheduledJobRegistry. They are older than all that waits, so they go to the front.
@@ -54,6 +58,14 @@ end
 
 local function leased(queue)
   return queue:find(PARTITIONED) and redis.call('HEXISTS', leases, queue) == 1
+end
+
+local function has_more(lane)
+  for _, queue in ipairs(lane) do
+    if redis.call('LLEN', rq .. ':queue:' .. queue) > 0 and not leased(queue) then
+      return true
+    end
+  end
 end
 
 local function pop(queue)
@@ -97,25 +109,99 @@ local function hand_over(queue, id, probe)
   return { queue, id, probe, token, redis.call('LRANGE', batch, 0, last), allowance }
 end
 
-local lanes, next_due = {}, nil
+local function put_back(queue, id)
+  redis.call('HDEL', taken, queue .. '|' .. id)
+  if redis.call('HGET', leases, queue) == id then
+    redis.call('HDEL', leases, queue)
+  end
+  redis.call('LPUSH', rq .. ':queue:' .. queue, id)
+  redis.call('HSET', rq .. ':job:' .. id, 'status', 'queued')
+end
 
-local function may_be_due(at)
-  if at and (not next_due or at < next_due) then
-    next_due = at
+-- A worker has one batch at a time. What it still holds, it does not know of: its connection broke before the answer to
+-- its take came, or before it could settle. Nobody else would ever get that, because the worker lives.
+local function hand_over_again()
+  local held = redis.call('HGETALL', taken)
+  for i = 1, #held, 2 do
+    if held[i + 1]:match('^[^#]*') == worker and held[i] ~= settling then
+      local queue, id = held[i]:match('^(.-)|(.*)$')
+      local lane = queue:match('^[^.]+')
+      if not said['paused.' .. lane] and short(lane) == 0 then
+        return hand_over(queue, id, tostring(redis.call('HEXISTS', waits, lane)))
+      end
+      put_back(queue, id)
+    end
   end
 end
 
-local function has_more(lane)
-  for _, queue in ipairs(lane) do
-    if redis.call('LLEN', rq .. ':queue:' .. queue) > 0 and not leased(queue) then
-      return true
+-- The lanes of the worker's queues, the most urgent first: each has its queues in it. What is due goes to their front.
+local function read_lanes()
+  local lanes, lane = {}, nil
+  for i = 8, #ARGV do
+    local queue = ARGV[i]
+    local name = queue:match('^[^.]+')
+    if not lane or lane.name ~= name then
+      lane = { name = name, paused = said['paused.' .. name], short = short(name) }
+      table.insert(lanes, lane)
+    end
+    table.insert(lane, queue)
+    local due = promote(queue)
+    may_be_due(not lane.paused and due)
+  end
+  return lanes
+end
+
+-- Writes into each lane its work lately, whether it waits, and whether its next batch is the one try of a lane that
+-- waits. Returns the work of all lanes.
+local function weigh(lanes)
+  local total = 0
+  for _, lane in ipairs(lanes) do
+    lane.spent = tonumber(redis.call('HGET', spent, lane.name)) or 0
+    total = total + lane.spent
+    local wait = tonumber(redis.call('HGET', waits, lane.name))
+    lane.waits, lane.probe = wait and wait > now_s * 1000, wait
+    if lane.paused then
+      lane.waits = true
+    elseif lane.waits then
+      may_be_due(wait / 1000)
+    elseif lane.short > 0 and has_more(lane) then
+      may_be_due(now_s + lane.short)
+    end
+  end
+  return total
+end
+
+-- Lower lanes that had less than their share go first, so that none starves; then all, the most urgent first.
+local function in_order(lanes, total)
+  local order = {}
+  for n = 2, #lanes do
+    if lanes[n].spent < FAIR_SHARE * total then
+      order[#order + 1] = lanes[n]
+    end
+  end
+  for _, lane in ipairs(lanes) do
+    order[#order + 1] = lane
+  end
+  return order
+end
+
+-- Takes a batch out of the first lane that has one. Returns its id, its queue and the lane.
+local function pop_first(order)
+  local given = tonumber(redis.call('GET', turn) or 0) + 1
+  for _, lane in ipairs(order) do
+    for n = 0, (lane.waits or lane.short > 0) and -1 or #lane - 1 do
+      local queue = lane[(given + n) % #lane + 1] -- each partition has its turn to be first
+      local id = pop(queue)
+      if id then
+        return id, queue, lane
+      end
     end
   end
 end
 
 -- Wakes one more worker for each lane that has more to take; that one does the same. Of a capped lane it learns when
 -- there are tokens: once for each batch given, and not for those of other lanes.
-local function ring(given)
+local function ring(lanes, given)
   for _, lane in ipairs(lanes) do
     if lane.short == 0 or lane == given then
       local doorbell = wa .. 'doorbell:' .. lane.name
@@ -127,73 +213,26 @@ local function ring(given)
   end
 end
 
--- A worker has one batch at a time. What it still holds, it does not know of: its connection broke before the answer to
--- its take came, or before it could settle. Nobody else would ever get that, because the worker lives.
-local held = redis.call('HGETALL', taken)
-for i = 1, #held, 2 do
-  if held[i + 1]:match('^[^#]*') == worker and held[i] ~= settling then
-    local queue, id = held[i]:match('^(.-)|(.*)$')
-    local lane = queue:match('^[^.]+')
-    if not said['paused.' .. lane] and short(lane) == 0 then
-      return hand_over(queue, id, tostring(redis.call('HEXISTS', waits, lane)))
-    end
-    redis.call('HDEL', taken, held[i])
-    if redis.call('HGET', leases, queue) == id then
-      redis.call('HDEL', leases, queue)
-    end
-    redis.call('LPUSH', rq .. ':queue:' .. queue, id)
-    redis.call('HSET', rq .. ':job:' .. id, 'status', 'queued')
-  end
+if redis.call('EXISTS', rq .. ':suspended') == 1 then -- `rq suspend`
+  return -1
+end
+local time = redis.call('TIME')
+now_s = time[1] + time[2] / 1000000
+read_steering()
+
+local reply = hand_over_again()
+if reply then
+  return reply
 end
 
-for i = 8, #ARGV do
-  local queue = ARGV[i]
-  local name = queue:match('^[^.]+')
-  if #lanes == 0 or lanes[#lanes].name ~= name then
-    lanes[#lanes + 1] = { name = name, paused = said['paused.' .. name], short = short(name) }
-  end
-  table.insert(lanes[#lanes], queue)
-  local due = promote(queue)
-  may_be_due(not lanes[#lanes].paused and due)
+local lanes = read_lanes()
+local id, queue, lane = pop_first(in_order(lanes, weigh(lanes)))
+if not id then
+  return next_due and math.max(0, math.ceil((next_due - now_s) * 1000)) or -1
 end
-
-local total = 0
-for _, lane in ipairs(lanes) do
-  lane.spent = tonumber(redis.call('HGET', spent, lane.name)) or 0
-  total = total + lane.spent
-  local wait = tonumber(redis.call('HGET', waits, lane.name))
-  lane.waits, lane.probe = wait and wait > now_s * 1000, wait
-  if lane.paused then
-    lane.waits = true
-  elseif lane.waits then
-    may_be_due(wait / 1000)
-  elseif lane.short > 0 and has_more(lane) then
-    may_be_due(now_s + lane.short)
-  end
+reply = hand_over(queue, id, lane.probe and '1' or '0')
+if lane.probe then
+  redis.call('HSET', waits, lane.name, math.floor((now_s + PROBE_SECONDS) * 1000))
 end
-local order = {}
-for n = 2, #lanes do
-  if lanes[n].spent < FAIR_SHARE * total then
-    order[#order + 1] = lanes[n]
-  end
-end
-for _, lane in ipairs(lanes) do
-  order[#order + 1] = lane
-end
-
-local given = tonumber(redis.call('GET', turn) or 0) + 1
-for _, lane in ipairs(order) do
-  for n = 0, (lane.waits or lane.short > 0) and -1 or #lane - 1 do
-    local queue = lane[(given + n) % #lane + 1] -- each partition has its turn to be first
-    local id = pop(queue)
-    if id then
-      local reply = hand_over(queue, id, lane.probe and '1' or '0')
-      if lane.probe then
-        redis.call('HSET', waits, lane.name, math.floor((now_s + PROBE_SECONDS) * 1000))
-      end
-      ring(lane)
-      return reply
-    end
-  end
-end
-return next_due and math.max(0, math.ceil((next_due - now_s) * 1000)) or -1
+ring(lanes, lane)
+return reply

@@ -263,7 +263,7 @@ def test_disk_that_fails(
     is_async: bool,
 ) -> None:
     """While the archive cannot be written no event begins and nothing is settled; then it goes on, nothing twice."""
-    monkeypatch.setattr("workers.engine.batch.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.engine.hooks.SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(files, "WAIT_SECONDS", 0.01)
     seen: list[str] = []
     owed: list[int] = []

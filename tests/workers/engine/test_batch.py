@@ -209,7 +209,7 @@ def test_long_batches_settle_on_the_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A batch that takes long gives away what it has done, so that a kill repeats only the rest."""
-    monkeypatch.setattr("workers.engine.batch.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.engine.hooks.SETTLE_SECONDS", 0.0)
     handlers, left = Handlers(), []
 
     @handlers.status()
@@ -232,7 +232,7 @@ def test_retries_of_one_batch_stay_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Events that fail before and after a settle on the way still make one retry batch."""
-    monkeypatch.setattr("workers.engine.batch.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.engine.hooks.SETTLE_SECONDS", 0.0)
     handlers = Handlers()
 
     @handlers.status()
@@ -255,7 +255,7 @@ def test_an_unfinished_event_holds_its_record(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With async handlers, a record leaves the batch only after all before it are done."""
-    monkeypatch.setattr("workers.engine.batch.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.engine.hooks.SETTLE_SECONDS", 0.0)
     handlers, lengths = Handlers(), []
 
     @handlers.message()
@@ -308,7 +308,7 @@ def test_a_lost_batch_is_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A worker whose batch was given to another settles nothing and stops handling it."""
-    monkeypatch.setattr("workers.engine.batch.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.engine.hooks.SETTLE_SECONDS", 0.0)
     handlers, seen = Handlers(), []
 
     @handlers.status()
@@ -396,7 +396,7 @@ def test_many_failures_in_one_settle(
         if event.id != "0":
             raise ValueError
 
-    monkeypatch.setattr("workers.engine.batch.SETTLE_SECONDS", 1e9)
+    monkeypatch.setattr("workers.engine.hooks.SETTLE_SECONDS", 1e9)
     commit(orjson.dumps({"statuses": [{"id": str(n)} for n in range(20_001)]}))
     runner(handlers).run(*take())
     ((retry, _),) = redis.zrange(keys.scheduled_key("statuses"), 0, -1, withscores=True)  # type: ignore[misc]

@@ -12,14 +12,14 @@ from ingest.state import controls
 from ingest.store import keys
 from ingest.store.records import pack
 from workers import Handlers, RetryIn
-from workers.engine.batch import FAILING
 from workers.engine.queue import SPENT, WAITS
+from workers.engine.settle import FAILING
 
 
 @pytest.fixture(autouse=True)
 def settle_always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settle after every event."""
-    monkeypatch.setattr("workers.engine.batch.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.engine.hooks.SETTLE_SECONDS", 0.0)
 
 
 def _ago(seconds: float) -> int:
