@@ -22,10 +22,7 @@ up: $(VENV)/ready  ## everything on this machine, from nothing but Python 3.11+
 
 # Three at a time, each a file: many tests mostly wait.
 test: lint  ## all checks and tests (CI runs this)
-	@rm -rf .coverage && mkdir .coverage
-	$(BIN)/coverage run -m pytest -n 3 --dist loadfile --no-loadscope-reorder
-	@$(BIN)/coverage combine --quiet
-	@printf 'coverage in per cent: ' && $(BIN)/coverage report --format=total
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=
 
 lint: $(VENV)/ready-to-test  ## style, types, and who may import whom
 	$(BIN)/ruff check .
