@@ -20,10 +20,10 @@ from ingest.routing import Route
 from ingest.settings import Settings
 from ingest.spool.fallback import SpoolFallback
 from ingest.spool.spool import Spool
-from ingest.store import append, connection, scripts
+from ingest.store import append, connection, formats, scripts
 from ingest.store.append import APPEND_KEYS, append_arguments, append_head
 from ingest.store.jobs import job_template
-from ingest.store.records import pack
+from ingest.store.records import pack_into
 from ingest.telemetry.outage import Outage
 
 FLUSH_BYTES = 8 << 20
@@ -91,11 +91,8 @@ class Committer:
         """Return when the notification is durable. Raises NotDurable."""
         flush = self._next_flush()
         flush.notifications.append((received_ms, body))
-        for queue, split in routes:
-            record = pack(body, received_ms, split=split)
-            flush.records.setdefault(queue, []).append(record)
-            flush.bytes += len(record)
-            flush.count += 1
+        flush.bytes += pack_into(flush.records, routes, body, received_ms)
+        flush.count += len(routes)
         if self._runner is None:
             self._runner = asyncio.create_task(self._run())
         # One future serves the whole flush. aiohttp cancels a handler only when shutdown takes too long
@@ -169,7 +166,7 @@ class Committer:
             if isinstance(error, ResponseError):
                 return f"Redis refuses: {error}"
             return f"Redis is away: {type(error).__name__}"
-        except NotDurable as error:
+        except (NotDurable, formats.NewerFormat) as error:
             return str(error)
         return None
 
@@ -190,6 +187,8 @@ class Committer:
                     raise result
             got = results[1]
         except NoScriptError:  # Redis was restarted, or this is the first call
+            if not self._sha:  # a receiver that has once written there goes on
+                await formats.agree_async(self._redis)
             self._sha = await self._redis.script_load(self._script)
             await self._call(args)
             return

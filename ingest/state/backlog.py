@@ -11,10 +11,10 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest.routing import LANES, lane_of
 from ingest.state import controls
 from ingest.store import keys
-from ingest.store.append import FLOW_SECONDS
+from ingest.store.constants import FLOW_SECONDS
+from ingest.store.queues import LANES, Member, lane_of
 
 ALIVE_MS = 10_000
 """A worker without a sign of life for this long is dead."""
@@ -152,13 +152,13 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         pipe.zrange(keys.LEDGER, 0, -1, withscores=True)
         pipe.hkeys(keys.TAKEN)
         pipe.zcount(keys.ALIVE, now_ms - ALIVE_MS, "+inf")
-        pipe.exists(f"{keys.RQ}:suspended")
+        pipe.exists(keys.RQ_SUSPENDED)
         pipe.hgetall(keys.COUNTS)
-        pipe.hgetall(controls.STEERING)
+        pipe.hgetall(keys.CONTROLS)
         for lane in LANES:
             pipe.xlen(keys.dead_key(lane))
         for back in range(1, _RATE_BUCKETS + 1):
-            pipe.hgetall(f"{keys.FLOW}{bucket - back}")
+            pipe.hgetall(keys.flow_key(bucket - back))
         ledger, taken, workers, suspended, counts, said, *rest = pipe.execute()
 
     lanes = {name: Lane(dead=dead) for name, dead in zip(LANES, rest, strict=False)}
@@ -170,11 +170,11 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         figures.limit = said.limits.get(name)
         if name in said.paused:
             figures.paused, figures.paused_since = True, iso(said.paused[name])
-    owed = {member.decode(): score for member, score in ledger}
-    in_work = {member.decode() for member in taken}
-    scheduled = _scheduled(redis, {member.partition("|")[0] for member in owed})
+    owed = {Member.parse(member): score for member, score in ledger}
+    in_work = {Member.parse(member) for member in taken}
+    scheduled = _scheduled(redis, {member.queue for member in owed})
     for member, length in _lengths(redis, list(owed)).items():
-        figures = lanes[lane_of(member.partition("|")[0])]
+        figures = lanes[lane_of(member.queue)]
         if member in in_work:
             figures.working += length
         elif member in scheduled:
@@ -199,20 +199,20 @@ def iso(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 
-def _scheduled(redis: Redis, queues: set[str]) -> set[str]:
+def _scheduled(redis: Redis, queues: set[str]) -> set[Member]:
     """The members of the ledger that wait for their time, from RQ's registries of scheduled jobs."""
     with redis.pipeline(transaction=False) as pipe:
         for queue in queues:
             pipe.zrange(keys.scheduled_key(queue), 0, -1)
-        return {f"{queue}|{job.decode()}" for queue, jobs in zip(queues, pipe.execute(), strict=True) for job in jobs}
+        return {Member(queue, job.decode()) for queue, jobs in zip(queues, pipe.execute(), strict=True) for job in jobs}
 
 
-def _lengths(redis: Redis, members: list[str]) -> dict[str, int]:
-    lengths: dict[str, int] = {}
+def _lengths(redis: Redis, members: list[Member]) -> dict[Member, int]:
+    lengths: dict[Member, int] = {}
     for start in range(0, len(members), 1000):
         some = members[start : start + 1000]
         with redis.pipeline(transaction=False) as pipe:
             for member in some:
-                pipe.llen(keys.batch_key(member.partition("|")[2]))
+                pipe.llen(keys.batch_key(member.batch))
             lengths |= zip(some, pipe.execute(), strict=True)
     return lengths

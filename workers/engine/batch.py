@@ -13,21 +13,20 @@ import orjson
 import structlog
 from redis.exceptions import ConnectionError, TimeoutError
 
-from ingest.routing import lane_of
 from ingest.settings import Settings
-from ingest.state import controls
 from ingest.store import keys, scripts
 from ingest.store.jobs import job_template, rq_now
+from ingest.store.queues import Member, lane_of
 from ingest.store.records import unpack
 from ingest.telemetry import logs
 from workers.archive.files import Archive
 from workers.dispatch.dispatcher import Account, Dispatcher, Outcome
 from workers.dispatch.event_context import EventContext
-from workers.dispatch.rate_limits import Buckets, Granted, RateLimits, with_bucket
+from workers.dispatch.rate_limits import Buckets, Granted, RateLimits
 from workers.engine import claims, reaper
 from workers.engine.batch_state import BatchState, kept
 from workers.engine.profiles import Profiles
-from workers.engine.queue import SPENT, WAITS, Consumer, Delivery
+from workers.engine.queue import Consumer, Delivery
 from workers.events.types import Event, Status
 from workers.handlers import Handlers
 
@@ -38,8 +37,6 @@ log = structlog.get_logger()
 
 SETTLE_SECONDS = 0.5
 """A long batch settles what it has done this often, so that a kill repeats little, and makes way for what is urgent."""
-
-FAILING = keys.WA + "failing"
 
 DUPLICATE = Outcome("duplicate")
 SUPERSEDED = Outcome("superseded")
@@ -85,7 +82,7 @@ class Runner:
         self._settings = settings
         self._stopping = stopping
         self._template = job_template()
-        self._script = consumer.connection.script(with_bucket(scripts.lua(__file__, "settle.lua")))
+        self._script = consumer.connection.script(scripts.lua(__file__, "settle.lua"))
         self._buckets = Buckets(consumer.connection)
         self._calls = itertools.count(time.time_ns() // 1000)  # above those of any earlier Runner of this name
         self._claims = claims.Claims(consumer.connection)
@@ -149,8 +146,8 @@ class Runner:
 
     def _look(self, queue: str, batch: str) -> Delivery:
         with self._consumer.connection.redis.pipeline() as pipe:
-            pipe.hexists(WAITS, lane_of(queue))
-            pipe.hget(keys.TAKEN, f"{queue}|{batch}")
+            pipe.hexists(keys.WAITS, lane_of(queue))
+            pipe.hget(keys.TAKEN, str(Member(queue, batch)))
             pipe.lrange(keys.batch_key(batch), 0, -1)
             probe, token, records = pipe.execute()
         return Delivery(probe, (token or b"").decode(), records)
@@ -174,7 +171,7 @@ class Runner:
                 asked.append((index, event, claim))
                 yield claim
 
-        replies = self._claims.take(f"{opened.queue}|{opened.batch}", first_ones())
+        replies = self._claims.take(str(Member(opened.queue, opened.batch)), first_ones())
         for (index, event, claim), reply in zip(asked, replies, strict=True):
             if reply == claims.DUPLICATE:
                 opened.finish(index, event, DUPLICATE)
@@ -186,7 +183,7 @@ class Runner:
         return todo if len(asked) == len(opened.events) else sorted(todo, key=lambda one: one[0])
 
     def _exchange(self, opened: BatchState) -> Granted:
-        return self._buckets.exchange(controls.STEERING, lane_of(opened.queue), unused=opened.allowance or 0)
+        return self._buckets.exchange(keys.CONTROLS, lane_of(opened.queue), unused=opened.allowance or 0)
 
     def _settle(self, opened: BatchState, how: str, may_wait: bool = False) -> str:
         """Settle what is done, as settle.lua describes, and return its reply. Raises Lost.
@@ -234,13 +231,13 @@ class Runner:
             keys.doorbell_key(lane),
             keys.COUNTS,
             keys.dead_key(lane),
-            claims.CLAIMS,
-            claims.GENERATIONS,
-            SPENT,
-            FAILING,
-            WAITS,
-            reaper.DEATHS,
-            controls.STEERING,
+            keys.CLAIMS,
+            keys.GENERATIONS,
+            keys.SPENT,
+            keys.FAILING,
+            keys.WAITS,
+            keys.DEATHS,
+            keys.CONTROLS,
             keys.COUNTERS,
         ]
         args = [
@@ -251,7 +248,7 @@ class Runner:
         ]
         # What did not go well may make the lane wait: that is decided before the next batch is delivery.
         if may_wait and how == "end" and not results.failed and not results.letters:
-            self._consumer.settling = f"{opened.queue}|{opened.batch}"
+            self._consumer.settling = str(Member(opened.queue, opened.batch))
             self._script.later(script_keys, args, functools.partial(self._settled, opened.queue, opened.batch))
             return how
         reply = self._script(keys=script_keys, args=args)

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
-from ingest.state import controls, counters, history
+from ingest.state import controls, counters
 from ingest.store import keys
 
 BODY = b'{"errors":[{"title":"Kerry Fisher"}]}'
@@ -56,7 +56,7 @@ def test_healthz(receiver: Any) -> None:
 def test_readyz(receiver: Any, redis: Redis) -> None:
     """A receiver that could keep a notification is ready; asking leaves nothing in Redis."""
     assert ready(receiver) == (200, {"ready": True, "reason": None})
-    assert [key for key in redis.scan_iter() if not key.startswith(history.HISTORY.encode())] == []
+    assert [key for key in redis.scan_iter() if not key.startswith(keys.HISTORY.encode())] == []
 
 
 def test_readyz_when_redis_is_full(receiver: Any, redis: Redis) -> None:
