@@ -34,9 +34,9 @@ TTL: how long Redis keeps the key, `-` without end. Ours, after the prefix `rq:w
 | `history` | stream | - | the backlog over the last hour, see `ingest/state/history.py` |
 | `history.turn` | string | 9 s | a receiver took a sample: nobody does so again that soon |
 | `simulated:RUN` | list | 1 h | what handlers saw of a simulated run, see `workers/simulator/verifying.py` |
-| `example:NAME` | string | any | of the handlers in `examples/` |
+| `example:*` | string | any | of the handlers in `examples/` |
 
-RQ's, after the prefix `rq:`, as far as we or its worker use them:
+RQ's, after the prefix `rq:`. We use the first five; the others are its worker's, for `rq info` and rq-dashboard:
 
 | key | type | TTL | holds |
 |---|---|---|---|
@@ -45,6 +45,14 @@ RQ's, after the prefix `rq:`, as far as we or its worker use them:
 | `job:ID` | hash | - | the job of a batch, which holds its id and never a body; gone with the batch |
 | `scheduled:QUEUE` | zset | - | ids of retry batches by when they are due (s) |
 | `suspended` | string | any | somebody said `rq suspend`: nothing is given out |
+| `workers`, `workers:QUEUE` | set | - | the keys of workers, of all and of a queue |
+| `worker:WORKER`, `worker:WORKER:executions` | hash, zset | any | a worker process, and what it has in work |
+| `queue:QUEUE:intermediate` | list | - | where it looks for jobs that were lost between two steps |
+| `executions:ID`, `execution:ID:N` | zset, hash | any | who has a job in work |
+| `wip:QUEUE`, `finished:QUEUE`, `failed:QUEUE`, `ready:QUEUE` | zset | any | its registries of jobs |
+| `clean_registries:QUEUE`, `clean_groups` | string | any | its maintenance was done: nobody does so soon |
+| `groups`, `rl-keys` | set | - | what it has for features that we do not use |
+| `pubsub:WORKER` | channel | - | its commands to a worker |
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- Says what was last seen of contacts.
 --
--- KEYS  1 profiles:G:, how the names of this generation's hashes begin   2 profiles:G:, of the generation before
+-- KEYS  1 profiles:G:N without N, of this generation   2 profiles:G:N without N, of the generation before
 -- ARGV  1 places of contacts, PLACE_BYTES each: 2 say which hash, 8 are the field in it
 -- Returns for each a byte, 1 if it was found in this generation, else 0; then PROFILE_BYTES that are remembered, zeros
 -- for nothing.

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Remembers what was seen of contacts.
 --
--- KEYS  1 profiles:G:, how the names of this generation's hashes begin
+-- KEYS  1 profiles:G:N without N, of this generation
 -- ARGV  1 when the generation is forgotten (epoch seconds)   2 the fields that a hash may have
 --       3 places and what to remember, PLACE_BYTES and PROFILE_BYTES each: 2 say which hash, 8 are the field in it;
 --         what to remember begins with the time it was received (6 bytes, ms)

@@ -18,13 +18,13 @@ def test_one_sample_a_step_whoever_calls_first(redis: Redis) -> None:
     (sample,) = history.read(redis)
     assert sample.lanes["statuses"].waiting == 2
     assert sample.lanes["messages"] == history.Point(0, 0.0, 0.0, 0.0, 0)
-    assert 0 < redis.pttl(history._TURN) < history.STEP_SECONDS * 1000
+    assert 0 < redis.pttl(keys.HISTORY_TURN) < history.STEP_SECONDS * 1000
 
 
 def test_no_more_than_an_hour_is_kept(redis: Redis) -> None:
     """The stream does not grow, and what is read is the newest, in order of time."""
     for _ in range(history.KEPT + 300):
-        redis.delete(history._TURN)
+        redis.delete(keys.HISTORY_TURN)
         history.take(redis)
     samples = history.read(redis)
     assert len(samples) == history.KEPT
