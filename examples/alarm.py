@@ -36,7 +36,7 @@ PERIOD = 3600
 """Seconds."""
 
 _SLOT = 10
-_KEY = f"{keys.WA}example:alarm:"
+_KEY = keys.example_key("alarm:")
 
 
 @handlers.error()

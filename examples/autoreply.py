@@ -67,7 +67,7 @@ async def reply(message: Message) -> None:
     if message.id is None:
         raise Reject("a message without an id cannot be answered once")
     shared = await anext(_shared)
-    key = f"{keys.WA}example:autoreply:{sha256(message.id.encode()).hexdigest()}"
+    key = keys.example_key(f"autoreply:{sha256(message.id.encode()).hexdigest()}")
     if await _claim(shared.redis, key):
         await _send(shared, key, token, message)
 

@@ -1,7 +1,7 @@
 """Which queue a notification goes to: its lane, and for messages the partition of its contact.
 
 Routing looks at a body only to choose a queue. Whatever the bytes are, it answers: a body that it cannot place goes
-to `other`, where the worker decides what it is (DESIGN: processing never changes an answer).
+to `other`, where the worker decides what it is: what is in a body never changes the answer to its sender.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from zlib import crc32
 
 import orjson
 
-MESSAGES, STATUSES, OTHER = LANES = ("messages", "statuses", "other")
-"""The lanes, most urgent first."""
+from ingest.store.queues import MESSAGES, OTHER, STATUSES, partition_number
 
 # In valid JSON these bytes cannot stand inside a string: a quote there is escaped, so `"messages"` would read
 # `\"messages\"`. Only bodies that match are parsed; a flood of statuses never is.
@@ -43,16 +42,6 @@ class Route(NamedTuple):
 
 _STATUSES = (Route(STATUSES, 0),)
 _OTHER = (Route(OTHER, 0),)
-
-
-def queue_names(lane: str, partitions: int) -> list[str]:
-    """The RQ queue names of a lane: `messages.0` … for messages, else the lane itself."""
-    return [f"{lane}.{n}" for n in range(partitions)] if lane == MESSAGES else [lane]
-
-
-def lane_of(queue: str) -> str:
-    """The lane of an RQ queue name."""
-    return queue.partition(".")[0]
 
 
 def contact_of(element: dict[str, Any]) -> str | None:
@@ -100,8 +89,9 @@ def route(body: bytes, partitions: int) -> tuple[Route, ...]:
 
 def home(queue: str, body: bytes, count: int) -> int:
     """Which of `count` Redis a notification in this queue belongs to: the same in every process and at every start."""
-    if partition := queue.partition(".")[2]:
-        return int(partition) % count
+    number = partition_number(queue)
+    if number is not None:
+        return number % count
     found = _STATUS_ID.search(body)
     return crc32(found[1] if found else body) % count
 

@@ -24,7 +24,7 @@ from ingest.settings import Settings, SettingsError, load, redis_url, tls
 from ingest.spool.fallback import SpoolFallback
 from ingest.spool.spool import Spool
 from ingest.state import history
-from ingest.store import connection
+from ingest.store import connection, formats
 from ingest.telemetry import logs, tracing
 
 log = structlog.get_logger()
@@ -156,6 +156,7 @@ def main() -> None:
         for tools in connection.all_for_tools(redis_url(settings), connection.COMMAND_SECONDS).values():
             try:
                 connection.check_version(tools, settings.durability)
+                formats.agree(tools)
             except (RedisError, OSError) as error:
                 # Not fatal: until Redis is there, notifications are spooled or senders get 503.
                 log.warning("Redis is away", reason=str(connection.diagnose(error)), spool=spool is not None)

@@ -12,9 +12,9 @@ from prometheus_client.registry import Collector
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from ingest.routing import LANES
 from ingest.state import backlog, counters
 from ingest.state.spooled import spool_figures
+from ingest.store.queues import LANES
 
 LANE_GAUGES = {
     "waiting": "Notifications waiting",

@@ -14,7 +14,7 @@ from time import perf_counter
 from ingest import metrics
 from ingest.routing import Route
 from ingest.spool.fallback import SpoolFallback, Writer
-from ingest.store.records import pack
+from ingest.store.records import pack_into
 
 FLUSH_BYTES = 8 << 20
 """A flush takes no more once it holds this much, so that one call does not hold Redis up for long."""
@@ -55,11 +55,8 @@ class GroupCommit:
         """
         flush = self._next_flush()
         flush.notifications.append((received_ms, body))
-        for queue, split in routes:
-            record = pack(body, received_ms, split=split)
-            flush.records.setdefault(queue, []).append(record)
-            flush.bytes += len(record)
-            flush.count += 1
+        flush.bytes += pack_into(flush.records, routes, body, received_ms)
+        flush.count += len(routes)
         if self._runner is None:
             self._runner = asyncio.create_task(self._run())
         return flush.done

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from ingest.settings import Settings
-from ingest.store import append, connection, scripts
+from ingest.store import append, connection, formats, scripts
 from ingest.store.append import APPEND_KEYS, append_arguments, append_head
 from ingest.store.jobs import job_template
 from ingest.telemetry.outage import Outage
@@ -39,7 +39,7 @@ class RedisWriter:
         head = append_head(next(self._flush_ids), self._template, self._batch)
         try:
             reason = await self._call(append_arguments(head, records_by_queue))
-        except (RedisError, OSError, RuntimeError) as error:  # RuntimeError: uvloop, on a transport just closed
+        except (RedisError, OSError, RuntimeError, formats.NewerFormat) as error:  # RuntimeError: uvloop, just closed
             reason = _why(error)
         self._outage.report(reason)
         return reason
@@ -67,6 +67,8 @@ class RedisWriter:
                 if isinstance(result, Exception):
                     raise result
         except NoScriptError:  # Redis was restarted, or this is the first call
+            if not self._sha:  # a receiver that has once written there goes on
+                await formats.agree_async(self._redis)
             self._sha = await self._redis.script_load(self._script)
             return await self._call(args)
         return _shortfall(self._confirm, results[1])
@@ -90,6 +92,8 @@ def _shortfall(confirm: _Confirmation, answer: Any) -> str | None:
 
 def _why(error: Exception) -> str:
     """The reason for an error, which never quotes a body."""
+    if isinstance(error, formats.NewerFormat):
+        return str(error)
     if wrong := connection.config_error(error):
         return str(wrong)
     if isinstance(error, ResponseError):

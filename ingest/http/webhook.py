@@ -16,8 +16,9 @@ from ingest.commit.committer import Committer, NotDurable
 from ingest.http.answers import Answer, Refused, unavailable
 from ingest.http.bodies import Bodies
 from ingest.http.guards import Guards
-from ingest.routing import lane_of, route
+from ingest.routing import route
 from ingest.settings import Settings
+from ingest.store.queues import lane_of
 from ingest.store.records import digest, notification_id
 
 if TYPE_CHECKING:

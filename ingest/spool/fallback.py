@@ -18,7 +18,7 @@ import structlog
 
 from ingest.routing import route
 from ingest.spool import spool
-from ingest.store.records import pack
+from ingest.store.records import pack_into
 from ingest.store.segments import Segment, Spooled
 from ingest.telemetry.outage import Outage
 
@@ -177,10 +177,9 @@ class SpoolFallback:
         count = size = 0
         for item in items:
             some.append(item)
-            for queue, split in route(item.body, self._partitions):
-                records.setdefault(queue, []).append(pack(item.body, item.received_ms, split=split))
-                count += 1
-                size += len(item.body)
+            routes = route(item.body, self._partitions)
+            size += pack_into(records, routes, item.body, item.received_ms)
+            count += len(routes)
             if count >= CALL_RECORDS or size >= CALL_BYTES:
                 break
         return some, records

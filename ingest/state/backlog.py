@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest.routing import LANES, lane_of
 from ingest.state import controls
 from ingest.store import keys
-from ingest.store.append import FLOW_SECONDS
+from ingest.store.constants import FLOW_SECONDS
+from ingest.store.queues import LANES, Member, lane_of
 
 ALIVE_MS = 10_000
 """A worker without a sign of life for this long is dead."""
@@ -149,7 +149,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     now_ms = seconds * 1000 + micros // 1000
     seen = _see(redis, now_ms)
     soon = {} if dead_age is None else expiring(redis, dead_age)
-    scheduled = _scheduled(redis, {member.partition("|")[0] for member in seen.ledger})
+    scheduled = _scheduled(redis, {member.queue for member in seen.ledger})
     lengths = _lengths(redis, list(seen.ledger))
     rates = _rates(seen.flows)
     lanes = _owed(seen, scheduled, lengths, now_ms)
@@ -165,8 +165,8 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
 class _Seen(NamedTuple):
     """What one pipeline reads. `ledger`: its members, by when they arrived (ms). `flows`: the latest buckets."""
 
-    ledger: dict[str, float]
-    taken: set[str]
+    ledger: dict[Member, float]
+    taken: set[Member]
     workers: int
     suspended: bool
     counts: dict[str, int]
@@ -181,17 +181,17 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         pipe.zrange(keys.LEDGER, 0, -1, withscores=True)
         pipe.hkeys(keys.TAKEN)
         pipe.zcount(keys.ALIVE, now_ms - ALIVE_MS, "+inf")
-        pipe.exists(f"{keys.RQ}:suspended")
+        pipe.exists(keys.RQ_SUSPENDED)
         pipe.hgetall(keys.COUNTS)
-        pipe.hgetall(controls.STEERING)
+        pipe.hgetall(keys.CONTROLS)
         for lane in LANES:
             pipe.xlen(keys.dead_key(lane))
         for back in range(1, _RATE_BUCKETS + 1):
-            pipe.hgetall(f"{keys.FLOW}{bucket - back}")
+            pipe.hgetall(keys.flow_key(bucket - back))
         ledger, taken, workers, suspended, counts, said, *rest = pipe.execute()
     return _Seen(
-        ledger={member.decode(): arrived_ms for member, arrived_ms in ledger},
-        taken={member.decode() for member in taken},
+        ledger={Member.parse(member): arrived_ms for member, arrived_ms in ledger},
+        taken={Member.parse(member) for member in taken},
         workers=workers,
         suspended=bool(suspended),
         counts={name.decode(): int(count) for name, count in counts.items()},
@@ -201,30 +201,30 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
     )
 
 
-def _scheduled(redis: Redis, queues: set[str]) -> set[str]:
+def _scheduled(redis: Redis, queues: set[str]) -> set[Member]:
     """The members of the ledger that wait for their time, from RQ's registries of scheduled jobs."""
     with redis.pipeline(transaction=False) as pipe:
         for queue in queues:
             pipe.zrange(keys.scheduled_key(queue), 0, -1)
-        return {f"{queue}|{job.decode()}" for queue, jobs in zip(queues, pipe.execute(), strict=True) for job in jobs}
+        return {Member(queue, job.decode()) for queue, jobs in zip(queues, pipe.execute(), strict=True) for job in jobs}
 
 
-def _lengths(redis: Redis, members: list[str]) -> dict[str, int]:
-    lengths: dict[str, int] = {}
+def _lengths(redis: Redis, members: list[Member]) -> dict[Member, int]:
+    lengths: dict[Member, int] = {}
     for start in range(0, len(members), 1000):
         some = members[start : start + 1000]
         with redis.pipeline(transaction=False) as pipe:
             for member in some:
-                pipe.llen(keys.batch_key(member.partition("|")[2]))
+                pipe.llen(keys.batch_key(member.batch))
             lengths |= zip(some, pipe.execute(), strict=True)
     return lengths
 
 
-def _owed(seen: _Seen, scheduled: set[str], lengths: dict[str, int], now_ms: int) -> dict[str, Lane]:
+def _owed(seen: _Seen, scheduled: set[Member], lengths: dict[Member, int], now_ms: int) -> dict[str, Lane]:
     """The lanes with what is waiting, working and retrying in them."""
     lanes = {name: Lane() for name in LANES}
     for member, length in lengths.items():
-        lane = lanes[lane_of(member.partition("|")[0])]
+        lane = lanes[lane_of(member.queue)]
         if member in seen.taken:
             lane.working += length
         elif member in scheduled:

@@ -1,6 +1,7 @@
 """What an operator tells a running pipeline: pause lanes, cap how fast they are dispatched. take.lua obeys.
 
-The receiver never looks here: it goes on accepting.
+The receiver never looks here: it goes on accepting. It lies in a hash: `paused.LANE` → since when (ms since the epoch);
+`limit.LANE` → events per second; the rest are the buckets of bucket.lua.
 """
 
 from __future__ import annotations
@@ -11,9 +12,6 @@ from typing import Any, NamedTuple
 from redis import Redis
 
 from ingest.store import keys
-
-STEERING = keys.WA + "steering"
-"""Hash: `paused.LANE` → since when (ms since the epoch); `limit.LANE` → events per second; the rest is take.lua's."""
 
 
 class Controls(NamedTuple):
@@ -29,7 +27,7 @@ class Controls(NamedTuple):
 
 def read(redis: Redis) -> Controls:
     """What is in force at this moment."""
-    found: Any = redis.hgetall(STEERING)
+    found: Any = redis.hgetall(keys.CONTROLS)
     return parse(found)
 
 
@@ -53,14 +51,14 @@ def pause(redis: Redis, lanes: Iterable[str]) -> None:
     """
     seconds, micros = redis.time()
     for lane in lanes:
-        redis.hsetnx(STEERING, f"paused.{lane}", str(seconds * 1000 + micros // 1000))
+        redis.hsetnx(keys.CONTROLS, f"paused.{lane}", str(seconds * 1000 + micros // 1000))
 
 
 def resume(redis: Redis, lanes: Iterable[str]) -> None:
     """Let these lanes go on."""
     for lane in lanes:
         with redis.pipeline() as pipe:
-            pipe.hdel(STEERING, f"paused.{lane}")
+            pipe.hdel(keys.CONTROLS, f"paused.{lane}")
             _ring(pipe, lane)
             pipe.execute()
 
@@ -69,9 +67,9 @@ def limit(redis: Redis, lane: str, rate: float | None) -> None:
     """Cap a lane at `rate` events per second over all workers; None takes the cap away."""
     with redis.pipeline() as pipe:
         if rate is None:
-            pipe.hdel(STEERING, f"limit.{lane}")
+            pipe.hdel(keys.CONTROLS, f"limit.{lane}")
         else:
-            pipe.hset(STEERING, f"limit.{lane}", f"{rate:g}")
+            pipe.hset(keys.CONTROLS, f"limit.{lane}", f"{rate:g}")
         _ring(pipe, lane)
         pipe.execute()
 

@@ -13,9 +13,9 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
-from ingest.routing import LANES
 from ingest.state import dead_letters
 from ingest.store import keys
+from ingest.store.queues import LANES
 
 COUNTED = 5000
 """Letters of a lane that are counted at most, the newest."""

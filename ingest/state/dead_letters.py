@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
-from ingest.routing import LANES, Route, queue_names, route
+from ingest.routing import Route, route
 from ingest.settings import Settings
 from ingest.state.backlog import iso
-from ingest.store import append, keys, scripts
+from ingest.store import keys, scripts
 from ingest.store.append import APPEND_KEYS, BATCH_BYTES, append_head
 from ingest.store.jobs import job_template
-from ingest.store.records import digest, notification_id, pack
+from ingest.store.queues import LANES, queue_names
+from ingest.store.records import digest, notification_id, pack_into
 
 PORTION = 100
 """Letters in a portion at most; it holds fewer when they are large."""
@@ -31,9 +32,7 @@ _FIRST_PORTION = 10  # before anything is known of their size
 _TRIM_LIMIT = 1000  # letters that one XTRIM removes at most
 _TRIMS = 100  # of these in one go: the rest waits for the next
 
-_REQUEUE = scripts.lua(__file__, "requeue.lua").replace(
-    "-- (the text of append.lua)", scripts.lua(append.__file__, "append.lua").partition("\n")[2]
-)
+_REQUEUE = scripts.lua(__file__, "requeue.lua")
 
 
 class Id(NamedTuple):
@@ -171,10 +170,7 @@ def requeue(redis: Redis, selection: Selection, settings: Settings) -> Iterator[
     for lane, first, last in _ranges(selection):
         for letters in _portions(redis, selection, lane, first, last):
             fixed = append_head(next(flush_ids), template, settings.batch)
-            records: list[Any] = []
-            for letter in letters:
-                for queue, split in _routes(letter, settings.partitions):
-                    records += (str(letter.id), queue, _record(letter, split))
+            records = [part for letter in letters for part in _records(letter, settings.partitions)]
             yield script(keys=[*APPEND_KEYS, keys.dead_key(lane)], args=fixed + records)
 
 
@@ -258,11 +254,16 @@ def _routes(letter: DeadLetter, partitions: int) -> tuple[Route, ...]:
     return route(letter.body, partitions)
 
 
-def _record(letter: DeadLetter, split: int) -> bytes:
+def _records(letter: DeadLetter, partitions: int) -> Iterator[Any]:
+    """A letter's records as requeue.lua takes them, each with the letter's id and its queue."""
     # What had been tried before is one event, also when its worker died of it (`poison`, of kind notification).
     force = letter.kind != "notification" or letter.attempt > 1
     body_digest = b"" if letter.body_digest == digest(letter.body) else letter.body_digest
-    return pack(letter.body, letter.received_ms, split=split, force=force, body_digest=body_digest)
+    by_queue: dict[str, list[bytes]] = {}
+    routes = _routes(letter, partitions)
+    pack_into(by_queue, routes, letter.body, letter.received_ms, force=force, body_digest=body_digest)
+    for queue, (record,) in by_queue.items():
+        yield from (str(letter.id), queue, record)
 
 
 def _id(text: bytes) -> Id:

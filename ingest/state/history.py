@@ -20,9 +20,6 @@ STEP_SECONDS = 10
 KEPT = 360
 """Samples: an hour."""
 
-HISTORY = keys.WA + "history"
-_TURN = keys.WA + "history.turn"
-
 
 class Point(NamedTuple):
     """One lane at one moment: notifications waiting, age of the oldest (s), notifications in and out per second,
@@ -47,20 +44,20 @@ class Sample(NamedTuple):
 def take(redis: Redis) -> bool:
     """Take the sample of this step, unless somebody has; True when it was taken here. Call it every `STEP_SECONDS`."""
     # A little less than a step, so that whoever calls in time is never a hair too early.
-    if not redis.set(_TURN, secrets.token_hex(4), nx=True, px=STEP_SECONDS * 900):
+    if not redis.set(keys.HISTORY_TURN, secrets.token_hex(4), nx=True, px=STEP_SECONDS * 900):
         return False
     now = backlog.read(redis)
     lanes = {
         name: (lane.waiting, lane.oldest_seconds, round(lane.rate_in, 2), round(lane.rate_out, 2), lane.dead)
         for name, lane in now.lanes.items()
     }
-    redis.xadd(HISTORY, {"workers": now.workers, "lanes": orjson.dumps(lanes)}, maxlen=KEPT, approximate=True)
+    redis.xadd(keys.HISTORY, {"workers": now.workers, "lanes": orjson.dumps(lanes)}, maxlen=KEPT, approximate=True)
     return True
 
 
 def read(redis: Redis) -> list[Sample]:
     """The samples of the last hour, the oldest first."""
-    entries: Any = redis.xrange(HISTORY)
+    entries: Any = redis.xrange(keys.HISTORY)
     return [
         Sample(
             int(id.partition(b"-")[0]) / 1000,

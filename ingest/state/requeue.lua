@@ -1,12 +1,13 @@
 #!lua
 -- Feeds dead letters back: they become records of batches as append.lua makes them, and leave the stream. All or nothing.
 --
--- KEYS  1-3 as append.lua   4 the lane's dead letters
--- ARGV  1-7 as append.lua, then for each record: id of its letter, queue, record; a letter that belongs to several
---       partitions has several records
+-- KEYS  1 ledger   2 tails   3 queues   4 dead:LANE
+-- ARGV  1 rq's key prefix   2 our key prefix   3 id of this flush, unique   4 job template (see ingest/store/jobs.py)
+--       5 notifications in a batch at most   6 bytes in a batch at most   7 time as RQ writes it
+--       then for each record: id of its letter, queue, record; a letter that belongs to several partitions has several
 -- Returns the number of letters fed back: those that somebody else fed back or dropped meanwhile are left out.
 local function append(KEYS, ARGV)
-  -- (the text of append.lua)
+  -- include ingest/store/append.lua
 end
 
 local dead = KEYS[4]

@@ -16,6 +16,7 @@ from ingest.state import backlog
 from ingest.state.dead_groups import Counter, Groups, together
 from ingest.state.spooled import SpoolFigures, spool_figures
 from ingest.store import connection, keys
+from ingest.store.queues import Member
 
 WORKERS = 100
 """Workers that are shown at most."""
@@ -107,15 +108,15 @@ def workers(redis: Redis) -> list[Worker]:
         (seconds, micros), alive, taken = pipe.execute()
     now = seconds + micros / 1_000_000
     found = {name.decode(): Worker(name.decode(), max(0.0, now - score / 1000)) for name, score in alive}
-    held = list(taken.items())[:WORKERS]
+    held = [(Member.parse(member), holder) for member, holder in taken.items()][:WORKERS]
     with redis.pipeline(transaction=False) as pipe:
         for member, _ in held:
-            pipe.hget(keys.job_key(member.decode().partition("|")[2]), "started_at")  # RQ's, which may be late
+            pipe.hget(keys.job_key(member.batch), "started_at")  # RQ's, which may be late
         begun = pipe.execute()
     for (member, holder), started_at in zip(held, begun, strict=True):
         name = holder.decode().partition("#")[0]
         worker = found.setdefault(name, Worker(name, None))
-        worker.queue = member.decode().partition("|")[0]
+        worker.queue = member.queue
         worker.seconds = started_at and max(0.0, now - datetime.fromisoformat(started_at.decode()).timestamp())
     return sorted(found.values(), key=lambda worker: (worker.queue is None, -(worker.seconds or 0.0), worker.name))
 

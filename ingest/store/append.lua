@@ -1,23 +1,24 @@
 #!lua
 -- Keeps notifications: into the batch that waits at the end of each queue, or into new batches. All or nothing.
 --
--- KEYS  1 ledger   2 tails   3 rq's set of queues
--- ARGV  1 rq's key prefix   2 our key prefix   3 id of this flush, unique   4 job template (see ingest/batches.py)
+-- KEYS  1 ledger   2 tails   3 queues
+-- ARGV  1 rq's key prefix   2 our key prefix   3 id of this flush, unique   4 job template (see ingest/store/jobs.py)
 --       5 notifications in a batch at most   6 bytes in a batch at most   7 time as RQ writes it
 --       then for each queue: name, number of records, the records
 -- Returns the number of new batches.
 --
 -- A batch is joined only while it waits: `tails` names the batch that append put at the end of the queue, take.lua
 -- removes that name, and a batch that was retried or put back never gets it again.
+-- include ingest/store/queues.lua
+-- constants CHUNK FLOW_SECONDS FLOW_KEPT_SECONDS FLUSH_KEPT_SECONDS
 local ledger, tails, queues = unpack(KEYS)
 local rq, wa, flush, template = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local max_count, max_bytes, now = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local flow = wa .. 'flow:' .. math.floor(redis.call('TIME')[1] / 10)
-local CHUNK = 1000 -- unpack() fails at some 8,000 values
+local flow = wa .. 'flow:' .. math.floor(redis.call('TIME')[1] / FLOW_SECONDS)
 local made = 0
 
 -- redis-py sends a call again when its connection broke before the answer came, though it may have been carried out.
-if ARGV[8] and not redis.call('SET', wa .. 'flush:' .. flush, 1, 'NX', 'EX', 60) then
+if ARGV[8] and not redis.call('SET', wa .. 'flush:' .. flush, 1, 'NX', 'EX', FLUSH_KEPT_SECONDS) then
   return 0
 end
 
@@ -27,7 +28,7 @@ local function open_batch(queue, queue_key, first)
   local job = template:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', now)
   redis.call('HSET', rq .. ':job:' .. id, unpack(cjson.decode(job)))
   redis.call('RPUSH', queue_key, id)
-  redis.call('ZADD', ledger, struct.unpack('>I6', first), queue .. '|' .. id)
+  redis.call('ZADD', ledger, struct.unpack('>I6', first), member_of(queue, id))
   return id
 end
 
@@ -35,7 +36,7 @@ local i = 8
 while ARGV[i] do
   local queue, last = ARGV[i], i + 1 + tonumber(ARGV[i + 1])
   local queue_key = rq .. ':queue:' .. queue
-  local lane = queue:match('^[^.]+')
+  local lane = lane_of(queue)
   redis.call('HINCRBY', flow, 'in.' .. lane, last - i - 1)
   i = i + 2
 
@@ -69,5 +70,5 @@ while ARGV[i] do
   end
 end
 
-redis.call('EXPIRE', flow, 600)
+redis.call('EXPIRE', flow, FLOW_KEPT_SECONDS)
 return made

@@ -11,9 +11,6 @@ from ingest.store.jobs import rq_now
 BATCH_BYTES = 1 << 20
 """A batch takes no further notification when it would grow beyond this; a larger body is a batch of its own."""
 
-FLOW_SECONDS = 10
-"""Length of a `flow` bucket."""
-
 APPEND_KEYS = (keys.LEDGER, keys.TAILS, keys.RQ_QUEUES)
 
 

@@ -1,26 +1,58 @@
-"""The names in Redis.
+"""The names in Redis. No other module makes one; scripts get the prefixes and make those with an id in them.
 
-| key (after the prefix) | type | holds |
-|---|---|---|
-| `batch:ID` | list | the records of a batch |
-| `ledger` | sorted set | every unfinished batch, `QUEUE|ID`, by arrival of its first record (ms): what is still owed |
-| `tails` | hash | per queue the batch at its end that may still be joined, and its bytes |
-| `taken` | hash | `QUEUE|ID` → `WORKER#N`, the worker that has it; N rises with every batch given out |
-| `leases` | hash | partition queue → the batch in work: one batch of a partition at a time |
-| `flush:ID` | string | this flush was carried out; a minute |
-| `calls:WORKER` | string | the number of the last settle that the worker sent |
-| `claims`, `generations`, `seen:N:DIGITS` | hash, hash, set | which events were handled, see `workers/claims.py` |
-| `profiles:G:N` | hash | what was last seen of contacts, see `workers/profiles.py` |
-| `spent`, `failing`, `waits`, `deaths`, `turn` | | what take.lua, settle.lua and reap.lua remember |
-| `alive` | sorted set | workers by their last sign of life (ms) |
-| `doorbell:LANE` | list | at most one token; idle workers block on it |
-| `dead:LANE` | stream | dead letters |
-| `counts` | hash | what became of events, ever |
-| `tally` | hash | what else workers count, see `ingest/tally.py` |
-| `flow:T` | hash | notifications in and out per lane in the ten seconds T |
-| `steering` | hash | what an operator said: lanes that are paused, caps, see `ingest/steering.py` |
-| `rates` | hash | tokens of handlers with a rate, see `workers/turns.py` |
-| `history`, `history.turn` | stream, string | the backlog over the last hour, see `ingest/history.py` |
+TTL: how long Redis keeps the key, `-` without end. Ours, after the prefix `rq:wa:`:
+
+| key | type | TTL | holds |
+|---|---|---|---|
+| `format` | string | - | the number of the form in which all this lies here, see `ingest/store/formats.py` |
+| `batch:ID` | list | - | the records of a batch, until all are settled |
+| `ledger` | zset | - | every unfinished batch, `QUEUE|ID`, by arrival of its first record (ms): what is still owed |
+| `tails` | hash | - | the batch at the end of a queue that may still be joined: its id `QUEUE|id`, size `QUEUE|bytes` |
+| `taken` | hash | - | `QUEUE|ID` → `WORKER#N`, the worker that has it; N rises with every batch given out |
+| `leases` | hash | - | partition queue → the batch in work: one batch of a partition at a time |
+| `flush:ID` | string | 60 s | this flush was carried out |
+| `calls:WORKER` | string | 1 h | the number of the last settle that the worker sent |
+| `claims` | hash | - | digest of an event → the batch, `QUEUE|ID`, that handles it, see `workers/engine/claims.py` |
+| `generations` | hash | - | of each generation of `seen`: digits in the name of a set, when it was born, its size |
+| `seen:N:DIGITS` | set | - | digests of events that were handled; a worker removes them after WA_DEDUP_WINDOW |
+| `profiles:G:N` | hash | 60 d | what was last seen of contacts, in generation G, see `workers/engine/profiles.py` |
+| `turn` | string | - | how many batches were given out, ever |
+| `spent` | hash | - | lane → milliseconds of work lately |
+| `failing` | hash | - | lane → settles in a row in which everything failed |
+| `waits` | hash | - | lane → until when it waits (ms), because everything failed |
+| `deaths` | hash | - | `QUEUE|ID` → how often its worker died |
+| `alive` | zset | - | workers by their last sign of life (ms) |
+| `reaper` | string | 3 s | the worker that reaped last: nobody does so again that soon |
+| `trim` | string | 50 s | the worker that last removed what is too old: nobody does so again that soon |
+| `doorbell:LANE` | list | - | at most one token; idle workers block on it |
+| `dead:LANE` | stream | - | dead letters; a worker removes them after WA_DEAD_AGE |
+| `counts` | hash | - | what became of events, ever |
+| `tally` | hash | - | what else workers count, see `ingest/state/counters.py` |
+| `flow:T` | hash | 10 min | notifications in and out per lane in the ten seconds T |
+| `steering` | hash | - | what an operator said: lanes that are paused, caps, see `ingest/state/controls.py` |
+| `rates` | hash | - | tokens of handlers with a rate, see `workers/dispatch/rate_limits.py` |
+| `history` | stream | - | the backlog over the last hour, see `ingest/state/history.py` |
+| `history.turn` | string | 9 s | a receiver took a sample: nobody does so again that soon |
+| `simulated:RUN` | list | 1 h | what handlers saw of a simulated run, see `workers/simulator/verifying.py` |
+| `example:*` | string | any | of the handlers in `examples/` |
+
+RQ's, after the prefix `rq:`. We use the first five; the others are its worker's, for `rq info` and rq-dashboard:
+
+| key | type | TTL | holds |
+|---|---|---|---|
+| `queues` | set | - | the keys of all queues |
+| `queue:QUEUE` | list | - | ids of batches that wait |
+| `job:ID` | hash | - | the job of a batch, which holds its id and never a body; gone with the batch |
+| `scheduled:QUEUE` | zset | - | ids of retry batches by when they are due (s) |
+| `suspended` | string | any | somebody said `rq suspend`: nothing is given out |
+| `workers`, `workers:QUEUE` | set | - | the keys of workers, of all and of a queue |
+| `worker:WORKER`, `worker:WORKER:executions` | hash, zset | any | a worker process, and what it has in work |
+| `queue:QUEUE:intermediate` | list | - | where it looks for jobs that were lost between two steps |
+| `executions:ID`, `execution:ID:N` | zset, hash | any | who has a job in work |
+| `wip:QUEUE`, `finished:QUEUE`, `failed:QUEUE`, `ready:QUEUE` | zset | any | its registries of jobs |
+| `clean_registries:QUEUE`, `clean_groups` | string | any | its maintenance was done: nobody does so soon |
+| `groups`, `rl-keys` | set | - | what it has for features that we do not use |
+| `pubsub:WORKER` | channel | - | its commands to a worker |
 """
 
 from __future__ import annotations
@@ -30,27 +62,59 @@ from rq.defaults import RQ_KEY_PREFIX
 # Ours live under RQ's prefix, so that a {hash tag} in RQ_KEY_PREFIX puts all keys of a script into one Cluster slot.
 RQ = RQ_KEY_PREFIX
 WA = f"{RQ}:wa:"
-LEDGER, TAILS, TAKEN, LEASES, ALIVE, COUNTS, COUNTERS = (
-    WA + name for name in ("ledger", "tails", "taken", "leases", "alive", "counts", "tally")
-)
-FLOW = WA + "flow:"
-RQ_QUEUES = f"{RQ}:queues"
+
+FORMAT = WA + "format"
+LEDGER, TAILS, TAKEN, LEASES = (WA + name for name in ("ledger", "tails", "taken", "leases"))
+CLAIMS, GENERATIONS = WA + "claims", WA + "generations"
+TURN, SPENT, FAILING, WAITS = (WA + name for name in ("turn", "spent", "failing", "waits"))
+ALIVE, DEATHS, REAPER, TRIM = (WA + name for name in ("alive", "deaths", "reaper", "trim"))
+COUNTS, COUNTERS = WA + "counts", WA + "tally"
+CONTROLS, RATES = WA + "steering", WA + "rates"
+HISTORY, HISTORY_TURN = WA + "history", WA + "history.turn"
+
+RQ_QUEUES, RQ_SUSPENDED = f"{RQ}:queues", f"{RQ}:suspended"
 
 
 def batch_key(batch: str) -> str:
     return f"{WA}batch:{batch}"
 
 
-def dead_key(lane: str) -> str:
-    return f"{WA}dead:{lane}"
+def seen_key(generation: str, digits: str) -> str:
+    return f"{WA}seen:{generation}:{digits}"
+
+
+def profiles_prefix(generation: int) -> str:
+    """How the names of a generation's hashes begin; their number follows."""
+    return f"{WA}profiles:{generation}:"
 
 
 def doorbell_key(lane: str) -> str:
     return f"{WA}doorbell:{lane}"
 
 
+def dead_key(lane: str) -> str:
+    return f"{WA}dead:{lane}"
+
+
+def flow_key(bucket: int) -> str:
+    return f"{WA}flow:{bucket}"
+
+
+def simulated_key(run: str) -> str:
+    return f"{WA}simulated:{run}"
+
+
+def example_key(name: str) -> str:
+    return f"{WA}example:{name}"
+
+
 def queue_key(queue: str) -> str:
     return f"{RQ}:queue:{queue}"
+
+
+def queue_of(key: bytes) -> str:
+    """The queue that a member of RQ_QUEUES names."""
+    return key.decode().removeprefix(queue_key(""))
 
 
 def job_key(batch: str) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from struct import Struct
 from typing import NamedTuple
 
-_HEADER = Struct(">Q")
+from ingest.store.constants import DIGEST_BYTES, HAS_DIGEST, HEADER_BYTES
 
-_HAS_DIGEST = 1
-"""In place of a split, which would mean nothing: the digest of the original body stands between header and body."""
-_DIGEST_BYTES = 8
+_HEADER = Struct(">Q")
 
 
 class Record(NamedTuple):
@@ -40,22 +39,40 @@ def pack(
     before the body.
     """
     if body_digest:
-        split = _HAS_DIGEST
+        split = HAS_DIGEST
     return _HEADER.pack(received_ms << 16 | force << 15 | attempt << 8 | split) + body_digest + body
+
+
+def pack_into(
+    by_queue: dict[str, list[bytes]],
+    routes: Iterable[tuple[str, int]],
+    body: bytes,
+    received_ms: int,
+    attempt: int = 1,
+    force: bool = False,
+    body_digest: bytes = b"",
+) -> int:
+    """Add a notification's records, one for each route (queue, split), to those of each queue. Returns their bytes."""
+    size = 0
+    for queue, split in routes:
+        record = pack(body, received_ms, attempt, split, force, body_digest)
+        by_queue.setdefault(queue, []).append(record)
+        size += len(record)
+    return size
 
 
 def unpack(record: bytes) -> Record:
     """The reverse of `pack`."""
     (header,) = _HEADER.unpack_from(record)
-    split, body_digest, body = header & 255, b"", record[_HEADER.size :]
-    if split == _HAS_DIGEST:
-        split, body_digest, body = 0, body[:_DIGEST_BYTES], body[_DIGEST_BYTES:]
+    split, body_digest, body = header & 255, b"", record[HEADER_BYTES:]
+    if split == HAS_DIGEST:
+        split, body_digest, body = 0, body[:DIGEST_BYTES], body[DIGEST_BYTES:]
     return Record(header >> 16, header >> 8 & 127, split, bool(header >> 15 & 1), body, body_digest)
 
 
 def digest(body: bytes) -> bytes:
     """Eight bytes that tell a body from others that arrived in the same millisecond."""
-    return blake2b(body, digest_size=_DIGEST_BYTES).digest()
+    return blake2b(body, digest_size=DIGEST_BYTES).digest()
 
 
 def notification_id(received_ms: int, body_digest: bytes) -> str:

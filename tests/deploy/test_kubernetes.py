@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from ingest.admin import collectors
-from ingest.routing import LANES
 from ingest.settings import Settings, load, unknown_variables
+from ingest.store.queues import LANES
 from workers.cli import process_specs
 from workers.cli.supervisor import STOP_SECONDS
 

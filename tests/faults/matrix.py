@@ -422,7 +422,7 @@ async def _settled(client: Redis, seconds: float = 60.0) -> list[str]:
             for name, count, key in (
                 ("taken", client.hlen, keys.TAKEN),
                 ("leases", client.hlen, keys.LEASES),
-                ("claims", client.hlen, keys.WA + "claims"),
+                ("claims", client.hlen, keys.CLAIMS),
             )
         }
         left["claims"] = max(0, left["claims"] - 1)  # the long value of claim.lua

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ingest.routing import MESSAGES, lane_of, partition_of, route
+from ingest.routing import partition_of, route
+from ingest.store.queues import MESSAGES, lane_of
 from workers.engine import claims
 from workers.events import Broken, Event, Message
 from workers.events.parsing import parse

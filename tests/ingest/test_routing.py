@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.routing import LANES, Route, contact_of, lane_of, partition_of, partitions_of, queue_names, route
+from ingest.routing import Route, contact_of, partition_of, partitions_of, route
+from ingest.store.queues import LANES, lane_of, queue_names
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 ALICE, BOB, CAROL = "16315551234", "491701234567", "US.13491208655302741918"

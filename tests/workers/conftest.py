@@ -13,13 +13,12 @@ import pytest
 from redis import Redis
 
 from ingest.commit.committer import make_committer
-from ingest.routing import LANES, queue_names, route
+from ingest.routing import route
 from ingest.settings import load
-from ingest.state import controls
 from ingest.store import keys, scripts
 from ingest.store.jobs import job_template
 from ingest.store.pipelined import PipelinedConnection
-from workers.dispatch.rate_limits import with_bucket
+from ingest.store.queues import LANES, queue_names
 from workers.engine import batch as batch_room
 from workers.engine import queue as queue_room
 from workers.handlers import Handlers
@@ -76,9 +75,9 @@ def commit(redis_url: str) -> Callable[..., None]:
 @pytest.fixture
 def take(redis: Redis) -> Callable[..., Any]:
     """Run take.lua for a worker: (queue, batch), or the milliseconds until one may be due. `.last` is all of it."""
-    script = redis.register_script(with_bucket(scripts.lua(queue_room.__file__, "take.lua")))
+    script = redis.register_script(scripts.lua(queue_room.__file__, "take.lua"))
     script_keys = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.TAILS]
-    script_keys += [queue_room.TURN, queue_room.SPENT, queue_room.WAITS, controls.STEERING]
+    script_keys += [keys.TURN, keys.SPENT, keys.WAITS, keys.CONTROLS]
 
     def run(worker: str = "w1", *lanes: str, settling: str = "") -> Any:
         queues = [name for lane in lanes or LANES for name in queue_names(lane, 8)]

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
-from ingest.routing import LANES, home, lane_of, queue_names, route
+from ingest.routing import home, route
 from ingest.settings import Settings
 from ingest.store import append, keys, scripts
 from ingest.store.append import APPEND_KEYS, BATCH_BYTES, append_arguments, append_head
 from ingest.store.jobs import job_template
-from ingest.store.records import pack
+from ingest.store.queues import LANES, lane_of, queue_names
+from ingest.store.records import pack_into
 from workers.archive.files import HOUR_MS, Block, Tell, blocks, records
 from workers.events import Broken, Event, Message, Status
 from workers.events.parsing import parse
@@ -154,9 +155,9 @@ def feed_back(
         homes: dict[int, dict[str, list[bytes]]] = {}
         for received_ms, bodies in portion:
             for body in bodies:
-                for queue, split in route(body, settings.partitions):
-                    record = pack(body, received_ms, attempt=0, split=split, force=force)
-                    homes.setdefault(home(queue, body, len(each)), {}).setdefault(queue, []).append(record)
+                for place in route(body, settings.partitions):
+                    by_queue = homes.setdefault(home(place.queue, body, len(each)), {})
+                    pack_into(by_queue, (place,), body, received_ms, attempt=0, force=force)
         for n, by_queue in homes.items():
             head = append_head(next(flush_ids), template, settings.batch)
             args = append_arguments(head, by_queue)

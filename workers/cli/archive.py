@@ -16,13 +16,21 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ingest.routing import LANES
-from ingest.settings import Settings, SettingsError, redis_url
+from ingest.settings import Settings, SettingsError
 from ingest.state.backlog import iso
 from ingest.store import connection
+from ingest.store.queues import LANES
 from workers.archive import files as room
 from workers.archive import replay as replaying
-from workers.cli.terminal import as_json, cli_errors, current_settings, progress_bar, span, stop_on_interrupt
+from workers.cli.terminal import (
+    as_json,
+    cli_errors,
+    current_settings,
+    progress_bar,
+    redis_clients,
+    span,
+    stop_on_interrupt,
+)
 
 _KINDS = ("message", "status", "error", "change", "notification")
 
@@ -171,7 +179,7 @@ def replay(
     """
     with cli_errors():
         settings = current_settings()
-        each = list(connection.all_for_tools(redis_url(settings)).values())
+        each = list(redis_clients(settings, to_write=not dry_run).values())
         faults = _Faults()
         paths = room.files(routes or [_folder(settings)], faults.tell)
         defaults = replaying.Wanted()

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from ingest.settings import Settings, SettingsError, each_redis, redis_url, tls, unknown_variables
 from ingest.state import backlog
-from ingest.store import connection, disk
+from ingest.store import connection, disk, formats
 from ingest.store.urls import address
 from workers import handlers
 
@@ -122,6 +122,7 @@ def _redis(settings: Settings) -> Iterator[Check]:
     redis = connection.for_tools(redis_url(settings))
     try:
         connection.check_version(redis, settings.durability)
+        formats.check(redis)
         yield Check("redis", "ok", "reachable, and new enough")
         yield from _persistence(redis)
         yield _dead_letters(redis, settings)

@@ -9,11 +9,9 @@ import click
 import orjson
 from redis import Redis
 
-from ingest.routing import LANES
-from ingest.settings import redis_url
 from ingest.state import backlog, controls, rates
-from ingest.store import connection
-from workers.cli.terminal import as_json, cli_errors, clock, current_settings
+from ingest.store.queues import LANES
+from workers.cli.terminal import as_json, cli_errors, clock, current_settings, redis_clients
 
 _InForce = dict[str, dict[str, Any]]
 
@@ -82,7 +80,7 @@ def limit(lane: str | None, rate: str | None, as_json: bool) -> None:
                 per_second = rates.per_second(rate)
             except ValueError as error:
                 raise click.BadParameter(f"{error}; or off") from None
-        clients = connection.all_for_tools(redis_url(current_settings()))
+        clients = redis_clients(current_settings(), to_write=rate is not None)
         if lane is not None and rate is not None:
             for redis in clients.values():  # each has its share
                 controls.limit(redis, lane, per_second and per_second / len(clients))
@@ -99,7 +97,7 @@ def limit(lane: str | None, rate: str | None, as_json: bool) -> None:
 
 def _pull(lever: Callable[[Redis, Iterable[str]], None], lanes: Iterable[str]) -> tuple[_InForce, _InForce]:
     """What was in force before, and what is by now."""
-    clients = connection.all_for_tools(redis_url(current_settings()))
+    clients = redis_clients(current_settings(), to_write=True)
     before = _in_force(clients)
     for redis in clients.values():
         lever(redis, lanes)

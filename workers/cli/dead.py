@@ -21,18 +21,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ingest.routing import LANES
-from ingest.settings import Settings, redis_url
+from ingest.settings import Settings
 from ingest.settings.types import Seconds
 from ingest.state import dead_letters as letters
 from ingest.store import connection
 from ingest.store.disk import atomic_write
+from ingest.store.queues import LANES
 from ingest.telemetry.printable import printable
 from workers.cli.terminal import (
     as_json,
     cli_errors,
     current_settings,
     progress_bar,
+    redis_clients,
     span,
     stop_on_interrupt,
 )
@@ -101,8 +102,8 @@ _Chosen = list[tuple[Redis, letters.Selection]]
 """Of each Redis, the letters that are meant."""
 
 
-def _select(settings: Settings, wanted: letters.Wanted) -> _Chosen:
-    return [(redis, letters.select(redis, wanted)) for redis in connection.all_for_tools(redis_url(settings)).values()]
+def _select(settings: Settings, wanted: letters.Wanted, to_write: bool = False) -> _Chosen:
+    return [(redis, letters.select(redis, wanted)) for redis in redis_clients(settings, to_write).values()]
 
 
 def _read(chosen: _Chosen) -> Iterator[letters.DeadLetter]:
@@ -202,7 +203,7 @@ def retry(wanted: letters.Wanted, dry_run: bool, yes: bool, as_json: bool) -> No
     """
     with cli_errors():
         settings = current_settings()
-        chosen = _select(settings, wanted)
+        chosen = _select(settings, wanted, to_write=not dry_run)
         steps = chain.from_iterable(letters.requeue(*one, settings) for one in chosen)
         _change(chosen, steps, ("Handle again", "to be handled again"), dry_run, yes, as_json)
 
@@ -219,7 +220,7 @@ def drop(wanted: letters.Wanted, dry_run: bool, yes: bool, as_json: bool) -> Non
     most 100 letters.
     """
     with cli_errors():
-        chosen = _select(current_settings(), wanted)
+        chosen = _select(current_settings(), wanted, to_write=not dry_run)
         steps = chain.from_iterable(letters.drop(*one) for one in chosen)
         _change(chosen, steps, ("Delete", "deleted"), dry_run, yes, as_json)
 

@@ -19,9 +19,9 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from ingest.routing import LANES
 from ingest.settings import Settings, redis_url
 from ingest.store import connection
+from ingest.store.queues import LANES
 from ingest.telemetry import logs
 from workers.cli import process_specs, supervisor
 from workers.cli.drain_estimate import Estimate, Left, Watch, together

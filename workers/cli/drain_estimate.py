@@ -10,11 +10,7 @@ from redis import Redis
 
 from ingest.state import backlog
 from ingest.store import keys
-from ingest.store.append import FLOW_SECONDS
-from workers.engine.queue import SPENT
-
-FAIR_SHARE = 0.1
-"""Of the work, what a lower lane keeps while more urgent ones wait: take.lua."""
+from ingest.store.constants import FAIR_SHARE, FLOW_SECONDS
 
 _WINDOW = 60.0
 """Seconds that rates are taken over: short enough to show workers that were added, long enough for uneven seconds."""
@@ -77,9 +73,9 @@ class Watch:
         seconds, micros = self._redis.time()
         bucket = seconds // FLOW_SECONDS
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.hgetall(f"{keys.FLOW}{bucket - 1}")
-            pipe.hgetall(f"{keys.FLOW}{bucket}")
-            pipe.hgetall(SPENT)
+            pipe.hgetall(keys.flow_key(bucket - 1))
+            pipe.hgetall(keys.flow_key(bucket))
+            pipe.hgetall(keys.SPENT)
             before, current, spent = map(_numbers, pipe.execute())
         if not self._flows:
             self._flowed.subtract(before)

@@ -10,13 +10,14 @@ from datetime import datetime
 from typing import Any
 
 import click
+from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from ingest.settings import Settings, SettingsError, load, unknown_variables
+from ingest.settings import Settings, SettingsError, load, redis_url, unknown_variables
 from ingest.state.backlog import span as span  # what the commands print
-from ingest.store import connection
+from ingest.store import connection, formats
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -40,6 +41,15 @@ def current_settings(**overrides: Any) -> Settings:
     for name in unknown_variables():
         click.echo(f"Warning: {name} is no setting of this version, it has no effect", err=True)
     return settings
+
+
+def redis_clients(settings: Settings, to_write: bool) -> dict[str, Redis]:
+    """A client for each Redis, by its address. Raises SettingsError; `to_write`: also for one of a newer version."""
+    clients = connection.all_for_tools(redis_url(settings))
+    if to_write:
+        for client in clients.values():
+            formats.agree(client)
+    return clients
 
 
 def clock(iso: str) -> str:

@@ -6,7 +6,7 @@ import functools
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from ingest.routing import lane_of
+from ingest.store.queues import lane_of, partition_number
 from ingest.telemetry.logs import in_work
 from workers.dispatch.dispatcher import Outcome
 from workers.events import Event
@@ -22,7 +22,8 @@ class EventContext:
 
     def __init__(self, queue: str, spans: Spans | None) -> None:
         self._lane = lane_of(queue)
-        self._partition = queue.partition(".")[2]
+        number = partition_number(queue)
+        self._partition = "" if number is None else str(number)
         self._spans = spans
         self._say = self._says
 

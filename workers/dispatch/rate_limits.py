@@ -11,22 +11,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ingest.store import keys, scripts
+from ingest.store.constants import TOKENS_SECONDS
 from ingest.store.pipelined import PipelinedConnection
 from workers.events import Event
 from workers.handlers import Handler
 
-RATES = keys.WA + "rates"
-"""Hash: the buckets of handlers with a rate."""
-
-KEEP_SECONDS = 0.25
-"""How long a worker keeps tokens that it has not used."""
-
 _LOOK_AGAIN = 0.25  # when it is calls of this process that one waits for
-
-
-def with_bucket(script: str) -> str:
-    """A Lua script that uses buckets, with their text."""
-    return script.replace("-- (the text of bucket.lua)", scripts.lua(__file__, "bucket.lua"))
 
 
 class Granted(NamedTuple):
@@ -40,7 +30,7 @@ class Buckets:
     """Takes tokens out of buckets in Redis."""
 
     def __init__(self, connection: PipelinedConnection) -> None:
-        self._script = connection.script(with_bucket(scripts.lua(__file__, "tokens.lua")))
+        self._script = connection.script(scripts.lua(__file__, "tokens.lua"))
 
     def exchange(self, hash_: str, name: str, rate: float | None = None, unused: int = 0) -> Granted:
         """Give tokens back and get what there is. Without a `rate`, the hash has it in `limit.NAME`."""
@@ -76,9 +66,9 @@ class HandlerLimiter:
             return 0.0
         now = time.monotonic()
         if now >= self._ask_at:
-            granted = self._buckets.exchange(RATES, self._name, self._rate, self._tokens)
+            granted = self._buckets.exchange(keys.RATES, self._name, self._rate, self._tokens)
             self._tokens = granted.tokens or 0
-            self._ask_at = now + (KEEP_SECONDS if self._tokens else granted.wait)
+            self._ask_at = now + (TOKENS_SECONDS if self._tokens else granted.wait)
         return 0.0 if self._tokens else max(0.001, self._ask_at - now)
 
     def begin(self) -> None:

@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from redis.exceptions import ConnectionError, TimeoutError
 
-from ingest.routing import lane_of
 from ingest.settings import Settings
-from ingest.state import controls
 from ingest.store import keys, scripts
+from ingest.store.queues import Member, lane_of
 from ingest.store.records import unpack
 from ingest.telemetry import logs
 from workers.archive.files import Archive
 from workers.dispatch.dispatcher import Account, Dispatcher, Outcome
 from workers.dispatch.event_context import EventContext
-from workers.dispatch.rate_limits import Buckets, Granted, RateLimits, with_bucket
+from workers.dispatch.rate_limits import Buckets, Granted, RateLimits
 from workers.engine import claims, hooks, reaper, settle
 from workers.engine.batch_state import BatchState, Results, kept
 from workers.engine.profiles import Profiles
-from workers.engine.queue import WAITS, Consumer, Delivery
+from workers.engine.queue import Consumer, Delivery
 from workers.events import Event, Status
 from workers.handlers import Handlers
 
@@ -71,7 +70,7 @@ class Runner:
         self._spans = spans
         self._settings = settings
         self._stopping = stopping
-        self._script = consumer.connection.script(with_bucket(scripts.lua(__file__, "settle.lua")))
+        self._script = consumer.connection.script(scripts.lua(__file__, "settle.lua"))
         self._buckets = Buckets(consumer.connection)
         self._calls = settle.Calls(consumer.worker, queues, settings.dedup_window)
         self._claims = claims.Claims(consumer.connection)
@@ -131,8 +130,8 @@ class Runner:
 
     def _look(self, queue: str, batch: str) -> Delivery:
         with self._consumer.connection.redis.pipeline() as pipe:
-            pipe.hexists(WAITS, lane_of(queue))
-            pipe.hget(keys.TAKEN, f"{queue}|{batch}")
+            pipe.hexists(keys.WAITS, lane_of(queue))
+            pipe.hget(keys.TAKEN, str(Member(queue, batch)))
             pipe.lrange(keys.batch_key(batch), 0, -1)
             probe, token, records = pipe.execute()
         return Delivery(probe, (token or b"").decode(), records)
@@ -156,7 +155,7 @@ class Runner:
                 asked.append((index, event, claim))
                 yield claim
 
-        replies = self._claims.take(f"{opened.queue}|{opened.batch}", first_ones())
+        replies = self._claims.take(str(Member(opened.queue, opened.batch)), first_ones())
         for (index, event, claim), reply in zip(asked, replies, strict=True):
             if reply == claims.DUPLICATE:
                 opened.finish(index, event, DUPLICATE)
@@ -180,7 +179,7 @@ class Runner:
         return hooks.Settling(account, lambda: self._settle(opened, "more"), renew)
 
     def _exchange(self, opened: BatchState) -> Granted:
-        return self._buckets.exchange(controls.STEERING, lane_of(opened.queue), unused=opened.allowance or 0)
+        return self._buckets.exchange(keys.CONTROLS, lane_of(opened.queue), unused=opened.allowance or 0)
 
     def _settle(self, opened: BatchState, how: str, may_wait: bool = False) -> str:
         """Settle what is done, as settle.lua describes, and return its reply. Raises Lost.
@@ -217,7 +216,7 @@ class Runner:
         return answer
 
     def _send_later(self, opened: BatchState, call: settle.Call) -> None:
-        self._consumer.settling = f"{opened.queue}|{opened.batch}"
+        self._consumer.settling = str(Member(opened.queue, opened.batch))
         self._script.later(call.keys, call.args, functools.partial(self._settled, opened.queue, opened.batch))
 
     def _settled(self, queue: str, batch: str, reply: Any) -> None:

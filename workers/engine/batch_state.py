@@ -11,8 +11,9 @@ from uuid import uuid4
 
 import orjson
 
-from ingest.routing import lane_of, partition_of, partitions_of
+from ingest.routing import partition_of, partitions_of
 from ingest.state import counters
+from ingest.store.queues import lane_of, partition_number
 from ingest.store.records import Record, digest, pack, unpack
 from workers.dispatch.dispatcher import HANDLED, Outcome
 from workers.engine import retries
@@ -100,7 +101,7 @@ class BatchState:
 
     def _is_ours(self, event: Event | Broken, record: Record) -> bool:
         """Of a notification that went to several partitions, each takes its own contacts, the first all else."""
-        here = int(self.queue.rpartition(".")[2])
+        here = partition_number(self.queue)
         if isinstance(event, Message):
             return partition_of(event.order_key, record.split) == here
         return min(partitions_of(orjson.loads(record.body), record.split)) == here

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Claims events for a batch: says of each whether it is to be handled.
 --
--- KEYS  1 ledger   2 claims of batches in work: member -> QUEUE|ID   3 generations of what is remembered
+-- KEYS  1 ledger   2 claims   3 generations
 -- ARGV  1 our key prefix   2 the batch, QUEUE|ID
 --       3 a line for each event, at most some thousand: bucket (octal), member, and it may be: `later` and the marker
 --       that says that a later stage was handled, or `also` and an earlier member that means the same

@@ -25,13 +25,11 @@ from ingest.store import keys, scripts
 from ingest.store.pipelined import PipelinedConnection
 from workers.events import Change, Event, Message, Status
 
-CLAIMS = keys.WA + "claims"
-GENERATIONS = keys.WA + "generations"
-
 ERROR_MS = 600_000
 """Errors have no id: the same one again within ten minutes counts as sent twice."""
 
 STAGES = {"sent": 1, "delivered": 2, "read": 3, "played": 4}
+_KEYS = [keys.LEDGER, keys.CLAIMS, keys.GENERATIONS]
 _CHUNK = 125  # events a call
 _PORTION = 1000  # sets that one call forgets
 _PORTIONS = 100  # of which one round forgets at most so many
@@ -128,11 +126,10 @@ class Claims:
 
         Redis decides on the first ones while `claims` brings the next.
         """
-        script_keys = [keys.LEDGER, CLAIMS, GENERATIONS]
         calls, rest = [], iter(claims)
         while chunk := list(islice(rest, _CHUNK)):
             # One argument for all: Redis takes a string apart faster than it takes in thousands of arguments.
-            calls.append(self._script.send(script_keys, [keys.WA, member, "\n".join(claim.asked for claim in chunk)]))
+            calls.append(self._script.send(_KEYS, [keys.WA, member, "\n".join(claim.asked for claim in chunk)]))
         return b"".join(map(self._script.answer, calls))
 
 
@@ -141,7 +138,7 @@ def forget(redis: Redis, window: float) -> None:
 
     No set has a time of its own to live: setting it would cost Redis a command for each event.
     """
-    known: Any = redis.hgetall(GENERATIONS)
+    known: Any = redis.hgetall(keys.GENERATIONS)
     found = {name.decode(): int(value) for name, value in known.items()}
     now: Any = redis.time()
     for number in sorted(int(name) for name in found if name.isdigit()):
@@ -150,10 +147,10 @@ def forget(redis: Redis, window: float) -> None:
             break
         # In one step: from here on nobody looks there any more, and what is to be removed is written down.
         with redis.pipeline() as pipe:
-            pipe.hset(GENERATIONS, f"{number}.left.{found[str(number)]}", 8 ** found[str(number)])
-            pipe.hdel(GENERATIONS, str(number), f"{number}.born", f"{number}.count")
+            pipe.hset(keys.GENERATIONS, f"{number}.left.{found[str(number)]}", 8 ** found[str(number)])
+            pipe.hdel(keys.GENERATIONS, str(number), f"{number}.born", f"{number}.count")
             pipe.execute()
-    forgotten: Any = redis.hscan_iter(GENERATIONS, match="*.left.*")
+    forgotten: Any = redis.hscan_iter(keys.GENERATIONS, match="*.left.*")
     portions = _PORTIONS
     for name, value in forgotten:
         number, _, digits = name.decode().split(".")
@@ -161,7 +158,7 @@ def forget(redis: Redis, window: float) -> None:
         while left > 0 and portions > 0:
             portions -= 1
             upto, left = left, max(0, left - _PORTION)
-            redis.unlink(*(f"{keys.WA}seen:{number}:{n:0{digits}o}" for n in range(left, upto)))
-            redis.hset(GENERATIONS, name, left)
+            redis.unlink(*(keys.seen_key(number, f"{n:0{digits}o}") for n in range(left, upto)))
+            redis.hset(keys.GENERATIONS, name, left)
         if left == 0:
-            redis.hdel(GENERATIONS, name)
+            redis.hdel(keys.GENERATIONS, name)

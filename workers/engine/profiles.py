@@ -18,11 +18,10 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from ingest.store import keys, scripts
+from ingest.store.constants import PLACE_BYTES, PROFILE_BYTES
 from ingest.store.pipelined import Call, PipelinedConnection
 from workers.dispatch.dispatcher import Account, Outcome
 from workers.events import Event, Message, Profile
-
-PROFILES = keys.WA + "profiles:"
 
 GENERATION_SECONDS = 30 * 86_400
 
@@ -31,8 +30,6 @@ HASH_FIELDS = 128
 in some 40 bytes a name. There are 65,536 hashes, as many as two bytes tell apart: 300 MB a generation if all are full.
 """
 
-_FIELD = 8  # bytes of a digest that name a contact in its hash
-_PLACE = 2 + _FIELD
 _TIME = 6
 _FACT = 3
 _UNKNOWN = bytes(_FACT)
@@ -40,8 +37,7 @@ _FACTS = {
     name: slice(_TIME + n * _FACT, _TIME + (n + 1) * _FACT)
     for n, name in enumerate(("name", "username", "number", "user_id", "identity"))
 }
-_RECORD = _TIME + len(_FACTS) * _FACT
-_NOTHING = bytes(_RECORD)
+_NOTHING = bytes(PROFILE_BYTES)
 _CHUNK = 500  # contacts a call: a millisecond of Redis
 
 
@@ -57,7 +53,7 @@ def said(message: Message) -> Said:
     profile = Profile(message)
     facts = profile.facts
     business = message.business or ""
-    places = tuple(_digest(_PLACE, f"{business}\0{kind}\0{value}") for kind, value in profile.aliases)
+    places = tuple(_digest(PLACE_BYTES, f"{business}\0{kind}\0{value}") for kind, value in profile.aliases)
     received = message.received_ms.to_bytes(_TIME, "big")
     return Said(places, received + b"".join(_fact(facts.get(name)) for name in _FACTS))
 
@@ -106,7 +102,7 @@ class Profiles:
         self._generation = int(self._now() // GENERATION_SECONDS)
         self._said = {id(event): said(event) for event in events if isinstance(event, Message)}
         self._known, self._old, self._noted, self._unwritten, self._asked = {}, set(), {}, {}, []
-        script_keys = [_prefix(self._generation), _prefix(self._generation - 1)]
+        script_keys = [keys.profiles_prefix(self._generation), keys.profiles_prefix(self._generation - 1)]
         places = iter(dict.fromkeys(place for one in self._said.values() for place in one.places))
         while chunk := list(itertools.islice(places, _CHUNK)):
             self._asked.append((chunk, self._recall.send(script_keys, [b"".join(chunk)])))
@@ -116,7 +112,7 @@ class Profiles:
         for chunk, call in self._asked:
             reply: bytes = self._recall.answer(call)
             for n, place in enumerate(chunk):
-                found = reply[n * (_RECORD + 1) : (n + 1) * (_RECORD + 1)]
+                found = reply[n * (PROFILE_BYTES + 1) : (n + 1) * (PROFILE_BYTES + 1)]
                 if found[1:] != _NOTHING:
                     self._known[place] = found[1:]
                     if found[:1] == b"0":
@@ -150,7 +146,7 @@ class Profiles:
         entries, self._unwritten = iter(self._unwritten.items()), {}
         ends = (self._generation + 2) * GENERATION_SECONDS
         while chunk := b"".join(place + record for place, record in itertools.islice(entries, _CHUNK)):
-            self._remember.later([_prefix(self._generation)], [ends, HASH_FIELDS, chunk], _raise)
+            self._remember.later([keys.profiles_prefix(self._generation)], [ends, HASH_FIELDS, chunk], _raise)
 
     def _newest(self, places: tuple[bytes, ...]) -> bytes | None:
         found = [place for place in places if place in self._known]
@@ -159,10 +155,6 @@ class Profiles:
     def _age(self, place: bytes) -> tuple[bytes, int]:
         # Messages of one notification were received in the same millisecond: the last one counts.
         return self._known[place][:_TIME], self._noted.get(place, 0)
-
-
-def _prefix(generation: int) -> str:
-    return f"{PROFILES}{generation}:"
 
 
 def _raise(reply: object) -> None:

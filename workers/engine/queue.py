@@ -20,13 +20,11 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.timeouts import BaseDeathPenalty
 
-from ingest.routing import LANES, MESSAGES, lane_of, queue_names
 from ingest.settings import Settings
-from ingest.state import controls
 from ingest.store import keys, scripts
 from ingest.store.jobs import job_template, rq_now
 from ingest.store.pipelined import PipelinedConnection
-from workers.dispatch.rate_limits import with_bucket
+from ingest.store.queues import LANES, MESSAGES, lane_of, queue_names
 
 _LONGEST_BLOCK = 5.0
 """Seconds; a safety net, and how long `rq resume` may go unnoticed. Work is announced by the doorbell."""
@@ -34,8 +32,7 @@ _LONGEST_BLOCK = 5.0
 _SOON_MS = 1000
 """A worker that is to end when nothing is left waits so long for tokens of a capped lane, or a retry."""
 
-TURN, SPENT, WAITS = (keys.WA + name for name in ("turn", "spent", "waits"))
-
+_KEYS = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.TAILS, keys.TURN, keys.SPENT, keys.WAITS, keys.CONTROLS]
 _TEMPLATE = job_template()
 _PARTS: list[str] = orjson.loads(_TEMPLATE)
 _FIELDS = dict(zip(_PARTS[::2], _PARTS[1::2], strict=True))
@@ -68,7 +65,7 @@ class Consumer:
     idle: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        self.take = self.connection.script(with_bucket(scripts.lua(__file__, "take.lua")))
+        self.take = self.connection.script(scripts.lua(__file__, "take.lua"))
 
 
 class Delivery(NamedTuple):
@@ -121,13 +118,11 @@ class BatchQueue(Queue):
         by_name: dict[str, Any] = {queue.name: queue for queue in queues}
         consumer = next(iter(by_name.values())).consumer
         doorbells = [keys.doorbell_key(lane) for lane in dict.fromkeys(map(lane_of, by_name))]
-        script_keys = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.TAILS, TURN, SPENT, WAITS]
-        script_keys.append(controls.STEERING)
         fixed = [keys.RQ, keys.WA, consumer.worker, _TEMPLATE]
         deadline = time.monotonic() + (timeout or 0)
         while True:
             # Ahead of the settle of the batch before: Redis works on that while we begin with this one.
-            reply: Any = consumer.take.ask(script_keys, [*fixed, rq_now(), consumer.settling, consumer.width, *by_name])
+            reply: Any = consumer.take.ask(_KEYS, [*fixed, rq_now(), consumer.settling, consumer.width, *by_name])
             if isinstance(reply, list):
                 name, id_, probe, token, records, allowance = reply
                 queue = by_name[name.decode()]
@@ -152,7 +147,7 @@ def open_queues(connection: Redis, settings: Settings, consumer: Consumer) -> li
     names = [name for lane in LANES if lane in settings.lanes for name in queue_names(lane, settings.partitions)]
     known: Any = connection.smembers(keys.RQ_QUEUES)
     for key in sorted(known):
-        name = key.decode().removeprefix(keys.queue_key(""))
+        name = keys.queue_of(key)
         if lane_of(name) == MESSAGES and MESSAGES in settings.lanes and name not in names:
             names.insert(settings.partitions, name)
     queues = [

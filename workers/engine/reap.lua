@@ -5,14 +5,14 @@
 -- A batch that was in work when its worker died for the second time is split: each of its records is then a batch of its
 -- own, a suspect. One whose worker dies, too, which is the third death, is a dead letter (`poison`).
 --
--- KEYS  1 ledger   2 taken   3 leases   4 alive   5 lock   6 rq's set of queues   7 deaths (QUEUE|ID -> count)
---       8 claims (digest -> QUEUE|ID)   9 tally
+-- KEYS  1 ledger   2 taken   3 leases   4 alive   5 reaper   6 queues   7 deaths   8 claims   9 tally
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 '1' when the worker leaves: what it holds goes back at once
 --       5 a worker is dead after this many ms without a sign of life   6 ms from one reaping to the next
 -- Returns the batches put back, QUEUE|ID, and the lane of each letter.
+-- include ingest/store/queues.lua
+-- constants SPLIT_AT HEADER_BYTES DIGEST_BYTES HAS_DIGEST
 local ledger, taken, leases, alive, lock, queues, deaths, claims, tally = unpack(KEYS)
 local rq, wa, worker, leaves, silence, interval = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5]), ARGV[6]
-local SPLIT_AT = 2 -- deaths
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -50,17 +50,17 @@ local function died(member, queue, id)
       -- Of one score, so their names keep the order; and the name says that it is a suspect, see `suspect` in reaper.py.
       local part = id .. string.format('_p%05d', n)
       redis.call('RPUSH', wa .. 'batch:' .. part, record)
-      redis.call('ZADD', ledger, score, queue .. '|' .. part) -- the sweep below puts them into the queue
-      redis.call('HSET', deaths, queue .. '|' .. part, SPLIT_AT)
+      redis.call('ZADD', ledger, score, member_of(queue, part)) -- the sweep below puts them into the queue
+      redis.call('HSET', deaths, member_of(queue, part), SPLIT_AT)
     end
     forget(member, id)
   elseif #records == 1 then
-    local lane = queue:match('^[^.]+')
-    local received, attempt, share = struct.unpack('>I6BB', records[1])
-    local from, origin = 9, {}
-    if share == 1 then -- of a retry, see `pack` in ingest/batches.py
-      local hex = records[1]:sub(9, 16):gsub('.', function(c) return string.format('%02x', c:byte()) end)
-      from, origin = 17, { 'origin', hex }
+    local lane = lane_of(queue)
+    local received, attempt, split = struct.unpack('>I6BB', records[1])
+    local from, origin = HEADER_BYTES + 1, {}
+    if split == HAS_DIGEST then -- of a retry, see `pack` in ingest/store/records.py
+      local hex = records[1]:sub(from, from + DIGEST_BYTES - 1):gsub('.', function(c) return string.format('%02x', c:byte()) end)
+      from, origin = from + DIGEST_BYTES, { 'origin', hex }
     end
     redis.call('XADD', wa .. 'dead:' .. lane, '*', 'reason', 'poison', 'kind', 'notification',
       'detail', 'its worker died ' .. count .. ' times', 'attempt', math.max(1, attempt % 128),
@@ -81,7 +81,7 @@ for i = 1, #holders, 2 do
     known[member] = true
   else
     redis.call('HDEL', taken, member)
-    local queue, id = member:match('^(.-)|(.*)$')
+    local queue, id = queue_and_id(member)
     if redis.call('HGET', leases, queue) == id then
       redis.call('HDEL', leases, queue)
     end
@@ -95,21 +95,21 @@ redis.call('ZREMRANGEBYSCORE', alive, '-inf', now - 10 * silence)
 for _, key in ipairs(redis.call('SMEMBERS', queues)) do
   local queue = key:sub(#rq + 8) -- after "rq:queue:"
   for _, id in ipairs(redis.call('LRANGE', key, 0, -1)) do
-    known[queue .. '|' .. id] = true
+    known[member_of(queue, id)] = true
   end
   for _, id in ipairs(redis.call('ZRANGE', rq .. ':scheduled:' .. queue, 0, -1)) do
-    known[queue .. '|' .. id] = true
+    known[member_of(queue, id)] = true
   end
 end
 
 -- From the youngest to the oldest, so that the oldest ends up first.
 for _, member in ipairs(redis.call('ZRANGE', ledger, 0, -1, 'REV')) do
   if not known[member] then
-    local queue, id = member:match('^(.-)|(.*)$')
+    local queue, id = queue_and_id(member)
     redis.call('SADD', queues, rq .. ':queue:' .. queue)
     redis.call('LPUSH', rq .. ':queue:' .. queue, id)
     back[#back + 1] = member
-    local lane = queue:match('^[^.]+')
+    local lane = lane_of(queue)
     redis.call('HINCRBY', tally, 'reaped|' .. lane .. '|batches', 1)
     local doorbell = wa .. 'doorbell:' .. lane
     if redis.call('LLEN', doorbell) == 0 then

@@ -9,17 +9,16 @@ from redis import Redis
 
 from ingest.state.backlog import ALIVE_MS
 from ingest.store import keys, scripts
-from workers.engine.claims import CLAIMS
 
 log = structlog.get_logger()
-
-DEATHS = keys.WA + "deaths"
 
 BEAT_SECONDS = 2.0
 """A sign of life this often; five may be missed before a worker counts as dead."""
 
 _REAP_MS = 3000
 _SCRIPT = scripts.lua(__file__, "reap.lua")
+_KEYS = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.ALIVE, keys.REAPER, keys.RQ_QUEUES, keys.DEATHS, keys.CLAIMS]
+_KEYS.append(keys.COUNTERS)
 
 
 def suspect(batch: str) -> bool:
@@ -33,20 +32,7 @@ def heartbeat_and_reap(redis: Redis, worker: str, leaves: bool = False) -> list[
     With `leaves`, what the worker holds goes back at once. Returns what was put back, as `QUEUE|BATCH`.
     """
     script = redis.register_script(_SCRIPT)
-    back, letters = script(
-        keys=[
-            keys.LEDGER,
-            keys.TAKEN,
-            keys.LEASES,
-            keys.ALIVE,
-            keys.WA + "reaper",
-            keys.RQ_QUEUES,
-            DEATHS,
-            CLAIMS,
-            keys.COUNTERS,
-        ],
-        args=[keys.RQ, keys.WA, worker, int(leaves), ALIVE_MS, _REAP_MS],
-    )
+    back, letters = script(keys=_KEYS, args=[keys.RQ, keys.WA, worker, int(leaves), ALIVE_MS, _REAP_MS])
     for lane, count in Counter(letters).items():
         log.warning("dead letters", lane=lane.decode(), reason="poison", count=count)
     return [member.decode() for member in back]

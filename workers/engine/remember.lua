@@ -1,17 +1,20 @@
 #!lua flags=allow-oom
 -- Remembers what was seen of contacts.
 --
--- KEYS  1 how the names of this generation's hashes begin
+-- KEYS  1 profiles:G:N without N, of this generation
 -- ARGV  1 when the generation is forgotten (epoch seconds)   2 the fields that a hash may have
---       3 places and records, 31 bytes each: 2 say which hash, 8 are the field in it, 21 what to remember, which begins
---         with the time it was received (6 bytes, ms)
+--       3 places and what to remember, PLACE_BYTES and PROFILE_BYTES each: 2 say which hash, 8 are the field in it;
+--         what to remember begins with the time it was received (6 bytes, ms)
+-- Returns nothing.
 --
 -- allow-oom: it is little, and bounded. Without it handlers would get the same news with every message.
+-- constants PLACE_BYTES PROFILE_BYTES
 local prefix, ends, most = KEYS[1], ARGV[1], tonumber(ARGV[2])
 
-for at = 1, #ARGV[3], 31 do
+for at = 1, #ARGV[3], PLACE_BYTES + PROFILE_BYTES do
   local key = prefix .. struct.unpack('>I2', ARGV[3], at)
-  local field, record = ARGV[3]:sub(at + 2, at + 9), ARGV[3]:sub(at + 10, at + 30)
+  local from = at + PLACE_BYTES
+  local field, record = ARGV[3]:sub(at + 2, from - 1), ARGV[3]:sub(from, from + PROFILE_BYTES - 1)
   local known = redis.call('HGET', key, field)
   if not known then
     local fields = redis.call('HLEN', key)

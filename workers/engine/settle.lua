@@ -2,44 +2,47 @@
 -- Ends a batch, or the part of it that is done: what was done leaves it and is remembered, what failed goes to a retry
 -- batch, what nobody will try again to the dead letters. All or nothing, and only for the worker that holds the batch.
 --
--- KEYS  1 ledger   2 taken   3 leases   4 the lane's doorbell   5 counts   6 the lane's dead letters   7 claims
---       8 generations   9 spent   10 failing   11 waits   12 deaths   13 steering (see take.lua)
---       14 tally (see ingest/tally.py)
--- ARGV  1 JSON object, see workers/batch.py `_write`:
---         rq, wa (key prefixes), worker, token (worker#number, from `taken`), queue, batch, now (time as RQ writes it), template (of a job),
---         call     number of this settle; rises with each that the worker sends
---         how      more: the batch goes on; end: it is at its end; back: its rest goes back to the front
---         records  done since the last settle
---         counts   what became of events
---         tally    what else was counted: fields of that hash, and what is to be added to each
---         fresh_failed, failed, succeeded   events that failed at their first attempt, at any; that did not fail
---         probe    true when the lane waits and this batch is its try
---         spent    milliseconds of work since the last settle
---         window   seconds that an event is remembered
---         urgent   queues of more urgent lanes that this worker takes from
---         capped   true when the batch was given with an allowance; unused: what is left of that at its end
---         letters  number of dead letters; retries: list of {id, delay (seconds), number of records}
---         done     number of digests to remember; markers: number of those for stages of messages
---       then 7 values a letter (reason, kind, detail, attempt, received (ms), body, origin in hex), the records of the retry batches,
---       the digests as member and bucket, the markers as member and bucket
+-- KEYS  1 ledger   2 taken   3 leases   4 doorbell:LANE   5 counts   6 dead:LANE   7 claims   8 generations   9 spent
+--       10 failing   11 waits   12 deaths   13 steering   14 tally
+-- ARGV  1 JSON object, see `Calls` in workers/engine/settle.py:
+--         rq, wa     key prefixes
+--         worker     its name
+--         token      worker#number, as it stands in `taken` while the batch is this worker's
+--         queue, batch   the batch
+--         now        time as RQ writes it
+--         template   job template (see ingest/store/jobs.py)
+--         call       number of this settle; rises with each that the worker sends
+--         how        more: the batch goes on; end: it is at its end; back: its rest goes back to the front
+--         records    number of records that leave the batch: all of their events are done
+--         counts     what became of events: fields of that hash, and what is to be added to each
+--         tally      the same of that hash
+--         failed, fresh_failed   events that failed, and those of them that failed at their first attempt
+--         succeeded  events that did not fail, without duplicates
+--         probe      true when the lane waits and this batch is its try
+--         spent      milliseconds of work since the last settle
+--         window     seconds that an event is remembered
+--         urgent     queues of more urgent lanes that this worker takes from
+--         capped     true when the batch was given with an allowance
+--         unused     what is left of the allowance at the end, else 0
+--         letters    number of dead letters
+--         retries    for each retry batch: id, delay (seconds), number of records
+--       then for each dead letter: reason, kind, detail, attempt, received (ms), body, digest of the notification in hex
+--       then the records of the retry batches
+--       then what is to be remembered, as one value with a line for each event: bucket (octal), member, and of a status
+--         the markers of earlier stages of its message
 -- Returns lost: the batch is not this worker's any more, nothing was done; more, end or back as it was done; yield: a more
 -- urgent lane waits, or this one is paused or has got a cap; wait: the lane is to wait, because all fails.
 --
 -- allow-oom: settling makes room.
--- (the text of bucket.lua)
+-- include workers/dispatch/bucket.lua
+-- constants CHUNK FLOW_SECONDS FLOW_KEPT_SECONDS CALLS_KEPT_SECONDS FAIR_SHARE SPENT_MS YIELD_MS
+-- constants FAILURES LONGEST_WAIT_SECONDS SEEN_FULL
 local ledger, taken, leases, doorbell, counts, dead, claims, generations, spent, failing, waits, deaths = unpack(KEYS)
 local steering, tally = KEYS[13], KEYS[14]
 local it = cjson.decode(ARGV[1])
 local rq, wa, queue, id = it.rq, it.wa, it.queue, it.batch
 local member, batch = queue .. '|' .. id, wa .. 'batch:' .. id
 local lane = queue:match('^[^.]+')
-local CHUNK = 1000 -- unpack() fails at some 8,000 values
-local FAILURES = 3 -- settles in a row in which everything failed, before the lane waits
-local LONGEST_WAIT = 60
-local YIELD_MS = 500 -- a more urgent lane that has waited this long is served first
-local FAIR_SHARE = 0.1 -- of the work, that a lower lane keeps
-local SPENT_MS = 30000 -- the work over which shares are counted
-local FULL = 400 -- digests in a set; beyond 512 Redis would keep them in five times the room
 
 local time, now -- of Redis; set below, before anything needs them
 
@@ -104,7 +107,7 @@ local function generation()
   local name = tostring(last)
   local digits = found[name]
   if digits then
-    local count, full = found[name .. '.count'] or 0, FULL * 8 ^ digits
+    local count, full = found[name .. '.count'] or 0, SEEN_FULL * 8 ^ digits
     if count >= full then
       digits = math.min(8, digits + 1)
     elseif now - found[name .. '.born'] < it.window / 2 then
@@ -159,9 +162,9 @@ end
 
 local function remove_records()
   if it.records > 0 then
-    local flow = wa .. 'flow:' .. math.floor(time[1] / 10)
+    local flow = wa .. 'flow:' .. math.floor(time[1] / FLOW_SECONDS)
     redis.call('HINCRBY', flow, 'out.' .. lane, it.records)
-    redis.call('EXPIRE', flow, 600)
+    redis.call('EXPIRE', flow, FLOW_KEPT_SECONDS)
     redis.call('LTRIM', batch, it.records, -1)
   end
 end
@@ -193,7 +196,7 @@ local function wait_if_all_fails()
   elseif it.fresh_failed > 0 or it.probe and it.failed > 0 then
     local failures = redis.call('HINCRBY', failing, lane, 1)
     if failures >= FAILURES then
-      local seconds = math.min(LONGEST_WAIT, 2 ^ math.min(10, failures - FAILURES))
+      local seconds = math.min(LONGEST_WAIT_SECONDS, 2 ^ math.min(10, failures - FAILURES))
       redis.call('HSET', waits, lane, math.floor((now + seconds) * 1000))
       ring() -- an idle worker learns how long
       return true
@@ -266,7 +269,7 @@ end
 if redis.call('HGET', taken, member) ~= it.token then
   return 'lost'
 end
-redis.call('SET', calls, it.call, 'EX', 3600)
+redis.call('SET', calls, it.call, 'EX', CALLS_KEPT_SECONDS)
 time = redis.call('TIME')
 now = time[1] + time[2] / 1000000
 

@@ -10,15 +10,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from ingest.routing import lane_of
-from ingest.state import controls
 from ingest.store import keys
 from ingest.store.jobs import job_template, rq_now
-from workers.engine import claims, reaper
+from ingest.store.queues import lane_of
 from workers.engine.batch_state import BatchState, Results
-from workers.engine.queue import SPENT, WAITS
-
-FAILING = keys.WA + "failing"
 
 
 class Call(NamedTuple):
@@ -88,12 +83,12 @@ def _keys(lane: str) -> list[str]:
         keys.doorbell_key(lane),
         keys.COUNTS,
         keys.dead_key(lane),
-        claims.CLAIMS,
-        claims.GENERATIONS,
-        SPENT,
-        FAILING,
-        WAITS,
-        reaper.DEATHS,
-        controls.STEERING,
+        keys.CLAIMS,
+        keys.GENERATIONS,
+        keys.SPENT,
+        keys.FAILING,
+        keys.WAITS,
+        keys.DEATHS,
+        keys.CONTROLS,
         keys.COUNTERS,
     ]

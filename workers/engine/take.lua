@@ -1,9 +1,7 @@
 #!lua flags=allow-oom
 -- Gives a worker the next batch: pop, in-flight mark and partition lease together.
 --
--- KEYS  1 ledger   2 taken (QUEUE|ID -> worker#number)   3 leases   4 tails   5 turn (count of batches given out)
---       6 spent (work per lane lately, ms)   7 waits (lane -> until when it waits, ms, because everything failed)
---       8 steering (what an operator said: `paused.LANE`, `limit.LANE`; and the buckets of capped lanes, bucket.lua)
+-- KEYS  1 ledger   2 taken   3 leases   4 tails   5 turn   6 spent   7 waits   8 steering
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 job template   5 time as RQ writes it
 --       6 a batch that the worker has done and whose settle is on its way, QUEUE|ID, or empty
 --       7 records of a capped lane to give at least: the worker may get more tokens while it has them
@@ -13,11 +11,11 @@
 -- Of a capped lane only the first records are given; what is left of the batch goes back with its settle.
 --
 -- allow-oom: when Redis is full, taking work is what makes room.
--- (the text of bucket.lua)
+-- include ingest/store/queues.lua
+-- include workers/dispatch/bucket.lua
+-- constants FAIR_SHARE PROBE_SECONDS
 local ledger, taken, leases, tails, turn, spent, waits, steering = unpack(KEYS)
 local rq, wa, worker, template, now, settling, width = unpack(ARGV, 1, 7)
-local FAIR_SHARE = 0.1 -- of the work lately; a lower lane that had less goes first, so that none starves
-local PROBE_SECONDS = 60 -- a try that is not settled by then (its worker died) does not hold the lane any longer
 local PARTITIONED = '^messages%.'
 
 local now_s -- Redis' time in seconds
@@ -74,7 +72,7 @@ local function pop(queue)
     if not id then
       return nil
     end
-    local member = queue .. '|' .. id
+    local member = member_of(queue, id)
     if redis.call('HEXISTS', taken, member) == 0 then
       if redis.call('ZSCORE', ledger, member) then
         return id
@@ -88,7 +86,7 @@ end
 local function hand_over(queue, id, probe)
   -- With a number of its own: what this worker sent for the batch when it had it before counts no more.
   local token = worker .. '#' .. redis.call('INCR', turn)
-  redis.call('HSET', taken, queue .. '|' .. id, token)
+  redis.call('HSET', taken, member_of(queue, id), token)
   if queue:find(PARTITIONED) then
     redis.call('HSET', leases, queue, id)
   end
@@ -100,7 +98,7 @@ local function hand_over(queue, id, probe)
     local fields = template:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', now)
     redis.call('HSET', job, unpack(cjson.decode(fields)))
   end
-  local batch, lane = wa .. 'batch:' .. id, queue:match('^[^.]+')
+  local batch, lane = wa .. 'batch:' .. id, lane_of(queue)
   local limit, allowance, last = said['limit.' .. lane], -1, -1
   if limit then
     allowance = grant(steering, lane, tonumber(limit), now_s, redis.call('LLEN', batch))
@@ -110,7 +108,7 @@ local function hand_over(queue, id, probe)
 end
 
 local function put_back(queue, id)
-  redis.call('HDEL', taken, queue .. '|' .. id)
+  redis.call('HDEL', taken, member_of(queue, id))
   if redis.call('HGET', leases, queue) == id then
     redis.call('HDEL', leases, queue)
   end
@@ -124,8 +122,8 @@ local function hand_over_again()
   local held = redis.call('HGETALL', taken)
   for i = 1, #held, 2 do
     if held[i + 1]:match('^[^#]*') == worker and held[i] ~= settling then
-      local queue, id = held[i]:match('^(.-)|(.*)$')
-      local lane = queue:match('^[^.]+')
+      local queue, id = queue_and_id(held[i])
+      local lane = lane_of(queue)
       if not said['paused.' .. lane] and short(lane) == 0 then
         return hand_over(queue, id, tostring(redis.call('HEXISTS', waits, lane)))
       end
@@ -139,7 +137,7 @@ local function read_lanes()
   local lanes, lane = {}, nil
   for i = 8, #ARGV do
     local queue = ARGV[i]
-    local name = queue:match('^[^.]+')
+    local name = lane_of(queue)
     if not lane or lane.name ~= name then
       lane = { name = name, paused = said['paused.' .. name], short = short(name) }
       table.insert(lanes, lane)

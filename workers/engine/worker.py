@@ -31,7 +31,7 @@ from rq.worker import WorkerStatus
 from ingest import child
 from ingest.settings import Settings, SettingsError, load, redis_url
 from ingest.state import counters, dead_letters
-from ingest.store import connection, keys
+from ingest.store import connection, formats, keys
 from ingest.store.pipelined import PipelinedConnection
 from ingest.telemetry import logs, tracing
 from ingest.telemetry.outage import Outage
@@ -58,7 +58,6 @@ _RQ_PAUSE = 1.0
 """Seconds. RQ's main loop does not beat, and does not look for `rq suspend`, more often than this."""
 
 _TRIM_EVERY = 30  # of our beats: a minute
-_TRIM_LOCK = keys.WA + "trim"
 _TRIM_SECONDS = 50  # of all workers one trims, and not again for this long
 
 
@@ -78,6 +77,7 @@ class BatchWorker(SimpleWorker):
 
     def __init__(self, settings: Settings, registry: handlers.Handlers, name: str, spans: Spans | None = None) -> None:
         redis = connection.for_worker(redis_url(settings))
+        formats.agree(redis)
         self._consumer = Consumer(name, PipelinedConnection(redis), idle=self._idle)
         super().__init__(
             open_queues(redis, settings, self._consumer),
@@ -238,7 +238,7 @@ class BatchWorker(SimpleWorker):
 
     def _trim(self) -> None:
         """Remove old dead letters and what need not be remembered any more, unless another worker just did."""
-        if self.connection.set(_TRIM_LOCK, self.name, nx=True, ex=_TRIM_SECONDS):
+        if self.connection.set(keys.TRIM, self.name, nx=True, ex=_TRIM_SECONDS):
             claims.forget(self.connection, self._dedup_window)
             counters.forget(self.connection)
             trimmed = dead_letters.trim(self.connection, self._dead_age)

@@ -49,15 +49,11 @@ def on_status(status: Status) -> None:
 
 
 def _write_down(known: Known, what: int) -> None:
-    key = _key(known.run)
+    key = keys.simulated_key(known.run)
     pipe = _redis().pipeline(transaction=False)
     pipe.rpush(key, _RECORD.pack(what, known.contact, known.sequence))
     pipe.expire(key, EXPIRE_SECONDS)
     pipe.execute()
-
-
-def _key(run: str) -> str:
-    return f"{keys.WA}simulated:{run}"
 
 
 @cache
@@ -165,7 +161,7 @@ def look(each: list[Redis], run: str, check: Check, patience: float) -> Iterator
 
     Gives the findings so far, again and again. Raises RedisError.
     """
-    key = _key(run)
+    key = keys.simulated_key(run)
     last_news = time.monotonic()
     while True:
         portions: list[Any] = [redis.lpop(key, _READ_AT_ONCE) for redis in each]

@@ -93,7 +93,7 @@ def test_a_wrong_token_is_refused(receiver: Any, redis: Redis, name: str, given:
     """Anything but `Bearer` and a token is 401, whatever else is sent; nothing is done, nothing is logged."""
     answer = act(receiver, name, GROUP, Authorization=given, Cookie=f"token={TOKEN}")
     assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
-    assert not redis.exists(controls.STEERING)
+    assert not redis.exists(keys.CONTROLS)
     assert TOKEN not in json.dumps(answer.lines)
 
 

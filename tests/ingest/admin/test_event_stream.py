@@ -259,12 +259,12 @@ def test_strange_data_ends_the_stream_and_nothing_else(
     receiver = start_receiver(redis_url)
     viewer = watch(receiver)
     viewer.snapshot()
-    redis.hset(controls.STEERING, "paused.messages", "since the flood")
+    redis.hset(keys.CONTROLS, "paused.messages", "since the flood")
     with pytest.raises(ConnectionError, match="it has ended"):
         viewer.all()
     assert "the page's figures cannot be read" in receiver.log()
     assert receiver.post(BODY).status == 200
-    redis.delete(controls.STEERING)
+    redis.delete(keys.CONTROLS)
     assert watch(receiver).snapshot()["lanes"]
 
 

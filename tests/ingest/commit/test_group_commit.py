@@ -254,7 +254,8 @@ def test_error_of_the_event_loop(redis_url: str) -> None:
         """A client whose transport closes under it once: real timing cannot be had."""
 
         def __init__(self, real: Any) -> None:
-            self.real, self.script_load, self.failed = real, real.script_load, False
+            self.real, self.script_load, self.get, self.set = real, real.script_load, real.get, real.set
+            self.failed = False
 
         async def execute_command(self, *args: Any) -> Any:
             if not self.failed:

@@ -11,7 +11,7 @@ from redis import Redis
 
 from ingest.state.backlog import ALIVE_MS, Backlog, Lane, read
 from ingest.store import keys
-from ingest.store.append import FLOW_SECONDS
+from ingest.store.constants import FLOW_SECONDS
 
 Owe = Callable[..., str]
 
@@ -91,9 +91,9 @@ def test_rates(redis: Redis) -> None:
         redis.flushall()
         bucket = redis.time()[0] // FLOW_SECONDS
         for back in range(1, 7):
-            redis.hset(f"{keys.FLOW}{bucket - back}", mapping={"in.messages": 50, "out.messages": 100, "in.other": 5})
+            redis.hset(keys.flow_key(bucket - back), mapping={"in.messages": 50, "out.messages": 100, "in.other": 5})
         for outside in (bucket - 7, bucket):
-            redis.hset(f"{keys.FLOW}{outside}", mapping={"in.statuses": 1000})
+            redis.hset(keys.flow_key(outside), mapping={"in.statuses": 1000})
         lanes = read(redis).lanes
         if redis.time()[0] // FLOW_SECONDS == bucket:
             break  # else the ten seconds changed meanwhile

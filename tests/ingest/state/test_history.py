@@ -18,17 +18,17 @@ def test_one_sample_a_step_whoever_calls_first(redis: Redis) -> None:
     (sample,) = history.read(redis)
     assert sample.lanes["statuses"].waiting == 2
     assert sample.lanes["messages"] == history.Point(0, 0.0, 0.0, 0.0, 0)
-    assert 0 < redis.pttl(history._TURN) < history.STEP_SECONDS * 1000
+    assert 0 < redis.pttl(keys.HISTORY_TURN) < history.STEP_SECONDS * 1000
 
 
 def test_no_more_than_an_hour_is_kept(redis: Redis) -> None:
     """The stream does not grow, and what is read is the newest, in order of time."""
     for _ in range(history.KEPT + 300):
-        redis.delete(history._TURN)
+        redis.delete(keys.HISTORY_TURN)
         history.take(redis)
     samples = history.read(redis)
     assert len(samples) == history.KEPT
-    assert redis.xlen(history.HISTORY) < history.KEPT + 101  # Redis removes whole nodes
+    assert redis.xlen(keys.HISTORY) < history.KEPT + 101  # Redis removes whole nodes
     assert [sample.time for sample in samples] == sorted(sample.time for sample in samples)
 
 
@@ -36,10 +36,10 @@ def test_several_redis_are_one_line(redis: Redis) -> None:
     """The samples of a step are added up, the oldest is the oldest of all; a Redis that is away is left out."""
     history.take(redis)
     ((time, _, lanes),) = history.read(redis)
-    redis.delete(history.HISTORY)
+    redis.delete(keys.HISTORY)
     lanes["other"] = history.Point(5, 7.0, 1.0, 2.0, 3)
     sample = {"workers": 2, "lanes": orjson.dumps({name: tuple(point) for name, point in lanes.items()})}
-    redis.xadd(history.HISTORY, sample, id=f"{int(time * 1000)}-0")
+    redis.xadd(keys.HISTORY, sample, id=f"{int(time * 1000)}-0")
     away = Redis(port=1, socket_connect_timeout=0.1)
     (both,) = history.read_all({"one": redis, "two": redis, "three": away})
     assert both.workers == 4

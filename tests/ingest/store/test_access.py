@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from ingest.state import history
 from ingest.store import keys
 
 ROOT = Path(__file__).parents[3]
@@ -229,7 +228,7 @@ def test_the_page_with_the_least_rights(
     assert (now["dead"]["refused"], now["dead"]["groups"]) == (True, [])
     assert [worker["name"] for worker in now["workers"]] == ["w"]
     assert now["findings"][0]["about"] == "workers"
-    wait_for(lambda: system.admin.exists(history.HISTORY), 60, "a sample")
+    wait_for(lambda: system.admin.exists(keys.HISTORY), 60, "a sample")
     assert set(system.refused()) == {("receiver", "xrevrange")}
 
     more = re.findall(r"^    ((?:\(|\+multi).*)$", (ACL.parent / "README.md").read_text(), re.M)

@@ -257,7 +257,7 @@ def test_doorbell_holds_one_token(redis: Redis) -> None:
 def test_flow_counts_notifications(redis: Redis) -> None:
     """What came is counted per lane for the rates, and the counts expire."""
     append(redis, {"messages.1": [record(1)], "messages.2": [record(2), record(3)], "other": [record(4)]})
-    (key,) = redis.keys(keys.FLOW + "*")
+    (key,) = redis.keys(keys.flow_key("*"))
     assert redis.hgetall(key) == {b"in.messages": b"3", b"in.other": b"1"}
     assert 0 < redis.ttl(key) <= 600
 

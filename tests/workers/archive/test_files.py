@@ -415,7 +415,7 @@ def test_what_kills_its_worker(
     for deaths in (1, 2, 3):
         assert worker().wait(60) == -signal.SIGKILL
         assert (status("poison") in bodies(tmp_path / "archive")) is (deaths == 3)
-        redis.delete(keys.ALIVE, keys.WA + "reaper")
+        redis.delete(keys.ALIVE, keys.REAPER)
         redis.zadd(keys.ALIVE, {"bystander": time.time() * 1000})
     process = worker()
     wait_for(lambda: not redis.exists(keys.LEDGER))

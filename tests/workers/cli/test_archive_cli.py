@@ -18,8 +18,9 @@ import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
 
-from ingest.routing import home, queue_names, route
+from ingest.routing import home, route
 from ingest.store import keys
+from ingest.store.queues import queue_names
 from ingest.store.records import Record, unpack
 from workers.archive import replay
 from workers.archive.files import HOUR_MS, Archive

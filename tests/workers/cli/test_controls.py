@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from redis import Redis
 
 from ingest.state import controls
+from ingest.store import keys
 from workers.cli.main import main
 
 
@@ -75,7 +76,7 @@ def test_limit(wa: Callable[..., Result], redis: Redis) -> None:
 def test_wrong_usage(wa: Callable[..., Result], arguments: tuple[str, ...], redis: Redis) -> None:
     """A lane or a rate that is none exits 2 and changes nothing."""
     assert wa(*arguments).exit_code == 2
-    assert not redis.exists(controls.STEERING)
+    assert not redis.exists(keys.CONTROLS)
 
 
 @pytest.mark.parametrize("command", [("pause",), ("resume",), ("limit",)])

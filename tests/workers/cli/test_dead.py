@@ -21,11 +21,11 @@ import pytest
 from click.testing import CliRunner, Result
 from redis import ConnectionPool, Redis
 
-from ingest.routing import LANES
 from ingest.settings import load
 from ingest.state import backlog, dead_letters
 from ingest.state import dead_letters as room
 from ingest.store import keys
+from ingest.store.queues import LANES
 from ingest.store.records import Record, digest, notification_id, pack, unpack
 from workers.cli.main import main
 from workers.engine import reaper
@@ -887,7 +887,7 @@ def test_workers_trim(
     assert logged == [{"statuses": 1}]
     assert [f"statuses/{id.decode()}" for id, _ in letters_of(redis, "statuses")] == [kept]
     assert redis.xlen(keys.dead_key("other")) == 1
-    assert 0 < redis.ttl(worker_room._TRIM_LOCK) < 60
+    assert 0 < redis.ttl(keys.TRIM) < 60
 
 
 def test_a_warning_comes_before(bury: Bury, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

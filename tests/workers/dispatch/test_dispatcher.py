@@ -10,10 +10,11 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError
 
+from ingest.store import keys
 from ingest.store.pipelined import PipelinedConnection
 from workers import Discard, Handlers, Reject, RetryIn
 from workers.dispatch.dispatcher import Dispatcher, Outcome
-from workers.dispatch.rate_limits import RATES, RateLimits
+from workers.dispatch.rate_limits import RateLimits
 from workers.events import Event
 from workers.events.parsing import parse
 
@@ -394,4 +395,4 @@ def test_the_rate_is_that_of_all_processes(message: Callable[..., bytes], redis:
             run(message(f"{n}"))
     assert 0.3 < time.monotonic() - began < 8
     assert len(called) == 30
-    assert len(redis.hkeys(RATES)) == 2  # type: ignore[arg-type]
+    assert len(redis.hkeys(keys.RATES)) == 2  # type: ignore[arg-type]

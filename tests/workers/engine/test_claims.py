@@ -122,7 +122,7 @@ def test_every_kind_once(
     commit(body, body, batch=1)
     _drain(take, runner(handlers))
     assert len(seen) == 1
-    assert redis.hkeys(claims.CLAIMS) == [b""]  # what keeps it a table, see claim.lua
+    assert redis.hkeys(keys.CLAIMS) == [b""]  # what keeps it a table, see claim.lua
 
 
 def test_a_copy_in_another_batch_waits_for_nobody(
@@ -172,7 +172,7 @@ def test_settled_events_beyond_an_open_one_are_not_repeated(
     events = [event for n in range(3) for event in parse(message(str(n), sender="1"), 0)]
     # As if the worker had settled the second event and died while the first was still in its handler.
     bucket, member = claims.of(events[1]).place.split()  # type: ignore[arg-type]
-    redis.hset(claims.GENERATIONS, mapping={"1": 4, "1.born": int(redis.time()[0])})  # type: ignore[index]
+    redis.hset(keys.GENERATIONS, mapping={"1": 4, "1.born": int(redis.time()[0])})  # type: ignore[index]
     redis.sadd(f"{keys.WA}seen:1:{bucket[:4]}", member)
     seen: list[Any] = []
     handlers = Handlers()
@@ -205,19 +205,19 @@ def test_forgotten_after_the_window(
     made = runner(handlers, dedup_window="100s")
     commit(status("a"))
     _drain(take, made)
-    born = int(redis.hget(claims.GENERATIONS, "1.born"))  # type: ignore[arg-type]
-    redis.hset(claims.GENERATIONS, "1.born", born - 60)  # half the window is over: a new generation
+    born = int(redis.hget(keys.GENERATIONS, "1.born"))  # type: ignore[arg-type]
+    redis.hset(keys.GENERATIONS, "1.born", born - 60)  # half the window is over: a new generation
     commit(status("b"), status("a"))
     _drain(take, made)
     assert seen == ["a", "b"]
-    assert redis.hget(claims.GENERATIONS, "2") == b"3", "no more sets than it needs"
-    redis.hset(claims.GENERATIONS, "2.born", born - 99)
+    assert redis.hget(keys.GENERATIONS, "2") == b"3", "no more sets than it needs"
+    redis.hset(keys.GENERATIONS, "2.born", born - 99)
     claims.forget(redis, 100)
     assert _sets(redis, 1) == 1, "it ended within the window"
-    redis.hset(claims.GENERATIONS, "2.born", born - 110)
+    redis.hset(keys.GENERATIONS, "2.born", born - 110)
     claims.forget(redis, 100)
     assert (_sets(redis, 1), _sets(redis, 2)) == (0, 1)
-    assert redis.hkeys(claims.GENERATIONS) == [b"2", b"2.born", b"2.count"]
+    assert redis.hkeys(keys.GENERATIONS) == [b"2", b"2.born", b"2.count"]
     commit(status("a"), status("b"))
     _drain(take, made)
     assert seen == ["a", "b", "a"], "the first is news again, the second is remembered"
@@ -227,7 +227,7 @@ def test_forgets_bit_by_bit(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> No
     """However many sets a generation has, one round removes a bounded number, and the next goes on from there."""
     monkeypatch.setattr(claims, "_PORTION", 100)
     monkeypatch.setattr(claims, "_PORTIONS", 3)
-    redis.hset(claims.GENERATIONS, mapping={"7": 3, "7.born": 1, "7.count": 9, "8": 3, "8.born": 2, "8.count": 9})
+    redis.hset(keys.GENERATIONS, mapping={"7": 3, "7.born": 1, "7.count": 9, "8": 3, "8.born": 2, "8.count": 9})
     for n in range(512):
         redis.sadd(f"{keys.WA}seen:7:{n:03o}", 1)
         redis.sadd(f"{keys.WA}seen:8:{n:03o}", 1)
@@ -237,7 +237,7 @@ def test_forgets_bit_by_bit(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> No
         left.append(_sets(redis, 7))
     assert left == [212, 0, 0]
     assert _sets(redis, 8) == 512
-    assert redis.hkeys(claims.GENERATIONS) == [b"8", b"8.born", b"8.count"]
+    assert redis.hkeys(keys.GENERATIONS) == [b"8", b"8.born", b"8.count"]
 
 
 def test_a_full_generation_makes_way(
@@ -247,11 +247,11 @@ def test_a_full_generation_makes_way(
     made = runner(handlers)
     commit(status("a"))
     _drain(take, made)
-    redis.hset(claims.GENERATIONS, "1.count", 4096 * 400)
+    redis.hset(keys.GENERATIONS, "1.count", 4096 * 400)
     commit(status("b"), status("a"))
     _drain(take, made)
     assert seen == ["a", "b"]
-    assert redis.hget(claims.GENERATIONS, "2") == b"5"
+    assert redis.hget(keys.GENERATIONS, "2") == b"5"
 
 
 def test_memory_of_a_million(runner: Any, take: Any, commit: Any, redis: Redis) -> None:

@@ -141,7 +141,7 @@ def test_what_the_reaper_puts_back(
         reaper.heartbeat_and_reap(redis, "dying")
         take("dying")
         redis.zadd(keys.ALIVE, {"dying": 1, "bystander": int(redis.time()[0]) * 1000})  # type: ignore[index]
-        redis.delete(keys.WA + "reaper")
+        redis.delete(keys.REAPER)
         reaper.heartbeat_and_reap(redis, "other")
     found = counters.read(redis)
     assert found[counters.REAPED] == {"messages": {"batches": 2}}

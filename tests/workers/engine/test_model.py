@@ -23,19 +23,19 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from ingest.routing import LANES, lane_of, partition_of, route
+from ingest.routing import partition_of, route
 from ingest.settings import load
 from ingest.state import controls
 from ingest.store import append, keys, scripts
 from ingest.store.jobs import job_template
 from ingest.store.pipelined import PipelinedConnection
+from ingest.store.queues import LANES, lane_of
 from ingest.store.records import pack, unpack
 from workers import Handlers
 from workers.dispatch.dispatcher import Outcome
-from workers.dispatch.rate_limits import with_bucket
 from workers.engine import batch as batch_room
-from workers.engine import claims, reaper
 from workers.engine import queue as queue_room
+from workers.engine import reaper
 from workers.engine.batch_state import BatchState
 from workers.events import Event
 
@@ -43,7 +43,7 @@ PARTITIONS = 2
 CONTACTS = ["15550000", "15550001", "15550003", "15550004"]
 QUEUES = [*(f"messages.{n}" for n in range(PARTITIONS)), "statuses", "other"]
 MAX_COUNT, MAX_BYTES, MAX_ATTEMPTS = 3, 420, 3
-LOCK = keys.WA + "reaper"
+LOCK = keys.REAPER
 LONG_AGO, NEVER_MS = 1, 1 << 50
 SPLIT_AT = 2
 BASE_MS = 1_700_000_000_000
@@ -172,7 +172,7 @@ class Machine(RuleBasedStateMachine):
         self.settings = load(partitions=PARTITIONS, max_attempts=MAX_ATTEMPTS, batch=MAX_COUNT)
         self.template = job_template()
         self.append = self.redis.register_script(scripts.lua(append.__file__, "append.lua"))
-        self.take_script = self.redis.register_script(with_bucket(scripts.lua(queue_room.__file__, "take.lua")))
+        self.take_script = self.redis.register_script(scripts.lua(queue_room.__file__, "take.lua"))
         self.flushes: list[list[Any]] = []
         self.born = 0
         self.seq = 0
@@ -248,7 +248,7 @@ class Machine(RuleBasedStateMachine):
     def give(self, worker: Worker) -> bool:
         """Take for a worker, as BatchQueue does. False when there is nothing to take."""
         script_keys = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.TAILS]
-        script_keys += [queue_room.TURN, queue_room.SPENT, queue_room.WAITS, controls.STEERING]
+        script_keys += [keys.TURN, keys.SPENT, keys.WAITS, keys.CONTROLS]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         settling = self.late[2].member if self.late and self.late[0] is worker and self.ahead else ""
         args = [keys.RQ, keys.WA, worker.name, self.template, now, settling, 1, *QUEUES]
@@ -273,7 +273,7 @@ class Machine(RuleBasedStateMachine):
             assert self.redis.hexists(f"{keys.RQ}:job:{batch}", "data")
             self.stop_the_clock()
             return True
-        waits = [*self.redis.hkeys(queue_room.WAITS), *(lane.encode() for lane in closed)]
+        waits = [*self.redis.hkeys(keys.WAITS), *(lane.encode() for lane in closed)]
         state = self.look()
         for queue in QUEUES:
             if queue not in state.leases and lane_of(queue).encode() not in waits:
@@ -562,10 +562,10 @@ class Machine(RuleBasedStateMachine):
         for queue in QUEUES:
             for batch in self.redis.zrange(keys.scheduled_key(queue), 0, -1):
                 self.redis.zadd(keys.scheduled_key(queue), {batch: LONG_AGO})
-        for lane in self.redis.hkeys(queue_room.WAITS):
-            self.redis.hset(queue_room.WAITS, lane, LONG_AGO)
+        for lane in self.redis.hkeys(keys.WAITS):
+            self.redis.hset(keys.WAITS, lane, LONG_AGO)
         for lane in LANES:
-            self.redis.hdel(controls.STEERING, f"tokens.{lane}", f"at.{lane}")
+            self.redis.hdel(keys.CONTROLS, f"tokens.{lane}", f"at.{lane}")
         self.tokens = dict.fromkeys(LANES, 1)
 
     # What an operator says
@@ -585,8 +585,8 @@ class Machine(RuleBasedStateMachine):
     def stop_the_clock(self) -> None:
         """A lane that waits does so until `time_passes`."""
         now_ms = time.time() * 1000 - 50
-        for lane, until in self.redis.hgetall(queue_room.WAITS).items():
-            self.redis.hset(queue_room.WAITS, lane, NEVER_MS if int(until) > now_ms + 60 else LONG_AGO)
+        for lane, until in self.redis.hgetall(keys.WAITS).items():
+            self.redis.hset(keys.WAITS, lane, NEVER_MS if int(until) > now_ms + 60 else LONG_AGO)
 
     def forget_claims(self, member: str) -> None:
         self.claims = {key: token for key, token in self.claims.items() if token != member}
@@ -656,7 +656,7 @@ class Machine(RuleBasedStateMachine):
                 assert size == int(state.tails[f"{queue}|bytes"])
         counts = {name.decode(): int(count) for name, count in self.redis.hgetall(keys.COUNTS).items()}
         assert counts == +self.counts
-        assert self.redis.hlen(claims.CLAIMS) == len(self.claims) + self.claimed_ever
+        assert self.redis.hlen(keys.CLAIMS) == len(self.claims) + self.claimed_ever
 
     # The end
 
@@ -685,7 +685,7 @@ class Machine(RuleBasedStateMachine):
         self.holds()
         assert self.committed == self.finished
         found = {key.decode() for key in self.redis.keys("*")}
-        names = (keys.LEDGER, keys.TAKEN, keys.LEASES, reaper.DEATHS)
+        names = (keys.LEDGER, keys.TAKEN, keys.LEASES, keys.DEATHS)
         assert found.isdisjoint(names)
         assert not [k for k in found if ":batch:" in k or ":job:" in k or ":queue:" in k or ":scheduled:" in k]
         assert self.claims == {}, "claims that nobody will ever settle"

@@ -424,7 +424,7 @@ def test_each_generation_ends(connection: PipelinedConnection, redis: Redis) -> 
     for name in ("Ada", "Bea"):
         batch(profiles.Profiles(connection, lambda: now), read(body(**FACTS | {"name": name})))
         connection.flush()
-    found_keys: Any = redis.keys(f"{profiles.PROFILES}*")
+    found_keys: Any = redis.keys(f"{keys.WA}profiles:*")
     assert len(found_keys) == 2  # the number's and the user id's
     ends = (now // profiles.GENERATION_SECONDS + 2) * profiles.GENERATION_SECONDS
     assert {redis.expiretime(key) for key in found_keys} == {ends}
@@ -437,7 +437,7 @@ def test_a_hash_stays_small(connection: PipelinedConnection, redis: Redis, monke
     for n in range(profiles.HASH_FIELDS + 20):
         batch(known, read(body(number=f"1555{n:04}", name="Ada")))
     connection.flush()
-    (key,) = redis.keys(f"{profiles.PROFILES}*")
+    (key,) = redis.keys(f"{keys.WA}profiles:*")
     assert redis.hlen(key) == profiles.HASH_FIELDS
     assert redis.object("encoding", key) == b"listpack"
     assert batch(known, read(body(number=f"1555{n:04}", name="Bea"))) == [{"name"}]
@@ -466,7 +466,7 @@ def test_nothing_readable_in_redis(deliver: Deliver, redis: Redis) -> None:
     """Redis holds no name, number or id of a contact, and no digest long enough to tell one."""
     deliver(Bot(), body(**FACTS))
     found = 0
-    for key in redis.scan_iter(f"{profiles.PROFILES}*"):
+    for key in redis.scan_iter(f"{keys.WA}profiles:*"):
         for field, value in redis.hgetall(key).items():
             found += 1
             assert (len(field), len(value)) == (8, 21)
@@ -493,7 +493,7 @@ def test_it_costs_nothing_without_a_profile_handler(
     worker.run(*taken)
     stats: Any = redis.info("commandstats")
     assert stats["cmdstat_evalsha"]["calls"] == 2 + more
-    assert bool(redis.keys(f"{profiles.PROFILES}*")) is (kind == "profile")
+    assert bool(redis.keys(f"{keys.WA}profiles:*")) is (kind == "profile")
 
 
 facts = st.fixed_dictionaries(

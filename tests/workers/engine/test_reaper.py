@@ -18,7 +18,7 @@ def forget(redis: Redis) -> Callable[..., None]:
         for worker in workers:
             redis.zadd(keys.ALIVE, {worker: 1})
         redis.zadd(keys.ALIVE, {"bystander": int(redis.time()[0]) * 1000})  # type: ignore[index]
-        redis.delete(keys.WA + "reaper")
+        redis.delete(keys.REAPER)
 
     return run
 
@@ -140,7 +140,7 @@ def test_after_redis_was_away_nobody_is_judged(
     commit(status())
     taken = take("w1")
     redis.zadd(keys.ALIVE, {"w1": 1})
-    redis.delete(keys.WA + "reaper")
+    redis.delete(keys.REAPER)
     assert reaper.heartbeat_and_reap(redis, "w2") == []
-    redis.delete(keys.WA + "reaper")
+    redis.delete(keys.REAPER)
     assert reaper.heartbeat_and_reap(redis, "w2") == ["|".join(taken)]  # w1 had its time and is still silent

@@ -12,8 +12,6 @@ from ingest.state import controls
 from ingest.store import keys
 from ingest.store.records import pack
 from workers import Handlers, RetryIn
-from workers.engine.queue import SPENT, WAITS
-from workers.engine.settle import FAILING
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +38,7 @@ def test_makes_way_for_what_is_urgent(
 
     commit(*[status(str(n)) for n in range(5)], status("later"))
     queue, batch = take()
-    redis.hset(SPENT, "statuses", 1000)
+    redis.hset(keys.SPENT, "statuses", 1000)
     runner(handlers).run(queue, batch)
     assert seen == ["0", "1"]
     assert take("w2")[0].startswith("messages")
@@ -88,11 +86,11 @@ def test_does_not_make_way_at_once_or_for_ever(
     commit(*[status(f"a{n}") for n in range(3)])
     found = take()
     commit(message(), received_ms=_ago(-10))
-    redis.hset(SPENT, "statuses", 1000)
+    redis.hset(keys.SPENT, "statuses", 1000)
     runner(handlers).run(*found)
     assert len(seen) == 3
-    redis.delete(SPENT)
-    redis.hset(SPENT, "messages", 10_000)
+    redis.delete(keys.SPENT)
+    redis.hset(keys.SPENT, "messages", 10_000)
     commit(*[status(f"b{n}") for n in range(3)])
     commit(message("old"), received_ms=_ago(5))
     found = take()
@@ -109,7 +107,7 @@ def test_a_worker_of_statuses_makes_way_for_nobody(
     handlers.status()(lambda event: seen.append(event.id))
     commit(*[status(str(n)) for n in range(3)])
     commit(message(), received_ms=_ago(5))
-    redis.hset(SPENT, "statuses", 1000)
+    redis.hset(keys.SPENT, "statuses", 1000)
     runner(handlers, lanes="statuses").run(*take("w1", "statuses"))
     assert len(seen) == 3
 
@@ -141,18 +139,18 @@ def test_the_lane_waits_when_everything_fails(
     assert 0 < take("w1", "statuses") <= 1000
     assert take("w2")[0].startswith("messages")  # other lanes go on
 
-    redis.hset(WAITS, "statuses", 1)  # its time is over: one event is tried
+    redis.hset(keys.WAITS, "statuses", 1)  # its time is over: one event is tried
     assert take("w1", "statuses") == (queue, batch)
     runner(handlers, lanes="statuses").run(queue, batch)
     assert seen[3:] == ["3"]
     assert 1000 < take("w1", "statuses") <= 2000  # and it waits twice as long
 
     good.update(map(str, range(20)))
-    redis.hset(WAITS, "statuses", 1)
+    redis.hset(keys.WAITS, "statuses", 1)
     assert take("w1", "statuses") == (queue, batch)
     runner(handlers, lanes="statuses").run(queue, batch)
     assert seen[4:] == ["4", "5", "6", "7", "8", "9"]
-    assert not redis.exists(WAITS, FAILING)
+    assert not redis.exists(keys.WAITS, keys.FAILING)
     retried: Any = redis.zrange(keys.scheduled_key("statuses"), 0, -1)
     assert sum(redis.llen(keys.batch_key(r.decode())) for r in retried) == 4  # type: ignore[misc]
 
@@ -167,12 +165,12 @@ def test_the_wait_grows_to_a_minute(commit: Any, take: Any, runner: Any, status:
     handlers = _fail_until(set(), [])
     waits = []
     for n in range(12):
-        redis.hset(WAITS, "statuses", 1)
+        redis.hset(keys.WAITS, "statuses", 1)
         commit(status(str(n)))
         found = take("w1", "statuses")
         before = _now(redis)
         runner(handlers).run(*found)
-        until = int(redis.hget(WAITS, "statuses") or 0) / 1000  # type: ignore[arg-type]
+        until = int(redis.hget(keys.WAITS, "statuses") or 0) / 1000  # type: ignore[arg-type]
         waits.append((until - _now(redis), until - before))
     for (least, most), wait in zip(waits[2:], [1, 2, 4, 8, 16, 32, 60, 60, 60, 60], strict=True):
         assert least <= wait <= most + 0.001  # it is kept in whole milliseconds
@@ -199,7 +197,7 @@ def test_what_is_no_breakdown(kind: str, commit: Any, take: Any, runner: Any, st
     else:
         commit(*[status(str(n)) for n in range(10)])
         runner(handlers).run(*take())
-    assert not redis.exists(WAITS)
+    assert not redis.exists(keys.WAITS)
     assert redis.zcard(keys.LEDGER) == redis.zcard(keys.scheduled_key("statuses"))
 
 
@@ -209,12 +207,12 @@ def test_a_try_that_decides_nothing(commit: Any, take: Any, runner: Any, status:
     handlers = _fail_until({"a", "b"}, seen)
     commit(status("a"))
     runner(handlers).run(*take())
-    redis.hset(WAITS, "statuses", 1)
+    redis.hset(keys.WAITS, "statuses", 1)
     commit(status("a"), status("b"), batch=1)
     runner(handlers).run(*take())
     runner(handlers).run(*take())
     assert seen == ["a", "b"]
-    assert not redis.exists(WAITS)
+    assert not redis.exists(keys.WAITS)
 
 
 def test_a_pause_ends_the_batch(commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:
@@ -249,10 +247,10 @@ def test_makes_no_way_for_what_is_not_given_out(
     for lever in (lambda: controls.pause(redis, ["messages"]), lambda: controls.limit(redis, "messages", 0.001)):
         redis.flushdb()
         lever()
-        redis.hset(controls.STEERING, mapping={"tokens.messages": 0, "at.messages": time.time()})
+        redis.hset(keys.CONTROLS, mapping={"tokens.messages": 0, "at.messages": time.time()})
         handlers, seen = Handlers(), []
         handlers.status()(lambda event, seen=seen: seen.append(event.id))
         commit(*[status(str(n)) for n in range(3)], message(), received_ms=_ago(5))
-        redis.hset(SPENT, "statuses", 1000)
+        redis.hset(keys.SPENT, "statuses", 1000)
         runner(handlers).run(*take("w1", "statuses"))
         assert seen == ["0", "1", "2"]

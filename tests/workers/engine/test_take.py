@@ -13,7 +13,6 @@ from rq.serializers import JSONSerializer
 from ingest.routing import partition_of
 from ingest.state import controls
 from ingest.store import keys
-from workers.engine.queue import SPENT, WAITS
 
 
 def test_nothing_to_take(take: Callable[..., Any], redis_url: str) -> None:
@@ -76,7 +75,7 @@ def test_urgent_first_and_a_tenth_for_the_others(
         queue, _ = take(f"w{n}")
         lane = queue.partition(".")[0]
         redis.hdel(keys.LEASES, queue)
-        redis.hincrby(SPENT, lane, cost[lane])
+        redis.hincrby(keys.SPENT, lane, cost[lane])
         spent[lane] += cost[lane]
         partitions.add(queue)
     assert 0.08 * spent.total() < spent["statuses"] < 0.2 * spent.total()
@@ -90,9 +89,9 @@ def test_a_lane_that_waits_gets_one_try(
     """While a lane waits nothing of it is given out; then one batch, and no other until that one is settled."""
     commit(status("a"), status("b"), batch=1)
     now_ms = int(redis.time()[0]) * 1000  # type: ignore[index]
-    redis.hset(WAITS, "statuses", now_ms + 60_000)
+    redis.hset(keys.WAITS, "statuses", now_ms + 60_000)
     assert 50_000 < take("w1") <= 61_000
-    redis.hset(WAITS, "statuses", now_ms - 1)
+    redis.hset(keys.WAITS, "statuses", now_ms - 1)
     assert take("w1")[0] == "statuses"
     assert 50_000 < take("w2") <= 61_000
 
@@ -262,7 +261,7 @@ def test_a_capped_lane_gives_out_what_there_are_tokens_for(
     controls.limit(redis, "statuses", 0.02)
     assert take("w1")[0] == "statuses"
     assert 40_000 < take("w2") <= 50_000
-    redis.delete(controls.STEERING)
+    redis.delete(keys.CONTROLS)
     controls.limit(redis, "statuses", 80)
     redis.hdel(keys.TAKEN, *redis.hkeys(keys.TAKEN))  # type: ignore[arg-type]
     _, batch = take("w2")
@@ -289,6 +288,6 @@ def test_a_clock_that_was_set_back(
     """A bucket filled in the future fills from now on, not from then on."""
     commit(status("a"), status("b"), batch=1)
     controls.limit(redis, "statuses", 1000)
-    redis.hset(controls.STEERING, mapping={"tokens.statuses": 249.5, "at.statuses": 1e11})
+    redis.hset(keys.CONTROLS, mapping={"tokens.statuses": 249.5, "at.statuses": 1e11})
     assert take("w1")[0] == "statuses"
-    assert float(redis.hget(controls.STEERING, "at.statuses") or 0) < 1e11  # type: ignore[arg-type]
+    assert float(redis.hget(keys.CONTROLS, "at.statuses") or 0) < 1e11  # type: ignore[arg-type]

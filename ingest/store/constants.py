@@ -1,0 +1,77 @@
+"""The numbers that Lua scripts work with. Python reads them here too, so that each stands in one place.
+
+A script names those that it uses in a line of its own, `-- constants CHUNK FAIR_SHARE`; see `ingest/store/scripts.py`.
+"""
+
+from __future__ import annotations
+
+CHUNK = 1000
+"""Values that a script gives to one command at most: Lua's unpack() fails at some 8,000."""
+
+# A record: what `ingest/store/records.py` packs.
+
+HEADER_BYTES = 8
+"""Before the body of a record."""
+
+HAS_DIGEST = 1
+"""In place of a record's split, which would mean nothing: a digest stands between header and body."""
+
+DIGEST_BYTES = 8
+"""Of that digest."""
+
+# Figures.
+
+FLOW_SECONDS = 10
+"""Length of a bucket in which notifications are counted in and out."""
+
+FLOW_KEPT_SECONDS = 600
+"""How long a bucket is kept after the last count."""
+
+# What was sent twice.
+
+FLUSH_KEPT_SECONDS = 60
+"""How long Redis knows a flush of the receiver, which redis-py may send a second time."""
+
+CALLS_KEPT_SECONDS = 3600
+"""How long Redis knows the number of a worker's last settle."""
+
+# Which lane goes first.
+
+FAIR_SHARE = 0.1
+"""Part of the work that a lower lane keeps while more urgent ones wait, so that none starves."""
+
+SPENT_MS = 30_000
+"""Milliseconds of work over which these parts are counted."""
+
+YIELD_MS = 500
+"""A batch of a more urgent lane that has waited this long makes a batch in work yield."""
+
+# When everything fails.
+
+FAILURES = 3
+"""Settles in a row in which everything failed, before the lane waits."""
+
+LONGEST_WAIT_SECONDS = 60
+"""A lane waits no longer than this from one try to the next."""
+
+PROBE_SECONDS = 60
+"""A try that is not settled by then (its worker died) holds the lane no longer."""
+
+SPLIT_AT = 2
+"""Deaths of its worker after which a batch is split into suspects of one record each."""
+
+# Rates.
+
+TOKENS_SECONDS = 0.25
+"""A bucket of tokens holds those of this time, and a worker keeps what it took for as long."""
+
+# What is remembered.
+
+SEEN_FULL = 400
+"""Digests of events in a set. Beyond 512 Redis would keep them in five times the room."""
+
+PLACE_BYTES = 10
+"""Of a place in the hashes of profiles: 2 say which hash, 8 are the field in it."""
+
+PROFILE_BYTES = 21
+"""Of what is remembered of a contact, the first 6 of them the time (ms)."""

@@ -1,0 +1,62 @@
+"""The format number: in which form all that wa-ingest keeps lies in Redis.
+
+Whoever starts and will write there asks first. A version that finds a higher number than its own would misread what it
+finds, and leave what newer processes misread: it does not start. docs/upgrades.md says what that means for an upgrade.
+"""
+
+from __future__ import annotations
+
+import redis.asyncio
+from redis import Redis
+from redis.exceptions import NoPermissionError
+
+from ingest.errors import SettingsError
+from ingest.store import keys
+
+FORMAT = 1
+"""Of this version. It rises with a change in Redis that the version before cannot live with; what `agree` cannot leave
+as it is must then be rewritten here, and docs/upgrades.md have a line on it. Without a number lies what versions before
+the first one wrote: the same as 1.
+"""
+
+
+class NewerFormat(SettingsError):
+    """Redis belongs to a newer version."""
+
+
+def check(client: Redis) -> None:
+    """Raise NewerFormat when this version does not know what lies there."""
+    _is_ours(client.get(keys.FORMAT))
+
+
+def agree(client: Redis) -> None:
+    """The same, and write this version's number where there is none or a lower one."""
+    try:
+        found = client.get(keys.FORMAT)
+        if not _is_ours(found):
+            client.set(keys.FORMAT, FORMAT, nx=found is None)
+    except NoPermissionError:
+        pass  # the server's users are older than the number; it must not cost a notification
+
+
+async def agree_async(client: redis.asyncio.Redis) -> None:
+    """`agree` for the receiver's client."""
+    try:
+        found = await client.get(keys.FORMAT)
+        if not _is_ours(found):
+            await client.set(keys.FORMAT, FORMAT, nx=found is None)
+    except NoPermissionError:
+        pass
+
+
+def _is_ours(found: object) -> bool:
+    """Whether that is this version's number; False when it is to be written. Raises NewerFormat."""
+    if found is None:
+        return False
+    text = found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
+    if not text.isdecimal() or int(text) > FORMAT:
+        raise NewerFormat(
+            f"Redis holds format {text}, and this version of wa-ingest knows {FORMAT} at most: a newer version has "
+            "written there; start that one again, or see docs/upgrades.md for the way back"
+        )
+    return int(text) == FORMAT

@@ -1,0 +1,13 @@
+-- The names of queues and of batches in them, as queues.py has them.
+local function lane_of(queue)
+  return queue:match('^[^.]+')
+end
+
+local function member_of(queue, id)
+  return queue .. '|' .. id
+end
+
+-- The queue and the id of a batch, from QUEUE|ID.
+local function queue_and_id(member)
+  return member:match('^(.-)|(.*)$')
+end

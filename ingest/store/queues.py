@@ -1,0 +1,39 @@
+"""Lanes, the RQ queues of each, and the batches in them, by name (queues.lua has the same for scripts)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MESSAGES, STATUSES, OTHER = LANES = ("messages", "statuses", "other")
+"""The lanes, most urgent first."""
+
+
+def queue_names(lane: str, partitions: int) -> list[str]:
+    """The RQ queue names of a lane: `messages.0` … for messages, else the lane itself."""
+    return [f"{lane}.{n}" for n in range(partitions)] if lane == MESSAGES else [lane]
+
+
+def lane_of(queue: str) -> str:
+    """The lane of an RQ queue name."""
+    return queue.partition(".")[0]
+
+
+def partition_number(queue: str) -> int | None:
+    """Which partition of its lane a queue is; None for a lane that has none."""
+    number = queue.partition(".")[2]
+    return int(number) if number else None
+
+
+class Member(NamedTuple):
+    """A batch and its queue. As text, `QUEUE|ID`, it is a member of the ledger."""
+
+    queue: str
+    batch: str
+
+    @classmethod
+    def parse(cls, text: bytes) -> Member:
+        queue, _, batch = text.decode().partition("|")
+        return cls(queue, batch)
+
+    def __str__(self) -> str:
+        return f"{self.queue}|{self.batch}"
