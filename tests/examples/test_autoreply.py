@@ -79,7 +79,7 @@ def _cloud(id: str = "wamid.1") -> bytes:
 
 def _again(redis: Redis, body: bytes) -> None:
     """Let the message be handled once more, as after a crash."""
-    record = pack(body, 1_700_000_000_000, again=True)
+    record = pack(body, 1_700_000_000_000, force=True)
     redis.rpush(keys.batch_key("again"), record)
     redis.zadd(keys.LEDGER, {"messages.0|again": 1})
     redis.rpush(keys.queue_key("messages.0"), "again")

@@ -81,8 +81,8 @@ def test_the_worst_comes_first() -> None:
 )
 def test_without_redis(folder: str | None, meanwhile: str) -> None:
     """It says what is the matter with Redis, for how long, what to do, and what becomes of notifications meanwhile."""
-    trouble = Diagnosis("Redis is not reachable: ConnectionError", "see WA_REDIS_URL, and that it runs")
-    snapshot = Snapshot("here", 1000.0, trouble=trouble, away_seconds=185, refused="away", spool_dir=folder)
+    diagnosis = Diagnosis("Redis is not reachable: ConnectionError", "see WA_REDIS_URL, and that it runs")
+    snapshot = Snapshot("here", 1000.0, diagnosis=diagnosis, away_seconds=185, refused="away", spool_dir=folder)
     (only,) = findings(snapshot)
     assert only.text == "Redis cannot be read, for 3m05s: Redis is not reachable: ConnectionError"
     assert only.remedy.startswith("see WA_REDIS_URL")
