@@ -1,1 +1,1 @@
-"""The edge of the pipeline: takes notifications in, makes them durable in Redis, answers 200."""
+"""The receiver: takes notifications in, makes them durable in Redis, answers 200."""

@@ -7,11 +7,11 @@ import signal
 import threading
 
 GIVE_UP = 78
-"""Exit status of a child that would fail the same way again (sysexits' EX_CONFIG): it is not started again."""
+"""Exit status of a child that would fail the same way again (sysexits' EX_CONFIG), so nobody restarts it."""
 
 
 def watch_parent() -> None:
-    """In a child: end as if by SIGTERM when the parent's end of standard input closes."""
+    """In a child: send itself SIGTERM when its standard input ends, because the parent closed it or died."""
 
     def wait() -> None:
         while os.read(0, 1024):

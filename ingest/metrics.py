@@ -1,5 +1,5 @@
-"""What the receiver counts, for Prometheus. Right with several receiver processes: they share files in the folder
-that PROMETHEUS_MULTIPROC_DIR names (set by `workers.cli.supervisor`), and any of them answers for all.
+"""What the receiver counts, for Prometheus. Several receiver processes share files in the folder that
+PROMETHEUS_MULTIPROC_DIR names (`workers.cli.supervisor` sets it), so any of them reports for all.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ _ANSWER = Histogram(
 )
 _COMMIT = Histogram(
     "wa_commit_seconds",
-    "One Redis call for all that arrived meanwhile",
+    "One Redis call, for all notifications that arrived during the one before",
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 2.5),
 )
 _COMMIT_SIZE = Histogram(
     "wa_commit_notifications", "Notifications in one commit", buckets=(1, 2, 5, 10, 25, 50, 100, 250, 1000)
 )
-_CUT = Counter("wa_connections_cut", "Connections that were ended because of what the sender did not do", ["reason"])
+_CUT = Counter("wa_connections_cut", "Connections that the receiver ended because of the sender", ["reason"])
 _CONNECTIONS = Gauge("wa_connections", "Open connections", ["listener"], multiprocess_mode="livesum")
 _CERTIFICATE = Gauge(
     "wa_tls_certificate_end_seconds",
-    "Epoch seconds at which a certificate in use ends",
+    "Epoch seconds at which a certificate in use expires",
     ["use"],
     multiprocess_mode="livemin",
 )
-_COMMIT_FAILED = Counter("wa_commit_failures", "Commits that Redis did not keep")
+_COMMIT_FAILED = Counter("wa_commit_failures", "Commits that Redis did not keep; the spool may have")
 
 _OURS = (
     _ACCEPTED,
@@ -59,28 +59,28 @@ def accepted(lane: str, size: int, seconds: float) -> None:
 
 
 def refused(status: int, reason: str, seconds: float) -> None:
-    """A request was answered with something else; `reason` is the word that `Refused` was raised with."""
+    """A request was answered with another status; `reason` is that of the `Refused` raised."""
     _REFUSED.labels(status, reason).inc()
     _ANSWER.observe(seconds)
 
 
 def cut(reason: str) -> None:
-    """A connection was ended: `slow_head`, `endless_head`, `tiny_chunks`, `unread_answers` or `limit`."""
+    """The receiver ended a connection: `slow_head`, `endless_head`, `tiny_chunks`, `unread_answers` or `limit`."""
     _CUT.labels(reason).inc()
 
 
 def connections(listener: str, change: int) -> None:
-    """One more connection to a listener, `public` or `admin`, or one less."""
+    """A connection to a listener, `public` or `admin`, began (`change` 1) or ended (-1)."""
     _CONNECTIONS.labels(listener).inc(change)
 
 
 def certificate(use: str, end: float) -> None:
-    """A certificate is in use, for `server` or `client_ca`, that ends at that time (epoch seconds)."""
+    """The certificate in use for `server` or `client_ca` expires at `end` (epoch seconds)."""
     _CERTIFICATE.labels(use).set(end)
 
 
 def flushed(count: int, seconds: float, reason: str | None) -> None:
-    """A commit ended; `reason` says why it was not kept."""
+    """A commit ended; `reason` says why Redis did not keep it, or is None."""
     _COMMIT.observe(seconds)
     _COMMIT_SIZE.observe(count)
     if reason is not None:
@@ -88,7 +88,7 @@ def flushed(count: int, seconds: float, reason: str | None) -> None:
 
 
 def text(*more: Collector) -> bytes:
-    """All metrics of all processes in Prometheus' text form, and those that `more` collect at this moment."""
+    """The metrics of all receiver processes, and what `more` collect now, in Prometheus' text form."""
     registry = CollectorRegistry()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]

@@ -1,7 +1,6 @@
 """Which queue a notification goes to: its lane, and for messages the partition of its contact.
 
-Routing looks at a body only to choose a queue. Whatever the bytes are, it answers: a body that it cannot place goes
-to `other`, where the worker decides what it is: what is in a body never changes the answer to its sender.
+Routing never refuses a body. One that it cannot place goes to `other`, and the worker decides what it is.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ import orjson
 
 from ingest.store.queues import MESSAGES, OTHER, STATUSES, partition_number
 
-# In valid JSON these bytes cannot stand inside a string: a quote there is escaped, so `"messages"` would read
-# `\"messages\"`. Only bodies that match are parsed; a flood of statuses never is.
+# Only bodies that match are parsed, so a flood of statuses never is. In valid JSON these bytes cannot stand inside a
+# string, where the quotes would be escaped.
 _MAY_BE_URGENT = re.compile(rb'"(?:messages|calls)"\s*:\s*\[')
 
-# As senders write it; where it does not match, the whole body decides.
+# The id of the first status, as senders write it. Where this does not match, `home` goes by the whole body.
 _STATUS_ID = re.compile(rb'"statuses"\s*:\s*\[\s*\{[^{}]*?"id"\s*:\s*"([^"]+)"')
 
-# Of what Meta sends (3 MB, thousands of messages) nothing comes near. Parsing so many would hold up everybody else for
-# a quarter of a second and more.
+# Far more than Meta's largest notifications hold (3 MB, thousands of messages). Parsing so many would block the event
+# loop for a quarter of a second or more.
 _MOST_OBJECTS = 200_000
 
 
@@ -33,7 +32,7 @@ class Route(NamedTuple):
 
     `split` is 0 when this queue takes the whole notification. It is the number of partitions when the notification
     holds messages of contacts in different partitions: then each of these partitions gets a copy and handles the
-    messages of its own contacts only, which keeps every contact's messages in order and apart.
+    messages of its own contacts only, which keeps every contact's messages in order.
     """
 
     queue: str
@@ -72,7 +71,7 @@ def partitions_of(body: Any, partitions: int) -> set[int]:
 
 
 def route(body: bytes, partitions: int) -> tuple[Route, ...]:
-    """The queues for a body, one in all but rare cases. Never raises, whatever the bytes."""
+    """The queues for a body, nearly always one. Never raises, whatever the bytes."""
     if _MAY_BE_URGENT.search(body):
         if len(body) > _MOST_OBJECTS and body.count(b"{") > _MOST_OBJECTS:
             return _OTHER

@@ -30,7 +30,7 @@ from ingest.telemetry import logs, tracing
 log = structlog.get_logger()
 
 _ADMIN_CONNECTIONS = 100
-_LOOK_SECONDS = 1.0  # how often the files of certificates are looked at
+_LOOK_SECONDS = 1.0  # how often certificate files are checked for changes
 
 
 async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> None:
@@ -68,7 +68,7 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
 
 @asynccontextmanager
 async def _replaying(fallback: SpoolFallback | None, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Replay in the background. Should that end by itself, which is an error, the receiver stops: others go on."""
+    """Replay in the background. If that fails, this receiver process stops, and leaves replaying to the others."""
     if fallback is None:
         yield
         return
@@ -91,7 +91,7 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
 
 @asynccontextmanager
 async def _renewing(settings: Settings, public: Listener) -> AsyncIterator[None]:
-    """Use new certificates when their files change. What cannot be used changes nothing, and is looked at again."""
+    """Use new certificates when their files change. While they cannot be used, the old ones stay in use."""
 
     async def look() -> None:
         used = tls.version(settings)
@@ -122,7 +122,7 @@ async def _renewing(settings: Settings, public: Listener) -> AsyncIterator[None]
 
 @asynccontextmanager
 async def _sampling(live: EventStream) -> AsyncIterator[None]:
-    """Keep the plots of the page fed, whether anybody looks at them or not."""
+    """Take samples for the page's plots, whether anybody watches or not."""
 
     async def samples() -> None:
         while True:

@@ -36,7 +36,7 @@ _NEEDS = (
     ("tls_cert", "tls_key", "needs its private key"),
     ("tls_key", "tls_cert", "needs its certificate"),
     ("tls_client_ca", "tls_cert", "works only where TLS ends here"),
-    ("tls_client_name", "tls_client_ca", "is compared with certificates of a CA"),
+    ("tls_client_name", "tls_client_ca", "is checked only in certificates that a CA vouches for"),
     ("trusted_proxies", "allow_networks", "has no effect without the networks to let in"),
 )
 
@@ -61,13 +61,15 @@ class Settings(BaseSettings):
         ("127.0.0.1", 9100), description="address of the page, /healthz, /readyz and /metrics"
     )
     admin_token: Tokens | None = Field(
-        None, description="token(s), comma separated, that let the page act; unset: it only shows"
+        None, description="token(s), comma separated, that unlock actions on the page; unset: it is read-only"
     )
     path: str = Field("/webhook", pattern=r"^/\S*$", description="path that senders post to")
     app_secret: Secrets | None = Field(
         None, description="app secret(s), comma separated; when set, every POST must carry a valid signature"
     )
-    verify_token: SecretStr | None = Field(None, description="token of the GET handshake")
+    verify_token: SecretStr | None = Field(
+        None, description="token that the GET handshake must carry; unset: it is refused"
+    )
     basic_auth: Credentials | None = Field(
         None, description="USER:PASSWORD, comma separated; when set, every POST must carry one (Basic auth)"
     )
@@ -75,51 +77,58 @@ class Settings(BaseSettings):
         None, description="secret last segment(s) of the path, comma separated: senders post to WA_PATH/SECRET"
     )
     allow_networks: Networks = Field(
-        (), description="networks that may speak to the public listener, comma separated; unset: all"
+        (), description="networks that may use the public listener, comma separated; unset: all"
     )
     trusted_proxies: Networks = Field(
-        (), description="networks of proxies whose X-Forwarded-For says who the sender is"
+        (), description="networks of proxies whose X-Forwarded-For is believed, comma separated"
     )
     tls_cert: Path | None = Field(
         None, description="PEM file of the public listener's certificate and its chain; read again when it changes"
     )
-    tls_key: Path | None = Field(None, description="PEM file of its private key")
+    tls_key: Path | None = Field(None, description="PEM file of that certificate's private key")
     tls_client_ca: Path | None = Field(
-        None, description="PEM file of the CA(s) of client certificates; when set, every sender must show one"
+        None, description="PEM file of CA(s); when set, every sender must present a client certificate from one"
     )
-    tls_client_name: str | None = Field(None, description="name that a client certificate must be made out to")
+    tls_client_name: str | None = Field(
+        None, description="name that client certificates must carry, as common name or DNS name"
+    )
     spool_dir: Path | None = Field(
         None, description="folder of the disk spool; unset: 503 while Redis is away (`up`: ./data/spool)"
     )
     durability: Durability = Field(
-        "redis", description="redis: Redis answered; fsync: WAITAOF 1 0; replicas:N: N replicas have it too"
+        "redis",
+        description="what a 200 waits for: redis: Redis has it; fsync: its disk too (WAITAOF 1 0); replicas:N: "
+        "N replicas too",
     )
     max_body: Size = Field(ByteSize(4 << 20), description="largest body accepted; above: 413")
     max_pending: Size = Field(
-        ByteSize(64 << 20), description="bytes a receiver holds that are not durable yet; above: 503"
+        ByteSize(64 << 20),
+        description="bytes of bodies that a receiver process holds until they are durable; above: 503",
     )
     max_connections: int = Field(
-        1000, ge=1, le=65_536, description="connections to a receiver process; above, those idle for longest are ended"
+        1000, ge=1, le=65_536, description="connections to a receiver process; above, it ends those idle for longest"
     )
-    body_timeout: Seconds = Field(10.0, description="time for a body to arrive completely; after it: 408")
+    body_timeout: Seconds = Field(10.0, description="time for a body to arrive completely; then: 408")
     lanes: Lanes = Field(("messages", "statuses", "other"), description="lanes that a `work` process takes from")
     processes: int = Field(1, ge=1, le=1024, description="receiver processes (serve) or worker processes (work, up)")
     partitions: int = Field(8, ge=1, le=255, description="partitions of the messages lane")
-    dedup_window: Seconds = Field(25 * 3600.0, le=7 * 86400.0, description="how long an event is remembered")
+    dedup_window: Seconds = Field(
+        25 * 3600.0, le=7 * 86400.0, description="how long copies of an event are recognised and dropped"
+    )
     status_order: Literal["flag", "drop"] = Field(
-        "flag", description="a status that comes after a later stage of its message: flag it, or drop it"
+        "flag", description="flag or drop a status that comes after a later stage of its message"
     )
     max_rss: Size | None = Field(
         None, description="memory of a worker process; above, it is replaced after its batch; unset: no limit"
     )
     batch: int = Field(500, ge=1, le=10_000, description="notifications in a batch at most")
-    max_attempts: int = Field(8, ge=1, le=127, description="tries of an event before it is a dead letter")
+    max_attempts: int = Field(8, ge=1, le=127, description="tries of an event before it becomes a dead letter")
     dead_age: Seconds = Field(14 * 86400.0, description="how long a dead letter is kept")
     archive_dir: Path | None = Field(
-        None, description="folder where workers keep every notification they settle; unset: none is kept"
+        None, description="folder where workers keep every notification they settle; unset: no archive"
     )
     archive_age: Seconds = Field(30 * 86400.0, description="how long the archive's files are kept")
-    handler_timeout: Seconds = Field(30.0, description="time for one event")
+    handler_timeout: Seconds = Field(30.0, description="time for all handlers of one event")
     concurrency: int = Field(50, ge=1, le=10_000, description="async handlers in flight in a worker process")
 
     @model_validator(mode="after")
@@ -144,7 +153,7 @@ class Settings(BaseSettings):
 
 
 class _FileVariables(PydanticBaseSettingsSource):
-    """`NAME_FILE`: the value of NAME is what that file holds, without the line end."""
+    """`NAME_FILE`: the value of NAME is what that file holds, without white space around it."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         name = variable(field_name) + "_FILE"
@@ -195,5 +204,5 @@ def redis_url(settings: Settings) -> str:
 
 
 def each_redis(settings: Settings) -> list[Settings]:
-    """The settings with one Redis, for each that WA_REDIS_URL names. Raises SettingsError."""
+    """For each Redis that WA_REDIS_URL names, the settings with that one alone. Raises SettingsError."""
     return [settings.model_copy(update={"redis_url": SecretStr(url)}) for url in split(redis_url(settings))]

@@ -18,8 +18,8 @@ def context(settings: Settings) -> ssl.SSLContext | None:
     made = trust.context(ssl.Purpose.CLIENT_AUTH)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.set_alpn_protocols(["http/1.1"])
-    _read("tls_cert", settings.tls_cert)  # for what it says when that holds no certificate
-    _bytes("tls_key", settings.tls_key)  # for what it says when that cannot be read
+    _read("tls_cert", settings.tls_cert)  # raises a clear error when it holds no certificate
+    _bytes("tls_key", settings.tls_key)  # raises a clear error when it cannot be read
     try:
         made.load_cert_chain(settings.tls_cert, settings.tls_key, password=_no_password)
     except ssl.SSLError as error:
@@ -40,7 +40,7 @@ def certificates(settings: Settings) -> dict[str, list[x509.Certificate]]:
 
 
 def ends(settings: Settings) -> dict[str, float]:
-    """Epoch seconds at which the first of each file's certificates ends: `server`, `client_ca` when there is one."""
+    """When the first certificate of each file expires (epoch seconds): `server`, and `client_ca` when that is set."""
     uses = {"WA_TLS_CERT": "server", "WA_TLS_CLIENT_CA": "client_ca"}
     return {
         uses[name]: min(one.not_valid_after_utc for one in found).timestamp()
@@ -49,7 +49,7 @@ def ends(settings: Settings) -> dict[str, float]:
 
 
 def version(settings: Settings) -> tuple[tuple[int, int, int], ...]:
-    """Another value when one of the files has changed; a file that is gone for a moment counts as unchanged."""
+    """Changes when one of the files does; empty while one is missing, which callers take for no change."""
     files = [f for f in (settings.tls_cert, settings.tls_key, settings.tls_client_ca) if f is not None]
     try:
         found = [file.stat() for file in files]
@@ -73,5 +73,7 @@ def _bytes(field: str, file: Path) -> bytes:
 
 
 def _no_password() -> str:
-    # OpenSSL would ask on the terminal.
-    raise SettingsError("WA_TLS_KEY: the key is encrypted; give it without a password, in a file of the receiver's own")
+    # Without this, OpenSSL would ask on the terminal.
+    raise SettingsError(
+        "WA_TLS_KEY: the key is encrypted; give it without a password, in a file that only the receiver may read"
+    )

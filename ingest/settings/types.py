@@ -53,7 +53,7 @@ def _some_secret(value: SecretStr) -> SecretStr:
 
 def _credentials(value: SecretStr) -> SecretStr:
     if any(b":" not in one for one in secrets(value)):
-        raise ValueError("give USER:PASSWORD; a comma separates several, so none may hold one")
+        raise ValueError("give USER:PASSWORD; commas separate several, so neither part may contain one")
     return value
 
 
@@ -65,12 +65,12 @@ def _segments(value: SecretStr) -> SecretStr:
 
 def _tokens(value: SecretStr) -> SecretStr:
     if not all(re.fullmatch(rb"[!-~]{16,}", one) for one in secrets(value)):
-        raise ValueError("give 16 characters or more, none of them a space or beyond ASCII (try: openssl rand -hex 24)")
+        raise ValueError("give 16 or more printable ASCII characters without spaces (try: openssl rand -hex 24)")
     return value
 
 
 def secrets(value: SecretStr | None) -> list[bytes]:
-    """The parts of a comma separated secret; none when it is not set."""
+    """The secrets of a comma separated setting; none when it is unset."""
     return [part.encode() for part in _comma_list(value.get_secret_value())] if value else []
 
 

@@ -214,7 +214,10 @@ def test_no_secret_in_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> No
         ({"tls_cert": "c"}, "WA_TLS_CERT needs its private key: set WA_TLS_KEY"),
         ({"tls_key": "k"}, "WA_TLS_KEY needs its certificate: set WA_TLS_CERT"),
         ({"tls_client_ca": "c"}, "WA_TLS_CLIENT_CA works only where TLS ends here: set WA_TLS_CERT"),
-        ({"tls_client_name": "n"}, "WA_TLS_CLIENT_NAME is compared with certificates of a CA: set WA_TLS_CLIENT_CA"),
+        (
+            {"tls_client_name": "n"},
+            "WA_TLS_CLIENT_NAME is checked only in certificates that a CA vouches for: set WA_TLS_CLIENT_CA",
+        ),
         (
             {"trusted_proxies": "::1"},
             "WA_TRUSTED_PROXIES has no effect without the networks to let in: set WA_ALLOW_NETWORKS",
