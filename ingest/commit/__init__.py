@@ -1,1 +1,1 @@
-"""Durable in Redis: group commit, one Redis or several."""
+"""Makes notifications durable in Redis: group commit, one Redis or several."""

@@ -1,4 +1,4 @@
-"""Commit as the listeners see it: one Redis or several, with or without a spool, put together."""
+"""What the listeners commit with: one Redis or several, with or without a spool."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class NotDurable(Exception):
 
 
 class Committer:
-    """Makes notifications durable, in Redis or else in the spool. `fallback` is there when there is a spool."""
+    """Makes notifications durable, in Redis or else in the spool. `fallback` is None without a spool."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Committer:
 
 
 def make_committer(settings: Settings, spool: Spool | None = None) -> Committer:
-    """For one Redis or several, as WA_REDIS_URL says."""
+    """A committer for the one Redis or several that WA_REDIS_URL names."""
     instead = "notifications go to the disk spool" if spool else "senders get 503"
     outage = Outage(f"Redis is not used, {instead}", "Redis is used again")
     urls = split(redis_url(settings))
@@ -67,4 +67,6 @@ def _of_several(urls: list[str], settings: Settings, spool: Spool | None, outage
 
 
 def _outage_of_one(url: str) -> Outage:
-    return Outage("a Redis is not used, another one is", "a Redis is used again", redis=address(url))
+    return Outage(
+        "a Redis is not used, another one takes its notifications", "a Redis is used again", redis=address(url)
+    )

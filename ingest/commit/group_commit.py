@@ -36,7 +36,7 @@ class _Flush:
 
 
 class GroupCommit:
-    """Collects notifications into flushes and gives these to a writer, one after another.
+    """Collects notifications into flushes and hands these to a writer, one after another.
 
     With a spool, the disk keeps what the writer cannot (`ingest.spool.fallback` says when).
     """

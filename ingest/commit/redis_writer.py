@@ -23,7 +23,7 @@ _Confirmation = tuple[str, int, *tuple[int, ...]]
 
 
 class RedisWriter:
-    """Writes packed records into one Redis. `outage` says in the log when that fails and when it works again."""
+    """Writes packed records into one Redis. `outage` logs when that fails and when it works again."""
 
     def __init__(self, redis: Redis, settings: Settings, outage: Outage) -> None:
         self._redis = redis
@@ -45,7 +45,7 @@ class RedisWriter:
         return reason
 
     async def probe(self) -> str | None:
-        """Why nothing could be written at this moment, or None: a write of nothing."""
+        """Why nothing could be written at this moment, or None. Calls append.lua without records."""
         return await self.write({})
 
     async def aclose(self) -> None:
@@ -57,7 +57,7 @@ class RedisWriter:
             if self._confirm is None:
                 await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
                 return None
-            # WAIT and WAITAOF speak of the writes of their own connection: one pipeline, one round trip.
+            # WAIT and WAITAOF cover only writes of their own connection. One pipeline, one round trip.
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.execute_command(*command)
                 pipe.execute_command(*self._confirm)
@@ -75,7 +75,7 @@ class RedisWriter:
 
 
 def _confirmation(durability: str) -> _Confirmation | None:
-    """The command that confirms a write, its second word the number that must be reached."""
+    """The command that confirms a write; its second word is the number that must be reached."""
     if durability == "fsync":
         return ("WAITAOF", 1, 0, WAIT_MS)
     if durability.startswith("replicas:"):

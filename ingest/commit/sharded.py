@@ -1,7 +1,7 @@
-"""Several Redis: every notification has a home among them, and goes to the next one while that cannot keep it.
+"""Several Redis: every notification has a home among them. While its home is away, it goes to the next one.
 
-A contact's messages have one home, and so have copies of a notification and the statuses of a message: with all Redis
-there, order and the drop of copies are as with one.
+All messages of a contact have the same home; so do copies of a notification, and the statuses of a message. While every
+Redis is up, order and deduplication are therefore the same as with one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _Args = TypeVarTuple("_Args")
 class ShardedWriter:
     """Writes packed records into several Redis. One that fails is left out until it answers a probe.
 
-    `outage` says in the log when none of them is used.
+    `outage` logs when none of them can be used.
     """
 
     def __init__(self, writers: Sequence[RedisWriter], outage: Outage) -> None:
@@ -45,7 +45,7 @@ class ShardedWriter:
         return reason
 
     async def probe(self) -> str | None:
-        """Why nothing could be written at this moment, or None: one Redis that answers will do."""
+        """Why nothing could be written at this moment, or None when at least one Redis takes it."""
         reason = await self.in_turn(0, [writer.probe for writer in self.writers])
         self._outage.report(reason)
         return reason
@@ -60,10 +60,7 @@ class ShardedWriter:
     async def in_turn(
         self, first: int, attempts: Sequence[Callable[[*_Args], Awaitable[str | None]]], *args: *_Args
     ) -> str | None:
-        """Make the attempt of one Redis after another, from the home on, until one succeeds.
-
-        None then, or the reason why none does.
-        """
+        """Try one Redis after another, beginning with `first`, until one succeeds. None, or why none did."""
         for n in self._usable(first):
             reason = await attempts[n](*args)
             if reason is None:
@@ -90,9 +87,9 @@ class ShardedWriter:
 
 
 class ShardedCommit:
-    """A group commit for each Redis, so that none waits for another, and a last one for what none of them keeps.
+    """A group commit for each Redis, so that none waits for another, and a last one for what they did not keep.
 
-    The last one writes all of the notification once more, and then has the spool. Without a spool it is not asked.
+    The last one tries Redis once more and then spools the whole notification. Without a spool it is not used.
     """
 
     def __init__(self, writer: ShardedWriter, fallback: SpoolFallback | None, outage: Outage) -> None:
