@@ -1,1 +1,1 @@
-"""Durable on disk, while Redis is away."""
+"""Makes notifications durable on disk while Redis is away."""

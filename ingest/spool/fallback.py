@@ -1,7 +1,7 @@
 """Between Redis and the disk spool: when notifications go to the disk, and how they get from there into Redis.
 
-They go to the disk from the moment a flush failed, and as long as anything of any receiver process is there: what came
-first is in Redis first. One process at a time replays for all.
+They go to the disk once a flush has failed, and as long as any receiver process has something there, so that Redis gets
+them in order of arrival. One process at a time replays for all.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from ingest.telemetry.outage import Outage
 log = structlog.get_logger()
 
 PROBE_SECONDS = 0.5
-"""How often Redis is tried while it is away, at first, and how often to look for what others left to be replayed."""
+"""How often to probe Redis while it is away, at first, and how often to look for something to replay."""
 
 LONGEST_PROBE_SECONDS = 2.0
 
 CALL_BYTES = 8 << 20
-"""A call takes no more once it holds this much: few large calls are what lets replay outrun the arrivals."""
+"""A call takes no more once it holds this much. Replay outruns the arrivals only with few, large calls."""
 
 CALL_RECORDS = 4000
 
 LAST_SECONDS = 0.2
-"""After a round that was this short, appends wait for the next one: what little has arrived is then the last."""
+"""After a round shorter than this little is left, so the next one replays it with appends stopped, and is the last."""
 
 
 class Writer(Protocol):
@@ -45,11 +45,11 @@ class Writer(Protocol):
         """Write packed records durably."""
 
     async def probe(self) -> str | None:
-        """Find out whether it could."""
+        """Find out whether it could write."""
 
 
 class SpoolFallback:
-    """Keeps notifications while Redis cannot, and brings them there when it can. Made in the loop that it serves."""
+    """Spools notifications while Redis cannot keep them, and replays them when it can. Create it in the event loop."""
 
     def __init__(self, folder: spool.Spool, writer: Writer, partitions: int) -> None:
         self._spool = folder
@@ -57,7 +57,7 @@ class SpoolFallback:
         self._partitions = partitions
         self._outage = Outage("the spool cannot be used, senders get 503", "the spool can be used again")
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, "spool")  # its own: senders must not wait for what the admin listener does
+        self._thread = ThreadPoolExecutor(1, "spool")  # its own: senders must not wait for the admin listener
         self._stop = asyncio.Event()
         self._away: str | None = None
         self._replayed = 0
@@ -69,20 +69,20 @@ class SpoolFallback:
 
     @property
     def away(self) -> str | None:
-        """Why Redis takes nothing, neither from senders nor from the disk, as far as that was tried; or None."""
+        """Why the last attempt to reach Redis failed, for senders or for replay; None when it succeeded."""
         return self._away
 
     @property
     def reason(self) -> str | None:
         """Why Redis is not used, or None."""
-        return self._away or (None if self._spool.empty() else "what is spooled goes first")
+        return self._away or (None if self._spool.empty() else "spooled notifications go first")
 
     async def keep(
         self, notifications: Sequence[tuple[int, bytes]], write: Callable[[], Awaitable[str | None]]
     ) -> str | None:
-        """Return when these, each (arrival in ms, body), are on the disk, or in Redis, where `write` puts them.
+        """Return None when these, each (arrival in ms, body), are on the disk, or in Redis by `write`; else why not.
 
-        None, or the reason why they are in neither. After a `write` that failed none is tried until a probe succeeds.
+        After a failed `write`, none is tried until a probe succeeds.
         """
         try:
             if self.in_use() and await self._append(notifications):
@@ -98,18 +98,18 @@ class SpoolFallback:
         return None
 
     async def _append(self, notifications: Sequence[tuple[int, bytes]]) -> bool:
-        """False, and nothing kept, when Redis is there and has all that was spooled."""
+        """False, with nothing kept, when Redis is there and has all that was spooled."""
         unless_empty = self._away is None
         kept = await self._loop.run_in_executor(self._thread, self._spool.append, notifications, unless_empty)
         self._outage.up()
         return kept
 
     def stop(self) -> None:
-        """Let `run` return after the Redis call that is under way. What is not replayed stays for the next start."""
+        """Make `run` return after the Redis call under way. What is not replayed stays for the next start."""
         self._stop.set()
 
     async def run(self) -> None:
-        """Probe and replay, whenever there is reason to."""
+        """Probe and replay while the spool is in use, until `stop`."""
         wait = PROBE_SECONDS
         while not self._stop.is_set():
             reason = await self._recover() if self.in_use() else None
@@ -127,7 +127,7 @@ class SpoolFallback:
         return reason
 
     def _replay(self) -> str | None:
-        """Replay until nothing is left, unless another process does. The reason why it cannot go on, or None."""
+        """Replay until nothing is left, unless another process is at it. Returns why it had to stop, or None."""
         try:
             with self._spool.replaying() as alone:
                 return self._replay_alone() if alone else None
@@ -155,7 +155,7 @@ class SpoolFallback:
         return None
 
     def _send(self, segments: list[Segment]) -> str | None:
-        """All that is left in these segments, call by call, until `stop`."""
+        """Send what is left in these segments to Redis, call by call, until `stop`."""
         items = spool.read(segments)
         while not self._stop.is_set():
             some, records = self._next_call(items)
@@ -171,7 +171,7 @@ class SpoolFallback:
         return None
 
     def _next_call(self, items: Iterator[Spooled]) -> tuple[list[Spooled], dict[str, list[bytes]]]:
-        """What goes in one call, and its records by queue. Placed anew: the number of partitions may have changed."""
+        """The notifications of one call, and their records by queue, for the number of partitions of today."""
         some: list[Spooled] = []
         records: dict[str, list[bytes]] = {}
         count = size = 0

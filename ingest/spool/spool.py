@@ -6,8 +6,8 @@
 | `WRITER-NUMBER.OFFSET.corrupt` | damaged bytes of a segment, set aside for a person to look at |
 | `replay.lock` | locked by the one process that replays |
 
-The folder itself is locked too: shared while a process decides to append and writes, exclusively while all have to wait
-for the one that replays. All locks are the kernel's (flock): they end with their holder.
+The folder itself is locked too: shared while a process decides to append and writes, exclusively while the one that
+replays has to stop appends. All locks are the kernel's (flock), which releases them when their holder dies.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ SEGMENT_BYTES = 16 << 20
 """A segment takes no more once it is this long. Only whole segments are removed."""
 
 LOCK_SECONDS = 5.0
-"""How long to wait for the folder's lock. Nobody holds it longer than some Redis calls take, unless frozen."""
+"""How long to wait for the folder's lock. A process holds it for a few Redis calls at most, unless it is frozen."""
 
-_SETTLED_NS = 2_000_000_000  # a folder that changed longer ago shows every change by its time, however coarse that is
+_SETTLED_NS = (
+    2_000_000_000  # after this long, a further change gets another mtime, however coarse the clock of the file system
+)
 
 
 class Spool:
@@ -45,7 +47,7 @@ class Spool:
         try:
             disk.try_to_write(self.folder)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # what fills the disk may be what is to be replayed
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # notifications to replay may be what fills it
                 raise
         disk.sync_folder(self.folder.parent)
         self._role = self.folder / "replay.lock"
@@ -61,16 +63,16 @@ class Spool:
         try:
             changed_ns = os.stat(self.folder).st_mtime_ns
         except OSError:
-            return True  # the spool is for when Redis fails; that it fails itself must not keep anything from Redis
+            return True  # a broken spool must not keep notifications from Redis
         if changed_ns != self._changed_ns:
             self._empty = not paths(self.folder)
             self._changed_ns = changed_ns if time.time_ns() - changed_ns > _SETTLED_NS else 0
         return self._empty
 
     def append(self, notifications: Sequence[tuple[int, bytes]], unless_empty: bool = False) -> bool:
-        """Return when the notifications, each (arrival in ms, body), are on the disk. OSError: they are not.
+        """Return True when the notifications, each (arrival in ms, body), are on the disk. Raises OSError if not.
 
-        With `unless_empty`, when nobody has anything to replay any more, nothing is kept and False returned.
+        With `unless_empty`, keeps nothing and returns False when no process has anything left to replay.
         """
         with self._locked(fcntl.LOCK_SH):
             if unless_empty and not paths(self.folder):
@@ -88,7 +90,7 @@ class Spool:
                 except OSError:
                     self._abandon()
                 raise
-        # Not under the lock: nobody waits for another's disk. What is replayed and removed meanwhile, Redis has.
+        # Not under the lock: no process waits for another's sync. A segment removed meanwhile is in Redis.
         try:
             writer.sync(is_new=good == FIRST)
         except OSError:
@@ -99,14 +101,14 @@ class Spool:
         return True
 
     def _abandon(self) -> None:
-        """Write to this segment no more; what is good in it will be replayed."""
+        """Stop writing to this segment; its good records will be replayed."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     @contextmanager
     def replaying(self) -> Iterator[bool]:
-        """Be the one process that replays; False when another is."""
+        """Become the one process that replays. Yields False when another one is."""
         fd = os.open(self._role, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             yield _lock(fd, fcntl.LOCK_EX)
@@ -115,7 +117,7 @@ class Spool:
 
     @contextmanager
     def appends_stopped(self) -> Iterator[None]:
-        """Nobody, in any process, appends or decides to do so."""
+        """Meanwhile no process appends, or decides to."""
         with self._locked(fcntl.LOCK_EX):
             yield
 
@@ -127,7 +129,7 @@ class Spool:
             if segment.offset < segment.size:
                 left.append(segment)
             else:
-                os.truncate(path, 0)  # its writer may keep it open until the next append, but not the room it took
+                os.truncate(path, 0)  # frees the disk now, though its writer may keep it open until the next append
                 path.unlink()
         return left
 
@@ -146,9 +148,9 @@ class Spool:
 
 
 def read(segments: list[Segment]) -> Iterator[Spooled]:
-    """What is left in these segments, in order of arrival; in the segments of one process, in the order it spooled.
+    """The notifications left in these segments, in order of arrival; those of one process in the order it spooled.
 
-    Damaged parts are set aside on the way.
+    Sets damaged parts aside on the way.
     """
     by_writer = itertools.groupby(segments, key=lambda segment: segment.path.name.rpartition("-")[0])
     streams = [itertools.chain.from_iterable(map(records, list(group))) for _, group in by_writer]
@@ -156,7 +158,7 @@ def read(segments: list[Segment]) -> Iterator[Spooled]:
 
 
 def note_replayed(some: list[Spooled]) -> None:
-    """Redis has these, the next in the order of `read`: they are not read again."""
+    """Note that Redis has these, the next in the order of `read`, so that they are not read again."""
     segments = set()
     for spooled in some:
         segment = spooled.segment
@@ -168,7 +170,7 @@ def note_replayed(some: list[Spooled]) -> None:
 
 
 def note_read(segments: list[Segment]) -> None:
-    """All of `read(segments)` is in Redis: also a damaged or torn end is not read again."""
+    """Note that Redis has all of `read(segments)`, so that a damaged or torn end is not read again either."""
     for segment in segments:
         segment.offset = segment.size
         note(segment)

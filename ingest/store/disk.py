@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-_ROOM = 1 << 20  # a disk with less free than this is full
+_ROOM = 1 << 20  # a disk with less free than this counts as full
 
 sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 
 def problem(folder: Path) -> str | None:
-    """Why the folder can take nothing, or None."""
+    """Why nothing can be written into the folder, or None."""
     try:
         try_to_write(folder)
     except OSError as error:
@@ -24,7 +24,7 @@ def problem(folder: Path) -> str | None:
 
 
 def try_to_write(folder: Path) -> None:
-    """Write a megabyte and sync it; nothing of it stays."""
+    """Write a megabyte, sync it and remove it. Raises OSError."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(bytes(_ROOM))
         file.flush()
@@ -32,7 +32,7 @@ def try_to_write(folder: Path) -> None:
 
 
 def write_all(fd: int, data: bytes, offset: int) -> int:
-    """The offset behind the data. A disk that fills up takes a part first."""
+    """Write all of it; returns the offset after it. One call is not enough on a disk that fills up."""
     left = memoryview(data)
     while left:
         written = os.pwrite(fd, left, offset)
@@ -51,7 +51,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """A file, readable by its owner alone, that gets its name when all is written and on the disk. Raises OSError."""
+    """A file, readable only by its owner, that gets its name once all of it is on the disk. Raises OSError."""
     if path.exists() and not path.is_file():
         raise OSError(0, "it is not a regular file")
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:

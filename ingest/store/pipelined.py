@@ -1,7 +1,7 @@
-"""A line to Redis: one connection, on which commands go out before the answers of earlier ones are read.
+"""One connection to Redis on which commands are sent before the answers to earlier ones are read.
 
-A worker has something to do while Redis works. It takes a batch apart while the one before is settled, and looks at
-events while the claims of others are decided. redis-py's commands wait for their answers, its pipelines for all.
+So a worker works while Redis does: it parses a batch while Redis settles the one before, and prepares claims while
+Redis decides earlier ones. A command of redis-py waits for its answer, a pipeline for all of its answers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NO_ANSWER = object()
 
 
 class Call:
-    """A command given to a connection, and its answer when that was read; `then` gets it, too."""
+    """A command, and its answer once that is read; `then` gets the answer too."""
 
     __slots__ = ("command", "reply", "then")
 
@@ -30,8 +30,8 @@ class Call:
 
 
 class PipelinedConnection:
-    """For one thread. Each command must do no harm when it is carried out twice: when the connection breaks, all that
-    has no answer yet is sent again, in the same order. (So does redis-py with its one command.)
+    """For one thread. Commands must be idempotent: when the connection breaks, all commands without an answer are sent
+    again, in the same order. (redis-py does the same with its one command.)
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -44,20 +44,20 @@ class PipelinedConnection:
         self._unanswered: deque[Call] = deque()
 
     def script(self, text: str) -> Script:
-        """A Lua script that can be called on this line."""
+        """A Lua script that can be called on this connection."""
         sha = self.redis.register_script(text).sha
         self._scripts[sha] = text
         return Script(self, sha)
 
     def send(self, *command: Any) -> Call:
-        """Send a command, behind what was to be sent later."""
+        """Send the commands given to `later`, then this one."""
         self._unsent.append(Call(command))
         return self._send_all()[-1]
 
     def ask(self, *command: Any) -> Any:
-        """Send a command and wait for its answer; then send what was to be sent later.
+        """Send a command and wait for its answer; only then send the commands given to `later`.
 
-        Redis gives no answer on a connection before it has carried out all that it has read from it.
+        Sent before it they would delay its answer: Redis first executes all that it has read from a connection.
         """
         later, self._unsent = self._unsent, []
         try:
@@ -67,25 +67,25 @@ class PipelinedConnection:
             self._send_all()
 
     def later(self, *command: Any, then: Callable[[Any], None] | None = None) -> None:
-        """Send a command with the next one. `then` gets its answer, or the error that Redis answered."""
+        """Send a command together with the next one. `then` gets its answer, also when that is an error."""
         self._unsent.append(Call(command, then))
 
     def answer(self, call: Call) -> Any:
-        """Wait for the answer of a command. Raises what redis-py would; then the command is given up."""
+        """Wait for a command's answer. Raises what redis-py would; the command is then not sent again."""
         try:
             while call.reply is _NO_ANSWER:
                 self._read_one()
         except BaseException:
             if call in self._unanswered:
                 self._unanswered.remove(call)
-                self._hang_up()  # or its answer would be taken for that of the next
+                self._hang_up()  # or its answer would be taken for the next command's
             raise
         if isinstance(call.reply, Exception):
             raise call.reply
         return call.reply
 
     def flush(self) -> bool:
-        """Send what is left and wait for all answers. False when there was nothing left."""
+        """Send what is left and wait for all answers. False when there was nothing to wait for."""
         self._send_all()
         any_left = bool(self._unanswered)
         while self._unanswered:
@@ -94,13 +94,14 @@ class PipelinedConnection:
 
     def _send_all(self) -> list[Call]:
         calls = self._unsent
-        self._unanswered += calls  # first: at the worst something is sent twice
+        # Before `_unsent` is emptied: if a signal handler raises in between, they are sent twice, not lost.
+        self._unanswered += calls
         self._unsent = []
         if self._connection is not None and calls:
             try:
                 self._transmit(calls)
             except (RedisError, OSError):
-                self._hang_up()  # `_read` connects again, and sends again
+                self._hang_up()  # `_read` connects and sends again
             except BaseException:
                 self._hang_up()
                 raise
@@ -111,8 +112,8 @@ class PipelinedConnection:
             reply = self._retry.call_with_retry(self._read, self._hang_up)
             call = self._unanswered.popleft()
             call.reply = reply
-        except BaseException:  # RQ's signal handlers raise
-            self._hang_up()  # an answer that comes later must not be taken for another one's
+        except BaseException:  # also what RQ's signal handlers raise
+            self._hang_up()  # a late answer must not be taken for another command's
             raise
         if call.then is not None:
             call.then(reply)
@@ -122,7 +123,7 @@ class PipelinedConnection:
             self._open()
         try:
             return self._connection.read_response()
-        except NoScriptError:  # Redis was emptied or is another one: `_open` loads them
+        except NoScriptError:  # Redis was restarted or replaced: `_open` loads them
             raise ConnectionError("the scripts are gone") from None
         except ResponseError as error:
             return error
@@ -135,7 +136,7 @@ class PipelinedConnection:
         self._transmit(self._unanswered)
 
     def _transmit(self, calls: Any) -> None:
-        # No health check: its answer would be that of a command that was sent before.
+        # No health check: it would take the answer of an earlier command for its own.
         packed = self._connection.pack_commands([call.command for call in calls])
         self._connection.send_packed_command(packed, check_health=False)
 
@@ -147,7 +148,7 @@ class PipelinedConnection:
 
 
 class Script:
-    """A Lua script. Called, it waits for the answer."""
+    """A Lua script. Calling it sends it and waits for the answer."""
 
     def __init__(self, connection: PipelinedConnection, sha: str) -> None:
         self._connection = connection

@@ -1,7 +1,7 @@
-"""The files of the spool: how records lie in a segment, how they are written, found again and set aside.
+"""The files of the spool: the format of a segment, how records are written, read back and set aside.
 
 A segment is a preamble and then records, in the order they were spooled. One process writes it. A crash may leave a
-record torn at the end, which nobody has acknowledged; whatever else cannot be read is set aside, never skipped.
+torn record at the end, whose sender got no 200; anything else that cannot be read is set aside, never skipped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SUFFIX, CORRUPT = ".spool", ".corrupt"
 _CRC = Struct(">I")
 
 # Preamble: notifications written, for figures only; then how far the segment is replayed: offset of the next record,
-# notifications, arrival of the last (ms), CRC32C. Whoever takes the replay over goes on there.
+# notifications, arrival of the last (ms), CRC32C. A process that takes over the replay continues there.
 _WRITTEN = Struct(">Q")
 _REPLAYED = Struct(">QQQ")
 FIRST = _WRITTEN.size + _REPLAYED.size + _CRC.size
@@ -53,7 +53,7 @@ class Segment:
 
 
 class Spooled(NamedTuple):
-    """A notification on the disk. `end` is the offset behind it."""
+    """A notification on the disk. `end` is the offset after it."""
 
     received_ms: int
     spooled_ns: int
@@ -89,7 +89,7 @@ class Writer:
         self.length = length
 
     def sync(self, is_new: bool) -> None:
-        """Return when all that was written is on the disk; of a new segment, its name too."""
+        """Return when all that was written is on the disk, and a new segment's name too."""
         sync(self._fd)
         if is_new:
             sync_folder(self._path.parent)
@@ -133,7 +133,7 @@ def note(segment: Segment) -> None:
 
 
 def records(segment: Segment) -> Iterator[Spooled]:
-    """The records from the segment's offset on. A torn end, which nobody has acknowledged, is left out."""
+    """The records from the segment's offset on. A torn end, whose sender got no 200, is left out."""
     at, seed = segment.offset, _seed(segment.path)
     with segment.path.open("rb", buffering=1 << 18) as file:
         while at + _HEAD <= segment.size:
@@ -178,7 +178,7 @@ def _next_header(file: BinaryIO, start: int, size: int, seed: int) -> int:
 
 
 def _set_aside(segment: Segment, file: BinaryIO, start: int, end: int) -> None:
-    """Keep damaged bytes in a file of their own. Whoever reads them again does nothing."""
+    """Copy damaged bytes into a file of their own, unless an earlier read did so."""
     target = segment.path.with_suffix(f".{start}{CORRUPT}")
     if target.exists() and target.stat().st_size == end - start:
         return
@@ -194,6 +194,6 @@ def _set_aside(segment: Segment, file: BinaryIO, start: int, end: int) -> None:
 
 
 def _seed(path: Path) -> int:
-    """Where the CRC of headers begins: different in each file, so that no body can hold what passes for a record."""
+    """Initial value of the headers' CRC: another in each file, so that no body can contain a valid record."""
     seed: int = value(path.name.encode())
     return seed

@@ -8,7 +8,7 @@ from ingest.errors import SettingsError
 
 
 def address(url: str) -> str:
-    """The URL of a Redis without scheme, user, password and options (but `db`): fit for logs and metrics."""
+    """A Redis URL without scheme, user, password and options (except `db`), for logs and metrics."""
     where, _, options = url.partition("://")[2].rpartition("@")[2].partition("?")
     database = [one for one in options.split("&") if one.startswith("db=")]
     return "?".join((where, *database))
@@ -17,7 +17,7 @@ def address(url: str) -> str:
 def split(redis_url: str) -> list[str]:
     """The URL of each Redis that WA_REDIS_URL names. Raises SettingsError.
 
-    A comma that no scheme follows is part of a URL: sentinels and nodes of a cluster are separated by it.
+    A comma that no scheme follows is part of one URL: it separates sentinels, or nodes of a cluster.
     """
     urls = re.split(r",\s*(?=[a-z+]+://)", redis_url)
     if len(set(map(address, urls))) < len(urls):
@@ -28,5 +28,5 @@ def split(redis_url: str) -> list[str]:
 def only(redis_url: str) -> str:
     """The URL, where only one Redis will do. Raises SettingsError."""
     if len(split(redis_url)) > 1:
-        raise SettingsError("WA_REDIS_URL names several Redis, and this is for one: give one of them")
+        raise SettingsError("WA_REDIS_URL names several Redis, but this takes only one: give one of them")
     return redis_url
