@@ -1,4 +1,4 @@
-"""Answers but for the ready 200, and what ends a request without keeping anything."""
+"""All answers but the ready-made 200, and the exception that refuses a request."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ RETRY_AFTER = "5"
 
 
 class Answer(web.Response):
-    """A response that does not name aiohttp, Python, and their versions."""
+    """A response whose Server header does not name aiohttp, Python and their versions."""
 
     def __init__(self, status: int = 200, headers: dict[str, str] | None = None, **more: Any) -> None:
         super().__init__(status=status, headers={"Server": "wa-ingest"} | (headers or {}), **more)
 
 
 class Refused(Exception):
-    """The request is answered with this status. `reason` is a word for the metrics; header names have `_` for `-`."""
+    """Raised to answer with this status. `reason` is a word for the metrics; header names have `_` for `-`."""
 
     def __init__(self, status: int, reason: str, **headers: str) -> None:
         self.status = status
@@ -27,5 +27,5 @@ class Refused(Exception):
 
 
 def unavailable(reason: str) -> Refused:
-    """503: the sender is to try again soon."""
+    """503: the sender should try again soon."""
     return Refused(503, reason, Retry_After=RETRY_AFTER)

@@ -1,9 +1,9 @@
 """Reads the bodies of requests, with a bound on each one's size and time, and on the memory of all.
 
-What has not come completely may hold half of WA_MAX_PENDING. When that is not enough, the body that has been arriving
-for longest is given up, if that is over a second: senders that begin and do not go on cannot keep others out. Else it
-is the youngest, so that those before it are read to their end. Bodies that come together with their head, which are
-nearly all, need none of it.
+Bodies that are still arriving may together hold half of WA_MAX_PENDING. When they need more, the one that has been
+arriving for longest is given up, if that is over a second, so that stalled senders cannot keep others out. Otherwise
+the youngest is, so that the earlier ones are read to their end. Nearly all bodies arrive together with their head, and
+are not concerned.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ingest.http.answers import Refused, unavailable
 from ingest.settings import Settings
 
 PATIENCE = 1.0
-"""Seconds in which a body that is arriving is not given up for another one."""
+"""Seconds of arriving after which the oldest body is given up rather than the youngest."""
 
 
 class _Arrival:
-    """A body of which a part is here."""
+    """A body that has arrived in part."""
 
     __slots__ = ("began", "deadline", "refusal", "size")
 
@@ -33,14 +33,14 @@ class _Arrival:
 
 
 class PendingBytes:
-    """Memory for bodies, from before they are read until they are answered: `held` bytes of at most `limit`."""
+    """Memory that bodies hold until they are answered: `held` bytes of at most `limit`."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.held = 0
 
     def reserve(self, size: int) -> bool:
-        """Claim `size` bytes; False when that would pass the limit."""
+        """Take `size` bytes; False when that would pass the limit."""
         if self.held + size > self._limit:
             return False
         self.held += size
@@ -73,7 +73,7 @@ class Bodies:
                 return await self._arrive(request.content)
             body = request.content.read_nowait()
         except (ClientError, HttpProcessingError, web.RequestPayloadError, ConnectionError, RuntimeError):
-            # Or a sender that is gone and reads no answer: for some of these aiohttp raises a RuntimeError.
+            # Or the sender has gone and reads no answer: then aiohttp sometimes raises a RuntimeError.
             raise Refused(400, "broken") from None
         if len(body) > self._max:
             raise Refused(413, "size")
@@ -82,7 +82,7 @@ class Bodies:
         return body
 
     def release(self, body: bytes) -> None:
-        """What `read` returned is kept, or given up."""
+        """Free the memory of a body that `read` returned."""
         self._pending.release(len(body))
 
     async def _arrive(self, content: StreamReader) -> bytes:
@@ -125,7 +125,7 @@ class Bodies:
             victim.deadline.reschedule(now)
 
     def _take(self, arrival: _Arrival) -> None:
-        """It is complete; its room stays claimed until `release`."""
+        """It is complete; its memory stays reserved until `release`."""
         if arrival not in self._arrivals:
             raise arrival.refusal
         del self._arrivals[arrival]

@@ -1,4 +1,4 @@
-"""Who may post, and the handshake that registers the webhook. Guards that are set are all demanded."""
+"""Who may post, and the handshake that registers the webhook. Every guard that is set is enforced."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Guards:
         self._client_name = settings.tls_client_name
 
     def admit_head(self, request: web.BaseRequest) -> None:
-        """Raise Refused when the sender may not even speak to us: its network, its certificate, its path."""
-        if self._networks and not self._is_near(request):
+        """Raise Refused when the network, client certificate or path is not allowed."""
+        if self._networks and not self._in_networks(request):
             raise Refused(403, "network")
         if self._client_name and not _names(request.get_extra_info("peercert"), self._client_name):
             raise Refused(401, "certificate")
@@ -58,15 +58,15 @@ class Guards:
             raise Refused(404, "path")
 
     def admit_post(self, headers: Mapping[str, str]) -> None:
-        """Raise Refused when the head of a POST lacks the credential; asked before its body is read."""
+        """Raise Refused when a POST lacks the credential; called before its body is read."""
         if self._credentials and not any_equal(headers.get("Authorization", ""), self._credentials):
             raise Refused(401, "credential", WWW_Authenticate='Basic realm="webhook", charset="UTF-8"')
 
     def admit_body(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Raise Refused when a secret is set and the signature is missing, malformed or of none of the secrets.
+        """Raise Refused when a secret is set and the signature is missing, malformed or made with none of the secrets.
 
-        A POST belongs to one app, and secrets are rotated, so each is tried. Every signature header that is there must
-        fit.
+        Each secret is tried: several apps may post here, and secrets are rotated. Every signature header that is there
+        must match.
         """
         if not self._secrets:
             return
@@ -75,7 +75,7 @@ class Guards:
             raise Refused(401, "signature")
 
     def challenge(self, query: Mapping[str, str]) -> str:
-        """The answer to the GET that sets the webhook up (`hub.mode=subscribe`). It carries no signature.
+        """The answer to the GET that registers the webhook (`hub.mode=subscribe`). That GET carries no signature.
 
         Raises Refused when the token is wrong, or none is set.
         """
@@ -88,9 +88,9 @@ class Guards:
             raise Refused(403, "handshake")
         return query.get("hub.challenge", "")
 
-    def _is_near(self, request: web.BaseRequest) -> bool:
-        """Is the sender in one of the networks? Behind trusted proxies it is the last hop that is none of them: what
-        stands before that in `X-Forwarded-For` anybody may have written.
+    def _in_networks(self, request: web.BaseRequest) -> bool:
+        """Whether the sender is in an allowed network. Behind trusted proxies the sender is the last hop that is not
+        one of them: anybody may have written the earlier entries of `X-Forwarded-For`.
         """
         peer = request.get_extra_info("peername")
         hops = [str(peer[0])] if isinstance(peer, tuple) else []
@@ -106,10 +106,10 @@ class Guards:
 
 
 def any_equal(given: str, expected: list[bytes]) -> bool:
-    """Every one is compared in full: the time says nothing about which one fits, nor how far."""
+    """Whether `given` is one of these. Compares each in full, so that the time it takes reveals nothing."""
     text = given.encode("utf-8", "replace")
-    fits = [hmac.compare_digest(text, one) for one in expected]
-    return any(fits)
+    matches = [hmac.compare_digest(text, one) for one in expected]
+    return any(matches)
 
 
 @lru_cache(maxsize=1024)
@@ -132,9 +132,7 @@ def _within(address: IPv4Address | IPv6Address, networks: Networks) -> bool:
 
 
 def _names(certificate: Mapping[str, Any] | None, wanted: str) -> bool:
-    """Is a client certificate (as `SSLSocket.getpeercert` gives it) made out to that name, in its subject or as a DNS
-    name?
-    """
+    """Whether a client certificate (as `SSLSocket.getpeercert` gives it) carries that name, as common or DNS name."""
     if not certificate:
         return False
     subject = [part for relative in certificate.get("subject", ()) for part in relative]

@@ -1,8 +1,8 @@
-"""A listening socket and the connections that came through it, each with a bound on what it may hold up.
+"""A listening socket and its connections, each with a bound on what it can hold up.
 
-aiohttp reads the requests of a connection one after another, with bounds on the size of a line and on how many requests
-wait. Added here: the time for a first head, the number of connections, answers that nobody reads, bytes that would cost
-its parser much more time than sending them, and error answers that quote nothing. docs/security.md has the figures.
+aiohttp reads the requests of a connection one after another, and bounds the size of a line and how many requests wait.
+This adds bounds on the time for a first head, the number of connections, unread answers, and bytes that take its parser
+far longer than their sender; and error answers that quote nothing. docs/security.md has the figures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ingest.http.answers import Answer
 from ingest.settings import Settings, SettingsError, variable
 
 HEAD_SECONDS = 10.0
-"""How long a new connection may take for its first head and for the handshake of TLS, and any to read its answers."""
+"""How long a connection may take for its TLS handshake, for its first head, and to read answers that pile up."""
 
 IDLE_SECONDS = 150.0
 """How long a connection is kept for its next request: longer than proxies keep theirs (Caddy: two minutes)."""
@@ -32,12 +32,12 @@ _LINGER = 2.0
 """Seconds in which the rest of a refused body is read and thrown away, so that the sender reads the answer."""
 
 _LARGE = 16 << 10
-"""A read of more bytes is looked at before it is parsed. No head is as long, and smaller ones cannot hold up much."""
+"""A read of more bytes is checked before it is parsed. No head is as long, and parsing fewer bytes takes little time."""
 
-_CRUMB = re.compile(rb"\r\n[0-9A-Fa-f]{1,2}(?:;[^\r\n]*)?\r\n")
-_CRUMBS = 500
-"""So many chunks of less than 256 bytes in one read are no way to send a body: each costs aiohttp some microseconds.
-Nor is more around the chunks than in them.
+_TINY_CHUNK = re.compile(rb"\r\n[0-9A-Fa-f]{1,2}(?:;[^\r\n]*)?\r\n")
+_MAX_TINY_CHUNKS = 500
+"""More chunks of less than 256 bytes in one read are an attack: each costs aiohttp some microseconds. So is a chunked
+body that takes, framing included, more than twice WA_MAX_BODY.
 """
 
 _STOP_SECONDS = 1.0
@@ -60,13 +60,13 @@ class Listener:
         self._connections: dict[_Connection, None] = {}
 
     async def open(self, context: ssl.SSLContext | None, share_port: bool) -> None:
-        """Start to accept. Raises SettingsError when the address cannot be had."""
+        """Start to accept. Raises SettingsError when it cannot listen on the address."""
         host, port = getattr(self._settings, self._field)
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self._server = _Server(self, self._handler, self._max_body)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if share_port:  # only for processes of one receiver, so that a second receiver by mistake is noticed
+            if share_port:  # only among processes of one receiver, so that a second receiver, started by mistake, fails
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             self._socket.bind((host, port))
             self._accepting = await self._accept(context)
@@ -76,7 +76,7 @@ class Listener:
             raise SettingsError(f"{variable(self._field)}: cannot listen on {host}:{port}: {why}") from None
 
     async def renew(self, context: ssl.SSLContext | None) -> None:
-        """Use another context for new connections; those that are open go on with theirs."""
+        """Use another context for new connections; open ones keep theirs."""
         before = self._accepting
         self._accepting = await self._accept(context)
         before.close()
@@ -86,14 +86,14 @@ class Listener:
         self._socket.close()
 
     async def close(self) -> None:
-        """End everything, at once."""
+        """End all connections at once."""
         self.stop_accepting()
-        await asyncio.sleep(0)  # what was accepted a moment ago begins
+        await asyncio.sleep(0)  # let connections accepted just now begin
         self._server.pre_shutdown()
         await self._server.shutdown(_STOP_SECONDS)
 
     async def _accept(self, context: ssl.SSLContext | None) -> asyncio.Server:
-        # A copy of the socket: both wait at the same queue, so nobody is turned away when one is closed.
+        # A copy of the socket has the same accept queue, so closing the old server turns nobody away.
         return await asyncio.get_running_loop().create_server(
             self._server,
             sock=self._socket.dup(),
@@ -116,15 +116,15 @@ class Listener:
             del self._connections[connection]
 
     def _make_room(self, newest: _Connection) -> None:
-        """End those that have waited for longest of whichever are the crowd: those that never sent a request, or those
-        between two. Some at a time, because looking for them takes its time. The newest, when nobody waits.
+        """End the connections that have waited for longest in the larger group: those that never sent a request, or
+        those between two requests. Ends several at a time, because finding them takes time. The newest, if none waits.
         """
         waiting = [connection for connection in self._connections if connection.waits_until is not None]
         silent = [connection for connection in waiting if connection.body is None]
         idle = [connection for connection in waiting if connection.body is not None]
-        crowd = silent if len(silent) > len(idle) else idle
-        crowd.sort(key=lambda connection: connection.waits_until or 0.0)
-        for connection in crowd[: max(1, self._limit // 50)] or [newest]:
+        larger = silent if len(silent) > len(idle) else idle
+        larger.sort(key=lambda connection: connection.waits_until or 0.0)
+        for connection in larger[: max(1, self._limit // 50)] or [newest]:
             connection.cut("limit")
 
 
@@ -147,7 +147,7 @@ class _Server(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ("_first_head", "_listener", "_most_framed", "_unread", "body", "chunked", "framed")
+    __slots__ = ("_first_head", "_listener", "_max_framed", "_unread", "body", "chunked", "framed")
 
     def __init__(self, listener: Listener, server: _Server, max_body: int) -> None:
         self._listener = listener
@@ -155,13 +155,13 @@ class _Connection(web.RequestHandler):
         self._unread: asyncio.TimerHandle | None = None
         self.body: StreamReader | None = None  # of the last request
         self.chunked = False
-        self.framed = 0  # bytes of a body in chunks, with what is around them
-        self._most_framed = 2 * max_body
+        self.framed = 0  # bytes of a chunked body, framing included
+        self._max_framed = 2 * max_body
         # A body is kept, counted and signed as it came, so nothing is decompressed here.
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
-            access_log=None,  # type: ignore[arg-type] # it means none
+            access_log=None,  # type: ignore[arg-type] # None: no log
             auto_decompress=False,
             keepalive_timeout=IDLE_SECONDS,
             lingering_time=_LINGER,
@@ -207,7 +207,7 @@ class _Connection(web.RequestHandler):
         if not chunked:
             return None
         self.framed += len(data)
-        too_much = self.framed > self._most_framed or len(_CRUMB.findall(data)) > _CRUMBS
+        too_much = self.framed > self._max_framed or len(_TINY_CHUNK.findall(data)) > _MAX_TINY_CHUNKS
         return "tiny_chunks" if too_much else None
 
     def pause_writing(self) -> None:
@@ -221,7 +221,7 @@ class _Connection(web.RequestHandler):
             self._unread.cancel()
 
     def cut(self, reason: str) -> None:
-        """End it, whatever it does."""
+        """End it at once, whatever it is doing."""
         metrics.cut(reason)
         transport = self.transport
         self.force_close()
@@ -229,7 +229,7 @@ class _Connection(web.RequestHandler):
             transport.abort()
 
     def log_exception(self, *arguments: Any, **more: Any) -> None:
-        """Nothing about a sender that is gone, which aiohttp takes for an error in some places."""
+        """Log nothing about a sender that has gone, which aiohttp sometimes takes for an error."""
         if self.connected:
             super().log_exception(*arguments, **more)
 
@@ -240,7 +240,7 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what is no HTTP, or to a request that broke us. aiohttp's own page quotes the request."""
+        """The answer to bytes that are not HTTP, or when our code failed. aiohttp's own page quotes the request."""
         if status == 500:
             self.log_exception("request failed", exc_info=exc)
         metrics.refused(status, "broken" if status == 400 else "failed", 0.0)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class _Kept(web.StreamResponse):
     """200 without a body, to a connection that stays open: nearly every answer. One object gives them all.
 
-    It writes the same bytes each second; aiohttp would build them from a header map for each request, which took a
-    seventh of its time (docs/performance.md). It calls `prepare`, then `write_eof`, and looks at `keep_alive`.
+    Its bytes are made once a second. aiohttp would build them from a header map for each request, which took a seventh
+    of its time (docs/performance.md). aiohttp calls `prepare`, then `write_eof`, and looks at `keep_alive`.
     """
 
     keep_alive = True
@@ -81,9 +81,8 @@ class Webhook:
         return response
 
     async def drain(self, seconds: float) -> None:
-        """Return when all requests whose head has come are answered; from now on each answer ends its connection.
-
-        aiohttp's own shutdown throws away what is still to come of their bodies.
+        """Return when all requests whose head has arrived are answered, or after so many seconds. Each answer now ends
+        its connection. aiohttp's own shutdown would not read the rest of their bodies.
         """
         self._draining = True
         if self._in_work:
@@ -106,8 +105,8 @@ class Webhook:
         except Refused as refusal:
             metrics.refused(refusal.status, refusal.reason, time.perf_counter() - began)
             if self._spans is not None and request.method == "POST":
-                says = ({} if refusal.reason == "path" else self._route) | {"wa.refused": refusal.reason}
-                self._spans.received(None, refusal.status, time.perf_counter() - began, request.headers, says)
+                attributes = ({} if refusal.reason == "path" else self._route) | {"wa.refused": refusal.reason}
+                self._spans.received(None, refusal.status, time.perf_counter() - began, request.headers, attributes)
             response = Answer(refusal.status, refusal.headers)
             if not request.content.is_eof():
                 response.force_close()  # the rest of the body would be read as the next request
@@ -129,6 +128,6 @@ class Webhook:
         lane = lane_of(routes[0].queue)
         if self._spans is not None:
             notification = notification_id(received_ms, digest(body))
-            says = self._route | {"wa.lane": lane, "http.request.body.size": len(body)}
-            self._spans.received(notification, 200, time.perf_counter() - began, request.headers, says)
+            attributes = self._route | {"wa.lane": lane, "http.request.body.size": len(body)}
+            self._spans.received(notification, 200, time.perf_counter() - began, request.headers, attributes)
         return lane, len(body)
