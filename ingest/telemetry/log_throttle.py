@@ -1,4 +1,4 @@
-"""When the same line comes again and again, the first ones are let through, then one that says how many more came."""
+"""Bounds repeated log lines: the first few are written, then one line that says how many more were left out."""
 
 from __future__ import annotations
 
@@ -13,81 +13,81 @@ log = structlog.get_logger()
 
 SECONDS = 10.0
 FIRST = 3
-"""Lines of a kind in so many seconds."""
+"""Lines of a kind that are written in SECONDS."""
 
 _KINDS = 500
-_TELLING = ("lane", "handler", "process", "redis", "reason", "of")  # values that make a line one of another kind
+_DISTINCT = ("lane", "handler", "process", "redis", "reason", "of")  # lines that differ in these are of different kinds
 _OURS = frozenset({"ingest", "workers", "__main__", "rq", "redis", "aiohttp", "asyncio", "opentelemetry"})
-_REST = ("",)  # the kind of all lines while there are too many kinds
+_OTHERS = ("",)  # the kind of all new lines while there are too many kinds
 
 
 class _Kind:
-    """The lines of a kind since its first; in a flood that is told, anew."""
+    """The lines of a kind in one window of SECONDS; `until` is its end."""
 
-    __slots__ = ("came", "says", "until")
+    __slots__ = ("count", "fields", "until")
 
-    def __init__(self, until: float, says: dict[str, Any]) -> None:
+    def __init__(self, until: float, fields: dict[str, Any]) -> None:
         self.until = until
-        self.says = says
-        self.came = 0
+        self.fields = fields
+        self.count = 0
 
 
 class LogThrottle:
-    """Bounds our own lines and those of the libraries. What handlers log is theirs: it is never left out."""
+    """Bounds our own lines and those of our libraries. Lines that handlers log are never left out."""
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[str, ...], _Kind] = {}
         self._lock = threading.RLock()  # a signal handler may log while this thread holds it
 
     def processor(self, logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        """For structlog: the first processor, so that what is left out costs next to nothing."""
+        """For structlog: the first processor, so that a line left out costs next to nothing."""
         if not self.lets_through(logger.name, line["event"], line):
             raise structlog.DropEvent
         return line
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """For a handler of the standard library: lines that did not come through structlog."""
+        """For a log handler of the standard library: bounds lines that did not come through structlog."""
         return isinstance(record.msg, dict) or self.lets_through(record.name, str(record.msg), {})
 
     def lets_through(self, logger: str, event: str, line: structlog.typing.EventDict) -> bool:
         """Whether a line is to be written."""
         if logger.partition(".")[0] not in _OURS:
             return True
-        says = {name: line[name] for name in _TELLING if name in line}
-        key = (logger, event, *map(str, says.values()))
+        fields = {name: line[name] for name in _DISTINCT if name in line}
+        key = (logger, event, *map(str, fields.values()))
         with self._lock:
             kind = self._kinds.get(key)
-            if kind is None or (kind.came <= FIRST and kind.until < time.monotonic()):
-                kind = self._begin(key, {"of": event} | says)
-            kind.came += 1
-            if kind.came == FIRST + 1:
+            if kind is None or (kind.count <= FIRST and kind.until < time.monotonic()):
+                kind = self._begin(key, {"of": event} | fields)
+            kind.count += 1
+            if kind.count == FIRST + 1:
                 timer = threading.Timer(max(0.0, kind.until - time.monotonic()), self._end, [key])
                 timer.daemon = True
                 timer.start()
-            return kind.came <= FIRST
+            return kind.count <= FIRST
 
-    def _begin(self, key: tuple[str, ...], says: dict[str, Any]) -> _Kind:
+    def _begin(self, key: tuple[str, ...], fields: dict[str, Any]) -> _Kind:
         now = time.monotonic()
         if len(self._kinds) >= _KINDS:
-            self._kinds = {k: kind for k, kind in self._kinds.items() if kind.came > FIRST or kind.until >= now}
+            self._kinds = {k: kind for k, kind in self._kinds.items() if kind.count > FIRST or kind.until >= now}
         if len(self._kinds) >= _KINDS:
-            key, says = _REST, {"of": "lines of many kinds"}
+            key, fields = _OTHERS, {"of": "lines of many kinds"}
             if key in self._kinds:
                 return self._kinds[key]
-        kind = self._kinds[key] = _Kind(now + SECONDS, says)
+        kind = self._kinds[key] = _Kind(now + SECONDS, fields)
         return kind
 
     def _end(self, key: tuple[str, ...]) -> None:
         with self._lock:
             kind = self._kinds.pop(key, None)
-        if kind is not None and kind.came > FIRST:
-            _told(kind)
+        if kind is not None and kind.count > FIRST:
+            _report(kind)
 
     def end(self) -> None:
-        """Tell of every flood that goes on: the process ends."""
+        """Report every flood under way, because the process ends."""
         for key in list(self._kinds):
             self._end(key)
 
 
-def _told(kind: _Kind) -> None:
-    log.warning("lines left out", count=kind.came - FIRST, **kind.says)
+def _report(kind: _Kind) -> None:
+    log.warning("lines left out", count=kind.count - FIRST, **kind.fields)

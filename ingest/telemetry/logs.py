@@ -14,20 +14,20 @@ import structlog
 from ingest.telemetry.log_throttle import LogThrottle
 
 in_work: ContextVar[tuple[Callable[[Any], Mapping[str, object]], Any] | None] = ContextVar("in_work", default=None)
-"""What is in work at the moment, and a function that says for a line what that is: called only when one is written."""
+"""What is in work now, after the function that makes log fields of it. That is called only when a line is written."""
 
 
-def _say_what_is_in_work(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _add_what_is_in_work(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
     now = in_work.get()
     if now is None:
         return line
-    say, what = now
-    return {**say(what), **line}
+    fields, what = now
+    return {**fields(what), **line}
 
 
 _SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
-    _say_what_is_in_work,
+    _add_what_is_in_work,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -68,6 +68,6 @@ def configure() -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
-    # RQ tells every job and every start in several lines, aiohttp every request: ours say the same once.
+    # RQ logs several lines for every job and start, aiohttp one for every request. Ours say the same once.
     for chatty in ("rq.worker", "rq.queue", "rq.job", "rq.registry", "aiohttp.access", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

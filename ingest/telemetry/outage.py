@@ -1,4 +1,4 @@
-"""Something that is needed is away: one line when it goes, one when it is back."""
+"""Logs one line when something that we need goes away, and one when it is back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ log = structlog.get_logger()
 
 
 class Outage:
-    """Says `away`, with the reason, when an outage begins, and `back` with its length when it ends.
+    """Logs `away` with the reason when an outage begins, and `back` with its length when it ends.
 
     `more` goes into both lines.
     """

@@ -1,8 +1,8 @@
-"""Text of a stranger, made fit for a terminal."""
+"""Makes a stranger's text fit for a terminal."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """Text of a stranger for the operator's terminal: control and direction characters are written as escapes."""
+    """A stranger's text for the operator's terminal, with control and direction characters as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

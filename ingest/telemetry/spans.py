@@ -1,8 +1,8 @@
 """The spans of a notification: one when it is received, one for each try of each of its events.
 
-All have one trace, whose id is the notification's (`batches.notification`), and the receiver's span has the second half
-of that for its id. So a worker knows both from the record, and nothing has to travel through Redis. Whether a
-notification is sampled follows from its id, too: receiver and workers agree where OTEL_TRACES_SAMPLER is the same.
+They share one trace, whose id is the notification's (`ingest.store.records.notification_id`); the id of the receiver's
+span is the second half of it. So a worker computes both from the record, and Redis does not carry them. Whether a
+notification is sampled also depends on its id: receiver and workers agree when they have the same OTEL_TRACES_SAMPLER.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from ingest.telemetry.outage import Outage
 
 STOP_SECONDS = 3.0
-"""How long a stop waits for what is left to be delivered."""
+"""How long a stop waits until the last spans are delivered."""
 
 _SPAN_ID = (1 << 64) - 1
 
@@ -42,28 +42,28 @@ class Running(NamedTuple):
 
 
 class Spans:
-    """The spans of one process. Whoever made it calls `close`."""
+    """The spans of one process. Call `close` at its end."""
 
     def __init__(self, service: str) -> None:
         self._ids = _Ids()
         resource = Resource.create({"service.name": service, **OTELResourceDetector().detect().attributes})
-        # Not at exit: a collector that is away would hold that up.
+        # Not at exit: a collector that is away would delay it.
         self._provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(_Delivery()))
         self._tracer = self._provider.get_tracer("wa-ingest")
         self._incoming = TraceContextTextMapPropagator()
 
     def for_handlers(self) -> None:
-        """Let the spans that handlers make themselves go the same way, unless their module has set up its own."""
+        """Export the spans of handlers too, unless their module has set up a tracer provider of its own."""
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             trace.set_tracer_provider(self._provider)
 
     def received(
         self, notification: str | None, status: int, seconds: float, headers: Mapping[str, str], attributes: Attributes
     ) -> None:
-        """A POST is answered at this moment, after so many seconds; `notification` is None when it was not kept.
+        """Record a POST that is answered now, after so many seconds; `notification` is None when it was not kept.
 
-        The context that a proxy sent is linked, it is not the parent: the trace's id is the notification's, and a
+        The trace context that a proxy sent becomes a link, not the parent: the trace's id is the notification's, and a
         stranger must not decide what is sampled.
         """
         trace_id = self._ids.random() if notification is None else int(notification, 16)
@@ -88,9 +88,9 @@ class Spans:
         span.end(end)
 
     def begin(self, notification: str, name: str, attributes: Callable[[], Attributes]) -> Running:
-        """An event's handlers are called next, in this context: what they trace belongs to it. `leave` follows.
+        """Enter the context in which an event's handlers run, so that their spans belong to it. `leave` must follow.
 
-        `attributes` are asked for when the notification is sampled.
+        `attributes` is called only when the notification is sampled.
         """
         trace_id = int(notification, 16)
         sampled = self._sampled(trace_id, name)
@@ -103,11 +103,11 @@ class Spans:
         return Running(span, attach(trace.set_span_in_context(span, context)))
 
     def leave(self, running: Running) -> None:
-        """The context is as it was before; the span goes on."""
+        """Restore the context from before `begin`; the span stays open."""
         detach(running.token)
 
     def end(self, span: Span, error: str, attributes: Attributes) -> None:
-        """The handlers have returned; `error` is the class of the exception, or empty."""
+        """End the span: the handlers have returned. `error` is the class of the exception, or empty."""
         span.set_attributes(dict(attributes))
         if error:
             span.set_attribute("error.type", error)
@@ -115,7 +115,7 @@ class Spans:
         span.end()
 
     def close(self) -> None:
-        """Deliver what is left, if that takes no longer than STOP_SECONDS."""
+        """Deliver the last spans, for STOP_SECONDS at most."""
         ending = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
         ending.start()
         ending.join(STOP_SECONDS)
@@ -126,7 +126,7 @@ class Spans:
 
 
 class _Ids(RandomIdGenerator):
-    """A root span gets the trace id that was chosen, and its second half for its own id. All others get random ones."""
+    """The next root span gets the `chosen` trace id, and its second half as span id. All other ids are random."""
 
     chosen = 0
 
@@ -142,26 +142,26 @@ class _Ids(RandomIdGenerator):
 
 
 class _Delivery(SpanExporter):
-    """To the collector. When it is away, spans are lost, and one line says so."""
+    """Sends spans to the collector. While it is away, spans are lost, and one log line says so."""
 
     def __init__(self) -> None:
         self._exporter = OTLPSpanExporter()
         self._outage = Outage("traces are lost, see OTEL_EXPORTER_OTLP_ENDPOINT", "traces are delivered again")
-        self._said = ""
-        logging.getLogger(OTLPSpanExporter.__module__).addFilter(self._listen)
+        self._error = ""
+        logging.getLogger(OTLPSpanExporter.__module__).addFilter(self._intercept)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        self._said = ""
+        self._error = ""
         result = self._exporter.export(spans)
         if result is SpanExportResult.SUCCESS:
             self._outage.up()
         else:
-            self._outage.down(self._said)
+            self._outage.down(self._error)
         return result
 
-    def _listen(self, record: logging.LogRecord) -> bool:
-        """The exporter logs each of its tries. The first says what is wrong."""
-        self._said = self._said or record.getMessage()
+    def _intercept(self, record: logging.LogRecord) -> bool:
+        """Keep the exporter's log line about its first try, which says what is wrong. Let none through."""
+        self._error = self._error or record.getMessage()
         return False
 
     def shutdown(self) -> None:

@@ -1,4 +1,4 @@
-"""Traces with OpenTelemetry, if they are asked for: by the variables that its SDK reads, and the extra `otel`."""
+"""Traces with OpenTelemetry: on when the variables of its SDK ask for them and the extra `otel` is installed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _PROTOCOLS = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL
 
 
 def start(service: str) -> Spans | None:
-    """Begin to trace; `service` is the `service.name` where OTEL_SERVICE_NAME is not set. None: nobody asked.
+    """Begin to trace; `service` is the `service.name` unless OTEL_SERVICE_NAME is set. None when tracing stays off.
 
-    Raises SettingsError for what is asked for and cannot be done here. Without the extra it is a line in the log, no
-    error: such variables may be set for all programs of a cluster.
+    Raises SettingsError for an exporter or protocol that we do not have. A missing extra is only a log line, because
+    these variables may be set for all programs of a cluster.
     """
     exporter = _value(_EXPORTER)
     if exporter == "none" or _value("OTEL_SDK_DISABLED") == "true" or not (exporter or any(map(_value, _ENDPOINTS))):

@@ -56,7 +56,7 @@ def test_a_window_that_is_over_begins_anew(
 ) -> None:
     """After the window a flood is told without another line, and the next lines come through again."""
     told: list[tuple[int, dict[str, Any]]] = []
-    monkeypatch.setattr(log_throttle, "_told", lambda kind: told.append((kind.came, kind.says)))
+    monkeypatch.setattr(log_throttle, "_report", lambda kind: told.append((kind.count, kind.fields)))
     assert [guard.lets_through("ingest.x", "e", {"reason": "r"}) for _ in range(5)] == [True] * 3 + [False] * 2
     wait_for(lambda: told)
     assert told == [(5, {"of": "e", "reason": "r"})]
