@@ -32,7 +32,7 @@ _LINGER = 2.0
 """Seconds in which the rest of a refused body is read and thrown away, so that the sender reads the answer."""
 
 _LARGE = 16 << 10
-"""A read of more bytes is checked before it is parsed. No head is as long, and parsing fewer bytes takes little time."""
+"""A read of more bytes is checked before it is parsed. No head is as long, and fewer bytes are parsed quickly."""
 
 _TINY_CHUNK = re.compile(rb"\r\n[0-9A-Fa-f]{1,2}(?:;[^\r\n]*)?\r\n")
 _MAX_TINY_CHUNKS = 500
