@@ -17,15 +17,15 @@ from ingest.store.constants import FLOW_SECONDS
 from ingest.store.queues import LANES, Member, lane_of
 
 ALIVE_MS = 10_000
-"""A worker without a sign of life for this long is dead."""
+"""A worker without a sign of life for this long counts as dead."""
 
 EXPIRING_SECONDS = 2 * 86400.0
 """This long before a dead letter is removed, `wa-ingest status` and `check` warn."""
 
 EXPIRING_COUNTED = 100
-"""More of them are not counted in a lane: Redis can only count them by reading them."""
+"""At most this many are counted in a lane: Redis can only count them by reading them."""
 
-_RATE_BUCKETS = 6  # whole buckets that a rate is taken over: one minute
+_RATE_BUCKETS = 6  # complete buckets that a rate covers: one minute
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Backlog:
     suspended: bool
     counts: dict[str, int]
     away: tuple[str, ...] = ()
-    """Of several Redis those that do not answer; the figures are of the others."""
+    """Of several Redis, those that do not answer. The figures add up the others."""
 
     def as_json(self) -> dict[str, Any]:
         """The shape of `wa-ingest status --json`."""
@@ -84,7 +84,7 @@ def expiring(redis: Redis, dead_age: float) -> dict[str, int]:
     with redis.pipeline(transaction=False) as pipe:
         for lane in LANES:
             pipe.xrange(keys.dead_key(lane), max=last, count=EXPIRING_COUNTED)
-        return {lane: len(letters) for lane, letters in zip(LANES, pipe.execute(), strict=True)}
+        return {lane: len(found) for lane, found in zip(LANES, pipe.execute(), strict=True)}
 
 
 def expiring_text(counts: dict[str, int]) -> str:
@@ -94,7 +94,7 @@ def expiring_text(counts: dict[str, int]) -> str:
 
 
 def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlog:
-    """The same of several Redis, by their names, together. Raises what went wrong when none answers."""
+    """`read` for several Redis, by name, added up. Raises the error of the first when none answers."""
     found: list[Backlog] = []
     away: dict[str, RedisError | OSError] = {}
     for name, redis in clients.items():
@@ -123,9 +123,9 @@ _TOGETHER: dict[str, Callable[[list[Any]], Any]] = {
     "oldest_seconds": max,
     "paused": any,
     "paused_since": lambda since: min(filter(None, since), default=None),
-    "limit": lambda limits: None if None in limits else sum(limits),  # each has its share
+    "limit": lambda limits: None if None in limits else sum(limits),  # each Redis has its share
 }
-"""How figures of a lane in several Redis become one, where that is not the sum."""
+"""How a lane's figures of several Redis are combined, where that is not the sum."""
 
 
 def span(seconds: float) -> str:
@@ -163,7 +163,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
 
 
 class _Seen(NamedTuple):
-    """What one pipeline reads. `ledger`: its members, by when they arrived (ms). `flows`: the latest buckets."""
+    """What one pipeline reads. `ledger`: its members and when they arrived (ms). `flows`: the latest buckets."""
 
     ledger: dict[Member, float]
     taken: set[Member]
@@ -188,21 +188,21 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
             pipe.xlen(keys.dead_key(lane))
         for back in range(1, _RATE_BUCKETS + 1):
             pipe.hgetall(keys.flow_key(bucket - back))
-        ledger, taken, workers, suspended, counts, said, *rest = pipe.execute()
+        ledger, taken, workers, suspended, counts, steering, *rest = pipe.execute()
     return _Seen(
         ledger={Member.parse(member): arrived_ms for member, arrived_ms in ledger},
         taken={Member.parse(member) for member in taken},
         workers=workers,
         suspended=bool(suspended),
         counts={name.decode(): int(count) for name, count in counts.items()},
-        controls=controls.parse(said),
+        controls=controls.parse(steering),
         dead=dict(zip(LANES, rest[: len(LANES)], strict=True)),
         flows=rest[len(LANES) :],
     )
 
 
 def _scheduled(redis: Redis, queues: set[str]) -> set[Member]:
-    """The members of the ledger that wait for their time, from RQ's registries of scheduled jobs."""
+    """The members of the ledger that wait until they are due, from RQ's registries of scheduled jobs."""
     with redis.pipeline(transaction=False) as pipe:
         for queue in queues:
             pipe.zrange(keys.scheduled_key(queue), 0, -1)
@@ -221,7 +221,7 @@ def _lengths(redis: Redis, members: list[Member]) -> dict[Member, int]:
 
 
 def _owed(seen: _Seen, scheduled: set[Member], lengths: dict[Member, int], now_ms: int) -> dict[str, Lane]:
-    """The lanes with what is waiting, working and retrying in them."""
+    """The lanes, with their waiting, working and retrying figures."""
     lanes = {name: Lane() for name in LANES}
     for member, length in lengths.items():
         lane = lanes[lane_of(member.queue)]

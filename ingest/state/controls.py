@@ -47,7 +47,7 @@ def parse(found: dict[bytes, bytes]) -> Controls:
 def pause(redis: Redis, lanes: Iterable[str]) -> None:
     """Give out no more batches of these lanes; one in work goes back with its next settle, in half a second or so.
 
-    A lane that is paused already stays so from when it was.
+    A lane that is already paused keeps its `paused` time.
     """
     seconds, micros = redis.time()
     for lane in lanes:
@@ -75,6 +75,6 @@ def limit(redis: Redis, lane: str, rate: float | None) -> None:
 
 
 def _ring(pipe: Any, lane: str) -> None:
-    """Wake one idle worker: what it waits for may have changed. At most one token, as everywhere."""
+    """Wake one idle worker: there may be something to take now. A doorbell holds at most one token."""
     pipe.delete(keys.doorbell_key(lane))
     pipe.rpush(keys.doorbell_key(lane), 1)

@@ -1,7 +1,7 @@
-"""What workers count beside `counts`: how long handlers take and events wait, why letters are dead, what was reaped.
+"""What workers count beside `counts`: times of handlers, waits of events, dead letters by reason, reaped batches.
 
-Workers have no listener. What they count goes with their settle (settle.lua) or reaping (reap.lua) into one hash, and
-the receiver's `/metrics` shows it (`ingest/collectors.py`). A field is `WHAT|LABEL|PART`:
+Workers have no listener. They add what they count to one hash when they settle (settle.lua) or reap (reap.lua), and the
+receiver's `/metrics` shows it (`ingest/admin/collectors.py`). A field is `WHAT|LABEL|PART`:
 
 | field | holds |
 |---|---|
@@ -9,7 +9,7 @@ the receiver's `/metrics` shows it (`ingest/collectors.py`). A field is `WHAT|LA
 | `handler|NAME|sum`, `…|failed`, `…|seen` | microseconds of all; how many failed; epoch seconds of the last settle |
 | `wait|LANE|BOUND`, `wait|LANE|sum` | the same of handled events, from arrival to end; the sum in milliseconds |
 | `dead|LANE|REASON` | dead letters |
-| `reaped|LANE|batches` | batches that went back to their queue |
+| `reaped|LANE|batches` | batches that were put back into their queue |
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ BOUNDS = {
     HANDLER: (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, math.inf),
     WAIT: (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, math.inf),
 }
-"""Seconds. A bound that is no longer here is no longer shown."""
+"""Seconds. Other bounds in Redis, written by another version, are not shown."""
 
 PARTS = {HANDLER: 1_000_000, WAIT: 1000}
-"""What a second counts in a sum. Sums of some 100 billion events still fit into Redis' 64 bits."""
+"""How many units of a sum make a second. Sums of some 100 billion events still fit into Redis' 64 bits."""
 
 _LONGEST = 86_400.0
-"""Seconds that a single duration adds at most: a clock that was set says anything."""
+"""Most seconds that one duration adds: after a clock was set, a duration can be anything."""
 
 REASONS = ("unreadable", "unknown_form", "malformed", "rejected", "failed", "poison")
 
 HANDLERS_KEPT = 200
-"""Names of handlers; beyond it those go that were not called for longest."""
+"""Names of handlers that are kept: those called most recently."""
 
 HANDLER_SECONDS = 7 * 86_400
-"""So long after its last call a handler is forgotten: it was renamed, or is no more."""
+"""A handler is forgotten this long after its last call: it was renamed or removed."""
 
 
 def observed(what: str, label: str, seconds: list[float]) -> dict[str, int]:
-    """Durations as fields, each with what is to be added to it. Sorts them: that is faster than to look at each."""
+    """The fields of these durations, each with what to add to it. Sorts `seconds`: faster than to place each."""
     prefix = f"{what}|{label}|"
     seconds.sort()
     plausible = bisect_right(seconds, _LONGEST)
@@ -64,7 +64,7 @@ def observed(what: str, label: str, seconds: list[float]) -> dict[str, int]:
 
 
 def forget(redis: Redis) -> None:
-    """Remove handlers that are called no more."""
+    """Remove handlers that are no longer called."""
     found = read(redis)
     oldest = int(redis.time()[0]) - HANDLER_SECONDS
     handlers = sorted(found[HANDLER].items(), key=lambda one: -one[1].get("seen", 0))
@@ -85,7 +85,7 @@ def read(redis: Redis) -> dict[str, dict[str, dict[str, int]]]:
 
 
 def read_all(each: Iterable[Redis]) -> dict[str, dict[str, dict[str, int]]]:
-    """The same of several Redis, added up."""
+    """`read` for several Redis, added up."""
     total: dict[str, dict[str, dict[str, int]]] = {}
     for what, labels in (item for redis in each for item in read(redis).items()):
         for label, parts in labels.items():

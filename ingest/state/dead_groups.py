@@ -1,6 +1,6 @@
-"""Dead letters by lane, reason and kind: how many, and which. Nothing of their bodies or details is kept.
+"""Counts dead letters by lane, reason and kind. Keeps nothing of their bodies or details.
 
-A letter has to be read whole to be counted, so only the newest are, and only when something has changed.
+To count a dead letter is to read all of it, so only the newest are counted, and only after a change.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ingest.store import keys
 from ingest.store.queues import LANES
 
 COUNTED = 5000
-"""Letters of a lane that are counted at most, the newest."""
+"""Most dead letters that are counted in a lane: the newest."""
 
 COUNTED_BYTES = 32 << 20
-"""No more are counted when those before had so many bytes."""
+"""Counting in a lane stops when the bodies so far exceed this."""
 
-_REFUSED_SECONDS = 60.0  # before a Redis that refuses is asked again: each time stands in its ACL LOG
+_REFUSED_SECONDS = 60.0  # until a Redis that refuses is asked again: each refusal is an entry in its ACL LOG
 
 
 @dataclass(frozen=True)
 class Group:
-    """Letters that were counted together. `first` and `last` are the ids of the oldest and of the newest, whose time
-    `newest_ms` is (ms since the epoch).
+    """The dead letters of one lane, reason and kind. `first` and `last` are the ids of the oldest and the newest;
+    `newest_ms` is when the newest was written (ms since the epoch).
     """
 
     lane: str
@@ -45,7 +45,7 @@ class Group:
 class Groups:
     """What is known of the dead letters: the groups, the largest first; `uncounted` older ones are in none.
 
-    `refused`: the user of Redis may not read them, so there are no groups.
+    `refused`: the Redis user may not read dead letters, so there are no groups.
     """
 
     groups: tuple[Group, ...] = ()
@@ -63,7 +63,7 @@ class Counter:
         self._not_before = 0.0
 
     def read(self) -> Groups:
-        """What is known; at most a fifth of the time goes into counting. Raises RedisError and OSError."""
+        """What is known; counting takes at most a fifth of the time. Raises RedisError and OSError."""
         began = time.monotonic()
         if began < self._not_before:
             return self._known
@@ -109,7 +109,7 @@ class Counter:
 
 
 def together(each: Iterable[Groups]) -> Groups:
-    """The same of several Redis: groups of one lane, reason and kind are one."""
+    """The groups of several Redis, merged by lane, reason and kind."""
     all_ = list(each)
     found: dict[tuple[str, str, str], Group] = {}
     for group in (group for groups in all_ for group in groups.groups):

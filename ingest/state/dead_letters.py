@@ -1,7 +1,7 @@
-"""Dead letters: choose them, read them, feed them back, drop them, and forget the old ones.
+"""Dead letters: select, read, requeue and drop them, and remove the old ones.
 
-They lie in one stream a lane (settle.lua writes them). Everything here goes in portions, so that Redis is never held up
-for long, and each portion is done as a whole or not at all: whoever stops between two can simply begin again.
+Each lane has a stream of them, which settle.lua writes. Everything here works in portions, so that Redis is never held
+up for long. Each portion is atomic: after an interruption, simply start again.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from ingest.store.queues import LANES, queue_names
 from ingest.store.records import digest, notification_id, pack_into
 
 PORTION = 100
-"""Letters in a portion at most; it holds fewer when they are large."""
+"""Most dead letters in a portion; it holds fewer when they are large."""
 
 _FIRST_PORTION = 10  # before anything is known of their size
-_TRIM_LIMIT = 1000  # letters that one XTRIM removes at most
-_TRIMS = 100  # of these in one go: the rest waits for the next
+_TRIM_LIMIT = 1000  # dead letters that one XTRIM removes at most
+_TRIMS = 100  # XTRIMs of a lane in one call of `trim`: the rest waits for the next
 
 _REQUEUE = scripts.lua(__file__, "requeue.lua")
 
 
 class Id(NamedTuple):
-    """When a letter was written, by Redis' clock (ms since the epoch), and which of that millisecond it is."""
+    """When a dead letter was written, by Redis' clock (ms since the epoch), and its number in that millisecond."""
 
     ms: int
     number: int
@@ -49,9 +49,9 @@ class DeadLetter(NamedTuple):
     """One dead letter.
 
     `reason`: failed (out of attempts), rejected, unreadable, unknown_form, malformed, poison, or what a later version
-    adds. `kind`: message, status, error or change, and `notification` when the body could not be taken apart or was
-    not. `queue` is where it came from; `received_ms` when the notification arrived. `origin` is the digest of what was
-    received: `body` may hold a part of that.
+    adds. `kind`: message, status, error or change; `notification` when the body could not be, or was not, taken apart.
+    `queue` is where it came from; `received_ms` when the notification arrived. `body_digest` is that of the body as it
+    was received, of which `body` may hold a part.
     """
 
     lane: str
@@ -94,7 +94,7 @@ class DeadLetter(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Which letters are meant: those that fit in every respect. Empty or None: any. Times in seconds before now."""
+    """Which dead letters to select: those that match every field. Empty or None: any. Times in seconds before now."""
 
     lanes: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ class Wanted(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """What `Wanted` meant at `now_ms`: per lane the ranges of ids to look at. Letters that came later are in none."""
+    """`Wanted` as of `now_ms`: per lane the ranges of ids to look at. Dead letters written later are in none."""
 
     now_ms: int
     ranges: dict[str, list[tuple[Id, Id]]]
@@ -122,7 +122,7 @@ def parse_name(name: str) -> tuple[str, Id]:
 
 
 def select(redis: Redis, wanted: Wanted) -> Selection:
-    """Fix what is meant at this moment."""
+    """The selection of what is wanted, as of now."""
     now_ms = _now_ms(redis)
     first = Id(0 if wanted.newer_than is None else _before(now_ms, wanted.newer_than), 0)
     ranges: dict[str, list[tuple[Id, Id]]] = {}
@@ -141,13 +141,13 @@ def select(redis: Redis, wanted: Wanted) -> Selection:
 
 
 def read(redis: Redis, selection: Selection) -> Iterator[DeadLetter]:
-    """The letters of all lanes, the oldest first."""
+    """The selected dead letters of all lanes, the oldest first."""
     ranges = [_portions(redis, selection, *range) for range in _ranges(selection)]
     return heapq.merge(*map(itertools.chain.from_iterable, ranges), key=lambda letter: letter.id)
 
 
 def newest(redis: Redis, lane: str) -> Iterator[DeadLetter]:
-    """The letters of a lane, the newest first."""
+    """The dead letters of a lane, the newest first."""
     end, count = "+", _FIRST_PORTION
     while True:
         entries: Any = redis.xrevrange(keys.dead_key(lane), end, "-", count)
@@ -159,10 +159,10 @@ def newest(redis: Redis, lane: str) -> Iterator[DeadLetter]:
 
 
 def requeue(redis: Redis, selection: Selection, settings: Settings) -> Iterator[int]:
-    """Let the letters be handled again, from their first attempt on. Yields the number of letters after each portion.
+    """Have the dead letters handled again, from attempt 1 on. Yields the number of dead letters in each portion.
 
-    A single event goes back to its queue and is handled whether it was handled before or not. A whole notification goes
-    where the receiver would put it now, and only those of its events are handled that were not.
+    A single event goes back to its queue and is handled even if it was handled before. A whole notification goes where
+    the receiver would put it now, and workers skip those of its events that were handled before.
     """
     script = redis.register_script(_REQUEUE)
     template = job_template()
@@ -175,14 +175,14 @@ def requeue(redis: Redis, selection: Selection, settings: Settings) -> Iterator[
 
 
 def drop(redis: Redis, selection: Selection) -> Iterator[int]:
-    """Delete the letters. Yields the number of letters after each portion."""
+    """Delete the dead letters. Yields the number of dead letters in each portion."""
     for lane, first, last in _ranges(selection):
         for letters in _portions(redis, selection, lane, first, last):
             yield redis.xdel(keys.dead_key(lane), *(str(letter.id) for letter in letters))
 
 
 def trim(redis: Redis, age: float) -> dict[str, int]:
-    """Remove letters older than `age` seconds, up to 100,000 a lane. Returns how many, of the lanes that had any."""
+    """Remove dead letters older than `age` seconds, up to 100,000 a lane. Returns how many, by lane that had any."""
     oldest = _before(_now_ms(redis), age)
     trimmed: dict[str, int] = {}
     for lane in LANES:
@@ -203,7 +203,7 @@ def _ranges(selection: Selection) -> Iterator[tuple[str, Id, Id]]:
 
 
 def _portions(redis: Redis, selection: Selection, lane: str, first: Id, last: Id) -> Iterator[list[DeadLetter]]:
-    """The letters of a range that fit, a portion at a time; those that were given may be deleted meanwhile."""
+    """The matching letters of a range, in portions; the caller may delete each portion before it asks for the next."""
     start, count = str(first), _FIRST_PORTION
     while True:
         entries: Any = redis.xrange(keys.dead_key(lane), start, str(last), count)
@@ -218,7 +218,7 @@ def _portions(redis: Redis, selection: Selection, lane: str, first: Id, last: Id
 
 
 def _next_count(letters: list[DeadLetter]) -> int:
-    """How many letters of their size make the next portion."""
+    """How many letters to read next, if they are as large as these."""
     size = sum(len(letter.body) for letter in letters) // len(letters) + 1
     return max(1, min(PORTION, BATCH_BYTES // size))
 

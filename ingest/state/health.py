@@ -1,4 +1,4 @@
-"""How it stands, in plain words: what is wrong, the worst first, and what to do about it."""
+"""What is wrong with the pipeline, the worst first, and what to do about it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LATE_SECONDS = 60.0
 """A lane whose oldest notification has waited for longer is late."""
 
 YOUNG_SECONDS = 5.0
-"""What has waited for less is on its way, and not worth a word."""
+"""A lane whose oldest notification has waited for less is not mentioned."""
 
 Level = Literal["critical", "warning", "info"]
 _ORDER: tuple[Level, ...] = ("critical", "warning", "info")
@@ -36,7 +36,7 @@ ALL_WELL = Finding("info", "well", "All is well")
 
 
 def findings(now: Snapshot) -> list[Finding]:
-    """What there is to say, the worst first; `ALL_WELL` comes first when nothing is critical or a warning."""
+    """All findings, the worst first; `ALL_WELL` comes first when nothing is critical or a warning."""
     found = sorted(_all(now), key=lambda finding: _ORDER.index(finding.level))
     if not found or found[0].level == "info":
         found.insert(0, ALL_WELL)
@@ -59,19 +59,22 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         return
     for name in now.backlog.away:
         yield Finding(
-            "critical", f"away.{name}", f"One of several Redis is away: {name}", "Start it; others take its work"
+            "critical",
+            f"away.{name}",
+            f"One of several Redis is away: {name}",
+            "Start it; the others take its work meanwhile",
         )
     waiting = sum(lane.waiting for lane in now.backlog.lanes.values())
     if not now.backlog.workers:
         text = "No worker is alive" + (f": {waiting:,} {_wait('notification', waiting)}" if waiting else "")
         yield Finding("critical", "workers", text, "Start workers: `wa-ingest work`; their log says why they ended")
     if now.backlog.suspended:
-        yield Finding("warning", "suspended", "All lanes are suspended by `rq suspend`", "`rq resume` lets them go on")
+        yield Finding("warning", "suspended", "All lanes are suspended by `rq suspend`", "`rq resume` resumes them")
     for name, lane in now.backlog.lanes.items():
         yield from _lane(now, name, lane)
     if dead := sum(lane.dead for lane in now.backlog.lanes.values()):
         text = "1 dead letter" if dead == 1 else f"{dead:,} dead letters"
-        yield Finding("info", "dead", text, "`wa-ingest dead list` says why; once mended, retry them")
+        yield Finding("info", "dead", text, "`wa-ingest dead list` says why; retry them once the cause is fixed")
     if retrying := sum(lane.retrying for lane in now.backlog.lanes.values()):
         yield Finding("info", "retrying", f"{retrying:,} {_wait('event', retrying)} for the next try")
 
@@ -80,7 +83,7 @@ def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
     paused = paused_seconds(now, lane)
     if paused is not None:
         text = f"{name}: paused for {span(paused)}, {lane.waiting:,} waiting"
-        yield Finding("warning", f"paused.{name}", text, "Resume it when what it waits for is mended")
+        yield Finding("warning", f"paused.{name}", text, "Resume it once the cause is fixed")
         return
     if lane.waiting and lane.oldest_seconds >= YOUNG_SECONDS:
         left = lane.seconds_to_empty
@@ -90,7 +93,7 @@ def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
         remedy = ""
         if late and left is None:
             remedy = (
-                "Its cap holds it back" if lane.limit is not None else "More workers: `wa-ingest work --processes N`"
+                "Its limit holds it back" if lane.limit is not None else "More workers: `wa-ingest work --processes N`"
             )
         yield Finding("warning" if late else "info", f"waiting.{name}", text, remedy)
     if lane.limit is not None:
@@ -107,7 +110,7 @@ def _spool(now: Snapshot) -> Iterator[Finding]:
         text = (
             f"{count:,} {_wait('notification', count)} on the disk for Redis, oldest {span(now.spool.oldest_seconds)}"
         )
-        yield Finding("warning", "spooled", text, "They go into Redis by themselves once it takes them")
+        yield Finding("warning", "spooled", text, "The receiver replays them once Redis takes them")
     if now.spool.corrupt:
         text = f"{now.spool.corrupt:,} damaged parts of the disk spool are set aside"
         yield Finding("warning", "corrupt", text, f"Look at {now.spool_dir}/*.corrupt")

@@ -1,6 +1,6 @@
-"""The backlog over the last hour: a sample every ten seconds, whichever receiver is first to take it.
+"""The backlog over the last hour: a sample every ten seconds, taken by whichever receiver is first.
 
-It lies in Redis, so that every receiver shows the same, also what was before it started.
+It lies in Redis, so that every receiver shows the same, even of the time before it started.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Sample(NamedTuple):
 
 
 def take(redis: Redis) -> bool:
-    """Take the sample of this step, unless somebody has; True when it was taken here. Call it every `STEP_SECONDS`."""
-    # A little less than a step, so that whoever calls in time is never a hair too early.
+    """Take the sample of this step unless another receiver has; True when taken. Call it every `STEP_SECONDS`."""
+    # Expires a little before the step ends, so that a call in time for the next step is not taken for this one.
     if not redis.set(keys.HISTORY_TURN, secrets.token_hex(4), nx=True, px=STEP_SECONDS * 900):
         return False
     now = backlog.read(redis)
@@ -69,7 +69,7 @@ def read(redis: Redis) -> list[Sample]:
 
 
 def read_all(clients: dict[str, Redis]) -> list[Sample]:
-    """The same of several Redis, by their names, added up step by step. Those that do not answer are left out."""
+    """`read` for several Redis, by name, added up step by step. Those that do not answer are left out."""
     steps: dict[int, list[Sample]] = {}
     for redis in clients.values():
         with suppress(RedisError, OSError):

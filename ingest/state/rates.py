@@ -22,7 +22,7 @@ def per_second(text: str) -> float:
 
 
 def in_words(rate: float) -> str:
-    """The reverse, in the largest number of the unit that makes it whole: 200/s, 50/m, 10/h."""
+    """The reverse, in the shortest unit that makes the number whole: 200/s, 50/m, 10/h."""
     for unit, seconds in _SECONDS.items():
         whole = round(rate * seconds)
         if whole and abs(rate * seconds - whole) < 1e-4 * whole:

@@ -1,5 +1,5 @@
 #!lua
--- Feeds dead letters back: they become records of batches as append.lua makes them, and leave the stream. All or nothing.
+-- Requeues dead letters: appends them to batches, as append.lua does, and deletes them from the stream. All or nothing.
 --
 -- KEYS  1 ledger   2 tails   3 queues   4 dead:LANE
 -- ARGV  1 rq's key prefix   2 our key prefix   3 id of this flush, unique   4 job template (see ingest/store/jobs.py)
@@ -42,4 +42,4 @@ for _, queue in ipairs(names) do
   end
 end
 append({ unpack(KEYS, 1, 3) }, arguments)
-return redis.call('XDEL', dead, unpack(ids)) -- last: whatever goes wrong above, no letter is gone
+return redis.call('XDEL', dead, unpack(ids)) -- last: an error above must not lose a dead letter

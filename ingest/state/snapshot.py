@@ -24,9 +24,9 @@ WORKERS = 100
 
 @dataclass
 class Worker:
-    """A worker process. `seen_seconds` ago it gave its last sign of life; None: so long ago that nobody remembers.
+    """A worker process. Its last sign of life was `seen_seconds` ago; None when Redis no longer lists it.
 
-    `queue` is of the batch that it holds, and `seconds` for how long, as far as that is known; None: it waits.
+    `queue` is that of the batch it holds, None while it waits; `seconds` is for how long, None when unknown.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Worker:
 class Snapshot:
     """What is known at `time` (seconds since the epoch).
 
-    `diagnosis` says why Redis cannot be read; what is read from there is then empty. `refused` says why notifications
-    do not go into Redis. `away_seconds` ago it answered, when it is not there at all. `spool` is None when
-    there is no folder, or `spool_problem` says why it cannot be read.
+    `diagnosis` says why Redis cannot be read; `backlog` is then None. `refused` says why notifications do not go into
+    Redis. While Redis is away, its last answer was `away_seconds` ago. `spool` is None when there is no folder, or
+    when it cannot be read: `spool_problem` says why.
     """
 
     receiver: str
@@ -62,7 +62,7 @@ class Snapshot:
 
 
 class Reader:
-    """Takes snapshots, one at a time. Not in the event loop: it waits for Redis and the disk."""
+    """Takes snapshots, one at a time. Call it in a thread: it blocks while it waits for Redis and the disk."""
 
     def __init__(self, settings: Settings, clients: dict[str, Redis]) -> None:
         self._clients = clients
@@ -77,7 +77,7 @@ class Reader:
         self._answered = time.monotonic()
 
     def read(self, refused: str | None) -> Snapshot:
-        """A snapshot; see there for `refused`."""
+        """Take a snapshot. `refused`: see `Snapshot`."""
         now = Snapshot(self._receiver, time.time(), refused=refused)
         try:
             now.backlog = backlog.read_all(self._clients)
@@ -100,7 +100,7 @@ class Reader:
 
 
 def workers(redis: Redis) -> list[Worker]:
-    """Those that live and those that hold a batch, up to `WORKERS`: who has held one for longest first."""
+    """Workers that are alive or hold a batch, up to `WORKERS` of each; those that hold one for longest come first."""
     with redis.pipeline(transaction=False) as pipe:
         pipe.time()
         pipe.zrange(keys.ALIVE, 0, WORKERS - 1, desc=True, withscores=True)
@@ -129,7 +129,7 @@ def paused_seconds(now: Snapshot, lane: backlog.Lane) -> float | None:
 
 
 def as_json(now: Snapshot) -> dict[str, Any]:
-    """The snapshot for the page: see `ingest/page/page.js`."""
+    """The snapshot for the page: see `ingest/admin/page/page.js`."""
     lanes: dict[str, Any] = now.backlog.as_json()["lanes"] if now.backlog else {}
     for name, lane in now.backlog.lanes.items() if now.backlog else ():
         lanes[name]["paused_seconds"] = paused_seconds(now, lane)

@@ -1,4 +1,4 @@
-"""What the disk spool holds, for a person: read from its files, by whoever may read the folder."""
+"""Figures of the disk spool, read from its files by any process that may read the folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ingest.store.segments import CORRUPT, look, paths
 
 @dataclass
 class SpoolFigures:
-    """What is in a folder and not in Redis; `corrupt` counts the parts set aside."""
+    """What is in the folder and not yet in Redis; `corrupt` counts the parts set aside."""
 
     notifications: int = 0
     bytes: int = 0
