@@ -1,7 +1,7 @@
 """What an operator does on the page: pause and resume lanes, retry and drop dead letters.
 
-`POST /actions/…` with JSON and `Authorization: Bearer TOKEN`, one of WA_ADMIN_TOKEN. Never a cookie: another site's
-page can make a browser send one, but knows no token.
+`POST /actions/…` with JSON and `Authorization: Bearer TOKEN`, one of WA_ADMIN_TOKEN. Not a cookie: another site's page
+can make a browser send one, but does not know the token.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _Id = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,19}-[0-9]{1,19}$")]
 _Word = Annotated[str, StringConstraints(max_length=1000)]
 
 
-class _Asked(BaseModel):
+class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class _Nothing(_Asked):
+class _Nothing(_Body):
     pass
 
 
-class _Lane(_Asked):
+class _Lane(_Body):
     lane: Literal["messages", "statuses", "other"]
 
 
 class _DeadLetters(_Lane):
-    """The letters of a group as it was shown: `first` and `last` are ids. Letters that came later are not meant."""
+    """The dead letters of a group as the page showed it, from id `first` to `last`: later ones are not included."""
 
     reason: _Word
     kind: _Word
@@ -70,7 +70,7 @@ class _Refusal(Exception):
         self.headers = headers or {}
 
 
-_Form = TypeVar("_Form", bound=_Asked)
+_Form = TypeVar("_Form", bound=_Body)
 
 
 class Actions:
@@ -84,7 +84,7 @@ class Actions:
         self._over = False
 
     def pages(self) -> dict[str, page.Page]:
-        """By path."""
+        """The actions by path."""
         return {
             "/actions/check": self._page(self._check),
             "/actions/pause": self._page(self._pause),
@@ -111,8 +111,8 @@ class Actions:
 
     def _admit(self, request: web.BaseRequest) -> None:
         if not self._tokens:
-            raise _Refusal(403, "the page is read-only: set WA_ADMIN_TOKEN, then it can act")
-        if page.foreign(request):  # nothing relies on it: whoever knows the token may act
+            raise _Refusal(403, "the page is read-only: set WA_ADMIN_TOKEN to act here")
+        if page.foreign(request):  # an extra check: security rests on the token
             raise _Refusal(403, "another site's page may not act here")
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not any_equal(given.strip(), self._tokens):
@@ -122,7 +122,7 @@ class Actions:
 
     async def _check(self, request: web.BaseRequest) -> web.StreamResponse:
         """Is the token right?"""
-        await _asked(request, _Nothing)
+        await _read(request, _Nothing)
         return _json(200, {})
 
     async def _pause(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -132,32 +132,32 @@ class Actions:
         return await self._steer(request, controls.resume, "lane resumed on the page")
 
     async def _steer(
-        self, request: web.BaseRequest, lever: Callable[[Redis, list[str]], None], words: str
+        self, request: web.BaseRequest, control: Callable[[Redis, list[str]], None], event: str
     ) -> web.StreamResponse:
-        lane = (await _asked(request, _Lane)).lane
+        lane = (await _read(request, _Lane)).lane
         for redis in self._each:
-            await asyncio.to_thread(lever, redis, [lane])
-        log.info(words, lane=lane)
+            await asyncio.to_thread(control, redis, [lane])
+        log.info(event, lane=lane)
         return _json(200, {})
 
     async def _retry(self, request: web.BaseRequest) -> web.StreamResponse:
-        letters = await _asked(request, _DeadLetters)
+        letters = await _read(request, _DeadLetters)
         steps = chain.from_iterable(
             dead_letters.requeue(one, letters.selection(), self._settings) for one in self._each
         )
         return await self._change(request, letters, steps, "dead letters retried on the page")
 
     async def _drop(self, request: web.BaseRequest) -> web.StreamResponse:
-        letters = await _asked(request, _DeadLetters)
+        letters = await _read(request, _DeadLetters)
         steps = chain.from_iterable(dead_letters.drop(one, letters.selection()) for one in self._each)
         return await self._change(request, letters, steps, "dead letters dropped on the page")
 
     async def _change(
-        self, request: web.BaseRequest, letters: _DeadLetters, steps: Iterator[int], words: str
+        self, request: web.BaseRequest, letters: _DeadLetters, steps: Iterator[int], event: str
     ) -> web.StreamResponse:
-        """Portion by portion; a line of JSON after each says how many it were so far, and the last why it ended.
+        """Go portion by portion. After each, answer a line of JSON with the count so far; the last says how it ended.
 
-        Who asked may leave: it goes on.
+        If the client disconnects, the action goes on.
         """
         if self._one.locked():
             raise _Refusal(409, "dead letters are being retried or dropped already: wait until that has ended")
@@ -168,7 +168,7 @@ class Actions:
             try:
                 while (portion := await asyncio.to_thread(next, steps, None)) is not None:
                     done += portion
-                    await _say(request, response, {"done": done})
+                    await _write_line(request, response, {"done": done})
                     if self._over:
                         end = {"error": "the receiver stops; the rest is still there"}
                         break
@@ -177,13 +177,13 @@ class Actions:
                     raise
                 end = {"error": str(connection.diagnose(error))}
             finally:
-                log.info(words, lane=letters.lane, reason=letters.reason, kind=letters.kind, count=done)
-        await _say(request, response, {"done": done} | end)
+                log.info(event, lane=letters.lane, reason=letters.reason, kind=letters.kind, count=done)
+        await _write_line(request, response, {"done": done} | end)
         return response
 
 
-async def _asked(request: web.BaseRequest, form: type[_Form]) -> _Form:
-    """The body, checked. Raises _Refusal."""
+async def _read(request: web.BaseRequest, form: type[_Form]) -> _Form:
+    """The body, validated. Raises _Refusal."""
     size = request.content_length
     if size is None or size > _MOST_BYTES:
         raise _Refusal(411 if size is None else 413, f"send at most {_MOST_BYTES} bytes, with Content-Length")
@@ -200,8 +200,8 @@ async def _asked(request: web.BaseRequest, form: type[_Form]) -> _Form:
         raise _Refusal(400, f"{where}: {first['msg']}" if where else first["msg"]) from None
 
 
-async def _say(request: web.BaseRequest, response: web.StreamResponse, line: dict[str, Any]) -> None:
-    with suppress(ConnectionError):  # who asked is gone
+async def _write_line(request: web.BaseRequest, response: web.StreamResponse, line: dict[str, Any]) -> None:
+    with suppress(ConnectionError):  # the client has gone
         if not response.prepared:
             await response.prepare(request)
         await response.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

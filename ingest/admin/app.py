@@ -1,4 +1,4 @@
-"""The admin listener: the page, is it alive, is it ready, the figures. Never reachable through the public one."""
+"""The admin listener: page, health, readiness, metrics. Never reachable through the public one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Admin:
 
     def __init__(self, settings: Settings, committer: Committer) -> None:
         self._committer = committer
-        # A Redis that hangs must not keep the figures of the spool from whoever scrapes.
+        # With a short time-out: a Redis that hangs must not keep the figures of the spool from a scrape.
         redis = connection.all_for_tools(redis_url(settings), connection.COMMAND_SECONDS)
         self._collectors: list[Collector] = [collectors.InRedis(redis)]
         self._spool = settings.spool_dir
@@ -53,7 +53,7 @@ class Admin:
         return await answer(request)
 
     def close(self) -> None:
-        """Send away who watches, and end what was begun on the page: a stop waits for neither."""
+        """End event streams and actions, so that a stop does not wait for them."""
         self.events.close()
         self._actions.close()
 

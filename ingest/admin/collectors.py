@@ -1,4 +1,4 @@
-"""Metrics that are read when somebody asks for them: what lies in Redis, and the spool. The same at each receiver."""
+"""Metrics that are read at each scrape: from Redis, the same at every receiver, and from this receiver's spool."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ LANE_GAUGES = {
 
 
 class InRedis(Collector):
-    """The figures that live in Redis. Without Redis they are left out, and `wa_redis_up` is 0.
+    """The figures that lie in Redis. Without Redis they are left out, and `wa_redis_up` is 0.
 
-    Of several Redis each has its own `wa_redis_up` and memory, with a label `redis`; the other figures are of those
-    that answer, together.
+    With several Redis, `wa_redis_up` and memory have a label `redis`; the other figures add up those that answer.
     """
 
     def __init__(self, clients: dict[str, Redis]) -> None:
@@ -70,7 +69,7 @@ class Spool(Collector):
 
 
 def _of_each(name: str, meaning: str, values: Mapping[str, float]) -> Metric:
-    """A gauge of each Redis; of one alone there is no need to say which."""
+    """A gauge for each Redis, with a label only when there are several."""
     gauge = GaugeMetricFamily(name, meaning, labels=["redis"] if len(values) > 1 else [])
     for redis, value in values.items():
         gauge.add_metric([redis] if len(values) > 1 else [], value)
@@ -78,7 +77,7 @@ def _of_each(name: str, meaning: str, values: Mapping[str, float]) -> Metric:
 
 
 def _if_allowed(part: Callable[[Mapping[str, Redis]], Iterator[Metric]], there: Mapping[str, Redis]) -> list[Metric]:
-    """Nothing when the user may not read it, or the server does not know it: the rest is worth having."""
+    """Nothing when the Redis user may not read it, or the server lacks the command; the other metrics still show."""
     try:
         return list(part(there))
     except ResponseError:
@@ -91,7 +90,7 @@ def _backlog(now: backlog.Backlog) -> Iterator[Metric]:
         for lane, figures in now.lanes.items():
             gauge.add_metric([lane], getattr(figures, name))
         yield gauge
-    limit = GaugeMetricFamily("wa_lane_limit", "Events per second that an operator allows it", labels=["lane"])
+    limit = GaugeMetricFamily("wa_lane_limit", "Most events per second, set by an operator", labels=["lane"])
     for lane, figures in now.lanes.items():
         if figures.limit is not None:
             limit.add_metric([lane], figures.limit)
@@ -110,7 +109,7 @@ def _backlog(now: backlog.Backlog) -> Iterator[Metric]:
 
 
 def _tally(there: Mapping[str, Redis]) -> Iterator[Metric]:
-    """Lanes and reasons are there before the first event: so their rates start at zero."""
+    """Every lane and reason is there before its first event, so that rates start at zero."""
     found = counters.read_all(there.values())
     handlers = found[counters.HANDLER]
     yield _histogram("wa_handler_seconds", "From a handler's call to its return", "handler", counters.HANDLER, handlers)
@@ -122,7 +121,9 @@ def _tally(there: Mapping[str, Redis]) -> Iterator[Metric]:
     meaning = "From a notification's arrival until its event was handled"
     yield _histogram("wa_handled_after_seconds", meaning, "lane", counters.WAIT, waits)
     letters = CounterMetricFamily("wa_dead_letters", "Events and bodies that were given up", labels=["lane", "reason"])
-    reaped = CounterMetricFamily("wa_batches_reaped", "Batches of dead workers that went back", labels=["lane"])
+    reaped = CounterMetricFamily(
+        "wa_batches_reaped", "Batches that workers put back because another one died or RQ lost them", labels=["lane"]
+    )
     for lane in LANES:
         for reason, count in (dict.fromkeys(counters.REASONS, 0) | found[counters.DEAD].get(lane, {})).items():
             letters.add_metric([lane, reason], count)
@@ -145,7 +146,7 @@ def _histogram(name: str, meaning: str, label: str, what: str, found: Mapping[st
 def _memory(there: Mapping[str, Redis]) -> Iterator[Metric]:
     found = {name: redis.info("memory") for name, redis in there.items()}
     used = {name: memory["used_memory"] for name, memory in found.items()}
-    # Without maxmemory it has no limit of its own.
+    # Without maxmemory, Redis has no limit of its own.
     left = {n: max(0, memory["maxmemory"] - used[n]) for n, memory in found.items() if memory.get("maxmemory")}
     yield _of_each("wa_redis_memory_used_bytes", "Memory that Redis uses", used)
     if left:

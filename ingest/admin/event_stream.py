@@ -1,4 +1,4 @@
-"""`GET /events`: what the page shows, once a second, to all who watch. While nobody does, nothing is read."""
+"""`GET /events`: sends what the page shows to every viewer, once a second. Without viewers nothing is read."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from ingest.state import health, history, snapshot
 log = structlog.get_logger()
 
 VIEWERS = 20
-"""Who comes after so many is answered 503."""
+"""Most viewers at a time; one more is answered 503."""
 
 STEP_SECONDS = 1.0
 """From one snapshot to the next; longer when reading one takes longer than half of it."""
 
-_QUIET_SECONDS = 5.0  # then a comment is sent, which shows whether the viewer is still there
+_QUIET_SECONDS = 5.0  # without news for so long, send a comment: it shows whether the viewer is still there
 _HEADERS = page.HEADERS | {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",  # nginx would collect them
+    "X-Accel-Buffering": "no",  # or nginx would buffer them
 }
 
 
 class EventStream:
-    """Server-sent events: `history` once, the samples of the last hour, then `snapshot` after `snapshot`."""
+    """Server-sent events: one `history` with the samples of the last hour, then one `snapshot` after another."""
 
     def __init__(self, settings: Settings, clients: dict[str, Redis], committer: Committer) -> None:
         self._clients = clients
@@ -50,7 +50,7 @@ class EventStream:
         self._over = False
 
     async def events(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Tell this viewer what there is, until one of both ends it. A viewer that reads slowly misses snapshots."""
+        """Stream to one viewer, until it or the receiver ends that. A viewer that reads slowly misses snapshots."""
         if page.foreign(request):
             return Answer(403, page.HEADERS)
         if self._viewers >= VIEWERS or self._over:
@@ -59,7 +59,7 @@ class EventStream:
         self._viewers += 1
         try:
             await response.prepare(request)
-            await self._tell(response)
+            await self._stream(response)
         except ConnectionError:
             pass  # the viewer is gone
         finally:
@@ -67,26 +67,26 @@ class EventStream:
         return response
 
     async def sample(self) -> None:
-        """Take a sample for the plots, unless another receiver did, or Redis is away."""
+        """Take a sample for the plots, unless another receiver has, or Redis is away."""
         for redis in self._clients.values():
             with suppress(RedisError, OSError):
                 await asyncio.to_thread(history.take, redis)
                 self._reader.answered()
 
     def close(self) -> None:
-        """Send the viewers away."""
+        """End all streams."""
         self._over = True
         self._news.set()
 
-    async def _tell(self, response: web.StreamResponse) -> None:
+    async def _stream(self, response: web.StreamResponse) -> None:
         if self._reading is None or self._reading.done():
             self._latest = b""
             self._reading = asyncio.create_task(self._read())
-        told, has_history = b"", False
+        sent, has_history = b"", False
         await response.write(b"retry: 2000\n\n")
         while not self._over and not self._reading.done():
             news, latest = self._news, self._latest
-            if latest is told:
+            if latest is sent:
                 try:
                     await asyncio.wait_for(news.wait(), _QUIET_SECONDS)
                 except TimeoutError:
@@ -97,7 +97,7 @@ class EventStream:
                 await response.write(_event("history", samples))
                 has_history = bool(samples)
             await response.write(latest)
-            told = latest
+            sent = latest
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
@@ -105,13 +105,13 @@ class EventStream:
             while self._viewers and not self._over:
                 began = loop.time()
                 self._latest = _event("snapshot", await self._snapshot())
-                self._tell_all()
+                self._wake_all()
                 took = loop.time() - began
                 await asyncio.sleep(max(STEP_SECONDS - took, took))
         except Exception:
             log.exception("the page's figures cannot be read")
         finally:
-            self._tell_all()
+            self._wake_all()
 
     async def _snapshot(self) -> dict[str, Any]:
         fallback = self._committer.fallback
@@ -120,7 +120,7 @@ class EventStream:
         self._redis_answers = now.diagnosis is None
         return snapshot.as_json(now) | {"findings": health.findings(now), "actions": self._actions}
 
-    def _tell_all(self) -> None:
+    def _wake_all(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
 

@@ -1,6 +1,6 @@
-"""The files of the page on the admin listener: served from memory, never from anywhere else.
+"""The files of the page on the admin listener, served from memory.
 
-uPlot (uPlot.*) is the project of that name, as it came: docs/dependencies.md says how to renew it.
+uPlot.* are unchanged files of the uPlot project: docs/dependencies.md says how to update them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""Of everything that belongs to the page: only its own files, in no frame, and it says nothing to anybody else."""
+"""Sent with everything that belongs to the page: it loads only its own files, in no frame, and sends no referrer."""
 
 _TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css"}
 
@@ -31,21 +31,21 @@ Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 def files() -> dict[str, Page]:
-    """By path: `/` and what it needs."""
+    """The page at `/` and the files it needs, by path."""
     folder = Path(__file__).parent
     names = sorted(path.name for path in folder.iterdir() if path.suffix in _TYPES)
     return {"/" if name == "index.html" else f"/{name}": _served(folder / name) for name in names}
 
 
 def foreign(request: web.BaseRequest) -> bool:
-    """Whether the browser says that another site's page asks. Old ones say nothing, nor does anything else."""
+    """Whether the browser says that another site's page sent this. Old browsers and other clients do not say."""
     return request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none")
 
 
 def _served(path: Path) -> Page:
     body = path.read_bytes()
     tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-    # no-cache: keep it, but ask whether it is still the same.
+    # no-cache: the browser keeps it, but asks each time whether it has changed.
     headers = HEADERS | {"Content-Type": _TYPES[path.suffix], "ETag": tag, "Cache-Control": "no-cache"}
 
     async def serve(request: web.BaseRequest) -> web.StreamResponse:

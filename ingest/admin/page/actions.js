@@ -11,8 +11,8 @@ class Refusal extends Error {}
 
 export const unlocked = () => tokens.value !== null;
 
-/** Ask for an action. `tell` gets each line of an answer that comes in lines; the last is returned. */
-async function act(name, content, token = tokens.value, tell = () => {}) {
+/** Request an action. `progress` gets each line of the answer; the last one is returned. */
+async function act(name, content, token = tokens.value, progress = () => {}) {
   const answer = await fetch(`actions/${name}`, {
     method: "POST",
     headers: { "Content-Type": "application/json", Authorization: `Bearer ${token}` },
@@ -30,7 +30,7 @@ async function act(name, content, token = tokens.value, tell = () => {}) {
   for (let part = await reader.read(); !part.done; part = await reader.read()) {
     const lines = (rest + part.value).split("\n");
     rest = lines.pop();
-    for (const line of lines) tell(last = JSON.parse(line));
+    for (const line of lines) progress(last = JSON.parse(line));
   }
   return last;
 }
@@ -41,7 +41,7 @@ function say(text) {
 
 let changed = () => {};
 
-/** Have the buttons of the header and the dialogs work. `whenChanged` is called when buttons appear or disappear. */
+/** Connect the buttons of the header and the dialogs. `whenChanged` is called when buttons appear or disappear. */
 export function install(whenChanged) {
   changed = whenChanged;
   for (const button of document.querySelectorAll("dialog [data-close]")) {
@@ -77,11 +77,11 @@ function lock() {
   changed();
 }
 
-/** Pause a lane, or let it go on. */
+/** Pause or resume a lane. */
 export async function steer(lane, what) {
   try {
     await act(what, { lane });
-    say(what === "pause" ? `${lane} is paused: nothing of it is handled until it is resumed.` : `${lane} goes on.`);
+    say(what === "pause" ? `${lane} is paused: none of it is handled until you resume it.` : `${lane} is resumed.`);
   } catch (refusal) {
     say(`${lane} is not ${what}d: ${refusal.message}.`);
   }
@@ -90,15 +90,15 @@ export async function steer(lane, what) {
 const WAYS = {
   retry: {
     ask: (n) => `Retry ${n}?`, yes: (n) => `Retry ${n}`, done: "will be handled again",
-    text: "They go to the end of their queues and are handled from the first attempt on. Do it once the cause is mended.",
+    text: "They go to the end of their queues and start again at the first attempt. Retry once the cause is fixed.",
   },
   drop: {
     ask: (n) => `Drop ${n}?`, yes: (n) => `Drop ${n}`, done: "dropped",
-    text: "They are deleted for good. `wa-ingest dead export` would keep them elsewhere first.",
+    text: "They are deleted for good. To keep a copy, run `wa-ingest dead export` first.",
   },
 };
 
-/** Retry or drop the letters of a group as it is shown now: those that come meanwhile are left alone. */
+/** Retry or drop the dead letters of a group as it is shown now; later ones are left alone. */
 export function change(what, group) {
   const way = WAYS[what];
   const letters = group.count === 1 ? "1 dead letter" : `${count(group.count)} dead letters`;
@@ -118,12 +118,12 @@ export function change(what, group) {
       const end = await act(what, { lane, reason, kind, first, last }, tokens.value, ({ done }) => {
         by("confirm-progress").textContent = `${count(done)} of ${count(group.count)}`;
       });
-      const problem = end.error ?? (end.ended ? "" : "the connection broke, look at what is left");
+      const problem = end.error ?? (end.ended ? "" : "the connection broke, see how many are left");
       say(`${count(end.done ?? 0)} of ${letters} ${way.done}${problem && `, then: ${problem}`}.`);
     } catch (refusal) {
       say(`Not done: ${refusal.message}.`);
     }
-    if (by("confirm-form").onsubmit !== submit) return; // the dialog is about something else by now
+    if (by("confirm-form").onsubmit !== submit) return; // the dialog now shows something else
     dialog.close();
     by("told").focus(); // the row, and the button that had the focus, may be gone
   };

@@ -27,7 +27,7 @@ export function bytes(n) {
   return `${tenths.format(n / 1000 ** power)} ${units[power]}`;
 }
 
-/** Put a text into an element; what stands between backticks is code. */
+/** Put a text into an element, with code for what stands between backticks. */
 export function prose(element, text) {
   if (element.dataset.text === text) return;
   element.dataset.text = text;

@@ -1,4 +1,4 @@
-// Shows what comes from /events: ingest/live.py says what that is.
+// Shows what comes from /events (ingest/admin/event_stream.py).
 
 import { change, install, steer, unlocked } from "./actions.js";
 import * as plots from "./plots.js";
@@ -13,7 +13,7 @@ function set(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** One child of `parent` for each item, in order; what is there for a key is kept, so that a button keeps the focus. */
+/** One child of `parent` for each item, in order. A key keeps its child, so that its button keeps the focus. */
 function list(parent, items, key, make, fill) {
   const there = new Map([...parent.children].map((child) => [child.dataset.key, child]));
   items.forEach((item, i) => {
@@ -41,7 +41,7 @@ function health(findings) {
     item.dataset.level = finding.level;
     prose(item, finding.remedy ? `${finding.text}. ${finding.remedy}.` : finding.text);
   });
-  // Spoken only when something else is the matter, not with every second's figures.
+  // Screen readers announce it only when there are other findings, not other figures each second.
   const about = findings.filter(({ level }, i) => i === 0 || level !== "info").map((finding) => finding.about).join();
   if (about !== announced) {
     announced = about;
@@ -117,7 +117,7 @@ function cells(names) {
     row.append(...names.map((name, i) => {
       const cell = document.createElement(i ? "td" : "th");
       if (!i) cell.scope = "row";
-      cell.role = i ? "cell" : "rowheader"; // on a phone these are no cells to CSS
+      cell.role = i ? "cell" : "rowheader"; // on a phone page.css makes them blocks, which would lose the role
       cell.className = name;
       return cell;
     }));
@@ -142,7 +142,7 @@ function dead(now, time) {
   set(by("dead-sum"), now.dead ? count(sum) : "");
   let note = "";
   if (!now.dead) note = "not known while Redis cannot be read";
-  else if (known.refused) note = "The Redis user of this receiver may not read them (deploy/redis/users.acl, on purpose); the README beside it says what that takes.";
+  else if (known.refused) note = "This receiver's Redis user may not read them, on purpose (deploy/redis/users.acl); the README beside that file says how to allow it.";
   else if (!sum) note = "None.";
   else if (known.uncounted) note = `The newest are counted here; ${count(known.uncounted)} older ones are not: \`wa-ingest dead list\` shows them.`;
   prose(by("dead-note"), note);
@@ -203,7 +203,7 @@ function spool(now) {
 // --- all of it
 
 let latest = null;
-let heard = null; // when something came, by performance.now()
+let heard = null; // when the last event came, by performance.now()
 
 function show(now) {
   latest = now;
@@ -211,7 +211,7 @@ function show(now) {
   health(now.findings);
   for (const [name, figures] of Object.entries(now.lanes)) lane(name, figures);
   by("lanes").classList.toggle("old", now.alive === null);
-  set(by("lanes-note"), now.alive !== null ? "" : cards.size ? "as they were before" : "not known while Redis cannot be read");
+  set(by("lanes-note"), now.alive !== null ? "" : cards.size ? "last known figures" : "not known while Redis cannot be read");
   dead(now, now.time);
   workers(now);
   spool(now.spool);
@@ -229,7 +229,7 @@ function freshness() {
   if (!stale) return;
   health([{
     level: "critical", about: "stale", text: `No news from this receiver for ${span(quiet)}: the figures below are old`,
-    remedy: "Does it run, can it be reached, do more than 20 people watch? The page tries again by itself.",
+    remedy: "Check that it runs, that this browser can reach it, and that no more than 20 people watch. The page tries again by itself.",
   }]);
 }
 
@@ -253,9 +253,9 @@ function watch() {
     freshness();
   });
   events.addEventListener("error", () => {
-    heard ??= performance.now(); // from now on it is late
+    heard ??= performance.now(); // it counts as silent from now on
     if (events.readyState !== EventSource.CLOSED) return; // it connects again by itself
-    setTimeout(watch, 5000); // refused: too many watch
+    setTimeout(watch, 5000); // refused: too many viewers
   });
 }
 

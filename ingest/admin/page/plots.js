@@ -1,11 +1,11 @@
-// The last hour of a lane: what waits, how old the oldest of it is, what comes in and goes out.
+// Plots a lane's last hour: how many wait, the age of the oldest, and the rates in and out.
 
 import { clock, count, rate, short, span } from "./format.js";
 
 const HOUR = 3600;
-const LEAST = 300; // seconds that a plot shows, also when less is known
-const STEP = 10; // seconds between points; only the newest point moves with every second
-const GAP = 45; // seconds without a point are a hole, not a line
+const LEAST = 300; // seconds that a plot shows at least
+const STEP = 10; // seconds between points; only the newest point changes every second
+const GAP = 45; // a longer time without points, in seconds, is shown as a gap
 
 const SPANS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800];
 
@@ -20,7 +20,7 @@ const KINDS = [
 
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-/** What is known of the last hour, the same times for all lanes. */
+/** The samples of the last hour, each with all lanes. */
 const samples = [];
 
 export function begin(all) {
@@ -36,7 +36,7 @@ export function add(sample) {
   while (samples[0].time < sample.time - HOUR) samples.shift();
 }
 
-/** One point for each sample, and none where nothing was sampled. */
+/** One point for each sample, and a gap where there were none. */
 function data(lane, lines) {
   const rows = [[], ...lines.map(() => [])];
   samples.forEach((sample, i) => {
@@ -76,7 +76,7 @@ function options(kind, width) {
   };
 }
 
-/** The plots of a lane, put behind what is in `card`. Call what is returned when there are new samples. */
+/** Append a lane's plots to `card`. Call the function that is returned when there are new samples. */
 export function plots(lane, card, template) {
   const all = KINDS.map((kind) => {
     const figure = template.content.firstElementChild.cloneNode(true);
@@ -92,7 +92,7 @@ export function plots(lane, card, template) {
     };
     const label = (rows) => {
       const i = at ?? rows[0].length - 1;
-      const said = kind.lines.map((line, n) => {
+      const labels = kind.lines.map((line, n) => {
         const value = rows[n + 1][i];
         const words = document.createElement("span");
         words.textContent = `${line.word ?? ""} ${value == null ? "–" : kind.say(value)}`.trim();
@@ -100,13 +100,13 @@ export function plots(lane, card, template) {
         return words;
       });
       const values = document.createElement("span");
-      values.append(at === null ? "" : `${clock(rows[0][i])}: `, ...said);
+      values.append(at === null ? "" : `${clock(rows[0][i])}: `, ...labels);
       caption.replaceChildren(kind.name, values);
     };
     const describe = (rows) => {
       const parts = kind.lines.map((line, n) => {
         const known = rows[n + 1].filter((value) => value !== null);
-        if (!known.length) return "nothing known";
+        if (!known.length) return "no data";
         return `${line.word ?? ""} now ${kind.say(known.at(-1))}, at most ${kind.say(Math.max(...known))}`.trim();
       });
       place.setAttribute("aria-label", `${kind.name} in ${lane}, last hour: ${parts.join("; ")}`);
