@@ -7,7 +7,7 @@ import signal
 import threading
 
 GIVE_UP = 78
-"""Exit status of a child that would fail the same way again (sysexits' EX_CONFIG), so nobody restarts it."""
+"""Exit status of a child that would fail the same way again (sysexits' EX_CONFIG): the supervisor does not restart it."""
 
 
 def watch_parent() -> None:

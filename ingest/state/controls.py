@@ -1,4 +1,4 @@
-"""What an operator tells a running pipeline: pause lanes, cap how fast they are dispatched. take.lua obeys.
+"""An operator's controls of a running pipeline: pause lanes, cap how fast they are dispatched. take.lua obeys them.
 
 The receiver never looks here: it goes on accepting. It lies in a hash: `paused.LANE` → since when (ms since the epoch);
 `limit.LANE` → events per second; the rest are the buckets of bucket.lua.
@@ -32,7 +32,7 @@ def read(redis: Redis) -> Controls:
 
 
 def parse(found: dict[bytes, bytes]) -> Controls:
-    """What the hash says."""
+    """The controls in the hash."""
     paused: dict[str, int] = {}
     limits: dict[str, float] = {}
     for field, value in found.items():
