@@ -7,7 +7,7 @@ import signal
 import threading
 
 GIVE_UP = 78
-"""Exit status of a child that would fail the same way again (sysexits' EX_CONFIG): the supervisor does not restart it."""
+"""Exit status of a child that would fail the same way again (sysexits' EX_CONFIG): it is not restarted."""
 
 
 def watch_parent() -> None:

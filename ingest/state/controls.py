@@ -1,7 +1,7 @@
 """An operator's controls of a running pipeline: pause lanes, cap how fast they are dispatched. take.lua obeys them.
 
-The receiver never looks here: it goes on accepting. It lies in a hash: `paused.LANE` → since when (ms since the epoch);
-`limit.LANE` → events per second; the rest are the buckets of bucket.lua.
+The receiver never looks here: it goes on accepting. The controls lie in a hash: `paused.LANE` → since when (ms since
+the epoch); `limit.LANE` → events per second; the rest are the buckets of bucket.lua.
 """
 
 from __future__ import annotations

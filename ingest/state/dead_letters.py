@@ -256,7 +256,7 @@ def _routes(letter: DeadLetter, partitions: int) -> tuple[Route, ...]:
 
 def _records(letter: DeadLetter, partitions: int) -> Iterator[Any]:
     """A letter's records as requeue.lua takes them, each with the letter's id and its queue."""
-    # What had been tried before is one event, also when its worker died of it (`poison`, of kind notification).
+    # A letter that had been tried holds one event, also when its worker died of it (`poison`, of kind notification).
     force = letter.kind != "notification" or letter.attempt > 1
     body_digest = b"" if letter.body_digest == digest(letter.body) else letter.body_digest
     by_queue: dict[str, list[bytes]] = {}

@@ -5,7 +5,7 @@
 -- ARGV  1 rq's key prefix   2 our key prefix   3 id of this flush, unique   4 job template (see ingest/store/jobs.py)
 --       5 notifications in a batch at most   6 bytes in a batch at most   7 time as RQ writes it
 --       then for each record: id of its letter, queue, record; a letter that belongs to several partitions has several
--- Returns the number of letters fed back: those that somebody else fed back or dropped meanwhile are left out.
+-- Returns the number of letters requeued: those that somebody else requeued or dropped meanwhile are left out.
 local function append(KEYS, ARGV)
   -- include ingest/store/append.lua
 end
