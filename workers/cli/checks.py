@@ -15,7 +15,8 @@ from ingest.settings import Settings, SettingsError, each_redis, redis_url, tls,
 from ingest.state import backlog
 from ingest.store import connection, disk
 from ingest.store.urls import address
-from workers import handlers
+from workers import loading
+from workers.handlers import HandlersError
 
 _ENDS_SOON = timedelta(days=14)
 
@@ -175,16 +176,11 @@ def _dead_letters(redis: Redis, settings: Settings) -> Check:
 
 def _handlers(settings: Settings) -> Check:
     try:
-        registry = handlers.load(settings.handlers)
-    except handlers.HandlersError as error:
+        registry = loading.load(settings.handlers)
+    except HandlersError as error:
         return Check("handlers", "failed", str(error), "see WA_HANDLERS")
     except Exception as error:
-        return Check(
-            "handlers",
-            "failed",
-            f"{settings.handlers} cannot be imported: {type(error).__name__}: {error}",
-            f"try: python -c 'import {settings.handlers.partition(':')[0]}'",
-        )
+        return Check("handlers", "failed", loading.explain(settings.handlers, error), "see WA_HANDLERS")
     if not len(registry):
         return Check("handlers", "warning", f"{settings.handlers} is empty", "register a function, see README")
     return Check("handlers", "ok", f"{settings.handlers}: {len(registry)} registered")
