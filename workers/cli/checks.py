@@ -32,7 +32,14 @@ class Check(NamedTuple):
 
 def run(settings: Settings) -> list[Check]:
     """All checks, in the order of a notification's way."""
-    return [*_edge(settings), _spool(settings), *_each_redis(settings), _handlers(settings), *_archive(settings)]
+    return [
+        *_edge(settings),
+        _spool(settings),
+        *_each_redis(settings),
+        _handlers(settings),
+        *_hidden(settings),
+        *_archive(settings),
+    ]
 
 
 GUARDS = {
@@ -184,6 +191,12 @@ def _handlers(settings: Settings) -> Check:
     if not len(registry):
         return Check("handlers", "warning", f"{settings.handlers} is empty", "register a function, see README")
     return Check("handlers", "ok", f"{settings.handlers}: {len(registry)} registered")
+
+
+def _hidden(settings: Settings) -> Iterator[Check]:
+    for line in loading.hidden(settings.handlers):
+        finding, _, advice = line.partition("; ")
+        yield Check("modules", "warning", finding, advice)
 
 
 def _archive(settings: Settings) -> Iterator[Check]:

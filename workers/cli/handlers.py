@@ -9,7 +9,6 @@ from typing import IO, Any
 import click
 import orjson
 from rich.console import Console
-from rich.table import Column, Table
 from rich.text import Text
 
 from ingest.settings import SettingsError
@@ -98,7 +97,7 @@ def call(file: IO[bytes], as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps([_as_json(one) for one in found], option=orjson.OPT_INDENT_2).decode())
     else:
-        table = Table("event", "", Column("handlers", overflow="fold"), "outcome", Column("detail", overflow="fold"))
+        table = tables.ruled("event", "", "handlers", "outcome", "detail")
         for one in found:
             colour = _COLOURS.get(one.outcome, "bold red")
             detail = Text(printable(one.detail))

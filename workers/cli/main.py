@@ -15,7 +15,7 @@ from rich.text import Text
 from ingest.settings import Settings, load, redis_url, variable
 from ingest.store.local import DATA, socket_path
 from ingest.telemetry import logs
-from workers.cli import checks, embedded, preflight, process_specs, supervisor
+from workers.cli import checks, embedded, preflight, process_specs, supervisor, tables
 from workers.cli.archive import archive, replay
 from workers.cli.cloud import cloud
 from workers.cli.controls import limit, pause, resume
@@ -156,7 +156,7 @@ def settings(as_json: bool) -> None:
             }
             click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
             return
-        table = Table("variable", "value", "meaning")
+        table = tables.ruled("variable", "value", "meaning")
         for name, value in current.items():
             table.add_row(
                 variable(name), Text("unset", style="dim") if value is None else str(value), fields[name].description
@@ -181,7 +181,7 @@ def check(as_json: bool) -> None:
         if as_json:
             click.echo(orjson.dumps([one._asdict() for one in found], option=orjson.OPT_INDENT_2).decode())
         else:
-            table = Table("", "check", "finding", "what to do")
+            table = tables.ruled("", "check", "finding", "what to do")
             colours = {"ok": "green", "warning": "yellow", "failed": "bold red"}
             for one in found:
                 table.add_row(Text(one.result, style=colours[one.result]), one.name, one.finding, one.advice)
