@@ -23,6 +23,7 @@ RUN mkdir /wheel \
     && cp requirements.lock /wheel/
 # In a venv, because a distribution's own Python refuses pip outside one.
 RUN python -m venv /venv
+COPY wa_ingest.py .
 COPY ingest ingest
 COPY workers workers
 RUN PIP_CONSTRAINT=/wheel/requirements.lock PIP_BUILD_CONSTRAINT=/wheel/requirements.lock \

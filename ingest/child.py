@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 
 GIVE_UP = 78
 """Exit status of a child that would fail the same way again (sysexits' EX_CONFIG): it is not restarted."""
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """The command line of a child: `python -m module arguments`, without the working folder in `sys.path`.
+
+    There, first of all places, a `queue.py` or a folder `workers` of the user's would be taken for Python's or ours.
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def watch_parent() -> None:

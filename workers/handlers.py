@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -190,26 +187,3 @@ class Handlers:
             if len(self._matching) < 1000:  # the subject comes from outside
                 self._matching[kind, subject] = found
         return found
-
-
-def load(path: str) -> Handlers:
-    """The registry that `module:object` names. The working folder is importable.
-
-    Raises HandlersError; an exception of the module itself is passed on as it is.
-    """
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    module_name, _, attribute = path.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # a module that the user's module imports
-        raise HandlersError(
-            f"WA_HANDLERS={path}: there is no module {error.name!r} in {os.getcwd()} or among the installed packages"
-        ) from None
-    for part in attribute.split("."):
-        found = getattr(found, part, None)
-    if not isinstance(found, Handlers):
-        raise HandlersError(f"WA_HANDLERS={path}: {attribute!r} in that module is no `workers.Handlers()`")
-    return found

@@ -19,6 +19,7 @@ from ingest.settings.types import (
     Address,
     Credentials,
     Durability,
+    HandlersName,
     Lanes,
     Networks,
     PathSecrets,
@@ -28,6 +29,7 @@ from ingest.settings.types import (
     Tokens,
 )
 from ingest.settings.types import secrets as secrets
+from ingest.store import local
 from ingest.store.urls import split
 
 PREFIX = "WA_"
@@ -49,12 +51,11 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         None,
         description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://, or several of these, comma "
-        "separated; unset: `up` starts its own server",
+        "separated; unset: `up` starts its own server, and commands in its folder use that",
     )
-    handlers: str = Field(
+    handlers: HandlersName = Field(
         "workers.printing:handlers",
-        pattern=r"^[\w.]+:[\w.]+$",
-        description="module:object of your handlers; the working folder is importable",
+        description="your handlers, as module:object or path/to/file.py:object; the working folder is importable",
     )
     listen: Address = Field(("0.0.0.0", 8080), description="address of the public listener")  # noqa: S104
     admin_listen: Address = Field(
@@ -194,13 +195,18 @@ def unknown_variables() -> list[str]:
 
 
 def redis_url(settings: Settings) -> str:
-    """The Redis URL or URLs, for every command but `up`. Raises SettingsError when it is not set."""
-    if settings.redis_url is None:
-        raise SettingsError(
-            "WA_REDIS_URL is not set: give the Redis to use, for example redis://localhost:6379/0, "
-            "or run `wa-ingest up`, which starts its own"
-        )
-    return settings.redis_url.get_secret_value()
+    """The Redis URL or URLs, for every command but `up`; when it is not set, that of the `up` that runs in this folder.
+
+    Raises SettingsError when there is none.
+    """
+    if settings.redis_url is not None:
+        return settings.redis_url.get_secret_value()
+    if beside := local.running():
+        return beside
+    raise SettingsError(
+        "WA_REDIS_URL is not set: give the Redis to use, for example redis://localhost:6379/0, "
+        "or run `wa-ingest up`, which starts its own; commands in its folder use that one"
+    )
 
 
 def each_redis(settings: Settings) -> list[Settings]:

@@ -44,6 +44,14 @@ def _networks(value: Any) -> Any:
         raise ValueError(f"{error}; give networks such as 10.0.0.0/8,2001:db8::/32") from None
 
 
+def _handlers_name(value: str) -> str:
+    if re.fullmatch(r"([\w.]+|.+\.py):[\w.]+", value):
+        return value
+    given = value.partition(":")[0]
+    module = given if re.fullmatch(r"[\w.]+|.+\.py", given) else "bot"
+    raise ValueError(f"give module:object or path/to/file.py:object, for example {module}:handlers")
+
+
 def _some_secret(value: SecretStr) -> SecretStr:
     """A list of nothing, such as `,`, must not read as "no signature wanted"."""
     if not secrets(value):
@@ -106,4 +114,5 @@ Networks = Annotated[
     BeforeValidator(_networks),
     PlainSerializer(lambda networks: ",".join(map(str, networks)) or None),
 ]
+HandlersName = Annotated[str, AfterValidator(_handlers_name)]
 Durability = Annotated[str, Field(pattern=r"^(redis|fsync|replicas:[1-9][0-9]*)$")]

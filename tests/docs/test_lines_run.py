@@ -18,10 +18,10 @@ import trustme
 from redis import Redis
 
 from ingest.store import keys
+from ingest.store.local import socket_path
 from tests.conftest import wait_for
 from tests.docs.snippets import COMMANDS, ROOT, Command, lay_out
 from tests.ingest.conftest import port_below_ephemeral, settled_environment
-from workers.cli.embedded import socket_path
 
 TRIED = ("README.md", "docs/handlers.md")
 """The pages on which what lasts (`up`, `serve`, `work`) is started."""

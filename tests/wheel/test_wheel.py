@@ -19,9 +19,10 @@ HELLO = b'{"messages":[{"from":"15550001","id":"m1","type":"text","text":{"body"
 
 
 def test_what_is_in_it(wheel: Path) -> None:
-    """It holds every file of the two packages (scripts, the page, `py.typed`), the licence, and nothing else."""
+    """It holds the command, each file of both packages (scripts, the page, `py.typed`), the licence, nothing else."""
     packages = [path for name in ("ingest", "workers") for path in (ROOT / name).rglob("*")]
     files = {str(path.relative_to(ROOT)) for path in packages if path.is_file() and "__pycache__" not in path.parts}
+    files.add("wa_ingest.py")
     assert {"ingest/py.typed", "workers/py.typed", "ingest/store/append.lua", "ingest/admin/page/index.html"} <= files
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
@@ -32,7 +33,7 @@ def test_what_is_in_it(wheel: Path) -> None:
     assert f"{about}/licenses/LICENSE" in held
 
 
-@pytest.mark.parametrize("beside", ["", "workers/jobs.py"], ids=["nothing", "workers"])
+@pytest.mark.parametrize("beside", ["", "workers/jobs.py", "queue.py"], ids=["nothing", "workers", "queue"])
 def test_up(
     beside: str, installed: Path, tmp_path: Path, free_port: Callable[[], int], wait_for: Callable[..., None]
 ) -> None:
@@ -44,7 +45,7 @@ def test_up(
     folder.mkdir()
     if beside:
         (folder / beside).parent.mkdir(exist_ok=True)
-        (folder / beside).write_text("")
+        (folder / beside).write_text("raise SystemExit('the wrong module')\n")
     with output.open("wb") as out:
         up = subprocess.Popen(
             [installed.with_name("wa-ingest"), "up"], cwd=folder, env=os.environ | own, stdout=out, stderr=out

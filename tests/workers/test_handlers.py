@@ -11,7 +11,8 @@ import pytest
 from workers import Handlers, RetryIn
 from workers.events import Event
 from workers.events.parsing import parse
-from workers.handlers import HandlersError, load
+from workers.handlers import HandlersError
+from workers.loading import load
 
 
 def _event(body: bytes) -> Event:

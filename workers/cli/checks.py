@@ -15,7 +15,8 @@ from ingest.settings import Settings, SettingsError, each_redis, redis_url, tls,
 from ingest.state import backlog
 from ingest.store import connection, disk, formats
 from ingest.store.urls import address
-from workers import handlers
+from workers import loading
+from workers.handlers import HandlersError
 
 _ENDS_SOON = timedelta(days=14)
 
@@ -31,7 +32,14 @@ class Check(NamedTuple):
 
 def run(settings: Settings) -> list[Check]:
     """All checks, in the order of a notification's way."""
-    return [*_edge(settings), _spool(settings), *_each_redis(settings), _handlers(settings), *_archive(settings)]
+    return [
+        *_edge(settings),
+        _spool(settings),
+        *_each_redis(settings),
+        _handlers(settings),
+        *_hidden(settings),
+        *_archive(settings),
+    ]
 
 
 GUARDS = {
@@ -176,19 +184,20 @@ def _dead_letters(redis: Redis, settings: Settings) -> Check:
 
 def _handlers(settings: Settings) -> Check:
     try:
-        registry = handlers.load(settings.handlers)
-    except handlers.HandlersError as error:
+        registry = loading.load(settings.handlers)
+    except HandlersError as error:
         return Check("handlers", "failed", str(error), "see WA_HANDLERS")
     except Exception as error:
-        return Check(
-            "handlers",
-            "failed",
-            f"{settings.handlers} cannot be imported: {type(error).__name__}: {error}",
-            f"try: python -c 'import {settings.handlers.partition(':')[0]}'",
-        )
+        return Check("handlers", "failed", loading.explain(settings.handlers, error), "see WA_HANDLERS")
     if not len(registry):
         return Check("handlers", "warning", f"{settings.handlers} is empty", "register a function, see README")
     return Check("handlers", "ok", f"{settings.handlers}: {len(registry)} registered")
+
+
+def _hidden(settings: Settings) -> Iterator[Check]:
+    for line in loading.hidden(settings.handlers):
+        finding, _, advice = line.partition("; ")
+        yield Check("modules", "warning", finding, advice)
 
 
 def _archive(settings: Settings) -> Iterator[Check]:

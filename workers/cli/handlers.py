@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import os
 from typing import IO, Any
 
 import click
 import orjson
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ingest.settings import SettingsError
 from ingest.state import rates
 from ingest.telemetry.printable import printable
-from workers import handlers as registry
+from workers import loading
+from workers.cli import tables
 from workers.cli.terminal import as_json, current_settings
 from workers.events import Broken, Event
 from workers.handlers import Handler, Handlers, HandlersError
@@ -37,11 +38,13 @@ def handlers(as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
         return
-    table = Table("kind", "wants", "handler", "", "defined")
-    for row in rows:
-        wants = ", ".join(row["wants"]) or "*"
-        table.add_row(row["kind"], wants, row["handler"], _how(row), row["defined"])
-    Console().print(table)
+    tables.show(
+        ("kind", "wants", "handler", "", "defined"),
+        [
+            (one["kind"], ", ".join(one["wants"]) or "*", one["handler"], _how(one), _near(one["defined"]))
+            for one in rows
+        ],
+    )
 
 
 def _how(row: dict[str, Any]) -> str:
@@ -71,6 +74,11 @@ def _defined(handler: Handler) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}"
 
 
+def _near(place: str) -> str:
+    """The same, from the working folder when it is in there."""
+    return place.removeprefix(f"{os.getcwd()}/")
+
+
 @click.command()
 @click.argument("file", type=click.File("rb"))
 @as_json
@@ -89,7 +97,7 @@ def call(file: IO[bytes], as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps([_as_json(one) for one in found], option=orjson.OPT_INDENT_2).decode())
     else:
-        table = Table("event", "", "handlers", "outcome", "detail")
+        table = tables.ruled("event", "", "handlers", "outcome", "detail")
         for one in found:
             colour = _COLOURS.get(one.outcome, "bold red")
             detail = Text(printable(one.detail))
@@ -112,8 +120,9 @@ def _subject(event: Event | Broken) -> str:
 def _load() -> Handlers:
     """The handlers in force. Whatever their module raises is one line."""
     try:
-        return registry.load(current_settings().handlers)
+        name = current_settings().handlers
+        return loading.load(name)
     except (SettingsError, HandlersError) as error:
         raise click.ClickException(str(error)) from None
     except Exception as error:
-        raise click.ClickException(f"WA_HANDLERS: the module fails: {type(error).__name__}: {error}") from None
+        raise click.ClickException(loading.explain(name, error)) from None

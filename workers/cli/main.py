@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
 import click
 import orjson
@@ -14,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest.settings import Settings, load, redis_url, variable
+from ingest.store.local import DATA, socket_path
 from ingest.telemetry import logs
-from workers.cli import checks, embedded, process_specs, supervisor
+from workers.cli import checks, embedded, preflight, process_specs, supervisor, tables
 from workers.cli.archive import archive, replay
 from workers.cli.cloud import cloud
 from workers.cli.controls import limit, pause, resume
@@ -26,10 +26,7 @@ from workers.cli.handlers import call, handlers
 from workers.cli.help import Commands, add_examples
 from workers.cli.simulate import simulate
 from workers.cli.status import status
-from workers.cli.terminal import as_json, cli_errors, current_settings
-
-DATA = Path("data")
-"""Where `up` keeps everything, below the working folder."""
+from workers.cli.terminal import as_json, cli_errors, current_settings, program
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -53,34 +50,34 @@ def up() -> None:
     with cli_errors():
         settings = current_settings()
         if settings.redis_url is not None:
+            preflight.redis(settings, must_answer=True)
             sys.exit(_up(settings, []))
         with embedded.locked(DATA):
-            own = SecretStr(f"unix://{embedded.socket_path(DATA)}")
+            own = SecretStr(f"unix://{socket_path(DATA)}")
             sys.exit(_up(settings.model_copy(update={"redis_url": own}), [process_specs.valkey(DATA)]))
 
 
 def _up(settings: Settings, servers: list[supervisor.ProcessSpec]) -> int:
+    preflight.handlers(settings)
     logs.configure()
-    specs = [process_specs.receivers(settings, 1), *process_specs.workers(settings), *servers]
+    specs = [*process_specs.up(settings), *servers]
     url = redis_url(settings)
     env = {"WA_REDIS_URL": url, "WA_SPOOL_DIR": str(settings.spool_dir or DATA / "spool")}
     return supervisor.supervise(specs, env=env, started=lambda: _welcome(settings, url, servers))
 
 
 def _welcome(settings: Settings, url: str, servers: list[supervisor.ProcessSpec]) -> None:
-    host, port = settings.listen
-    admin_host, admin_port = settings.admin_listen
     scheme = "https" if settings.tls_cert else "http"
-    here = "localhost" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
-    address = f"{scheme}://{here}:{port}{settings.path}"
+    address = f"{scheme}://{_reached(*settings.listen)}{settings.path}"
+    admin = f"http://{_reached(*settings.admin_listen)}/"
     body = (
         '{"contacts":[{"profile":{"name":"Ada"},"wa_id":"15550001"}],"messages":[{"from":"15550001","id":"try-1",'
         f'"timestamp":"{int(time.time())}","type":"text","text":{{"body":"Hello"}}}}]}}'
     )
     rows = {
         "receiver": address,
-        "page": f"http://{admin_host}:{admin_port}/",
-        "admin": f"http://{admin_host}:{admin_port}/healthz /readyz /metrics",
+        "page": admin,
+        "admin": f"{admin}healthz /readyz /metrics",
         "workers": f"{settings.processes} running {settings.handlers}",
         "redis": f"embedded Valkey, data in {DATA.resolve()}" if servers else "WA_REDIS_URL",
     }
@@ -92,8 +89,14 @@ def _welcome(settings: Settings, url: str, servers: list[supervisor.ProcessSpec]
     console.print("\nTry it, from another terminal:\n", style="bold")
     # Not through rich: a line to copy is printed as it is.
     click.echo(f"  curl -i {address} -d '{body}'{_credentials(settings)}")
-    click.echo(f"  WA_REDIS_URL={url} {sys.argv[0]} status\n" if servers else f"  {sys.argv[0]} status\n")
+    click.echo(f"  WA_REDIS_URL={url} {program()} status\n" if servers else f"  {program()} status\n")
     click.echo("Ctrl-C stops; nothing is lost.")
+
+
+def _reached(host: str, port: int) -> str:
+    """How a listener is reached from this machine."""
+    here = "localhost" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    return f"[{here}]:{port}" if ":" in here else f"{here}:{port}"
 
 
 def _credentials(settings: Settings) -> str:
@@ -112,7 +115,7 @@ def serve(count: int | None) -> None:
     """
     with cli_errors():
         settings = current_settings(processes=count)
-        redis_url(settings)
+        preflight.redis(settings, must_answer=False)
         logs.configure()
         sys.exit(supervisor.supervise([process_specs.receivers(settings, settings.processes)]))
 
@@ -130,7 +133,8 @@ def work(lanes: str | None, count: int | None, burst: bool) -> None:
     """
     with cli_errors():
         settings = current_settings(lanes=lanes, processes=count)
-        redis_url(settings)
+        preflight.redis(settings, must_answer=False)
+        preflight.handlers(settings)
         logs.configure()
         env = {"WA_LANES": ",".join(settings.lanes)}
         sys.exit(supervisor.supervise(process_specs.workers(settings, burst), env=env))
@@ -152,7 +156,7 @@ def settings(as_json: bool) -> None:
             }
             click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
             return
-        table = Table("variable", "value", "meaning")
+        table = tables.ruled("variable", "value", "meaning")
         for name, value in current.items():
             table.add_row(
                 variable(name), Text("unset", style="dim") if value is None else str(value), fields[name].description
@@ -177,7 +181,7 @@ def check(as_json: bool) -> None:
         if as_json:
             click.echo(orjson.dumps([one._asdict() for one in found], option=orjson.OPT_INDENT_2).decode())
         else:
-            table = Table("", "check", "finding", "what to do")
+            table = tables.ruled("", "check", "finding", "what to do")
             colours = {"ok": "green", "warning": "yellow", "failed": "bold red"}
             for one in found:
                 table.add_row(Text(one.result, style=colours[one.result]), one.name, one.finding, one.advice)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import socket
 from collections.abc import Collection
+from dataclasses import replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import orjson
+from redis import Redis
+from redis.exceptions import RedisError
+from rq import Worker
 
 from ingest.settings import Settings, each_redis, redis_url
+from ingest.store import connection, local
 from workers.cli import embedded
 from workers.cli.supervisor import ProcessSpec
 
@@ -37,6 +44,27 @@ def _pid_of(host: str, port: int) -> int | None:
         client.close()
 
 
+def up(settings: Settings) -> list[ProcessSpec]:
+    """The receiver, and workers that are ready when each has registered with its Redis."""
+    clients = [connection.for_tools(redis_url(one), connection.COMMAND_SECONDS) for one in each_redis(settings)]
+    return [
+        receivers(settings, 1),
+        *(
+            replace(spec, ready=functools.partial(_registered, redis))
+            for spec, redis in zip(workers(settings), clients, strict=True)
+        ),
+    ]
+
+
+def _registered(redis: Redis, pids: Collection[int]) -> bool:
+    """True when RQ knows each of these workers."""
+    try:
+        known = {(worker.hostname, worker.pid) for worker in Worker.all(connection=redis)}
+    except (RedisError, OSError):
+        return False
+    return known >= {(socket.gethostname(), pid) for pid in pids}
+
+
 def workers(settings: Settings, burst: bool = False, output: int | None = None) -> list[ProcessSpec]:
     """WA_PROCESSES workers for each Redis: one serves one. `output`: see `ProcessSpec`."""
     each = each_redis(settings)
@@ -56,6 +84,6 @@ def workers(settings: Settings, burst: bool = False, output: int | None = None) 
 
 def valkey(folder: Path) -> ProcessSpec:
     """The server as a child process; ready when it has read its data and answers."""
-    path = embedded.socket_path(folder)
+    path = local.socket_path(folder)
     arguments = (str(folder.resolve()), str(path))
     return ProcessSpec("valkey", "workers.cli.embedded", arguments, ready=lambda pids: embedded.answers(path))

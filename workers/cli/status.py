@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
@@ -23,6 +22,8 @@ from workers.cli.sparkline import SECONDS, Lines
 from workers.cli.terminal import as_json, cli_errors, clock, current_settings, span
 
 _WATCH_SECONDS = 1.0
+_DRAWN = f"waiting, last {span(SECONDS)}"
+_WIDE = 100  # columns of a terminal that has room for the plots beside the figures
 
 
 @click.command()
@@ -59,11 +60,16 @@ def status(watch: bool, as_json: bool) -> None:
                 while True:
                     click.echo(orjson.dumps(_json(*look())).decode())
                     time.sleep(_WATCH_SECONDS)
-            lines = Lines(history.read_all(redis))
-            with Live(_table(*look(), lines), screen=sys.stdout.isatty()) as live:
+            console, lines = Console(), Lines(history.read_all(redis))
+
+            def shown() -> RenderableType:
+                now, spooled = look()
+                return _table(now, spooled, _drawn(now, lines, console.encoding), console.width >= _WIDE)
+
+            with Live(shown(), console=console, screen=console.is_terminal) as live:
                 while True:
                     time.sleep(_WATCH_SECONDS)
-                    live.update(_table(*look(), lines))
+                    live.update(shown())
         except KeyboardInterrupt:
             pass
 
@@ -72,13 +78,17 @@ def _json(now: backlog.Backlog, spooled: SpoolFigures | None) -> dict[str, Any]:
     return now.as_json() | {"spool": spooled}
 
 
-def _table(now: backlog.Backlog, spooled: SpoolFigures | None, lines: Lines | None = None) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("lane")
-    for heading in ("waiting", "oldest", "in work", "retrying", "dead", "in/s", "out/s", "empty in"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if lines:
-        table.add_column(f"waiting, last {span(SECONDS)}", no_wrap=True)
+def _drawn(now: backlog.Backlog, lines: Lines, encoding: str) -> dict[str, str]:
+    return {name: lines.draw(name, lane.waiting, time.time(), encoding) for name, lane in now.lanes.items()}
+
+
+def _table(
+    now: backlog.Backlog, spooled: SpoolFigures | None, drawn: dict[str, str] | None = None, wide: bool = False
+) -> RenderableType:
+    """The lanes, with what was `drawn` of each beside its figures on a `wide` terminal, else below them all."""
+    table = _columns("waiting", "oldest", "in work", "retrying", "dead", "in/s", "out/s", "empty in")
+    if drawn and wide:
+        table.add_column(_DRAWN, no_wrap=True)
     for name, lane in now.lanes.items():
         left = lane.seconds_to_empty
         table.add_row(
@@ -91,12 +101,18 @@ def _table(now: backlog.Backlog, spooled: SpoolFigures | None, lines: Lines | No
             f"{lane.rate_in:,.0f}",
             f"{lane.rate_out:,.0f}",
             "paused" if lane.paused else "-" if left == 0 else "growing" if left is None else span(left),
-            *([lines.draw(name, lane.waiting, time.time(), sys.stdout.encoding)] if lines else []),
+            *([drawn[name]] if drawn and wide else []),
         )
     workers = Text(f"workers: {now.workers}", style="" if now.workers else "bold red")
     if now.suspended:
         workers.append("  suspended, `rq resume` lets them go on", style="bold red")
     below: list[RenderableType] = [table, workers]
+    if drawn and not wide:
+        plots = _columns()
+        plots.add_column(_DRAWN, no_wrap=True)
+        for name, line in drawn.items():
+            plots.add_row(name, line)
+        below += ["", plots]
     below += [Text(f"away, not counted: {name}", style="bold red") for name in now.away]
     for name, lane in now.lanes.items():
         if lane.paused_since:
@@ -111,6 +127,14 @@ def _table(now: backlog.Backlog, spooled: SpoolFigures | None, lines: Lines | No
         soon = f"dead letters to be removed within 2 days: {backlog.expiring_text(expiring)}, see `wa-ingest dead`"
         below.append(Text(soon, style="red"))
     return Group(*below)
+
+
+def _columns(*figures: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("lane", no_wrap=True)
+    for heading in figures:
+        table.add_column(heading, justify="right", overflow="fold")  # a figure that was cut would be another figure
+    return table
 
 
 def _spool_line(spooled: SpoolFigures) -> str:

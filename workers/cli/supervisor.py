@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from ingest.child import GIVE_UP
+from ingest.child import GIVE_UP, command
 
 log = structlog.get_logger()
 
@@ -178,7 +177,7 @@ class _Child:
 
     def _start(self) -> None:
         self.process = subprocess.Popen(  # noqa: S603 - our own modules
-            [sys.executable, "-m", self._spec.module, *self._spec.arguments],
+            command(self._spec.module, *self._spec.arguments),
             stdin=subprocess.PIPE,
             stdout=self._spec.output,
             stderr=self._spec.output,

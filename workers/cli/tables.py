@@ -1,4 +1,4 @@
-"""Tables of what a sender's API has answered."""
+"""Tables. Long words in them are folded, never cut."""
 
 from __future__ import annotations
 
@@ -8,17 +8,26 @@ from typing import Any
 import orjson
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ingest.telemetry.printable import printable
 
 
+def ruled(*headings: str) -> Table:
+    """A table with lines around each cell, for longer texts."""
+    return Table(*(Column(heading, overflow="fold") for heading in headings))
+
+
 def show(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table. Long words are folded, never cut."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
+    """Print a table of short values, such as a sender's API answers."""
+    table = Table(
+        *(Column(heading, overflow="fold") for heading in headings),
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for row in rows:
         table.add_row(*(Text(printable(_word(value))) for value in row))
     Console().print(table)

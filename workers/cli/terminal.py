@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -50,6 +53,14 @@ def redis_clients(settings: Settings, to_write: bool) -> dict[str, Redis]:
         for client in clients.values():
             formats.agree(client)
     return clients
+
+
+def program() -> str:
+    """This program, for lines to copy, as it was called: `wa-ingest`, its path, or `python -m workers.cli`."""
+    name = click.get_current_context().find_root().info_name or "wa-ingest"
+    found = shutil.which(name)
+    by_path = Path(sys.argv[0]).name == name and not (found and Path(found).samefile(sys.argv[0]))
+    return sys.argv[0] if by_path else name
 
 
 def clock(iso: str) -> str:

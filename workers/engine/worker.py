@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -35,10 +34,11 @@ from ingest.store import connection, formats, keys
 from ingest.store.pipelined import PipelinedConnection
 from ingest.telemetry import logs, tracing
 from ingest.telemetry.outage import Outage
-from workers import handlers
+from workers import loading
 from workers.archive import files
 from workers.engine import batch, claims, reaper
 from workers.engine.queue import BatchJob, BatchQueue, Consumer, NoDeathPenalty, open_queues
+from workers.handlers import Handlers
 
 if TYPE_CHECKING:
     from ingest.telemetry.spans import Spans
@@ -75,7 +75,7 @@ class BatchWorker(SimpleWorker):
     log_result_lifespan = False
     max_connection_wait_time = 5.0  # RQ would wait up to a minute before it looks for Redis again
 
-    def __init__(self, settings: Settings, registry: handlers.Handlers, name: str, spans: Spans | None = None) -> None:
+    def __init__(self, settings: Settings, registry: Handlers, name: str, spans: Spans | None = None) -> None:
         redis = connection.for_worker(redis_url(settings))
         formats.agree(redis)
         self._consumer = Consumer(name, PipelinedConnection(redis), idle=self._idle)
@@ -280,16 +280,12 @@ def main() -> None:
     logging.getLogger("rq.worker").addFilter(_RedisAway())
     try:
         settings = load()
-        registry = handlers.load(settings.handlers)
+        registry = loading.load_or_exit(settings.handlers)
         spans = tracing.start("wa-ingest-worker")
         if spans is not None:
             spans.for_handlers()
-    except (SettingsError, handlers.HandlersError) as error:
+    except SettingsError as error:
         print(f"wa-ingest: {error}", file=sys.stderr)
-        sys.exit(child.GIVE_UP)
-    except Exception:
-        traceback.print_exc()
-        print(f"wa-ingest: WA_HANDLERS={settings.handlers}: the module cannot be imported, see above", file=sys.stderr)
         sys.exit(child.GIVE_UP)
     # What is there by now stays, and what a batch makes goes with it: looking for cycles took a seventh of the time.
     gc.freeze()

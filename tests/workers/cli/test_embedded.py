@@ -20,7 +20,8 @@ from redis.retry import Retry
 
 from ingest import child
 from ingest.settings import SettingsError
-from workers.cli.embedded import locked, socket_path
+from ingest.store.local import socket_path
+from workers.cli.embedded import locked
 from workers.cli.process_specs import valkey as spec
 
 ROOT = Path(__file__).parents[3]

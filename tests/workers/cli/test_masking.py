@@ -80,33 +80,42 @@ def test_any_password(password: str, form: str, command: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["user", "sentinel"])
-def test_processes_that_find_no_redis(
-    form: str, run_module: Callable[..., Any], free_port: Callable[[], int], tmp_path: Path, wait_for: Any
-) -> None:
-    """Receiver and workers that `up` starts say that Redis is away, and never with which password they tried."""
-    said = _up(run_module, free_port, tmp_path, wait_for, FORMS[form].replace("PASSWORD", "hunter2"), "Redis is away")
-    assert not [word for word in WORDS if word in said]
+def test_processes_that_find_no_redis(form: str, processes: Callable[..., str]) -> None:
+    """Receiver and workers say that Redis is away and go on, `up` ends; none says which password it tried."""
+    url = FORMS[form].replace("PASSWORD", "hunter2")
+    said = processes(url, ("workers.cli", "serve"), ("workers.cli", "work"), until="Redis is away")
+    refused = _said("up", WA_REDIS_URL=url)
+    assert refused.startswith("Error: Redis is not reachable: ")
+    assert not [word for word in WORDS if word in said + refused]
 
 
-def test_processes_whose_password_is_refused(
-    redis: Redis, redis_url: str, run_module: Any, free_port: Callable[[], int], tmp_path: Path, wait_for: Any
-) -> None:
-    """A Redis that refuses the password is no reason to show it, either."""
-    said = _up(
-        run_module, free_port, tmp_path, wait_for, f"{redis_url}?username=someone&password=hunter2", "Redis refuses"
-    )
-    assert not [word for word in WORDS if word in said]
+def test_processes_whose_password_is_refused(redis: Redis, redis_url: str, processes: Callable[..., str]) -> None:
+    """A Redis that refuses the password is no reason to show it, either; commands end with one line."""
+    url = f"{redis_url}?username=someone&password=hunter2"
+    said = processes(url, ("ingest.server",), ("workers.engine.worker",), until="Redis refuses")
+    refused = [_said(command, WA_REDIS_URL=url) for command in ("up", "serve", "work")]
+    for line in refused:
+        assert line.startswith("Error: Redis refuses the user or the password of WA_REDIS_URL; ")
+        assert len(set(line.splitlines())) == 1
+    assert not [word for word in WORDS if word in said + "".join(refused)]
 
 
-def _up(run_module: Any, free_port: Any, folder: Path, wait_for: Any, url: str, until: str) -> str:
-    """What `wa-ingest up` and its processes wrote until both receiver and worker had said `until`."""
-    log = folder / "log"
-    own = {"WA_REDIS_URL": url, "WA_LISTEN": f"127.0.0.1:{free_port()}", "PYTHONPATH": str(ROOT)}
-    own["WA_ADMIN_LISTEN"] = f"127.0.0.1:{free_port()}"
-    with log.open("w") as out:
-        process = run_module("workers.cli", "up", cwd=folder, env=os.environ | SECRETS | own, stdout=out)
-    wait_for(lambda: "Ctrl-C stops" in log.read_text(), what="the start")
-    wait_for(lambda: sum(until in line for line in log.read_text().splitlines()) >= 2, what=until)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(40) == 0, log.read_text()
-    return log.read_text()
+@pytest.fixture
+def processes(run_module: Any, free_port: Callable[[], int], tmp_path: Path, wait_for: Any) -> Callable[..., str]:
+    """Run modules, and return what all of them wrote until each had said `until`."""
+
+    def run(url: str, *commands: tuple[str, ...], until: str) -> str:
+        own = {"WA_REDIS_URL": url, "WA_LISTEN": f"127.0.0.1:{free_port()}", "PYTHONPATH": str(ROOT)}
+        own["WA_ADMIN_LISTEN"] = f"127.0.0.1:{free_port()}"
+        logs = [tmp_path / command[-1] for command in commands]
+        started = []
+        for command, log in zip(commands, logs, strict=True):
+            with log.open("w") as out:
+                started.append(run_module(*command, cwd=tmp_path, env=os.environ | SECRETS | own, stdout=out))
+        wait_for(lambda: all(until in log.read_text() for log in logs), what=until)
+        for process in started:
+            process.send_signal(signal.SIGTERM)
+            process.wait(40)
+        return "".join(log.read_text() for log in logs)
+
+    return run

@@ -1,0 +1,40 @@
+"""The server that `wa-ingest up` brings along: where it listens, and whether one runs here."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+
+DATA = Path("data")
+"""Where `up` keeps everything, below the working folder."""
+
+LOCK = "up.lock"
+"""A file in there that is locked while an `up` runs."""
+
+_LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
+
+
+def socket_path(folder: Path) -> Path:
+    """Where the server listens: in its folder, or in the temporary folder when that path is too long for a socket."""
+    path = folder.resolve() / "valkey.sock"
+    if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+        return path
+    digest = sha256(os.fsencode(path)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"wa-ingest-{os.getuid()}-{digest}.sock"
+
+
+def running() -> str | None:
+    """The URL of the server of an `up` that runs in the working folder; None when there is none."""
+    path = socket_path(DATA)
+    try:
+        if path.exists():
+            with (DATA / LOCK).open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:  # an `up` holds it
+        return f"unix://{path}"
+    except OSError:
+        pass  # somebody else's folder
+    return None

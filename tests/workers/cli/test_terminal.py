@@ -1,0 +1,189 @@
+"""Every command on a terminal of 80 and of 120 columns: no traceback, tables that fit, an end at Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from ingest.store import keys
+from tests.workers.cli.terminal import Screen, on_terminal
+from workers.archive.files import Archive
+from workers.cli.help import EXAMPLES
+
+RECEIVED = 1_700_000_000_000
+LETTER = "1700000000000-0"
+WIDTHS = pytest.mark.parametrize("columns", [80, 120])
+
+BOT = """
+from workers import Handlers
+handlers = Handlers()
+
+@handlers.message("text", "button", "image", "interactive", "location", rate="50/s", concurrency=4)
+def answer_everything_that_a_customer_writes_to_us(message):
+    raise RuntimeError("the database at db.internal.example.com:5432 does not accept connections at this moment")
+
+@handlers.status()
+async def remember(status):
+    pass
+"""
+
+TABLES = {
+    "status": 0,
+    "check": 0,
+    "settings": 0,
+    "handlers": 0,
+    "call body.json": 1,
+    "dead list": 0,
+    "archive": 0,
+}
+"""Commands that show a table, and their exit status."""
+
+OTHERS = {
+    f"dead show messages/{LETTER}": 0,
+    "dead export": 0,
+    "dead retry --dry-run": 0,
+    "dead drop --dry-run": 0,
+    "dead retry --yes": 0,
+    "dead drop --yes": 0,
+    "replay --dry-run": 0,
+    "replay --again --yes": 0,
+    "limit statuses 200/s": 0,
+    "pause statuses": 0,
+    "resume statuses": 0,
+    "drain statuses --processes 1": 0,
+    "coreapp login --user admin": 1,
+    "coreapp settings show": 1,
+    "coreapp settings apply --url https://example.com/webhook --dry-run": 1,
+    "coreapp ca upload body.json": 1,
+    "coreapp ca show": 1,
+    "coreapp ca delete": 1,
+    "coreapp health": 1,
+    "cloud subscribe 1": 1,
+    "cloud show 1": 1,
+}
+"""The rest of those that end by themselves; there is no sender here to set up."""
+
+UNTIL_STOPPED = {"up", "serve", "work"}
+WITH_A_RECEIVER = {"simulate"}
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path, redis: Redis, commit: Any, message: Any, status: Any, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The working folder: handlers, a body, an archive; and Redis with a backlog and dead letters."""
+    (tmp_path / "bot.py").write_text(BOT)
+    (tmp_path / "body.json").write_bytes(message(id="m" * 60))
+    monkeypatch.setenv("WA_HANDLERS", "bot:handlers")
+    monkeypatch.setenv("WA_ARCHIVE_DIR", str(tmp_path / "archive"))
+    commit(*[status(str(n)) for n in range(1200)], message())
+    letter = {"reason": "failed", "kind": "message", "attempt": 8, "received": RECEIVED, "queue": "messages.0"}
+    letter |= {"detail": "RuntimeError: " + "the database does not answer, " * 9, "body": message()}
+    redis.xadd(keys.dead_key("messages"), letter, id=LETTER)
+    redis.xadd(keys.dead_key("statuses"), letter | {"queue": "statuses"})
+    assert Archive(tmp_path / "archive", "w1").keep([(RECEIVED, status("kept"))], lambda: False)
+    return tmp_path
+
+
+def shown(command: str, columns: int, folder: Path, **options: Any) -> Screen:
+    screen = on_terminal("workers.cli", *command.split(), columns=columns, cwd=folder, **options)
+    assert "Traceback" not in screen.text, screen.text
+    return screen
+
+
+@WIDTHS
+@pytest.mark.parametrize("command", TABLES)
+def test_tables_fit(command: str, columns: int, folder: Path) -> None:
+    """No line of a table is wider than the terminal, and nothing that is needed elsewhere is cut."""
+    screen = shown(command, columns, folder)
+    assert screen.status == TABLES[command], screen.text
+    assert max(map(len, screen.lines)) <= columns, screen.text
+    cut = [line for line in screen.lines if "…" in line]
+    assert not cut or command == "dead list", screen.text  # there the end of a detail, which `dead show` has whole
+
+
+@WIDTHS
+def test_dead_letters_can_be_named(columns: int, folder: Path) -> None:
+    """The list of dead letters shows each LANE/ID whole, however long the details are."""
+    assert f" messages/{LETTER} " in shown("dead list", columns, folder).text
+
+
+@pytest.mark.parametrize("command", OTHERS)
+def test_commands_that_end(command: str, folder: Path) -> None:
+    """They end with their exit status, and say why in a line when that is not 0."""
+    screen = shown(command, 80, folder)
+    assert screen.status == OTHERS[command], screen.text
+    assert screen.status == 0 or screen.lines[-1].startswith("Error: "), screen.text
+
+
+def test_each_command_is_tried() -> None:
+    """Each command that there is, is tried on a terminal."""
+    tried = [*TABLES, *OTHERS, *UNTIL_STOPPED, *WITH_A_RECEIVER]
+    assert [name for name in EXAMPLES if not any(one.split(" -")[0].startswith(name) for one in tried)] == []
+
+
+@WIDTHS
+def test_watch(columns: int, folder: Path) -> None:
+    """`status --watch` shows all figures and a plot of each lane, again and again; Ctrl-C ends it with status 0."""
+    screen = shown("status --watch", columns, folder, until=lambda text: text.count("workers: 0") >= 3)
+    assert screen.status == 0
+    lanes = [line for line in screen.lines if line.startswith("statuses ")]
+    assert len([line for line in lanes if " 1,200 " in line]) >= 3
+    assert len([line for line in lanes if line.endswith("█")]) >= 3
+    assert "…" not in screen.text
+    assert "empty in" in screen.text
+    assert max(map(len, screen.lines)) <= columns, screen.text
+
+
+def test_watch_where_there_are_no_blocks(folder: Path) -> None:
+    """On a terminal that takes ASCII only the plots are made of other marks."""
+    ascii = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    screen = shown("status --watch", 80, folder, until=lambda text: text.count("workers: 0") >= 3, **ascii)
+    assert screen.status == 0
+    assert any(line.startswith("statuses ") and line.endswith("#") for line in screen.lines)
+
+
+@WIDTHS
+def test_up_serve_and_work(columns: int, folder: Path, free_port: Callable[[], int], redis_url: str) -> None:
+    """They run until Ctrl-C, which ends them with status 0; what `up` says first fits."""
+    own = {
+        "WA_LISTEN": f"127.0.0.1:{free_port()}",
+        "WA_ADMIN_LISTEN": f"[::1]:{free_port()}",
+        "WA_REDIS_URL": redis_url,
+    }
+    running = {"up": "Ctrl-C stops", "serve": "receiver started", "work": "worker started"}
+    assert running.keys() == UNTIL_STOPPED
+    for command, said in running.items():
+        screen = shown(command, columns, folder, until=lambda text: said in text, **own)  # noqa: B023
+        assert screen.status == 0, screen.text
+        if command == "up":
+            first = [
+                line for line in screen.lines if line.startswith(("receiver", "page", "admin", "workers", "redis"))
+            ]
+            assert len(first) == 5
+            assert max(map(len, first)) <= columns
+            assert f"http://{own['WA_ADMIN_LISTEN']}/" in screen.text
+            assert "python -m workers.cli status" in screen.text
+
+
+def test_simulate(folder: Path, free_port: Callable[[], int], run_module: Any, wait_for: Any) -> None:
+    """The report of `simulate` fits."""
+    port, log = free_port(), folder / "log"
+    env = os.environ | {"WA_LISTEN": f"127.0.0.1:{port}", "WA_ADMIN_LISTEN": f"127.0.0.1:{free_port()}"}
+    with log.open("w") as out:
+        run_module("ingest.server", env=env, stdout=out)
+    wait_for(lambda: "receiver started" in log.read_text())
+    screen = shown(f"simulate --to http://127.0.0.1:{port}/webhook --seconds 0.5 --rate 20", 80, folder)
+    assert screen.status == 0, screen.text
+    assert max(map(len, screen.lines)) <= 80, screen.text
+
+
+def test_json_is_not_wrapped(folder: Path) -> None:
+    """JSON on a terminal is JSON, however narrow."""
+    assert json.loads(shown("settings --json", 80, folder).text)

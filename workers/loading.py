@@ -1,0 +1,179 @@
+"""Finds the handlers that WA_HANDLERS names, and says what is wrong with them.
+
+`python -m workers.loading NAME` only tries: the commands run it before they start anything.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ingest import child
+from workers.handlers import Handlers, HandlersError
+
+_OURS = ("workers", "ingest")
+
+
+def load(name: str) -> Handlers:
+    """The registry that `module:object` or `path/to/file.py:object` names.
+
+    The working folder is importable, and so is the folder of such a file; both come last in `sys.path`. Raises
+    HandlersError; an exception of the module itself is passed on as it is: `explain` puts it into a line.
+    """
+    module, _, attribute = name.rpartition(":")
+    sys.path += [folder for folder in _folders(module) if folder not in sys.path]
+    found: Any = _from_file(name, Path(module).absolute()) if module.endswith(".py") else _import(name, module)
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, Handlers):
+        raise HandlersError(
+            f"WA_HANDLERS={name}: {attribute!r} in that module is no `workers.Handlers()`{_remedy(name, module)}"
+        )
+    return found
+
+
+def load_or_exit(name: str) -> Handlers:
+    """`load` for a child process, which says what is wrong and ends for good."""
+    try:
+        return load(name)
+    except HandlersError as error:
+        print(f"wa-ingest: {error}", file=sys.stderr)
+    except Exception as error:
+        traceback.print_exception(_in_their_code(error))
+        print(f"wa-ingest: {explain(name, error)}", file=sys.stderr)
+    sys.exit(child.GIVE_UP)
+
+
+def explain(name: str, error: Exception) -> str:
+    """An exception of the module that WA_HANDLERS names, and the remedy where one is known, in one line."""
+    says = (str(error).splitlines() or [""])[0]
+    remedy = _remedy(name, _blamed(error))
+    if not remedy and isinstance(error, ModuleNotFoundError):
+        remedy = f": it is neither in {os.getcwd()} nor installed in {sys.prefix}"
+    return f"WA_HANDLERS={name}: the module fails: {type(error).__name__}: {says}{remedy}"
+
+
+def hidden(name: str) -> list[str]:
+    """A line for each module of the user's that cannot be imported because wa-ingest has one of that name."""
+    return [
+        f"{own} is hidden by wa-ingest's {there}: your handlers cannot import it; rename it if they need it"
+        for top in _OURS
+        for own, there in _clash(name.rpartition(":")[0], top)
+        if own.is_file() or any(own.glob("*.py"))
+    ]
+
+
+def _folders(module: str) -> list[str]:
+    """Where the user's modules are: beside the file that WA_HANDLERS names, and in the working folder."""
+    beside = [str(Path(module).absolute().parent)] if module.endswith(".py") else []
+    return list(dict.fromkeys([*beside, os.getcwd()]))
+
+
+def _import(name: str, module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # a module that the user's module imports
+        raise HandlersError(
+            f"WA_HANDLERS={name}: there is no module {error.name!r} in {os.getcwd()} or among the installed packages"
+            + _remedy(name, module)
+        ) from None
+
+
+def _from_file(name: str, file: Path) -> ModuleType:
+    """The module in a file. It has the file's name, so that modules beside it can import it.
+
+    Where that name means another module, which must stay what it is for whoever imports it, a `_` is added.
+    """
+    if not file.is_file():
+        raise HandlersError(f"WA_HANDLERS={name}: there is no file {file}")
+    module = file.stem.replace(".", "_")
+    while (found := _find(module)) is not None and found.origin != str(file):
+        module += "_"
+    if module in sys.modules:
+        return sys.modules[module]
+    spec = importlib.util.spec_from_file_location(module, file)
+    assert spec is not None  # noqa: S101 - it ends in .py
+    assert spec.loader is not None  # noqa: S101
+    made = sys.modules[module] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(made)
+    except BaseException:
+        del sys.modules[module]
+        raise
+    return made
+
+
+def _find(module: str) -> ModuleSpec | None:
+    """What `import module` finds, or has found."""
+    with suppress(ValueError):
+        return importlib.util.find_spec(module)
+    return ModuleSpec(module, None)  # __main__, which has none
+
+
+def _in_their_code(error: Exception) -> Exception:
+    """The exception without the part of its traceback that leads to the user's code."""
+    trace = error.__traceback__
+    while trace is not None and ("importlib" in (file := trace.tb_frame.f_code.co_filename) or file == __file__):
+        trace = trace.tb_next
+    return error.with_traceback(trace)
+
+
+def _blamed(error: Exception) -> str:
+    """The module that an exception is about: it is not there, or lacks something."""
+    if isinstance(error, ImportError):
+        return error.name or ""
+    lacking = error.obj if isinstance(error, AttributeError) else None
+    return lacking.__name__ if isinstance(lacking, ModuleType) else ""
+
+
+def _remedy(name: str, module: str) -> str:
+    """What to do when the user has a module of that name, and another one is found; else nothing."""
+    wanted, _, attribute = name.rpartition(":")
+    file = module.replace(".", "/") + ".py"
+    instead = f", or give WA_HANDLERS={file}:{attribute}" if wanted == module and Path(file).is_file() else ""
+    top = module.partition(".")[0]
+    return "".join(f"; {own} is hidden by {there}: rename it{instead}" for own, there in _clash(wanted, top))
+
+
+def _clash(wanted: str, top: str) -> Iterator[tuple[Path, str]]:
+    """Where the user has a module of that name, and what is found instead of it."""
+    own = PathFinder.find_spec(top, _folders(wanted)) if top else None
+    found = _find(top) if own else None
+    if own and found and _place(own) != _place(found):
+        yield Path(_place(own)), _place(found)
+
+
+def _place(spec: ModuleSpec) -> str:
+    """The file of a module or the folder of a package; of a module without either, what Python says of it."""
+    if spec.submodule_search_locations:
+        return os.path.realpath(next(iter(spec.submodule_search_locations)))
+    return os.path.realpath(spec.origin) if spec.has_location and spec.origin else f"Python's own {spec.name}"
+
+
+def main() -> None:
+    """Load the handlers, and no more."""
+    child.watch_parent()
+    name = sys.argv[1]
+    for line in hidden(name):
+        print(f"Warning: {line}", file=sys.stderr)
+    try:
+        load_or_exit(name)
+    except SystemExit as error:
+        if error.code != child.GIVE_UP:
+            print(f"wa-ingest: WA_HANDLERS={name}: the module ends Python: sys.exit({error.code!r})", file=sys.stderr)
+        sys.exit(child.GIVE_UP)
+
+
+if __name__ == "__main__":
+    main()
