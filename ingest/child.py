@@ -19,6 +19,24 @@ def command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
+_NAME, _REPLACES = "INGEST_CHILD", "INGEST_REPLACES"
+
+
+def named(name: str, replaces: str) -> dict[str, str]:
+    """The environment in which a child learns its name, and whom it replaces (empty: nobody)."""
+    return {_NAME: name, _REPLACES: replaces}
+
+
+def name() -> str:
+    """This process's name, unlike that of any other. To be asked once: no process that this one starts has the same."""
+    return os.environ.pop(_NAME, "") or os.urandom(8).hex()
+
+
+def replaces() -> str:
+    """The name of the process that this one was started for because that had ended; empty: there was none."""
+    return os.environ.pop(_REPLACES, "")
+
+
 def watch_parent() -> None:
     """In a child: send itself SIGTERM when its standard input ends, because the parent closed it or died."""
 

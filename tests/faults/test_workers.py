@@ -202,3 +202,28 @@ def test_a_worker_that_grows_is_replaced(
     seen = workers.seen()
     assert sorted(int(id) for *_, id in seen) == list(range(400))
     assert len({pid for _, pid, _ in seen}) > 1
+
+
+ONCE_HELD = """
+@handlers.message()
+def handle(event):
+    write(event.id)
+    if not os.path.exists("let go"):
+        time.sleep(100)
+"""
+
+
+def test_a_killed_workers_work_goes_on_at_once(
+    workers: Any, commit: Callable[..., None], redis: Redis, wait_for: Callable[..., None]
+) -> None:
+    """What a killed worker held goes back when its supervisor replaces it, not after ten seconds of silence."""
+    commit(_message("m1", "1"))
+    workers.start(ONCE_HELD, "--processes", "2")
+    wait_for(lambda: workers.seen(), 60)
+    (token,) = redis.hvals(keys.TAKEN)
+    (workers.folder / "let go").touch()
+    os.kill(workers.seen()[0][1], signal.SIGKILL)
+    wait_for(lambda: redis.zcard(keys.LEDGER) == 0, 60)
+    assert [id for *_, id in workers.seen()] == ["m1", "m1"]
+    # A worker that is found by its silence stays in the list for some time.
+    assert redis.zscore(keys.ALIVE, token.partition(b"#")[0]) is None

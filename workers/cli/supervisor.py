@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from ingest.child import GIVE_UP, command
+from ingest.child import GIVE_UP, command, named
 
 log = structlog.get_logger()
 
@@ -173,16 +173,19 @@ class _Child:
         self._spec = spec
         self._env = env
         self._backoff = 0.0
+        self._name = ""
         self._start()
 
     def _start(self) -> None:
+        name, replaces = os.urandom(8).hex(), self._name
+        self._name = name
         self.process = subprocess.Popen(  # noqa: S603 - our own modules
             command(self._spec.module, *self._spec.arguments),
             stdin=subprocess.PIPE,
             stdout=self._spec.output,
             stderr=self._spec.output,
             start_new_session=True,
-            env={**self._env, **self._spec.env},
+            env={**self._env, **self._spec.env, **named(name, replaces)},
         )
         self._started = time.monotonic()
         self.restart_at: float | None = None

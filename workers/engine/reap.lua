@@ -8,11 +8,14 @@
 -- KEYS  1 ledger   2 taken   3 leases   4 alive   5 reaper   6 queues   7 deaths   8 claims   9 tally
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 '1' when the worker leaves: what it holds goes back at once
 --       5 a worker is dead after this many ms without a sign of life   6 ms from one reaping to the next
+--       7 a worker that has ended, as its supervisor has seen, or empty: what it held goes back at once
 -- Returns the batches put back, QUEUE|ID, and the lane of each letter.
 -- include ingest/store/queues.lua
 -- constants SPLIT_AT HEADER_BYTES DIGEST_BYTES HAS_DIGEST
 local ledger, taken, leases, alive, lock, queues, deaths, claims, tally = unpack(KEYS)
-local rq, wa, worker, leaves, silence, interval = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5]), ARGV[6]
+local rq, wa, worker, leaves, silence = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5])
+local interval, ended = ARGV[6], ARGV[7]
+local only -- when set, nothing is looked at but what this worker held
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -22,9 +25,11 @@ else
   local newest = tonumber(redis.call('ZREVRANGE', alive, 0, 0, 'WITHSCORES')[2])
   redis.call('ZADD', alive, now, worker)
   -- When nobody gave a sign of life for so long, it was Redis that was away: the others get until the next time.
-  if not redis.call('SET', lock, worker, 'NX', 'PX', interval) or newest and now - newest >= silence then
+  local its_turn = redis.call('SET', lock, worker, 'NX', 'PX', interval) and not (newest and now - newest >= silence)
+  if redis.call('ZREM', alive, ended) == 0 and not its_turn then
     return { {}, {} }
   end
+  only = not its_turn and ended
 end
 
 local function forget(member, id)
@@ -77,7 +82,7 @@ local holders = redis.call('HGETALL', taken)
 for i = 1, #holders, 2 do
   local member, holder = holders[i], holders[i + 1]:match('^[^#]*')
   local seen = redis.call('ZSCORE', alive, holder)
-  if seen and now - seen < silence then
+  if seen and now - seen < silence or only and holder ~= only then
     known[member] = true
   else
     redis.call('HDEL', taken, member)

@@ -26,13 +26,14 @@ def suspect(batch: str) -> bool:
     return "_p" in batch
 
 
-def heartbeat_and_reap(redis: Redis, worker: str, leaves: bool = False) -> list[str]:
+def heartbeat_and_reap(redis: Redis, worker: str, leaves: bool = False, ended: str = "") -> list[str]:
     """Show that `worker` lives, and put back what belongs to nobody, at most every three seconds of all workers.
 
-    With `leaves`, what the worker holds goes back at once. Returns what was put back, as `QUEUE|BATCH`.
+    With `leaves`, what the worker holds goes back at once. So does what `ended` held, a worker whose supervisor has
+    seen its end. Returns what was put back, as `QUEUE|BATCH`.
     """
     script = redis.register_script(_SCRIPT)
-    back, letters = script(keys=_KEYS, args=[keys.RQ, keys.WA, worker, int(leaves), ALIVE_MS, _REAP_MS])
+    back, letters = script(keys=_KEYS, args=[keys.RQ, keys.WA, worker, int(leaves), ALIVE_MS, _REAP_MS, ended])
     for lane, count in Counter(letters).items():
         log.warning("dead letters", lane=lane.decode(), reason="poison", count=count)
     return [member.decode() for member in back]

@@ -99,8 +99,12 @@ class BatchWorker(SimpleWorker):
         self._runner = batch.Runner(self._consumer, registry, settings, self.stopping.is_set, self.queue_names(), spans)
 
     def bootstrap(self, *arguments: Any, **options: Any) -> None:
-        """RQ calls this once, before the first job. The sign of life comes first: the reaper looks for it."""
-        reaper.heartbeat_and_reap(self.connection, self.name)
+        """RQ calls this once, before the first job. The sign of life comes first: the reaper looks for it.
+
+        What the process held that this one replaces goes back with it.
+        """
+        back = reaper.heartbeat_and_reap(self.connection, self.name, ended=child.replaces())
+        _tell_back(back)
         super().bootstrap(*arguments, **options)
         self._beats.start()
         log.info("worker started", queues=self.queue_names(), pid=os.getpid(), worker=self.name)
@@ -215,8 +219,7 @@ class BatchWorker(SimpleWorker):
         while not self._over.wait(reaper.BEAT_SECONDS):
             beats += 1
             try:
-                for member in reaper.heartbeat_and_reap(self.connection, self.name):
-                    log.warning("batch of a dead worker goes back to its queue", batch=member)
+                _tell_back(reaper.heartbeat_and_reap(self.connection, self.name))
                 if beats % _RQ_BEAT_EVERY == 0:
                     self._rq_heartbeat()
                 if beats % _TRIM_EVERY == 0:
@@ -244,6 +247,11 @@ class BatchWorker(SimpleWorker):
             trimmed = dead_letters.trim(self.connection, self._dead_age)
             if trimmed:
                 log.warning("dead letters older than WA_DEAD_AGE removed", **trimmed)
+
+
+def _tell_back(members: list[str]) -> None:
+    for member in members:
+        log.warning("batch of a dead worker goes back to its queue", batch=member)
 
 
 def _resident() -> int:
@@ -291,7 +299,7 @@ def main() -> None:
     gc.freeze()
     gc.set_threshold(50_000)
     try:
-        worker = BatchWorker(settings, registry, os.urandom(8).hex(), spans)
+        worker = BatchWorker(settings, registry, child.name(), spans)
         worker.work(burst="--burst" in sys.argv, logging_level="WARNING")
     except (RedisError, OSError) as error:
         log.warning("Redis is away, trying again", reason=str(connection.diagnose(error)))

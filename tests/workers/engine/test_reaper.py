@@ -144,3 +144,19 @@ def test_after_redis_was_away_nobody_is_judged(
     assert reaper.heartbeat_and_reap(redis, "w2") == []
     redis.delete(keys.REAPER)
     assert reaper.heartbeat_and_reap(redis, "w2") == ["|".join(taken)]  # w1 had its time and is still silent
+
+
+def test_what_a_supervisor_saw_end_goes_back_at_once(
+    take: Callable[..., Any], commit: Callable[..., None], message: Callable[..., bytes], redis: Redis
+) -> None:
+    """What an ended worker held goes back without waiting for silence, and counts as a death; others keep theirs."""
+    batches = {}
+    for worker, contact in (("ended", "1"), ("silent", "2")):
+        reaper.heartbeat_and_reap(redis, worker)
+        commit(message(contact, sender=contact))
+        batches[worker] = "|".join(take(worker))
+    redis.zadd(keys.ALIVE, {"silent": 1})
+    assert reaper.heartbeat_and_reap(redis, "next", ended="ended") == [batches["ended"]]
+    assert redis.hgetall(keys.DEATHS) == {batches["ended"].encode(): b"1"}
+    assert redis.hkeys(keys.TAKEN) == [batches["silent"].encode()]
+    assert reaper.heartbeat_and_reap(redis, "next", ended="ended") == []
