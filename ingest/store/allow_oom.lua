@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Carries out commands although Redis is full, one after the other, as MULTI and EXEC would.
 --
--- KEYS  none
+-- KEYS  1 ledger, whatever the commands are: in a cluster a script needs a key (scripts.py)
 -- ARGV  then for each command: the number of its words, the words
 -- Returns for each a list with its answer, which may be an error; empty when the answer is null.
 redis.setresp(3) -- as redis-py's connections; or a hash would come as a list

@@ -16,7 +16,7 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import ExecAbortError, OutOfMemoryError
 
-from ingest.store import scripts
+from ingest.store import keys, scripts
 
 _SCRIPT = scripts.lua(__file__, "allow_oom.lua")
 
@@ -44,7 +44,7 @@ class AllowOom(Redis):
     def insist(self, commands: Sequence[_Command]) -> list[Any]:
         """What Redis answers to these, at one moment; errors are among the answers."""
         words = [part for given, _ in commands for part in (len(given), *given)]
-        replies: Any = self.register_script(_SCRIPT)(args=words)
+        replies: Any = self.register_script(_SCRIPT)(keys=[keys.LEDGER], args=words)
         return [self._read(reply, *command) for reply, command in zip(replies, commands, strict=True)]
 
     def _read(self, answer: list[Any], words: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -34,6 +34,7 @@
 -- urgent lane waits, or this one is paused or has got a cap; wait: the lane is to wait, because all fails.
 --
 -- allow-oom: settling makes room.
+-- include ingest/store/queues.lua
 -- include workers/dispatch/bucket.lua
 -- constants CHUNK FLOW_SECONDS FLOW_KEPT_SECONDS CALLS_KEPT_SECONDS FAIR_SHARE SPENT_MS YIELD_MS
 -- constants FAILURES LONGEST_WAIT_SECONDS SEEN_FULL
@@ -41,8 +42,8 @@ local ledger, taken, leases, doorbell, counts, dead, claims, generations, spent,
 local steering, tally = KEYS[13], KEYS[14]
 local it = cjson.decode(ARGV[1])
 local rq, wa, queue, id = it.rq, it.wa, it.queue, it.batch
-local member, batch = queue .. '|' .. id, wa .. 'batch:' .. id
-local lane = queue:match('^[^.]+')
+local member, batch = member_of(queue, id), wa .. 'batch:' .. id
+local lane = lane_of(queue)
 
 local time, now -- of Redis; set below, before anything needs them
 
@@ -72,7 +73,7 @@ local function schedule(scheduled, name, delay, first_record)
   local fields = it.template:gsub('_ID_', name):gsub('_QUEUE_', queue):gsub('_NOW_', it.now)
   redis.call('HSET', rq .. ':job:' .. name, unpack(cjson.decode(fields)))
   redis.call('HSET', rq .. ':job:' .. name, 'status', 'scheduled')
-  redis.call('ZADD', ledger, struct.unpack('>I6', first_record), queue .. '|' .. name)
+  redis.call('ZADD', ledger, struct.unpack('>I6', first_record), member_of(queue, name))
   ring() -- an idle worker learns when it is due
 end
 
@@ -212,7 +213,7 @@ local function is_overdue(other)
   if not first or redis.call('HEXISTS', leases, other) == 1 then
     return false
   end
-  local since, name = redis.call('ZSCORE', ledger, other .. '|' .. first), other:match('^[^.]+')
+  local since, name = redis.call('ZSCORE', ledger, member_of(other, first)), lane_of(other)
   local until_ = tonumber(redis.call('HGET', waits, name) or 0)
   if not since or now * 1000 - since < YIELD_MS or until_ > now * 1000 then
     return false

@@ -52,6 +52,10 @@ def some_fail(message):
 """
 
 
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
 class Row(NamedTuple):
     """A key as the table has it. `ttl` is None when it says any."""
 
@@ -131,9 +135,13 @@ def run(
     folder = tmp_path_factory.mktemp("contract")
     (folder / "bot.py").write_text(HANDLERS)
     url = f"unix://{valkey.unix_socket_path}"
-    client = Redis.from_url(url)
+    client = Redis.from_url(url, socket_timeout=120)
     client.flushall()
-    settings = load(redis_url=url)
+    environment = {n: v for n, v in os.environ.items() if not n.startswith("WA_")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - environment.keys():
+            patch.delenv(name)
+        settings = load(redis_url=url)
     with watched(client) as commands:
         receiver = start_module_receiver(url)
         for id in ("sim.00000000.1.0", "rejected", "later"):
@@ -143,7 +151,6 @@ def run(
         assert receiver.post(b'{"errors":[{"code":1}]}').status == 200
         assert receiver.admin("/metrics").status == 200
         controls.limit(client, "statuses", 1000.0)
-        environment = {n: v for n, v in os.environ.items() if not n.startswith("WA_")}
         environment |= {"WA_REDIS_URL": url, "WA_HANDLERS": "bot:handlers", "PYTHONPATH": str(ROOT)}
         for _ in range(2):
             work = [sys.executable, "-m", "workers.engine.worker", "--burst"]
@@ -176,7 +183,7 @@ def test_the_table_has_no_other_key(run: Run) -> None:
     assert {row.name for row in rows() if not any(row.fits(name) for name in used)} == set()
 
 
-@pytest.mark.parametrize("path", [path for room in ROOMS for path in (ROOT / room).rglob("*.py")], ids=str)
+@pytest.mark.parametrize("path", [path for room in ROOMS for path in (ROOT / room).rglob("*.py")], ids=_name)
 def test_nobody_else_makes_a_name(path: Path) -> None:
     """No module but keys.py joins a prefix with anything."""
     if path == Path(str(keys.__file__)):
@@ -225,10 +232,12 @@ def head(text: str) -> Head:
 
 @pytest.mark.parametrize("name", sorted(LUA.keys() - INCLUDED))
 def test_heads_say_what_scripts_are_given(run: Run, name: str) -> None:
-    """Each call gives the keys that the head names, in that order, and as many arguments."""
+    """Each call gives the keys that the head names, in that order, and as many arguments; a cluster wants at least one
+    key."""
     text = scripts.lua(str(LUA[name]), name)
     sha = sha1(text.encode()).hexdigest().encode()
     said = head(text)
+    assert said.keys
     calls = [command.words for command in run.commands if command.words[:2] == (b"EVALSHA", sha)]
     assert calls
     for _, _, count, *given in calls:
