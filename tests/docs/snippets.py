@@ -20,8 +20,10 @@ PROGRAMS = ("wa-ingest", "make", "docker", "curl", "python", "rq", "pip", "pytes
 NOT_COMMANDS = {
     "FROM ": "a Dockerfile; tests/compose builds images",
     '{"event": ': "a line of a log",
+    "wa-ingest: ": "an error",
+    "python -m workers.worker": "a process of an earlier version, by its command line",
 }
-"""How indented blocks begin that readers do not type, and what they are."""
+"""How indented blocks, and code in sentences, begin that readers do not type, and what they are."""
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(\$\([^)]*\)|'[^']*'|\"[^\"]*\"|\S*)(?:\s+|$)")
 
@@ -110,7 +112,8 @@ def _in_sentences() -> Iterator[Command]:
             for child in token.children or []:
                 words = child.content.split() if child.type == "code_inline" else []
                 program = next((word for word in words if not _ASSIGNMENT.match(word)), "")
-                if len(words) > 1 and Path(program).name in PROGRAMS:
+                typed = len(words) > 1 and not child.content.startswith(tuple(NOT_COMMANDS))
+                if typed and Path(program).name in PROGRAMS:
                     yield from _parse(f"{page}:{(token.map or [0])[0] + 1}", child.content, in_sentence=True)
 
 
