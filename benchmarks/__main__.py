@@ -64,9 +64,9 @@ def _chosen(context: click.Context, parameter: click.Parameter, value: str | Non
 @click.option("--quick", is_flag=True, help="About 3 minutes: fewer peers, smaller counts. Without it about 15.")
 @click.option("--only", callback=_chosen, metavar="NAME,…", help=f"Only these of: {', '.join(_MEASURES)}.")
 @click.option("--compare-baseline", is_flag=True, help="Exit 1 when a ratio fell by more than 25 %.")
-@click.option("--write-baseline", is_flag=True, help="Make this quick run the one to compare with.")
+@click.option("--write-baseline", is_flag=True, help="Make this quick run the baseline.")
 def main(quick: bool, only: list[str], compare_baseline: bool, write_baseline: bool) -> None:
-    """Measure this project beside what its users would pick instead.
+    """Measure this project and what its users would pick instead.
 
     Needs wrk, and a machine that does nothing else meanwhile.
     """
@@ -105,7 +105,7 @@ def main(quick: bool, only: list[str], compare_baseline: bool, write_baseline: b
 
 
 def _measure(console: Console, quick: bool, names: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The figures of each measure, and why some have none: one that fails does not take the others' minutes with it."""
+    """The figures of each measure, and why some failed: a measure that fails does not stop the others."""
     found: dict[str, Any] = {}
     failed: dict[str, str] = {}
     columns = (SpinnerColumn(), BarColumn(20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))

@@ -36,7 +36,7 @@ def run(bench: Bench) -> dict[str, Any]:
             store = stack.enter_context(valkey(fsync))
             port = stack.enter_context(contenders.serving(name.removesuffix("_always"), store))
             running[name] = _Running(port, store)
-            answered[name] = load.post(port, 1).answered  # until everything is loaded and warm
+            answered[name] = load.post(port, 1).answered  # to warm everything up
         for number in range(1, rounds + 1):
             for name, one in running.items():
                 bench.step(f"accept: {TITLES[name]}, round {number} of {rounds}")

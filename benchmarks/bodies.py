@@ -1,6 +1,6 @@
 """Notification bodies to send: the n-th is always the same one, and no two are alike.
 
-They have the On-Premises form, the shortest there is: what is measured is the way of a notification, not its length.
+They have the On-Premises form, the shortest there is: the measures are of the pipeline, not of long bodies.
 A message is 265 bytes long: about 50 to 65 characters of text, as people write.
 """
 

@@ -37,7 +37,7 @@ def missing(peer: Contender) -> str | None:
 
 
 def skipped() -> dict[str, list[str]]:
-    """Why peers are left out, and which."""
+    """Which peers are left out, by the reason."""
     found: dict[str, list[str]] = {}
     for peer in PEERS:
         why = missing(peer)

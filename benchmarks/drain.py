@@ -68,7 +68,7 @@ def ours(count: int, kind: str, updates: int = 1, workers: int = 1) -> float:
                 programs = [stack.enter_context(contenders.worker(store, handled, c, "--burst")) for c in cores]
                 emptied = wait_until(lambda: _empty(store, programs), _SECONDS, "an empty ledger")
             for program in programs:
-                if program.process.returncode:  # all was handled by then, and yet it should not be so
+                if program.process.returncode:  # a fault, even though all was handled by then
                     print(f"{program.name} ended with {program.process.returncode}", file=sys.stderr)
             first = min(float(file.read_text()) for file in handled.glob("*.first"))
         _check(store, count * updates)
@@ -93,7 +93,7 @@ def _empty(store: Store, programs: list[Program]) -> bool:
 
 
 def _check(store: Store, events: int) -> None:
-    """Each event was handled, none twice, none given up."""
+    """Check that each event was handled, none twice, none given up."""
     counts = {name.decode(): int(value) for name, value in _hash(store, keys.COUNTS).items()}
     handled = sum(value for name, value in counts.items() if name.startswith("handled."))
     if handled != events:

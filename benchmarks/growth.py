@@ -1,4 +1,4 @@
-"""What changes with size: the backlog, the number of workers, the length of a body."""
+"""How rates change with the backlog, the number of workers, the length of a body."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ def _usable() -> list[int]:
 
 _CORES = _usable()
 
-# Who is measured has a core to itself, and what it needs (Redis, the senders) another one. A worker beside a receiver,
-# or a second worker, gets a third where there is one; else the worker shares with the receiver, as they would in life.
+# The measured process has a core to itself, and what it needs (Redis, the senders) another one. A worker beside a
+# receiver, or a second worker, gets a third core if there is one; else it shares one of the two.
 FRONT = _CORES[0:1] if len(_CORES) > 1 else []
 BACK = _CORES[1:2]
 ASIDE = _CORES[2:3] or FRONT
@@ -73,7 +73,7 @@ def pinned(cores: list[int]) -> Iterator[None]:
 
 
 def facts() -> dict[str, Any]:
-    """Processor, cores, kernel, what else it does, and the disk under the append-only file."""
+    """Processor, cores, kernel, how busy it is, and the disk under the append-only file."""
     return {
         "cpu": _cpu_model(),
         "cores": len(_CORES) or os.cpu_count(),

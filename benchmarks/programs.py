@@ -124,7 +124,7 @@ def valkey(fsync: str) -> Iterator[Store]:
         except ValkeyServerError as error:
             raise BenchError(f"Valkey does not start: {error}") from None
         finally:
-            server.terminate()  # what it holds is of no use to anybody
+            server.terminate()  # nobody needs its data
 
 
 def free_port() -> int:
@@ -160,7 +160,7 @@ def listens(port: int) -> bool:
 
 
 def _environment(own: Mapping[str, Any]) -> dict[str, str]:
-    """Nothing of the machine's settings reaches what is measured."""
+    """The environment without this machine's settings, which must not reach what is measured."""
     inherited = {n: v for n, v in os.environ.items() if not n.startswith(("WA_", "BENCH_", "PROMETHEUS_", "RQ_"))}
     return inherited | {name: str(value) for name, value in own.items()}
 

@@ -21,7 +21,7 @@ Measures = dict[str, Any]
 
 
 class Target(NamedTuple):
-    """A bound that was asked for; `value` is None when it was not measured."""
+    """A bound to keep; `value` is None when it was not measured."""
 
     text: str
     value: float | None

@@ -1,4 +1,4 @@
-"""How long the work of a worker that is killed lies still: SIGKILL in the middle of a batch, another worker running."""
+"""How long a killed worker's batch waits: SIGKILL in the middle of a batch while another worker runs."""
 
 from __future__ import annotations
 

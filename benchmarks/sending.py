@@ -1,4 +1,4 @@
-"""The open loop as a program of its own, on the senders' core, and what came of it beside what the handlers saw."""
+"""The open loop as a program of its own, on the senders' core; its answers are compared with what the handlers saw."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def answers(sent: dict[str, Any]) -> dict[str, Any]:
 
 
 def handled(sent: dict[str, Any], seen: Path, every: int = 1) -> dict[str, Any]:
-    """From the answer to the handler's call, of every so manieth; 0 where the call came before the answer was read."""
+    """From the answer to the handler's call, for every n-th; 0 where the call came before the answer was read."""
     times = dict(one for file in seen.glob("*.json") for one in json.loads(file.read_text())["kept"])
     answered = list(zip(sent["ids"], sent["answered"], strict=True))[::every]
     owed = [(identity, moment) for identity, moment in answered if moment is not None]

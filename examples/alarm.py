@@ -3,8 +3,8 @@
     WA_HANDLERS=examples.alarm:handlers wa-ingest up
 
 When one code came THRESHOLD times within WINDOW, one line goes to the address that ALARM_WEBHOOK names (or
-ALARM_WEBHOOK_FILE, the path of a file that holds it) as JSON, `{"text": …}`, or else to standard error; and of that
-code none for PERIOD. Counts lie in Redis, so several workers raise one alarm. The line holds the code and the count,
+ALARM_WEBHOOK_FILE, the path of a file that holds it) as JSON, `{"text": …}`, or else to standard error; then none of
+that code for PERIOD. Counts lie in Redis, so several workers raise one alarm. The line holds the code and the count,
 nothing personal.
 """
 
@@ -65,7 +65,7 @@ def count(code: int | None) -> None:
 
 
 def say(line: str) -> None:
-    """One line to whoever is to know. It is not tried again: an alarm that fails must not hold up the events."""
+    """Send one line. It is not tried again: an alarm that fails must not hold up the events."""
     address = _secret("ALARM_WEBHOOK")
     if address is None:
         print(line, file=sys.stderr, flush=True)

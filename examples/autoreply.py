@@ -6,11 +6,10 @@ Without a token it prints what it would send. With one it sends: REPLY_TOKEN, or
 file that holds it; Cloud messages are answered through GRAPH_API (https://graph.facebook.com/v24.0), On-Premises ones
 through ONPREM_API (such as https://coreapp:9090/v1).
 
-Once: a handler may see a message again, when its worker died or Redis went away. The API knows no key by which it
-would drop a second reply, so one has to choose. At least once is to send, then to remember: a reply may come twice.
-At most once is to remember, then to send: a reply may be missing. This is at most once, and it tells which replies
-are in doubt: they become dead letters (`rejected`). To have at least once instead, let `_claim` take a claim that is
-SENDING.
+A handler may see a message again, when its worker died or Redis went away, and the API has no key by which it would
+drop a second reply. So there are two ways. Send, then remember (at least once): the contact may get a reply twice.
+Remember, then send (at most once): a reply may be missing. This is at most once; messages whose reply is in doubt
+become dead letters (`rejected`). For at least once instead, let `_claim` take a claim that is SENDING.
 """
 
 from __future__ import annotations

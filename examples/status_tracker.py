@@ -1,11 +1,11 @@
-"""Keeps in SQLite how far each message got, right under copies, disorder and several workers.
+"""Keeps in SQLite how far each message got, in spite of copies, disorder and several workers.
 
     WA_HANDLERS=examples.status_tracker:handlers wa-ingest up
     python -m examples.status_tracker
 
-The database is the file that TRACKER_DB names (statuses.db). What a status says is merged into the message's row, so
-that the row depends on what was said, not on the order or how often: the highest state, and of each state the
-earliest time. A status of a message that nobody wrote down before makes its row.
+The database is the file that TRACKER_DB names (statuses.db). Each status is merged into its message's row: the highest
+state, and for each state the earliest time. So neither the order of statuses nor copies change the row. The first
+status of a message creates it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def database() -> sqlite3.Connection:
     """One connection for the process. Every statement is a transaction of its own."""
     made = sqlite3.connect(path(), isolation_level=None, timeout=10.0)  # another worker may be writing
     made.execute("PRAGMA journal_mode = WAL")
-    made.execute("PRAGMA synchronous = FULL")  # what a handler has done is not told again
+    made.execute("PRAGMA synchronous = FULL")  # a handled status is not delivered again
     made.execute(_SCHEMA)
     return made
 

@@ -1,4 +1,4 @@
-"""The user's business handlers: how they are registered, and which of them an event goes to."""
+"""The user's handlers: how they are registered, and which of them an event goes to."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Handler(NamedTuple):
     name: str
     """`module.function`, for logs and metrics."""
     rate: float | None = None
-    """Calls per second at most, over all workers."""
+    """Calls per second at most, over all workers of one Redis."""
     concurrency: int | None = None
     """Calls in flight at a time at most, in one worker process."""
 
@@ -75,14 +75,14 @@ class Handler(NamedTuple):
 class Handlers:
     """A registry of handlers. All that match an event are called, in the order of registration.
 
-    A handler takes the event; it is a plain function or `async def`. What it returns is not looked at. An exception
-    means: try this event again later, all its handlers. The first handler that raises ends that try.
+    A handler takes the event; it is a plain function or `async def`. Its return value is ignored. An exception means:
+    try this event again later, with all its handlers. The first handler that raises ends that try.
 
-    Each decorator takes two more: `rate`, such as "50/s", "100/m" or "10/h", is how often its function is called at
-    most, over all workers together; `concurrency` is how many of its calls are in flight at a time in one worker
-    process (a plain function has one anyway). An event waits for its turn with all its handlers before the first is
-    called, and that counts neither as an attempt nor for WA_HANDLER_TIMEOUT. In a worker with async handlers what may
-    go on does so meanwhile; one with plain functions only waits.
+    Each decorator takes two more arguments. `rate`, such as "50/s", "100/m" or "10/h", is how often its function is
+    called at most, over all workers of one Redis (with several Redis, each has that rate). `concurrency` is how many of
+    its calls are in flight at a time in one worker process (a plain function has one anyway). An event waits until all
+    its handlers may be called; this counts neither as an attempt nor for WA_HANDLER_TIMEOUT. Meanwhile a worker with
+    async handlers goes on with other events; one with only plain functions waits.
     """
 
     def __init__(self) -> None:
@@ -112,12 +112,12 @@ class Handlers:
     def profile(self, *, rate: str | None = None, concurrency: int | None = None) -> Callable[[OnProfile], OnProfile]:
         """For news of a contact: name, username, number, user id or identity changed.
 
-        The senders tell of it scattered: a message of type system says that a number, a user id or an identity changed;
-        a new name stands beside the contact's next message. Each such message gives one `Profile`, after its message
-        handlers were called; it says what changed. News is what differs from what was last seen at the same business
-        number: not a contact seen for the first time, nor what a message leaves out, nor what was never said before.
-        What a message says was seen once its handlers returned. It is remembered for at least 30 days, and no more than
-        60 days after the contact's last message, as digests only; and not at all when there is no profile handler.
+        A message of type system says that a number, a user id or an identity changed; a new name comes with the
+        contact's next message. Each such message gives one `Profile`, after its message handlers were called. News is
+        what differs from what was last seen at the same business number. A contact seen for the first time is no news,
+        nor is a fact that the message leaves out, or one never seen before. A message's facts count as seen once its
+        handlers returned. Redis keeps only digests of them, for 30 to 60 days after the contact's last message, and
+        nothing when there is no profile handler.
         """
         return self._register("profile", (), rate, concurrency)
 
@@ -168,11 +168,11 @@ class Handlers:
 
     @property
     def any_async(self) -> bool:
-        """True when a loop is needed."""
+        """True when workers need an event loop."""
         return any(handler.is_async for handler in self._registered)
 
     def calls(self, event: Event) -> list[tuple[Handler, Event]]:
-        """What is to be called for an event, and with what: a message may also be news of a profile."""
+        """The handlers to call for an event, and with what: a message may also be news of a profile."""
         calls: list[tuple[Handler, Event]] = []
         for handler in self._for(event.kind, event.subject):  # a comprehension costs a call before Python 3.12
             calls.append((handler, event))

@@ -25,12 +25,12 @@ __all__ = ["Called", "call"]
 
 
 class Called(NamedTuple):
-    """What became of one event of a notification.
+    """How one event of a notification ended.
 
-    `handlers` are the names of those that match it, in their order. `outcome` is handled, unhandled, discarded,
-    rejected or failed; or of what is no event, and would be a dead letter: unreadable, unknown_form or malformed.
-    `detail` says why, and of an exception where; `handler` is the one that raised it. `retry_in` is what RetryIn asked
-    for, in seconds.
+    `handlers` are the names of those that match it, in the order in which they are called. `outcome` is handled,
+    unhandled, discarded, rejected or failed; for a part that is no event and would be a dead letter it is unreadable,
+    unknown_form or malformed. `detail` says why, and for an exception also where; `handler` is the one that raised it.
+    `retry_in` is what RetryIn asked for, in seconds.
     """
 
     event: Event | Broken
@@ -44,12 +44,12 @@ class Called(NamedTuple):
 def call(
     handlers: Handlers, notification: bytes | Mapping[str, Any], *, timeout: float = 30.0, attempt: int = 1
 ) -> list[Called]:
-    """Take a notification apart and call the handlers of each event, as a worker does on try `attempt`, from 1.
+    """Parse a notification and call the handlers of each event, as a worker does on try `attempt`, from 1.
 
-    `notification` is a body of either sender's form, as bytes or as what JSON makes of it. `timeout` is in seconds for
-    one event. The order is that of the body. An exception of a handler is an outcome, as in a worker. What a worker
-    learns from Redis is missing: copies are handled again, no status is superseded, only system messages bring news of
-    a profile, and nobody waits for a handler's rate or concurrency. Not from inside a running event loop.
+    `notification` is a body of either sender's form, as bytes or parsed. `timeout` is in seconds for one event. The
+    order is that of the body. An exception of a handler is an outcome, as in a worker. What a worker learns from Redis
+    is missing: copies are handled again, no status is superseded, only system messages bring news of a profile, and
+    handlers' rate and concurrency have no effect. It cannot be called inside a running event loop.
     """
     body = notification if isinstance(notification, bytes) else orjson.dumps(notification)
     items = parse(body, time.time_ns() // 1_000_000, attempt)

@@ -1,4 +1,4 @@
-"""Celery, with its default delivery: what a worker has taken is given back when it dies (`ack_emulation`).
+"""Celery, with its default delivery: tasks that a worker has taken go back when it dies (`ack_emulation`).
 
 Measured, accepts: 880/s when `async def` calls `delay`, 740/s with it in the thread pool, 700/s from a `def`
 endpoint. msgpack, task_publish_retry off and protocol 1 changed nothing outside the noise.

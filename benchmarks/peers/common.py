@@ -1,4 +1,4 @@
-"""What the peers share: what the harness tells them, the count of what was handled, and how the servers run."""
+"""What the peers share: their arguments from the harness, the count of what was handled, and how the servers run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Writes the dashboard: `python deploy/grafana/dashboard.py` makes dashboards/wa-ingest.json out of the table below.
 
 What is read from Redis is the same at every receiver, hence `max by`; what a receiver counts itself is added up
-(docs/metrics.md). Colours and their limits are those of the alarms (deploy/prometheus/rules.yml).
+(docs/metrics.md). Colours and their limits are those of the alerts (deploy/prometheus/rules.yml).
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def shared_rate(metric: str, label: str, selector: str = "", seen: str = "") -> 
 ROWS: dict[str, list[Panel]] = {
     "Is it well?": [
         stat(
-            "Alarms",
+            "Alerts",
             "short",
-            "Alarms that are firing; docs/operations.md says what to do about each.",
+            "Alerts that are firing; docs/operations.md says what to do about each.",
             'count(ALERTS{alertname=~"Wa.*", alertstate="firing"}) or vector(0)',
             late(1, 1),
         ),

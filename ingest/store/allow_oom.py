@@ -1,10 +1,10 @@
-"""A client whose commands are carried out although Redis is full.
+"""A client whose commands run even when Redis is full.
 
-Over its `maxmemory` Redis refuses whatever may need memory, and with it what makes room: a worker could not even begin,
-because RQ writes down that it is there; no lane could be resumed. Such a command is sent again, in a script whose flag
-says that it may (`allow-oom`; also Redis' own word). It needs some bytes, now and then.
+Over its `maxmemory`, Redis refuses every command that may need memory, even one that helps to make room: a worker could
+not start, because RQ registers it, and no lane could be resumed. This client sends a refused command again, in a script
+with Redis' flag `allow-oom`. Such commands need a few bytes, now and then.
 
-What brings data in is refused as before: that is done by scripts without the flag (append.lua, requeue.lua).
+What brings data in is still refused: that is done by scripts without the flag (append.lua, requeue.lua).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Command = tuple[tuple[Any, ...], dict[str, Any]]  # as redis-py keeps them: wor
 
 
 class AllowOom(Redis):
-    """redis-py's client but for that. A script that Redis refuses is refused: its flags say what it may."""
+    """redis-py's client with that change. A refused script stays refused: its own flags say whether it may run."""
 
     def execute_command(self, *words: Any, **options: Any) -> Any:
         try:
@@ -38,11 +38,11 @@ class AllowOom(Redis):
             return reply
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
-        """One without a transaction is redis-py's: we only read with such, and RQ has none."""
+        """One without a transaction is redis-py's own: nothing sent in those must succeed when Redis is full."""
         return _Transaction(self, shard_hint) if transaction else super().pipeline(False, shard_hint)
 
     def insist(self, commands: Sequence[_Command]) -> list[Any]:
-        """What Redis answers to these, at one moment; errors are among the answers."""
+        """Run these commands at one moment and return Redis' answers, errors among them."""
         words = [part for given, _ in commands for part in (len(given), *given)]
         replies: Any = self.register_script(_SCRIPT)(keys=[keys.LEDGER], args=words)
         return [self._read(reply, *command) for reply, command in zip(replies, commands, strict=True)]
@@ -66,7 +66,7 @@ class _Transaction(Pipeline):
         try:
             return super().execute(raise_on_error)
         except (OutOfMemoryError, ExecAbortError) as error:
-            # Refused when they were queued (Redis 7 queues not even a reading), or by EXEC: none was carried out.
+            # Redis refused them when they were queued (Redis 7 refuses even reads) or at EXEC: none was carried out.
             if watching or "maxmemory" not in str(error) or any(_is_script(words) for words, _ in commands):
                 raise
             replies = self._client.insist(commands)

@@ -1,5 +1,5 @@
 #!lua
--- Keeps notifications: into the batch that waits at the end of each queue, or into new batches. All or nothing.
+-- Adds notifications to the batch that waits at the end of each queue, or to new batches. All or nothing.
 --
 -- KEYS  1 ledger   2 tails   3 queues
 -- ARGV  1 rq's key prefix   2 our key prefix   3 id of this flush, unique   4 job template (see ingest/store/jobs.py)
@@ -24,7 +24,7 @@ end
 
 local function open_batch(queue, queue_key, first)
   made = made + 1
-  local id = flush .. string.format('-%03d', made) -- by name in the order they were made, for the reaper
+  local id = flush .. string.format('-%03d', made) -- ids sort in the order they were made: the reaper relies on it
   local job = template:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', now)
   redis.call('HSET', rq .. ':job:' .. id, unpack(cjson.decode(job)))
   redis.call('RPUSH', queue_key, id)

@@ -1,4 +1,4 @@
-"""Keeping notifications in Redis: the arguments of append.lua."""
+"""Adding notifications to batches in Redis: the arguments of append.lua."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ _Client = TypeVar("_Client", redis.Redis, redis.asyncio.Redis)
 
 
 def for_receiver(url: str) -> redis.asyncio.Redis:
-    """A client that fails fast. One retry, because a connection may have died unnoticed while idle; none after a
-    time-out, which has already used up the sender's patience.
+    """A client that fails fast. It retries once, because a connection may have died unnoticed while idle; but not after
+    a time-out, which has already used up the sender's patience.
     """
     options: dict[str, Any] = {
         "socket_timeout": COMMAND_SECONDS,
@@ -79,7 +79,7 @@ def _sync(url: str, **options: Any) -> redis.Redis:
 
 
 def _checked(client: _Client) -> _Client:
-    """redis-py reads any option from a URL, and looks at it when it connects. SettingsError for a wrong one."""
+    """Raise SettingsError for a wrong option in the URL: redis-py would notice it only when it connects."""
     pool = client.connection_pool
     options: dict[str, Any] = pool.connection_kwargs
     try:
@@ -129,7 +129,7 @@ class Diagnosis(NamedTuple):
 
 
 def config_error(error: Exception) -> Diagnosis | None:
-    """Diagnosis that lasts until somebody mends WA_REDIS_URL or the server's users; None for any other."""
+    """The diagnosis of an error that lasts until somebody corrects WA_REDIS_URL or the server's users; else None."""
     why = reason(error)
     # In a script Redis says NOPERM in other words.
     if isinstance(error, NoPermissionError) or "ACL failure in script: " in why:
@@ -174,7 +174,7 @@ def diagnose(error: Exception) -> Diagnosis:
 
 
 def check_version(client: redis.Redis, durability: str) -> None:
-    """Raise SettingsError when the server is too old for what is asked of it. Not where INFO is forbidden."""
+    """Raise SettingsError when the server is too old. Where INFO is forbidden, it counts as new enough."""
     try:
         info = client.info("server")
     except NoPermissionError:

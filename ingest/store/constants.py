@@ -11,15 +11,15 @@ CHUNK = 1000
 # A record: what `ingest/store/records.py` packs.
 
 HEADER_BYTES = 8
-"""Before the body of a record."""
+"""Length of what stands before a record's body."""
 
 HAS_DIGEST = 1
-"""In place of a record's split, which would mean nothing: a digest stands between header and body."""
+"""A record's split that says instead (split among one would mean nothing): a digest stands between header and body."""
 
 DIGEST_BYTES = 8
-"""Of that digest."""
+"""Length of that digest."""
 
-# Figures.
+# Counts.
 
 FLOW_SECONDS = 10
 """Length of a bucket in which notifications are counted in and out."""
@@ -41,7 +41,7 @@ FAIR_SHARE = 0.1
 """Part of the work that a lower lane keeps while more urgent ones wait, so that none starves."""
 
 SPENT_MS = 30_000
-"""Milliseconds of work over which these parts are counted."""
+"""Milliseconds of work that are counted for that; beyond it the counts are halved."""
 
 YIELD_MS = 500
 """A batch of a more urgent lane that has waited this long makes a batch in work yield."""
@@ -55,7 +55,7 @@ LONGEST_WAIT_SECONDS = 60
 """A lane waits no longer than this from one try to the next."""
 
 PROBE_SECONDS = 60
-"""A try that is not settled by then (its worker died) holds the lane no longer."""
+"""After this, a try that was not settled (its worker died) holds up the lane no longer."""
 
 SPLIT_AT = 2
 """Deaths of its worker after which a batch is split into suspects of one record each."""
@@ -63,15 +63,15 @@ SPLIT_AT = 2
 # Rates.
 
 TOKENS_SECONDS = 0.25
-"""A bucket of tokens holds those of this time, and a worker keeps what it took for as long."""
+"""A bucket holds the tokens of this time, and a worker keeps tokens that it took for as long."""
 
 # What is remembered.
 
 SEEN_FULL = 400
-"""Digests of events in a set. Beyond 512 Redis would keep them in five times the room."""
+"""Digests in a set, on average, before a new generation begins: beyond 512 Redis would need five times the memory."""
 
 PLACE_BYTES = 10
-"""Of a place in the hashes of profiles: 2 say which hash, 8 are the field in it."""
+"""Length of a place in the hashes of profiles: 2 bytes say which hash, 8 are the field in it."""
 
 PROFILE_BYTES = 21
-"""Of what is remembered of a contact, the first 6 of them the time (ms)."""
+"""Length of what is remembered of a contact; the first 6 bytes are the time (ms)."""

@@ -1,7 +1,7 @@
-"""Who is the primary: asked of sentinels, or of the nodes of a cluster, at every connect.
+"""Finds the primary at every connect, by asking sentinels or the nodes of a cluster.
 
 All keys, ours and RQ's, lie in one slot of a cluster (`RQ_KEY_PREFIX={wa}`), so the node that has this slot is a Redis
-like any other. redis-py's pools for sentinels find it: they ask a `discover_master`, whoever knows.
+like any other. redis-py's pools for sentinels connect to it: they take any object with `discover_master`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CLUSTER = re.compile(rf"(?P<scheme>rediss?)\+cluster://{_USER}(?P<hosts>[^@/?#\
 _TAGGED = re.compile(r"[^{]*\{[^}]+\}")
 _SENTINEL_PORT = 26379
 _LOST = (RedisConnectionError,)
-_ASK: dict[str, Any] = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}  # some may be away, the next one knows
+_ASK: dict[str, Any] = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}  # if one is away, the next is asked
 
 
 def client(url: str, **options: Any) -> redis.Redis | None:
@@ -103,8 +103,8 @@ def _server(parts: re.Match[str]) -> dict[str, Any]:
 
 
 class _Sentinel(redis.sentinel.Sentinel):
-    """Asked by one thread at a time: redis-py moves who answered to the front of its list, and threads of a worker
-    that do so together, after a failover, may leave a sentinel out of it for good.
+    """Asked by one thread at a time. redis-py moves the sentinel that answered to the front of its list; when several
+    threads of a worker do that together, after a failover, they may drop a sentinel from the list for good.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -143,8 +143,8 @@ class _Cluster:
         self._asked = itertools.count()
 
     def _nodes(self) -> Iterator[tuple[str, str]]:
-        """Whom to ask, host and URL, each time another one first: a node that is cut off from the others keeps
-        answering what was.
+        """The nodes to ask, host and URL, beginning with another one each time: a node that is cut off from the others
+        keeps giving its old answer.
         """
         nodes = list(dict.fromkeys([*self._named, *self._seen]))
         first = next(self._asked) % len(nodes)
@@ -194,7 +194,7 @@ _WORDS = (
 
 
 def _elsewhere(error: ResponseError) -> RedisConnectionError | None:
-    """What to raise when the server says that it is not, or not now, the one for our keys."""
+    """What to raise when the server says that it does not serve our keys, or not now."""
     known = isinstance(error, AskError | TryAgainError | ClusterDownError)  # MovedError is an AskError
     if known or any(words in str(error) for words in _WORDS):
         return RedisConnectionError("this server is not the primary for the keys any more, or not now")
@@ -202,12 +202,12 @@ def _elsewhere(error: ResponseError) -> RedisConnectionError | None:
 
 
 class _Connection(redis.sentinel.SentinelManagedConnection):
-    """A connection that is given up when it can no longer be trusted; the next command asks again who is the primary.
+    """A connection that is closed when it can no longer be trusted; the next command finds the primary again.
 
     redis-py does so by itself when a demoted primary answers READONLY, but not in other cases. It keeps the connection
-    when the wait for an answer was interrupted, and gives that answer to the next command (redis-py#4292; all its
-    other connections are closed then). And what a demoted primary, or a node that lost the slot, answers else is no
-    connection error to redis-py nor to RQ, whose loop would end.
+    when the wait for an answer was interrupted, and gives that answer to the next command (redis-py#4292; its other
+    kinds of connection are closed then). And it raises no connection error for other answers of a demoted primary, or
+    of a node that lost the slot: RQ's loop would end.
     """
 
     def read_response(  # type: ignore[override] # redis-py's has every option

@@ -1,7 +1,8 @@
 """The format number: in which form all that wa-ingest keeps lies in Redis.
 
-Whoever starts and will write there asks first. A version that finds a higher number than its own would misread what it
-finds, and leave what newer processes misread: it does not start. docs/upgrades.md says what that means for an upgrade.
+Every process that will write to Redis checks it at its start. A version that finds a higher number than its own does
+not start: it would misread what it finds, and newer processes would misread what it writes. docs/upgrades.md says what
+that means for an upgrade.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from ingest.errors import SettingsError
 from ingest.store import keys
 
 FORMAT = 1
-"""Of this version. It rises with a change in Redis that the version before cannot live with; what `agree` cannot leave
-as it is must then be rewritten here, and docs/upgrades.md have a line on it. Without a number lies what versions before
-the first one wrote: the same as 1.
+"""Of this version. It rises with a change in Redis that the version before cannot handle. Data that `agree` cannot
+leave as it is must then be converted here, and docs/upgrades.md needs a line on it. No number at all means the same as
+1: the first versions wrote none.
 """
 
 
@@ -36,7 +37,7 @@ def agree(client: Redis) -> None:
         if not _is_ours(found):
             client.set(keys.FORMAT, FORMAT, nx=found is None)
     except NoPermissionError:
-        pass  # the server's users are older than the number; it must not cost a notification
+        pass  # the server's ACL is older than this key: that must not cost a notification
 
 
 async def agree_async(client: redis.asyncio.Redis) -> None:

@@ -1,6 +1,6 @@
 """The names in Redis. No other module makes one; scripts get the prefixes and make those with an id in them.
 
-TTL: how long Redis keeps the key, `-` without end. Ours, after the prefix `rq:wa:`:
+TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:`:
 
 | key | type | TTL | holds |
 |---|---|---|---|
@@ -22,17 +22,17 @@ TTL: how long Redis keeps the key, `-` without end. Ours, after the prefix `rq:w
 | `waits` | hash | - | lane → until when it waits (ms), because everything failed |
 | `deaths` | hash | - | `QUEUE|ID` → how often its worker died |
 | `alive` | zset | - | workers by their last sign of life (ms) |
-| `reaper` | string | 3 s | the worker that reaped last: nobody does so again that soon |
-| `trim` | string | 50 s | the worker that last removed what is too old: nobody does so again that soon |
+| `reaper` | string | 3 s | the worker that reaped last; none reaps again while it is there |
+| `trim` | string | 50 s | the worker that last removed what is too old; none does so again while it is there |
 | `doorbell:LANE` | list | - | at most one token; idle workers block on it |
 | `dead:LANE` | stream | - | dead letters; a worker removes them after WA_DEAD_AGE |
 | `counts` | hash | - | what became of events, ever |
 | `tally` | hash | - | what else workers count, see `ingest/state/counters.py` |
 | `flow:T` | hash | 10 min | notifications in and out per lane in the ten seconds T |
-| `steering` | hash | - | what an operator said: lanes that are paused, caps, see `ingest/state/controls.py` |
+| `steering` | hash | - | what an operator set: paused lanes and caps, see `ingest/state/controls.py` |
 | `rates` | hash | - | tokens of handlers with a rate, see `workers/dispatch/rate_limits.py` |
 | `history` | stream | - | the backlog over the last hour, see `ingest/state/history.py` |
-| `history.turn` | string | 9 s | a receiver took a sample: nobody does so again that soon |
+| `history.turn` | string | 9 s | a receiver took a sample; none does so again while it is there |
 | `simulated:RUN` | list | 1 h | what handlers saw of a simulated run, see `workers/simulator/verifying.py` |
 | `example:*` | string | any | of the handlers in `examples/` |
 
@@ -44,13 +44,13 @@ RQ's, after the prefix `rq:`. We use the first five; the others are its worker's
 | `queue:QUEUE` | list | - | ids of batches that wait |
 | `job:ID` | hash | - | the job of a batch, which holds its id and never a body; gone with the batch |
 | `scheduled:QUEUE` | zset | - | ids of retry batches by when they are due (s) |
-| `suspended` | string | any | somebody said `rq suspend`: nothing is given out |
+| `suspended` | string | any | somebody ran `rq suspend`: nothing is given out |
 | `workers`, `workers:QUEUE` | set | - | the keys of workers, of all and of a queue |
 | `worker:WORKER`, `worker:WORKER:executions` | hash, zset | any | a worker process, and what it has in work |
 | `queue:QUEUE:intermediate` | list | - | where it looks for jobs that were lost between two steps |
 | `executions:ID`, `execution:ID:N` | zset, hash | any | who has a job in work |
 | `wip:QUEUE`, `finished:QUEUE`, `failed:QUEUE`, `ready:QUEUE` | zset | any | its registries of jobs |
-| `clean_registries:QUEUE`, `clean_groups` | string | any | its maintenance was done: nobody does so soon |
+| `clean_registries:QUEUE`, `clean_groups` | string | any | its maintenance was done; it is not repeated meanwhile |
 | `groups`, `rl-keys` | set | - | what it has for features that we do not use |
 | `pubsub:WORKER` | channel | - | its commands to a worker |
 """

@@ -15,11 +15,10 @@ _HEADER = Struct(">Q")
 class Record(NamedTuple):
     """One notification in a batch.
 
-    `attempt` counts from 1, to 127; 0 is the first try of what was fed back from the archive, and is there already.
+    `attempt` counts from 1, to 127; 0 is the first try of a replayed notification, which the archive holds already.
     `split` is 0, or the number of partitions when only the contacts of this queue's partition count (see
-    `ingest.routing.Route`). `force` is set when somebody asked for it to be handled once more, whether it was handled
-    before or not. `body_digest` is empty, or the `digest` of the body as it was received, when this one holds a part of
-    it: one event.
+    `ingest.routing.Route`). With `force` it is handled even if it was handled before. `body_digest` is empty, or the
+    `digest` of the body as it was received, when `body` holds only one event of it.
     """
 
     received_ms: int
@@ -78,7 +77,7 @@ def digest(body: bytes) -> bytes:
 def notification_id(received_ms: int, body_digest: bytes) -> str:
     """The id of a notification, 32 hex digits: its arrival, then the digest of its body.
 
-    Nobody has to carry it along: receiver and worker compute the same. It is in log lines and dead letters, and it is
-    the id of the trace.
+    It is stored nowhere: receiver and worker compute the same. It is in log lines and dead letters, and it is the id
+    of the trace.
     """
     return f"{received_ms:016x}{body_digest.hex()}"

@@ -1,7 +1,7 @@
-"""The Lua scripts: each lies beside the module that calls it, and says at its head what it is given.
+"""The Lua scripts: each lies beside the module that calls it, and lists its keys and arguments at its head.
 
-A line of a script may stand for others, which `lua` puts in its place, on one line: what an error of Redis says of line
-numbers is true of the file.
+A line of a script may stand for others. `lua` puts these in its place, on one line, so that line numbers in Redis'
+errors are those of the file.
 
     -- include workers/dispatch/bucket.lua      the text of that script, without its comments
     -- constants CHUNK FAIR_SHARE               these of `ingest/store/constants.py`, as locals
@@ -22,14 +22,14 @@ _COMMENT = re.compile(r"('[^'\n]*')|--.*")
 
 
 class ScriptError(Exception):
-    """A script asks for what is not there. The message names it."""
+    """A script names a file or constant that does not exist. The message says which."""
 
 
 def lua(module_file: str, name: str) -> str:
     """The text of the Lua script that lies beside a module. Raises ScriptError.
 
-    While a slot of a cluster is moved key by key, a script would be ended by the first key that is not there. In a
-    cluster each therefore begins with a key that never is: it is refused before it has written anything.
+    While a cluster moves a slot key by key, a script would fail half-way, at the first key that has moved. So in a
+    cluster each script begins by reading a key that never exists: Redis refuses it before it has written anything.
     """
     text = _complete(Path(module_file).with_name(name))
     return text.replace("\n", f"\n{_GUARD}", 1) if "{" in keys.RQ else text

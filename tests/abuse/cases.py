@@ -32,7 +32,7 @@ ROOT = HERE.parents[1]
 DOC = ROOT / "docs" / "security.md"
 
 OTHERS_SECONDS = 1.0
-"""In all but one of a hundred others are answered in less, with receiver, Redis, attackers and others on two cores."""
+"""99 % of the others' requests are answered in less, with receiver, Redis, attackers and others on two cores."""
 
 MEMORY_MB = 256
 """What it may add to the receiver's memory: twice WA_MAX_PENDING (a body is copied when it is put together), and what
@@ -55,7 +55,7 @@ class Target:
         return asyncio.get_running_loop().time() < self._until
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """With room for little that is not read."""
+        """Connect, with little room for answers that are not read."""
         made = socket.socket()
         try:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -102,7 +102,7 @@ Attack = Callable[[Target], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Case:
-    """`bound` says in words what holds; `ends` how attackers may see attempts end; `spares`: nobody else is cut off."""
+    """`bound`: the limit in words; `ends`: how an attacker's attempt may end; `spares`: no other client is cut off."""
 
     name: str
     attack: Attack
@@ -294,8 +294,8 @@ FORMS = [
     b"Content-Length: 0\r\nContent-Length: 8\r\n\r\nsmuggled",
     b"\x00: y\r\n\r\n" + SMUGGLED,
 ]
-"""Heads that two servers may read differently. What comes behind must never become a request of its own, unless the
-head says so by every reading."""
+"""Heads that two servers may read differently. The bytes after one must never become a request of their own, unless
+every reading of the head makes them one."""
 
 
 async def smuggling(target: Target) -> None:
@@ -366,13 +366,13 @@ CASES = [
     Case(
         "bodies that stall before their last byte, 30 x 3.9 MB",
         stalled_bodies,
-        "half of WA_MAX_PENDING; then the oldest is given up (408), or 503",
+        "half of WA_MAX_PENDING; beyond it the oldest body gets 408, or new ones 503",
         _ends("408", "503", "ended"),
     ),
     Case(
         "idle connections, 600 of 100",
         many_connections,
-        "WA_MAX_CONNECTIONS; those idle for longest are ended",
+        "WA_MAX_CONNECTIONS; beyond it the longest idle ones are closed",
         _ends("ended", "silence"),
         {"WA_MAX_CONNECTIONS": "100"},
         spares=False,
@@ -380,7 +380,7 @@ CASES = [
     Case(
         "idle connections that were used, 600 of 100",
         many_used_connections,
-        "WA_MAX_CONNECTIONS; those idle for longest are ended",
+        "WA_MAX_CONNECTIONS; beyond it the longest idle ones are closed",
         _ends("ended", "silence"),
         {"WA_MAX_CONNECTIONS": "100"},
         spares=False,
@@ -417,7 +417,7 @@ CASES = [
     Case(
         "chunks of one byte without end",
         chunks(b"1\r\nx\r\n" * 1000),
-        "ended at 500 in one read",
+        "closed at 500 chunks in one read",
         _ends("413", "408", "503", "ended"),
         {"WA_BODY_TIMEOUT": "1s"},
     ),
@@ -436,11 +436,9 @@ CASES = [
         {"WA_BODY_TIMEOUT": "1s"},
     ),
     Case("wrong Content-Length, 10 forms", wrong_lengths, "400, or 413", _ends("400", "413")),
-    Case("request smuggling, 16 forms", smuggling, "400, and nothing behind it is kept", _ends("400")),
-    Case("a gzip bomb of 300 MB", posts(BOMB, b"Content-Encoding: gzip"), "kept as it came: 200", _ends("200")),
-    Case(
-        "wrong content type", posts(b"{}", b"Content-Type: image/png"), "what the body holds counts: 200", _ends("200")
-    ),
+    Case("request smuggling, 16 forms", smuggling, "400, and nothing after it is kept", _ends("400")),
+    Case("a gzip bomb of 300 MB", posts(BOMB, b"Content-Encoding: gzip"), "kept as received: 200", _ends("200")),
+    Case("wrong content type", posts(b"{}", b"Content-Type: image/png"), "ignored: 200", _ends("200")),
     Case(
         "forged signatures over 4 MB",
         forged,
@@ -467,7 +465,7 @@ CASES = [
 
 
 def run(case: Case) -> Result:
-    """Do it to a receiver of its own; its Valkey, too."""
+    """Attack a receiver of its own, with a Valkey of its own."""
     return asyncio.run(_run(case))
 
 
@@ -529,7 +527,7 @@ async def _beside(case: Case, receiver: Receiver, ca: str, redis: Redis) -> Resu
 
 
 def _forget_peak(pid: int) -> None:
-    """VmHWM counts from here."""
+    """Let VmHWM count from here."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 

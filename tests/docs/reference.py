@@ -23,13 +23,14 @@ SECTIONS = {
     "Keeping": ("spool_dir", "dedup_window", "dead_age", "archive_dir", "archive_age"),
     "Work": ("lanes", "partitions", "batch", "max_attempts", "status_order", "max_rss"),
 }
-"""Every setting in one of them, in the order of the page."""
+"""Every setting is in one section. The order is that of the page."""
 
 SETTINGS = """# Settings
 
-Environment variables. Each may also be given as `NAME_FILE`, the path of a file that holds the value: how compose and
-Kubernetes hand out secrets. A wrong value stops the start with one line that names the variable; a variable with our
-prefix that is no setting is a warning. `wa-ingest settings` shows what is in force, with secrets masked.
+Settings are environment variables. Each may also be given as `NAME_FILE`, the path of a file that holds the value, as
+compose and Kubernetes hand out secrets. With a wrong value, nothing starts; one line names the variable. A variable
+with the prefix `WA_` that is no setting gives a warning. `wa-ingest settings` shows the values in force, with secrets
+masked.
 
 Durations are written `500ms`, `30s`, `15m`, `25h` or `7d`; sizes `64MiB` or bytes; lists with commas. An empty value
 counts as unset.
@@ -54,8 +55,8 @@ def settings() -> str:
 
 EVENTS = """# Events
 
-What handlers are called with. What the sender left out, or sent in a type that makes no sense, is `None`; reading never
-raises. Treat `raw` as read-only: a retry is written from it.
+Handlers are called with these objects. What the sender left out, or sent in a type that makes no sense, is `None`;
+reading never raises. Treat `raw` as read-only: a retry is written from it.
 
 <!-- Written by `python -m tests.docs.reference --write` from workers/events/. -->
 """
@@ -80,7 +81,7 @@ def _members(cls: type) -> Iterator[tuple[str, str]]:
         if name.startswith("_"):
             continue
         if isinstance(found, property):
-            if found.__doc__:  # without, it says for this class what it says for all
+            if found.__doc__:  # without one, that of all events holds
                 yield name, _text(found.__doc__)
         elif below := re.search(rf'^    {name}\b[^\n]*\n    """(.*?)"""', source, re.MULTILINE | re.DOTALL):
             yield name, _text(below[1])

@@ -1,4 +1,4 @@
-"""The kill matrix: whatever process ends, freezes or is stopped at whatever step, nothing acknowledged is lost.
+"""The kill matrix: whichever process dies, freezes or is stopped, at whichever step, nothing acknowledged is lost.
 
 Each run has its own Valkey, receiver, two workers and a sender under way. One of them waits at a step of its work
 (`paused.py`), gets a signal there, and is started again when it ended. At the end the ids that were answered 200 are
@@ -62,7 +62,7 @@ NTH = {
     "in a handler": 30,
     "handler returned": 30,
 }
-"""At which time a process waits at a step, so that work is well under way."""
+"""The time that a process comes to a step at which it waits there, so that work is well under way."""
 
 LOADED = "under load"
 
@@ -539,10 +539,10 @@ async def run_all(cases: Sequence[Case], silent: float, at_once: int) -> list[Re
                 result = await run(case, silent)
             except Exception as error:
                 result = Result(case, problems=[f"{type(error).__name__}: {error}"])
-            said = "; ".join(result.problems) or "ok"
+            verdict = "; ".join(result.problems) or "ok"
             print(
                 f"{case.name:55} sent {result.sent:5} acknowledged {result.acknowledged:5} handled {result.handled:5} "
-                f"repeated {result.repeated:3} lost {result.lost:3}  {result.seconds:4.0f} s  {said}",
+                f"repeated {result.repeated:3} lost {result.lost:3}  {result.seconds:4.0f} s  {verdict}",
                 flush=True,
             )
             return result
@@ -554,36 +554,36 @@ INTRODUCTION = """# What happens when processes die
 
 Written by `make faults` ({cases} runs, each with its own Valkey, receiver, two workers and a sender under way).
 
-Each run lets one process wait at one step of its work, then ends, freezes or stops the receiver, a worker or Valkey at
-exactly that moment:
+Each run holds one process at one step of its work, and at exactly that moment kills, freezes or stops the receiver, a
+worker or Valkey:
 
-* SIGKILL: the process is gone at once. It is started again, Valkey with what its append-only file holds.
-* SIGSTOP: the process hangs for {silent:g} s and then goes on. A worker counts as dead after ten: another one gets its
-  batch.
+* SIGKILL: the process is gone at once. It is started again; Valkey has what its append-only file holds.
+* SIGSTOP: the process hangs for {silent:g} s and then goes on. After ten, a worker counts as dead, and another one gets
+  its batch.
 * SIGTERM: the process is told to stop, as a deployment does. It is started again.
 
-The sender posts statuses and messages with ids of their own and notes which were answered 200; it tries nothing again.
+The sender posts statuses and messages, each with an id of its own, and notes which were answered 200; it repeats none.
 The handlers take {sync:g} ms at most (`async`: {asynchronous:g} ms, ten at a time) and then write the id down. The run
-ends when Redis holds nothing that is owed. Then:
+ends when the ledger is empty. Then:
 
-* **Lost** is what was answered 200 and never handled. It must be 0, always.
-* **Repeated** is what was handled a second time. It must be 0 when no worker died: when a receiver dies, and when a
-  worker is told to stop. When a worker is killed or silent for too long, or Redis goes away under it, only what it
-  handled since its last settle ({settle:g} s before) and what was in flight may be repeated, and that once.
-* What was handled but not answered 200 (the receiver died between the commit and the answer) is no fault: the sender
-  sends it again, and it is a duplicate.
-* A contact's messages are handled in the order they were sent, and never two at a time (which is not checked with
-  SIGSTOP: a worker that hangs inside a handler ends that call when it wakes).
-* In the end Redis holds no batch, lease, mark, claim or dead letter.
+* **Lost** events were answered 200 and never handled. There must be none, always.
+* **Repeated** events were handled twice. There must be none when a receiver dies, or when a worker is told to stop.
+  When a worker is killed or silent for too long, or loses Redis, only the events that it handled since its last settle
+  ({settle:g} s before) and those in flight may be repeated, and only once.
+* An event that was handled but not answered 200 (the receiver died between the commit and the answer) is no fault: a
+  real sender sends it again, and it is a duplicate.
+* A contact's messages must be handled in the order they were sent, and never two at a time. (With SIGSTOP the latter is
+  not checked: a worker that hung inside a handler finishes that call when it wakes.)
+* At the end Redis must hold no batch, lease, in-flight mark, claim or dead letter.
 
 Conditions: {cores} cores, Python {python}, Valkey {valkey}, RQ {rq}, redis-py {redis}; append-only file, fsync at every
 write; several runs at a time.
 
-Steps of a receiver: the body was read; before the commit is sent; the commit is sent and its answer not read;
-committed, but the sender not answered. Steps of a worker: before it asks for a batch; it has taken one, RQ knows
-nothing of that yet; before it claims the events; claimed; in a handler; a handler has returned; before it settles; the
-settle is sent and its answer not read; settled. `more` is a settle in the middle of a batch, otherwise it is the one at
-its end.
+A receiver is held after it read the body (`body read`), before it sends the commit, after it sent it but before it
+reads Redis' answer (`commit sent`), or before it answers the sender (`committed`). A worker is held before it asks for
+a batch, after it got one that RQ does not know of yet (`taken`), before or after it claims the events, in a handler,
+after a handler returned, before it settles, after it sent the settle but before it reads the answer (`settle sent`), or
+after that (`settled`). These settles are the last ones of their batches; `more` is one in the middle of a batch.
 
 | process | step | signal | handlers | sent | acknowledged | handled | repeated | lost |
 |---|---|---|---|--:|--:|--:|--:|--:|

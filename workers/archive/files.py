@@ -2,10 +2,10 @@
 
 `2026-11-21/14-WORKER-N.zst` in the folder holds what arrived between 14:00 and 15:00 UTC and was settled by one worker
 process, which writes it. Such a file is made of blocks, one for each settle: a skippable zstd frame that says what the
-block holds, then a zstd frame of records. So `zstd -dc` reads it, and whoever only counts reads next to nothing.
+block holds, then a zstd frame of records. So `zstd -dc` reads it, and counting needs only the first frames.
 
-A block is on the disk before what it holds is settled. A crash may leave one torn at the end, of which nothing was
-settled; and it may leave a notification that is settled later in two blocks.
+A block is on the disk before its notifications are settled. A crash may leave a torn block at the end, of which nothing
+was settled; and if a worker crashes between archive and settle, the next one archives the notification again.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ class Archive:
                 raise SettingsError(f"WA_ARCHIVE_DIR: cannot write to {folder}: {error.strerror}") from None
 
     def keep(self, notifications: list[tuple[int, bytes]], wait: Callable[[], bool]) -> bool:
-        """Return when these, each (arrival in ms, body), are on the disk: True.
+        """Write these, each (arrival in ms, body). True once they are on the disk.
 
-        While the disk does not take them it is tried again as long as `wait()` says so; then False, and none is kept.
+        If the disk refuses them, it tries again while `wait()` is True; then it returns False, and none is kept.
         """
         while notifications:
             try:
@@ -121,7 +121,7 @@ class Archive:
                 name = f"{_hour(hour * HOUR_MS / 1000)}-{self._worker}-{self._number}.zst"
                 self._append(self._folder / name, self._block(some), written)
         except OSError:
-            self._number += 1  # nobody knows what is on the disk of the files so far
+            self._number += 1  # what the files so far hold is not known any more
             for path, size in written:
                 with suppress(OSError):
                     os.truncate(path, size)
@@ -137,7 +137,7 @@ class Archive:
         return _MAGIC + holds + _CRC.pack(value(holds)) + frame
 
     def _append(self, path: Path, block: bytes, written: list[tuple[Path, int]]) -> None:
-        """Return when the block is on the disk. `written` gets what to go back to when it is not."""
+        """Return when the block is on the disk. Adds to `written` the size to cut the file to if that fails."""
         path.parent.mkdir(mode=0o700, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:

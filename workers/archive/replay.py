@@ -31,14 +31,14 @@ PORTION = 1000
 MOST_WAITING = 100
 """While so many batches wait for workers, no more are added."""
 
-_MOST_MEMORY = 0.8  # of maxmemory: what senders deliver meanwhile goes first
+_MOST_MEMORY = 0.8  # of maxmemory; the rest is for what senders deliver meanwhile
 _WAIT_SECONDS = 0.2
 
 _APPEND = scripts.lua(append.__file__, "append.lua")
 
 
 class Wanted(NamedTuple):
-    """Which notifications are meant, by arrival (ms, the second one excluded) and by what they hold. Empty: any."""
+    """Which notifications to replay, by arrival (ms, `until_ms` excluded) and by what they hold. Empty: any."""
 
     since_ms: int = 0
     until_ms: int = 1 << 48
@@ -48,7 +48,7 @@ class Wanted(NamedTuple):
 
 
 class Notification(NamedTuple):
-    """What is to be handled again of a notification: itself, or each event that is wanted in a body of its own."""
+    """What to handle again of a notification: all of it, or each wanted event as a body of its own."""
 
     received_ms: int
     bodies: list[bytes]
@@ -62,7 +62,7 @@ class Portion(NamedTuple):
 
 
 def read(paths: Iterable[Path], wanted: Wanted, tell: Tell, advance: Callable[[int], None]) -> Iterator[Notification]:
-    """What is wanted of these files, in the order of arrival, each once.
+    """The wanted notifications of these files, in the order of arrival, each once.
 
     `advance` gets the number of bytes of each block that was read.
     """
@@ -77,7 +77,7 @@ def read(paths: Iterable[Path], wanted: Wanted, tell: Tell, advance: Callable[[i
 
 
 def _by_hour(paths: Iterable[Path], wanted: Wanted, tell: Tell) -> dict[int, list[Path]]:
-    """By the hour in them: whoever brought them back from elsewhere may have named them otherwise."""
+    """The files by the hour that they hold, not by name: restored files may have other names."""
     hours: dict[int, list[Path]] = defaultdict(list)
     for path in paths:
         first = next(blocks(path, tell), None)
@@ -89,9 +89,9 @@ def _by_hour(paths: Iterable[Path], wanted: Wanted, tell: Tell) -> dict[int, lis
 def _merge(
     paths: list[Path], wanted: Wanted, tell: Tell, advance: Callable[[int], None]
 ) -> Iterator[tuple[int, int, bytes]]:
-    """Arrival (ms), a number, body, of all blocks of these files. In memory are the blocks that overlap in time."""
+    """Arrival (ms), a number, body, of all blocks of these files. Memory holds only blocks that overlap in time."""
     ahead: list[tuple[int, int, bytes]] = []
-    numbers = itertools.count()  # what arrived in the same millisecond stays as it lies there
+    numbers = itertools.count()  # what arrived in the same millisecond keeps the order of the file
     for block in sorted(_overlapping(paths, wanted, tell)):
         while ahead and ahead[0][0] < block.first_ms:
             yield heapq.heappop(ahead)
@@ -142,11 +142,11 @@ def feed_back(
     force: bool,
     wait: Callable[[str], bool],
 ) -> Iterator[Portion]:
-    """Put them into the queues of their home among `each` Redis, in portions, each wholly or not at all (of several
-    Redis: in each of them). Yields after each.
+    """Queue notifications in their home among `each` Redis, in portions; yields after each. A portion is written wholly
+    or not at all (with several Redis: in each of them).
 
-    With `force` they are handled whether they were handled before or not. While Redis has no room `wait` gets the
-    reason, again and again; it ends when that answers False.
+    With `force` they are handled even if they were handled before. While Redis has no room, `wait` is called with the
+    reason again and again; when it returns False, this ends.
     """
     scripts = [redis.register_script(_APPEND) for redis in each]
     template = job_template()
@@ -169,7 +169,7 @@ def feed_back(
 
 
 def _portions(notifications: Iterable[Notification]) -> Iterator[list[Notification]]:
-    """Each ends with the last of a millisecond, so that a time says where to go on."""
+    """Portions that never split a millisecond, so that a time says where to go on."""
     portion: list[Notification] = []
     count = size = 0
     for notification in notifications:
@@ -185,7 +185,7 @@ def _portions(notifications: Iterable[Notification]) -> Iterator[list[Notificati
 
 
 def _no_room(redis: Redis, settings: Settings) -> str:
-    """Why nothing is added at this moment, or nothing."""
+    """Why nothing may be added at this moment; empty when it may."""
     memory: dict[str, Any] = redis.info("memory")
     if memory.get("maxmemory", 0) and memory["used_memory"] > _MOST_MEMORY * memory["maxmemory"]:
         return "Redis is short of memory (maxmemory)"

@@ -36,7 +36,7 @@ _KINDS = ("message", "status", "error", "change", "notification")
 
 
 class Hour(NamedTuple):
-    """What the archive holds of an hour; `bytes` are those of the bodies, `compressed` what the files take."""
+    """What the archive holds of an hour; `bytes` counts the bodies, `compressed` what the files take."""
 
     hour: str
     files: int = 0
@@ -49,18 +49,18 @@ class Hour(NamedTuple):
 
 
 class _Faults:
-    """Says what cannot be read, each once; then the exit status is 1."""
+    """Prints each file that cannot be read, once; if there was any, the command exits 1."""
 
     def __init__(self) -> None:
-        self.told: set[str] = set()
+        self.printed: set[str] = set()
 
     def tell(self, line: str) -> None:
-        if line not in self.told:
-            self.told.add(line)
+        if line not in self.printed:
+            self.printed.add(line)
             click.echo(f"wa-ingest: {line}", err=True)
 
     def end(self) -> None:
-        if self.told:
+        if self.printed:
             raise click.ClickException("not everything could be read, see above")
 
 
@@ -69,7 +69,7 @@ class _Faults:
 def archive(as_json: bool) -> None:
     """Show what WA_ARCHIVE_DIR holds, by hour of arrival (UTC).
 
-    bytes are those of the notifications, compressed is what the files take. Workers remove files older than
+    bytes counts the notifications, compressed what the files take. Workers remove files older than
     WA_ARCHIVE_AGE (30 days). `wa-ingest replay` feeds notifications back. With --json: an object of hours (a list of
     hour, files, notifications, bytes, compressed), files, notifications, bytes, compressed, age_seconds.
     """
@@ -165,15 +165,15 @@ def replay(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Feed notifications from the archive back, to be handled by the workers.
+    """Put notifications from the archive back into the queues, for workers to handle.
 
-    FILE are files or folders of the archive; without, all of WA_ARCHIVE_DIR. They go to the end of the queues in the
-    order of their arrival, and keep its time. What was handled within WA_DEDUP_WINDOW is not handled twice, unless
-    --again. All filters must fit; one that is given several times fits if one of its values does. Of a notification
-    that holds more than what --kind and --contact name, only that goes back.
+    FILE is a file or folder of the archive; without one, all of WA_ARCHIVE_DIR is read. Notifications go to the end of
+    the queues in the order of their arrival, and keep its time. What was handled within WA_DEDUP_WINDOW is not handled
+    again, unless --again. All filters must match; a filter given several times matches if one of its values does. With
+    --kind or --contact, only the matching events of a notification go back.
 
     On a terminal it asks first. It waits while Redis is short of memory, or a hundred batches wait for workers.
-    Ctrl-C stops between two portions of about a thousand; nothing is lost, and it says which --from goes on.
+    Ctrl-C stops between two portions of about a thousand; nothing is lost, and it prints the --from to go on with.
 
     With --json: an object of matched and done (notifications), upto (arrival of the last, or null).
     """
@@ -229,15 +229,15 @@ def _feed(
     matched: int,
 ) -> tuple[int, int | None, str]:
     """Feed back what is wanted: how many notifications, arrival of the last (ms), why it stopped before the end."""
-    done, upto, said = 0, None, ""
+    done, upto, waited_for = 0, None, ""
     with stop_on_interrupt() as stopping, progress_bar() as progress:
         task = progress.add_task("", total=matched)
 
         def wait(reason: str) -> bool:
-            nonlocal said
-            if not said:
+            nonlocal waited_for
+            if not waited_for:
                 click.echo(f"wa-ingest: waiting, because {reason}", err=True)
-            said = reason
+            waited_for = reason
             return not stopping.is_set()
 
         found = replaying.read(paths, wanted, tell, lambda _: None)

@@ -1,4 +1,4 @@
-"""Is everything fit for production: what `wa-ingest check` looks at."""
+"""The checks of `wa-ingest check`: is everything fit for production?"""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Check(NamedTuple):
 
 
 def run(settings: Settings) -> list[Check]:
-    """All checks, in the order of a notification's way."""
+    """All checks, in the order in which a notification passes what they look at."""
     return [
         *_edge(settings),
         _spool(settings),
@@ -49,7 +49,7 @@ GUARDS = {
     "allow_networks": "networks",
     "tls_client_ca": "client certificates",
 }
-"""Settings that decide who may post, and what each asks for."""
+"""Settings that decide who may post, and what each requires."""
 
 
 def _edge(settings: Settings) -> Iterator[Check]:

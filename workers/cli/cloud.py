@@ -66,12 +66,12 @@ def _graph(url: str) -> Graph:
 def subscribe(api: str, waba: str | None, phone: str | None, url: str | None) -> None:
     """Let the token's app get the notifications of a WhatsApp Business account (WABA).
 
-    With --url they go there instead of the app's own URL; without it a former override of the WABA ends. With
-    --phone and --url only those of one phone number go there. The app must be subscribed before it can override. Meta
-    overrides messages and a few other fields only.
+    With --url they go there instead of to the app's own URL; without it, an earlier override of the WABA ends. With
+    --phone and --url, only those of one phone number go there. The app must be subscribed before it can override. Meta
+    overrides only messages and a few other fields.
 
-    Meta calls the URL at once, with WA_VERIFY_TOKEN (or WA_VERIFY_TOKEN_FILE) of this command: the receiver must be up
-    and have the same.
+    Meta calls the URL at once, with this command's WA_VERIFY_TOKEN (or WA_VERIFY_TOKEN_FILE): the receiver must be up
+    and have the same token.
     """
     if (waba is None) == (phone is None):
         raise click.UsageError("give a WABA_ID, or --phone")

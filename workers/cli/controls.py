@@ -1,4 +1,4 @@
-"""`wa-ingest pause`, `resume` and `limit`: the levers of a running pipeline."""
+"""`wa-ingest pause`, `resume` and `limit`: control a running pipeline."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _lanes = click.argument("lanes", metavar="[LANE]...", nargs=-1, type=click.Choic
 @_lanes
 @as_json
 def pause(lanes: tuple[str, ...], as_json: bool) -> None:
-    """Stop handling lanes, or all: they wait.
+    """Stop handling some lanes, or all: their notifications wait.
 
     For a deployment, or while a database is repaired. Lanes are messages, statuses and other. The receiver goes on
-    accepting. Batches in work go back to the front of their queue within a second, except for handlers that are
-    running: these finish. Retries become due and wait. It lasts until it is taken back, whatever is restarted.
+    accepting. Workers let running handlers finish, and put batches in work back to the front of their queue within a
+    second. Retries that come due wait, too. A pause lasts until `wa-ingest resume`, even if everything is restarted.
     """
     with cli_errors():
         before, now = _pull(controls.pause, lanes or LANES)
@@ -48,7 +48,7 @@ def pause(lanes: tuple[str, ...], as_json: bool) -> None:
 def resume(lanes: tuple[str, ...], as_json: bool) -> None:
     """Let paused lanes, or all, go on.
 
-    Lanes are messages, statuses and other. What `wa-ingest limit` said stays in force.
+    Lanes are messages, statuses and other. Limits set with `wa-ingest limit` stay in force.
     """
     with cli_errors():
         before, now = _pull(controls.resume, lanes or LANES)
@@ -69,9 +69,9 @@ def resume(lanes: tuple[str, ...], as_json: bool) -> None:
 def limit(lane: str | None, rate: str | None, as_json: bool) -> None:
     """Cap how fast events of a lane are handled.
 
-    RATE is how many events of LANE all workers together give to handlers at most: 200/s, 1000/m, 50/h; off takes the
-    cap away. It takes effect within a second, lasts until it is taken away, and holds up no other lane. Without a RATE:
-    show what is in force.
+    RATE is how many events of LANE all workers together may give to handlers: 200/s, 1000/m, 50/h; off removes the
+    limit. It takes effect within a second, lasts until it is removed, and holds up no other lane. Without a RATE: show
+    the limits in force.
     """
     with cli_errors():
         per_second = None

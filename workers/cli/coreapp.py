@@ -25,7 +25,7 @@ _RESTART = "Restart the Coreapp now: until then it goes on as before."
 
 
 class _Reach(NamedTuple):
-    """The group's options, not looked at before a command needs them: `--help` needs none."""
+    """The group's options. They are checked only when a command needs them, so that `--help` needs none."""
 
     api: str | None
     ca_file: Path | None
@@ -76,8 +76,8 @@ def coreapp_group(ctx: click.Context, api: str | None, ca_file: Path | None, ins
         wa-ingest coreapp settings apply --url https://example.com/webhook --sent --delivered --read
         wa-ingest coreapp ca upload our-ca.pem      (when the receiver's certificate is of a private CA)
 
-    An admin's account is needed. The token of `login` holds for some days. When it has expired and COREAPP_PASSWORD
-    (or COREAPP_PASSWORD_FILE, the path of a file that holds it) is set, a new one is fetched without a word.
+    An admin's account is needed. The token of `login` is valid for some days. When it has expired and COREAPP_PASSWORD
+    (or COREAPP_PASSWORD_FILE, the path of a file that holds it) is set, a command fetches a new one by itself.
     """
     ctx.obj = _Reach(api, ca_file, insecure, token_file)
 
@@ -104,7 +104,7 @@ def login(reach: _Reach, user: str, first: bool, new_password_file: Path | None)
     new = _new_password(first, new_password_file)
     made = coreapp.login(client, user, password, new)
     until = printable(made.expires_after)
-    click.echo(f"Logged in to {client.server.url} as {user}. The token holds until {until}, in {client.token_file}.")
+    click.echo(f"Logged in to {client.server.url} as {user}. The token in {client.token_file} is valid until {until}.")
     if new:
         click.echo("The new password is set; from now on give that one.")
 
@@ -117,7 +117,7 @@ def _new_password(first: bool, file: Path | None) -> str | None:
 
 
 def _ask(prompt: str, variable: str, confirm: bool = False) -> str:
-    """A password from the terminal, invisible."""
+    """A password from the terminal, which does not show it."""
     if not sys.stdin.isatty():
         raise ApiError(f"no password: set {variable} or {variable}_FILE, or run this on a terminal")
     return str(click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True))
@@ -156,7 +156,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 def apply_settings(reach: _Reach, /, dry_run: bool, as_json: bool, **values: Any) -> None:
     """Change the settings that are named, and only these; show all before and after.
 
-    Reads them back: when the client does not show what was sent, that is an error. With --json: an object of sent,
+    It reads them back, and fails when the client does not show what was sent. With --json: an object of sent,
     before, after, changed (names), restart (is one needed?).
     """
     wanted = {o.setting: values[o.parameter] for o in known.OPTIONS if values[o.parameter] is not None}
@@ -208,7 +208,7 @@ def ca() -> None:
 def upload(reach: _Reach, file: Path) -> None:
     """Let the client trust the certificates of FILE: PEM, one or several. A file with a private key is refused.
 
-    The client takes notice at its next start.
+    The client uses them from its next start on.
     """
     found = certificates.read(file)
     coreapp.upload_ca(reach.coreapp(), "".join(one.pem for one in found).encode())

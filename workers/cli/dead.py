@@ -60,7 +60,7 @@ def _names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 
 
 _FILTERS = (
-    click.option("--lane", "lanes", multiple=True, type=click.Choice(LANES), help="Letters of this lane."),
+    click.option("--lane", "lanes", multiple=True, type=click.Choice(LANES), help="Dead letters of this lane."),
     click.option("--kind", "kinds", multiple=True, type=click.Choice(_KINDS), help="What the body holds."),
     click.option(
         "--reason",
@@ -75,7 +75,7 @@ _FILTERS = (
 
 
 def _filtered(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that choose letters, as its first argument."""
+    """Give a command the options that choose dead letters, as its first argument."""
 
     @functools.wraps(command)
     def with_wanted(
@@ -99,7 +99,7 @@ _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 _Chosen = list[tuple[Redis, letters.Selection]]
-"""Of each Redis, the letters that are meant."""
+"""The chosen dead letters of each Redis."""
 
 
 def _select(settings: Settings, wanted: letters.Wanted, to_write: bool = False) -> _Chosen:
@@ -107,18 +107,19 @@ def _select(settings: Settings, wanted: letters.Wanted, to_write: bool = False) 
 
 
 def _read(chosen: _Chosen) -> Iterator[letters.DeadLetter]:
-    """The letters of all Redis, the oldest first."""
+    """The dead letters of all Redis, the oldest first."""
     return heapq.merge(*(letters.read(*one) for one in chosen), key=lambda letter: letter.id)
 
 
 @click.group()
 def dead() -> None:
-    """Look at dead letters, let them be handled again, delete or export them.
+    """Look at dead letters, have them handled again, delete or export them.
 
-    A dead letter is an event, or a whole notification, that nobody will try again by itself: out of attempts, rejected
-    by a handler, or impossible to read. It is kept for WA_DEAD_AGE (14 days), then removed.
+    A dead letter is an event, or a whole notification, that no worker tries again until you retry it: out of attempts,
+    rejected by a handler, impossible to read, or its workers died of it. It is removed after WA_DEAD_AGE (14 days).
 
-    All filters must fit; one that is given several times fits if one of its values does. Without a filter: all letters.
+    All filters must match; a filter given several times matches if one of its values does. Without a filter: all dead
+    letters.
     """
 
 
@@ -195,11 +196,10 @@ def _readable(body: bytes) -> str:
 @_yes
 @as_json
 def retry(wanted: letters.Wanted, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Let dead letters be handled again, from their first attempt on.
+    """Have dead letters handled again, beginning with attempt 1.
 
-    They go to the end of their queues and are no dead letters any more. On a terminal it asks first. Letters that come
-    meanwhile are left alone. Ctrl-C stops between two portions of at most 100 letters; nothing is lost, and the same
-    command goes on with the rest.
+    They move to the end of their queues. On a terminal it asks first. Dead letters that arrive meanwhile are left
+    alone. Ctrl-C stops between two portions of at most 100; nothing is lost, and the same command does the rest.
     """
     with cli_errors():
         settings = current_settings()
@@ -216,8 +216,8 @@ def retry(wanted: letters.Wanted, dry_run: bool, yes: bool, as_json: bool) -> No
 def drop(wanted: letters.Wanted, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Delete dead letters, for good. `dead export` keeps them elsewhere.
 
-    On a terminal it asks first. Letters that come meanwhile are left alone. Ctrl-C stops between two portions of at
-    most 100 letters.
+    On a terminal it asks first. Dead letters that arrive meanwhile are left alone. Ctrl-C stops between two portions of
+    at most 100.
     """
     with cli_errors():
         chosen = _select(current_settings(), wanted, to_write=not dry_run)

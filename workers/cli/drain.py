@@ -1,4 +1,4 @@
-"""`wa-ingest drain`: until a backlog is empty."""
+"""`wa-ingest drain`: watch a backlog until it is empty."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from workers.cli.drain_estimate import Estimate, Left, Watch, together
 from workers.cli.terminal import cli_errors, current_settings, span
 
 _LOOK_SECONDS = 0.25
-_LOOK_SHARE = 20  # times as long as a look takes Redis, at least, from one to the next
+_LOOK_SHARE = 20  # from one look to the next, at least so many times as long as a look takes
 _LINE_SECONDS = 5.0  # between two lines, where there is no terminal for bars
 
 Say = Callable[[dict[str, Left], str], None]
@@ -37,17 +37,17 @@ Say = Callable[[dict[str, Left], str], None]
 
 @click.command()
 @click.argument("lanes", nargs=-1, type=click.Choice(LANES), metavar="[LANE]...")
-@click.option("--processes", "count", type=click.IntRange(1, 1024), help="Run so many workers here until then.")
+@click.option("--processes", "count", type=click.IntRange(1, 1024), help="Run this many workers here until then.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a line four times a second, instead of bars.")
 def drain(lanes: tuple[str, ...], count: int | None, as_json: bool) -> None:
     """Show how a backlog is drained, how fast and how long it will take; exit 0 when it is empty.
 
-    Without --processes it follows the workers that run, wherever they are. With it, it runs workers of its own and
-    stops them at the end. Ctrl-C stops either (exit 1); nothing is lost.
+    Without --processes it watches the workers that run already, wherever they are. With it, it runs workers of its own
+    and stops them at the end. Ctrl-C stops either (exit 1); nothing is lost.
 
-    LANE is messages, statuses or other; none means all. Empty means that nothing waits and nothing is in work: events
-    that wait for their next try are named at the end. Lanes that are paused are left out. The time left knows that the
-    most urgent lane goes first; it appears once something was done.
+    LANE is messages, statuses or other; none means all. Empty means that nothing waits and nothing is in work. Failed
+    events that wait for their next try do not count; their number is printed at the end. Paused lanes are left out. The
+    time left appears once something was done; it takes into account that the most urgent lane goes first.
     """
     with cli_errors():
         settings = current_settings()
@@ -71,7 +71,7 @@ def drain(lanes: tuple[str, ...], count: int | None, as_json: bool) -> None:
 
 
 class _Follower:
-    """Looks on until the lanes are empty, or it is told to stop."""
+    """Watches until the lanes are empty, or it is told to stop."""
 
     def __init__(self, clients: Iterable[Redis], lanes: tuple[str, ...]) -> None:
         self.lanes = lanes
@@ -172,7 +172,7 @@ def _bars(console: Console) -> Iterator[Say]:
     remark = Text("", style="bold red")
     with Live(Group(progress, remark), console=console, refresh_per_second=4):
 
-        def say(lanes: dict[str, Left], says: str) -> None:
+        def say(lanes: dict[str, Left], text: str) -> None:
             for lane, left in lanes.items():
                 if lane not in tasks:
                     tasks[lane] = progress.add_task(lane, left=0, rate=0.0, time="")
@@ -184,19 +184,19 @@ def _bars(console: Console) -> Iterator[Say]:
                     rate=left.rate,
                     time=_time(left),
                 )
-            remark.plain = says
+            remark.plain = text
 
         yield say
 
 
 @contextmanager
 def _lines(console: Console) -> Iterator[Say]:
-    said = -_LINE_SECONDS
+    printed_at = -_LINE_SECONDS
 
     def say(lanes: dict[str, Left], remark: str) -> None:
-        nonlocal said
-        if time.monotonic() - said >= _LINE_SECONDS:
-            said = time.monotonic()
+        nonlocal printed_at
+        if time.monotonic() - printed_at >= _LINE_SECONDS:
+            printed_at = time.monotonic()
             parts = [f"{lane}: {left.left:,} left, {left.rate:,.0f}/s, {_time(left)}" for lane, left in lanes.items()]
             click.echo("; ".join(parts + [remark] * bool(remark)), err=True)
 

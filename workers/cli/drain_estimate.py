@@ -17,7 +17,7 @@ _WINDOW = 60.0
 
 
 _STANDSTILL = 5.0
-"""Seconds without any progress that are no jerk any more."""
+"""After this many seconds without progress, work stands still; before, it may come in bursts."""
 
 
 class Look(NamedTuple):
@@ -40,7 +40,7 @@ class Look(NamedTuple):
 class Left(NamedTuple):
     """A lane: notifications left and done since the first look, done per second, seconds until it is empty.
 
-    `seconds` is None as long as nobody can tell, and when more arrives than is done.
+    `seconds` is None while it cannot be told, and when more arrives than is done.
     """
 
     left: int
@@ -111,18 +111,18 @@ class Estimate:
     """Tells from a series of looks when each lane will be empty.
 
     The lanes of a backlog are not drained side by side, but the most urgent first, so the rate of a lane says little
-    about its end. What does: how long workers are busy with one of its notifications, how long they are busy in each
+    about its end. The estimate uses how long workers take for one of its notifications, how long they are busy in each
     second, and the order that take.lua keeps.
     """
 
     def __init__(self) -> None:
         self._first: Look | None = None
-        self._steps: deque[_Step] = deque()  # of looks that found something settled: it comes in jerks
+        self._steps: deque[_Step] = deque()  # looks that found something settled, which comes in bursts
         self._looked_at = 0.0
         self._cost: dict[str, float] = {}  # worker-milliseconds for a notification of a lane
 
     def add(self, look: Look) -> dict[str, Left]:
-        """What is to be said now."""
+        """How far each lane is at this look."""
         first = self._first = self._first or look
         last = self._steps[-1].look if self._steps else first
         if look.done != last.done:
@@ -148,8 +148,8 @@ class Estimate:
     def _stretch(self, first: Look, look: Look) -> tuple[Look, Look, float]:
         """Two looks, and the seconds between the settles that they found.
 
-        As far as these are not known (nobody knows when the workers began, and when between two looks something was
-        settled), all workers are taken to have been busy.
+        Where these are unknown (when the workers began, when between two looks something was settled), all workers are
+        assumed to have been busy.
         """
         if not self._steps:
             return look, look, 0.0
@@ -167,7 +167,7 @@ class Estimate:
         self._cost |= {lane: busy[lane] / count for lane, count in done.items() if count and busy.get(lane)}
         if not self._cost or seconds <= 0:
             return {}
-        unknown = sum(self._cost.values()) / len(self._cost)  # of a lane that nobody has begun with
+        unknown = sum(self._cost.values()) / len(self._cost)  # for a lane that no worker has begun with
         cost = {lane: self._cost.get(lane, unknown) for lane in now.done}
         arrived = sum((now.arrived[lane] - then.arrived[lane]) * cost[lane] for lane in cost)
         capacity = (sum(busy.values()) - arrived) / seconds
@@ -194,7 +194,7 @@ def together(each: Sequence[Left]) -> Left:
 
 
 def ends(work: Mapping[str, float]) -> dict[str, float]:
-    """When work (by lane, the most urgent first) is done by one who gives each lower lane its fair share."""
+    """When the work of each lane (the most urgent first) is done, if every lower lane gets its fair share."""
     left = {lane: amount for lane, amount in work.items() if amount > 0}
     found = dict.fromkeys(work, 0.0)
     now = 0.0

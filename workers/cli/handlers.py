@@ -1,4 +1,4 @@
-"""`wa-ingest handlers` and `wa-ingest call`: for who writes handlers."""
+"""`wa-ingest handlers` and `wa-ingest call`: for writing handlers."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def handlers(as_json: bool) -> None:
     """Show the handlers that WA_HANDLERS registers, in the order in which they are called.
 
     wants are message types, statuses or change fields; * means all. With --json: a list of objects of kind, wants,
-    handler, is_async, rate (calls per second, over all workers), concurrency (calls at a time, in one worker process),
-    defined (file:line).
+    handler, is_async, rate (calls per second, over all workers of one Redis), concurrency (calls at a time, in one
+    worker process), defined (file:line).
     """
     rows = [_row(one) for one in _load().registered]
     if as_json:
@@ -85,13 +85,12 @@ def _near(place: str) -> str:
 def call(file: IO[bytes], as_json: bool) -> None:
     """Run the body in FILE (- is standard input) through your handlers, in this process, without Redis.
 
-    Shows for each event which handlers match and how it ended; what handlers print is shown, too. The handlers are
-    really called: what they do is done. Copies are not recognised, only system messages bring news of a profile, and
-    handlers' rate and concurrency do not count.
-    Exits 1 when an event failed or was rejected, or when a part of the body is no event.
+    Shows for each event which handlers match and how it ended, and what handlers print. The handlers are really called,
+    with all that they do. Copies are not recognised, only system messages bring news of a profile, and handlers' rate
+    and concurrency have no effect. Exits 1 when an event failed or was rejected, or a part of the body is no event.
 
     With --json a list of objects of event (kind), subject (type, status or field), handlers, outcome, detail,
-    handler (that raised), retry_in (seconds).
+    handler (the one that raised), retry_in (seconds).
     """
     found = call_handlers(_load(), file.read(), timeout=current_settings().handler_timeout)
     if as_json:
@@ -118,7 +117,7 @@ def _subject(event: Event | Broken) -> str:
 
 
 def _load() -> Handlers:
-    """The handlers in force. Whatever their module raises is one line."""
+    """The handlers that WA_HANDLERS names. Whatever their module raises becomes an error of one line."""
     try:
         name = current_settings().handlers
         return loading.load(name)

@@ -1,4 +1,4 @@
-"""The pages that `--help` shows: the commands by what one wants, and examples to begin with."""
+"""The pages that `--help` shows: commands by purpose, and examples."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from workers.cli.terminal import as_json, cli_errors, current_settings, program
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="wa-ingest")
 def main() -> None:
-    """Take in WhatsApp Business notifications: durable in Redis, answered at once, handled by your code in workers.
+    """Receive WhatsApp Business notifications: durable in Redis, answered at once, handled by your code in workers.
 
     Settings come from environment variables; `wa-ingest settings` lists them. To try everything on this machine:
     `wa-ingest up`.
@@ -43,8 +43,8 @@ def main() -> None:
 def up() -> None:
     """Run everything on this machine, until Ctrl-C.
 
-    Starts a Valkey server with its data in ./data (every write on disk before it is answered), unless WA_REDIS_URL
-    names another; the receiver; and WA_PROCESSES workers, for each Redis. Nothing is lost at a stop: the next start
+    Starts a receiver, WA_PROCESSES workers for each Redis, and, unless WA_REDIS_URL names a server, a Valkey server
+    with its data in ./data (every write is on disk before it is answered). Nothing is lost at a stop: the next start
     goes on from there.
     """
     with cli_errors():
@@ -100,9 +100,9 @@ def _reached(host: str, port: int) -> str:
 
 
 def _credentials(settings: Settings) -> str:
-    """What to say behind a line that lacks what senders must have."""
+    """A remark for a line that lacks the credentials that senders must have."""
     needed = [variable(name) for name in checks.GUARDS if getattr(settings, name)]
-    return f"   # refused without what {', '.join(needed)} demands" if needed else ""
+    return f"   # refused: {', '.join(needed)} is set" if needed else ""
 
 
 @main.command()
@@ -110,8 +110,8 @@ def _credentials(settings: Settings) -> str:
 def serve(count: int | None) -> None:
     """Run the receiver, until SIGTERM or Ctrl-C.
 
-    Answers 200 once a notification is durable in Redis, 503 when it cannot be. Several processes share the port. At a
-    stop what was read is committed and answered first.
+    Answers 200 once a notification is durable, in Redis or in the spool (WA_SPOOL_DIR), and 503 when it cannot be.
+    Several processes share the port. When it stops, it first commits and answers what it has read.
     """
     with cli_errors():
         settings = current_settings(processes=count)
@@ -123,13 +123,13 @@ def serve(count: int | None) -> None:
 @main.command()
 @click.option("--lanes", help="Lanes to take from, comma separated [WA_LANES, all]: messages, statuses, other.")
 @click.option("--processes", "count", type=click.IntRange(1, 1024), help="Worker processes [WA_PROCESSES, 1].")
-@click.option("--burst", is_flag=True, help="End when nothing is left to take.")
+@click.option("--burst", is_flag=True, help="Exit when no batch is left to take.")
 def work(lanes: str | None, count: int | None, burst: bool) -> None:
     """Run workers, until SIGTERM or Ctrl-C.
 
     Each process takes batches, parses them and calls the handlers that WA_HANDLERS names. A process that dies is
-    started again, and its work is taken up by another. At a stop the events that have begun are finished, the rest
-    goes back to the front of its queue.
+    started again; another worker takes over its batch. When the workers stop, running handlers get 6 seconds to finish,
+    then they are interrupted. Events that did not finish go back to the front of their queue.
     """
     with cli_errors():
         settings = current_settings(lanes=lanes, processes=count)
@@ -170,9 +170,9 @@ def settings(as_json: bool) -> None:
 def check(as_json: bool) -> None:
     """Is everything fit for production? Exits 1 when something is not.
 
-    Looks at the settings; at Redis: reachable, its version, append-only file, no eviction, memory left; at the spool's
-    folder, certificates and handlers; at who may post; at dead letters that will soon be removed. Each finding that is
-    not well says what to do.
+    Checks who may post, certificates and the names of settings; the folders of spool and archive; whether Redis is
+    reachable, new enough, keeps an append-only file and evicts nothing; dead letters that will soon be removed; and
+    the handlers. Each warning or failure says what to do.
     """
     with cli_errors():
         current = load()

@@ -82,10 +82,10 @@ _ABOVE_0 = _Number(min=0, min_open=True, max=1e9)
 
 @click.command()
 @click.option(
-    "--to", "url", metavar="URL", required=True, callback=_url, help="Where to; user:password@ is Basic auth."
+    "--to", "url", metavar="URL", required=True, callback=_url, help="Receiver; user:password@ is Basic auth."
 )
 @click.option(
-    "--form", type=click.Choice(("cloud", "onprem")), default="cloud", show_default=True, help="Which sender."
+    "--form", type=click.Choice(("cloud", "onprem")), default="cloud", show_default=True, help="Sender to play."
 )
 @click.option(
     "--mix",
@@ -98,8 +98,8 @@ _ABOVE_0 = _Number(min=0, min_open=True, max=1e9)
 @click.option("--batch", type=click.IntRange(1, 1000), default=1, show_default=True, help="Updates in a notification.")
 @click.option("--connections", type=click.IntRange(1, 1000), help="Requests under way at a time [6].")
 @click.option("--rate", type=_ABOVE_0, help="Notifications a second, whatever the answers.")
-@click.option("--count", type=click.IntRange(1), help="So many notifications [1000].")
-@click.option("--seconds", type=_ABOVE_0, help="As many as there are in that time.")
+@click.option("--count", type=click.IntRange(1), help="Notifications to post [1000].")
+@click.option("--seconds", type=_ABOVE_0, help="Post for this long.")
 @click.option("--timeout", type=_ABOVE_0, default=10.0, show_default=True, help="Seconds for an answer.")
 @click.option("--speed-up", type=_ABOVE_0, default=1.0, show_default=True, help="Divides the delays of retries.")
 @click.option("--duplicates", callback=_share, default="0%", show_default=True, help="Post that share a second time.")
@@ -114,7 +114,7 @@ _ABOVE_0 = _Number(min=0, min_open=True, max=1e9)
     type=_ABOVE_0,
     default=60.0,
     show_default=True,
-    help="Wait so long while nothing more is handled.",
+    help="Give up after this long without progress.",
 )
 @as_json
 def simulate(
@@ -151,25 +151,26 @@ def simulate(
 
     By default the next one goes out when one of --connections is free (the On-Premises client has 6, 12, 18 or 24).
     With --rate they are due at an even pace, and the time of an answer counts from then, so a stall shows; at most
-    --connections are under way, without that option 1000 (onprem: 24). The load ends after --count or --seconds, what
-    comes first.
+    --connections are under way, without that option 1000 (onprem: 24). The load ends after --count or --seconds,
+    whichever comes first.
 
     Anything but 200, a broken connection or no answer in time is tried again: On-Premises after 3 s, 6 s, 9 s, … (at
     most 15 min) for a day; Cloud, of which only "less and less often" is documented, after 1 s, 2 s, 4 s, … (at most
     6 h) for 7 days. It goes on until everything is acknowledged or given up. When nothing at the address ever
     answered and a notification could not connect 4 times, or its connection was broken 8 times, it ends and says why.
-    While no connection can be made no new ones are begun, but with --rate. Ctrl-C stops and shows what there is.
+    While no connection can be made, no new notifications are posted, except with --rate. Ctrl-C stops and shows the
+    result so far.
 
     --duplicates posts a share again, byte for byte, after it was acknowledged, as when the 200 was lost.
 
     --verify needs WA_REDIS_URL, and workers that run with WA_HANDLERS=workers.simulator.verifying:handlers. Each
-    message and status that was acknowledged must be handled once; a message that was acknowledged before another
-    one of its contact was first posted, before that. A status that WA_STATUS_ORDER=drop drops is missing. At most
-    10 million updates.
+    acknowledged message and status must be handled once. A message that was acknowledged before the contact's next one
+    was posted must be handled before it. A status that WA_STATUS_ORDER=drop drops counts as missing. At most 10 million
+    updates.
 
-    The receiver is judged by what the senders demand: a median of at most 250 ms, less than 1 % over 1 s.
+    The receiver is measured against the senders' rule: a median of at most 250 ms, less than 1 % over 1 s.
 
-    Exits 0 when everything was acknowledged (and is verified), 1 otherwise.
+    Exits 0 when everything was acknowledged (and verified), 1 otherwise.
 
     With --json an object: run, form, sent, first_try, acknowledged, retried, given_up, unacknowledged (after a stop),
     duplicates, posts, answers (requests by status, or timeout, broken, refused, dns, tls), seconds, rate (requests a

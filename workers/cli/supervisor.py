@@ -235,7 +235,7 @@ def _signals() -> Iterator[_Wait]:
 
 
 def _forget_gauges(pid: int, folder: str) -> None:
-    """What that process counted as being so at the moment is no longer so."""
+    """Remove the gauges of a process that ended."""
     from prometheus_client import multiprocess  # only here: children import this module, and most count nothing
 
     multiprocess.mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]

@@ -27,7 +27,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 
 @contextmanager
 def cli_errors() -> Iterator[None]:
-    """What goes wrong in ordinary life is one line on standard error, exit status 1."""
+    """Expected errors become one line on standard error and exit status 1."""
     try:
         yield
     except SettingsError as error:

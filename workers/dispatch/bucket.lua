@@ -1,8 +1,8 @@
--- A bucket of tokens, in the fields `tokens.NAME` and `at.NAME` of a hash. What is capped at `rate` a second takes one
--- for each event. It holds those of TOKENS_SECONDS, at least one, and gives none before it is half full: so nobody comes
--- for one at a time. Who crashes with tokens has lost them; the cap is never exceeded.
+-- A bucket of tokens, in the fields `tokens.NAME` and `at.NAME` of a hash: `rate` tokens come in each second, and each
+-- event takes one. It holds TOKENS_SECONDS' worth, at least one, and gives none before it is half full, so that workers
+-- do not ask for one at a time. Tokens of a worker that crashes are lost; the cap is never exceeded.
 --
--- How many there are, and in how many seconds it gives some (0: now).
+-- Returns how many tokens there are, and the seconds until it gives some (0: now).
 -- constants TOKENS_SECONDS
 local function look(hash, name, rate, now)
   local tokens, at = unpack(redis.call('HMGET', hash, 'tokens.' .. name, 'at.' .. name))
@@ -12,7 +12,7 @@ local function look(hash, name, rate, now)
   return tokens, math.max(0, (math.max(1, holds / 2) - tokens) / rate)
 end
 
--- Takes at most so many out: their number, and in how many seconds there are more when that is 0.
+-- Takes out at most `most`. Returns how many, and, if that is 0, the seconds until there are some.
 local function grant(hash, name, rate, now, most)
   local tokens, wait = look(hash, name, rate, now)
   local given = wait == 0 and math.min(most, math.floor(tokens)) or 0

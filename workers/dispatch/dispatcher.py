@@ -20,10 +20,10 @@ from workers.events import Event
 from workers.handlers import Discard, Handler, Handlers, Reject, RetryIn
 
 STOP_SECONDS = 6.0
-"""How long handlers that run when the worker is told to stop may still take; then they are broken off."""
+"""How long running handlers may still take once the worker is told to stop; then they are interrupted."""
 
 _TICK = 0.25
-_SLICE = 0.05  # how soon a call sees that it may begin after all
+_SLICE = 0.05  # how soon an event sees that it may begin after all
 
 
 class Outcome(NamedTuple):
@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
 
     @property
     def happened(self) -> bool:
-        """True when the handlers had their way with it, if there were any."""
+        """True when nothing is left to do: it was handled or discarded, or no handler matched."""
         return self.name in ("handled", "unhandled", "discarded")
 
 
@@ -50,12 +50,12 @@ UNHANDLED = Outcome("unhandled")
 
 
 class Account(Protocol):
-    """Who keeps account of a run.
+    """What a run reports to, and what may hold it up.
 
-    `admit` is asked right before an event's handlers are called; an outcome it returns stands for theirs. `put_off`
-    takes that back: the event has to wait for its turn. `finish` gets each event's outcome. `tick` is called often
-    while handlers run. While `halted` says so, no event is begun. `now` is of the monotonic clock: reading that costs
-    more than most of what is done here for an event.
+    `admit` is called right before an event's handlers; if it returns an outcome, they are not called. `put_off` takes
+    `admit` back: the event has to wait for its turn. `finish` gets each event's outcome. `tick` is called often while
+    handlers run. While `halted` is True, no event begins. `now` is the time by the monotonic clock, passed on because
+    reading that costs more than most steps here.
     """
 
     def admit(self, event: Event) -> Outcome | None: ...
@@ -68,8 +68,8 @@ class Account(Protocol):
 class Dispatcher:
     """Runs events through handlers.
 
-    `timeout` is in seconds for one event. `stopping()` is asked before each event: what was not begun then is left
-    out. Without `rate_limits`, handlers' own rate and concurrency do not count.
+    `timeout` is in seconds for one event. Once `stopping()` is True, no event begins. Without `rate_limits`, handlers'
+    own rate and concurrency have no effect.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Dispatcher:
             self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
     def run(self, events: Iterable[tuple[int, Event]], account: Account) -> None:
-        """Handle events, given with the number of their record. Returns when all that was begun has ended.
+        """Handle events, given with the number of their record. Returns when every event that began has ended.
 
         An exception of `account` ends the run; handlers in flight are cancelled.
         """
@@ -119,7 +119,7 @@ class Dispatcher:
             account.tick(now)
 
     def tally(self) -> dict[str, int]:
-        """What handlers took and how often they failed since the last call, as `ingest.state.counters` has it."""
+        """Handlers' times and failures since the last call, as fields of `ingest.state.counters`."""
         fields = {f"{counters.HANDLER}|{name}|failed": count for name, count in self._failures.items()}
         for name, seconds in self._took.items():
             fields |= counters.observed(counters.HANDLER, name, seconds)
@@ -136,9 +136,9 @@ class Dispatcher:
             self._runner.close()
 
     def _handle(self, event: Event) -> tuple[Outcome | None, float]:
-        """The outcome, and when it came about. Raises RateLimited.
+        """The outcome and its time. Raises RateLimited.
 
-        None: it was broken off because the worker stops, and counts as not begun.
+        None: the handler was interrupted because the worker stops, and the event counts as not begun.
         """
         calls = self._handlers.calls(event)
         if not calls:
@@ -157,7 +157,7 @@ class Dispatcher:
             finally:
                 self._time_limit.end()
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # a handler does not end the worker
-            self._time_limit.end()  # it may have rung in that line
+            self._time_limit.end()  # the alarm may have come inside the `end` above
             if self._time_limit.broken_off and self._stopping():
                 return None, began
             return self._outcome(error, handler, began)
@@ -192,7 +192,7 @@ class Dispatcher:
             self._time_limit.end()
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise  # it is we who cancel it
+                raise  # the run cancels it, not the handler
             return self._outcome(error, handler, began)
         finally:
             for limiter in limiters:
@@ -203,7 +203,7 @@ class Dispatcher:
         now = time.monotonic()
         self._took[handler.name].append(now - began)
         outcome = _outcome(error, handler, self._timeout)
-        if outcome.name == "failed" and outcome.delay is None:  # RetryIn is a decision, not a breakdown
+        if outcome.name == "failed" and outcome.delay is None:  # RetryIn is the handler's decision, not a breakdown
             self._failures[handler.name] += 1
         return outcome, now
 
@@ -224,7 +224,7 @@ class Dispatcher:
                     while account.halted():
                         if self._stopping() or not in_flight:
                             return
-                        await asyncio.sleep(_SLICE)  # for what is in flight the batch waits anyway
+                        await asyncio.sleep(_SLICE)  # the batch waits for what is in flight anyway
                     if self._stopping():
                         return
                     try:
@@ -286,10 +286,10 @@ class _Groups:
         self._fresh = iter(_by_order_key(events))
         self._waiting: dict[tuple[HandlerLimiter, ...], deque[Iterator[tuple[int, Event]]]] = {}
         self.waits = 0.0
-        """When `next` found none: seconds until it may find one that waits for its turn; 0: none does."""
+        """Set when `next` returns None: seconds until a waiting group may go on; 0: no group waits."""
 
     def next(self) -> Iterator[tuple[int, Event]] | None:
-        """The next group to go on with. What waits for the same turn keeps its order."""
+        """The next group to go on with. Groups that wait for the same limiters keep their order."""
         self.waits = 0.0
         for limiters, waiting in self._waiting.items():
             if waiting:
@@ -301,7 +301,7 @@ class _Groups:
         return None if group is None else iter(group)
 
     def put_back(self, limiters: tuple[HandlerLimiter, ...], group: Iterator[tuple[int, Event]]) -> None:
-        """The first event of that group has to wait at one of these limiters."""
+        """Keep a group whose first event has to wait for one of these limiters."""
         self._waiting.setdefault(limiters, deque()).append(group)
 
 

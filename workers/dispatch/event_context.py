@@ -1,4 +1,4 @@
-"""While an event's handlers run, each log line says which event that is; and it has a span, if there are traces."""
+"""While an event's handlers run, each log line names the event; with tracing, the event also has a span."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ class EventContext:
         number = partition_number(queue)
         self._partition = "" if number is None else str(number)
         self._spans = spans
-        self._say = self._says
+        self._fields = self._log_fields
 
     def begin(self, event: Event) -> None:
         """Its handlers are called next."""
-        in_work.set((self._say, event))
+        in_work.set((self._fields, event))
         if self._spans is not None:
             attributes = functools.partial(self._attributes, event)
             _running.set(self._spans.begin(event.notification, f"process {self._lane}", attributes))
 
     def leave(self) -> None:
-        """They are not called, now."""
+        """They are not called now."""
         in_work.set(None)
         if self._spans is not None and (running := _running.get()):
             _running.set(None)
             self._spans.leave(running)
 
     def end(self, outcome: Outcome) -> None:
-        """They have returned, or it was decided that none is called."""
+        """They have ended, or none of them is called."""
         if self._spans is None:  # nearly always, and for each event
             in_work.set(None)
             return
@@ -50,12 +50,12 @@ class EventContext:
         self.leave()
         if running is not None and running.span is not None:
             error = "Reject" if outcome.name == "rejected" else outcome.error.partition(" ")[0]
-            says = {"wa.outcome": outcome.name}
+            attributes = {"wa.outcome": outcome.name}
             if outcome.handler:
-                says["code.function.name"] = outcome.handler
-            self._spans.end(running.span, error, says)
+                attributes["code.function.name"] = outcome.handler
+            self._spans.end(running.span, error, attributes)
 
-    def _says(self, event: Event) -> dict[str, object]:
+    def _log_fields(self, event: Event) -> dict[str, object]:
         return {"notification": event.notification, "lane": self._lane, "attempt": event.attempt}
 
     def _attributes(self, event: Event) -> Attributes:

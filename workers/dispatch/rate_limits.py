@@ -1,7 +1,7 @@
-"""Handlers with a `rate` or a `concurrency` of their own, and lanes with a cap: who may begin an event now.
+"""Which events may begin now, given the rate and concurrency of their handlers and the caps of lanes.
 
-Tokens lie in Redis (bucket.lua). A worker takes them in portions of at most a quarter of a second's, and exchanges what
-it has not used by then: what it has in hand comes on top of what others get.
+Tokens lie in Redis (bucket.lua). A worker takes at most a quarter of a second's worth, and exchanges what it has not
+used by then: tokens that it kept would come on top of what others get.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ingest.store.pipelined import PipelinedConnection
 from workers.events import Event
 from workers.handlers import Handler
 
-_LOOK_AGAIN = 0.25  # when it is calls of this process that one waits for
+_LOOK_AGAIN = 0.25  # seconds, while this process has as many calls in flight as it may
 
 
 class Granted(NamedTuple):
-    """Tokens; None: there is no cap any more. When they are 0, seconds until there may be some."""
+    """`tokens`, or None when there is no cap any more. If they are 0, `wait` is the seconds until there may be some."""
 
     tokens: int | None
     wait: float
@@ -33,13 +33,13 @@ class Buckets:
         self._script = connection.script(scripts.lua(__file__, "tokens.lua"))
 
     def exchange(self, hash_: str, name: str, rate: float | None = None, unused: int = 0) -> Granted:
-        """Give tokens back and get what there is. Without a `rate`, the hash has it in `limit.NAME`."""
+        """Give unused tokens back and take what there is. Without a `rate`, the hash has it in `limit.NAME`."""
         tokens, wait = self._script([hash_], [name, "" if rate is None else repr(rate), unused])
         return Granted(None if tokens < 0 else tokens, wait / 1000)
 
 
 class RateLimited(Exception):
-    """An event has to wait for its turn, for about so many seconds."""
+    """An event has to wait for its turn, for about `seconds`."""
 
     def __init__(self, limiters: tuple[HandlerLimiter, ...], seconds: float) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class HandlerLimiter:
         self._ask_at = 0.0  # when tokens are exchanged, or there are some again
 
     def wait(self) -> float:
-        """Seconds until it is worth while to ask again; 0: one can begin now."""
+        """Seconds until it is worth asking again; 0: a call may begin now."""
         if self._concurrency is not None and self._in_flight >= self._concurrency:
             return _LOOK_AGAIN
         if self._rate is None:
@@ -83,14 +83,14 @@ class HandlerLimiter:
 
 
 class RateLimits:
-    """Whose turn it is among the events of this process."""
+    """The limiters of this process, one for each handler with a rate or concurrency."""
 
     def __init__(self, connection: PipelinedConnection) -> None:
         self._buckets = Buckets(connection)
         self._limiters: dict[int, HandlerLimiter] = {}  # by id() of the handler, which its registry keeps
 
     def begin(self, calls: Iterable[tuple[Handler, Event]]) -> tuple[HandlerLimiter, ...]:
-        """Begin all the calls of an event, or raise RateLimited. Tell each limiter that is returned its `end`."""
+        """Begin all the calls of an event, or raise RateLimited. Call `end` of each returned limiter afterwards."""
         limiters = tuple(self._limiter(handler) for handler, _ in calls if handler.is_throttled)
         if seconds := longest_wait(limiters):
             raise RateLimited(limiters, seconds)
@@ -105,5 +105,5 @@ class RateLimits:
 
 
 def longest_wait(limiters: Iterable[HandlerLimiter]) -> float:
-    """Seconds until all of them may let one begin. Each is asked: what it gets it keeps for a while."""
+    """Seconds until all of them may let a call begin. Each is asked: it keeps the tokens it gets for a while."""
     return max([limiter.wait() for limiter in limiters], default=0.0)

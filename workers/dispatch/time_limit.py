@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-_AGAIN = 1.0  # a time-out that the handler swallowed comes again
+_AGAIN = 1.0  # seconds; a handler that swallows the time-out gets it again
 
 
 class HandlerTimeout(TimeoutError):
@@ -13,10 +13,10 @@ class HandlerTimeout(TimeoutError):
 
 
 class TimeLimit:
-    """Interrupts a sync handler, by SIGALRM: also one that waits in a system call.
+    """Interrupts a sync handler with SIGALRM, even in a system call.
 
-    The timer is not set for each event, which would cost two system calls: it runs on, and when it rings, the event of
-    that moment gets what is left of its time.
+    Setting the timer for each event would cost two system calls. So it runs on, and if it rings too early for the event
+    of that moment, it is set to the rest of that event's time.
     """
 
     def __init__(self) -> None:

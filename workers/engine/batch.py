@@ -35,21 +35,21 @@ DUPLICATE = Outcome("duplicate")
 
 
 class Lost(Exception):
-    """Another worker has the batch now: this one was silent for too long. Nothing more may be done with it."""
+    """Another worker has the batch now, because this one was silent for too long. This one must leave it alone."""
 
 
 _run: Callable[[str, str], None] | None = None
 
 
 def run(queue: str, batch: str) -> None:
-    """Called by RQ, by name, with what the job holds. `install` says who does the work in this process."""
+    """RQ calls this by name, with the job's arguments. `install` sets what it runs in this process."""
     if _run is None:
-        raise RuntimeError("this job needs `wa-ingest work`, not `rq worker`; nothing is lost, it goes back")
+        raise RuntimeError("this job needs `wa-ingest work`, not `rq worker`; nothing is lost, its batch goes back")
     _run(queue, batch)
 
 
 def install(runner: Callable[[str, str], None]) -> None:
-    """Make `runner` the one that `run` uses: RQ calls functions by name, with nothing but the job's arguments."""
+    """Set what `run` runs: RQ passes it nothing but the job's arguments."""
     global _run
     _run = runner
 
@@ -77,8 +77,8 @@ class Runner:
         self._profiles = Profiles(consumer.connection) if handlers.wants_profiles else None
         self._archive = Archive(settings.archive_dir, consumer.worker) if settings.archive_dir else None
         self.crashed = False
-        """True when a batch ended in a way that nobody foresaw."""
-        # The end of what is given at a time waits for its last handler: that should not come often.
+        """True when a batch ended with an unexpected exception."""
+        # A batch ends with its last handler. With few records in each, slots would often wait for that.
         consumer.width = 4 * settings.concurrency if handlers.any_async else 1
         rate_limits = RateLimits(consumer.connection)
         self.dispatcher = Dispatcher(handlers, settings.concurrency, settings.handler_timeout, stopping, rate_limits)
@@ -86,13 +86,13 @@ class Runner:
     def run(self, queue: str, batch: str, delivery: Delivery | None = None) -> None:
         """Handle what is left of a batch.
 
-        Ends early, and what was not begun goes back to the front of its queue, when a more urgent lane waits, when
-        everything fails, when the lane is paused or at its cap, or when this worker is to stop; ends without a trace
-        when the batch is another worker's by now. Of a batch that is the try of a lane that waits, one event is tried
+        It ends early, and events that have not begun go back to the front of the queue, when a more urgent lane waits,
+        everything fails, the lane is paused or at its cap, or this worker is to stop. If another worker has the batch
+        by now, nothing of it is settled. If the batch is the one try of a lane that waits, a single event is handled
         before the others.
 
-        `delivery` is what take.lua gave with it; then the last settle may still be on its way at the return: it goes
-        out with the consumer's next call.
+        `delivery` is what take.lua gave with the batch. With it, the last settle may still be unsent on return: it
+        goes out with the consumer's next call.
         """
         try:
             self._run(queue, batch, delivery)
@@ -107,7 +107,7 @@ class Runner:
         if token.partition("#")[0] != self._consumer.worker:
             _lost(queue, batch)
             return
-        if self._archive and reaper.suspect(batch):  # if this worker dies of it, too, no settle will keep it
+        if self._archive and reaper.suspect(batch):  # if it kills this worker too, no settle will archive it
             self._archive.keep(kept(map(unpack, records)), lambda: not self._stopping())
         opened = BatchState(queue, batch, records, self._settings.max_attempts, token)
         opened.allowance = allowance
@@ -126,7 +126,7 @@ class Runner:
         except Lost:
             _lost(queue, batch)
         finally:
-            logs.in_work.set(None)  # an event that was broken off has no end
+            logs.in_work.set(None)  # an interrupted event does not reset it
 
     def _look(self, queue: str, batch: str) -> Delivery:
         with self._consumer.connection.redis.pipeline() as pipe:
@@ -137,7 +137,7 @@ class Runner:
         return Delivery(probe, (token or b"").decode(), records)
 
     def _claim(self, opened: BatchState) -> list[tuple[int, Event]]:
-        """The events that are to be handled: not duplicates of what is being handled or was."""
+        """Claim the batch's events and return those to handle; copies of what is in work or was handled end here."""
         mine: set[str] = set()
         asked: list[tuple[int, Event, claims.Claim]] = []
         todo: list[tuple[int, Event]] = []
@@ -167,7 +167,7 @@ class Runner:
         return todo if len(asked) == len(opened.events) else sorted(todo, key=lambda one: one[0])
 
     def _account(self, opened: BatchState) -> hooks.Settling:
-        """What is done around the batch's events, the innermost first."""
+        """The hooks around the batch's events, the innermost first."""
         account: Account = hooks.InContext(opened, EventContext(opened.queue, self._spans))
         renew = None
         if opened.allowance is not None:
@@ -182,11 +182,12 @@ class Runner:
         return self._buckets.exchange(keys.CONTROLS, lane_of(opened.queue), unused=opened.allowance or 0)
 
     def _settle(self, opened: BatchState, how: str, may_wait: bool = False) -> str:
-        """Settle what is done, as settle.lua describes, and return its reply. Raises Lost.
+        """Settle the events that are done (settle.lua) and return its reply. Raises Lost.
 
-        With `may_wait` a batch that ends well is settled with the next call, and the answer is read when it comes.
-        What leaves the batch is in the archive first. While that cannot be written, nothing is settled: no more events
-        begin, and at the end of the batch this waits, until the worker is to stop.
+        With `may_wait`, the last settle of a batch without failures is sent with the next call, and its answer read
+        when it comes. Notifications are archived before they leave the batch. While the archive cannot be written,
+        nothing is settled and no more events begin; at the end of a batch this waits until it can be written, or the
+        worker is to stop.
         """
         if not self._is_archived(opened, how):
             return "wait"
@@ -194,14 +195,14 @@ class Runner:
             self._profiles.remember()
         results = opened.collect()
         call = self._calls.build(opened, results, self.dispatcher.tally(), how)
-        # What did not go well may make the lane wait: that is decided before the next batch is taken.
+        # After failures settle.lua may make the lane wait, so it must run before the next batch is taken.
         if may_wait and how == "end" and not results.failed and not results.letters:
             self._send_later(opened, call)
             return how
         answer = self._send(call)
         if results.failed or results.succeeded:
             opened.probing = False
-        _tell(lane_of(opened.queue), results, answer)
+        _log_results(lane_of(opened.queue), results, answer)
         return answer
 
     def _is_archived(self, opened: BatchState, how: str) -> bool:
@@ -231,7 +232,7 @@ def _lost(queue: str, batch: str) -> None:
     log.warning("another worker has this batch now", queue=queue, batch=batch)
 
 
-def _tell(lane: str, results: Results, answer: str) -> None:
+def _log_results(lane: str, results: Results, answer: str) -> None:
     if results.failed:
         log.warning("events failed", lane=lane, failed=results.failed, handler=results.handler, error=results.error)
     if results.letters:

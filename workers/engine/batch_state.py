@@ -1,4 +1,4 @@
-"""A batch while it is in work: its events, which of them are done, and what became of them."""
+"""A batch in work: its events, which of them are done, and how they ended."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RetryBatch(NamedTuple):
 
 
 class Results:
-    """What became of events since the last settle, as settle.lua takes it."""
+    """How events ended since the last settle, as settle.lua takes it."""
 
     __slots__ = (
         "counts",
@@ -61,19 +61,19 @@ class Results:
 
 
 class BatchState:
-    """Takes the records of a batch apart and keeps account of their events.
+    """Parses the records of a batch and keeps account of their events.
 
-    A claimed event is settled as soon as it is done. What has no claim (a broken element, an event that somebody asked
-    for again) is settled when its record leaves the batch, so that a crash does not settle it twice.
+    A claimed event is settled as soon as it is done. An event without a claim (a broken element, or one that an
+    operator had handled again) is settled when its record leaves the batch, so that a crash does not settle it twice.
     """
 
     def __init__(self, queue: str, batch: str, records: list[bytes], max_attempts: int, token: str) -> None:
         self.queue = queue
         self.batch = batch
-        self.token = token  # what `taken` said when the records were read: the fence of each settle
+        self.token = token  # from `taken`, when the records were read; a settle with an old one has no effect
         self.events: list[tuple[int, Event]] = []
-        self.allowance: int | None = None  # of a capped lane: how many events may still be begun
-        self.probing = False  # the lane waits, and nothing of this batch has shown yet whether it still has to
+        self.allowance: int | None = None  # in a capped lane: how many events may still begin
+        self.probing = False  # this batch is the one try of a lane that waits, and has no result yet
         self._records = [unpack(record) for record in records]
         self._max_attempts = max_attempts
         self._left = [0] * len(records)  # events of each record that are not done
@@ -100,23 +100,23 @@ class BatchState:
                 self.events.append((index, event))
 
     def _is_ours(self, event: Event | Broken, record: Record) -> bool:
-        """Of a notification that went to several partitions, each takes its own contacts, the first all else."""
+        """If a notification went to several partitions, each handles its own contacts, and the first all else."""
         here = partition_number(self.queue)
         if isinstance(event, Message):
             return partition_of(event.order_key, record.split) == here
         return min(partitions_of(orjson.loads(record.body), record.split)) == here
 
     def leaving(self) -> list[tuple[int, bytes]]:
-        """What the archive keeps of the notifications that the next `collect` takes out of the batch."""
+        """What to archive of the notifications that the next `collect` takes out of the batch."""
         done = itertools.takewhile(lambda n: self._left[n] == 0, range(self._first, len(self._left)))
         return kept(map(self._records.__getitem__, done))
 
     def force(self, index: int) -> bool:
-        """True when that record is to be handled whether it was handled before or not."""
+        """True when that record is handled even if it was handled before."""
         return self._records[index].force
 
     def claimed(self, event: Event, claim: Claim) -> None:
-        """The event is this batch's to handle."""
+        """Note that this batch has claimed the event."""
         self._claims[id(event)] = claim
 
     def is_superseded(self, status: Status) -> bool:
@@ -124,14 +124,14 @@ class BatchState:
         return status.superseded or self._claim_of(status).later in self._markers
 
     def finish(self, index: int, event: Event, outcome: Outcome, now: float = 0.0) -> None:
-        """Note an event's end; `now` is that of the monotonic clock, of use when it was handled."""
+        """Note how an event ended; `now` is the time by the monotonic clock, needed for handled events only."""
         self._left[index] -= 1
         if isinstance(event, Status) and outcome.happened:
             self._markers.update(self._claim_of(event).markers)
         if id(event) in self._claims or outcome.name == "duplicate":
             self._done.append((event, outcome))
             record = self._records[index]
-            if outcome is HANDLED and record.attempt:  # what comes from the archive has not waited for us
+            if outcome is HANDLED and record.attempt:  # 0: replayed, so its arrival says nothing of its wait
                 self._waits.append(self._clock + now - record.received_ms / 1000)
         else:
             self._unclaimed[index].append((event, outcome))
@@ -144,7 +144,7 @@ class BatchState:
         return not any(self._left)
 
     def collect(self) -> Results:
-        """What is done since the last call."""
+        """What was done since the last call."""
         results = Results()
         upto = self._first
         while upto < len(self._left) and self._left[upto] == 0:
@@ -179,7 +179,7 @@ class BatchState:
             return
         results.handler, results.error = outcome.handler, outcome.error or outcome.name
         results.failed += 1
-        # RetryIn is a decision, not a breakdown.
+        # RetryIn is the handler's decision, not a breakdown.
         results.fresh_failed += outcome.name == "failed" and event.attempt == 1 and outcome.delay is None
         if outcome.name == "rejected" or event.attempt >= self._max_attempts:
             results.succeeded += outcome.name == "rejected"
@@ -199,10 +199,10 @@ class BatchState:
 
 
 def kept(records: Iterable[Record]) -> list[tuple[int, bytes]]:
-    """What the archive keeps of these: arrival (ms) and body.
+    """What to archive of these: arrival (ms) and body.
 
-    Of a notification that went to several partitions each keeps it: what is settled is in the archive, whichever is
-    first. Retries and what somebody asked for again are not kept.
+    A notification that went to several partitions is archived by each, because any of them may settle it first.
+    Retries, and what an operator had handled again, are not archived.
     """
     return [(record.received_ms, record.body) for record in records if record.attempt == 1 and not record.force]
 

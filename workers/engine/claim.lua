@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
--- Claims events for a batch: says of each whether it is to be handled.
+-- Claims events for a batch, and says which of them to handle.
 --
 -- KEYS  1 ledger   2 claims   3 generations
 -- ARGV  1 our key prefix   2 the batch, QUEUE|ID
---       3 a line for each event, at most some thousand: bucket (octal), member, and it may be: `later` and the marker
---       that says that a later stage was handled, or `also` and an earlier member that means the same
+--       3 a line for each event, at most some thousand: bucket (octal), member, and optionally `later` and the marker
+--       of a later stage of its message, or `also` and an earlier member that means the same event
 -- Returns a character for each event: 0 go on, 1 duplicate, 2 go on but a later stage was handled.
 --
--- A call costs about as much as a dozen steps of Lua, so what many events need is asked in one.
+-- A redis.call costs about as much as a dozen steps of Lua, so one call serves many events where it can.
 local ledger, claims, generations = unpack(KEYS)
 local wa, me = ARGV[1], ARGV[2]
 
@@ -41,7 +41,7 @@ local function seen_or_superseded(bucket, member, later)
   return reply
 end
 
--- A claim counts while its batch is owed: not when the batch was split, ended as a dead letter, or lost by Redis.
+-- A claim counts while its batch is in the ledger: not once it was split, became a dead letter, or was lost by Redis.
 local function others(holder)
   return holder and holder ~= me and redis.call('ZSCORE', ledger, holder)
 end
@@ -55,8 +55,8 @@ if #members == 0 then
   return ''
 end
 
--- A long value makes Redis keep the hash as a table: as a list, which it prefers for small hashes, every look-up would
--- read half of it.
+-- A long value makes Redis store the hash as a table. In the list that it prefers for small hashes, every look-up would
+-- scan half of it.
 local mine, replies = { '', ('-'):rep(65) }, {}
 local holders = redis.call('HMGET', claims, unpack(members))
 for n, member in ipairs(members) do

@@ -1,13 +1,13 @@
-"""Each event once, whichever notification, lane or worker brings it.
+"""Recognises copies: each event is handled once, whichever notification, lane or worker brings it.
 
 An event's digest is claimed for its batch before it is handled (claim.lua) and remembered when it is settled
-(settle.lua). A claim names its batch: a batch that crashed finds its own claims and goes on, another batch's copy is a
-duplicate, because the first is still owed.
+(settle.lua). A claim names its batch: when a batch is taken again after a crash it finds its own claims and goes on; a
+copy in another batch is a duplicate, because the first batch is still owed.
 
-What is remembered lies in sets of 64-bit integers, which Redis keeps as sorted arrays of 8 bytes each. The first octal
-digits of an event's bucket name its set. Sets form generations: a new one begins when half the window is over or the
-last one is full, with as many digits as keep each set between a few and some hundred integers; a generation is
-forgotten a window after it ended (`forget`).
+Remembered digests lie in sets of 64-bit integers, which Redis stores as sorted arrays of 8 bytes each. The first octal
+digits of an event's bucket name its set. Sets belong to generations. A new generation begins when half the window is
+over or the last one is full; it has as many digits as keep each set between a few and some hundred integers. A
+generation is forgotten one window after it ended (`forget`).
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from ingest.store.pipelined import PipelinedConnection
 from workers.events import Change, Event, Message, Status
 
 ERROR_MS = 600_000
-"""Errors have no id: the same one again within ten minutes counts as sent twice."""
+"""Errors have no id: an equal one counts as a copy if it arrives in the same or the next slot of ten minutes."""
 
 STAGES = {"sent": 1, "delivered": 2, "read": 3, "played": 4}
 _KEYS = [keys.LEDGER, keys.CLAIMS, keys.GENERATIONS]
 _CHUNK = 125  # events a call
 _PORTION = 1000  # sets that one call forgets
-_PORTIONS = 100  # of which one round forgets at most so many
+_PORTIONS = 100  # portions that one round forgets at most
 _DIGEST, _BUCKETS = Struct(">qI"), 8**10 - 1
 
 
 class Claim(NamedTuple):
     """What an event is recognised by.
 
-    `place` is a bucket and a member: 64 bits of the event's identity, in the set that 30 bits more name. `also` is an
-    earlier member that means the same. Of a status, `later` is the marker that a later stage of its message leaves
-    behind, and `markers` are those that it leaves behind itself, one for each earlier stage. All are in the same set:
-    Redis looks there once.
+    `place` is a bucket (30 bits, which name the set) and a member (64 bits of the event's identity). `also` is an
+    earlier member that means the same event. For a status, `later` is the marker that a later stage of its message
+    leaves behind, and `markers` are those that it leaves itself, one for each earlier stage. All lie in one set, so
+    Redis looks in one place.
     """
 
     place: str
@@ -58,7 +58,7 @@ class Claim(NamedTuple):
         return self.place if self.also is None else f"{self.place} also {self.also}"
 
     def done(self, happened: bool) -> str:
-        """As settle.lua reads it; `happened`: the stage counts."""
+        """As settle.lua reads it; `happened`: the status leaves its markers."""
         return " ".join((self.place, *map(str, self.markers))) if happened and self.markers else self.place
 
 
@@ -66,11 +66,11 @@ GO, DUPLICATE, SUPERSEDED = b"012"
 
 
 def of(event: Event) -> Claim:
-    """The claim of an event: its business number, its element with the id in it, and its contact.
+    """The claim of an event, made from its business number, its element (with the id in it) and its contact.
 
-    A copy has all of them in common: senders repeat a notification byte for byte, to each subscribed app. The id alone
-    would not do: senders' own samples, dashboards and mocks use an id again with other content, and that is no copy. A
-    later attempt has a claim of its own; the first one's says that it was taken care of.
+    A copy has all of them in common: senders repeat a notification byte for byte, and to each subscribed app. The id
+    alone would not do: senders' own samples, dashboards and mocks use an id again with other content, and that is no
+    copy. The attempt is part of it, too: a retry is not a copy of the attempt before.
     """
     if isinstance(event, Message):
         return Claim(_place(event, event.contact))
@@ -92,7 +92,7 @@ def _of_status(event: Status) -> Claim:
     rank = STAGES.get(event.status or "")
     if event.id is None or rank is None:
         return Claim(place)
-    # Three markers of a message: its stages after the first, the second, the third have happened.
+    # Three markers for each message: a stage after the first, the second or the third has happened.
     markers = (message & ~3 | 1, message & ~3 | 2, message & ~3 | 3)
     return Claim(place, None, markers[rank - 1] if rank <= len(markers) else None, markers[: rank - 1])
 
@@ -122,21 +122,21 @@ class Claims:
         self._script = connection.script(scripts.lua(__file__, "claim.lua"))
 
     def take(self, member: str, claims: Iterable[Claim]) -> bytes:
-        """Claim for the batch `QUEUE|ID`: for each GO, DUPLICATE or SUPERSEDED (go on; a later stage was handled).
+        """Claim events for the batch `QUEUE|ID`: GO, DUPLICATE or SUPERSEDED (go on; a later stage was handled) each.
 
-        Redis decides on the first ones while `claims` brings the next.
+        Redis works on the first ones while `claims` produces the next.
         """
         calls, rest = [], iter(claims)
         while chunk := list(islice(rest, _CHUNK)):
-            # One argument for all: Redis takes a string apart faster than it takes in thousands of arguments.
+            # One argument for all: the script splits a string faster than Redis reads hundreds of arguments.
             calls.append(self._script.send(_KEYS, [keys.WA, member, "\n".join(claim.asked for claim in chunk)]))
         return b"".join(map(self._script.answer, calls))
 
 
 def forget(redis: Redis, window: float) -> None:
-    """Remove generations that ended more than `window` seconds ago, and some more of their sets with each call.
+    """Forget generations that ended more than `window` seconds ago; each call removes some more of their sets.
 
-    No set has a time of its own to live: setting it would cost Redis a command for each event.
+    The sets have no TTL: setting one would cost Redis a command for each event.
     """
     known: Any = redis.hgetall(keys.GENERATIONS)
     found = {name.decode(): int(value) for name, value in known.items()}
@@ -145,7 +145,7 @@ def forget(redis: Redis, window: float) -> None:
         ended = found.get(f"{number + 1}.born", now[0])
         if now[0] - ended <= window:
             break
-        # In one step: from here on nobody looks there any more, and what is to be removed is written down.
+        # In one step: from here on no script looks there, and Redis holds which sets are left to remove.
         with redis.pipeline() as pipe:
             pipe.hset(keys.GENERATIONS, f"{number}.left.{found[str(number)]}", 8 ** found[str(number)])
             pipe.hdel(keys.GENERATIONS, str(number), f"{number}.born", f"{number}.count")

@@ -1,6 +1,6 @@
-"""What is done around a batch's events while they are dispatched: one idea a class.
+"""Hooks around a batch's events while they are dispatched, one idea per class.
 
-Each is an `Account` around another one. What it is not about, it passes on.
+Each is an `Account` that wraps another one, and passes on what does not concern it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from workers.engine.batch_state import BatchState
 from workers.events import Event, Status
 
 SETTLE_SECONDS = 0.5
-"""A long batch settles what it has done this often, so that a kill repeats little, and makes way for what is urgent."""
+"""How often a long batch settles what it has done, so that a kill repeats little and more urgent work gets its turn."""
 
 SUPERSEDED = Outcome("superseded")
 
 
 class InContext:
-    """Log lines and spans say which event is in work. The innermost account: it notes each event's end in the batch."""
+    """Log lines and spans name the event in work. The innermost account: it notes in the batch how each event ended."""
 
     def __init__(self, opened: BatchState, context: EventContext) -> None:
         self._opened = opened
@@ -65,12 +65,12 @@ class Capped:
         return self._account.halted() or (self._opened.allowance == 0 and not self._ask_for_more())
 
     def renew(self) -> None:
-        """What was granted long ago would come on top of what others get now."""
+        """Exchange unused tokens: old ones would come on top of what other workers get now."""
         if self._opened.allowance:
             self._ask_for_more()
 
     def _ask_for_more(self) -> bool:
-        """Give back what is left of the allowance and get what there is now."""
+        """Give back what is left of the allowance and take what there is now."""
         now = time.monotonic()
         if now >= self._more_at:
             self._opened.allowance, wait = self._exchange(self._opened)
@@ -99,9 +99,9 @@ class StatusOrder:
 
 
 class Settling:
-    """Settles from time to time what is done, and halts when a more urgent lane waits, or this one has to.
+    """Settles what is done from time to time, and halts when a more urgent lane waits or this lane has to wait.
 
-    `settle` returns what settle.lua said. `settled` is called after that, if the batch goes on.
+    `settle` returns the reply of settle.lua. `settled` is called afterwards if the batch goes on.
     """
 
     def __init__(self, account: Account, settle: Callable[[], str], settled: Callable[[], None] | None) -> None:

@@ -1,12 +1,11 @@
 """What was last seen of each contact, and what is new about it.
 
-A contact is found by its number and by its user id, at each business number apart. What is remembered is a digest: when
-the message that said it was received, and three bytes for each fact. That tells a change from none, and nothing else.
+A contact is found by its number and by its user id, separately for each business number. Redis keeps a digest: when the
+message that it is from was received, and three bytes for each fact. It shows whether a fact changed, and nothing else.
 
-It lies in hashes of generations: what a worker looks up is sought in this generation and the one before, and what
-changed, or was found only in the one before, is written to this one. So a contact who writes again is remembered for 30
-days at least, and one who does not is forgotten after 60 at most. A generation has a fixed number of hashes with a
-bounded number of contacts each.
+The digests lie in hashes of generations. A worker looks in this generation and the one before, and writes to this one
+what changed or was found only in the one before. So a contact is remembered for at least 30 days after the last
+message, and at most 60. A generation has a fixed number of hashes with a bounded number of contacts each.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from workers.events import Event, Message, Profile
 GENERATION_SECONDS = 30 * 86_400
 
 HASH_FIELDS = 128
-"""Names of contacts in one hash; beyond it a new one takes the place of any. Up to here Redis keeps a hash as a list,
-in some 40 bytes a name. There are 65,536 hashes, as many as two bytes tell apart: 300 MB a generation if all are full.
+"""Numbers and user ids in one hash at most; then a new one replaces a random one. Up to this size Redis stores a hash
+as a list, at some 40 bytes each. Two bytes number the hashes, so there are 65,536: 300 MB a generation if all are full.
 """
 
 _TIME = 6
@@ -42,14 +41,14 @@ _CHUNK = 500  # contacts a call: a millisecond of Redis
 
 
 class Said(NamedTuple):
-    """What a message says of its contact: where that is remembered, one place for each name it has, and the record."""
+    """What a message says of its contact: the record, and its places: one for the number, one for the user id."""
 
     places: tuple[bytes, ...]
     record: bytes
 
 
 def said(message: Message) -> Said:
-    """Read a message. Whatever it holds, this does not raise; what is missing or makes no sense is not known."""
+    """Read a message; this never raises. Facts that are missing or make no sense count as unknown."""
     profile = Profile(message)
     facts = profile.facts
     business = message.business or ""
@@ -67,7 +66,7 @@ def _digest(size: int, text: str) -> bytes:
 
 
 def differences(known: bytes, new: bytes) -> frozenset[str]:
-    """The facts that both records know, and that are not the same in both."""
+    """The facts that both records have and that differ."""
     if known[_TIME:] == new[_TIME:]:
         return frozenset()
     return frozenset(
@@ -76,13 +75,13 @@ def differences(known: bytes, new: bytes) -> frozenset[str]:
 
 
 def merged(known: bytes, new: bytes) -> bytes:
-    """The newer record, with the facts that it does not know from the older; the older when nothing is new."""
+    """The newer record, with facts that it lacks taken from the older; the older when nothing is new."""
     facts = b"".join(known[at] if new[at] == _UNKNOWN else new[at] for at in _FACTS.values())
     return known if facts == known[_TIME:] else new[:_TIME] + facts
 
 
 class Profiles:
-    """Knows the contacts of one batch after the other: `ask` begins with a batch, `watch` is for its run."""
+    """The contacts of one batch after another: call `ask` when a batch begins, `watch` when its events are run."""
 
     def __init__(self, connection: PipelinedConnection, now: Callable[[], float] = time.time) -> None:
         self._recall = connection.script(scripts.lua(__file__, "recall.lua"))
@@ -108,7 +107,7 @@ class Profiles:
             self._asked.append((chunk, self._recall.send(script_keys, [b"".join(chunk)])))
 
     def watch(self, account: Account) -> Account:
-        """An account of the batch's run that also tells messages what is new, and takes note of what was handled."""
+        """Wrap the account of the batch's run: it sets each message's `news`, and notes what was handled."""
         for chunk, call in self._asked:
             reply: bytes = self._recall.answer(call)
             for n, place in enumerate(chunk):
@@ -120,14 +119,14 @@ class Profiles:
         return _Watching(self, account)
 
     def news(self, message: Message) -> frozenset[str]:
-        """What this message says otherwise than it was last seen. Nothing of a contact seen for the first time, and
-        nothing when a message received later was seen."""
+        """Which facts in this message differ from what was last seen. None for a contact seen for the first time, nor
+        when a message received later was seen already."""
         places, record = self._said[id(message)]
         known = self._newest(places)
         return frozenset() if known is None or record[:_TIME] < known[:_TIME] else differences(known, record)
 
     def note(self, message: Message) -> None:
-        """This message was handled: what it says was seen."""
+        """Note that this message was handled: its facts count as seen."""
         places, record = self._said[id(message)]
         known = self._newest(places)
         if known is not None:
@@ -142,7 +141,7 @@ class Profiles:
                 self._old.discard(place)
 
     def remember(self) -> None:
-        """Write what was seen since the last call, with the next command on the line."""
+        """Write what was seen since the last call, together with the connection's next command."""
         entries, self._unwritten = iter(self._unwritten.items()), {}
         ends = (self._generation + 2) * GENERATION_SECONDS
         while chunk := b"".join(place + record for place, record in itertools.islice(entries, _CHUNK)):
@@ -163,7 +162,7 @@ def _raise(reply: object) -> None:
 
 
 class _Watching:
-    """The account of a run, with an eye on profiles."""
+    """The account that `Profiles.watch` returns."""
 
     def __init__(self, profiles: Profiles, account: Account) -> None:
         self._profiles = profiles

@@ -30,7 +30,7 @@ _LONGEST_BLOCK = 5.0
 """Seconds; a safety net, and how long `rq resume` may go unnoticed. Work is announced by the doorbell."""
 
 _SOON_MS = 1000
-"""A worker that is to end when nothing is left waits so long for tokens of a capped lane, or a retry."""
+"""With `--burst`, a worker still waits if a retry is due, or a capped lane has tokens, within this time."""
 
 _KEYS = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.TAILS, keys.TURN, keys.SPENT, keys.WAITS, keys.CONTROLS]
 _TEMPLATE = job_template()
@@ -54,8 +54,8 @@ class NoDeathPenalty(BaseDeathPenalty):
 class Consumer:
     """Who takes batches.
 
-    `worker` is its name. `settling` is a batch, `QUEUE|ID`, that it has done with and whose settle is on its way.
-    `width` is the least number of records to give it of a capped lane. `idle` is called before it waits for work.
+    `worker` is its name. `settling` is the batch, `QUEUE|ID`, whose last settle is not answered yet. `width` is how
+    many records of a capped lane it gets at least. `idle` is called before it waits for work.
     """
 
     worker: str
@@ -69,8 +69,8 @@ class Consumer:
 
 
 class Delivery(NamedTuple):
-    """What take.lua gave: whether it is the one try of a lane that waits, `worker#number`, the records; and of a capped
-    lane how many events may be begun.
+    """What take.lua gave: whether it is the one try of a lane that waits, `worker#number`, the records, and for a
+    capped lane how many events may begin.
     """
 
     probe: bool
@@ -80,12 +80,12 @@ class Delivery(NamedTuple):
 
 
 class BatchJob(Job):
-    """The RQ job of a batch. What it runs is never read from Redis: who may write there could name any function in a
-    job, or a callback, or (with RQ's own serializer) pickle one.
+    """The RQ job of a batch. What it runs is never read from Redis: whoever can write there could name any function or
+    callback in a job, or (with RQ's default serializer) pickle one.
     """
 
     def restore(self, raw_data: dict[Any, Any]) -> None:
-        """RQ calls this with a job's fields in Redis. All but these two are made anew."""
+        """RQ calls this with a job's fields from Redis. Only origin and status are used; the rest is made here."""
         origin, status = (raw_data.get(name, b"").decode("utf-8", "replace") for name in (b"origin", b"status"))
         words = {"_ID_": self.id, "_QUEUE_": origin, "_NOW_": rq_now()}
         fields = {name: _PLACE.sub(lambda found: words[found[0]], text) for name, text in _FIELDS.items()}
@@ -95,7 +95,7 @@ class BatchJob(Job):
 
 
 class BatchQueue(Queue):
-    """A queue of batches; `delivery` is of the batch taken last."""
+    """A queue of batches; `delivery` belongs to the batch taken last."""
 
     job_class = BatchJob
     consumer: Consumer
@@ -121,7 +121,7 @@ class BatchQueue(Queue):
         fixed = [keys.RQ, keys.WA, consumer.worker, _TEMPLATE]
         deadline = time.monotonic() + (timeout or 0)
         while True:
-            # Ahead of the settle of the batch before: Redis works on that while we begin with this one.
+            # Sent ahead of the last batch's settle: Redis works on that while this worker begins the next batch.
             reply: Any = consumer.take.ask(_KEYS, [*fixed, rq_now(), consumer.settling, consumer.width, *by_name])
             if isinstance(reply, list):
                 name, id_, probe, token, records, allowance = reply
@@ -139,11 +139,11 @@ class BatchQueue(Queue):
                 raise DequeueTimeout(timeout, list(by_name))
             consumer.idle()
             block = min(left, _LONGEST_BLOCK, reply / 1000 if reply >= 0 else _LONGEST_BLOCK)
-            connection.blpop(doorbells, max(0.01, block))  # BLPOP takes 0 for ever
+            connection.blpop(doorbells, max(0.01, block))  # to BLPOP, 0 means for ever
 
 
 def open_queues(connection: Redis, settings: Settings, consumer: Consumer) -> list[BatchQueue]:
-    """The queues of the lanes in `settings`, most urgent first: also partitions left over from a larger number."""
+    """The queues of the lanes in `settings`, most urgent first, with partitions left from a larger WA_PARTITIONS."""
     names = [name for lane in LANES if lane in settings.lanes for name in queue_names(lane, settings.partitions)]
     known: Any = connection.smembers(keys.RQ_QUEUES)
     for key in sorted(known):

@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
--- A worker's sign of life; and now and then, for all of them: what the ledger holds that is neither queued, scheduled
--- nor with a live worker goes back to the front of its queue.
+-- A worker's heartbeat. Now and then it also reaps, for all workers: each batch in the ledger that is neither queued,
+-- scheduled nor with a live worker goes back to the front of its queue.
 --
--- A batch that was in work when its worker died for the second time is split: each of its records is then a batch of its
--- own, a suspect. One whose worker dies, too, which is the third death, is a dead letter (`poison`).
+-- A batch whose worker died twice is split: each of its records becomes a batch of its own, a suspect. If the worker of
+-- a suspect dies too, the third death, its record becomes a dead letter (`poison`).
 --
 -- KEYS  1 ledger   2 taken   3 leases   4 alive   5 reaper   6 queues   7 deaths   8 claims   9 tally
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 '1' when the worker leaves: what it holds goes back at once
---       5 a worker is dead after this many ms without a sign of life   6 ms from one reaping to the next
+--       5 a worker is dead after this many ms without a heartbeat   6 ms from one reaping to the next
 --       7 a worker that has ended, as its supervisor has seen, or empty: what it held goes back at once
--- Returns the batches put back, QUEUE|ID, and the lane of each letter.
+-- Returns the batches put back, QUEUE|ID, and the lane of each dead letter.
 -- include ingest/store/queues.lua
 -- constants SPLIT_AT HEADER_BYTES DIGEST_BYTES HAS_DIGEST
 local ledger, taken, leases, alive, lock, queues, deaths, claims, tally = unpack(KEYS)
@@ -24,7 +24,7 @@ if leaves then
 else
   local newest = tonumber(redis.call('ZREVRANGE', alive, 0, 0, 'WITHSCORES')[2])
   redis.call('ZADD', alive, now, worker)
-  -- When nobody gave a sign of life for so long, it was Redis that was away: the others get until the next time.
+  -- If no worker sent a heartbeat for so long, Redis was away: the others have until the next reaping.
   local its_turn = redis.call('SET', lock, worker, 'NX', 'PX', interval) and not (newest and now - newest >= silence)
   if redis.call('ZREM', alive, ended) == 0 and not its_turn then
     return { {}, {} }
@@ -33,7 +33,7 @@ else
 end
 
 local function forget(member, id)
-  local claimed = redis.call('HGETALL', claims) -- what is in work, no more; and this is rare
+  local claimed = redis.call('HGETALL', claims) -- only what is in work has claims, and this is rare
   for i = 1, #claimed, 2 do
     if claimed[i + 1] == member then
       redis.call('HDEL', claims, claimed[i])
@@ -52,7 +52,7 @@ local function died(member, queue, id)
   if count == SPLIT_AT and #records > 0 then
     local score = redis.call('ZSCORE', ledger, member)
     for n, record in ipairs(records) do
-      -- Of one score, so their names keep the order; and the name says that it is a suspect, see `suspect` in reaper.py.
+      -- All have one score, so their names keep the order. `_p` marks a suspect, see `suspect` in reaper.py.
       local part = id .. string.format('_p%05d', n)
       redis.call('RPUSH', wa .. 'batch:' .. part, record)
       redis.call('ZADD', ledger, score, member_of(queue, part)) -- the sweep below puts them into the queue
@@ -90,7 +90,7 @@ for i = 1, #holders, 2 do
     if redis.call('HGET', leases, queue) == id then
       redis.call('HDEL', leases, queue)
     end
-    if holder ~= worker then -- not one that leaves as it should
+    if holder ~= worker then -- a worker that stops in order has not died
       died(member, queue, id)
     end
   end

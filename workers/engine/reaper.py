@@ -1,4 +1,4 @@
-"""A worker's sign of life, and what happens to the work of those that give none (reap.lua)."""
+"""A worker's heartbeat, and what happens to the batches of workers without one (reap.lua)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ingest.store import keys, scripts
 log = structlog.get_logger()
 
 BEAT_SECONDS = 2.0
-"""A sign of life this often; five may be missed before a worker counts as dead."""
+"""How often a worker sends a heartbeat; it counts as dead after missing five."""
 
 _REAP_MS = 3000
 _SCRIPT = scripts.lua(__file__, "reap.lua")
@@ -22,15 +22,15 @@ _KEYS.append(keys.COUNTERS)
 
 
 def suspect(batch: str) -> bool:
-    """True when the workers of this batch's one record died twice. After the next death it is a dead letter."""
+    """True for a batch of one record whose worker died twice. After the next death it becomes a dead letter."""
     return "_p" in batch
 
 
 def heartbeat_and_reap(redis: Redis, worker: str, leaves: bool = False, ended: str = "") -> list[str]:
-    """Show that `worker` lives, and put back what belongs to nobody, at most every three seconds of all workers.
+    """Send the heartbeat of `worker`; at most every three seconds, among all workers, also put back lost batches.
 
-    With `leaves`, what the worker holds goes back at once. So does what `ended` held, a worker whose supervisor has
-    seen its end. Returns what was put back, as `QUEUE|BATCH`.
+    With `leaves`, the batches that this worker holds go back at once. So do those of `ended`, a worker whose supervisor
+    has seen it end. Returns the batches put back, as `QUEUE|BATCH`.
     """
     script = redis.register_script(_SCRIPT)
     back, letters = script(keys=_KEYS, args=[keys.RQ, keys.WA, worker, int(leaves), ALIVE_MS, _REAP_MS, ended])

@@ -1,10 +1,10 @@
 #!lua flags=no-writes
--- Says what was last seen of contacts.
+-- Reads what was last seen of contacts.
 --
 -- KEYS  1 profiles:G:N without N, of this generation   2 profiles:G:N without N, of the generation before
 -- ARGV  1 places of contacts, PLACE_BYTES each: 2 say which hash, 8 are the field in it
--- Returns for each a byte, 1 if it was found in this generation, else 0; then PROFILE_BYTES that are remembered, zeros
--- for nothing.
+-- Returns for each a byte, 1 if it was found in this generation, else 0; then its record of PROFILE_BYTES, zeros if
+-- there is none.
 -- constants PLACE_BYTES PROFILE_BYTES
 local this, before = unpack(KEYS)
 local NOTHING = ('\0'):rep(PROFILE_BYTES)

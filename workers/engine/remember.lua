@@ -7,7 +7,7 @@
 --         what to remember begins with the time it was received (6 bytes, ms)
 -- Returns nothing.
 --
--- allow-oom: it is little, and bounded. Without it handlers would get the same news with every message.
+-- allow-oom: it takes little memory, and bounded. Were it refused, every message would give handlers the same news.
 -- constants PLACE_BYTES PROFILE_BYTES
 local prefix, ends, most = KEYS[1], ARGV[1], tonumber(ARGV[2])
 
@@ -25,8 +25,8 @@ for at = 1, #ARGV[3], PLACE_BYTES + PROFILE_BYTES do
     if fields == 0 then
       redis.call('EXPIREAT', key, ends)
     end
-  -- Another worker may have seen a later message of the contact, which it knew by another name. Not `<` between strings:
-  -- its order depends on the server's locale.
+  -- Another worker may have seen a later message of the contact, found by its other place. Strings are not compared
+  -- with `<`: its order depends on the server's locale.
   elseif struct.unpack('>I6', known) <= struct.unpack('>I6', record) then
     redis.call('HSET', key, field, record)
   end

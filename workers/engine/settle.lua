@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
--- Ends a batch, or the part of it that is done: what was done leaves it and is remembered, what failed goes to a retry
--- batch, what nobody will try again to the dead letters. All or nothing, and only for the worker that holds the batch.
+-- Settles a batch, or the part of it that is done. Events that are done leave the batch and are remembered; failed ones
+-- go to a retry batch; those that will not be tried again become dead letters. All or nothing, and only for the worker
+-- that holds the batch.
 --
 -- KEYS  1 ledger   2 taken   3 leases   4 doorbell:LANE   5 counts   6 dead:LANE   7 claims   8 generations   9 spent
 --       10 failing   11 waits   12 deaths   13 steering   14 tally
@@ -12,13 +13,13 @@
 --         now        time as RQ writes it
 --         template   job template (see ingest/store/jobs.py)
 --         call       number of this settle; rises with each that the worker sends
---         how        more: the batch goes on; end: it is at its end; back: its rest goes back to the front
+--         how        more: the batch goes on; end: all of it is done; back: its rest goes back to the front
 --         records    number of records that leave the batch: all of their events are done
 --         counts     what became of events: fields of that hash, and what is to be added to each
 --         tally      the same of that hash
 --         failed, fresh_failed   events that failed, and those of them that failed at their first attempt
 --         succeeded  events that did not fail, without duplicates
---         probe      true when the lane waits and this batch is its try
+--         probe      true when the lane waits and this batch is its one try
 --         spent      milliseconds of work since the last settle
 --         window     seconds that an event is remembered
 --         urgent     queues of more urgent lanes that this worker takes from
@@ -30,8 +31,8 @@
 --       then the records of the retry batches
 --       then what is to be remembered, as one value with a line for each event: bucket (octal), member, and of a status
 --         the markers of earlier stages of its message
--- Returns lost: the batch is not this worker's any more, nothing was done; more, end or back as it was done; yield: a more
--- urgent lane waits, or this one is paused or has got a cap; wait: the lane is to wait, because all fails.
+-- Returns lost: another worker has the batch, nothing was done; more, end or back: done as asked; yield: a more urgent
+-- lane waits, or this one was paused or capped meanwhile; wait: the lane has to wait, because everything fails.
 --
 -- allow-oom: settling makes room.
 -- include ingest/store/queues.lua
@@ -45,7 +46,7 @@ local rq, wa, queue, id = it.rq, it.wa, it.queue, it.batch
 local member, batch = member_of(queue, id), wa .. 'batch:' .. id
 local lane = lane_of(queue)
 
-local time, now -- of Redis; set below, before anything needs them
+local time, now -- by Redis' clock; set below, before the functions run
 
 local function ring()
   if redis.call('LLEN', doorbell) == 0 then
@@ -53,7 +54,7 @@ local function ring()
   end
 end
 
--- Takes the letters from the arguments at `position`, and returns the position after them.
+-- Reads the dead letters from the arguments at `position`. Returns the position after them.
 local function write_letters(position)
   for _ = 1, it.letters do
     local reason, kind, detail, attempt, received, body, origin = unpack(ARGV, position, position + 6)
@@ -65,7 +66,7 @@ local function write_letters(position)
   return position
 end
 
--- The job and the ledger entry of a retry batch, unless it waits for its time already.
+-- Writes the job and the ledger entry of a retry batch, unless it is scheduled already.
 local function schedule(scheduled, name, delay, first_record)
   if redis.call('ZADD', scheduled, 'NX', now + delay, name) == 0 then
     return
@@ -77,12 +78,12 @@ local function schedule(scheduled, name, delay, first_record)
   ring() -- an idle worker learns when it is due
 end
 
--- Takes the records from the arguments at `position`, and returns the position after them.
+-- Reads the retry batches' records from the arguments at `position`. Returns the position after them.
 local function write_retries(position)
   local scheduled = rq .. ':scheduled:' .. queue
   for _, retry in ipairs(it.retries) do
     local name, delay, count = unpack(retry)
-    -- What a batch fails with is one retry batch, as long as that one still waits for its time.
+    -- The settles of a batch add to one retry batch as long as that is still scheduled; then they begin another.
     if redis.call('EXISTS', wa .. 'batch:' .. name) == 1 and not redis.call('ZSCORE', scheduled, name) then
       name = name .. '-' .. time[1] .. time[2]
     end
@@ -96,8 +97,8 @@ local function write_retries(position)
   return position
 end
 
--- The generation that remembers now: a new one when half the window is over, or its sets are full. Returns its number
--- and how many digits of a bucket name a set.
+-- The current generation; begins a new one when half the window is over or the sets are full. Returns its number and
+-- how many digits of a bucket name a set.
 local function generation()
   local last, found = 0, {}
   local described = redis.call('HGETALL', generations)
@@ -113,7 +114,7 @@ local function generation()
       digits = math.min(8, digits + 1)
     elseif now - found[name .. '.born'] < it.window / 2 then
       return name, digits
-    else -- its time is over: as many as would have held it well
+    else -- its time is over: the next one gets the digits that would have suited its size
       digits = math.max(3, math.min(8, math.ceil(math.log(count / 256 + 1) / math.log(8))))
     end
   end
@@ -153,7 +154,7 @@ local function count_events()
     redis.call('HINCRBY', counts, outcome, count)
   end
   for field, count in pairs(it.tally) do
-    redis.pcall('HINCRBY', tally, field, count) -- a figure must not end a settle half-way
+    redis.pcall('HINCRBY', tally, field, count) -- a counter must not end a settle half-way
     local handler = field:match('^(handler|.+|)sum$')
     if handler then
       redis.call('HSET', tally, handler .. 'seen', time[1])
@@ -170,7 +171,7 @@ local function remove_records()
   end
 end
 
--- Adds to the lane's share of the work lately; take.lua looks at the shares. Returns the work of all lanes.
+-- Adds to the lane's recent work; take.lua compares the lanes. Returns the recent work of all lanes.
 local function share_work()
   local total = 0
   redis.call('HINCRBY', spent, lane, it.spent)
@@ -193,7 +194,7 @@ local function wait_if_all_fails()
     redis.call('HDEL', failing, lane)
     redis.call('HDEL', waits, lane)
   elseif it.probe and it.failed == 0 then
-    redis.call('HSET', waits, lane, math.floor(now * 1000)) -- it decided nothing: another try
+    redis.call('HSET', waits, lane, math.floor(now * 1000)) -- this try showed nothing: another one may follow
   elseif it.fresh_failed > 0 or it.probe and it.failed > 0 then
     local failures = redis.call('HINCRBY', failing, lane, 1)
     if failures >= FAILURES then
@@ -222,7 +223,7 @@ local function is_overdue(other)
   return not paused and (not limit or select(2, look(steering, name, tonumber(limit), now)) == 0)
 end
 
--- True when the batch is to make way. `total` is the work of all lanes lately.
+-- True when the batch has to yield. `total` is the recent work of all lanes.
 local function has_to_yield(total)
   local paused, limit = unpack(redis.call('HMGET', steering, 'paused.' .. lane, 'limit.' .. lane))
   if paused or limit and not it.capped then
@@ -238,7 +239,7 @@ local function has_to_yield(total)
   return false
 end
 
--- The worker does not hold the batch any longer.
+-- Takes the batch from the worker.
 local function let_go()
   if it.unused > 0 then
     redis.call('HINCRBYFLOAT', steering, 'tokens.' .. lane, it.unused)
@@ -248,7 +249,7 @@ local function let_go()
     redis.call('HDEL', leases, queue)
   end
   if redis.call('EXISTS', batch) == 1 then
-    -- Its rest goes back; or, at its end, records came late (a commit that was sent twice, because its connection broke).
+    -- Its rest goes back. After `end` there is one only if redis-py sent a receiver's commit twice and it came late.
     redis.call('LPUSH', rq .. ':queue:' .. queue, id)
     redis.call('HSET', rq .. ':job:' .. id, 'status', 'queued')
   else
@@ -261,8 +262,8 @@ local function let_go()
   end
 end
 
--- redis-py sends a call again when its connection breaks, or Redis hangs, before the answer comes; and what was sent to
--- a Redis that hangs is carried out when that goes on, however late. Each counts once.
+-- redis-py sends a call again when its connection breaks, or Redis hangs, before the answer comes; and a Redis that
+-- hung still carries out what it was sent, however late. Each call counts once.
 local calls = wa .. 'calls:' .. it.worker
 if it.call <= tonumber(redis.call('GET', calls) or 0) then
   return it.how

@@ -1,4 +1,4 @@
-"""What settle.lua is given."""
+"""The arguments of settle.lua."""
 
 from __future__ import annotations
 

@@ -3,12 +3,12 @@
 --
 -- KEYS  1 ledger   2 taken   3 leases   4 tails   5 turn   6 spent   7 waits   8 steering
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 job template   5 time as RQ writes it
---       6 a batch that the worker has done and whose settle is on its way, QUEUE|ID, or empty
+--       6 the batch, QUEUE|ID, whose last settle this worker sends after this call, or empty
 --       7 records of a capped lane to give at least: the worker may get more tokens while it has them
 --       then the queues, lane after lane, the most urgent lane first
 -- Returns {queue, batch, '1' if it is the one try of a lane that waits, worker#number, its records, how many events may
--- be begun (-1: any number)}, or when there is nothing to take the milliseconds until there may be (-1: nobody knows).
--- Of a capped lane only the first records are given; what is left of the batch goes back with its settle.
+-- begin (-1: any number)}; or, when there is nothing to take, the milliseconds until there may be (-1: unknown).
+-- In a capped lane it gives only the first records; the rest of the batch goes back when it is settled.
 --
 -- allow-oom: when Redis is full, taking work is what makes room.
 -- include ingest/store/queues.lua
@@ -19,19 +19,19 @@ local rq, wa, worker, template, now, settling, width = unpack(ARGV, 1, 7)
 local PARTITIONED = '^messages%.'
 
 local now_s -- Redis' time in seconds
-local said = {} -- what lies in steering
+local controls = {} -- the fields of steering
 local next_due -- when there may be something to take, as far as that is known
 
 local function read_steering()
   local steered = redis.call('HGETALL', steering)
   for i = 1, #steered, 2 do
-    said[steered[i]] = steered[i + 1]
+    controls[steered[i]] = steered[i + 1]
   end
 end
 
--- In how many seconds a capped lane has tokens enough (0: now, or it has no cap).
+-- Seconds until a capped lane has enough tokens (0: now, or it has no cap).
 local function short(lane)
-  local limit = said['limit.' .. lane]
+  local limit = controls['limit.' .. lane]
   return limit and select(2, look(steering, lane, tonumber(limit), now_s)) or 0
 end
 
@@ -41,8 +41,8 @@ local function may_be_due(at)
   end
 end
 
--- Retry batches wait in RQ's ScheduledJobRegistry. They are older than all that waits, so they go to the front.
--- Returns when the next one is due.
+-- Moves retry batches that are due from RQ's ScheduledJobRegistry to the front of the queue: they are older than all
+-- that waits there. Returns when the next one is due.
 local function promote(queue)
   local key = rq .. ':scheduled:' .. queue
   local due = redis.call('ZRANGEBYSCORE', key, '-inf', now_s, 'LIMIT', 0, 100)
@@ -79,12 +79,12 @@ local function pop(queue)
       end
       redis.call('DEL', rq .. ':job:' .. id) -- settled already
     end
-    -- It stood in the queue twice (a commit that was sent twice, `rq requeue`): the second is no work.
+    -- If a worker has it, it stood in the queue twice (a commit that was sent twice, `rq requeue`): skip the second.
   end
 end
 
 local function hand_over(queue, id, probe)
-  -- With a number of its own: what this worker sent for the batch when it had it before counts no more.
+  -- A new number each time: a settle that this worker sent when it had the batch before no longer counts.
   local token = worker .. '#' .. redis.call('INCR', turn)
   redis.call('HSET', taken, member_of(queue, id), token)
   if queue:find(PARTITIONED) then
@@ -99,7 +99,7 @@ local function hand_over(queue, id, probe)
     redis.call('HSET', job, unpack(cjson.decode(fields)))
   end
   local batch, lane = wa .. 'batch:' .. id, lane_of(queue)
-  local limit, allowance, last = said['limit.' .. lane], -1, -1
+  local limit, allowance, last = controls['limit.' .. lane], -1, -1
   if limit then
     allowance = grant(steering, lane, tonumber(limit), now_s, redis.call('LLEN', batch))
     last = math.max(allowance, tonumber(width)) - 1
@@ -116,15 +116,15 @@ local function put_back(queue, id)
   redis.call('HSET', rq .. ':job:' .. id, 'status', 'queued')
 end
 
--- A worker has one batch at a time. What it still holds, it does not know of: its connection broke before the answer to
--- its take came, or before it could settle. Nobody else would ever get that, because the worker lives.
+-- A worker has one batch at a time. If it holds another one, it does not know that: its connection broke before the
+-- answer to its take came, or before it could settle. No other worker would get that batch, because this one is alive.
 local function hand_over_again()
   local held = redis.call('HGETALL', taken)
   for i = 1, #held, 2 do
     if held[i + 1]:match('^[^#]*') == worker and held[i] ~= settling then
       local queue, id = queue_and_id(held[i])
       local lane = lane_of(queue)
-      if not said['paused.' .. lane] and short(lane) == 0 then
+      if not controls['paused.' .. lane] and short(lane) == 0 then
         return hand_over(queue, id, tostring(redis.call('HEXISTS', waits, lane)))
       end
       put_back(queue, id)
@@ -132,14 +132,14 @@ local function hand_over_again()
   end
 end
 
--- The lanes of the worker's queues, the most urgent first: each has its queues in it. What is due goes to their front.
+-- The lanes of the worker's queues, the most urgent first, each with its queues. Promotes what is due.
 local function read_lanes()
   local lanes, lane = {}, nil
   for i = 8, #ARGV do
     local queue = ARGV[i]
     local name = lane_of(queue)
     if not lane or lane.name ~= name then
-      lane = { name = name, paused = said['paused.' .. name], short = short(name) }
+      lane = { name = name, paused = controls['paused.' .. name], short = short(name) }
       table.insert(lanes, lane)
     end
     table.insert(lane, queue)
@@ -149,8 +149,8 @@ local function read_lanes()
   return lanes
 end
 
--- Writes into each lane its work lately, whether it waits, and whether its next batch is the one try of a lane that
--- waits. Returns the work of all lanes.
+-- Sets for each lane its recent work, whether it waits, and whether its next batch is the one try of a lane that waits.
+-- Returns the recent work of all lanes.
 local function weigh(lanes)
   local total = 0
   for _, lane in ipairs(lanes) do
@@ -197,8 +197,8 @@ local function pop_first(order)
   end
 end
 
--- Wakes one more worker for each lane that has more to take; that one does the same. Of a capped lane it learns when
--- there are tokens: once for each batch given, and not for those of other lanes.
+-- Wakes one more worker for each lane that has more to take; that one does the same. For a capped lane, only a batch of
+-- that lane wakes one, which then learns when there are tokens.
 local function ring(lanes, given)
   for _, lane in ipairs(lanes) do
     if lane.short == 0 or lane == given then

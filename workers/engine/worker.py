@@ -48,25 +48,25 @@ log = structlog.get_logger()
 _outage = Outage("Redis is away", "Redis is back")
 
 _TTL = 20
-"""RQ's worker_ttl, seconds: RQ blocks 15 s less than this for a job, and gives a socket 10 s more than that."""
+"""RQ's worker_ttl, seconds: RQ waits 15 s less than this for a job; its socket time-out is 10 s more than that wait."""
 
 _JOB_TTL = 60
 """How long RQ's in-flight mark of a job lives without a heartbeat."""
 
 _RQ_BEAT_EVERY = 8  # of our beats: 16 s
 _RQ_PAUSE = 1.0
-"""Seconds. RQ's main loop does not beat, and does not look for `rq suspend`, more often than this."""
+"""Seconds. RQ's main loop sends a heartbeat, and looks for `rq suspend`, no more often than this."""
 
 _TRIM_EVERY = 30  # of our beats: a minute
-_TRIM_SECONDS = 50  # of all workers one trims, and not again for this long
+_TRIM_SECONDS = 50  # after one worker has trimmed, none does for this long
 
 
 class BatchWorker(SimpleWorker):
     """Takes batches and runs them in this process.
 
-    RQ is used as it is but for: the queue class (take.lua), no job time-out (events have their own), a heartbeat in a
-    thread (a SimpleWorker gives none while a job runs), what happens at a stop, and steps of RQ that would cost round
-    trips for each job: of its 20 these are 3 (docs/performance.md).
+    It differs from RQ's worker in: the queue class (take.lua), no job time-out (events have their own), a heartbeat in
+    a thread (a SimpleWorker sends none while a job runs), what happens at a stop, and 3 round trips for each job
+    instead of 20 (docs/performance.md).
     """
 
     death_penalty_class = NoDeathPenalty
@@ -99,12 +99,11 @@ class BatchWorker(SimpleWorker):
         self._runner = batch.Runner(self._consumer, registry, settings, self.stopping.is_set, self.queue_names(), spans)
 
     def bootstrap(self, *arguments: Any, **options: Any) -> None:
-        """RQ calls this once, before the first job. The sign of life comes first: the reaper looks for it.
+        """RQ calls this once, before the first job. The heartbeat comes first: the reaper looks for it.
 
-        What the process held that this one replaces goes back with it.
+        The batches of the process that this one replaces go back with it.
         """
-        back = reaper.heartbeat_and_reap(self.connection, self.name, ended=child.replaces())
-        _tell_back(back)
+        _log_put_back(reaper.heartbeat_and_reap(self.connection, self.name, ended=child.replaces()))
         super().bootstrap(*arguments, **options)
         self._beats.start()
         log.info("worker started", queues=self.queue_names(), pid=os.getpid(), worker=self.name)
@@ -116,29 +115,29 @@ class BatchWorker(SimpleWorker):
         )
         super().execute_job(job, queue)
         if self._runner.crashed:
-            # RQ has logged why. This process still holds the batch; as after any death the reaper puts it back, and
-            # splits it when that happens again.
+            # RQ has logged why. This process still holds the batch: the reaper puts it back, as after any death, and
+            # splits it the second time.
             os._exit(1)
         if self._max_rss is not None and _resident() > self._max_rss:
             log.warning("worker is over WA_MAX_RSS, another takes over", pid=os.getpid(), worker=self.name)
             raise StopRequested  # RQ's loop ends in order, and our parent starts another process
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """RQ calls this five times a job, three commands each. Its entry lives for a minute and more without."""
+        """RQ calls this five times a job, with three commands each. Its entry outlives a minute without."""
         if pipeline is not None or time.monotonic() - self._rq_beat_at >= _RQ_PAUSE:
             self._rq_beat_at = time.monotonic()
             super().heartbeat(timeout, pipeline)
 
     def check_for_suspension(self, burst: bool) -> None:
-        """RQ asks before each job whether `rq suspend` was called; take.lua gives out nothing then, either."""
+        """RQ looks for `rq suspend` before each job; take.lua does, too, and then gives out nothing."""
         if time.monotonic() - self._asked_at >= _RQ_PAUSE:
             self._asked_at = time.monotonic()
-            # RQ stays in there as long as it is suspended: nothing may wait for the next take.
+            # RQ stays in there while it is suspended, so nothing may be left to go out with the next take.
             self._consumer.connection.flush()
             super().check_for_suspension(burst)
 
     def set_state(self, state: str, pipeline: Pipeline | None = None) -> None:
-        """RQ says "idle" twice after each job. It is written when there is nothing to take: see `_idle`."""
+        """RQ sets "idle" twice after each job. It is written only when there is nothing to take, see `_idle`."""
         if state == WorkerStatus.IDLE and pipeline is None:
             self._state = state
         else:
@@ -161,16 +160,16 @@ class BatchWorker(SimpleWorker):
         """Done by `prepare_execution`."""
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
-        """RQ gives a last heartbeat here, to a job whose end it writes next."""
+        """Without the heartbeat that RQ sends here, for a job whose end it writes next."""
         job.ended_at = now()
 
     def handle_job_success(
         self, job: Job, queue: Queue, started_job_registry: StartedJobRegistry, execution: Execution
     ) -> None:
-        """What a batch needs of RQ's step of that name: the worker's sums, and away with the execution.
+        """The part of RQ's step that a batch needs: add to the worker's totals and remove the execution.
 
         settle.lua has removed the job, or put it back. RQ also looks for dependents, repeats, results and rate limits,
-        which a batch never has, in eight round trips; and when a connection breaks in the last of them, it fails on the
+        which a batch never has, in eight round trips; and if the connection breaks in the last of them, it fails on the
         job that it has just deleted.
         """
         with self.connection.pipeline(transaction=False) as pipe:
@@ -182,24 +181,24 @@ class BatchWorker(SimpleWorker):
             self._later(pipe)
 
     def _later(self, pipe: Pipeline) -> None:
-        """RQ's bookkeeping waits for nobody, and nobody for it: `rq info` reads it."""
+        """Send RQ's bookkeeping with the next call: only the likes of `rq info` read it."""
         for command, _ in pipe.command_stack:
             self._consumer.connection.later(*command)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """SIGTERM, SIGINT: RQ ends after this job; we end this job after the events that have begun."""
+        """SIGTERM, SIGINT: RQ ends after this job, and the job once its running handlers end or are interrupted."""
         self.stopping.set()
         self._runner.dispatcher.stop_soon()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        """RQ asks how long a job may be without a heartbeat; a SimpleWorker's answer is its time-out and a minute."""
+        """How long a job may be without a heartbeat; SimpleWorker would answer its time-out plus a minute."""
         return _JOB_TTL
 
     def teardown(self) -> None:
         """RQ calls this at the end, whatever ended it. What is not settled goes back to the front of its queue."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # RQ's handler would raise, though the end has come
+            signal.signal(number, signal.SIG_IGN)  # RQ's handler would raise in the middle of this
         self._over.set()
         self._beats.join(timeout=reaper.BEAT_SECONDS)
         self._runner.dispatcher.close()
@@ -219,7 +218,7 @@ class BatchWorker(SimpleWorker):
         while not self._over.wait(reaper.BEAT_SECONDS):
             beats += 1
             try:
-                _tell_back(reaper.heartbeat_and_reap(self.connection, self.name))
+                _log_put_back(reaper.heartbeat_and_reap(self.connection, self.name))
                 if beats % _RQ_BEAT_EVERY == 0:
                     self._rq_heartbeat()
                 if beats % _TRIM_EVERY == 0:
@@ -240,7 +239,7 @@ class BatchWorker(SimpleWorker):
             self.maintain_heartbeats(execution.job, execution)
 
     def _trim(self) -> None:
-        """Remove old dead letters and what need not be remembered any more, unless another worker just did."""
+        """Remove old dead letters, remembered events and counters, unless another worker just did."""
         if self.connection.set(keys.TRIM, self.name, nx=True, ex=_TRIM_SECONDS):
             claims.forget(self.connection, self._dedup_window)
             counters.forget(self.connection)
@@ -249,13 +248,13 @@ class BatchWorker(SimpleWorker):
                 log.warning("dead letters older than WA_DEAD_AGE removed", **trimmed)
 
 
-def _tell_back(members: list[str]) -> None:
+def _log_put_back(members: list[str]) -> None:
     for member in members:
-        log.warning("batch of a dead worker goes back to its queue", batch=member)
+        log.warning("batch that no worker holds goes back to its queue", batch=member)
 
 
 def _resident() -> int:
-    """Bytes of memory that this process holds now; where /proc is not, the most it ever held."""
+    """Bytes of memory that this process holds now; without /proc, the most it ever held."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except OSError:
@@ -263,18 +262,18 @@ def _resident() -> int:
 
 
 class _RedisAway(logging.Filter):
-    """RQ tells with a traceback, at each of its tries, that Redis is away; one line says as much."""
+    """While Redis is away, RQ logs a traceback at each of its tries; one line says as much."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         given = record.args if isinstance(record.args, tuple) else ()
-        # It formats the error of a job itself, and then only says that there is one.
+        # RQ puts the error of a job into the text itself; then only sys.exc_info() still has it.
         places = (*(record.exc_info or ()), *given, sys.exc_info()[1])
         error = next((one for one in places if isinstance(one, Exception)), None)
         if isinstance(error, RedisError | OSError):
-            if says := connection.config_error(error):
+            if diagnosis := connection.config_error(error):
                 record.exc_info = None
-                record.msg, record.args = str(says), ()
-            elif connection.refuses(error) or not isinstance(error, ResponseError):  # another answer is a fault of ours
+                record.msg, record.args = str(diagnosis), ()
+            elif connection.refuses(error) or not isinstance(error, ResponseError):  # others are bugs
                 _outage.down(connection.reason(error))
                 return False
         return True
@@ -295,7 +294,7 @@ def main() -> None:
     except SettingsError as error:
         print(f"wa-ingest: {error}", file=sys.stderr)
         sys.exit(child.GIVE_UP)
-    # What is there by now stays, and what a batch makes goes with it: looking for cycles took a seventh of the time.
+    # What exists now stays, and reference counts free what a batch makes: collecting cycles took a seventh of the time.
     gc.freeze()
     gc.set_threshold(50_000)
     try:
@@ -307,7 +306,7 @@ def main() -> None:
     except SettingsError as error:
         print(f"wa-ingest: {error}", file=sys.stderr)
         sys.exit(child.GIVE_UP)
-    # RQ's loop also ends when Redis times out or something unforeseen happens: then another takes over.
+    # RQ's loop also ends when Redis times out or after an unexpected error: then the parent starts another process.
     sys.exit(0 if worker.stopping.is_set() or "--burst" in sys.argv else 1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Broken:
-    """What cannot become an event: it is answered 200 like anything else and becomes a dead letter at once.
+    """What cannot become an event. It is answered 200 like anything else and becomes a dead letter at once.
 
     `reason`: `unreadable` (not a JSON object) · `unknown_form` (an object of neither sender's form) ·
     `malformed` (one part of a notification, the rest of which is fine). `kind` says what it would have been:

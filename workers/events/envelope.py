@@ -14,8 +14,8 @@ _ARRAYS = frozenset({"contacts", "messages", "statuses", "errors"})
 class Envelope:
     """The notification around events: the objects that enclose them, as parsed. One for each Cloud change.
 
-    `change` and `entry` are None in the On-Premises form, whose `value` is the body itself. `text` are the bytes that
-    were parsed, `body_digest` the digest of those that were received if these are others.
+    `change` and `entry` are None in the On-Premises form, whose `value` is the body itself. `text` holds the bytes that
+    were parsed, `body_digest` the digest of the received ones if they differ.
     """
 
     __slots__ = ("_people", "attempt", "body", "body_digest", "change", "entry", "received_ms", "text", "value")
@@ -57,7 +57,7 @@ class Envelope:
 
     @property
     def only_contact(self) -> JsonObject | None:
-        """The element of `contacts` when it is the only one and says no user id: then it is everybody's."""
+        """The element of `contacts` when it is the only one and has no user id: then every message gets it."""
         contacts = self.value.get("contacts")
         if isinstance(contacts, list) and len(contacts) == 1:
             lone = contacts[0]
@@ -68,7 +68,7 @@ class Envelope:
     def contact(self, numbers: tuple[str | None, ...], users: tuple[str | None, ...]) -> JsonObject | None:
         """The element of `contacts` with one of these numbers, else one of these user ids, else a lone one.
 
-        A lone contact with a user id is not taken for an element with another user id.
+        A lone contact with a user id is not given to an element with another user id.
         """
         contacts = self.value.get("contacts")
         if not contacts or not isinstance(contacts, list):

@@ -15,8 +15,8 @@ from ingest.store.records import digest, notification_id
 from workers.events.envelope import Envelope
 from workers.events.values import EPOCH, JsonObject, moment, table, text
 
-# What may stand in a repr: a word such as `text` or `failed`, or a code. A sender that puts a name or a
-# number there by mistake is not quoted.
+# What may stand in a repr: a word such as `text` or `failed`, or a code. If a sender puts a name or a number
+# there by mistake, it is not quoted.
 _PLAIN = re.compile(r"[A-Za-z_]{1,64}|[0-9]{1,7}")
 
 
@@ -47,7 +47,7 @@ class Event:
 
     @property
     def received_at(self) -> datetime:
-        """When this project took the notification in: aware, UTC, milliseconds. Retries do not change it."""
+        """When the notification arrived: aware, UTC, milliseconds. Retries do not change it."""
         return EPOCH + timedelta(milliseconds=self._envelope.received_ms)
 
     @property
@@ -85,7 +85,7 @@ class Event:
 
     @property
     def order_key(self) -> str | None:
-        """Events with the same key must be handled one after another; None: with any other. Personal data."""
+        """Events with the same key are handled one after another; None: in any order. Personal data."""
         return None
 
     def body(self) -> bytes:
@@ -97,7 +97,7 @@ class Event:
 
     @property
     def subject(self) -> str | None:
-        """What handlers choose by: a message's type, a status's status, a change's field; an error's code."""
+        """What handlers select by: a message's type, a status's status, a change's field; an error's code."""
         raise NotImplementedError
 
     def __repr__(self) -> str:

@@ -22,9 +22,9 @@ class Message(Event):
     kind = "message"
 
     news: frozenset[str]
-    """What of the contact is not as it was last seen: of the names in `Profile.changed`.
+    """Which facts of the contact differ from what was last seen, by the names in `Profile.changed`.
 
-    Empty without a profile handler: then nothing of contacts is remembered."""
+    Empty without a profile handler: then nothing is remembered of contacts."""
 
     def __init__(self, raw: JsonObject, envelope: Envelope) -> None:
         self.raw = raw
@@ -49,7 +49,7 @@ class Message(Event):
     @property
     def text(self) -> str | None:
         """What the contact wrote or chose, in this order: the text, the quick-reply button's text, the title
-        of the chosen reply button or list row, the caption of the media. None for the rest."""
+        of the chosen reply button or list row, the caption of the media. None for all others."""
         for key, name in (("text", "body"), ("button", "text")):
             content = table(self.raw, key)
             if content is not None and (found := text(content, name)) is not None:
@@ -144,7 +144,7 @@ class Message(Event):
 
     @property
     def name(self) -> str | None:
-        """The name that the contact chose for the own profile."""
+        """The name in the contact's own profile."""
         return text(table(self.contact or {}, "profile") or {}, "name")
 
     @property
@@ -154,7 +154,7 @@ class Message(Event):
 
     @property
     def profile(self) -> Profile | None:
-        """News of the contact: what a system message says of its number, user id or identity, and what `news` names.
+        """News of the contact: a number, user id or identity that a system message changes, and what `news` names.
         None when there is none."""
         if not self.news and self.type != "system":
             return None
@@ -163,7 +163,7 @@ class Message(Event):
 
     @property
     def order_key(self) -> str | None:
-        """The contact, as routing sees it: messages of one contact are handled in order."""
+        """The contact, as in routing: messages of one contact are handled in order."""
         return contact_of(self.raw)
 
     def body(self) -> bytes:

@@ -1,7 +1,7 @@
 """From the bytes of a notification to its events.
 
 One broken part never costs the rest: every element that is an object becomes an event, however incomplete,
-and what is not becomes a `Broken` of its own. Nothing here raises, whatever the bytes.
+and any other a `Broken` of its own. Nothing here raises, whatever the bytes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ _ARRAYS: dict[str, type[Event]] = {"messages": Message, "statuses": Status, "err
 
 _JSON_NAMES = {type(None): "null", bool: "a boolean", str: "a string", list: "an array", dict: "an object"}
 
-# Every broken part is kept with the objects around it. This bounds the sum, so that a body made of thousands
-# of broken parts inside one large object cannot grow to gigabytes: what is left over is kept once, as the
-# whole body.
+# Every broken part is kept with the objects around it. This bounds the sum: a body made of thousands of broken
+# parts inside one large object would grow to gigabytes. Parts beyond it are kept once, as the whole body.
 _ROOM = 1024 * 1024
 _ROOM_PER_BYTE = 4
 
@@ -52,7 +51,7 @@ def parse(body: bytes, received_ms: int, attempt: int = 1, body_digest: bytes = 
 
 
 class _Notification:
-    """One body while it is taken apart."""
+    """One body while it is parsed."""
 
     __slots__ = ("attempt", "body", "body_digest", "crowded", "found", "received_ms", "room", "tree")
 
@@ -106,7 +105,7 @@ class _Notification:
         return Envelope(self.tree, entry, change, value, self.received_ms, self.attempt, self.body, self.body_digest)
 
     def _elements(self, envelope: Envelope) -> bool:
-        """Takes the three arrays apart; False if there is nothing in them."""
+        """Reads the three arrays; False if there is nothing in them."""
         any_found = False
         for array, event in _ARRAYS.items():
             content = envelope.value.get(array)

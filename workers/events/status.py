@@ -26,12 +26,12 @@ class Status(Event):
 
     @property
     def status(self) -> str | None:
-        """`sent`, `delivered`, `read`, `played`, `failed`, `deleted`, `warning`: an open set; any order."""
+        """`sent`, `delivered`, `read`, `played`, `failed`, `deleted`, `warning`: an open set, in any order."""
         return text(self.raw, "status")
 
     @property
     def recipient(self) -> str | None:
-        """To whom: the wa_id without a plus or the group's id, else the business-scoped user id."""
+        """Who got it: the wa_id without a plus or the group's id, else the business-scoped user id."""
         return (
             phone(self.raw, "recipient_id")
             or phone(table(self.raw, "message") or {}, "recipient_id")
@@ -45,12 +45,12 @@ class Status(Event):
 
     @property
     def participant(self) -> str | None:
-        """Who of a group: the wa_id without a plus, else the business-scoped user id."""
+        """Which member of a group: the wa_id without a plus, else the business-scoped user id."""
         return self._participant_number() or text(self.raw, "recipient_participant_user_id") or None
 
     @property
     def type(self) -> str | None:
-        """What the status is of: `message`, `payment`, …; older clients leave it out."""
+        """What the status is about: `message`, `payment`, …; older clients leave it out."""
         return text(self.raw, "type")
 
     @property
@@ -78,8 +78,8 @@ class Status(Event):
     @property
     def contact(self) -> JsonObject | None:
         """The element of the notification's `contacts` for the recipient or the group's participant (Cloud,
-        since 2026); it is found as a message's is."""
-        if not self._envelope.value.get("contacts"):  # so it is with nearly all statuses
+        since 2026); it is found as for a message."""
+        if not self._envelope.value.get("contacts"):  # nearly no status has them
             return None
         raw = self.raw
         return self._envelope.contact(

@@ -1,8 +1,8 @@
 """What events are made of: lenient readers, and small values inside an element.
 
 Both senders vary: a client version leaves a key out, documentation samples print a number where captures have
-a string. So a reader takes the object and a key and answers with the type that is wanted or None; none of
-them raises, whatever the JSON holds. `bool` never counts as a number.
+a string. So a reader takes the object and a key and returns the type that is wanted, or None; none of them
+raises, whatever the JSON holds. `bool` never counts as a number.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def error_details(element: JsonObject) -> str | None:
     return text(table(element, "error_data") or {}, "details") if details is None else details
 
 
-# The values' reprs leave out whatever may be personal: they end up in users' logs.
+# The values' reprs leave out whatever may be personal, because they end up in users' logs.
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class Pricing:
 
     `model` is `CBP` (per conversation) or `PMP` (per message), `category` names the rate (`marketing`,
     `utility`, `authentication`, `service`, …), `type` says whether it was charged (`regular`,
-    `free_customer_service`, `free_entry_point`). All three are open sets. `billable` is on its way out.
+    `free_customer_service`, `free_entry_point`). All three are open sets. `billable` is deprecated.
     Source: "pricing" in the Cloud and On-Premises documentation of statuses.
     """
 

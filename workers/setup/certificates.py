@@ -1,4 +1,4 @@
-"""The certificates that a Coreapp shall trust when it calls the webhook: only certificates leave this machine."""
+"""Certificates for a Coreapp to trust when it calls the webhook. A private key never leaves this machine."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The HTTPS API of the On-Premises client (the Coreapp): users, settings, certificates, health.
 
-A token holds for 7 days unless the client is told otherwise; then every call is answered 401.
+A token is valid for 7 days unless the client is configured otherwise; after that it answers every call with 401.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _status(node: dict[str, Any]) -> str:
 def _call(
     coreapp: Coreapp, method: str, path: str, headers: dict[str, str] | None = None, body: bytes | None = None
 ) -> Answer:
-    """Call with the token that is kept; when it has expired, log in again (if that needs no asking) and repeat once."""
+    """Call with the token that is kept. When it has expired, log in again (if the password is set) and repeat once."""
     known = token_file.load(coreapp.token_file).get(coreapp.server.url)
     if known is None:
         raise ApiError(f"not logged in to {coreapp.server.url}: {_LOGIN}")

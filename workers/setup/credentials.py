@@ -20,7 +20,9 @@ def from_environment(name: str) -> str | None:
 
 
 def from_file(path: Path, named: str) -> str:
-    """What a file holds, without the line end. `named` is what named it. Raises ApiError, also when it is empty."""
+    """What a file holds, without the line end. `named` is the option or variable that names the file. Raises ApiError,
+    also when the file is empty.
+    """
     try:
         found = path.read_text("utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -26,7 +26,7 @@ class Graph(NamedTuple):
 
 
 class Override(NamedTuple):
-    """Another URL than the app's, and the token that Meta proves itself with when it is set."""
+    """Another URL than the app's, and the token that Meta sends when it checks that URL."""
 
     url: str
     verify_token: str
@@ -44,7 +44,7 @@ class App(NamedTuple):
 
 
 def subscribe(graph: Graph, waba: str, override: Override | None) -> None:
-    """Let the token's app get the notifications of a WABA; without an override a former one ends. Raises ApiError."""
+    """Let the token's app get a WABA's notifications. Without an override, an earlier one ends. Raises ApiError."""
     _change(graph, f"/{waba}/subscribed_apps", override.parameters() if override else None, override)
 
 

@@ -1,6 +1,6 @@
 """The file that keeps the Coreapps' tokens between two commands, readable by its owner alone.
 
-One JSON object: URL of the API to user name, token, and until when it holds. Passwords are not in it.
+One JSON object: URL of the API to user name, token, and until when that is valid. Passwords are not in it.
 """
 
 from __future__ import annotations

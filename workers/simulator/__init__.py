@@ -1,1 +1,1 @@
-"""Play a sender, verify every id."""
+"""Plays a sender and verifies every id."""

@@ -1,7 +1,7 @@
-"""Notifications as the two senders write them, of events that can be recognised again.
+"""Notifications as the two senders write them, with events that can be recognised again.
 
-The n-th message and the n-th status are always of the same contact: ids are made from these numbers, so whoever knows
-what was posted needs to remember numbers only.
+The n-th message and the n-th status always belong to the same contact. Ids are made from these numbers, so a check
+needs to remember only numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MIX: Mapping[str, float] = {MESSAGES: 1.0, STATUSES: 3.0, ERRORS: 0.01}
 
 STAGES = ("sent", "delivered", "read")
 
-# So many messages of the business are on their way at a time: all of them are sent, then all delivered, then all read.
+# Messages of the business that are on their way at a time: all of them are sent, then all delivered, then all read.
 _ON_THEIR_WAY = 16
 
 _ID = re.compile(r"sim\.([0-9a-f]{8})\.([0-9]{1,8})\.(o?)([0-9]{1,12})", re.ASCII)
@@ -45,7 +45,7 @@ class Notification(NamedTuple):
 
 @dataclass(frozen=True)
 class Content:
-    """What notifications tell of. ValueError for what no sender would do.
+    """What notifications hold. ValueError for what no sender would do.
 
     `mix` gives weights to the kinds messages, statuses and errors. `contacts` different contacts write and are written
     to, one after another. `batch` updates of the same kind go into one notification, at most 1,000 as the Cloud API

@@ -1,4 +1,4 @@
-"""What came of a run: counts, times, and whether the receiver is as fast as the senders demand."""
+"""The result of a run: counts, times, and whether the receiver is as fast as the senders demand."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Tally:
     """Of these, acknowledged (200) at the first try."""
     acknowledged: int = 0
     retried: int = 0
-    """Of these, not acknowledged at the first try, whatever came of it."""
+    """Of these, not acknowledged at the first try, however they ended."""
     given_up: int = 0
     duplicates: int = 0
     """Posted and acknowledged a second time."""

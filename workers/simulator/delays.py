@@ -16,7 +16,7 @@ class Delays(NamedTuple):
     wait: Callable[[int], float]
     """Seconds from the n-th failed try, from 1, to the next one."""
     give_up: float
-    """A try that would come so long after the first one is not made."""
+    """Seconds after the first try; none is made later."""
 
 
 DELAYS: dict[Form, Delays] = {

@@ -1,4 +1,4 @@
-"""What came of a simulated run, for people and programs, and why it is a failure."""
+"""The result of a simulated run, for people and programs, and why it failed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def table(tally: Tally, findings: Findings | None) -> Table:
 
 
 def _rows(tally: Tally, findings: Findings | None) -> Iterator[tuple[str, str, bool]]:
-    """Name, value, and whether it is one that nobody wants."""
+    """Name, value, and whether it is bad."""
     yield "sent", f"{tally.sent:,}", False
     yield "200 at first try", f"{tally.first:,}", False
     yield "retried", f"{tally.retried:,}", False

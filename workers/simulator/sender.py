@@ -1,4 +1,4 @@
-"""Posts notifications as the real senders do: so many at a time or at a pace, again until there is a 200."""
+"""Posts notifications as the real senders do: a number at a time or at a rate, each again until it gets a 200."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ REFUSALS: dict[type[Exception], str] = {
 """What a request that gets no answer counts as."""
 
 HOPELESS = {"refused": 4, "dns": 4, "tls": 4, "broken": 8}
-"""When nothing was ever answered, a notification that failed so often, at last in this way, ends the run.
+"""If nothing was ever answered, a notification that failed this often, the last time in this way, ends the run.
 
-Broken connections have more tries: a receiver may be starting, or demand a certificate and not say so (TLS 1.3).
+Broken connections get more tries: a receiver may be starting, or demand a certificate without saying so (TLS 1.3).
 """
 
 MOST_CONNECTIONS = {"onprem": 24, "cloud": 1000}
@@ -69,7 +69,7 @@ class Plan:
     are due at an even pace whatever the answers, and latencies count from the moment they were due. Without, the next
     one goes out when a connection is free (and, after a connection could not be made, when one could again).
 
-    The load ends after `count` notifications or `seconds`, what comes first; None: no such end. A share of
+    The load ends after `count` notifications or `seconds`, whichever comes first; None: no such end. A share of
     `duplicates` (0 to 1) is posted once more after it was acknowledged, with the delay of a first retry, as when the
     200 was lost. `secret` signs as the Cloud API does. User and password of `url` are sent as Basic auth.
     """
@@ -96,10 +96,10 @@ async def send(
     observer: Observer | None = None,
     stop: asyncio.Event | None = None,
 ) -> Tally:
-    """Post notifications, each until it is acknowledged or given up. What came of it.
+    """Post notifications, each until it is acknowledged or given up, and return the tally. Raises Unreachable.
 
-    Bodies are taken when they are due. A `tally` that is given can be looked at meanwhile. When `stop` is set, what is
-    under way gets a second, and the rest stays unacknowledged. Raises Unreachable.
+    Bodies are taken when they are due. A `tally` that is passed in can be read meanwhile. When `stop` is set, requests
+    under way get a second, and the rest stays unacknowledged.
     """
     sending = _Sending(plan, iter(notifications), tally or Tally(), observer, stop or asyncio.Event())
     await sending.run()
@@ -222,7 +222,7 @@ class _Sending:
 
     def _taken(self, post: _Post, now: float) -> _Post:
         if self._plan.rate is None:
-            post.due = now  # when all connections are busy is then nobody's delay
+            post.due = now  # then the wait for a free connection is no delay of the receiver
         return post
 
     async def _wait_until(self, moment: float) -> None:
@@ -249,7 +249,7 @@ class _Sending:
             self._failed(post, now, result, error)
 
     async def _ask(self, body: bytes) -> tuple[str, Exception | None]:
-        """The status of the answer, or what it counts as that there is none."""
+        """The status of the answer, or the kind of failure if there is none."""
         headers = {}
         if self._plan.secret:
             headers[SIGNATURE] = f"sha256={hmac.new(self._plan.secret, body, 'sha256').hexdigest()}"

@@ -1,7 +1,7 @@
 """Was everything that a simulated sender posted handled, once and in order?
 
 Workers that run with WA_HANDLERS=workers.simulator.verifying:handlers write down each simulated event that they handle,
-in a list of its run that expires after an hour. Anything else they leave alone. The sender reads the list.
+in a list of its run that expires after an hour. They ignore all other events. The sender reads the list.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from workers.simulator.bodies import MESSAGES, STAGES, STATUSES, Known, Notifica
 EXPIRE_SECONDS = 3600
 
 MOST = 10_000_000
-"""Updates that a run may have to be verified: about 100 MB in Redis until they are read."""
+"""Updates that a verified run may have: about 100 MB in Redis until they are read."""
 
 _RECORD = Struct(">BIQ")  # 0 or 1 + stage, contact, sequence
 _READ_AT_ONCE = 10_000
 _POLL_SECONDS = 0.1
-_QUIET_SECONDS = 1.0  # when all is there: what would now be handled a second time shows within that
+_QUIET_SECONDS = 1.0  # once all were handled: wait this long for any that are handled a second time
 
 handlers = Handlers()
 
@@ -69,7 +69,7 @@ class Findings(NamedTuple):
     handled: int
     missing: int
     repeated: int
-    """Handled more than once; also those that were given up."""
+    """Handled more than once; this counts updates that were given up, too."""
     out_of_order: int
     """Messages handled after a later one of their contact."""
 
@@ -118,7 +118,7 @@ class Check:
                     del self._under_way[contact]
 
     def handled(self, records: Iterable[bytes]) -> None:
-        """Take in what a worker wrote down, in its order; to be called when the load is over."""
+        """Read what a worker wrote down, in its order; call it once the load is over."""
         for record in records:
             what, contact, sequence = _RECORD.unpack(record)
             n = sequence * self._content.contacts + contact
@@ -131,7 +131,7 @@ class Check:
     def _count(self, kind: str, n: int) -> int:
         times = self._times[kind]
         if n >= MOST:
-            return 0  # not of this run's making
+            return 0  # not from this run
         _room_for(times, n)
         times[n] = min(times[n] + 1, 255)
         self._handled += times[n] == 1 and _marked(self._acknowledged[kind], n)
@@ -159,7 +159,7 @@ def _marked(marks: bytearray, n: int) -> bool:
 def look(each: list[Redis], run: str, check: Check, patience: float) -> Iterator[Findings]:
     """Read what the workers wrote down, in each Redis, until all is there or nothing came for `patience` seconds.
 
-    Gives the findings so far, again and again. Raises RedisError.
+    Yields the findings so far, again and again. Raises RedisError.
     """
     key = keys.simulated_key(run)
     last_news = time.monotonic()

@@ -51,7 +51,7 @@ def test_login(wa: Wa, coreapp: Coreapp, ca_file: Path, token_file: Path, monkey
     result = wa("coreapp", "--ca-file", str(ca_file), "login", "--user", "admin")
     assert (result.exit_code, result.stderr) == (0, "")
     until = str(coreapp.tokens[coreapp.issued[0]])
-    assert f"as admin. The token holds until {until}" in result.stdout
+    assert f"as admin. The token in {token_file} is valid until {until}." in result.stdout
     kept = {"user": "admin", "token": coreapp.issued[0], "expires_after": until}
     assert json.loads(token_file.read_text()) == {coreapp.url: kept}
     assert (mode(token_file), mode(token_file.parent)) == (0o600, 0o700)
