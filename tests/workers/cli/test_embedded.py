@@ -46,7 +46,7 @@ class Embedded:
         self._clients: list[Redis] = []
 
     def answers(self) -> bool:
-        return spec(self.folder).ready()
+        return spec(self.folder).ready([])
 
     def client(self) -> Redis:
         self._clients.append(Redis(unix_socket_path=str(self.path), retry=Retry(NoBackoff(), 0)))
@@ -237,7 +237,7 @@ def test_server_that_cannot_start(start_embedded: Callable[..., Embedded], folde
 
 def test_not_ready_before_it_answers(folder: Path) -> None:
     """A folder without a server is not ready; asking creates nothing."""
-    assert not spec(folder).ready()
+    assert not spec(folder).ready([])
     assert not folder.exists()
 
 
