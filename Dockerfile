@@ -10,7 +10,7 @@
 #     ENV WA_HANDLERS=bot:handlers
 
 # The Python of the image is the one that CI runs every test on: .ci/run reads it here.
-FROM python:3.11-slim-bookworm AS wheel
+FROM python:3.13-slim-bookworm AS wheel
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /source
 COPY pyproject.toml requirements.lock README.md LICENSE ./
@@ -30,7 +30,7 @@ RUN PIP_CONSTRAINT=/wheel/requirements.lock PIP_BUILD_CONSTRAINT=/wheel/requirem
     /venv/bin/pip wheel --quiet --no-deps --wheel-dir /wheel .
 
 
-FROM python:3.11-slim-bookworm
+FROM python:3.13-slim-bookworm
 # A fixed uid, so that the owner of a mounted folder can be told. New volumes take over owner and mode.
 RUN groupadd --gid 10001 wa-ingest \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /handlers --shell /usr/sbin/nologin wa-ingest \

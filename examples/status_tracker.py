@@ -56,9 +56,13 @@ ON CONFLICT DO UPDATE SET state = max(state, excluded.state),
 def database() -> sqlite3.Connection:
     """One connection for the process. Every statement is a transaction of its own."""
     made = sqlite3.connect(path(), isolation_level=None, timeout=10.0)  # another worker may be writing
-    made.execute("PRAGMA journal_mode = WAL")
-    made.execute("PRAGMA synchronous = FULL")  # a handled status is not delivered again
-    made.execute(_SCHEMA)
+    try:
+        made.execute("PRAGMA journal_mode = WAL")
+        made.execute("PRAGMA synchronous = FULL")  # a handled status is not delivered again
+        made.execute(_SCHEMA)
+    except sqlite3.Error:
+        made.close()  # the next status opens it again
+        raise
     return made
 
 

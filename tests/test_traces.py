@@ -147,7 +147,8 @@ def post(port: int, body: bytes, path: str = "/webhook") -> int:
         with urlopen(request, timeout=30) as answer:
             return int(answer.status)
     except HTTPError as error:
-        return error.code
+        with error:
+            return error.code
 
 
 def test_a_notification_is_one_trace(pipeline: Any, collector: Collector, redis: Redis, wait_for: Any) -> None:
