@@ -116,7 +116,8 @@ class Worker:
     member: str | None = None  # the batch that it believes to have
     probe: bool = False
     allowance: int | None = None
-    given: int = 0  # records
+    token: str = ""  # with which it was given that batch
+    given: list[bytes] = field(default_factory=list)  # the records that came with it
     opened: BatchState | None = None
     records: list[Owed] = field(default_factory=list)
     first_seq: list[int] = field(default_factory=list)
@@ -265,7 +266,7 @@ class Machine(RuleBasedStateMachine):
             assert self.holders.get(f"{queue}|{batch}") in (None, worker.name), "given to two workers"
             self.holders[f"{queue}|{batch}"] = worker.name
             worker.member, worker.probe = f"{queue}|{batch}", probe == "1"
-            worker.given = len(reply[4])
+            worker.token, worker.given = reply[3].decode(), reply[4]
             worker.allowance = reply[5] if lane_of(queue) in self.capped else None
             assert worker.allowance == reply[5] or reply[5] == -1
             self.tokens[lane_of(queue)] -= worker.allowance or 0
@@ -294,9 +295,8 @@ class Machine(RuleBasedStateMachine):
 
     def open(self, worker: Worker) -> None:
         queue, batch = worker.member.split("|")
-        raw: Any = self.redis.lrange(keys.batch_key(batch), 0, worker.given - 1)
-        token: Any = self.redis.hget(keys.TAKEN, worker.member)
-        worker.opened = opened = BatchState(queue, batch, raw, MAX_ATTEMPTS, token.decode())
+        raw = worker.given  # it may have lost the batch since
+        worker.opened = opened = BatchState(queue, batch, raw, MAX_ATTEMPTS, worker.token)
         opened.probing = worker.probe
         opened.allowance = worker.allowance
         worker.records = [owed(queue, record) for record in raw]
