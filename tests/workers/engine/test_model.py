@@ -293,6 +293,9 @@ class Machine(RuleBasedStateMachine):
             self.open(worker)
 
     def open(self, worker: Worker) -> None:
+        if self.holders.get(worker.member) != worker.name:
+            worker.lay_down()  # it was silent for too long, as `Runner._look` finds
+            return
         queue, batch = worker.member.split("|")
         raw: Any = self.redis.lrange(keys.batch_key(batch), 0, worker.given - 1)
         token: Any = self.redis.hget(keys.TAKEN, worker.member)
@@ -752,6 +755,8 @@ class Machine(RuleBasedStateMachine):
             return
         if worker.opened is None:
             self.open(worker)
+        if worker.opened is None:
+            return
         while worker.todo and not worker.halted and worker.opened.allowance != 0:
             self.do(worker, "handled")
         self.settle_as(worker, "back" if any(worker.left) else "end")
