@@ -10,8 +10,8 @@
 --         worker     its name
 --         token      worker#number, as it stands in `taken` while the batch is this worker's
 --         queue, batch   the batch
---         now        time as RQ writes it
---         template   job template (see ingest/store/jobs.py)
+--         now        time as RQ writes it; empty when there are no retries
+--         template   job template (see ingest/store/jobs.py); empty when there are no retries
 --         call       number of this settle; rises with each that the worker sends
 --         how        more: the batch goes on; end: all of it is done; back: its rest goes back to the front
 --         records    number of records that leave the batch: all of their events are done

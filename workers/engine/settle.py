@@ -53,15 +53,15 @@ class Calls:
             "token": opened.token,
             "queue": opened.queue,
             "batch": opened.batch,
-            "now": rq_now() if results.retries else "",  # it and the template are for the jobs of retry batches
+            "now": rq_now() if results.retries else "",  # to write the time costs as much as all else here
             "template": self._template if results.retries else "",
             "call": next(self._numbers),
             "how": how,
             "records": results.records,
             "counts": results.counts,
             "tally": {**results.tally, **tally},
-            "fresh_failed": results.fresh_failed,
             "failed": results.failed,
+            "fresh_failed": results.fresh_failed,
             "succeeded": results.succeeded,
             "probe": opened.probing,
             "spent": results.spent_ms,

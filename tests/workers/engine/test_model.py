@@ -294,6 +294,9 @@ class Machine(RuleBasedStateMachine):
             self.open(worker)
 
     def open(self, worker: Worker) -> None:
+        if self.holders.get(worker.member) != worker.name:
+            worker.lay_down()  # it was silent for too long, as `Runner._look` finds
+            return
         queue, batch = worker.member.split("|")
         raw = worker.given  # it may have lost the batch since
         worker.opened = opened = BatchState(queue, batch, raw, MAX_ATTEMPTS, worker.token)
@@ -752,6 +755,8 @@ class Machine(RuleBasedStateMachine):
             return
         if worker.opened is None:
             self.open(worker)
+        if worker.opened is None:
+            return
         while worker.todo and not worker.halted and worker.opened.allowance != 0:
             self.do(worker, "handled")
         self.settle_as(worker, "back" if any(worker.left) else "end")
