@@ -287,7 +287,7 @@ def test_rq_suspend_in_a_batch(
     monkeypatch: Any,
 ) -> None:
     """`rq suspend` lets a worker finish its batch: that is settled, and nothing of it is held while RQ waits."""
-    monkeypatch.setenv("SLEEP", "0.3")
+    monkeypatch.setenv("SLEEP", "1")
     commit(*[status(str(n)) for n in range(5)])
     commit(status("in another batch"), batch=5)
     worker()
