@@ -21,7 +21,6 @@ NOT_COMMANDS = {
     "FROM ": "a Dockerfile; tests/compose builds images",
     '{"event": ': "a line of a log",
     "wa-ingest: ": "an error",
-    "python -m workers.worker": "a process of an earlier version, by its command line",
 }
 """How indented blocks, and code in sentences, begin that readers do not type, and what they are."""
 
