@@ -6,7 +6,7 @@ import pytest
 
 from examples import printing as example
 from ingest.settings import Settings
-from workers.handlers import load
+from workers.loading import load
 from workers.printing import handlers
 from workers.testing import call
 
