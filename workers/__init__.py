@@ -1,6 +1,6 @@
 """Everything behind Redis. What your handlers module imports is here."""
 
-from workers.dispatch.time_limit import HandlerTimeout
+from workers.dispatch.outcomes import HandlerTimeout
 from workers.events import (
     Broken,
     Change,

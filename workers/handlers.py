@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from ingest.state import rates
+from ingest.store.records import handler_digest
 from workers.events import Change, Error, Event, Message, Profile, Status
+
+_SUBJECTS = 1000  # that are remembered: they come from outside
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -51,7 +55,8 @@ class WrongValue(HandlersError, ValueError):
     """A decorator was given something that means nothing."""
 
 
-class Handler(NamedTuple):
+@dataclass(frozen=True, eq=False, slots=True)
+class Handler:
     """A registered function."""
 
     call: Callable[[Any], Any]
@@ -65,6 +70,8 @@ class Handler(NamedTuple):
     """Calls per second at most, over all workers of one Redis."""
     concurrency: int | None = None
     """Calls in flight at a time at most, in one worker process."""
+    digest: bytes = b""
+    """Of the name: a retry remembers by it that this handler is done."""
 
     @property
     def is_throttled(self) -> bool:
@@ -75,19 +82,20 @@ class Handler(NamedTuple):
 class Handlers:
     """A registry of handlers. All that match an event are called, in the order of registration.
 
-    A handler takes the event; it is a plain function or `async def`. Its return value is ignored. An exception means:
-    try this event again later, with all its handlers. The first handler that raises ends that try.
+    A handler takes the event; it is a plain function, which is called in a thread, or `async def`. Its return value is
+    ignored. An exception means: try this event again later, with this handler. Each handler of an event ends by itself:
+    the others are called all the same, and one that has succeeded is not called again.
 
     Each decorator takes two more arguments. `rate`, such as "50/s", "100/m" or "10/h", is how often its function is
     called at most, over all workers of one Redis (with several Redis, each has that rate). `concurrency` is how many of
-    its calls are in flight at a time in one worker process (a plain function has one anyway). An event waits until all
-    its handlers may be called; this counts neither as an attempt nor for WA_HANDLER_TIMEOUT. Meanwhile a worker with
-    async handlers goes on with other events; one with only plain functions waits.
+    its calls are in flight at a time in one worker process. An event waits until all its handlers may be called; this
+    counts neither as an attempt nor for WA_HANDLER_TIMEOUT. Meanwhile the worker goes on with other events.
     """
 
     def __init__(self) -> None:
         self._registered: list[Handler] = []
         self._matching: dict[tuple[str, str | None], tuple[Handler, ...]] = {}
+        self._needs: dict[tuple[str, str | None], bool | None] = {}
         self.wants_profiles = False
         """True when there is a profile handler."""
         self.any_throttled = False
@@ -150,8 +158,12 @@ class Handlers:
             name = (
                 f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"
             )
-            self._registered.append(Handler(function, kind, frozenset(wants), is_async, name, per_second, concurrency))
+            handler = Handler(
+                function, kind, frozenset(wants), is_async, name, per_second, concurrency, handler_digest(name)
+            )
+            self._registered.append(handler)
             self._matching.clear()
+            self._needs.clear()
             self.wants_profiles |= kind == "profile"
             self.any_throttled |= self._registered[-1].is_throttled
             return function
@@ -171,6 +183,29 @@ class Handlers:
         """True when workers need an event loop."""
         return any(handler.is_async for handler in self._registered)
 
+    @property
+    def any_plain(self) -> bool:
+        """True when workers need threads."""
+        return any(not handler.is_async for handler in self._registered)
+
+    def of_kinds(self, *kinds: str) -> list[Handler]:
+        """The handlers of these kinds of event."""
+        return [handler for handler in self._registered if handler.kind in kinds]
+
+    def needs(self, event: Event) -> bool | None:
+        """True when handling it may need the loop, False when only threads, None when no handler matches it."""
+        subject = event.subject
+        try:
+            return self._needs[event.kind, subject]
+        except KeyError:
+            found = self._for(event.kind, subject)
+            if isinstance(event, Message):
+                found += self._for("profile", None)
+            needs = any(handler.is_async for handler in found) if found else None
+            if len(self._needs) < _SUBJECTS:
+                self._needs[event.kind, subject] = needs
+            return needs
+
     def calls(self, event: Event) -> list[tuple[Handler, Event]]:
         """The handlers to call for an event, and with what: a message may also be news of a profile."""
         calls: list[tuple[Handler, Event]] = []
@@ -184,6 +219,6 @@ class Handlers:
         found = self._matching.get((kind, subject))
         if found is None:
             found = tuple(h for h in self._registered if h.kind == kind and (not h.wants or subject in h.wants))
-            if len(self._matching) < 1000:  # the subject comes from outside
+            if len(self._matching) < _SUBJECTS:
                 self._matching[kind, subject] = found
         return found

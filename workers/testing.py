@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from workers.dispatch.dispatcher import Dispatcher, Outcome
+from workers.dispatch.dispatcher import Dispatcher
+from workers.dispatch.outcomes import Outcome
 from workers.events import Broken, Event
 from workers.events.parsing import parse
 from workers.handlers import Handlers
@@ -54,7 +55,7 @@ def call(
     body = notification if isinstance(notification, bytes) else orjson.dumps(notification)
     items = parse(body, time.time_ns() // 1_000_000, attempt)
     account = _Account()
-    dispatcher = Dispatcher(handlers, 1, timeout, stopping=lambda: False)
+    dispatcher = Dispatcher(handlers, 1, 1, timeout)
     try:
         dispatcher.run(((n, item) for n, item in enumerate(items) if isinstance(item, Event)), account)
     finally:
@@ -87,8 +88,5 @@ class _Account:
     def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
         self.outcomes[index] = outcome
 
-    def tick(self, now: float) -> None:
-        pass
-
-    def halted(self) -> bool:
-        return False
+    def done_before(self, index: int) -> frozenset[bytes]:
+        return frozenset()

@@ -129,8 +129,12 @@ class Settings(BaseSettings):
         None, description="folder where workers keep every notification they settle; unset: no archive"
     )
     archive_age: Seconds = Field(30 * 86400.0, description="how long the archive's files are kept")
-    handler_timeout: Seconds = Field(30.0, description="time for all handlers of one event")
-    concurrency: int = Field(50, ge=1, le=10_000, description="async handlers in flight in a worker process")
+    handler_timeout: Seconds = Field(30.0, description="time for one call of a handler")
+    concurrency: int = Field(100, ge=1, le=10_000, description="async handlers in flight in a worker process")
+    threads: int = Field(8, ge=1, le=1000, description="threads in which a worker process calls plain functions")
+    log_errors: Literal["place", "full"] = Field(
+        "place", description="what is logged of a handler's exception: type and place, or with text and traceback"
+    )
 
     @model_validator(mode="after")
     def _fit_together(self) -> Settings:

@@ -28,6 +28,9 @@ from ingest.errors import SettingsError
 from ingest.store import discovery, urls
 from ingest.store.allow_oom import AllowOom
 
+WORKER_SECONDS = 15.0
+"""A Redis that has not answered a worker's command by then counts as away."""
+
 COMMAND_SECONDS = 2.0
 """A Redis that has not answered a receiver's command by then counts as away."""
 

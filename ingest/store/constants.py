@@ -19,6 +19,12 @@ HAS_DIGEST = 1
 DIGEST_BYTES = 8
 """Length of that digest."""
 
+MOST_DONE = 8
+"""Handlers of an event that are remembered as done, at most: no JSON text begins with a byte up to this."""
+
+HANDLER_BYTES = 4
+"""Length of what is remembered of each."""
+
 # Counts.
 
 FLOW_SECONDS = 10
@@ -43,19 +49,18 @@ FAIR_SHARE = 0.1
 SPENT_MS = 30_000
 """Milliseconds of work that are counted for that; beyond it the counts are halved."""
 
-YIELD_MS = 500
-"""A batch of a more urgent lane that has waited this long makes a batch in work yield."""
+# What a worker is given.
 
-# When everything fails.
+TAKE_BYTES = 2_097_152
+"""One call of take gives no further batch beyond this."""
 
-FAILURES = 3
-"""Settles in a row in which everything failed, before the lane waits."""
+TAKE_BATCHES = 64
+"""Nor more batches than these."""
 
-LONGEST_WAIT_SECONDS = 60
-"""A lane waits no longer than this from one try to the next."""
+IDLE_MS = 500
+"""A worker that has nothing to do, while others have more than their part, looks again after this."""
 
-PROBE_SECONDS = 60
-"""After this, a try that was not settled (its worker died) holds up the lane no longer."""
+# When a worker dies.
 
 SPLIT_AT = 2
 """Deaths of its worker after which a batch is split into suspects of one record each."""

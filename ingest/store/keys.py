@@ -9,17 +9,18 @@ TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:
 | `ledger` | zset | - | every unfinished batch, `QUEUE|ID`, by arrival of its first record (ms): what is still owed |
 | `tails` | hash | - | the batch at the end of a queue that may still be joined: its id `QUEUE|id`, size `QUEUE|bytes` |
 | `taken` | hash | - | `QUEUE|ID` → `WORKER#N`, the worker that has it; N rises with every batch given out |
-| `leases` | hash | - | partition queue → the batch in work: one batch of a partition at a time |
+| `leases` | hash | - | partition queue → `WORKER|N`, the one worker that may take of it, and how many batches it has |
+| `wanted` | hash | - | worker → how many of its partitions others would like, since they have nothing to do |
 | `flush:ID` | string | 60 s | this flush was carried out |
+| `takes:WORKER` | string | 1 h | the number of the last take that the worker sent, and the batches that it was given |
 | `calls:WORKER` | string | 1 h | the number of the last settle that the worker sent |
-| `claims` | hash | - | digest of an event → the batch, `QUEUE|ID`, that handles it, see `workers/engine/claims.py` |
+| `claims` | hash | - | digest of an event, or of a status's message → the batch, `QUEUE|ID`, that handles it |
 | `generations` | hash | - | of each generation of `seen`: digits in the name of a set, when it was born, its size |
 | `seen:N:DIGITS` | set | - | digests of events that were handled; a worker removes them after WA_DEDUP_WINDOW |
 | `profiles:G:N` | hash | 60 d | what was last seen of contacts, in generation G, see `workers/engine/profiles.py` |
 | `turn` | string | - | how many batches were given out, ever |
 | `spent` | hash | - | lane → milliseconds of work lately |
-| `failing` | hash | - | lane → settles in a row in which everything failed |
-| `waits` | hash | - | lane → until when it waits (ms), because everything failed |
+| `breakdowns` | hash | - | handler that always fails → how, and its next try, see `ingest/state/breakdowns.py` |
 | `deaths` | hash | - | `QUEUE|ID` → how often its worker died |
 | `alive` | zset | - | workers by their last sign of life (ms) |
 | `reaper` | string | 3 s | the worker that reaped last; none reaps again while it is there |
@@ -66,7 +67,7 @@ WA = f"{RQ}:wa:"
 FORMAT = WA + "format"
 LEDGER, TAILS, TAKEN, LEASES = (WA + name for name in ("ledger", "tails", "taken", "leases"))
 CLAIMS, GENERATIONS = WA + "claims", WA + "generations"
-TURN, SPENT, FAILING, WAITS = (WA + name for name in ("turn", "spent", "failing", "waits"))
+TURN, SPENT, WANTED, BREAKDOWNS = (WA + name for name in ("turn", "spent", "wanted", "breakdowns"))
 ALIVE, DEATHS, REAPER, TRIM = (WA + name for name in ("alive", "deaths", "reaper", "trim"))
 COUNTS, COUNTERS = WA + "counts", WA + "tally"
 CONTROLS, RATES = WA + "steering", WA + "rates"

@@ -28,6 +28,11 @@ class Call:
         self.then = then
         self.reply: Any = _NO_ANSWER
 
+    @property
+    def is_answered(self) -> bool:
+        """True once there is an answer, or an error instead of one."""
+        return self.reply is not _NO_ANSWER
+
 
 class PipelinedConnection:
     """For one thread. Commands must be idempotent: when the connection breaks, all commands without an answer are sent
@@ -73,16 +78,30 @@ class PipelinedConnection:
     def answer(self, call: Call) -> Any:
         """Wait for a command's answer. Raises what redis-py would; the command is then not sent again."""
         try:
-            while call.reply is _NO_ANSWER:
+            while not call.is_answered:
                 self._read_one()
         except BaseException:
             if call in self._unanswered:
                 self._unanswered.remove(call)
-                self._hang_up()  # or its answer would be taken for the next command's
+                self.hang_up()  # or its answer would be taken for the next command's
             raise
         if isinstance(call.reply, Exception):
             raise call.reply
         return call.reply
+
+    def has_answered(self, call: Call) -> bool:
+        """True when the answer to a command is there; reads what has come, without waiting. May raise as `answer`."""
+        while not call.is_answered and self._connection is not None and self._connection.can_read(0):
+            self._read_one()
+        return call.is_answered
+
+    def await_answer(self) -> int:
+        """Send what is left. Returns a descriptor that can be read when Redis has answered. May raise as `answer`."""
+        self._send_all()
+        if self._connection is None:
+            self._open()
+        number: int = self._connection._sock.fileno()  # redis-py has no public name for it
+        return number
 
     def flush(self) -> bool:
         """Send what is left and wait for all answers. False when there was nothing to wait for."""
@@ -101,19 +120,19 @@ class PipelinedConnection:
             try:
                 self._transmit(calls)
             except (RedisError, OSError):
-                self._hang_up()  # `_read` connects and sends again
+                self.hang_up()  # `_read` connects and sends again
             except BaseException:
-                self._hang_up()
+                self.hang_up()
                 raise
         return calls
 
     def _read_one(self) -> None:
         try:
-            reply = self._retry.call_with_retry(self._read, self._hang_up)
+            reply = self._retry.call_with_retry(self._read, self.hang_up)
             call = self._unanswered.popleft()
             call.reply = reply
         except BaseException:  # also what RQ's signal handlers raise
-            self._hang_up()  # a late answer must not be taken for another command's
+            self.hang_up()  # a late answer must not be taken for another command's
             raise
         if call.then is not None:
             call.then(reply)
@@ -140,7 +159,8 @@ class PipelinedConnection:
         packed = self._connection.pack_commands([call.command for call in calls])
         self._connection.send_packed_command(packed, check_health=False)
 
-    def _hang_up(self, *_: object) -> None:
+    def hang_up(self, *_: object) -> None:
+        """Close the connection; commands without an answer are sent again on the next one."""
         if self._connection is not None:
             self._connection.disconnect()
             self._pool.release(self._connection)

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from struct import Struct
 from typing import NamedTuple
 
-from ingest.store.constants import DIGEST_BYTES, HAS_DIGEST, HEADER_BYTES
+from ingest.store.constants import DIGEST_BYTES, HANDLER_BYTES, HAS_DIGEST, HEADER_BYTES, MOST_DONE
 
 _HEADER = Struct(">Q")
 
@@ -18,7 +18,9 @@ class Record(NamedTuple):
     `attempt` counts from 1, to 127; 0 is the first try of a replayed notification, which the archive holds already.
     `split` is 0, or the number of partitions when only the contacts of this queue's partition count (see
     `ingest.routing.Route`). With `force` it is handled even if it was handled before. `body_digest` is empty, or the
-    `digest` of the body as it was received, when `body` holds only one event of it.
+    `digest` of the body as it was received, when `body` holds only one event of it. Such an event may have been put off
+    `waits` times, because a handler of it failed every time; `done` are the handlers that need not be called again
+    (`handler_digest`).
     """
 
     received_ms: int
@@ -27,18 +29,31 @@ class Record(NamedTuple):
     force: bool
     body: bytes
     body_digest: bytes = b""
+    waits: int = 0
+    done: frozenset[bytes] = frozenset()
 
 
 def pack(
-    body: bytes, received_ms: int, attempt: int = 1, split: int = 0, force: bool = False, body_digest: bytes = b""
+    body: bytes,
+    received_ms: int,
+    attempt: int = 1,
+    split: int = 0,
+    force: bool = False,
+    body_digest: bytes = b"",
+    waits: int = 0,
+    done: Iterable[bytes] = (),
 ) -> bytes:
     """A record as it lies in Redis: 6 bytes arrival time, 1 bit force, 7 attempt, 8 split, the body byte for byte.
 
     With a body digest, which only a record without a split may have, the split is 1 and the digest's 8 bytes stand
-    before the body.
+    before the body. If there is something to say of `waits` and `done`, it comes in between: a byte with the number of
+    handlers that are done, a byte for `waits`, and 4 bytes for each handler. No JSON text begins with such a byte.
     """
     if body_digest:
         split = HAS_DIGEST
+        if waits or done:
+            ended = sorted(done)[:MOST_DONE]
+            body_digest += bytes((len(ended), waits & 255)) + b"".join(ended)
     return _HEADER.pack(received_ms << 16 | force << 15 | attempt << 8 | split) + body_digest + body
 
 
@@ -63,10 +78,22 @@ def pack_into(
 def unpack(record: bytes) -> Record:
     """The reverse of `pack`."""
     (header,) = _HEADER.unpack_from(record)
-    split, body_digest, body = header & 255, b"", record[HEADER_BYTES:]
-    if split == HAS_DIGEST:
-        split, body_digest, body = 0, body[:DIGEST_BYTES], body[DIGEST_BYTES:]
-    return Record(header >> 16, header >> 8 & 127, split, bool(header >> 15 & 1), body, body_digest)
+    received_ms, attempt, force, split = header >> 16, header >> 8 & 127, bool(header >> 15 & 1), header & 255
+    if split != HAS_DIGEST:
+        return Record(received_ms, attempt, split, force, record[HEADER_BYTES:])
+    body = HEADER_BYTES + DIGEST_BYTES
+    body_digest, waits, ended = record[HEADER_BYTES:body], 0, b""
+    if len(record) > body and record[body] <= MOST_DONE:
+        count, waits = record[body : body + 2]
+        ended = record[body + 2 : body + 2 + count * HANDLER_BYTES]
+        body += 2 + len(ended)
+    done = frozenset(ended[n : n + HANDLER_BYTES] for n in range(0, len(ended), HANDLER_BYTES))
+    return Record(received_ms, attempt, 0, force, record[body:], body_digest, waits, done)
+
+
+def handler_digest(name: str) -> bytes:
+    """Four bytes that tell a handler from others of its event."""
+    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=HANDLER_BYTES).digest()
 
 
 def digest(body: bytes) -> bytes:

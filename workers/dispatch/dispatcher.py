@@ -1,4 +1,4 @@
-"""Calls the handlers of a batch's events: one after another, or many async ones at a time.
+"""Calls the handlers of events: async ones on the loop, plain ones in threads, each as soon as there is a slot.
 
 Events with the same `order_key` (one contact's messages, one message's statuses) never overlap and keep their order.
 """
@@ -7,116 +7,154 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from contextvars import copy_context
+from typing import Any
 
 from ingest.state import counters
+from ingest.store.queues import LANES
+from workers.dispatch import outcomes
+from workers.dispatch.breakdowns import Breakdown, Breakdowns
+from workers.dispatch.loop_watch import LoopWatch
+from workers.dispatch.outcomes import UNHANDLED, Ended, HandlerTimeout, Outcome
 from workers.dispatch.rate_limits import HandlerLimiter, RateLimited, RateLimits, longest_wait
-from workers.dispatch.time_limit import HandlerTimeout, TimeLimit
+from workers.dispatch.ready import Account, Item, Ready, Shares, Source
+from workers.dispatch.threads import Job, Threads
 from workers.events import Event
-from workers.handlers import Discard, Handler, Handlers, Reject, RetryIn
+from workers.handlers import Handler, Handlers
 
-STOP_SECONDS = 6.0
-"""How long running handlers may still take once the worker is told to stop; then they are interrupted."""
+_AHEAD_SECONDS = 0.005
+"""Threads have this much work at hand beside what they do: to give it out one by one would cost more than quick calls.
+"""
 
-_TICK = 0.25
-_SLICE = 0.05  # how soon an event sees that it may begin after all
-
-
-class Outcome(NamedTuple):
-    """What became of an event.
-
-    `name`: handled, unhandled, discarded, rejected or failed. `detail` may quote the event: it goes to the dead
-    letter, never to a log; `error` and `handler` may be logged. `delay` is what RetryIn asked for, in seconds.
-    """
-
-    name: str
-    detail: str = ""
-    error: str = ""
-    handler: str = ""
-    delay: float | None = None
-
-    @property
-    def happened(self) -> bool:
-        """True when nothing is left to do: it was handled or discarded, or no handler matched."""
-        return self.name in ("handled", "unhandled", "discarded")
+_MOST_AHEAD = 200
+_NO_SLOT = 1 << 62  # events that no handler matches need none
+_INTERRUPT_SECONDS = 0.05
+_PACE = 0.05  # how much the newest duration counts in the average
 
 
-HANDLED = Outcome("handled")
-UNHANDLED = Outcome("unhandled")
+class _Room:
+    """Slots of one sort, and the events that wait for one."""
 
+    __slots__ = ("free", "ready")
 
-class Account(Protocol):
-    """What a run reports to, and what may hold it up.
-
-    `admit` is called right before an event's handlers; if it returns an outcome, they are not called. `put_off` takes
-    `admit` back: the event has to wait for its turn. `finish` gets each event's outcome. `tick` is called often while
-    handlers run. While `halted` is True, no event begins. `now` is the time by the monotonic clock, passed on because
-    reading that costs more than most steps here.
-    """
-
-    def admit(self, event: Event) -> Outcome | None: ...
-    def put_off(self) -> None: ...
-    def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None: ...
-    def tick(self, now: float) -> None: ...
-    def halted(self) -> bool: ...
+    def __init__(self, free: int, ready: Ready) -> None:
+        self.free = free
+        self.ready = ready
 
 
 class Dispatcher:
-    """Runs events through handlers.
+    """Runs events through handlers, for one process. Everything but the handlers in threads happens on its loop.
 
-    `timeout` is in seconds for one event. Once `stopping()` is True, no event begins. Without `rate_limits`, handlers'
-    own rate and concurrency have no effect.
+    `timeout` is in seconds for one call of a handler. Without `rate_limits`, handlers' own rate and concurrency have no
+    effect; without `tell`, a handler that always fails is called all the same. `changed` is called when events have
+    ended. Lanes that are in `closed` begin nothing.
     """
 
     def __init__(
         self,
         handlers: Handlers,
         concurrency: int,
+        threads: int,
         timeout: float,
-        stopping: Callable[[], bool],
+        *,
         rate_limits: RateLimits | None = None,
+        tell: Callable[[Breakdown | str], None] | None = None,
+        changed: Callable[[], None] = lambda: None,
+        full_errors: bool = False,
+        lanes: Iterable[str] = LANES,
     ) -> None:
         self._handlers = handlers
-        self._concurrency = concurrency
         self._timeout = timeout
-        self._stopping = stopping
         self._rate_limits = rate_limits
-        self._time_limit = TimeLimit()
+        self._changed = changed
+        self._full_errors = full_errors
+        self.breakdowns = Breakdowns(tell) if tell else None
+        self.closed: set[str] = set()
+        self.held = self.stopping = False
+        """While True, no event begins."""
+        self.loop = _new_loop(handlers)
+        self._shares = Shares(lanes)
+        self._no_slot, self._async, self._thread = self._rooms = [
+            _Room(free, Ready(self._shares, lanes)) for free in (_NO_SLOT, concurrency, threads)
+        ]
+        self.slots = (concurrency if handlers.any_async else 0) + (threads if handlers.any_plain else 0)
+        self._threads = Threads(threads, self._thread_ended, self._wait_in_thread)
+        self._thread_count, self._ahead, self._pace = threads, 0, 0.0
+        self._from_threads: deque[Job] = deque()
+        self._context = copy_context()  # of nobody's event
+        self._told = self._interrupts = False
+        self._behind: dict[tuple[str, str], deque[Item]] = {}
+        self._parked: dict[tuple[HandlerLimiter, ...], deque[Item]] = {}
+        self._tasks: dict[asyncio.Task[Any], Item] = {}
+        self._running: dict[asyncio.Task[Any], str] = {}
+        self._watch = LoopWatch(timeout, self._running.get)
         self._took: defaultdict[str, list[float]] = defaultdict(list)  # seconds, by handler
         self._failures: Counter[str] = Counter()
-        self._runner: asyncio.Runner | None = None
-        if handlers.any_async:
-            import uvloop  # only where it is needed: sync handlers need no loop
+        self._spent: defaultdict[str, float] = defaultdict(float)
+        self.in_flight = 0
+        self.ended: Counter[str] = Counter()
+        """How many events ended, by lane; it only rises."""
+        self.crash: BaseException | None = None
+        """What went wrong beside the handlers, if something did."""
 
-            # One loop for the life of the process, so that the handlers' connection pools live on.
-            self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-
-    def run(self, events: Iterable[tuple[int, Event]], account: Account) -> None:
-        """Handle events, given with the number of their record. Returns when every event that began has ended.
-
-        An exception of `account` ends the run; handlers in flight are cancelled.
-        """
-        if self._runner:
-            self._runner.run(self._run_async(events, account))
-            return
+    def add(self, events: Iterable[tuple[int, Event]], account: Account, source: Source) -> None:
+        """Have events handled, given with the number of their record, in this order for each order key."""
         for index, event in events:
-            outcome = None
-            while outcome is None:
-                if self._stopping() or account.halted():
-                    return
-                try:
-                    outcome = account.admit(event)
-                    outcome, now = (outcome, time.monotonic()) if outcome else self._handle(event)
-                except RateLimited as turn:
-                    account.put_off()
-                    time.sleep(min(turn.seconds, _TICK))
-                    account.tick(time.monotonic())
-            account.finish(index, event, outcome, now)
-            account.tick(now)
+            item = Item(index, event, account, source)
+            source.waiting += 1
+            if item.key is not None:
+                behind = self._behind.get(item.key)
+                if behind is not None:
+                    behind.append(item)
+                    continue
+                self._behind[item.key] = deque()
+            self._make_ready(item)
+
+    def reopen(self, source: Source) -> None:
+        """What a source held may begin again."""
+        source.open = True
+        held, source.held = source.held, []
+        for item in held:
+            self._make_ready(item)
+
+    def begin(self) -> float | None:
+        """Begin what can begin. Returns the seconds until something that waits for its turn may, if anything does."""
+        if self.stopping or self.held:
+            return None
+        try:
+            wait = self._begin_parked()
+            for room in self._rooms:
+                while room.free > 0 and (item := room.ready.next(self.closed)) is not None:
+                    self._begin(item, room)
+        except Exception as error:
+            self._fail(error)
+            return None
+        return wait
+
+    def watch(self) -> None:
+        """To be called at least every quarter of a second: looks for calls that are over their time."""
+        self._watch.turned(bool(self._tasks))
+        self._threads.watch(time.monotonic(), self._timeout)
+
+    @property
+    def hangs(self) -> bool:
+        """True when as many threads hang for good as there should be."""
+        return self._threads.abandoned >= self._thread_count
+
+    @property
+    def is_full(self) -> bool:
+        """True while events wait for a slot."""
+        return any(room.free <= 0 and len(room.ready) for room in self._rooms)
+
+    def all_down(self, *kinds: str) -> float | None:
+        """Seconds until a handler of these kinds is tried again, when all of them always fail; else None."""
+        return self.breakdowns.all_down(self._handlers.of_kinds(*kinds)) if self.breakdowns else None
+
+    def ready(self, lane: str) -> int:
+        """How many events of a lane may begin as soon as there is a slot."""
+        return sum(room.ready.count(lane) for room in self._rooms)
 
     def tally(self) -> dict[str, int]:
         """Handlers' times and failures since the last call, as fields of `ingest.state.counters`."""
@@ -127,194 +165,280 @@ class Dispatcher:
         self._failures.clear()
         return fields
 
-    def stop_soon(self) -> None:
-        """The worker was told to stop: give a running sync handler STOP_SECONDS, no more."""
-        self._time_limit.shorten(STOP_SECONDS)
+    def spent(self) -> dict[str, int]:
+        """Milliseconds of handlers since the last call, by lane."""
+        spent = {lane: round(seconds * 1000) for lane, seconds in self._spent.items()}
+        self._spent.clear()
+        return spent
+
+    def run(self, events: Iterable[tuple[int, Event]], account: Account) -> None:
+        """Handle these events and return when all have ended."""
+        source = Source(LANES[0])
+        self.add(events, account, source)
+        self.loop.run_until_complete(self._until_done(source))
+
+    async def _until_done(self, source: Source) -> None:
+        while source.waiting or source.in_flight:
+            wait = self.begin()
+            self.watch()
+            if self.crash is not None:
+                raise self.crash
+            if self.stopping and not source.in_flight:
+                return
+            await asyncio.sleep(min(0.01 if wait is None else wait, 0.01))
+
+    def stop(self) -> None:
+        """Begin nothing more; what has begun goes on."""
+        self.stopping = True
+        for job in self._threads.take_back():
+            if isinstance(job.note, tuple):
+                self._not_begun(job.note[0])
+
+    async def interrupt(self) -> None:
+        """Interrupt what has not ended: it counts as not begun, if it ends at all."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self.in_flight:
+            self._interrupts = True
+            self._threads.interrupt_all()
+            await asyncio.sleep(_INTERRUPT_SECONDS)
 
     def close(self) -> None:
-        if self._runner:
-            self._runner.close()
+        """End the threads and the loop."""
+        self._threads.close()
+        self._watch.turned(busy=False)
+        _close_loop(self.loop)
 
-    def _handle(self, event: Event) -> tuple[Outcome | None, float]:
-        """The outcome and its time. Raises RateLimited.
+    def _make_ready(self, item: Item) -> None:
+        needs = self._handlers.needs(item.event)
+        item.room = self._no_slot if needs is None else self._async if needs else self._thread
+        item.room.ready.add(item)
 
-        None: the handler was interrupted because the worker stops, and the event counts as not begun.
-        """
-        calls = self._handlers.calls(event)
-        if not calls:
-            return UNHANDLED, time.monotonic()
-        limiters = self._rate_limits.begin(calls) if self._handlers.any_throttled and self._rate_limits else ()
-        began = time.monotonic()
-        handler = calls[0][0]
-        try:
-            try:
-                self._time_limit.begin(began, self._timeout)
-                for handler, argument in calls:
-                    handler.call(argument)
-                    ended = time.monotonic()
-                    self._took[handler.name].append(ended - began)
-                    began = ended
-            finally:
-                self._time_limit.end()
-        except (Exception, SystemExit, asyncio.CancelledError) as error:  # a handler does not end the worker
-            self._time_limit.end()  # the alarm may have come inside the `end` above
-            if self._time_limit.broken_off and self._stopping():
-                return None, began
-            return self._outcome(error, handler, began)
-        finally:
-            for limiter in limiters:
-                limiter.end()
-        return HANDLED, began
-
-    async def _handle_async(self, event: Event) -> tuple[Outcome, float]:
-        """Raises RateLimited, before it waits for anything."""
-        calls = self._handlers.calls(event)
-        if not calls:
-            return UNHANDLED, time.monotonic()
-        limiters = self._rate_limits.begin(calls) if self._handlers.any_throttled and self._rate_limits else ()
-        began = time.monotonic()
-        handler = calls[0][0]
-        try:
-            async with asyncio.timeout(self._timeout):
-                for handler, argument in calls:
-                    if handler.is_async:
-                        await handler.call(argument)
-                    else:
-                        try:
-                            self._time_limit.begin(began, self._timeout)
-                            handler.call(argument)
-                        finally:
-                            self._time_limit.end()
-                    ended = time.monotonic()
-                    self._took[handler.name].append(ended - began)
-                    began = ended
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
-            self._time_limit.end()
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise  # the run cancels it, not the handler
-            return self._outcome(error, handler, began)
-        finally:
-            for limiter in limiters:
-                limiter.end()
-        return HANDLED, began
-
-    def _outcome(self, error: BaseException, handler: Handler, began: float) -> tuple[Outcome, float]:
-        now = time.monotonic()
-        self._took[handler.name].append(now - began)
-        outcome = _outcome(error, handler, self._timeout)
-        if outcome.name == "failed" and outcome.delay is None:  # RetryIn is the handler's decision, not a breakdown
-            self._failures[handler.name] += 1
-        return outcome, now
-
-    async def _run_async(self, events: Iterable[tuple[int, Event]], account: Account) -> None:
-        groups = _Groups(events)
-        in_flight = 0
-
-        async def work() -> None:
-            nonlocal in_flight
-            while True:
-                group = groups.next()
-                if group is None:
-                    if self._stopping() or not groups.waits or (account.halted() and not in_flight):
-                        return
-                    await asyncio.sleep(min(groups.waits, _TICK))
-                    continue
-                for index, event in group:
-                    while account.halted():
-                        if self._stopping() or not in_flight:
-                            return
-                        await asyncio.sleep(_SLICE)  # the batch waits for what is in flight anyway
-                    if self._stopping():
-                        return
-                    try:
-                        outcome = account.admit(event)
-                        if outcome is None:
-                            in_flight += 1
-                            try:
-                                outcome, now = await self._handle_async(event)
-                            finally:
-                                in_flight -= 1
-                        else:
-                            now = time.monotonic()
-                    except RateLimited as turn:
-                        account.put_off()
-                        groups.put_back(turn.limiters, chain([(index, event)], group))
-                        break
-                    account.finish(index, event, outcome, now)
-                    account.tick(now)
-
-        tasks = {asyncio.create_task(work()) for _ in range(self._concurrency)}
-        deadline: float | None = None
-        loop = asyncio.get_running_loop()
-        try:
-            while tasks:
-                done, tasks = await asyncio.wait(tasks, timeout=_TICK, return_when=asyncio.FIRST_EXCEPTION)
-                for task in done:
-                    task.result()
-                account.tick(time.monotonic())
-                if self._stopping():
-                    deadline = deadline or loop.time() + STOP_SECONDS
-                    if loop.time() > deadline:
-                        return  # what is still in flight counts as not begun
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _by_order_key(events: Iterable[tuple[int, Event]]) -> list[list[tuple[int, Event]]]:
-    """Groups that may run side by side, in order of their first event."""
-    groups: list[list[tuple[int, Event]]] = []
-    by_key: dict[tuple[str, str], list[tuple[int, Event]]] = {}
-    for item in events:
-        key = item[1].order_key
-        group = by_key.get((item[1].kind, key)) if key is not None else None
-        if group is None:
-            group = []
-            groups.append(group)
-            if key is not None:
-                by_key[item[1].kind, key] = group
-        group.append(item)
-    return groups
-
-
-class _Groups:
-    """Groups that may run side by side: first those whose turn has come, then others in order of their first event."""
-
-    def __init__(self, events: Iterable[tuple[int, Event]]) -> None:
-        self._fresh = iter(_by_order_key(events))
-        self._waiting: dict[tuple[HandlerLimiter, ...], deque[Iterator[tuple[int, Event]]]] = {}
-        self.waits = 0.0
-        """Set when `next` returns None: seconds until a waiting group may go on; 0: no group waits."""
-
-    def next(self) -> Iterator[tuple[int, Event]] | None:
-        """The next group to go on with. Groups that wait for the same limiters keep their order."""
-        self.waits = 0.0
-        for limiters, waiting in self._waiting.items():
-            if waiting:
+    def _begin_parked(self) -> float | None:
+        """Begin what waited for its turn. Returns the seconds until more of it may begin."""
+        waits: list[float] = []
+        for limiters, parked in self._parked.items():
+            while parked:
                 seconds = longest_wait(limiters)
-                if not seconds:
-                    return waiting.popleft()
-                self.waits = min(self.waits or seconds, seconds)
-        group = next(self._fresh, None)
-        return None if group is None else iter(group)
+                if seconds or parked[0].room.free <= 0 or parked[0].source.lane in self.closed:
+                    waits.append(seconds or _AHEAD_SECONDS)
+                    break
+                item = parked.popleft()
+                self._begin(item, item.room)
+        return min(waits, default=None)
 
-    def put_back(self, limiters: tuple[HandlerLimiter, ...], group: Iterator[tuple[int, Event]]) -> None:
-        """Keep a group whose first event has to wait for one of these limiters."""
-        self._waiting.setdefault(limiters, deque()).append(group)
+    def _begin(self, item: Item, room: _Room) -> None:
+        source = item.source
+        if source.gone:
+            self._next_of(item)
+            return
+        if not source.open:
+            source.held.append(item)
+            return
+        context = item.context = self._context.copy()
+        outcome = context.run(item.account.admit, item.event)
+        if outcome is not None:
+            self._begun(item)
+            self._finish(item, outcome, time.monotonic())
+            return
+        calls, put_off = self._calls(item)
+        try:
+            limiters = self._rate_limits.begin(calls) if self._rate_limits and self._handlers.any_throttled else ()
+        except RateLimited as turn:
+            context.run(item.account.put_off)
+            for handler, _ in calls:
+                self._not_called(handler)
+            self._parked.setdefault(turn.limiters, deque()).append(item)
+            return
+        self._begun(item)
+        if not calls:
+            self._finish(item, self._outcome(item, put_off) if put_off else UNHANDLED, time.monotonic())
+            return
+        room.free -= 1
+        if room is self._thread:
+            self._threads.put(Job(calls, context, (item, limiters, put_off)))
+        else:
+            task = self.loop.create_task(self._call(item, calls, limiters, put_off), context=context)
+            self._tasks[task] = item
+
+    def _calls(self, item: Item) -> tuple[list[tuple[Handler, Event]], list[Ended]]:
+        """The handlers to call, and those that have to wait because they always fail."""
+        calls = self._handlers.calls(item.event)
+        if before := item.account.done_before(item.index):
+            calls = [call for call in calls if call[0].digest not in before]
+        if self.breakdowns is None:
+            return calls, []
+        put_off = []
+        for call in calls:
+            if seconds := self.breakdowns.wait(call[0]):
+                put_off.append(Ended(call[0], waits=seconds))
+        if put_off:
+            waiting = {call.handler for call in put_off}
+            calls = [call for call in calls if call[0] not in waiting]
+        return calls, put_off
+
+    def _not_called(self, handler: Handler) -> None:
+        if self.breakdowns is not None:
+            self.breakdowns.not_called(handler)
+
+    async def _call(
+        self, item: Item, calls: list[tuple[Handler, Event]], limiters: tuple[HandlerLimiter, ...], ended: list[Ended]
+    ) -> None:
+        task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
+        try:
+            for handler, argument in calls:
+                self._running[task] = handler.name
+                ended.append(await self._call_one(handler, argument, task))
+        except asyncio.CancelledError:  # the worker stops
+            ended.clear()
+        finally:
+            self._tasks.pop(task, None)
+            self._running.pop(task, None)
+        # In the loop's own context: this task's is in use.
+        self.loop.call_soon(self._task_ended, item, ended, limiters, context=self._context)
+
+    def _task_ended(self, item: Item, ended: list[Ended], limiters: tuple[HandlerLimiter, ...]) -> None:
+        self._async.free += 1
+        if ended:
+            self._ended(item, ended, limiters)
+        else:
+            self._end_limiters(limiters)
+            self._not_begun(item)
+        self.begin()
+
+    async def _call_one(self, handler: Handler, argument: Event, task: asyncio.Task[Any]) -> Ended:
+        began, error = time.monotonic(), None
+        try:
+            async with asyncio.timeout(self._timeout) as limit:
+                if handler.is_async:
+                    await handler.call(argument)
+                else:
+                    await self._in_thread(handler, argument)
+        except BaseException as raised:  # a handler does not end the worker
+            if isinstance(raised, asyncio.CancelledError) and task.cancelling():
+                raise
+            error = raised
+            if isinstance(raised, TimeoutError) and limit.expired():
+                error = HandlerTimeout(f"not done after {self._timeout:g} s").with_traceback(raised.__traceback__)
+        return Ended(handler, time.monotonic() - began, error)
+
+    async def _in_thread(self, handler: Handler, argument: Event) -> None:
+        """Call a plain handler of an event that has async ones, too."""
+        done: asyncio.Future[Ended] = self.loop.create_future()
+        self._threads.put(Job([(handler, argument)], copy_context(), done))
+        ended = await asyncio.shield(done)
+        if ended.error is not None:
+            raise ended.error
+
+    def _thread_ended(self, job: Job) -> None:
+        """A thread calls this, or `watch`."""
+        self._from_threads.append(job)
+        if not self._told:
+            self._told = True
+            self.loop.call_soon_threadsafe(self._collect)
+
+    def _wait_in_thread(self, awaitable: Any) -> None:
+        """A plain function returned something to be awaited, as a decorator around an `async def` does."""
+
+        async def wait() -> None:
+            await asyncio.wait_for(awaitable, self._timeout)
+
+        asyncio.run_coroutine_threadsafe(wait(), self.loop).result()
+
+    def _collect(self) -> None:
+        self._told = False
+        while self._from_threads:
+            job = self._from_threads.popleft()
+            if isinstance(job.note, asyncio.Future):
+                if not job.note.done():
+                    job.note.set_result(job.ended[0])
+                continue
+            item, limiters, put_off = job.note
+            if self._interrupts:
+                self._not_begun(item)
+                continue
+            self._pace += _PACE * (sum(call.seconds for call in job.ended) - self._pace)
+            self._thread.free += 1
+            self._ended(item, [*job.ended, *put_off], limiters)
+        ahead = min(_MOST_AHEAD, int(self._thread_count * _AHEAD_SECONDS / max(self._pace, 1e-6)))
+        self._thread.free += ahead - self._ahead
+        self._ahead = ahead
+        self.begin()
+
+    def _ended(self, item: Item, ended: list[Ended], limiters: tuple[HandlerLimiter, ...]) -> None:
+        self._end_limiters(limiters)
+        now = time.monotonic()
+        lane = item.source.lane
+        for number, call in enumerate(ended):
+            if call.waits is not None:
+                continue
+            self._took[call.handler.name].append(call.seconds)
+            self._spent[lane] += call.seconds
+            self._shares.add(lane, call.seconds)
+            self._failures[call.handler.name] += call.broke
+            if self.breakdowns is not None and self.breakdowns.note(call, item.event.attempt == 1):
+                ended[number] = Ended(call.handler, waits=self.breakdowns.wait(call.handler) or 1.0)
+        self._finish(item, self._outcome(item, ended), now)
+
+    def _outcome(self, item: Item, ended: list[Ended]) -> Outcome:
+        return outcomes.of_event(ended, item.account.done_before(item.index), self._full_errors)
+
+    def _finish(self, item: Item, outcome: Outcome, now: float) -> None:
+        self.in_flight -= 1
+        item.source.in_flight -= 1
+        self.ended[item.source.lane] += 1
+        try:
+            item.context.run(item.account.finish, item.index, item.event, outcome, now)
+        except Exception as error:
+            self._fail(error)
+        self._next_of(item)
+        self._changed()
+
+    def _begun(self, item: Item) -> None:
+        self.in_flight += 1
+        item.source.in_flight += 1
+        item.source.waiting -= 1
+
+    def _not_begun(self, item: Item) -> None:
+        self.in_flight -= 1
+        item.source.in_flight -= 1
+        item.context.run(item.account.put_off)
+        self._changed()
+
+    def _next_of(self, item: Item) -> None:
+        """The next event of this order key may begin."""
+        if item.key is None:
+            return
+        behind = self._behind[item.key]
+        if behind:
+            self._make_ready(behind.popleft())
+        else:
+            del self._behind[item.key]
+
+    def _end_limiters(self, limiters: tuple[HandlerLimiter, ...]) -> None:
+        for limiter in limiters:
+            limiter.end()
+
+    def _fail(self, error: BaseException) -> None:
+        self.crash = self.crash or error
+        self._changed()
 
 
-def _outcome(error: BaseException, handler: Handler, timeout: float) -> Outcome:
-    if isinstance(error, Discard):
-        return Outcome("discarded")
-    if isinstance(error, Reject):
-        return Outcome("rejected", str(error), handler=handler.name)
-    if isinstance(error, RetryIn):
-        return Outcome("failed", f"asked for a retry in {error.seconds:g} s", "RetryIn", handler.name, error.seconds)
-    if isinstance(error, TimeoutError) and not str(error):
-        error = HandlerTimeout(f"not done after {timeout:g} s")
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    detail = f"{type(error).__name__}: {error} ({where})"
-    return Outcome("failed", detail, f"{type(error).__name__} at {where}", handler.name)
+def _new_loop(handlers: Handlers) -> asyncio.AbstractEventLoop:
+    if not handlers.any_async:
+        return asyncio.new_event_loop()
+    import uvloop  # only where it is needed: without async handlers the loop has little to do
+
+    return uvloop.new_event_loop()
+
+
+def _close_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Close a loop in order, as `asyncio.Runner` does."""
+    if loop.is_closed():
+        return
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+        loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()

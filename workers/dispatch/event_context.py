@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ingest.store.queues import lane_of, partition_number
 from ingest.telemetry.logs import in_work
-from workers.dispatch.dispatcher import Outcome
+from workers.dispatch.outcomes import Outcome
 from workers.events import Event
 
 if TYPE_CHECKING:

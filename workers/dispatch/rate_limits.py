@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from redis.exceptions import RedisError
+
 from ingest.store import keys, scripts
 from ingest.store.constants import TOKENS_SECONDS
 from ingest.store.pipelined import PipelinedConnection
@@ -66,7 +68,10 @@ class HandlerLimiter:
             return 0.0
         now = time.monotonic()
         if now >= self._ask_at:
-            granted = self._buckets.exchange(keys.RATES, self._name, self._rate, self._tokens)
+            try:
+                granted = self._buckets.exchange(keys.RATES, self._name, self._rate, self._tokens)
+            except (RedisError, OSError):  # away: nothing that has a rate begins meanwhile
+                granted = Granted(0, 1.0)
             self._tokens = granted.tokens or 0
             self._ask_at = now + (TOKENS_SECONDS if self._tokens else granted.wait)
         return 0.0 if self._tokens else max(0.001, self._ask_at - now)

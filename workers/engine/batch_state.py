@@ -15,7 +15,7 @@ from ingest.routing import partition_of, partitions_of
 from ingest.state import counters
 from ingest.store.queues import lane_of, partition_number
 from ingest.store.records import Record, digest, pack, unpack
-from workers.dispatch.dispatcher import HANDLED, Outcome
+from workers.dispatch.outcomes import HANDLED, Outcome
 from workers.engine import retries
 from workers.engine.claims import Claim, of
 from workers.events import Broken, Event, Message, Status
@@ -34,20 +34,7 @@ class RetryBatch(NamedTuple):
 class Results:
     """How events ended since the last settle, as settle.lua takes it."""
 
-    __slots__ = (
-        "counts",
-        "done",
-        "error",
-        "failed",
-        "fresh_failed",
-        "handler",
-        "letters",
-        "records",
-        "retries",
-        "spent_ms",
-        "succeeded",
-        "tally",
-    )
+    __slots__ = ("counts", "done", "errors", "freed", "letters", "records", "retries", "tally", "traces")
 
     def __init__(self) -> None:
         self.records = 0
@@ -56,8 +43,9 @@ class Results:
         self.letters: list[tuple[Any, ...]] = []
         self.retries: dict[RetryBatch, list[bytes]] = {}
         self.done: list[str] = []  # as settle.lua reads it
-        self.failed = self.fresh_failed = self.succeeded = self.spent_ms = 0
-        self.handler = self.error = ""
+        self.freed: list[str] = []  # claims that end
+        self.errors: Counter[tuple[str, str]] = Counter()  # handler and error of failed events
+        self.traces: dict[tuple[str, str], str] = {}
 
 
 class BatchState:
@@ -71,30 +59,31 @@ class BatchState:
         self.queue = queue
         self.batch = batch
         self.token = token  # from `taken`, when the records were read; a settle with an old one has no effect
+        self.size = sum(map(len, records))
+        self.lost = False  # another worker has it
         self.events: list[tuple[int, Event]] = []
-        self.allowance: int | None = None  # in a capped lane: how many events may still begin
-        self.probing = False  # this batch is the one try of a lane that waits, and has no result yet
         self._records = [unpack(record) for record in records]
         self._max_attempts = max_attempts
         self._left = [0] * len(records)  # events of each record that are not done
-        self._unclaimed: list[list[tuple[Event | Broken, Outcome | None]]] = [[] for _ in records]
+        self._unclaimed: list[list[tuple[Event | Broken, int, Outcome | None]]] = [[] for _ in records]
         self._claims: dict[int, Claim] = {}  # by id() of the event
-        self._done: list[tuple[Event, Outcome]] = []
+        self._holds: Counter[str] = Counter()  # events for which each claim is held
+        self._done: list[tuple[Event, int, Outcome]] = []
         self._waits: list[float] = []  # seconds of handled events, from arrival to end
         self._first = 0  # number of the first record that has not left the batch
         self._markers: set[int] = set()  # of stages that happened in this batch, see Claim
-        self._retries: dict[tuple[int, float | None], RetryBatch] = {}
-        self._settled_at = time.monotonic()
-        self._clock = time.time() - self._settled_at
+        self._retries: dict[tuple[str, int, float | None], RetryBatch] = {}
+        self._clock = time.time() - time.monotonic()
         for index, record in enumerate(self._records):
             self._take_apart(index, record)
+        self._undone = sum(self._left)
 
     def _take_apart(self, index: int, record: Record) -> None:
         for event in parse(record.body, record.received_ms, record.attempt or 1, record.body_digest):
             if record.split and not self._is_ours(event, record):
                 continue
             if isinstance(event, Broken):
-                self._unclaimed[index].append((event, None))
+                self._unclaimed[index].append((event, index, None))
             else:
                 self._left[index] += 1
                 self.events.append((index, event))
@@ -115,9 +104,18 @@ class BatchState:
         """True when that record is handled even if it was handled before."""
         return self._records[index].force
 
+    def waits(self, index: int) -> int:
+        """How often the event of that record was put off."""
+        return self._records[index].waits
+
+    def done_before(self, index: int) -> frozenset[bytes]:
+        """The handlers that ended in an earlier try of the event of that record."""
+        return self._records[index].done
+
     def claimed(self, event: Event, claim: Claim) -> None:
         """Note that this batch has claimed the event."""
         self._claims[id(event)] = claim
+        self._holds[claim.field] += 1
 
     def is_superseded(self, status: Status) -> bool:
         """True when a later stage of the same message was handled, before this batch or in it."""
@@ -126,75 +124,102 @@ class BatchState:
     def finish(self, index: int, event: Event, outcome: Outcome, now: float = 0.0) -> None:
         """Note how an event ended; `now` is the time by the monotonic clock, needed for handled events only."""
         self._left[index] -= 1
+        self._undone -= 1
         if isinstance(event, Status) and outcome.happened:
             self._markers.update(self._claim_of(event).markers)
         if id(event) in self._claims or outcome.name == "duplicate":
-            self._done.append((event, outcome))
+            self._done.append((event, index, outcome))
             record = self._records[index]
             if outcome is HANDLED and record.attempt:  # 0: replayed, so its arrival says nothing of its wait
                 self._waits.append(self._clock + now - record.received_ms / 1000)
         else:
-            self._unclaimed[index].append((event, outcome))
+            self._unclaimed[index].append((event, index, outcome))
 
     def _claim_of(self, event: Event) -> Claim:
         return self._claims.get(id(event)) or of(event)
 
     @property
     def all_done(self) -> bool:
-        return not any(self._left)
+        return self._undone == 0
+
+    @property
+    def has_news(self) -> bool:
+        """True when something was done since the last `collect`."""
+        return bool(self._done) or (self._first < len(self._left) and self._left[self._first] == 0)
 
     def collect(self) -> Results:
         """What was done since the last call."""
         results = Results()
         upto = self._first
         while upto < len(self._left) and self._left[upto] == 0:
-            for event, outcome in self._unclaimed[upto]:
+            for event, index, outcome in self._unclaimed[upto]:
                 if isinstance(event, Broken):
                     body_digest = self._records[upto].body_digest or digest(self._records[upto].body)
                     _letter(results, event.reason, event, event.detail, body_digest)
                 elif outcome is not None:
-                    self._account(results, event, outcome, self._records[upto].force)
+                    self._account(results, event, index, outcome)
             self._unclaimed[upto] = []
             upto += 1
         results.records = upto - self._first
         self._first = upto
-        for event, outcome in self._done:
-            self._account(results, event, outcome)
+        for event, index, outcome in self._done:
+            self._account(results, event, index, outcome)
             claim = self._claims.pop(id(event), None)
             if claim is not None:
                 results.done.append(claim.done(outcome.happened))
+                self._free(results, claim.field)
         self._done = []
         if self._waits:
             results.tally = counters.observed(counters.WAIT, lane_of(self.queue), self._waits)
             self._waits = []
-        now = time.monotonic()
-        results.spent_ms = round((now - self._settled_at) * 1000)
-        self._settled_at = now
         return results
 
-    def _account(self, results: Results, event: Event, outcome: Outcome, force: bool = False) -> None:
+    def _free(self, results: Results, field: str) -> None:
+        """A claim ends with the last event that it is held for."""
+        self._holds[field] -= 1
+        if not self._holds[field]:
+            del self._holds[field]
+            results.freed.append(field)
+
+    def _account(self, results: Results, event: Event, index: int, outcome: Outcome) -> None:
+        if outcome.name == "put_off":
+            waits = self.waits(index)
+            delay = max(outcome.delay or 0.0, retries.put_off(waits))
+            self._again(results, event, index, outcome, self._retry_batch("w", waits, None, delay), waits + 1)
+            return
         if outcome.name not in ("failed", "rejected"):
             results.counts[f"{outcome.name}.{event.kind}"] += 1
-            results.succeeded += outcome.name != "duplicate"
             return
-        results.handler, results.error = outcome.handler, outcome.error or outcome.name
-        results.failed += 1
-        # RetryIn is the handler's decision, not a breakdown.
-        results.fresh_failed += outcome.name == "failed" and event.attempt == 1 and outcome.delay is None
+        what = outcome.handler, outcome.error or outcome.name
+        results.errors[what] += 1
+        if outcome.trace:
+            results.traces[what] = outcome.trace
         if outcome.name == "rejected" or event.attempt >= self._max_attempts:
-            results.succeeded += outcome.name == "rejected"
             _letter(results, outcome.name, event, outcome.detail, event.body_digest)
             return
         results.counts[f"retried.{event.kind}"] += 1
-        record = pack(event.body(), event.received_ms, event.attempt + 1, force=force, body_digest=event.body_digest)
-        results.retries.setdefault(self._retry_batch(event.attempt, outcome.delay), []).append(record)
+        delay = retries.delay(event.attempt) if outcome.delay is None else outcome.delay
+        self._again(results, event, index, outcome, self._retry_batch("r", event.attempt, outcome.delay, delay))
 
-    def _retry_batch(self, attempt: int, asked: float | None) -> RetryBatch:
+    def _again(
+        self, results: Results, event: Event, index: int, outcome: Outcome, retry: RetryBatch, waits: int = 0
+    ) -> None:
+        record = pack(
+            event.body(),
+            event.received_ms,
+            event.attempt if waits else event.attempt + 1,
+            force=self.force(index),
+            body_digest=event.body_digest,
+            waits=waits,
+            done=outcome.done,
+        )
+        results.retries.setdefault(retry, []).append(record)
+
+    def _retry_batch(self, sort: str, number: int, asked: float | None, delay: float) -> RetryBatch:
         """One for the events of the same attempt, and one for each delay that a handler asked for."""
-        known = self._retries.get((attempt, asked))
+        known = self._retries.get((sort, number, asked))
         if known is None:
-            delay = retries.delay(attempt) if asked is None else asked
-            known = self._retries[attempt, asked] = RetryBatch(f"r{uuid4().hex[:16]}", delay)
+            known = self._retries[sort, number, asked] = RetryBatch(f"{sort}{uuid4().hex[:16]}", delay)
         return known
 
 

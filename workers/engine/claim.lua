@@ -3,9 +3,11 @@
 --
 -- KEYS  1 ledger   2 claims   3 generations
 -- ARGV  1 our key prefix   2 the batch, QUEUE|ID
---       3 a line for each event, at most some thousand: bucket (octal), member, and optionally `later` and the marker
---       of a later stage of its message, or `also` and an earlier member that means the same event
--- Returns a character for each event: 0 go on, 1 duplicate, 2 go on but a later stage was handled.
+--       3 a line for each event, at most some thousand: bucket (octal), member, and optionally `also` and an earlier
+--       member that means the same event; or, of a status, `of`, its message, and the marker of a later stage of that
+--       message (- when there is none)
+-- Returns a character for each event: 0 go on, 1 duplicate, 2 go on but a later stage was handled, 3 ask again later:
+-- another batch has a status of the same message in work.
 --
 -- A redis.call costs about as much as a dozen steps of Lua, so one call serves many events where it can.
 local ledger, claims, generations = unpack(KEYS)
@@ -46,34 +48,38 @@ local function others(holder)
   return holder and holder ~= me and redis.call('ZSCORE', ledger, holder)
 end
 
-local buckets, members, more = {}, {}, {}
+local buckets, members, more, fields = {}, {}, {}, {}
 for bucket, member, rest in ARGV[3]:gmatch('(%d+) ([^ \n]+)([^\n]*)') do
   local n = #members + 1
   buckets[n], members[n], more[n] = bucket, member, rest
+  fields[n] = rest:match('^ of (%S+)') or member
 end
 if #members == 0 then
   return ''
 end
 
+-- What to answer about an event whose claim another batch has, or nobody.
+local function reply_to(n, held)
+  local message, later = more[n]:match('^ of (%S+) (%S+)$')
+  if message then
+    local found = later == '-' and seen(buckets[n], members[n]) or seen_or_superseded(buckets[n], members[n], later)
+    return found ~= '1' and held and '3' or found
+  end
+  local other = more[n]:match('^ also (.+)$')
+  if held or seen(buckets[n], members[n]) == '1' then
+    return '1'
+  end
+  return other and (others(redis.call('HGET', claims, other)) or seen(buckets[n], other) == '1') and '1' or '0'
+end
+
 -- A long value makes Redis store the hash as a table. In the list that it prefers for small hashes, every look-up would
 -- scan half of it.
 local mine, replies = { '', ('-'):rep(65) }, {}
-local holders = redis.call('HMGET', claims, unpack(members))
-for n, member in ipairs(members) do
-  local reply = '1'
-  if not others(holders[n]) then
-    local what, other = more[n]:match('^ (%a+) (.+)$')
-    if what == 'later' then
-      reply = seen_or_superseded(buckets[n], member, other)
-    else
-      reply = seen(buckets[n], member)
-      if what == 'also' and (others(redis.call('HGET', claims, other)) or seen(buckets[n], other) == '1') then
-        reply = '1'
-      end
-    end
-  end
-  if reply ~= '1' then
-    mine[#mine + 1] = member
+local holders = redis.call('HMGET', claims, unpack(fields))
+for n in ipairs(members) do
+  local reply = reply_to(n, others(holders[n]))
+  if reply == '0' or reply == '2' then
+    mine[#mine + 1] = fields[n]
     mine[#mine + 1] = me
   end
   replies[n] = reply

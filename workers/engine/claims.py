@@ -4,6 +4,9 @@ An event's digest is claimed for its batch before it is handled (claim.lua) and 
 (settle.lua). A claim names its batch: when a batch is taken again after a crash it finds its own claims and goes on; a
 copy in another batch is a duplicate, because the first batch is still owed.
 
+Of a status its message is claimed, so that no two statuses of one message are in work at a time, in whichever workers:
+a batch that finds the message claimed by another one asks again until that one has settled.
+
 Remembered digests lie in sets of 64-bit integers, which Redis stores as sorted arrays of 8 bytes each. The first octal
 digits of an event's bucket name its set. Sets belong to generations. A new generation begins when half the window is
 over or the last one is full; it has as many digits as keep each set between a few and some hundred integers. A
@@ -22,7 +25,7 @@ import orjson
 from redis import Redis
 
 from ingest.store import keys, scripts
-from ingest.store.pipelined import PipelinedConnection
+from ingest.store.pipelined import Call, PipelinedConnection
 from workers.events import Change, Event, Message, Status
 
 ERROR_MS = 600_000
@@ -40,70 +43,81 @@ class Claim(NamedTuple):
     """What an event is recognised by.
 
     `place` is a bucket (30 bits, which name the set) and a member (64 bits of the event's identity). `also` is an
-    earlier member that means the same event. For a status, `later` is the marker that a later stage of its message
-    leaves behind, and `markers` are those that it leaves itself, one for each earlier stage. All lie in one set, so
-    Redis looks in one place.
+    earlier member that means the same event. Of a status, `message` is what is claimed, `later` the marker that a later
+    stage of the message leaves behind, and `markers` are those that it leaves itself, one for each earlier stage. All
+    lie in one set, so Redis looks in one place.
     """
 
     place: str
     also: int | None = None
+    message: str = ""
     later: int | None = None
     markers: tuple[int, ...] = ()
 
     @property
     def asked(self) -> str:
         """As claim.lua reads it."""
-        if self.later is not None:
-            return f"{self.place} later {self.later}"
+        if self.message:
+            return f"{self.place} of {self.message} {'-' if self.later is None else self.later}"
         return self.place if self.also is None else f"{self.place} also {self.also}"
+
+    @property
+    def field(self) -> str:
+        """What is claimed: the event, or of a status its message."""
+        return self.message or self.place.partition(" ")[2]
 
     def done(self, happened: bool) -> str:
         """As settle.lua reads it; `happened`: the status leaves its markers."""
         return " ".join((self.place, *map(str, self.markers))) if happened and self.markers else self.place
 
 
-GO, DUPLICATE, SUPERSEDED = b"012"
+GO, DUPLICATE, SUPERSEDED, BUSY = b"0123"
 
 
-def of(event: Event) -> Claim:
-    """The claim of an event, made from its business number, its element (with the id in it) and its contact.
+def of(event: Event, waits: int = 0) -> Claim:
+    """The claim of an event that was put off `waits` times.
+
+    It is made from the business number, the element (with the id in it) and the contact.
 
     A copy has all of them in common: senders repeat a notification byte for byte, and to each subscribed app. The id
     alone would not do: senders' own samples, dashboards and mocks use an id again with other content, and that is no
-    copy. The attempt is part of it, too: a retry is not a copy of the attempt before.
+    copy. The attempt and `waits` are part of it, too: a retry is not a copy of the attempt before.
     """
     if isinstance(event, Message):
-        return Claim(_place(event, event.contact))
+        return Claim(_place(event, waits, event.contact))
     if isinstance(event, Status):
-        return _of_status(event)
+        return _of_status(event, waits)
     if isinstance(event, Change):
-        return Claim(_place(event, event.account, event.time and event.time.timestamp()))
-    bucket, _ = _digest(_identity(event))
+        return Claim(_place(event, waits, event.account, event.time and event.time.timestamp()))
+    bucket, _ = _digest(_identity(event, waits))
     slot = event.received_ms // ERROR_MS
-    (_, now), (_, before) = (_digest(_identity(event, n)) for n in (slot, slot - 1))
+    (_, now), (_, before) = (_digest(_identity(event, waits, n)) for n in (slot, slot - 1))
     return Claim(f"{bucket} {now}", also=before)
 
 
-def _of_status(event: Status) -> Claim:
-    _, member = _digest(_identity(event, event.contact))
+def _of_status(event: Status, waits: int) -> Claim:
+    _, member = _digest(_identity(event, waits, event.contact))
     # The message's bucket, so that a status and the markers of its message are in one set.
     bucket, message = _digest((event.business, event.id, event.participant or event.recipient))
     place = f"{bucket} {member}"
-    rank = STAGES.get(event.status or "")
-    if event.id is None or rank is None:
+    if event.id is None:
         return Claim(place)
+    field = "m" + blake2b(f"{event.business}\0{event.id}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    rank = STAGES.get(event.status or "")
+    if rank is None:
+        return Claim(place, None, field)
     # Three markers for each message: a stage after the first, the second or the third has happened.
     markers = (message & ~3 | 1, message & ~3 | 2, message & ~3 | 3)
-    return Claim(place, None, markers[rank - 1] if rank <= len(markers) else None, markers[: rank - 1])
+    return Claim(place, None, field, markers[rank - 1] if rank <= len(markers) else None, markers[: rank - 1])
 
 
-def _place(event: Event, *more: Any) -> str:
-    bucket, member = _digest(_identity(event, *more))
+def _place(event: Event, waits: int, *more: Any) -> str:
+    bucket, member = _digest(_identity(event, waits, *more))
     return f"{bucket} {member}"
 
 
-def _identity(event: Event, *more: Any) -> tuple[Any, ...]:
-    return (event.kind, event.attempt, event.business, event.raw, *more)
+def _identity(event: Event, waits: int, *more: Any) -> tuple[Any, ...]:
+    return (event.kind, event.attempt | waits << 8, event.business, event.raw, *more)
 
 
 def _digest(identity: tuple[Any, ...]) -> tuple[str, int]:
@@ -121,16 +135,17 @@ class Claims:
     def __init__(self, connection: PipelinedConnection) -> None:
         self._script = connection.script(scripts.lua(__file__, "claim.lua"))
 
-    def take(self, member: str, claims: Iterable[Claim]) -> bytes:
-        """Claim events for the batch `QUEUE|ID`: GO, DUPLICATE or SUPERSEDED (go on; a later stage was handled) each.
+    def ask(self, member: str, claims: Iterable[Claim]) -> list[Call]:
+        """Claim events for the batch `QUEUE|ID`. Redis works on the first ones while `claims` produces the next.
 
-        Redis works on the first ones while `claims` produces the next.
+        The answers together have a byte for each event: GO, DUPLICATE, SUPERSEDED (go on; a later stage was handled) or
+        BUSY (another batch has a status of that message in work: ask again).
         """
         calls, rest = [], iter(claims)
         while chunk := list(islice(rest, _CHUNK)):
             # One argument for all: the script splits a string faster than Redis reads hundreds of arguments.
             calls.append(self._script.send(_KEYS, [keys.WA, member, "\n".join(claim.asked for claim in chunk)]))
-        return b"".join(map(self._script.answer, calls))
+        return calls
 
 
 def forget(redis: Redis, window: float) -> None:

@@ -5,19 +5,15 @@ Each is an `Account` that wraps another one, and passes on what does not concern
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
-from workers.dispatch.dispatcher import Account, Outcome
 from workers.dispatch.event_context import EventContext
-from workers.dispatch.rate_limits import Granted
+from workers.dispatch.outcomes import Outcome
+from workers.dispatch.ready import Account
 from workers.engine.batch_state import BatchState
+from workers.engine.caps import Caps
 from workers.events import Event, Status
 
-SETTLE_SECONDS = 0.5
-"""How often a long batch settles what it has done, so that a kill repeats little and more urgent work gets its turn."""
-
 SUPERSEDED = Outcome("superseded")
+LOST = Outcome("lost")
 
 
 class InContext:
@@ -26,56 +22,37 @@ class InContext:
     def __init__(self, opened: BatchState, context: EventContext) -> None:
         self._opened = opened
         self._context = context
-        self.admit: Callable[[Event], Outcome | None] = context.begin
         self.put_off = context.leave
+        self.done_before = opened.done_before
+
+    def admit(self, event: Event) -> Outcome | None:
+        if self._opened.lost:
+            return LOST
+        self._context.begin(event)
+        return None
 
     def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
         self._context.end(outcome)
         self._opened.finish(index, event, outcome, now)
 
-    def tick(self, now: float) -> None:
-        pass
-
-    def halted(self) -> bool:
-        return False
-
 
 class Capped:
-    """A capped lane keeps to its rate: no event begins that the batch's allowance does not cover."""
+    """A capped lane keeps to its rate: each event that begins takes a token."""
 
-    def __init__(self, account: Account, opened: BatchState, exchange: Callable[[BatchState], Granted]) -> None:
+    def __init__(self, account: Account, lane: str, caps: Caps) -> None:
         self._account = account
-        self._opened = opened
-        self._exchange = exchange
-        self._more_at = 0.0
+        self._lane = lane
+        self._caps = caps
         self.finish = account.finish
-        self.tick = account.tick
+        self.done_before = account.done_before
 
     def admit(self, event: Event) -> Outcome | None:
-        if self._opened.allowance is not None:
-            self._opened.allowance -= 1
+        self._caps.use(self._lane, 1)
         return self._account.admit(event)
 
     def put_off(self) -> None:
         self._account.put_off()
-        if self._opened.allowance is not None:
-            self._opened.allowance += 1
-
-    def halted(self) -> bool:
-        return self._account.halted() or (self._opened.allowance == 0 and not self._ask_for_more())
-
-    def renew(self) -> None:
-        """Exchange unused tokens: old ones would come on top of what other workers get now."""
-        if self._opened.allowance:
-            self._ask_for_more()
-
-    def _ask_for_more(self) -> bool:
-        """Give back what is left of the allowance and take what there is now."""
-        now = time.monotonic()
-        if now >= self._more_at:
-            self._opened.allowance, wait = self._exchange(self._opened)
-            self._more_at = now + wait
-        return self._opened.allowance != 0
+        self._caps.use(self._lane, -1)
 
 
 class StatusOrder:
@@ -87,8 +64,7 @@ class StatusOrder:
         self._drops = drops
         self.put_off = account.put_off
         self.finish = account.finish
-        self.tick = account.tick
-        self.halted = account.halted
+        self.done_before = account.done_before
 
     def admit(self, event: Event) -> Outcome | None:
         if isinstance(event, Status) and self._opened.is_superseded(event):
@@ -96,34 +72,3 @@ class StatusOrder:
             if self._drops:
                 return SUPERSEDED
         return self._account.admit(event)
-
-
-class Settling:
-    """Settles what is done from time to time, and halts when a more urgent lane waits or this lane has to wait.
-
-    `settle` returns the reply of settle.lua. `settled` is called afterwards if the batch goes on.
-    """
-
-    def __init__(self, account: Account, settle: Callable[[], str], settled: Callable[[], None] | None) -> None:
-        self._account = account
-        self._settle = settle
-        self._settled = settled
-        self._settled_at = time.monotonic()
-        self._halted = False
-        self.admit = account.admit
-        self.put_off = account.put_off
-        self.finish = account.finish
-
-    def settle(self) -> None:
-        """Settle now."""
-        self._halted |= self._settle() in ("yield", "wait")
-        self._settled_at = time.monotonic()
-        if self._settled and not self._halted:
-            self._settled()
-
-    def tick(self, now: float) -> None:
-        if not self._halted and now - self._settled_at >= SETTLE_SECONDS:
-            self.settle()
-
-    def halted(self) -> bool:
-        return self._halted or self._account.halted()

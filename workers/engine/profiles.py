@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import NamedTuple
@@ -19,7 +20,8 @@ from typing import NamedTuple
 from ingest.store import keys, scripts
 from ingest.store.constants import PLACE_BYTES, PROFILE_BYTES
 from ingest.store.pipelined import Call, PipelinedConnection
-from workers.dispatch.dispatcher import Account, Outcome
+from workers.dispatch.outcomes import Outcome
+from workers.dispatch.ready import Account
 from workers.events import Event, Message, Profile
 
 GENERATION_SECONDS = 30 * 86_400
@@ -80,8 +82,16 @@ def merged(known: bytes, new: bytes) -> bytes:
     return known if facts == known[_TIME:] else new[:_TIME] + facts
 
 
+class Asked(NamedTuple):
+    """What `Profiles.ask` asked for a batch: its messages by id(), their places, and the calls for those unknown."""
+
+    messages: list[int]
+    places: list[bytes]
+    calls: list[tuple[list[bytes], Call]]
+
+
 class Profiles:
-    """The contacts of one batch after another: call `ask` when a batch begins, `watch` when its events are run."""
+    """The contacts of the batches in hand: call `ask` when a batch begins, then `watch`, and `forget` at its end."""
 
     def __init__(self, connection: PipelinedConnection, now: Callable[[], float] = time.time) -> None:
         self._recall = connection.script(scripts.lua(__file__, "recall.lua"))
@@ -89,26 +99,32 @@ class Profiles:
         self._now = now
         self._turns = itertools.count(1)
         self._generation = 0
-        self._asked: list[tuple[list[bytes], Call]] = []
         self._said: dict[int, Said] = {}  # by id() of the message
+        self._batches: Counter[bytes] = Counter()  # places, by how many batches in hand speak of them
         self._known: dict[bytes, bytes] = {}  # records by place
         self._old: set[bytes] = set()  # places found only in the generation before
-        self._noted: dict[bytes, int] = {}  # places noted in this batch, by turn
+        self._noted: dict[bytes, int] = {}  # places noted lately, by turn
         self._unwritten: dict[bytes, bytes] = {}
 
-    def ask(self, events: Iterable[Event]) -> None:
+    def ask(self, events: Iterable[Event]) -> Asked:
         """Ask Redis for the contacts of a batch's messages; it answers while the worker goes on."""
         self._generation = int(self._now() // GENERATION_SECONDS)
-        self._said = {id(event): said(event) for event in events if isinstance(event, Message)}
-        self._known, self._old, self._noted, self._unwritten, self._asked = {}, set(), {}, {}, []
+        found = {id(event): said(event) for event in events if isinstance(event, Message)}
+        self._said |= found
+        places = list(dict.fromkeys(place for one in found.values() for place in one.places))
+        unknown = iter([place for place in places if place not in self._batches])
+        self._batches.update(places)
         script_keys = [keys.profiles_prefix(self._generation), keys.profiles_prefix(self._generation - 1)]
-        places = iter(dict.fromkeys(place for one in self._said.values() for place in one.places))
-        while chunk := list(itertools.islice(places, _CHUNK)):
-            self._asked.append((chunk, self._recall.send(script_keys, [b"".join(chunk)])))
+        calls = []
+        while chunk := list(itertools.islice(unknown, _CHUNK)):
+            calls.append((chunk, self._recall.send(script_keys, [b"".join(chunk)])))
+        return Asked(list(found), places, calls)
 
-    def watch(self, account: Account) -> Account:
-        """Wrap the account of the batch's run: it sets each message's `news`, and notes what was handled."""
-        for chunk, call in self._asked:
+    def watch(self, account: Account, asked: Asked) -> Account:
+        """Wrap the account of the batch, once Redis has answered: it sets each message's `news`, and notes what was
+        handled.
+        """
+        for chunk, call in asked.calls:
             reply: bytes = self._recall.answer(call)
             for n, place in enumerate(chunk):
                 found = reply[n * (PROFILE_BYTES + 1) : (n + 1) * (PROFILE_BYTES + 1)]
@@ -117,6 +133,18 @@ class Profiles:
                     if found[:1] == b"0":
                         self._old.add(place)
         return _Watching(self, account)
+
+    def forget(self, asked: Asked) -> None:
+        """The batch has left. What it noted is with Redis, or goes there with the next `remember`."""
+        for message in asked.messages:
+            self._said.pop(message, None)
+        for place in asked.places:
+            self._batches[place] -= 1
+            if not self._batches[place]:
+                del self._batches[place]
+                self._known.pop(place, None)
+                self._old.discard(place)
+                self._noted.pop(place, None)
 
     def news(self, message: Message) -> frozenset[str]:
         """Which facts in this message differ from what was last seen. None for a contact seen for the first time, nor
@@ -167,9 +195,8 @@ class _Watching:
     def __init__(self, profiles: Profiles, account: Account) -> None:
         self._profiles = profiles
         self._account = account
-        self.tick = account.tick
-        self.halted = account.halted
         self.put_off = account.put_off
+        self.done_before = account.done_before
 
     def admit(self, event: Event) -> Outcome | None:
         if isinstance(event, Message):

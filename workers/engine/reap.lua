@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- A worker's heartbeat. Now and then it also reaps, for all workers: each batch in the ledger that is neither queued,
--- scheduled nor with a live worker goes back to the front of its queue.
+-- scheduled nor with a live worker goes back to the front of its queue, and the leases of dead workers end.
 --
 -- A batch whose worker died twice is split: each of its records becomes a batch of its own, a suspect. If the worker of
 -- a suspect dies too, the third death, its record becomes a dead letter (`poison`).
@@ -11,7 +11,7 @@
 --       7 a worker that has ended, as its supervisor has seen, or empty: what it held goes back at once
 -- Returns the batches put back, QUEUE|ID, and the lane of each dead letter.
 -- include ingest/store/queues.lua
--- constants SPLIT_AT HEADER_BYTES DIGEST_BYTES HAS_DIGEST
+-- constants SPLIT_AT HEADER_BYTES DIGEST_BYTES HAS_DIGEST MOST_DONE HANDLER_BYTES
 local ledger, taken, leases, alive, lock, queues, deaths, claims, tally = unpack(KEYS)
 local rq, wa, worker, leaves, silence = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5])
 local interval, ended = ARGV[6], ARGV[7]
@@ -66,6 +66,10 @@ local function died(member, queue, id)
     if split == HAS_DIGEST then -- of a retry, see `pack` in ingest/store/records.py
       local hex = records[1]:sub(from, from + DIGEST_BYTES - 1):gsub('.', function(c) return string.format('%02x', c:byte()) end)
       from, origin = from + DIGEST_BYTES, { 'origin', hex }
+      local done = records[1]:byte(from)
+      if done and done <= MOST_DONE then
+        from = from + 2 + done * HANDLER_BYTES
+      end
     end
     redis.call('XADD', wa .. 'dead:' .. lane, '*', 'reason', 'poison', 'kind', 'notification',
       'detail', 'its worker died ' .. count .. ' times', 'attempt', math.max(1, attempt % 128),
@@ -77,22 +81,34 @@ local function died(member, queue, id)
   end
 end
 
+local asked = {}
+
+-- False for a worker without a sign of life. With `only`, nobody is looked at but that one.
+local function lives(holder)
+  if asked[holder] == nil then
+    local seen = redis.call('ZSCORE', alive, holder)
+    asked[holder] = only and holder ~= only or seen and now - seen < silence or false
+  end
+  return asked[holder]
+end
+
 local known = {}
 local holders = redis.call('HGETALL', taken)
 for i = 1, #holders, 2 do
   local member, holder = holders[i], holders[i + 1]:match('^[^#]*')
-  local seen = redis.call('ZSCORE', alive, holder)
-  if seen and now - seen < silence or only and holder ~= only then
+  if lives(holder) then
     known[member] = true
   else
     redis.call('HDEL', taken, member)
-    local queue, id = queue_and_id(member)
-    if redis.call('HGET', leases, queue) == id then
-      redis.call('HDEL', leases, queue)
-    end
     if holder ~= worker then -- a worker that stops in order has not died
-      died(member, queue, id)
+      died(member, queue_and_id(member))
     end
+  end
+end
+local leased = redis.call('HGETALL', leases)
+for i = 1, #leased, 2 do
+  if not lives(leased[i + 1]:match('^(.*)|%d+$') or '') then
+    redis.call('HDEL', leases, leased[i])
   end
 end
 redis.call('ZREMRANGEBYSCORE', alive, '-inf', now - 10 * silence)

@@ -2,93 +2,94 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 
 from ingest.store import keys
 from ingest.store.jobs import job_template, rq_now
-from ingest.store.queues import lane_of
 from workers.engine.batch_state import BatchState, Results
 
 
-class Call(NamedTuple):
-    """The keys and arguments of one call."""
+class Part(NamedTuple):
+    """What of one batch is settled. `how`: more, end or back, see settle.lua."""
 
-    keys: list[str]
-    args: list[Any]
+    opened: BatchState
+    results: Results
+    how: str
 
 
 class Calls:
-    """Builds the calls of one worker process, which takes from `queues` and remembers events for `window` seconds."""
+    """Builds the calls of one worker process, which remembers events for `window` seconds."""
 
-    def __init__(self, worker: str, queues: list[str], window: float) -> None:
+    def __init__(self, worker: str, window: float) -> None:
         self._worker = worker
         self._window = window
         self._template = job_template()
         self._numbers = itertools.count(time.time_ns() // 1000)  # above those of any earlier process of this name
-        lanes = list(dict.fromkeys(map(lane_of, queues)))
-        self._urgent = {lane: [q for q in queues if lane_of(q) in lanes[:rank]] for rank, lane in enumerate(lanes)}
 
-    def build(self, opened: BatchState, results: Results, tally: Mapping[str, int], how: str) -> Call:
-        """The next call. `tally` is what was counted besides `results`."""
-        args = [
-            orjson.dumps(self._head(opened, results, tally, how)),
-            *(part for letter in results.letters for part in letter),
-            *(record for records in results.retries.values() for record in records),
-            "\n".join(results.done),
-        ]
-        return Call(_keys(lane_of(opened.queue)), args)
-
-    def _head(self, opened: BatchState, results: Results, tally: Mapping[str, int], how: str) -> dict[str, Any]:
-        """The fields that the head of settle.lua describes, in the same order."""
-        return {
+    def build(
+        self, parts: Sequence[Part], tally: Mapping[str, int], spent: Mapping[str, int], unused: Mapping[str, int]
+    ) -> list[Any]:
+        """The arguments of the next call. `tally` is what was counted besides the parts."""
+        counts: Counter[str] = Counter()
+        totals = Counter(tally)
+        for part in parts:
+            counts.update(part.results.counts)
+            totals.update(part.results.tally)
+        again = any(part.results.retries for part in parts)
+        head = {
             "rq": keys.RQ,
             "wa": keys.WA,
             "worker": self._worker,
-            "token": opened.token,
-            "queue": opened.queue,
-            "batch": opened.batch,
-            "now": rq_now() if results.retries else "",  # to write the time costs as much as all else here
-            "template": self._template if results.retries else "",
+            "now": rq_now() if again else "",  # to write the time costs as much as all else here
+            "template": self._template if again else "",
             "call": next(self._numbers),
-            "how": how,
-            "records": results.records,
-            "counts": results.counts,
-            "tally": {**results.tally, **tally},
-            "failed": results.failed,
-            "fresh_failed": results.fresh_failed,
-            "succeeded": results.succeeded,
-            "probe": opened.probing,
-            "spent": results.spent_ms,
+            "counts": counts,
+            "tally": totals,
             "window": self._window,
-            "urgent": self._urgent.get(lane_of(opened.queue), []),
-            "capped": opened.allowance is not None,
-            "unused": 0 if how == "more" else opened.allowance or 0,
-            "letters": len(results.letters),
-            "retries": [(retry.id, retry.delay, len(records)) for retry, records in results.retries.items()],
+            "spent": spent,
+            "unused": unused,
+            "batches": [_head(*part) for part in parts],
         }
+        return [orjson.dumps(head), *(value for part in parts for value in _values(part.results))]
 
 
-@functools.cache
-def _keys(lane: str) -> list[str]:
-    return [
-        keys.LEDGER,
-        keys.TAKEN,
-        keys.LEASES,
-        keys.doorbell_key(lane),
-        keys.COUNTS,
-        keys.dead_key(lane),
-        keys.CLAIMS,
-        keys.GENERATIONS,
-        keys.SPENT,
-        keys.FAILING,
-        keys.WAITS,
-        keys.DEATHS,
-        keys.CONTROLS,
-        keys.COUNTERS,
-    ]
+def _head(opened: BatchState, results: Results, how: str) -> dict[str, Any]:
+    return {
+        "token": opened.token,
+        "queue": opened.queue,
+        "batch": opened.batch,
+        "how": how,
+        "records": results.records,
+        "letters": len(results.letters),
+        "retries": [(retry.id, retry.delay, len(records)) for retry, records in results.retries.items()],
+    }
+
+
+def _values(results: Results) -> Iterator[Any]:
+    for letter in results.letters:
+        yield from letter
+    for records in results.retries.values():
+        yield from records
+    yield "\n".join(results.done)
+    yield "\n".join(results.freed)
+
+
+KEYS = [
+    keys.LEDGER,
+    keys.TAKEN,
+    keys.LEASES,
+    keys.COUNTS,
+    keys.CLAIMS,
+    keys.GENERATIONS,
+    keys.SPENT,
+    keys.DEATHS,
+    keys.CONTROLS,
+    keys.COUNTERS,
+    keys.WANTED,
+]

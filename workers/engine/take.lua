@@ -1,26 +1,41 @@
 #!lua flags=allow-oom
--- Gives a worker the next batch: pop, in-flight mark and partition lease together.
+-- Gives a worker what it can begin soon: for each batch pop, in-flight mark and the partition's lease together.
 --
--- KEYS  1 ledger   2 taken   3 leases   4 tails   5 turn   6 spent   7 waits   8 steering
+-- KEYS  1 ledger   2 taken   3 leases   4 tails   5 turn   6 steering   7 deaths   8 wanted   9 alive
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 job template   5 time as RQ writes it
---       6 the batch, QUEUE|ID, whose last settle this worker sends after this call, or empty
---       7 records of a capped lane to give at least: the worker may get more tokens while it has them
---       then the queues, lane after lane, the most urgent lane first
--- Returns {queue, batch, '1' if it is the one try of a lane that waits, worker#number, its records, how many events may
--- begin (-1: any number)}; or, when there is nothing to take, the milliseconds until there may be (-1: unknown).
--- In a capped lane it gives only the first records; the rest of the batch goes back when it is settled.
+--       6 number of this call; rises with each that the worker sends   7 '1' when the worker holds nothing
+--       then lane after lane, the most urgent first: its name, how many records there is room for, number of queues,
+--       the queues
+-- Returns: milliseconds until there may be more to take (-1: unknown); how many partitions this worker should give to
+-- others; 1 when a batch is next, or is given, beside which a worker may have no other; the lanes of which this worker
+-- could take more; and the batches, each as queue, id, worker#number, its records, and how many events of its lane may begin
+-- (-1: any number).
+--
+-- A batch that is larger than the room is divided: its first records become a batch of their own. A batch whose worker
+-- died is given alone, so that the next death tells which batch kills.
 --
 -- allow-oom: when Redis is full, taking work is what makes room.
 -- include ingest/store/queues.lua
 -- include workers/dispatch/bucket.lua
--- constants FAIR_SHARE PROBE_SECONDS
-local ledger, taken, leases, tails, turn, spent, waits, steering = unpack(KEYS)
-local rq, wa, worker, template, now, settling, width = unpack(ARGV, 1, 7)
+-- constants CHUNK TAKE_BYTES TAKE_BATCHES CALLS_KEPT_SECONDS IDLE_MS
+local ledger, taken, leases, tails, turn, steering, deaths, wanted, alive = unpack(KEYS)
+local rq, wa, worker, template, now, call, empty_handed = unpack(ARGV, 1, 7)
 local PARTITIONED = '^messages%.'
+local call_key = wa .. 'takes:' .. worker
 
 local now_s -- Redis' time in seconds
 local controls = {} -- the fields of steering
+local waiting = {} -- how many batches wait in each queue
+local holders, counts = {}, {} -- of each leased partition: the worker, and how many batches of it that has
+local given, members, bytes = {}, {}, 0
 local next_due -- when there may be something to take, as far as that is known
+local careful = 0
+
+local function may_be_due(at)
+  if at and (not next_due or at < next_due) then
+    next_due = at
+  end
+end
 
 local function read_steering()
   local steered = redis.call('HGETALL', steering)
@@ -35,16 +50,14 @@ local function short(lane)
   return limit and select(2, look(steering, lane, tonumber(limit), now_s)) or 0
 end
 
-local function may_be_due(at)
-  if at and (not next_due or at < next_due) then
-    next_due = at
-  end
-end
-
 -- Moves retry batches that are due from RQ's ScheduledJobRegistry to the front of the queue: they are older than all
 -- that waits there. Returns when the next one is due.
 local function promote(queue)
   local key = rq .. ':scheduled:' .. queue
+  local first = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
+  if not first or first > now_s then
+    return first
+  end
   local due = redis.call('ZRANGEBYSCORE', key, '-inf', now_s, 'LIMIT', 0, 100)
   for i = #due, 1, -1 do
     redis.call('ZREM', key, due[i])
@@ -54,183 +67,252 @@ local function promote(queue)
   return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
 end
 
-local function leased(queue)
-  return queue:find(PARTITIONED) and redis.call('HEXISTS', leases, queue) == 1
+local function read_leases()
+  local all = redis.call('HGETALL', leases)
+  for i = 1, #all, 2 do
+    local holder, count = all[i + 1]:match('^(.*)|(%d+)$')
+    holders[all[i]], counts[all[i]] = holder or all[i + 1], tonumber(count)
+  end
 end
 
+-- True when another worker could take something of the lane.
 local function has_more(lane)
   for _, queue in ipairs(lane) do
-    if redis.call('LLEN', rq .. ':queue:' .. queue) > 0 and not leased(queue) then
+    if waiting[queue] > 0 and not holders[queue] then
       return true
     end
   end
 end
 
+local function push_front(queue, id)
+  redis.call('LPUSH', rq .. ':queue:' .. queue, id)
+  waiting[queue] = waiting[queue] + 1
+end
+
+local function write_job(queue, id)
+  local fields = template:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', now)
+  redis.call('HSET', rq .. ':job:' .. id, unpack(cjson.decode(fields)))
+end
+
+-- The first records of a batch become one of their own, just before the rest in the ledger. Returns its id.
+local function divide(queue, id, room)
+  local part = id:gsub('_s%d+$', '') .. '_s' .. redis.call('INCR', turn)
+  local rest, first = wa .. 'batch:' .. id, wa .. 'batch:' .. part
+  for from = 1, room, CHUNK do
+    redis.call('RPUSH', first, unpack(redis.call('LPOP', rest, math.min(CHUNK, room - from + 1))))
+  end
+  local score = redis.call('ZSCORE', ledger, member_of(queue, id))
+  redis.call('ZADD', ledger, score, member_of(queue, part))
+  -- The reaper puts back by score: a thousandth is enough to keep them apart.
+  redis.call('ZADD', ledger, string.format('%.3f', score + 0.001), member_of(queue, id))
+  push_front(queue, id)
+  return part
+end
+
+local function hand_over(queue, id, lane)
+  local member = member_of(queue, id)
+  -- A new number each time: a settle that this worker sent when it had the batch before no longer counts.
+  local token = worker .. '#' .. redis.call('INCR', turn)
+  redis.call('HSET', taken, member, token)
+  if redis.call('HGET', tails, queue .. '|id') == id then
+    redis.call('HDEL', tails, queue .. '|id', queue .. '|bytes')
+  end
+  if redis.call('HEXISTS', rq .. ':job:' .. id, 'data') == 0 then -- RQ may lose a job; the ledger does not
+    write_job(queue, id)
+  end
+  local records, tokens = redis.call('LRANGE', wa .. 'batch:' .. id, 0, -1), -1
+  if lane.limit then
+    tokens = grant(steering, lane.name, lane.limit, now_s, #records)
+  end
+  for _, record in ipairs(records) do
+    bytes = bytes + #record
+  end
+  given[#given + 1] = { queue, id, token, records, tokens }
+  members[#members + 1] = member
+  return #records
+end
+
+-- The next id of a queue that is owed and that nobody has.
 local function pop(queue)
-  while not leased(queue) do
+  while waiting[queue] > 0 do
     local id = redis.call('LPOP', rq .. ':queue:' .. queue)
-    if not id then
-      return nil
-    end
-    local member = member_of(queue, id)
-    if redis.call('HEXISTS', taken, member) == 0 then
+    waiting[queue] = id and waiting[queue] - 1 or 0
+    local member = member_of(queue, id or '')
+    -- If a worker has it, it stood in the queue twice (a commit that was sent twice, `rq requeue`): skip the second.
+    if id and redis.call('HEXISTS', taken, member) == 0 then
       if redis.call('ZSCORE', ledger, member) then
         return id
       end
       redis.call('DEL', rq .. ':job:' .. id) -- settled already
     end
-    -- If a worker has it, it stood in the queue twice (a commit that was sent twice, `rq requeue`): skip the second.
   end
 end
 
-local function hand_over(queue, id, probe)
-  -- A new number each time: a settle that this worker sent when it had the batch before no longer counts.
-  local token = worker .. '#' .. redis.call('INCR', turn)
-  redis.call('HSET', taken, member_of(queue, id), token)
+-- How many records there is room for: in a capped lane no more than may begin.
+local function room_of(lane)
+  if not lane.limit then
+    return lane.room
+  end
+  local tokens = look(steering, lane.name, lane.limit, now_s)
+  return math.min(lane.room, math.max(1, math.floor(tokens)))
+end
+
+-- Takes a batch of this queue, or its first records. Returns how many, and true when nothing more may be given.
+local function give(queue, lane)
+  local id = (holders[queue] or worker) == worker and pop(queue)
+  if not id then
+    return 0
+  end
+  local alone = redis.call('HEXISTS', deaths, member_of(queue, id)) == 1
+  if alone and (empty_handed ~= '1' or #given > 0) then
+    push_front(queue, id)
+    careful = 1
+    return 0, true
+  end
+  if alone then
+    careful = 1 -- nor may anything come beside it
+  end
+  local room = room_of(lane)
+  if not alone and redis.call('LLEN', wa .. 'batch:' .. id) > 1.5 * room then
+    id = divide(queue, id, room)
+  end
   if queue:find(PARTITIONED) then
-    redis.call('HSET', leases, queue, id)
+    holders[queue], counts[queue] = worker, (counts[queue] or 0) + 1
+    redis.call('HSET', leases, queue, worker .. '|' .. counts[queue])
   end
-  if redis.call('HGET', tails, queue .. '|id') == id then
-    redis.call('HDEL', tails, queue .. '|id', queue .. '|bytes')
-  end
-  local job = rq .. ':job:' .. id
-  if redis.call('HEXISTS', job, 'data') == 0 then -- RQ may lose a job; the ledger does not
-    local fields = template:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', now)
-    redis.call('HSET', job, unpack(cjson.decode(fields)))
-  end
-  local batch, lane = wa .. 'batch:' .. id, lane_of(queue)
-  local limit, allowance, last = controls['limit.' .. lane], -1, -1
-  if limit then
-    allowance = grant(steering, lane, tonumber(limit), now_s, redis.call('LLEN', batch))
-    last = math.max(allowance, tonumber(width)) - 1
-  end
-  return { queue, id, probe, token, redis.call('LRANGE', batch, 0, last), allowance }
+  return hand_over(queue, id, lane), alone
 end
 
-local function put_back(queue, id)
-  redis.call('HDEL', taken, member_of(queue, id))
-  if redis.call('HGET', leases, queue) == id then
-    redis.call('HDEL', leases, queue)
-  end
-  redis.call('LPUSH', rq .. ':queue:' .. queue, id)
-  redis.call('HSET', rq .. ':job:' .. id, 'status', 'queued')
-end
-
--- A worker has one batch at a time. If it holds another one, it does not know that: its connection broke before the
--- answer to its take came, or before it could settle. No other worker would get that batch, because this one is alive.
-local function hand_over_again()
-  local held = redis.call('HGETALL', taken)
-  for i = 1, #held, 2 do
-    if held[i + 1]:match('^[^#]*') == worker and held[i] ~= settling then
-      local queue, id = queue_and_id(held[i])
-      local lane = lane_of(queue)
-      if not controls['paused.' .. lane] and short(lane) == 0 then
-        return hand_over(queue, id, tostring(redis.call('HEXISTS', waits, lane)))
-      end
-      put_back(queue, id)
+-- Fills the room of a lane from its queues, each in turn. True when nothing more may be given.
+local function fill(lane)
+  local from, idle = tonumber(redis.call('GET', turn) or 0), 0
+  while lane.room > 0 and idle < #lane do
+    if #given >= TAKE_BATCHES or bytes >= TAKE_BYTES or lane.limit and short(lane.name) > 0 then
+      return false
     end
+    local queue = lane[from % #lane + 1]
+    from = from + 1
+    local count, last = give(queue, lane)
+    if last then
+      return true
+    end
+    idle = count > 0 and 0 or idle + 1
+    lane.room = lane.room - count
   end
+  return false
 end
 
--- The lanes of the worker's queues, the most urgent first, each with its queues. Promotes what is due.
+-- The lanes of the worker's queues, each with its queues and its room. Promotes what is due.
 local function read_lanes()
-  local lanes, lane = {}, nil
-  for i = 8, #ARGV do
-    local queue = ARGV[i]
-    local name = lane_of(queue)
-    if not lane or lane.name ~= name then
-      lane = { name = name, paused = controls['paused.' .. name], short = short(name) }
-      table.insert(lanes, lane)
+  local lanes, i = {}, 8
+  while ARGV[i] do
+    local name = ARGV[i]
+    local lane = { name = name, room = tonumber(ARGV[i + 1]), limit = tonumber(controls['limit.' .. name]) }
+    lane.open = not controls['paused.' .. name]
+    local last = i + 2 + tonumber(ARGV[i + 2])
+    for n = i + 3, last do
+      lane[#lane + 1] = ARGV[n]
+      local due = promote(ARGV[n])
+      may_be_due(lane.open and due)
+      waiting[ARGV[n]] = redis.call('LLEN', rq .. ':queue:' .. ARGV[n])
     end
-    table.insert(lane, queue)
-    local due = promote(queue)
-    may_be_due(not lane.paused and due)
+    lanes[#lanes + 1] = lane
+    i = last + 1
   end
   return lanes
 end
 
--- Sets for each lane its recent work, whether it waits, and whether its next batch is the one try of a lane that waits.
--- Returns the recent work of all lanes.
-local function weigh(lanes)
-  local total = 0
-  for _, lane in ipairs(lanes) do
-    lane.spent = tonumber(redis.call('HGET', spent, lane.name)) or 0
-    total = total + lane.spent
-    local wait = tonumber(redis.call('HGET', waits, lane.name))
-    lane.waits, lane.probe = wait and wait > now_s * 1000, wait
-    if lane.paused then
-      lane.waits = true
-    elseif lane.waits then
-      may_be_due(wait / 1000)
-    elseif lane.short > 0 and has_more(lane) then
-      may_be_due(now_s + lane.short)
-    end
-  end
-  return total
-end
-
--- Lower lanes that had less than their share go first, so that none starves; then all, the most urgent first.
-local function in_order(lanes, total)
-  local order = {}
-  for n = 2, #lanes do
-    if lanes[n].spent < FAIR_SHARE * total then
-      order[#order + 1] = lanes[n]
-    end
-  end
-  for _, lane in ipairs(lanes) do
-    order[#order + 1] = lane
-  end
-  return order
-end
-
--- Takes a batch out of the first lane that has one. Returns its id, its queue and the lane.
-local function pop_first(order)
-  local given = tonumber(redis.call('GET', turn) or 0) + 1
-  for _, lane in ipairs(order) do
-    for n = 0, (lane.waits or lane.short > 0) and -1 or #lane - 1 do
-      local queue = lane[(given + n) % #lane + 1] -- each partition has its turn to be first
-      local id = pop(queue)
-      if id then
-        return id, queue, lane
-      end
+-- True when this worker could take something of a lane now.
+local function has_more_for_me(lane)
+  for _, queue in ipairs(lane.open and short(lane.name) == 0 and lane or {}) do
+    if waiting[queue] > 0 and (holders[queue] or worker) == worker then
+      return true
     end
   end
 end
 
--- Wakes one more worker for each lane that has more to take; that one does the same. For a capped lane, only a batch of
--- that lane wakes one, which then learns when there are tokens.
-local function ring(lanes, given)
+local function with_more_for_me(lanes)
+  local found = {}
   for _, lane in ipairs(lanes) do
-    if lane.short == 0 or lane == given then
-      local doorbell = wa .. 'doorbell:' .. lane.name
-      redis.call('DEL', doorbell)
-      if not lane.probe and not lane.paused and has_more(lane) then
+    found[#found + 1] = has_more_for_me(lane) and lane.name or nil
+  end
+  return found
+end
+
+-- Wakes one more worker for each lane that has more to take; that one does the same.
+local function ring(lanes)
+  for _, lane in ipairs(lanes) do
+    local doorbell, wait = wa .. 'doorbell:' .. lane.name, short(lane.name)
+    redis.call('DEL', doorbell)
+    if lane.open and has_more(lane) then
+      if wait > 0 then
+        may_be_due(now_s + wait)
+      else
         redis.call('RPUSH', doorbell, 1)
       end
     end
   end
 end
 
-if redis.call('EXISTS', rq .. ':suspended') == 1 then -- `rq suspend`
-  return -1
+-- This worker got nothing. If others have more than their part of the partitions, they learn that it is wanted.
+local function ask_for_a_part()
+  local held, total = {}, 0
+  for _, holder in pairs(holders) do
+    held[holder] = (held[holder] or 0) + 1
+    total = total + 1
+  end
+  local part = total / math.max(1, redis.call('ZCARD', alive))
+  if (held[worker] or 0) + 1 > part then
+    return
+  end
+  for holder, count in pairs(held) do
+    if count > math.ceil(part) then
+      redis.call('HSET', wanted, holder, count - math.ceil(part))
+      may_be_due(now_s + IDLE_MS / 1000)
+    end
+  end
 end
+
+-- redis-py sends a call again when its connection breaks before the answer comes. Then the worker gets what it was
+-- given, so far as nobody else has it by now.
+local function again(before)
+  for member in before:gmatch('[^\n]+') do
+    local token = redis.call('HGET', taken, member)
+    if token and token:match('^[^#]*') == worker then
+      local queue, id = queue_and_id(member)
+      given[#given + 1] = { queue, id, token, redis.call('LRANGE', wa .. 'batch:' .. id, 0, -1), 0 }
+    end
+  end
+  return { -1, 0, 0, {}, given }
+end
+
 local time = redis.call('TIME')
 now_s = time[1] + time[2] / 1000000
+local last, before = (redis.call('GET', call_key) or ''):match('^(%d+)\n(.*)$')
+if tonumber(last) == tonumber(call) then
+  return again(before)
+end
+if last and tonumber(last) > tonumber(call) or redis.call('EXISTS', rq .. ':suspended') == 1 then -- late; `rq suspend`
+  return { -1, 0, 0, {}, {} }
+end
 read_steering()
+read_leases()
 
-local reply = hand_over_again()
-if reply then
-  return reply
+local lanes, had_room = read_lanes(), false
+for _, lane in ipairs(lanes) do
+  had_room = had_room or lane.room > 0 and lane.name == 'messages'
+  if lane.open and fill(lane) then
+    break
+  end
 end
-
-local lanes = read_lanes()
-local id, queue, lane = pop_first(in_order(lanes, weigh(lanes)))
-if not id then
-  return next_due and math.max(0, math.ceil((next_due - now_s) * 1000)) or -1
+ring(lanes)
+redis.call('SET', call_key, call .. '\n' .. table.concat(members, '\n'), 'EX', CALLS_KEPT_SECONDS)
+if #given == 0 and had_room and careful == 0 then
+  ask_for_a_part()
 end
-reply = hand_over(queue, id, lane.probe and '1' or '0')
-if lane.probe then
-  redis.call('HSET', waits, lane.name, math.floor((now_s + PROBE_SECONDS) * 1000))
+local share = tonumber(redis.call('HGET', wanted, worker) or 0)
+if share > 0 then
+  redis.call('HDEL', wanted, worker)
 end
-ring(lanes, lane)
-return reply
+return { next_due and math.max(0, math.ceil((next_due - now_s) * 1000)) or -1, share, careful,
+  with_more_for_me(lanes), given }

@@ -1,0 +1,107 @@
+"""Handlers that always fail: their events wait, and one is tried from time to time; events of other handlers go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import structlog
+
+from workers.dispatch.outcomes import Ended, place
+from workers.handlers import Handler
+
+log = structlog.get_logger()
+
+FAILURES = 10
+"""First tries of events in a row that failed, before a handler counts as broken down."""
+
+LONGEST_SECONDS = 60.0
+"""No longer than this from one try to the next."""
+
+
+class Breakdown(NamedTuple):
+    """A handler that always fails: its last error, and when it is tried next (seconds since the epoch)."""
+
+    handler: str
+    error: str
+    next_try: float
+
+
+class _State:
+    __slots__ = ("error", "failures", "tries", "trying", "until")
+
+    def __init__(self) -> None:
+        self.failures = self.tries = 0
+        self.until = 0.0
+        self.trying = False
+        self.error = ""
+
+
+class Breakdowns:
+    """What this process knows of its handlers. `tell` gets each breakdown, and the name of a handler that works again.
+
+    It is known by this process alone, so that a process with a new version of the handler tries at once.
+    """
+
+    def __init__(self, tell: Callable[[Breakdown | str], None]) -> None:
+        self._tell = tell
+        self._failing: dict[Handler, _State] = {}
+
+    def wait(self, handler: Handler) -> float:
+        """Seconds until the next try, 0 when the handler may be called now. That call is the one try, if it fails."""
+        state = self._failing.get(handler)
+        if state is None or not state.until:
+            return 0.0
+        left = state.until - time.monotonic()
+        if state.trying or left > 0:
+            return max(1.0, left)
+        state.trying = True
+        return 0.0
+
+    def all_down(self, handlers: Iterable[Handler]) -> float | None:
+        """Seconds until one of them may be tried, when none of them works; else None. There must be some."""
+        waits = []
+        for handler in handlers:
+            state = self._failing.get(handler)
+            if state is None or not state.until:
+                return None
+            waits.append(1.0 if state.trying else max(0.0, state.until - time.monotonic()))
+        return min(waits) if waits else None
+
+    def not_called(self, handler: Handler) -> None:
+        """What `wait` allowed did not happen."""
+        if (state := self._failing.get(handler)) is not None:
+            state.trying = False
+
+    def note(self, call: Ended, first_try: bool) -> bool:
+        """Note how a call ended. True when its failure is that of a broken handler, and no fault of the event."""
+        state = self._failing.get(call.handler)
+        if not call.broke:
+            if state is not None:
+                del self._failing[call.handler]
+                if state.until:
+                    log.warning("handler works again", handler=call.handler.name)
+                    self._tell(call.handler.name)
+            return False
+        if state is None:
+            state = self._failing[call.handler] = _State()
+        if not state.until:
+            state.failures += first_try
+            if state.failures < FAILURES:
+                return False
+        elif not state.trying:
+            return True  # it began before the handler was known to be broken
+        self._wait_for_next(call, state)
+        return True
+
+    def _wait_for_next(self, call: Ended, state: _State) -> None:
+        handler = call.handler
+        state.error = f"{type(call.error).__name__} at {place(call.error)}"
+        seconds = min(LONGEST_SECONDS, 2.0**state.tries)
+        if not state.until:
+            log.warning("handler always fails, its events wait", handler=handler.name, error=state.error)
+        state.tries += 1
+        state.trying = False
+        state.until = time.monotonic() + seconds
+        self._tell(Breakdown(handler.name, state.error, time.time() + seconds))

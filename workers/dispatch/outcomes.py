@@ -1,0 +1,116 @@
+"""How an event ended, and how a failure is told."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+from workers.handlers import Discard, Handler, Reject, RetryIn
+
+_OURS = str(Path(__file__).parents[1])
+_PYTHON = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+class HandlerTimeout(TimeoutError):
+    """Raised inside a handler when its time is over."""
+
+
+class Outcome(NamedTuple):
+    """What became of an event.
+
+    `name`: handled, unhandled, discarded, rejected, failed, or put_off: a handler of it always fails, so that it waits
+    without using up a try. `detail` may quote the event: it goes to the dead letter, and to a log only as
+    WA_LOG_ERRORS=full asks for it; `error` and `handler` may be logged. `delay` is what RetryIn asked for, or for how
+    long the event is put off, in seconds. `done` are the handlers that need not be called again (their digests).
+    """
+
+    name: str
+    detail: str = ""
+    error: str = ""
+    handler: str = ""
+    delay: float | None = None
+    done: tuple[bytes, ...] = ()
+    trace: str = ""
+
+    @property
+    def happened(self) -> bool:
+        """True when nothing is left to do: it was handled or discarded, or no handler matched."""
+        return self.name in ("handled", "unhandled", "discarded")
+
+
+HANDLED = Outcome("handled")
+UNHANDLED = Outcome("unhandled")
+
+
+class Ended(NamedTuple):
+    """One call of a handler: how long it took, and what it raised. `waits`: it was not called, for so many seconds."""
+
+    handler: Handler
+    seconds: float = 0.0
+    error: BaseException | None = None
+    waits: float | None = None
+
+    @property
+    def worked(self) -> bool:
+        """False when it has to be called again."""
+        return self.waits is None and (self.error is None or isinstance(self.error, Discard))
+
+    @property
+    def broke(self) -> bool:
+        """True for a failure that the handler did not decide on."""
+        return self.error is not None and not isinstance(self.error, Discard | Reject | RetryIn)
+
+
+def of_event(ended: Iterable[Ended], before: frozenset[bytes], full: bool) -> Outcome:
+    """The outcome of an event, from the calls of its handlers. `before`: those that had ended in an earlier try."""
+    calls = list(ended)
+    left = [call for call in calls if not call.worked]
+    if not left:
+        return Outcome("discarded") if any(call.error for call in calls) else HANDLED
+    done = (*before, *(call.handler.digest for call in calls if call.worked))
+    failed = [call for call in left if call.error is not None and not isinstance(call.error, Reject)]
+    if failed:
+        outcome = _of_failure(failed[0].handler.name, failed[0].error, full)
+        # When one of them asked for a time and another did not, the usual time fits both.
+        asked = [call.error.seconds for call in failed if isinstance(call.error, RetryIn)]
+        return outcome._replace(delay=min(asked) if len(asked) == len(failed) else None, done=done)
+    waits = [call.waits for call in left if call.waits is not None]
+    if waits:
+        return Outcome("put_off", handler=left[0].handler.name, delay=max(waits), done=done)
+    return Outcome("rejected", str(left[0].error), handler=left[0].handler.name)
+
+
+def _of_failure(name: str, error: BaseException | None, full: bool) -> Outcome:
+    if isinstance(error, RetryIn):
+        return Outcome("failed", f"asked for a retry in {error.seconds:g} s", "RetryIn", name)
+    where = place(error)
+    detail = f"{type(error).__name__}: {error} ({where})"
+    trace = "".join(traceback.format_exception(error)) if full and error else ""
+    return Outcome("failed", detail, f"{type(error).__name__} at {where}", name, trace=trace)
+
+
+def place(error: BaseException | None) -> str:
+    """Where an exception came from: the deepest line in the user's own code, else the deepest of all."""
+    trace = None if error is None else error.__traceback__
+    return _deepest([(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(trace)])
+
+
+def place_of(frame: FrameType | None) -> str:
+    """The same of code that is running."""
+    return _deepest([(each.f_code.co_filename, number) for each, number in reversed(list(traceback.walk_stack(frame)))])
+
+
+def stack_of(frame: FrameType | None) -> list[str]:
+    """The lines that are running, the outermost first: files and numbers, no text of the program."""
+    frames = reversed(list(traceback.walk_stack(frame)))
+    return [f"{each.f_code.co_filename}:{number} in {each.f_code.co_name}" for each, number in frames]
+
+
+def _deepest(lines: list[tuple[str, int]]) -> str:
+    own = [line for line in lines if not line[0].startswith((_OURS, "<", *_PYTHON))]
+    found = own or lines
+    return f"{found[-1][0]}:{found[-1][1]}" if found else ""

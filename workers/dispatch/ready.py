@@ -1,0 +1,144 @@
+"""Which event begins next: the most urgent lane first, and of each lane the businesses in turn."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable
+from contextvars import Context
+from typing import Any, Protocol
+
+from ingest.store.constants import FAIR_SHARE, SPENT_MS
+from ingest.store.queues import LANES
+from workers.dispatch.outcomes import Outcome
+from workers.events import Event
+
+
+class Account(Protocol):
+    """What the events of a batch report to, and what may keep them from being handled.
+
+    `admit` is called right before an event's handlers; if it returns an outcome, they are not called. `put_off` takes
+    `admit` back: the event has to wait for its turn. `finish` gets each event's outcome, and the time by the monotonic
+    clock. `done_before` are the handlers (their digests) that need not be called. The first three are called in the
+    event's own context.
+    """
+
+    def admit(self, event: Event) -> Outcome | None: ...
+    def put_off(self) -> None: ...
+    def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None: ...
+    def done_before(self, index: int) -> frozenset[bytes]: ...
+
+
+class Source:
+    """Where events come from: a queue of which this process has batches in hand.
+
+    While it is not `open`, none of its events begins; they are `held`. Once it is `gone`, none ever will.
+    """
+
+    __slots__ = ("gone", "held", "in_flight", "lane", "open", "waiting")
+
+    def __init__(self, lane: str) -> None:
+        self.lane = lane
+        self.open = True
+        self.gone = False
+        self.held: list[Item] = []
+        self.waiting = self.in_flight = 0
+
+
+class Item:
+    """An event in hand, with the number of its record in its batch."""
+
+    __slots__ = ("account", "context", "event", "index", "key", "room", "source")
+
+    def __init__(self, index: int, event: Event, account: Account, source: Source) -> None:
+        self.index = index
+        self.event = event
+        self.account = account
+        self.source = source
+        order_key = event.order_key
+        self.key = None if order_key is None else (event.kind, order_key)
+        self.context: Context  # its own; set when it begins
+        self.room: Any = None
+
+
+class Shares:
+    """How much work each lane had lately: a lower lane keeps a tenth while more urgent ones wait, so none starves."""
+
+    def __init__(self, lanes: Iterable[str] = LANES) -> None:
+        self._spent = dict.fromkeys(lanes, 0.0)
+        self._total = 0.0
+
+    def add(self, lane: str, seconds: float) -> None:
+        self._spent[lane] += seconds
+        self._total += seconds
+        if self._total > SPENT_MS / 1000:
+            self._spent = {name: spent / 2 for name, spent in self._spent.items()}
+            self._total /= 2
+
+    def order(self) -> list[str]:
+        """The lanes, the one that goes first at the front."""
+        lanes = list(self._spent)
+        starved = [lane for lane in lanes[1:] if self._spent[lane] < FAIR_SHARE * self._total]
+        return [*starved, *(lane for lane in lanes if lane not in starved)] if starved else lanes
+
+
+class _Businesses:
+    """The events of a lane. Whose flood it is waits behind it; others have their turn."""
+
+    __slots__ = ("_by_business", "_turn")
+
+    def __init__(self) -> None:
+        self._by_business: dict[str | None, deque[Item]] = {}
+        self._turn: deque[str | None] = deque()
+
+    def add(self, item: Item) -> None:
+        business = item.event.business
+        waiting = self._by_business.get(business)
+        if waiting is None:
+            waiting = self._by_business[business] = deque()
+            self._turn.append(business)
+        waiting.append(item)
+
+    def next(self) -> Item | None:
+        if not self._turn:
+            return None
+        business = self._turn[0]
+        waiting = self._by_business[business]
+        item = waiting.popleft()
+        if not waiting:
+            del self._by_business[business]
+            self._turn.popleft()
+        elif len(self._turn) > 1:
+            self._turn.rotate(-1)
+        return item
+
+
+class Ready:
+    """Events that may begin as soon as there is a slot."""
+
+    def __init__(self, shares: Shares, lanes: Iterable[str] = LANES) -> None:
+        self._shares = shares
+        self._lanes = {lane: _Businesses() for lane in lanes}
+        self._counts = dict.fromkeys(self._lanes, 0)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def count(self, lane: str) -> int:
+        return self._counts[lane]
+
+    def add(self, item: Item) -> None:
+        self._count += 1
+        self._counts[item.source.lane] += 1
+        self._lanes[item.source.lane].add(item)
+
+    def next(self, closed: Collection[str] = ()) -> Item | None:
+        """The next event, of no lane that is closed."""
+        if not self._count:
+            return None
+        for lane in self._shares.order():
+            if lane not in closed and (item := self._lanes[lane].next()) is not None:
+                self._count -= 1
+                self._counts[lane] -= 1
+                return item
+        return None

@@ -1,0 +1,61 @@
+"""Wakes a worker that has room when there is something to take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from ingest.store import keys
+
+
+class Doorbell:
+    """Blocks on the doorbells of some lanes (BLPOP), on a connection of its own, without blocking the loop.
+
+    `rung` is called when one rang, when the wait of `seconds` is over, and when the connection broke.
+    """
+
+    def __init__(self, redis: Redis, lanes: list[str], seconds: float, rung: Callable[[], None]) -> None:
+        self._pool = redis.connection_pool
+        self._command = ("BLPOP", *map(keys.doorbell_key, lanes), seconds)
+        self._rung = rung
+        self._connection: Any = None
+        self._descriptor: int | None = None
+
+    def listen(self) -> None:
+        """Begin to wait, unless it waits already."""
+        if self._descriptor is not None:
+            return
+        try:
+            if self._connection is None:
+                self._connection = self._pool.get_connection()
+            self._connection.send_command(*self._command, check_health=False)
+            self._descriptor = self._connection._sock.fileno()  # redis-py has no public name for it
+        except (RedisError, OSError):
+            self.close()
+            raise
+        asyncio.get_running_loop().add_reader(self._descriptor, self._read)
+
+    def _read(self) -> None:
+        self._stop()
+        try:
+            self._connection.read_response()
+        except (RedisError, OSError):  # the next take finds out what it is
+            self.close()
+        self._rung()
+
+    def _stop(self) -> None:
+        if self._descriptor is not None:
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+            self._descriptor = None
+
+    def close(self) -> None:
+        """Hang up."""
+        self._stop()
+        if self._connection is not None:
+            self._connection.disconnect()
+            self._pool.release(self._connection)
+            self._connection = None
