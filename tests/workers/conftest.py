@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -14,13 +14,12 @@ from redis import Redis
 
 from ingest.commit.committer import make_committer
 from ingest.routing import route
-from ingest.settings import load
-from ingest.store import keys, scripts
-from ingest.store.jobs import job_template
+from ingest.settings import Settings, load
+from ingest.store import constants, keys, scripts
+from ingest.store.jobs import job_template, rq_now
 from ingest.store.pipelined import PipelinedConnection
 from ingest.store.queues import LANES, queue_names
-from workers.engine import batch as batch_room
-from workers.engine import queue as queue_room
+from workers.engine import flow as flow_room
 from workers.handlers import Handlers
 
 
@@ -72,39 +71,88 @@ def commit(redis_url: str) -> Callable[..., None]:
     return run
 
 
+class Take:
+    """Runs take.lua for a worker: (queue, batch, …) of one batch, or the milliseconds until one may be due.
+
+    It asks for one batch of at most `room` records from the lanes that are named, or else all. `last` is the reply.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._script = redis.register_script(scripts.lua(flow_room.__file__, "take.lua"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(constants, "TAKE_BATCHES", 1)
+            self._one = redis.register_script(scripts.lua(flow_room.__file__, "take.lua"))
+        self._numbers = itertools.count(1)
+        self.last: Any = None
+
+    def __call__(self, worker: str = "w1", *lanes: str, **options: Any) -> Any:
+        waits = []
+        for lane in lanes or LANES:
+            given = self.many(worker, lane, script=self._one, **options)
+            if given:
+                return given[0]
+            waits += [self.last[0]] if self.last[0] >= 0 else []
+        return min(waits, default=-1)
+
+    def many(
+        self,
+        worker: str = "w1",
+        *lanes: str,
+        room: int = 500,
+        number: int | None = None,
+        empty: bool = True,
+        script: Any = None,
+    ) -> list[Any]:
+        """All batches that one call gives, with `room` records of each lane."""
+        args: list[Any] = [keys.RQ, keys.WA, worker, job_template(), rq_now(), number or next(self._numbers), int(empty)]
+        for lane in lanes or LANES:
+            args += [lane, room, len(queue_names(lane, 8)), *queue_names(lane, 8)]
+        self.last = (script or self._script)(keys=flow_room.TAKE_KEYS, args=args)
+        return [(queue.decode(), batch.decode()) for queue, batch, *_ in self.last[4]]
+
+
 @pytest.fixture
-def take(redis: Redis) -> Callable[..., Any]:
-    """Run take.lua for a worker: (queue, batch), or the milliseconds until one may be due. `.last` is all of it."""
-    script = redis.register_script(scripts.lua(queue_room.__file__, "take.lua"))
-    script_keys = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.TAILS]
-    script_keys += [keys.TURN, keys.SPENT, keys.WAITS, keys.CONTROLS]
+def take(redis: Redis) -> Take:
+    """Takes batches as a worker does."""
+    return Take(redis)
 
-    def run(worker: str = "w1", *lanes: str, settling: str = "") -> Any:
-        queues = [name for lane in lanes or LANES for name in queue_names(lane, 8)]
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        reply: Any = script(
-            keys=script_keys, args=[keys.RQ, keys.WA, worker, job_template(), now, settling, 1, *queues]
-        )
-        run.last = reply  # type: ignore[attr-defined]
-        return tuple(part.decode() for part in reply[:2]) if isinstance(reply, list) else reply
 
-    return run
+class Runner:
+    """Runs batches for a worker as its flow does, each to its last settle. `stop()` tells it to stop."""
+
+    def __init__(self, redis: Redis, registry: Handlers, worker: str, settings: Settings) -> None:
+        self.stopping = threading.Event()
+        self.stop = self.stopping.set
+        self._redis = redis
+        names = [name for lane in settings.lanes for name in queue_names(lane, settings.partitions)]
+        connection = PipelinedConnection(redis)
+        self.flow = flow_room.Flow(connection, worker, registry, settings, names, self.stopping.is_set)
+
+    def run(self, *batches: Any) -> None:
+        """Run what was taken: the queue and the id of a batch, or several such pairs."""
+        pairs = [batches] if isinstance(batches[0], str) else batches
+        for queue, batch in pairs:
+            token: Any = self._redis.hget(keys.TAKEN, f"{queue}|{batch}")
+            records: Any = self._redis.lrange(keys.batch_key(batch), 0, -1)
+            self.flow.admit(flow_room.Taken(queue, batch, token.decode(), records, -1))
+        self.flow.finish()
+
+    def close(self) -> None:
+        self.flow.close()
 
 
 @pytest.fixture
-def runner(redis: Redis) -> Callable[..., batch_room.Runner]:
-    """A Runner for a worker, with a registry of handlers and settings; `.stop` asks it to stop."""
+def runner(redis: Redis) -> Iterator[Callable[..., Runner]]:
+    """A Runner for a worker, with a registry of handlers and settings."""
+    made: list[Runner] = []
 
-    def make(registry: Handlers, worker: str = "w1", **settings: Any) -> batch_room.Runner:
-        stop = threading.Event()
-        current = load(**settings)
-        names = [name for lane in current.lanes for name in queue_names(lane, current.partitions)]
-        consumer = queue_room.Consumer(worker, PipelinedConnection(redis))
-        made = batch_room.Runner(consumer, registry, current, stop.is_set, names)
-        made.stop = stop  # type: ignore[attr-defined]
-        return made
+    def make(registry: Handlers, worker: str = "w1", **settings: Any) -> Runner:
+        made.append(Runner(redis, registry, worker, load(**{"threads": 1} | settings)))
+        return made[-1]
 
-    return make
+    yield make
+    for one in made:
+        one.close()
 
 
 @pytest.fixture

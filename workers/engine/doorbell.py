@@ -24,6 +24,7 @@ class Doorbell:
         self._rung = rung
         self._connection: Any = None
         self._descriptor: int | None = None
+        self._loop: asyncio.AbstractEventLoop
 
     def listen(self) -> None:
         """Begin to wait, unless it waits already."""
@@ -37,7 +38,8 @@ class Doorbell:
         except (RedisError, OSError):
             self.close()
             raise
-        asyncio.get_running_loop().add_reader(self._descriptor, self._read)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._descriptor, self._read)
 
     def _read(self) -> None:
         self._stop()
@@ -49,7 +51,7 @@ class Doorbell:
 
     def _stop(self) -> None:
         if self._descriptor is not None:
-            asyncio.get_running_loop().remove_reader(self._descriptor)
+            self._loop.remove_reader(self._descriptor)
             self._descriptor = None
 
     def close(self) -> None:

@@ -75,8 +75,8 @@ _LISTEN_SECONDS = 5.0  # a safety net, and how long `rq resume` may go unnoticed
 _AWAY_SECONDS = 0.5  # between looks for a Redis that is away
 _RELEASE_SECONDS = 10.0  # a partition that others want is kept after all if its handlers take longer
 _KINDS = {MESSAGES: ("message", "profile"), "statuses": ("status",), "other": ("error", "change")}
-_TAKE_KEYS = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.TAILS, keys.TURN, keys.CONTROLS, keys.DEATHS, keys.WANTED]
-_TAKE_KEYS.append(keys.ALIVE)
+TAKE_KEYS = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.TAILS, keys.TURN, keys.CONTROLS, keys.DEATHS, keys.WANTED]
+TAKE_KEYS.append(keys.ALIVE)
 
 DUPLICATE = Outcome("duplicate")
 
@@ -225,6 +225,12 @@ class Flow:
     def leave(self) -> None:
         """Stop: wait for what has begun, then settle, and give back what has not ended."""
         self._loop.run_until_complete(self._leave())
+        self.close()
+
+    def close(self) -> None:
+        """End the threads, the loop and the connections."""
+        self._doorbell.close()
+        self._connection.hang_up()
         self.dispatcher.close()
 
     def wake(self) -> None:
@@ -375,7 +381,7 @@ class Flow:
         for lane, queues in self._queues.items():
             free = [queue for queue in queues if self._may_take(queue, now)]
             args += [lane, rooms[lane], len(free), *free]
-        return self._take.send(_TAKE_KEYS, args)
+        return self._take.send(TAKE_KEYS, args)
 
     def _took(self, reply: Any) -> None:
         wait, share, careful, more, given = reply
@@ -636,8 +642,6 @@ class Flow:
         except (RedisError, OSError) as error:
             # The other workers' reaper finds what this one held.
             log.warning("Redis is away at the end of this worker", reason=connections.reason(error))
-        finally:
-            self._doorbell.close()
 
     def _all(self) -> Iterator[_Open]:
         return (one for hand in self._hands.values() for one in hand.batches)
