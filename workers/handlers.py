@@ -183,11 +183,6 @@ class Handlers:
         """True when workers need an event loop."""
         return any(handler.is_async for handler in self._registered)
 
-    @property
-    def any_plain(self) -> bool:
-        """True when workers need threads."""
-        return any(not handler.is_async for handler in self._registered)
-
     def of_kinds(self, *kinds: str) -> list[Handler]:
         """The handlers of these kinds of event."""
         return [handler for handler in self._registered if handler.kind in kinds]

@@ -104,7 +104,15 @@ class Take:
         script: Any = None,
     ) -> list[Any]:
         """All batches that one call gives, with `room` records of each lane."""
-        args: list[Any] = [keys.RQ, keys.WA, worker, job_template(), rq_now(), number or next(self._numbers), int(empty)]
+        args: list[Any] = [
+            keys.RQ,
+            keys.WA,
+            worker,
+            job_template(),
+            rq_now(),
+            number or next(self._numbers),
+            int(empty),
+        ]
         for lane in lanes or LANES:
             args += [lane, room, len(queue_names(lane, 8)), *queue_names(lane, 8)]
         self.last = (script or self._script)(keys=flow_room.TAKE_KEYS, args=args)
@@ -118,15 +126,14 @@ def take(redis: Redis) -> Take:
 
 
 class Runner:
-    """Runs batches for a worker as its flow does, each to its last settle. `stop()` tells it to stop."""
+    """Runs batches for a worker as its flow does, each to its last settle. `stop.set()` tells it to stop."""
 
     def __init__(self, redis: Redis, registry: Handlers, worker: str, settings: Settings) -> None:
-        self.stopping = threading.Event()
-        self.stop = self.stopping.set
+        self.stop = threading.Event()
         self._redis = redis
         names = [name for lane in settings.lanes for name in queue_names(lane, settings.partitions)]
         connection = PipelinedConnection(redis)
-        self.flow = flow_room.Flow(connection, worker, registry, settings, names, self.stopping.is_set)
+        self.flow = flow_room.Flow(connection, worker, registry, settings, names, self.stop.is_set)
 
     def run(self, *batches: Any) -> None:
         """Run what was taken: the queue and the id of a batch, or several such pairs."""
@@ -136,6 +143,8 @@ class Runner:
             records: Any = self._redis.lrange(keys.batch_key(batch), 0, -1)
             self.flow.admit(flow_room.Taken(queue, batch, token.decode(), records, -1))
         self.flow.finish()
+        if self.stop.is_set():
+            self.flow.leave()
 
     def close(self) -> None:
         self.flow.close()

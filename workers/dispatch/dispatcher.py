@@ -49,7 +49,7 @@ class Dispatcher:
 
     `timeout` is in seconds for one call of a handler. Without `rate_limits`, handlers' own rate and concurrency have no
     effect; without `tell`, a handler that always fails is called all the same. `changed` is called when events have
-    ended. Lanes that are in `closed` begin nothing.
+    ended. Once `stopping()`, no event begins; nor does one of a lane that is `closed`.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Dispatcher:
         rate_limits: RateLimits | None = None,
         tell: Callable[[Breakdown | str], None] | None = None,
         changed: Callable[[], None] = lambda: None,
+        stopping: Callable[[], bool] = lambda: False,
         full_errors: bool = False,
         lanes: Iterable[str] = LANES,
     ) -> None:
@@ -69,18 +70,18 @@ class Dispatcher:
         self._timeout = timeout
         self._rate_limits = rate_limits
         self._changed = changed
+        self._stopping = stopping
         self._full_errors = full_errors
         self.breakdowns = Breakdowns(tell) if tell else None
         self.closed: set[str] = set()
-        self.held = self.stopping = False
+        self.held = False
         """While True, no event begins."""
         self.loop = _new_loop(handlers)
         self._shares = Shares(lanes)
         self._no_slot, self._async, self._thread = self._rooms = [
             _Room(free, Ready(self._shares, lanes)) for free in (_NO_SLOT, concurrency, threads)
         ]
-        self.slots = (concurrency if handlers.any_async else 0) + (threads if handlers.any_plain else 0)
-        self._threads = Threads(threads, self._thread_ended, self._wait_in_thread)
+        self._threads = Threads(threads, self._thread_ended, self._wait_in_thread, stopping)
         self._thread_count, self._ahead, self._pace = threads, 0, 0.0
         self._from_threads: deque[Job] = deque()
         self._context = copy_context()  # of nobody's event
@@ -121,7 +122,7 @@ class Dispatcher:
 
     def begin(self) -> float | None:
         """Begin what can begin. Returns the seconds until something that waits for its turn may, if anything does."""
-        if self.stopping or self.held:
+        if self._stopping() or self.held:
             return None
         try:
             wait = self._begin_parked()
@@ -151,6 +152,12 @@ class Dispatcher:
     def all_down(self, *kinds: str) -> float | None:
         """Seconds until a handler of these kinds is tried again, when all of them always fail; else None."""
         return self.breakdowns.all_down(self._handlers.of_kinds(*kinds)) if self.breakdowns else None
+
+    def free(self, *kinds: str) -> int:
+        """How many events of these kinds could begin now, if none waited."""
+        found = self._handlers.of_kinds(*kinds)
+        rooms = {self._async if handler.is_async else self._thread for handler in found}
+        return max(0, sum(room.free for room in rooms)) if rooms else _NO_SLOT
 
     def ready(self, lane: str) -> int:
         """How many events of a lane may begin as soon as there is a slot."""
@@ -183,16 +190,9 @@ class Dispatcher:
             self.watch()
             if self.crash is not None:
                 raise self.crash
-            if self.stopping and not source.in_flight:
+            if self._stopping() and not source.in_flight:
                 return
             await asyncio.sleep(min(0.01 if wait is None else wait, 0.01))
-
-    def stop(self) -> None:
-        """Begin nothing more; what has begun goes on."""
-        self.stopping = True
-        for job in self._threads.take_back():
-            if isinstance(job.note, tuple):
-                self._not_begun(job.note[0])
 
     async def interrupt(self) -> None:
         """Interrupt what has not ended: it counts as not begun, if it ends at all."""
@@ -333,7 +333,7 @@ class Dispatcher:
     def _thread_ended(self, job: Job) -> None:
         """A thread calls this, or `watch`."""
         self._from_threads.append(job)
-        if not self._told:
+        if not self._told and not self.loop.is_closed():
             self._told = True
             self.loop.call_soon_threadsafe(self._collect)
 
@@ -350,14 +350,15 @@ class Dispatcher:
         while self._from_threads:
             job = self._from_threads.popleft()
             if isinstance(job.note, asyncio.Future):
-                if not job.note.done():
+                if not job.note.done() and job.ended:
                     job.note.set_result(job.ended[0])
                 continue
             item, limiters, put_off = job.note
-            if self._interrupts:
+            if self._interrupts or not job.ended:
                 self._not_begun(item)
                 continue
-            self._pace += _PACE * (sum(call.seconds for call in job.ended) - self._pace)
+            seconds = sum(call.seconds for call in job.ended)
+            self._pace += _PACE * (seconds - self._pace) if self._pace else seconds
             self._thread.free += 1
             self._ended(item, [*job.ended, *put_off], limiters)
         ahead = min(_MOST_AHEAD, int(self._thread_count * _AHEAD_SECONDS / max(self._pace, 1e-6)))

@@ -84,11 +84,15 @@ class _Place:
 class Threads:
     """`count` threads. `ended` is called in the thread, with each job that has ended.
 
-    `wait` is called in the thread with what a handler returned if that is to be awaited.
+    `wait` is called in the thread with what a handler returned if that is to be awaited. Once `stopping()`, no job is
+    begun: it ends without a call.
     """
 
-    def __init__(self, count: int, ended: Callable[[Job], None], wait: Callable[[Any], None]) -> None:
+    def __init__(
+        self, count: int, ended: Callable[[Job], None], wait: Callable[[Any], None], stopping: Callable[[], bool]
+    ) -> None:
         self._ended = ended
+        self._stopping = stopping
         self._wait = wait
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._count = count
@@ -102,15 +106,6 @@ class Threads:
         if len(self._places) < self._count:
             self._start()
         self._jobs.put(job)
-
-    def take_back(self) -> list[Job]:
-        """Jobs that no thread has begun."""
-        jobs = []
-        while not self._jobs.empty():
-            job = self._jobs.get()
-            if job is not None:
-                jobs.append(job)
-        return jobs
 
     def watch(self, now: float, timeout: float) -> None:
         """Interrupt calls that are over their time; leave threads to themselves whose calls do not end even then."""
@@ -141,7 +136,7 @@ class Threads:
     def _work(self, place: _Place) -> None:
         while (job := self._jobs.get()) is not None:
             place.job = job
-            for handler, argument in job.calls:
+            for handler, argument in () if self._stopping() else job.calls:
                 ended = job.context.run(place.call, handler, argument, self._wait)
                 if place.abandoned:
                     return

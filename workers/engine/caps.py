@@ -11,6 +11,8 @@ from ingest.store import keys
 from ingest.store.constants import TOKENS_SECONDS
 from workers.dispatch.rate_limits import Buckets, Granted
 
+_SOON = 1.0  # seconds
+
 
 class Caps:
     """The tokens of this process. Lanes without a token are `closed`, which the dispatcher looks at."""
@@ -59,6 +61,11 @@ class Caps:
                 self._set(lane, granted.tokens)
         waits = [self._ask_at.get(lane, now) - now for lane in self._tokens if lane in lanes]
         return max(0.0, min(waits)) if waits else None
+
+    def waits_long(self) -> set[str]:
+        """Lanes that get no token within a second."""
+        soon = time.monotonic() + _SOON
+        return {lane for lane, tokens in self._tokens.items() if tokens <= 0 and self._ask_at.get(lane, 0.0) > soon}
 
     def give_back(self, lanes: Collection[str]) -> dict[str, int]:
         """The tokens of these lanes, which go back to Redis with the next settle."""

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -163,6 +163,7 @@ class Flow:
             rate_limits=RateLimits(connection),
             tell=self._tell,
             changed=self._changed,
+            stopping=stopping,
             full_errors=settings.log_errors == "full",
         )
         self._loop = self.dispatcher.loop
@@ -191,7 +192,7 @@ class Flow:
         self._ended: Counter[str] = Counter()
         self._rates: Counter[str] = Counter()  # events a second lately, by lane
         self._rated_at = time.monotonic()
-        self._revives = True
+        self._revives = False
         self.stop_seconds = STOP_SECONDS
         self.crashed = False
         """True when something went wrong beside the handlers."""
@@ -213,6 +214,10 @@ class Flow:
                 raise Stopped from None
             self.crashed = True
             raise
+
+    def revive(self) -> None:
+        """Have what was put off tried again: this process may have better handlers."""
+        self._revives = True
 
     def admit(self, taken: Taken) -> None:
         """Have the events of a batch handled."""
@@ -261,7 +266,7 @@ class Flow:
             await self._wait(deadline)
 
     async def _finish(self) -> None:
-        while not self.is_idle:
+        while not (self.is_idle or self._stopping()):
             await self._turn(takes=False)
             if self._hands:
                 await self._wait(time.monotonic() + _WATCH_SECONDS)
@@ -277,7 +282,7 @@ class Flow:
             self._revives = False
             await self._answer(self._revive.send([keys.RQ_QUEUES], [keys.RQ, keys.WA]))
         await self._ask_again()
-        self._caps.renew({hand.lane for hand in self._hands.values()})
+        self._renew_caps()
         self._keep_what_takes_long()
         self.dispatcher.begin()
         parts = self._due()
@@ -302,7 +307,7 @@ class Flow:
                 self._doorbell.listen()
             except (RedisError, OSError) as error:
                 await self._until_back(error)
-        for wait in (self.dispatcher.begin(), self._caps.renew({hand.lane for hand in self._hands.values()})):
+        for wait in (self.dispatcher.begin(), self._renew_caps()):
             if wait is not None:
                 until.append(now + wait)
         until += [now + wait for wait in self._tries()]
@@ -426,14 +431,17 @@ class Flow:
     def _room(self, lane: str) -> int:
         if (wait := self.dispatcher.all_down(*_KINDS[lane])) is not None:
             return 0 if wait else 1
-        soon = min(MOST_READY, max(2 * self.dispatcher.slots, round(self._rates[lane] * SOON_SECONDS), 16))
-        if lane == MESSAGES:
-            soon = max(soon, LEAST_MESSAGES)
+        ahead = self._ahead(lane)
         ready = self.dispatcher.ready(lane)
-        in_hand = sum(hand.source.waiting for hand in self._hands.values() if hand.lane == lane)
-        if ready > soon // 2:
+        if ready > ahead // 2:
             return 0
-        return max(0, min(soon - ready, MOST_IN_HAND - in_hand))
+        in_hand = sum(hand.source.waiting for hand in self._hands.values() if hand.lane == lane)
+        room = min(MOST_READY, self.dispatcher.free(*_KINDS[lane]) + ahead) - ready
+        return max(0, min(room, MOST_IN_HAND - in_hand))
+
+    def _ahead(self, lane: str) -> int:
+        """How many events of a lane may wait for a slot here."""
+        return max(round(self._rates[lane] * SOON_SECONDS), LEAST_MESSAGES if lane == MESSAGES else 0)
 
     def _measure(self) -> None:
         now = time.monotonic()
@@ -583,8 +591,9 @@ class Flow:
             self._profiles.remember()
         left = {part.settled.opened.queue for part in parts}
         unused = self._caps.give_back({lane_of(queue) for queue in left} - {hand.lane for hand in self._hands.values()})
+        ring = [MESSAGES] if self._could_share() else []
         args = self._calls.build(
-            [part.settled for part in parts], self.dispatcher.tally(), self.dispatcher.spent(), unused
+            [part.settled for part in parts], self.dispatcher.tally(), self.dispatcher.spent(), unused, ring
         )
         return self._settle.send(settle.KEYS, args)
 
@@ -596,9 +605,7 @@ class Flow:
             else:
                 _log_results(lane_of(part.one.state.queue), part.settled.results)
         self._caps.learn({part.one.hand.lane for part in parts}, [lane.decode() for lane in capped])
-        for hand in self._hands.values():
-            if hand.lane.encode() in paused:
-                hand.source.open, hand.release_at, hand.paused = False, time.monotonic(), True
+        self._give_back({lane.decode() for lane in paused})
         self._share(share)
 
     def _lost(self, one: _Open) -> None:
@@ -608,6 +615,22 @@ class Flow:
         one.hand.batches = [other for other in one.hand.batches if other is not one]
         if not one.hand.batches:
             self._hands.pop(one.hand.queue, None)
+
+    def _renew_caps(self) -> float | None:
+        """Get tokens of capped lanes. What has to wait long for some goes back."""
+        wait = self._caps.renew({hand.lane for hand in self._hands.values()})
+        self._give_back(self._caps.waits_long())
+        return wait
+
+    def _give_back(self, lanes: Collection[str]) -> None:
+        """Begin nothing more of these lanes, and give back what is in hand."""
+        for hand in self._hands.values():
+            if hand.lane in lanes and not hand.paused:
+                hand.source.open, hand.release_at, hand.paused = False, time.monotonic(), True
+
+    def _could_share(self) -> bool:
+        """True when messages wait here longer than a second: a worker without work is woken, and asks for its part."""
+        return self.dispatcher.is_full and self.dispatcher.ready(MESSAGES) > self._rates[MESSAGES] * SOON_SECONDS
 
     def _share(self, count: int) -> None:
         """Others have nothing to do: give them partitions of which events wait for a slot here."""
@@ -626,7 +649,6 @@ class Flow:
             self.dispatcher.reopen(hand.source)
 
     async def _leave(self) -> None:
-        self.dispatcher.stop()
         deadline = time.monotonic() + self.stop_seconds
         try:
             while self.dispatcher.in_flight and time.monotonic() < deadline:

@@ -16,6 +16,7 @@
 --         window     seconds that an event is remembered
 --         spent      lane -> milliseconds of handlers since the last settle
 --         unused     lane -> tokens of a capped lane that come back
+--         ring       lanes of which so much waits in the worker that another one, if it has nothing to do, should ask
 --         batches    each an object:
 --           token      worker#number, as it stands in `taken` while the batch is this worker's
 --           queue, batch   the batch
@@ -303,6 +304,9 @@ if added > 0 then
 end
 for lane, tokens in pairs(it.unused) do
   redis.call('HINCRBYFLOAT', steering, 'tokens.' .. lane, tokens)
+end
+for _, lane in ipairs(it.ring) do
+  ring(lane)
 end
 if any then
   count_events()

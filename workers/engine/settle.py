@@ -33,9 +33,14 @@ class Calls:
         self._numbers = itertools.count(time.time_ns() // 1000)  # above those of any earlier process of this name
 
     def build(
-        self, parts: Sequence[Part], tally: Mapping[str, int], spent: Mapping[str, int], unused: Mapping[str, int]
+        self,
+        parts: Sequence[Part],
+        tally: Mapping[str, int],
+        spent: Mapping[str, int],
+        unused: Mapping[str, int],
+        ring: Sequence[str] = (),
     ) -> list[Any]:
-        """The arguments of the next call. `tally` is what was counted besides the parts."""
+        """The arguments of the next call, see settle.lua. `tally` is what was counted besides the parts."""
         counts: Counter[str] = Counter()
         totals = Counter(tally)
         for part in parts:
@@ -54,6 +59,7 @@ class Calls:
             "window": self._window,
             "spent": spent,
             "unused": unused,
+            "ring": ring,
             "batches": [_head(*part) for part in parts],
         }
         return [orjson.dumps(head), *(value for part in parts for value in _values(part.results))]

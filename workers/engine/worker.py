@@ -92,6 +92,7 @@ class BatchWorker(SimpleWorker):
         The batches of the process that this one replaces go back with it.
         """
         _log_put_back(reaper.heartbeat_and_reap(self.connection, self.name, ended=child.replaces()))
+        self.flow.revive()
         super().bootstrap(*arguments, **options)
         self._beats.start()
         log.info("worker started", queues=self.queue_names(), pid=os.getpid(), worker=self.name)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from redis import Redis
 from ingest.routing import route
 from ingest.store import keys
 from ingest.store.records import pack, unpack
+from tests.conftest import wait_for
 from workers import Discard, Handlers, Reject, RetryIn
 from workers.engine.batch import run as rq_function
 
@@ -208,18 +210,17 @@ def test_long_batches_settle_on_the_way(
     redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A batch that takes long gives away what it has done, so that a kill repeats only the rest."""
-    monkeypatch.setattr("workers.engine.hooks.SETTLE_SECONDS", 0.0)
-    handlers, left = Handlers(), []
+    """A batch that takes long settles what it has done meanwhile, so that a kill repeats only the rest."""
+    monkeypatch.setattr("workers.engine.flow.SETTLE_SECONDS", 0.0)
+    handlers = Handlers()
 
     @handlers.status()
     def handle(event: Any) -> None:
-        left.append(redis.llen(keys.batch_key(batch)))
+        wait_for(lambda: redis.llen(keys.batch_key(batch)) == 5 - int(event.id), what="the settle of those before")
 
     commit(*[status(str(n)) for n in range(5)])
     queue, batch = take()
     runner(handlers).run(queue, batch)
-    assert left == [5, 4, 3, 2, 1]
     assert redis.exists(keys.batch_key(batch)) == 0
 
 
@@ -232,7 +233,7 @@ def test_retries_of_one_batch_stay_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Events that fail before and after a settle on the way still make one retry batch."""
-    monkeypatch.setattr("workers.engine.hooks.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.engine.flow.SETTLE_SECONDS", 0.0)
     handlers = Handlers()
 
     @handlers.status()
@@ -255,14 +256,16 @@ def test_an_unfinished_event_holds_its_record(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With async handlers, a record leaves the batch only after all before it are done."""
-    monkeypatch.setattr("workers.engine.hooks.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.engine.flow.SETTLE_SECONDS", 0.0)
     handlers, lengths = Handlers(), []
 
     @handlers.message()
     async def handle(event: Any) -> None:
         if event.id == "1":
+            while redis.llen(keys.batch_key(batch)) != 2:  # noqa: ASYNC110 - the first record has left
+                await asyncio.sleep(0.01)
             for _ in range(5):
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(0.1)
                 lengths.append(redis.llen(keys.batch_key(batch)))
 
     bodies = [message(str(n), sender=sender) for n, sender in enumerate(("15550001", "15550001x8", "15550001x16"))]
@@ -308,17 +311,20 @@ def test_a_lost_batch_is_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A worker whose batch was given to another settles nothing and stops handling it."""
-    monkeypatch.setattr("workers.engine.hooks.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.engine.flow.SETTLE_SECONDS", 0.0)
     handlers, seen = Handlers(), []
 
     @handlers.status()
     def handle(event: Any) -> None:
         seen.append(event.id)
         redis.hset(keys.TAKEN, f"{queue}|{batch}", "somebody else")
+        wait_for(lambda: made.flow.is_idle, what="the settle that finds out")
+        time.sleep(0.02)  # a quick handler would have got the next ones already
 
     commit(*[status(str(n)) for n in range(5)])
     queue, batch = take("w1")
-    runner(handlers, worker="w1").run(queue, batch)
+    made = runner(handlers, worker="w1")
+    made.run(queue, batch)
     assert seen == ["0"]
     assert redis.llen(keys.batch_key(batch)) == 5
     assert redis.hlen(keys.COUNTS) == 0
@@ -394,9 +400,9 @@ def test_many_failures_in_one_settle(
     @handlers.status()
     def fail(event: Any) -> None:
         if event.id != "0":
-            raise ValueError
+            raise RetryIn(60)
 
-    monkeypatch.setattr("workers.engine.hooks.SETTLE_SECONDS", 1e9)
+    monkeypatch.setattr("workers.engine.flow.SETTLE_SECONDS", 1e9)
     commit(orjson.dumps({"statuses": [{"id": str(n)} for n in range(20_001)]}))
     runner(handlers).run(*take())
     ((retry, _),) = redis.zrange(keys.scheduled_key("statuses"), 0, -1, withscores=True)  # type: ignore[misc]

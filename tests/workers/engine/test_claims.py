@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from redis import Redis
 from ingest.store import keys
 from ingest.store.pipelined import PipelinedConnection
 from ingest.store.records import pack
+from tests.conftest import wait_for
 from workers import Handlers
 from workers.engine import claims
 from workers.events import Event
@@ -90,6 +92,12 @@ def handlers(seen: list[str]) -> Handlers:
     return made
 
 
+def _ask(redis: Redis, member: str, asked: list[claims.Claim]) -> bytes:
+    connection = PipelinedConnection(redis)
+    calls = claims.Claims(connection).ask(member, asked)
+    return b"".join(map(connection.answer, calls))
+
+
 def _drain(take: Callable[..., Any], runner: Any) -> None:
     while isinstance(found := take(), tuple):
         runner.run(*found)
@@ -126,17 +134,53 @@ def test_every_kind_once(
 
 
 def test_a_copy_in_another_batch_waits_for_nobody(
-    commit: Any, take: Any, runner: Any, handlers: Handlers, seen: list[str], status: Any, redis: Redis
+    commit: Any, take: Any, runner: Any, handlers: Handlers, seen: list[str], redis: Redis
 ) -> None:
     """While one batch has claimed an event, another batch's copy is a duplicate: the first is still owed."""
-    commit(status("a"), status("a"), batch=1)
+    body = b'{"errors":[{"code":1}]}'
+    commit(body, body, batch=1)
     first, second = take("w1"), take("w2")
-    (event,) = parse(status("a"), 0)
-    assert claims.Claims(PipelinedConnection(redis)).take("|".join(first), [claims.of(event)]) == b"0"  # type: ignore[arg-type]
+    (event,) = parse(body, 1_700_000_000_000)
+    assert _ask(redis, "|".join(first), [claims.of(event)]) == b"0"  # type: ignore[arg-type]
     runner(handlers, worker="w2").run(*second)
     assert seen == []
     runner(handlers, worker="w1").run(*first)
-    assert seen == ["a"]
+    assert seen == ["error"]
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["a copy", "another status"])
+def test_two_statuses_of_one_message_in_two_workers(
+    same: bool, commit: Any, take: Any, runner: Any, status: Any, redis: Redis
+) -> None:
+    """While a worker has a status of a message in work, another worker's status of it waits; then it is handled, unless
+    it is a copy.
+    """
+    handlers, running, seen = Handlers(), threading.Lock(), []
+    begun, go = threading.Event(), threading.Event()
+
+    @handlers.status()
+    def handle(event: Any) -> None:
+        assert running.acquire(blocking=False)
+        seen.append(event.status)
+        begun.set()
+        assert go.wait(30)
+        running.release()
+
+    commit(status("m", "sent"), status("m", "sent" if same else "read"), batch=1)
+    first, second = take("w1"), take("w2")
+    threads = []
+    for worker, taken in (("w1", first), ("w2", second)):
+        threads.append(threading.Thread(target=runner(handlers, worker=worker).run, args=taken))
+        threads[-1].start()
+        assert begun.wait(30)
+    asked = redis.info("commandstats")["cmdstat_evalsha"]["calls"]  # type: ignore[index]
+    wait_for(lambda: redis.info("commandstats")["cmdstat_evalsha"]["calls"] > asked + 5, what="some more tries")  # type: ignore[index]
+    assert seen == ["sent"]
+    go.set()
+    for thread in threads:
+        thread.join(30)
+    assert seen == (["sent"] if same else ["sent", "read"])
+    assert redis.zcard(keys.LEDGER) == 0
 
 
 def test_a_crash_turns_no_claim_into_a_loss(
@@ -146,7 +190,7 @@ def test_a_crash_turns_no_claim_into_a_loss(
     commit(status("a"))
     queue, batch = take("w1")
     (event,) = parse(status("a"), 0)
-    claims.Claims(PipelinedConnection(redis)).take(f"{queue}|{batch}", [claims.of(event)])  # type: ignore[arg-type]
+    _ask(redis, f"{queue}|{batch}", [claims.of(event)])  # type: ignore[arg-type]
     redis.hset(keys.TAKEN, f"{queue}|{batch}", "w2")
     runner(handlers, worker="w2").run(queue, batch)
     assert seen == ["a"]
@@ -157,7 +201,7 @@ def test_a_claim_of_a_batch_that_is_gone(
 ) -> None:
     """A claim of a batch that nobody is owed any more (Redis lost it) stops nobody."""
     (event,) = parse(status("a"), 0)
-    claims.Claims(PipelinedConnection(redis)).take("statuses|gone", [claims.of(event)])  # type: ignore[arg-type]
+    _ask(redis, "statuses|gone", [claims.of(event)])  # type: ignore[arg-type]
     commit(status("a"))
     _drain(take, runner(handlers))
     assert seen == ["a"]
@@ -286,10 +330,11 @@ def test_status_never_goes_backwards(
 ) -> None:
     """`superseded` is true when a later stage of the same message was handled, in this batch or an earlier one."""
     handlers, seen = Handlers(), []
-    handlers.status()(lambda event: seen.append((event.status, event.superseded)))
+    handlers.status()(lambda event: seen.append((event.id, event.status, event.superseded)))
     commit(*[status("m", name) for name in order], status("other", "sent"), batch=size)
     _drain(take, runner(handlers))
-    assert seen == [*zip(order, flags, strict=True), ("sent", False)]
+    assert [one for id, *one in seen if id == "m"] == [list(one) for one in zip(order, flags, strict=True)]
+    assert [one for id, *one in seen if id == "other"] == [["sent", False]]
 
 
 def test_superseded_statuses_can_be_dropped(commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:

@@ -44,6 +44,7 @@ def seen(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("SEEN", str(path))
     monkeypatch.setenv("WA_HANDLERS", "recorder:handlers")
     monkeypatch.setenv("WA_CONCURRENCY", "2")
+    monkeypatch.setenv("WA_THREADS", "2")
     return lambda: [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -64,6 +65,7 @@ def test_pause_in_a_batch(
     """What is in work goes back, other lanes go on, and after `resume` each event is handled once, in its order."""
     monkeypatch.setenv("NAP", "0.05")
     monkeypatch.setenv("WA_CONCURRENCY", "1")
+    monkeypatch.setenv("WA_THREADS", "1")
     commit(*[status(f"{n:03}") for n in range(40)])
     worker()
     wait_for(lambda: len(seen()) > 3)

@@ -70,16 +70,17 @@ def test_a_settle_that_comes_twice(commit: Any, take: Any, runner: Any, status: 
     handlers = Handlers()
     handlers.status()(lambda event: None)
     made = runner(handlers)
-    settle = made._script
+    connection, send = made.flow._connection, made.flow._settle.send
 
-    def twice(**call: Any) -> Any:
-        answer = settle(**call)
+    def twice(*command: Any) -> Any:
+        call = send(*command)
+        answer = connection.answer(call)
         before = redis.hgetall(keys.COUNTERS)
-        assert settle(**call) == answer
+        assert connection.answer(send(*command)) == answer
         assert redis.hgetall(keys.COUNTERS) == before
-        return answer
+        return call
 
-    made._script = twice
+    made.flow._settle.send = twice
     commit(*(status(str(n)) for n in range(5)), b"no JSON")
     for _ in range(2):
         made.run(*take())

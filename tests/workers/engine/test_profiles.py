@@ -20,7 +20,7 @@ from redis import Redis
 from ingest.store import keys
 from ingest.store.pipelined import PipelinedConnection
 from workers import Discard, Handlers, Reject
-from workers.dispatch.dispatcher import HANDLED, Outcome
+from workers.dispatch.outcomes import HANDLED, Outcome
 from workers.engine import profiles
 from workers.events import Event, Message, Profile
 from workers.events.parsing import parse
@@ -86,7 +86,6 @@ def deliver(commit: Callable[..., None], take: Callable[..., Any], runner: Calla
         worker = runner(bot.handlers)
         while isinstance(taken := take("w1", "messages"), tuple):
             worker.run(*taken)
-        worker.dispatcher.close()
 
     return run
 
@@ -377,10 +376,10 @@ def connection(redis: Redis) -> PipelinedConnection:
 class Run:
     """The account of a run whose events all end as `outcome` says."""
 
-    def tick(self, now: float) -> None: ...
+    def done_before(self, index: int) -> frozenset[bytes]:
+        return frozenset()
+
     def put_off(self) -> None: ...
-    def halted(self) -> bool:
-        return False
 
     def admit(self, event: Event) -> Outcome | None:
         return None
@@ -390,12 +389,13 @@ class Run:
 
 def batch(known: profiles.Profiles, *messages: Message, outcome: Outcome = HANDLED) -> list[set[str]]:
     """What is new in each of these messages, as one batch."""
-    known.ask(messages)
-    run, told = known.watch(Run()), []
+    asked = known.ask(messages)
+    run, told = known.watch(Run(), asked), []
     for message in messages:
         assert run.admit(message) is None
         told.append(set(message.news))
         run.finish(0, message, outcome, 0.0)
+    known.forget(asked)
     known.remember()
     return told
 
@@ -453,8 +453,8 @@ def test_a_later_message_stays(redis: Redis) -> None:
     """Two workers that have the same contact under different names: what was received later is what stays."""
     lines = [PipelinedConnection(redis), PipelinedConnection(redis)]
     early, late = (profiles.Profiles(line) for line in lines)
-    early.ask([first := read(body(**FACTS))])
-    early.watch(Run()).finish(0, first, HANDLED, 0.0)
+    asked = early.ask([first := read(body(**FACTS))])
+    early.watch(Run(), asked).finish(0, first, HANDLED, 0.0)
     batch(late, read(body(**FACTS | {"name": "Bea"}), NOW_MS + 1))
     lines[1].flush()
     early.remember()
@@ -543,12 +543,13 @@ def test_any_history(
         # No two at the same time: of these the last one counts in one batch, and either in two.
         timed = [(next(clock) - late, business, said, handled) for said, business, late, handled in messages]
         found = [read(body(business, **said), at) for at, business, said, _ in timed]
-        known.ask(found)
-        run = known.watch(Run())
+        asked = known.ask(found)
+        run = known.watch(Run(), asked)
         for message, (at, business, said, handled) in zip(found, timed, strict=True):
             run.admit(message)
             assert message.news == model.see(said, business, at, handled)
             run.finish(0, message, HANDLED if handled else Outcome("failed"), 0.0)
+        known.forget(asked)
         known.remember()
     connection.flush()
 

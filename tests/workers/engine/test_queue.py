@@ -12,13 +12,21 @@ from rq.exceptions import DequeueTimeout
 from ingest.settings import load
 from ingest.store import keys
 from ingest.store.pipelined import PipelinedConnection
-from workers.engine.queue import BatchQueue, Consumer, open_queues
+from workers.engine.flow import Flow
+from workers.engine.queue import BatchQueue, names_of, open_queues
+from workers.handlers import Handlers
 
 
-def _dequeue(redis: Redis, timeout: int | None, **settings: Any) -> Any:
-    return BatchQueue.dequeue_any(
-        open_queues(redis, load(**settings), Consumer("w1", PipelinedConnection(redis))), timeout, redis
-    )
+def _dequeue(redis: Redis, timeout: int | None, worker: str = "w1") -> Any:
+    settings = load()
+    names = names_of(redis, settings)
+    handlers = Handlers()
+    handlers.status()(print)
+    flow = Flow(PipelinedConnection(redis), worker, handlers, settings, names, lambda: False)
+    try:
+        return BatchQueue.dequeue_any(open_queues(redis, names, flow), timeout, redis)
+    finally:
+        flow.close()
 
 
 def test_gives_rq_a_job_and_its_queue(redis: Redis, commit: Callable[..., None], status: Callable[..., bytes]) -> None:
@@ -64,16 +72,15 @@ def test_woken_by_the_doorbell(redis: Redis, commit: Callable[..., None], status
 
 
 def test_every_idle_worker_gets_its_batch(
-    redis: Redis, commit: Callable[..., None], status: Callable[..., bytes]
+    redis: Redis, commit: Callable[..., None], status: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One ring wakes as many idle workers as there are batches: each passes it on."""
+    """One ring wakes as many idle workers as there is work for: each takes what it can begin, and passes it on."""
+    monkeypatch.setenv("WA_THREADS", "1")
     found: list[str] = []
 
     def wait(n: int) -> None:
         with Redis.from_url(load().redis_url.get_secret_value()) as own:  # type: ignore[union-attr]
-            job, _ = BatchQueue.dequeue_any(
-                open_queues(own, load(), Consumer(f"w{n}", PipelinedConnection(own))), 60, own
-            )  # type: ignore[misc]
+            job, _ = _dequeue(own, 60, f"w{n}")
         found.append(job.id)
 
     threads = [threading.Thread(target=wait, args=(n,)) for n in range(5)]
@@ -112,17 +119,12 @@ def test_left_over_partitions_are_served(
 ) -> None:
     """After WA_PARTITIONS was lowered, what waits in the higher ones is still taken."""
     commit(*[message(str(n), sender=str(n)) for n in range(200)], partitions=16)
-    names = [queue.name for queue in open_queues(redis, load(), Consumer("w1", PipelinedConnection(redis)))]
+    names = names_of(redis, load())
     assert set(names) == {f"messages.{n}" for n in range(16)} | {"statuses", "other"}
     assert names[-2:] == ["statuses", "other"]
 
 
 def test_lanes_of_a_worker(redis: Redis) -> None:
     """A worker of some lanes has only their queues, the most urgent first, whatever the order asked for."""
-    names = [
-        queue.name
-        for queue in open_queues(
-            redis, load(lanes="other,messages", partitions=2), Consumer("w1", PipelinedConnection(redis))
-        )
-    ]
+    names = names_of(redis, load(lanes="other,messages", partitions=2))
     assert names == ["messages.0", "messages.1", "other"]

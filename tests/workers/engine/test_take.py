@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from rq.serializers import JSONSerializer
 from ingest.routing import partition_of
 from ingest.state import controls
 from ingest.store import keys
+from workers import Handlers
 
 
 def test_nothing_to_take(take: Callable[..., Any], redis_url: str) -> None:
@@ -29,23 +29,100 @@ def test_pop_mark_and_lease_together(
     assert queue == f"messages.{partition_of('15550001', 8)}"
     assert redis.llen(keys.queue_key(queue)) == 0
     assert redis.hgetall(keys.TAKEN) == {f"{queue}|{batch}".encode(): b"w1#1"}
-    assert redis.hgetall(keys.LEASES) == {queue.encode(): batch.encode()}
+    assert redis.hgetall(keys.LEASES) == {queue.encode(): b"w1|1"}
     commit(message("m2"))
     assert redis.llen(keys.batch_key(batch)) == 1
     assert redis.llen(keys.queue_key(queue)) == 1
 
 
 def test_a_leased_partition_waits(
-    take: Callable[..., Any], commit: Callable[..., None], message: Callable[..., bytes], status: Callable[..., bytes]
+    take: Any, commit: Callable[..., None], message: Callable[..., bytes], status: Callable[..., bytes]
 ) -> None:
-    """While one worker has a batch of a partition, no other batch of it is given out; other queues are."""
+    """While a worker has batches of a partition, it alone is given more of it; other queues go to anybody."""
     commit(message("m1"))
     first = take("w1")
     commit(message("m2"), message("m3", sender="15550009"), status())
     others = {take("w2")[0], take("w3")[0]}
     assert first[0] not in others
     assert "statuses" in others
-    assert take("w4") == -1
+    assert take.many("w4") == []
+    assert take("w1")[0] == first[0]
+
+
+def test_a_lease_counts_its_batches(
+    take: Any, commit: Callable[..., None], message: Callable[..., bytes], runner: Callable[..., Any], redis: Redis
+) -> None:
+    """The lease of a partition ends with the last of its batches that the worker has."""
+    commit(message("m1"), message("m2"), message("m3"), batch=1)
+    given = take.many("w1", "messages")
+    queue = given[0][0].encode()
+    assert redis.hgetall(keys.LEASES) == {queue: b"w1|3"}
+    runner(Handlers()).run(given[0])
+    assert redis.hgetall(keys.LEASES) == {queue: b"w1|2"}
+    runner(Handlers()).run(*given[1:])
+    assert not redis.exists(keys.LEASES, keys.TAKEN)
+
+
+def test_what_is_more_than_there_is_room_for_is_divided(
+    take: Any, commit: Callable[..., None], message: Callable[..., bytes], redis: Redis
+) -> None:
+    """A worker gets the first records of a large batch, as a batch of its own that stays ahead of the rest."""
+    commit(*[message(f"m{n}") for n in range(100)])
+    queue, first = take("w1", "messages", room=8)
+    assert [b"m%d" % n in record for n, record in enumerate(take.last[4][0][3])] == [True] * 8
+    _, second = take("w1", "messages", room=8)
+    assert b"m8" in take.last[4][0][3][0]
+    (rest,) = redis.lrange(keys.queue_key(queue), 0, -1)  # type: ignore[misc]
+    members: Any = redis.zrange(keys.LEDGER, 0, -1)
+    assert members == [f"{queue}|{id}".encode() for id in (first, second, rest.decode())]
+    assert [redis.llen(keys.batch_key(id)) for id in (first, second, rest.decode())] == [8, 8, 84]
+    take("w1", "messages", room=60)
+    assert len(take.last[4][0][3]) == 84  # not divided for a few
+
+
+def test_several_batches_in_one_call(
+    take: Any, commit: Callable[..., None], message: Callable[..., bytes], status: Callable[..., bytes]
+) -> None:
+    """One call fills the room of every lane, the partitions of messages in turn."""
+    for n in range(40):
+        commit(message(f"m{n}", sender=str(n)), status(f"s{n}"), batch=1)
+    given = take.many("w1", room=16)
+    assert len([queue for queue, _ in given if queue == "statuses"]) == 16
+    partitions = [queue for queue, _ in given if queue != "statuses"]
+    assert len(partitions) == 16
+    assert len(set(partitions[:8])) == 8
+    assert take.last[3] == [b"messages", b"statuses"]
+
+
+def test_a_worker_with_nothing_to_do_asks_for_a_part(
+    take: Any, commit: Callable[..., None], message: Callable[..., bytes], redis: Redis
+) -> None:
+    """It looks again soon; the worker that has more than its part of the partitions learns how many are wanted."""
+    redis.zadd(keys.ALIVE, {"w1": 1, "w2": 1})
+    for n in range(40):
+        commit(message(f"m{n}", sender=str(n)), batch=1)
+    take.many("w1", "messages", room=1000)
+    assert redis.hlen(keys.LEASES) == 8
+    assert 0 < take("w2", "messages") <= 500
+    take.many("w1", "messages")
+    assert take.last[1] == 4
+    assert not redis.exists(keys.WANTED)
+
+
+def test_a_batch_whose_worker_died_is_given_alone(
+    take: Any, commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
+) -> None:
+    """Only a worker that holds nothing gets it, and nothing beside it: so the next death tells which batch kills."""
+    commit(status("a"), status("b"), batch=1)
+    queue, batch = take("w1")
+    redis.hdel(keys.TAKEN, f"{queue}|{batch}")
+    redis.lpush(keys.queue_key(queue), batch)
+    redis.hset(keys.DEATHS, f"{queue}|{batch}", 1)
+    assert take.many("w2", empty=False) == []
+    assert take.last[2] == 1
+    assert take.many("w2", empty=True) == [(queue, batch)]
+    assert take.last[2] == 1
+    assert len(take.many("w2", empty=False)) == 1
 
 
 def test_statuses_are_not_leased(
@@ -58,44 +135,6 @@ def test_statuses_are_not_leased(
     assert take("w2")[0] == "statuses"
 
 
-def test_urgent_first_and_a_tenth_for_the_others(
-    take: Callable[..., Any],
-    commit: Callable[..., None],
-    message: Callable[..., bytes],
-    status: Callable[..., bytes],
-    redis: Redis,
-) -> None:
-    """With all lanes full, messages come first, and each lower lane keeps a tenth of the work, by its cost."""
-    for n in range(60):
-        commit(message(str(n), sender=str(n)), status(str(n)), b"{}", batch=1)
-    cost = {"messages": 100, "statuses": 300, "other": 50}
-    spent: Counter[str] = Counter()
-    partitions = set()
-    for n in range(60):
-        queue, _ = take(f"w{n}")
-        lane = queue.partition(".")[0]
-        redis.hdel(keys.LEASES, queue)
-        redis.hincrby(keys.SPENT, lane, cost[lane])
-        spent[lane] += cost[lane]
-        partitions.add(queue)
-    assert 0.08 * spent.total() < spent["statuses"] < 0.2 * spent.total()
-    assert 0.08 * spent.total() < spent["other"] < 0.2 * spent.total()
-    assert len(partitions) == 10
-
-
-def test_a_lane_that_waits_gets_one_try(
-    take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
-) -> None:
-    """While a lane waits nothing of it is given out; then one batch, and no other until that one is settled."""
-    commit(status("a"), status("b"), batch=1)
-    now_ms = int(redis.time()[0]) * 1000  # type: ignore[index]
-    redis.hset(keys.WAITS, "statuses", now_ms + 60_000)
-    assert 50_000 < take("w1") <= 61_000
-    redis.hset(keys.WAITS, "statuses", now_ms - 1)
-    assert take("w1")[0] == "statuses"
-    assert 50_000 < take("w2") <= 61_000
-
-
 def test_only_the_lanes_asked_for(
     take: Callable[..., Any], commit: Callable[..., None], message: Callable[..., bytes], status: Callable[..., bytes]
 ) -> None:
@@ -105,15 +144,16 @@ def test_only_the_lanes_asked_for(
     assert take("w2", "statuses") == -1
 
 
-def test_a_worker_has_one_batch(
-    take: Callable[..., Any], commit: Callable[..., None], message: Callable[..., bytes], redis: Redis
+def test_a_call_that_comes_twice(
+    take: Any, commit: Callable[..., None], message: Callable[..., bytes], redis: Redis
 ) -> None:
-    """A worker that asks again, because the answer to its take was lost, gets the batch that it was given."""
+    """A call that is sent again, because its answer was lost, gives what it gave; an older one gives nothing."""
     commit(message("m1"), message("m2", sender="15550009"))
-    first = take("w1")
-    assert take("w1") == first
-    assert redis.hgetall(keys.TAKEN) == {"|".join(first).encode(): b"w1#2"}
-    assert redis.hgetall(keys.LEASES) == {first[0].encode(): first[1].encode()}
+    first = take("w1", "messages", number=7)
+    before = redis.hgetall(keys.TAKEN), redis.hgetall(keys.LEASES)
+    assert take("w1", "messages", number=7) == first
+    assert take.many("w1", number=6) == []
+    assert (redis.hgetall(keys.TAKEN), redis.hgetall(keys.LEASES)) == before
     assert take("w2") != first
 
 
@@ -240,33 +280,20 @@ def test_retries_of_a_paused_lane_wait(
     assert take() == (queue, batch)
 
 
-def test_what_a_worker_does_not_know_of_goes_back_when_the_lane_is_paused(
-    take: Callable[..., Any], commit: Callable[..., None], message: Callable[..., bytes], redis: Redis
-) -> None:
-    """A batch whose answer was lost is not given again while its lane is paused, nor kept from others after that."""
-    commit(message("m1"), message("m2"), batch=1)
-    first = take("w1")
-    controls.pause(redis, ["messages"])
-    assert take("w1") == -1
-    assert not redis.exists(keys.TAKEN, keys.LEASES)
-    controls.resume(redis, ["messages"])
-    assert take("w2") == first
-
-
 def test_a_capped_lane_gives_out_what_there_are_tokens_for(
-    take: Callable[..., Any], commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
+    take: Any, commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
 ) -> None:
-    """A batch comes with as many tokens as it has records, a quarter of a second's at most; then one has to wait."""
+    """A batch comes with tokens, a quarter of a second's at most, and not many more records; then one has to wait."""
     commit(*[status(str(n)) for n in range(60)], batch=30)
     controls.limit(redis, "statuses", 0.02)
     assert take("w1")[0] == "statuses"
+    assert len(take.last[4][0][3]) == take.last[4][0][4] == 1
     assert 40_000 < take("w2") <= 50_000
     redis.delete(keys.CONTROLS)
     controls.limit(redis, "statuses", 80)
     redis.hdel(keys.TAKEN, *redis.hkeys(keys.TAKEN))  # type: ignore[arg-type]
-    _, batch = take("w2")
-    assert len(take.last[4]) == take.last[5] == 20  # type: ignore[attr-defined]
-    assert redis.llen(keys.batch_key(batch)) == 30
+    take("w2")
+    assert (len(take.last[4][0][3]), take.last[4][0][4]) == (29, 20)
 
 
 def test_a_capped_lane_without_work_wakes_nobody(
