@@ -71,7 +71,7 @@ class Handler:
     concurrency: int | None = None
     """Calls in flight at a time at most, in one worker process."""
     digest: bytes = b""
-    """Of the name: a retry remembers by it that this handler is done."""
+    """Of the name, and of how many were registered with it before: a retry remembers by it that this one is done."""
 
     @property
     def is_throttled(self) -> bool:
@@ -159,7 +159,14 @@ class Handlers:
                 f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"
             )
             handler = Handler(
-                function, kind, frozenset(wants), is_async, name, per_second, concurrency, handler_digest(name)
+                function,
+                kind,
+                frozenset(wants),
+                is_async,
+                name,
+                per_second,
+                concurrency,
+                handler_digest(f"{name} {sum(one.name == name for one in self._registered)}"),
             )
             self._registered.append(handler)
             self._matching.clear()

@@ -43,9 +43,6 @@ CALLS_KEPT_SECONDS = 3600
 
 # Which lane goes first.
 
-FAIR_SHARE = 0.1
-"""Part of the work that a lower lane keeps while more urgent ones wait, so that none starves."""
-
 SPENT_MS = 30_000
 """Milliseconds of work that are counted for that; beyond it the counts are halved."""
 

@@ -10,7 +10,8 @@ from redis import Redis
 
 from ingest.state import backlog
 from ingest.store import keys
-from ingest.store.constants import FAIR_SHARE, FLOW_SECONDS
+from ingest.store.constants import FLOW_SECONDS
+from workers.dispatch.ready import FAIR_SHARE
 
 _WINDOW = 60.0
 """Seconds that rates are taken over: short enough to show workers that were added, long enough for uneven seconds."""

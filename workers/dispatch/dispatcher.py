@@ -81,7 +81,7 @@ class Dispatcher:
         self._no_slot, self._async, self._thread = self._rooms = [
             _Room(free, Ready(self._shares, lanes)) for free in (_NO_SLOT, concurrency, threads)
         ]
-        self._threads = Threads(threads, self._thread_ended, self._wait_in_thread, stopping)
+        self._threads = Threads(threads, timeout, self._thread_ended, self._wait_in_thread, stopping)
         self._thread_count, self._ahead, self._pace = threads, 0, 0.0
         self._from_threads: deque[Job] = deque()
         self._context = copy_context()  # of nobody's event
@@ -137,7 +137,7 @@ class Dispatcher:
     def watch(self) -> None:
         """To be called at least every quarter of a second: looks for calls that are over their time."""
         self._watch.turned(bool(self._tasks))
-        self._threads.watch(time.monotonic(), self._timeout)
+        self._threads.watch(time.monotonic())
 
     @property
     def hangs(self) -> bool:
@@ -354,6 +354,8 @@ class Dispatcher:
                     job.note.set_result(job.ended[0])
                 continue
             item, limiters, put_off = job.note
+            if job.hangs:
+                item.context = job.context.copy()
             if self._interrupts or not job.ended:
                 self._not_begun(item)
                 continue

@@ -58,7 +58,9 @@ class LoopWatch:
             return
         if name != self._told:
             self._told = name
-            log.warning("async handler blocks the event loop: all others stand still", handler=name, stack=_tail(frame))
+            log.warning(
+                "async handler blocks the event loop: all others stand still", handler=name, running=_tail(frame)
+            )
         if blocked >= self._timeout:
             raise HandlerTimeout(f"blocked the event loop for {blocked:.1f} s")
 

@@ -7,10 +7,13 @@ from collections.abc import Collection, Iterable
 from contextvars import Context
 from typing import Any, Protocol
 
-from ingest.store.constants import FAIR_SHARE, SPENT_MS
+from ingest.store.constants import SPENT_MS
 from ingest.store.queues import LANES
 from workers.dispatch.outcomes import Outcome
 from workers.events import Event
+
+FAIR_SHARE = 0.1
+"""Part of the work that a lower lane keeps while more urgent ones wait, so that none starves."""
 
 
 class Account(Protocol):

@@ -28,13 +28,14 @@ _AGAIN = 1.0  # seconds; a handler that swallows the time-out gets it again
 class Job:
     """Calls of plain functions, one after another, for one event. `ended` is how those ended that were begun."""
 
-    __slots__ = ("calls", "context", "ended", "note")
+    __slots__ = ("calls", "context", "ended", "hangs", "note")
 
     def __init__(self, calls: list[tuple[Handler, Event]], context: Context, note: Any) -> None:
         self.calls = calls
         self.context = context
         self.note = note
         self.ended: list[Ended] = []
+        self.hangs = False  # in a thread that was left to itself, which still uses the context
 
 
 class _Place:
@@ -82,15 +83,23 @@ class _Place:
 
 
 class Threads:
-    """`count` threads. `ended` is called in the thread, with each job that has ended.
+    """`count` threads, in which a call may take `timeout` seconds.
+
+    `ended` is called in the thread, with each job that has ended.
 
     `wait` is called in the thread with what a handler returned if that is to be awaited. Once `stopping()`, no job is
     begun: it ends without a call.
     """
 
     def __init__(
-        self, count: int, ended: Callable[[Job], None], wait: Callable[[Any], None], stopping: Callable[[], bool]
+        self,
+        count: int,
+        timeout: float,
+        ended: Callable[[Job], None],
+        wait: Callable[[Any], None],
+        stopping: Callable[[], bool],
     ) -> None:
+        self._timeout = timeout
         self._ended = ended
         self._stopping = stopping
         self._wait = wait
@@ -107,16 +116,16 @@ class Threads:
             self._start()
         self._jobs.put(job)
 
-    def watch(self, now: float, timeout: float) -> None:
+    def watch(self, now: float) -> None:
         """Interrupt calls that are over their time; leave threads to themselves whose calls do not end even then."""
         for place in list(self._places):
-            if place.handler is None or now - place.began < timeout:
+            if place.handler is None or now - place.began < self._timeout:
                 continue
             if place.interrupted_at is None or now >= self._again_at.get(place, 0.0):
                 place.interrupt(now)
                 self._again_at[place] = now + _AGAIN
             if place.interrupted_at is not None and now - place.interrupted_at >= GRACE_SECONDS:
-                self._abandon(place, timeout)
+                self._abandon(place)
 
     def interrupt_all(self) -> None:
         """Interrupt every call."""
@@ -140,23 +149,31 @@ class Threads:
                 ended = job.context.run(place.call, handler, argument, self._wait)
                 if place.abandoned:
                     return
-                job.ended.append(ended)
+                job.ended.append(self._told(ended))
             place.job = None
             self._ended(job)
 
-    def _abandon(self, place: _Place, timeout: float) -> None:
+    def _told(self, ended: Ended) -> Ended:
+        """The call, with a text for the time-out: what is raised in a thread has none."""
+        if not isinstance(ended.error, HandlerTimeout):
+            return ended
+        error = HandlerTimeout(f"not done after {self._timeout:g} s").with_traceback(ended.error.__traceback__)
+        return ended._replace(error=error)
+
+    def _abandon(self, place: _Place) -> None:
         with place.lock:
             handler, job = place.handler, place.job
             if handler is None or job is None:  # it has just ended
                 return
             place.abandoned = True
         stack = stack_of(sys._current_frames().get(place.thread.ident or 0))
-        log.error("handler hangs, its thread is replaced", handler=handler.name, stack=stack)
+        log.error("handler hangs, its thread is replaced", handler=handler.name, running=stack)
         self.abandoned += 1
         self._places.remove(place)
         self._again_at.pop(place, None)
         self._start()
-        error = HandlerTimeout(f"not done after {timeout:g} s, nor could it be interrupted")
+        error = HandlerTimeout(f"not done after {self._timeout:g} s, nor could it be interrupted")
+        job.hangs = True
         job.ended.append(Ended(handler, time.monotonic() - place.began, error))
         self._ended(job)
 

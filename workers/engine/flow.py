@@ -311,6 +311,7 @@ class Flow:
             if wait is not None:
                 until.append(now + wait)
         until += [now + wait for wait in self._tries()]
+        until += self._not_before.values()
         if any(one.busy for one in self._all()):
             until.append(self._busy_at)
         pause = max(0.0005, min(until) - time.monotonic())
@@ -377,14 +378,17 @@ class Flow:
     # Take
 
     def _send_take(self) -> Call | None:
+        now = time.monotonic()
+        for queue in [queue for queue, at in self._not_before.items() if now >= at]:
+            del self._not_before[queue]
+            self._more.add(lane_of(queue))
         rooms = self._rooms()
         if not self._worth_asking(rooms):
             return None
         args: list[Any] = [keys.RQ, keys.WA, self._worker, self._template, rq_now()]
         args += [next(self._numbers), int(self.is_idle)]
-        now = time.monotonic()
         for lane, queues in self._queues.items():
-            free = [queue for queue in queues if self._may_take(queue, now)]
+            free = [queue for queue in queues if self._may_take(queue)]
             args += [lane, rooms[lane], len(free), *free]
         return self._take.send(TAKE_KEYS, args)
 
@@ -416,9 +420,9 @@ class Flow:
         """With `--burst`, a worker still waits if a retry is due, or a capped lane has tokens, within a second."""
         return 0 < self._due_at <= time.monotonic() + 1.0
 
-    def _may_take(self, queue: str, now: float) -> bool:
+    def _may_take(self, queue: str) -> bool:
         hand = self._hands.get(queue)
-        return (hand is None or hand.release_at is None) and now >= self._not_before.get(queue, 0.0)
+        return (hand is None or hand.release_at is None) and queue not in self._not_before
 
     def _rooms(self) -> dict[str, int]:
         """How many records of each lane to take: what can begin soon, within what may be in hand."""
@@ -567,7 +571,8 @@ class Flow:
     def _release(self, hand: _Hand, now: float) -> list[_Part]:
         """All batches of a queue go back. The youngest first: each goes to the front."""
         hand.source.gone = True
-        self._not_before[hand.queue] = now + SOON_SECONDS
+        if not hand.paused:  # others want it
+            self._not_before[hand.queue] = now + SOON_SECONDS
         return [self._part(one, "end" if one.state.all_done else "back") for one in reversed(hand.batches)]
 
     def _part(self, one: _Open, how: str) -> _Part:

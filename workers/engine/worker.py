@@ -44,7 +44,6 @@ log = structlog.get_logger()
 _TTL = 20
 """RQ's worker_ttl, seconds: RQ waits 15 s less than this for a job; its socket time-out is 10 s more than that wait."""
 
-_RQ_BEAT_EVERY = 4  # of our beats: 8 s
 _TRIM_EVERY = 30  # of our beats: a minute
 _TRIM_SECONDS = 50  # after one worker has trimmed, none does for this long
 
@@ -94,6 +93,7 @@ class BatchWorker(SimpleWorker):
         _log_put_back(reaper.heartbeat_and_reap(self.connection, self.name, ended=child.replaces()))
         self.flow.revive()
         super().bootstrap(*arguments, **options)
+        self._rq_heartbeat()
         self._beats.start()
         log.info("worker started", queues=self.queue_names(), pid=os.getpid(), worker=self.name)
 
@@ -155,8 +155,7 @@ class BatchWorker(SimpleWorker):
             beats += 1
             try:
                 _log_put_back(reaper.heartbeat_and_reap(self.connection, self.name))
-                if beats % _RQ_BEAT_EVERY == 0:
-                    self._rq_heartbeat()
+                self._rq_heartbeat()
                 if beats % _TRIM_EVERY == 0:
                     if self._archive_dir:  # each worker, because each machine may have a folder of its own
                         files.prune(self._archive_dir, self._archive_age)
@@ -168,8 +167,10 @@ class BatchWorker(SimpleWorker):
 
     def _rq_heartbeat(self) -> None:
         """Keep RQ's entry of this worker: `rq info` and rq-dashboard read it."""
-        super().set_state(WorkerStatus.IDLE if self.flow.is_idle else WorkerStatus.BUSY)
-        super().heartbeat()
+        with self.connection.pipeline(transaction=False) as pipe:
+            super().set_state(WorkerStatus.IDLE if self.flow.is_idle else WorkerStatus.BUSY, pipe)
+            super().heartbeat(pipeline=pipe)
+            pipe.execute()
 
     def _trim(self) -> None:
         """Remove old dead letters, remembered events and counters, unless another worker just did."""

@@ -3,17 +3,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import ConnectionError
 
 from ingest.store import keys
 from ingest.store.pipelined import PipelinedConnection
 from workers import Discard, Handlers, Reject, RetryIn
-from workers.dispatch.dispatcher import Dispatcher, Outcome
+from workers.dispatch.dispatcher import Dispatcher
+from workers.dispatch.outcomes import Outcome
 from workers.dispatch.rate_limits import RateLimits
 from workers.events import Event
 from workers.events.parsing import parse
@@ -23,12 +23,26 @@ class Run:
     """Runs bodies through handlers and keeps what became of them."""
 
     def __init__(
-        self, handlers: Handlers, concurrency: int = 50, timeout: float = 30.0, rate_limits: RateLimits | None = None
+        self,
+        handlers: Handlers,
+        concurrency: int = 50,
+        timeout: float = 30.0,
+        rate_limits: RateLimits | None = None,
+        threads: int = 1,
+        **options: Any,
     ) -> None:
         self.stop = threading.Event()
         self.ends: list[tuple[str | None, Outcome]] = []
-        self.ticks = 0
-        self.dispatcher = Dispatcher(handlers, concurrency, timeout, self.stop.is_set, rate_limits)
+        self.done: frozenset[bytes] = frozenset()
+        self.dispatcher = Dispatcher(
+            handlers,
+            concurrency,
+            threads,
+            timeout,
+            rate_limits=rate_limits,
+            stopping=self.stop.is_set,
+            **options,
+        )
 
     def __call__(self, *bodies: bytes) -> list[str]:
         events = [(n, e) for n, body in enumerate(bodies) for e in parse(body, 0) if isinstance(e, Event)]
@@ -44,11 +58,24 @@ class Run:
     def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
         self.ends.append((event.id, outcome))
 
-    def tick(self, now: float) -> None:
-        self.ticks += 1
+    def done_before(self, index: int) -> frozenset[bytes]:
+        return self.done
 
-    def halted(self) -> bool:
-        return False
+
+@pytest.fixture(autouse=True)
+def no_loop_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The dispatchers of a test are closed after it."""
+    made: list[Dispatcher] = []
+    init = Dispatcher.__init__
+
+    def noted(self: Dispatcher, *arguments: Any, **options: Any) -> None:
+        init(self, *arguments, **options)
+        made.append(self)
+
+    monkeypatch.setattr(Dispatcher, "__init__", noted)
+    yield
+    for one in made:
+        one.close()
 
 
 def _raise(error: BaseException) -> Callable[[Any], None]:
@@ -102,28 +129,59 @@ def test_nobody_wants_it(message: Callable[..., bytes]) -> None:
     assert Run(Handlers())(message()) == ["unhandled"]
 
 
-def test_first_failure_ends_the_try(message: Callable[..., bytes]) -> None:
-    """After a handler raised, the later ones are not called for this try."""
+def test_each_handler_ends_by_itself(message: Callable[..., bytes]) -> None:
+    """After a handler raised, the later ones are called all the same; the next try calls only those that failed."""
     handlers, called = Handlers(), []
+    handlers.message()(lambda event: called.append("first"))
     handlers.message()(_raise(ValueError()))
-    handlers.message()(called.append)
-    assert Run(handlers)(message()) == ["failed"]
-    assert called == []
+    handlers.message()(_async_raise(Discard("why")))
+    handlers.message()(lambda event: called.append("last"))
+    run = Run(handlers)
+    assert run(message()) == ["failed"]
+    assert called == ["first", "last"]
+    run.done = frozenset(run.ends[0][1].done)
+    assert len(run.done) == 3
+    assert run(message()) == ["failed", "failed"]
+    assert called == ["first", "last"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "name", "delay"),
+    [
+        ([None, Discard("a")], "discarded", None),
+        ([None, Reject("a")], "rejected", None),
+        ([Reject("a"), ValueError()], "failed", None),
+        ([RetryIn(7), RetryIn(3)], "failed", 3),
+        ([RetryIn(7), ValueError()], "failed", None),
+    ],
+)
+def test_the_outcome_of_several_handlers(
+    message: Callable[..., bytes], raised: list[BaseException | None], name: str, delay: float | None
+) -> None:
+    """A failure goes before a rejection, a rejection before a discard; the soonest time that was asked for counts."""
+    handlers = Handlers()
+    for error in raised:
+        handlers.message()(_raise(error) if error else lambda event: None)
+    run = Run(handlers)
+    assert run(message()) == [name]
+    assert run.ends[0][1].delay == delay
 
 
 @pytest.mark.parametrize("swallow", [False, True], ids=["", "swallowing"])
 def test_sync_time_out(message: Callable[..., bytes], swallow: bool) -> None:
-    """A sync handler that waits in a system call is interrupted, also one that swallows the first time-out."""
+    """A plain handler over its time is interrupted, also one that swallows the first time-out."""
     handlers = Handlers()
 
     @handlers.message()
     def slow(_: object) -> None:
         try:
-            time.sleep(60)
+            while True:
+                time.sleep(0.01)
         except TimeoutError:
             if not swallow:
                 raise
-        time.sleep(60)
+        while True:
+            time.sleep(0.01)
 
     run = Run(handlers, timeout=0.1)
     began = time.monotonic()
@@ -132,11 +190,131 @@ def test_sync_time_out(message: Callable[..., bytes], swallow: bool) -> None:
     assert "HandlerTimeout: not done after 0.1 s" in run.ends[0][1].detail
 
 
-def test_each_event_has_its_whole_time(status: Callable[..., bytes]) -> None:
+def test_a_call_that_cannot_be_interrupted(
+    message: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It counts as failed, its thread is replaced, and the log says where it hangs."""
+    monkeypatch.setattr("workers.dispatch.threads.GRACE_SECONDS", 0.1)
+    handlers, go = Handlers(), threading.Event()
+
+    @handlers.message("text")
+    def hangs(_: object) -> None:
+        go.wait(60)
+
+    handlers.message("image")(lambda event: None)
+    run = Run(handlers, timeout=0.1)
+    assert run(message("a", sender="1"), message("b", sender="2", type="image")) == ["failed", "handled"]
+    assert "not done after 0.1 s, nor could it be interrupted" in run.ends[0][1].detail
+    assert run.dispatcher.hangs
+    out = capsys.readouterr().out
+    assert "handler hangs" in out
+    assert "test_dispatcher.py" in out
+    go.set()
+
+
+def test_a_time_out_does_not_reach_the_next_event(message: Callable[..., bytes]) -> None:
+    """A handler that ends just as its time is over leaves no interruption behind."""
+    handlers, left = Handlers(), []
+
+    @handlers.message()
+    def close(event: Any) -> None:
+        until = time.monotonic() + 0.02
+        while time.monotonic() < until:
+            pass
+
+    run = Run(handlers, timeout=0.02, threads=3)
+    for _ in range(20):
+        run.ends.clear()
+        run(*[message(str(n), sender=str(n)) for n in range(6)])
+        left.append(len(run.ends))
+    assert left == [6] * 20
+    assert not any(place.abandoned for place in run.dispatcher._threads._places)
+
+
+def test_a_blocking_async_handler(message: Callable[..., bytes], capsys: pytest.CaptureFixture[str]) -> None:
+    """An async handler that blocks the loop is named in the log after a second, and interrupted at its time limit."""
+    handlers = Handlers()
+
+    @handlers.message("text")
+    async def blocks(_: object) -> None:
+        time.sleep(60)  # noqa: ASYNC251
+
+    @handlers.message("image")
+    async def fine(_: object) -> None:
+        await asyncio.sleep(0.01)
+
+    run = Run(handlers, timeout=2)
+    began = time.monotonic()
+    names = run(message("a", sender="1"), message("b", sender="2", type="image"))
+    assert sorted(names) == ["failed", "handled"]
+    assert 1.5 < time.monotonic() - began < 30
+    out = capsys.readouterr().out
+    assert "blocks the event loop" in out
+    assert "blocks" in out.partition("handler=")[2]
+    assert "HandlerTimeout" in dict(run.ends)["a"].detail
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_plain_function_that_returns_a_coroutine(message: Callable[..., bytes], fails: bool) -> None:
+    """What a decorator around an `async def` returns is awaited: a failure in there is a failure."""
+    handlers, done = Handlers(), []
+
+    async def real(event: Any) -> None:
+        await asyncio.sleep(0.01)
+        done.append(event.id)
+        if fails:
+            raise ValueError
+
+    handlers.message()(lambda event: real(event))
+    assert Run(handlers)(message("a")) == ["failed" if fails else "handled"]
+    assert done == ["a"]
+
+
+def test_threads(message: Callable[..., bytes]) -> None:
+    """As many plain handlers run at a time as there are threads; one contact's never overlap and keep their order."""
+    handlers, lock = Handlers(), threading.Lock()
+    running: set[str] = set()
+    order: dict[str, list[int]] = {}
+    most = 0
+
+    @handlers.message()
+    def handle(event: Any) -> None:
+        nonlocal most
+        with lock:
+            assert event.sender not in running
+            running.add(event.sender)
+            most = max(most, len(running))
+        time.sleep(0.001 * (int(event.id) * 7 % 5))
+        with lock:
+            running.remove(event.sender)
+        order.setdefault(event.sender, []).append(int(event.id))
+
+    names = Run(handlers, threads=4)(*[message(str(n), sender=str(n % 9)) for n in range(200)])
+    assert names == ["handled"] * 200
+    assert all(ids == sorted(ids) for ids in order.values())
+    assert most == 4
+
+
+def test_plain_and_async_handlers_of_one_event(message: Callable[..., bytes]) -> None:
+    """They are called one after another in their order, each where it belongs."""
+    handlers, where = Handlers(), []
+    handlers.message()(lambda event: where.append(threading.current_thread().name))
+
+    @handlers.message()
+    async def on_the_loop(event: Any) -> None:
+        where.append(threading.current_thread().name)
+
+    handlers.message()(lambda event: where.append(threading.current_thread().name))
+    assert Run(handlers)(message()) == ["handled"]
+    assert where == ["handlers", threading.current_thread().name, "handlers"]
+
+
+def test_each_event_has_its_whole_time(status: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """The time-out counts from each event's own beginning, though one timer serves many events."""
     handlers = Handlers()
     handlers.status()(lambda event: time.sleep(float(event.id)))
     run = Run(handlers, timeout=0.5)
+    monkeypatch.setattr("workers.dispatch.threads.GRACE_SECONDS", 0.1)
     assert run(*[status(id) for id in ("0.3", "0.3", "0.3", "30", "0.3")]) == [*["handled"] * 3, "failed", "handled"]
 
 
@@ -225,72 +403,6 @@ def test_stop_between_events(message: Callable[..., bytes], is_async: bool) -> N
     assert [id for id, _ in run.ends] == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("is_async", [False, True])
-def test_stop_breaks_a_slow_handler_off(
-    message: Callable[..., bytes], is_async: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A handler that does not end in time at a stop is broken off, and its event counts as not begun."""
-    monkeypatch.setattr("workers.dispatch.dispatcher.STOP_SECONDS", 0.1)
-    handlers = Handlers()
-    started = threading.Event()
-
-    def sync(_: object) -> None:
-        run.stop.set()
-        run.dispatcher.stop_soon()
-        started.set()
-        time.sleep(60)
-
-    async def coroutine(_: object) -> None:
-        run.stop.set()
-        started.set()
-        await asyncio.sleep(60)
-
-    handlers.message()(coroutine if is_async else sync)
-    run = Run(handlers)
-    assert run(message()) == []
-    assert started.is_set()
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-def test_a_failing_tick_ends_the_run(message: Callable[..., bytes], is_async: bool) -> None:
-    """When the batch is lost, nothing more is begun and what runs is cancelled."""
-    handlers = Handlers()
-    begun: list[str] = []
-
-    def sync(event: Any) -> None:
-        begun.append(event.id)
-
-    async def coroutine(event: Any) -> None:
-        begun.append(event.id)
-
-    handlers.message()(coroutine if is_async else sync)
-    run = Run(handlers, concurrency=1)
-
-    class Gone(Exception):
-        pass
-
-    def tick(now: float) -> None:
-        raise Gone
-
-    run.tick = tick  # type: ignore[method-assign]
-    with pytest.raises(Gone):
-        run(*[message(str(n)) for n in range(10)])
-    assert begun == ["0"]
-
-
-def test_ticks_come_while_handlers_wait(message: Callable[..., bytes]) -> None:
-    """The batch can settle what is done while a slow async handler is still waiting."""
-    handlers = Handlers()
-
-    @handlers.message()
-    async def slow(_: object) -> None:
-        while run.ticks < 3:  # noqa: ASYNC110 - `ticks` is what is tested
-            await asyncio.sleep(0.01)
-
-    run = Run(handlers)
-    assert run(message()) == ["handled"]
-
-
 def test_concurrency_of_a_handler(message: Callable[..., bytes], redis: Redis) -> None:
     """No more calls of a handler are in flight than it allows; what others handle does not wait behind its events."""
     handlers, ends = Handlers(), []
@@ -317,7 +429,7 @@ def test_concurrency_of_a_handler(message: Callable[..., bytes], redis: Redis) -
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_rate_of_a_handler(message: Callable[..., bytes], redis: Redis, is_async: bool) -> None:
-    """Calls come at the handler's rate, in the order of each contact; while they wait it ticks."""
+    """Calls come at the handler's rate, in the order of each contact."""
     handlers, at = Handlers(), []
 
     def note(event: Any) -> None:
@@ -331,7 +443,6 @@ def test_rate_of_a_handler(message: Callable[..., bytes], redis: Redis, is_async
     assert run(*[message(f"{n:02}", sender="1") for n in range(20)]) == ["handled"] * 20
     assert [id for id, _ in at] == [f"{n:02}" for n in range(20)]
     assert at[-1][1] - at[0][1] > 0.6
-    assert run.ticks > 20
 
 
 def test_all_turns_before_the_first_call(message: Callable[..., bytes], redis: Redis) -> None:
@@ -346,41 +457,6 @@ def test_all_turns_before_the_first_call(message: Callable[..., bytes], redis: R
     )
     assert called == ["a1", "b1", "a2", "b2", "a3", "b3"]
     assert time.monotonic() - began > 0.3
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-@pytest.mark.parametrize("why", ["stop", "halted", "redis"])
-def test_what_ends_the_wait_for_a_turn(
-    message: Callable[..., bytes], redis: Redis, is_async: bool, why: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A stop or a halt leaves the event that waits as if it had not begun; that Redis is away ends the run."""
-    handlers, called = Handlers(), []
-
-    async def note_async(event: Any) -> None:
-        called.append(event.id)
-
-    handlers.message(rate="1/h")(note_async if is_async else lambda event: called.append(event.id))
-    rate_limits = RateLimits(PipelinedConnection(redis))
-    run = Run(handlers, rate_limits=rate_limits)
-
-    def tick(now: float) -> None:
-        run.ticks += 1
-        if run.ticks == 3:
-            if why == "stop":
-                run.stop.set()
-            elif why == "halted":
-                monkeypatch.setattr(run, "halted", lambda: True)
-            else:
-                raise ConnectionError
-
-    monkeypatch.setattr(run, "tick", tick)
-    if why == "redis":
-        with pytest.raises(ConnectionError):
-            run(message("1"), message("2"))
-    else:
-        run(message("1"), message("2"))
-    assert called == ["1"]
-    assert [name for name, _ in run.ends] == ["1"]
 
 
 def test_the_rate_is_that_of_all_processes(message: Callable[..., bytes], redis: Redis) -> None:

@@ -155,7 +155,7 @@ def test_term_in_a_batch(
     assert process.wait(20) == 0
     assert 4 <= len(seen()) < 30
     assert redis.hlen(keys.TAKEN) == 0
-    assert redis.llen(keys.queue_key("statuses")) == 1
+    assert redis.zcard(keys.LEDGER) == redis.llen(keys.queue_key("statuses")) > 0
     monkeypatch.setenv("SLEEP", "0")
     worker("--burst").wait(60)
     assert sorted(id for _, id, _ in seen()) == sorted(str(n) for n in range(30))
@@ -254,11 +254,10 @@ def test_rq_info(
     commit(*[status(str(n)) for n in range(100)], message())
     worker()
     wait_for(seen)
+    wait_for(lambda: "busy" in rq("info"), what="the worker's next sign of life")
     text = rq("info")
     assert "1 workers" in text
-    assert "busy" in text
     assert "statuses" in text
-    assert "1 jobs total" in text
 
 
 def test_rq_suspend_and_resume(
@@ -286,18 +285,19 @@ def test_rq_suspend_in_a_batch(
     wait_for: Any,
     monkeypatch: Any,
 ) -> None:
-    """`rq suspend` lets a worker finish its batch: that is settled, and nothing of it is held while RQ waits."""
-    monkeypatch.setenv("SLEEP", "1")
-    commit(*[status(str(n)) for n in range(5)])
-    commit(status("in another batch"), batch=5)
+    """`rq suspend` lets a worker finish what it has taken: that is settled, and nothing is held while it lasts."""
+    monkeypatch.setenv("SLEEP", "0.5")
+    monkeypatch.setenv("WA_THREADS", "1")
+    commit(*[status(str(n)) for n in range(20)], batch=1)
     worker()
     wait_for(seen)
     rq("suspend")
     wait_for(lambda: redis.hlen(keys.TAKEN) == 0)
-    assert redis.zcard(keys.LEDGER) == 1
-    assert len(seen()) == 5
+    done = len(seen())
+    assert redis.zcard(keys.LEDGER) == 20 - done > 0
+    monkeypatch.setenv("SLEEP", "0")
     rq("resume")
-    wait_for(lambda: len(seen()) == 6)
+    wait_for(lambda: len(seen()) > done)
 
 
 def test_redis_restarts(
