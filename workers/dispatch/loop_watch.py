@@ -58,12 +58,7 @@ class LoopWatch:
             return
         if name != self._told:
             self._told = name
-            log.warning(
-                "async handler blocks the event loop: all others stand still", handler=name, running=_tail(frame)
-            )
+            lines = stack_of(frame)[-10:]
+            log.warning("async handler blocks the event loop: all others stand still", handler=name, running=lines)
         if blocked >= self._timeout:
             raise HandlerTimeout(f"blocked the event loop for {blocked:.1f} s")
-
-
-def _tail(frame: FrameType | None) -> list[str]:
-    return stack_of(frame)[-10:]

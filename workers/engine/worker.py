@@ -167,10 +167,8 @@ class BatchWorker(SimpleWorker):
 
     def _rq_heartbeat(self) -> None:
         """Keep RQ's entry of this worker: `rq info` and rq-dashboard read it."""
-        with self.connection.pipeline(transaction=False) as pipe:
-            super().set_state(WorkerStatus.IDLE if self.flow.is_idle else WorkerStatus.BUSY, pipe)
-            super().heartbeat(pipeline=pipe)
-            pipe.execute()
+        super().set_state(WorkerStatus.IDLE if self.flow.is_idle else WorkerStatus.BUSY)
+        super().heartbeat()
 
     def _trim(self) -> None:
         """Remove old dead letters, remembered events and counters, unless another worker just did."""
