@@ -16,7 +16,7 @@ from typing import Protocol
 
 import structlog
 
-from ingest.routing import route
+from ingest.routing import Router
 from ingest.spool import spool
 from ingest.store.records import pack_into
 from ingest.store.segments import Segment, Spooled
@@ -51,10 +51,10 @@ class Writer(Protocol):
 class SpoolFallback:
     """Spools notifications while Redis cannot keep them, and replays them when it can. Create it in the event loop."""
 
-    def __init__(self, folder: spool.Spool, writer: Writer, partitions: int) -> None:
+    def __init__(self, folder: spool.Spool, writer: Writer, router: Router) -> None:
         self._spool = folder
         self._writer = writer
-        self._partitions = partitions
+        self._route = router
         self._outage = Outage("the spool cannot be used, senders get 503", "the spool can be used again")
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "spool")  # its own: senders must not wait for the admin listener
@@ -171,13 +171,13 @@ class SpoolFallback:
         return None
 
     def _next_call(self, items: Iterator[Spooled]) -> tuple[list[Spooled], dict[str, list[bytes]]]:
-        """The notifications of one call, and their records by queue, for the number of partitions of today."""
+        """The notifications of one call, and their records by queue, for the partitions of today."""
         some: list[Spooled] = []
         records: dict[str, list[bytes]] = {}
         count = size = 0
         for item in items:
             some.append(item)
-            routes = route(item.body, self._partitions)
+            routes = self._route(item.body)
             size += pack_into(records, routes, item.body, item.received_ms)
             count += len(routes)
             if count >= CALL_RECORDS or size >= CALL_BYTES:

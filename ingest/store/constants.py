@@ -14,10 +14,12 @@ HEADER_BYTES = 8
 """Length of what stands before a record's body."""
 
 HAS_DIGEST = 1
-"""A record's split that says instead (split among one would mean nothing): a digest stands between header and body."""
+"""The last byte of a header that says: a digest stands between header and body. 0: only the body follows."""
 
 DIGEST_BYTES = 8
-"""Length of that digest."""
+"""Length of that digest. When it is all zeros, the record has shares: the real digest follows, or zeros for none, then
+the length of the shares (4 bytes), then these.
+"""
 
 # Counts.
 

@@ -122,6 +122,11 @@ def job_key(batch: str) -> str:
     return f"{RQ}:job:{batch}"
 
 
+def rq_worker_key(worker: str) -> str:
+    """What RQ keeps of a worker process."""
+    return f"{RQ}:worker:{worker}"
+
+
 def scheduled_key(queue: str) -> str:
     """RQ's ScheduledJobRegistry: retry batches wait there until they are due."""
     return f"{RQ}:scheduled:{queue}"

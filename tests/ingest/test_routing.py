@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.routing import Route, contact_of, partition_of, partitions_of, route
-from ingest.store.queues import LANES, lane_of, queue_names
+from ingest.routing import Route, contact_of, handles, partition_of, partitions_of_business, route
+from ingest.store.queues import LANES, lane_of, partition_number, queue_names
+from ingest.store.records import Record, pack_into, unpack
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 ALICE, BOB, CAROL = "16315551234", "491701234567", "US.13491208655302741918"
@@ -112,7 +113,7 @@ def test_text_that_looks_like_a_message(text: str) -> None:
 )
 def test_what_is_no_json(body: bytes) -> None:
     """Bytes that are no JSON go to `other`, whole."""
-    assert route(body, 8) == (Route("other", 0),)
+    assert route(body, 8) == (Route("other"),)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_same_contact_same_partition(body: dict[str, Any]) -> None:
     ):
         (body["messages"] if "messages" in body else body["entry"][0]["changes"][0]["value"]["messages"])[0] = message
         routes |= set(route(wire(body), 200))
-    assert routes == {Route(f"messages.{crc32(ALICE.encode()) % 200}", 0)}
+    assert routes == {Route(f"messages.{crc32(ALICE.encode()) % 200}")}
     assert partition_of(BOB, 200) != partition_of(ALICE, 200)
 
 
@@ -163,14 +164,19 @@ def test_partition_never_changes() -> None:
 
 def test_no_contact_is_partition_zero() -> None:
     """A message that names no contact is still urgent, and goes to partition 0."""
-    assert route(wire({"messages": [{"type": "system"}]}), 8) == (Route("messages.0", 0),)
+    assert route(wire({"messages": [{"type": "system"}]}), 8) == (Route("messages.0"),)
+
+
+def queues(body: object, partitions: int = 8, per_business: int | None = None) -> list[str]:
+    return [found.queue for found in route(wire(body), partitions, per_business)]
 
 
 def test_several_contacts() -> None:
-    """Messages of contacts in different partitions: one copy for each partition, which says how many there are."""
-    body = wire({"messages": [{"from": c} for c in (ALICE, BOB, CAROL, ALICE)]})
-    assert route(body, 8) == (Route("messages.1", 8), Route("messages.4", 8), Route("messages.5", 8))
-    assert route(body, 1) == (Route("messages.0", 0),)
+    """Messages of contacts in different partitions: one copy for each partition, with the same shares."""
+    body = {"messages": [{"from": c} for c in (ALICE, BOB, CAROL, ALICE)]}
+    assert queues(body) == ["messages.1", "messages.4", "messages.5"]
+    assert len({found.shares for found in route(wire(body), 8)}) == 1
+    assert route(wire(body), 1) == (Route("messages.0"),)
 
 
 def test_several_contacts_over_entries() -> None:
@@ -178,13 +184,73 @@ def test_several_contacts_over_entries() -> None:
     body = cloud({"messages": [{"from": ALICE}]})
     body["entry"] += cloud({"calls": [{"from": BOB}]}, "calls")["entry"]
     body["entry"][0]["changes"] += cloud({"messages": [{"from_user_id": CAROL}]})["entry"][0]["changes"]
-    assert [p.queue for p in route(wire(body), 8)] == ["messages.1", "messages.4", "messages.5"]
+    assert queues(body) == ["messages.1", "messages.4", "messages.5"]
+
+
+def of(business: object, *contacts: str) -> dict[str, Any]:
+    """Messages of these contacts to one business number."""
+    return cloud({"metadata": {"phone_number_id": business}, "messages": [{"from": c} for c in contacts]})
+
+
+NUMBERS = [str(n) for n in range(200)]
+
+
+@pytest.mark.parametrize("business", ["106540000000001", 106540000000001])
+def test_a_business_uses_its_partitions(business: object) -> None:
+    """A business number uses as many partitions as it may, whoever writes to it; by default all of them."""
+    assert len(queues(of(business, *NUMBERS), 32, 4)) == 4
+    assert queues(of(business, *NUMBERS), 32) == queues(of(business, *NUMBERS), 32, 32) == queue_names("messages", 32)
+    assert len(queues({"messages": [{"from": c} for c in NUMBERS]}, 32, 4)) == 32
+
+
+def test_businesses_differ() -> None:
+    """Hardly any two business numbers have all of their partitions in common, and together they use all."""
+    chosen = {tuple(sorted(partitions_of_business(str(n), 32, 4))) for n in range(100)}
+    assert len(chosen) >= 99
+    assert {n for some in chosen for n in some} == set(range(32))
+
+
+def test_partitions_of_a_business_never_change() -> None:
+    """They are the same in every process and version, and a partition more replaces at most one of them."""
+    assert partitions_of_business("106540000000001", 32, 4) == (27, 6, 29, 26)
+    for n in range(100):
+        assert len(set(partitions_of_business(str(n), 32, 4)) - set(partitions_of_business(str(n), 33, 4))) <= 1
+
+
+@pytest.mark.parametrize(("written", "read"), [((32, None), (8, 2)), ((8, 2), (32, None)), ((16, 3), (16, 1))])
+def test_each_message_is_handled_once(written: Any, read: Any) -> None:
+    """Of the copies of a notification one handles each message, and one all else, whatever the settings are by then."""
+    body = of("1", *NUMBERS[:50])
+    body["entry"] += of("2", *NUMBERS[:50])["entry"]
+    records: dict[str, list[bytes]] = {}
+    pack_into(records, route(wire(body), *written), wire(body), 1)
+    found = {partition_number(queue): unpack(record) for queue, (record,) in records.items()}
+    for business in ("1", "2"):
+        for contact in NUMBERS[:50]:
+            (partition,) = (n for n, r in found.items() if handles(n, r, business, {"from": contact}))
+            assert f"messages.{partition}" in queues(of(business, contact), *written)
+    for unknown in (None, {"from": "somebody else"}, {}):
+        assert [n for n, record in found.items() if handles(n, record, "1", unknown)] == [min(found, key=int)]
+
+
+def test_records_of_format_1() -> None:
+    """What a receiver of format 1 wrote is handled where that receiver sent it: by the number of partitions alone."""
+    record = Record(1, 1, 8, False, wire({"messages": [{"from": ALICE}, {"from": BOB}]}))
+    assert [n for n in range(8) if handles(n, record, None, {"from": ALICE})] == [1]
+    assert [n for n in range(8) if handles(n, record, None, {"from": BOB})] == [4]
+    assert [n for n in range(8) if handles(n, record, None, None)] == [1]
+
+
+def test_a_whole_notification() -> None:
+    """A record without shares is handled where it lies."""
+    assert handles(3, Record(1, 1, 0, False, b"{}"), "1", {"from": ALICE})
+    assert handles(None, Record(1, 1, 0, False, b"{}"), None, None)
 
 
 def test_contacts_of_one_partition() -> None:
     """Messages of contacts in one partition need no copy."""
     other = next(str(n) for n in range(10**6) if partition_of(str(n), 8) == partition_of(ALICE, 8))
-    assert route(wire({"messages": [{"from": ALICE}, {"from": other}]}), 8) == (Route("messages.1", 0),)
+    assert route(wire({"messages": [{"from": ALICE}, {"from": other}]}), 8) == (Route("messages.1"),)
 
 
 def test_queue_names() -> None:
@@ -222,22 +288,21 @@ BODIES = st.one_of(
 )
 
 
-@given(BODIES, st.integers(1, 255))
-def test_any_body_has_a_place(body: bytes, partitions: int) -> None:
-    """Whatever the bytes are, routing answers with queues that exist, and with a split only when there are several."""
-    routes = route(body, partitions)
-    queues = [p.queue for p in routes]
-    assert queues
-    assert len(set(queues)) == len(queues)
-    assert set(queues) <= {name for each in LANES for name in queue_names(each, partitions)}
-    assert {p.split for p in routes} == ({partitions} if len(routes) > 1 else {0})
+@given(BODIES, st.integers(1, 255), st.none() | st.integers(1, 255))
+def test_any_body_has_a_place(body: bytes, partitions: int, per_business: int | None) -> None:
+    """Whatever the bytes are, routing answers with queues that exist, and with shares only when there are several."""
+    routes = route(body, partitions, per_business)
+    names = [p.queue for p in routes]
+    assert names
+    assert len(set(names)) == len(names)
+    assert set(names) <= {name for each in LANES for name in queue_names(each, partitions)}
+    assert all(bool(p.shares) == (len(routes) > 1) for p in routes)
 
 
 @given(st.lists(CONTACTS, min_size=1, max_size=8), st.integers(1, 255))
 def test_every_message_has_its_partition(messages: list[dict[str, Any]], partitions: int) -> None:
     """Each message's partition is among the queues of its body, and no other partition is."""
     expected = {partition_of(contact_of(message), partitions) for message in messages}
-    assert partitions_of({"messages": messages}, partitions) == expected
     assert {p.queue for p in route(orjson.dumps({"messages": messages}), partitions)} == {
         f"messages.{n}" for n in expected
     }

@@ -13,7 +13,6 @@ import pytest
 from redis import Redis
 
 from ingest.commit.committer import make_committer
-from ingest.routing import route
 from ingest.settings import load
 from ingest.store import keys, scripts
 from ingest.store.jobs import job_template
@@ -22,6 +21,8 @@ from ingest.store.queues import LANES, queue_names
 from workers.engine import batch as batch_room
 from workers.engine import queue as queue_room
 from workers.handlers import Handlers
+
+PARTITIONS = 8  # fewer than the default: less to take from
 
 
 def message_body(id: str = "m1", sender: str = "15550001", **more: Any) -> bytes:
@@ -59,10 +60,10 @@ def commit(redis_url: str) -> Callable[..., None]:
 
     def run(*bodies: bytes, received_ms: int = 1_700_000_000_000, **settings: Any) -> None:
         async def go() -> None:
-            current = load(**settings)
+            current = load(**{"partitions": PARTITIONS} | settings)
             committer = make_committer(current)
             try:
-                waiting = [committer.commit(b, received_ms, route(b, current.partitions)) for b in bodies]
+                waiting = [committer.commit(b, received_ms, committer.route(b)) for b in bodies]
                 await asyncio.gather(*waiting)
             finally:
                 await committer.aclose()
@@ -80,7 +81,7 @@ def take(redis: Redis) -> Callable[..., Any]:
     script_keys += [keys.TURN, keys.SPENT, keys.WAITS, keys.CONTROLS]
 
     def run(worker: str = "w1", *lanes: str, settling: str = "") -> Any:
-        queues = [name for lane in lanes or LANES for name in queue_names(lane, 8)]
+        queues = [name for lane in lanes or LANES for name in queue_names(lane, PARTITIONS)]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         reply: Any = script(
             keys=script_keys, args=[keys.RQ, keys.WA, worker, job_template(), now, settling, 1, *queues]
@@ -97,7 +98,7 @@ def runner(redis: Redis) -> Callable[..., batch_room.Runner]:
 
     def make(registry: Handlers, worker: str = "w1", **settings: Any) -> batch_room.Runner:
         stop = threading.Event()
-        current = load(**settings)
+        current = load(**{"partitions": PARTITIONS} | settings)
         names = [name for lane in current.lanes for name in queue_names(lane, current.partitions)]
         consumer = queue_room.Consumer(worker, PipelinedConnection(redis))
         made = batch_room.Runner(consumer, registry, current, stop.is_set, names)

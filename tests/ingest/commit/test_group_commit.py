@@ -15,13 +15,13 @@ from ingest.commit import group_commit
 from ingest.commit.committer import Committer, NotDurable, make_committer
 from ingest.commit.group_commit import GroupCommit
 from ingest.commit.redis_writer import RedisWriter
-from ingest.routing import Route
+from ingest.routing import Route, Router
 from ingest.settings import load
 from ingest.store import connection, keys
 from ingest.store.records import Record, pack, unpack
 from ingest.telemetry.outage import Outage
 
-STATUSES = (Route("statuses", 0),)
+STATUSES = (Route("statuses"),)
 SECRET_BODY = b'{"text":"Kerry Fisher, 16315551234"}'
 Kept = Callable[[Redis], dict[str, list[Record]]]
 
@@ -59,16 +59,16 @@ def calls(redis: Redis) -> int:
 
 
 def test_body_is_kept_byte_for_byte(redis: Redis, redis_url: str, kept: Kept) -> None:
-    """A record holds the body as it came, when it came, attempt 1 and the split."""
+    """A record holds the body as it came, when it came, attempt 1 and the shares."""
     body = bytes(range(256)) * 4
 
     async def scenario() -> None:
         async with committing(redis_url) as keeper:
-            await keeper.commit(body, 1_795_255_946_789, (Route("messages.1", 8), Route("messages.4", 8)))
-            await keeper.commit(b"", 1_795_255_946_790, (Route("other", 0),))
+            await keeper.commit(body, 1_795_255_946_789, (Route("messages.1", b"two"), Route("messages.4", b"two")))
+            await keeper.commit(b"", 1_795_255_946_790, (Route("other"),))
 
     asyncio.run(scenario())
-    copy = [unpack(pack(body, 1_795_255_946_789, attempt=1, split=8))]
+    copy = [unpack(pack(body, 1_795_255_946_789, attempt=1, shares=b"two"))]
     last = [unpack(pack(b"", 1_795_255_946_790))]
     assert kept(redis) == {"messages.1": copy, "messages.4": copy, "other": last}
 
@@ -104,7 +104,7 @@ def test_thousand_at_once_are_few_calls(redis: Redis, redis_url: str, kept: Kept
         async with committing(redis_url) as keeper:
             await keeper.commit(b"first", 0, STATUSES)
             redis.config_resetstat()
-            routes = [(Route(f"messages.{n % 8}", 0),) for n in range(1000)]
+            routes = [(Route(f"messages.{n % 8}"),) for n in range(1000)]
             await asyncio.gather(*(keeper.commit(b"%d" % n, n, routes[n]) for n in range(1000)))
 
     asyncio.run(scenario())
@@ -121,7 +121,7 @@ def test_flush_is_bounded(redis: Redis, redis_url: str, kept: Kept) -> None:
     async def scenario() -> list[int]:
         counts = []
         async with committing(redis_url) as keeper:
-            await keeper.commit(b"first", 0, (Route("other", 0),))
+            await keeper.commit(b"first", 0, (Route("other"),))
             for bodies in (large, small):
                 redis.config_resetstat()
                 await asyncio.gather(*(keeper.commit(body, 0, STATUSES) for body in bodies))
@@ -266,7 +266,7 @@ def test_error_of_the_event_loop(redis_url: str) -> None:
     async def scenario() -> None:
         redis = connection.for_receiver(redis_url)
         writer = RedisWriter(Closing(redis), load(), Outage("away", "back"))  # type: ignore[arg-type]
-        keeper = Committer(GroupCommit(writer), writer)
+        keeper = Committer(GroupCommit(writer), writer, Router(8))
         try:
             async with asyncio.timeout(10):
                 assert await refusal(keeper) == "Redis is away: RuntimeError"

@@ -112,7 +112,7 @@ def test_left_over_partitions_are_served(
 ) -> None:
     """After WA_PARTITIONS was lowered, what waits in the higher ones is still taken."""
     commit(*[message(str(n), sender=str(n)) for n in range(200)], partitions=16)
-    names = [queue.name for queue in open_queues(redis, load(), Consumer("w1", PipelinedConnection(redis)))]
+    names = [queue.name for queue in open_queues(redis, load(partitions=8), Consumer("w1", PipelinedConnection(redis)))]
     assert set(names) == {f"messages.{n}" for n in range(16)} | {"statuses", "other"}
     assert names[-2:] == ["statuses", "other"]
 
