@@ -10,6 +10,7 @@ from ingest.settings import Settings, redis_url
 from ingest.spool.fallback import SpoolFallback
 from ingest.spool.spool import Spool
 from ingest.store import connection
+from ingest.store.links import Links
 from ingest.store.urls import address, split
 from ingest.telemetry.outage import Outage
 
@@ -59,15 +60,17 @@ def make_committer(settings: Settings, spool: Spool | None = None) -> Committer:
 
 
 def _of_one(url: str, settings: Settings, spool: Spool | None, outage: Outage) -> Committer:
-    router = Router(settings.partitions, settings.business_partitions)
-    writer = RedisWriter(connection.for_receiver(url), settings, outage)
+    links = Links()
+    router = Router(settings.partitions, settings.business_partitions, links)
+    writer = RedisWriter(connection.for_receiver(url), settings, outage, links)
     fallback = SpoolFallback(spool, writer, router) if spool else None
-    return Committer(GroupCommit(writer, fallback), writer, router, fallback)
+    return Committer(GroupCommit(writer, fallback, router), writer, router, fallback)
 
 
 def _of_several(urls: list[str], settings: Settings, spool: Spool | None, outage: Outage) -> Committer:
-    router = Router(settings.partitions, settings.business_partitions)
-    writers = [RedisWriter(connection.for_receiver(url), settings, _outage_of_one(url)) for url in urls]
+    links = Links()
+    router = Router(settings.partitions, settings.business_partitions, links)
+    writers = [RedisWriter(connection.for_receiver(url), settings, _outage_of_one(url), links) for url in urls]
     writer = ShardedWriter(writers, outage)
     fallback = SpoolFallback(spool, writer, router) if spool else None
     return Committer(ShardedCommit(writer, fallback, outage), writer, router, fallback)

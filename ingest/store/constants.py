@@ -77,3 +77,9 @@ PLACE_BYTES = 10
 
 PROFILE_BYTES = 21
 """Length of what is remembered of a contact; the first 6 bytes are the time (ms)."""
+
+LINK_DIGEST_BYTES = 8
+"""Length of the digest of a user id; the key of its contact, 4 bytes, follows."""
+
+MOST_LINKS = 200_000
+"""Links of a generation in Redis: some 15 MB. Beyond it, a new one replaces a random one."""

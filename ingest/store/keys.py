@@ -16,6 +16,7 @@ TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:
 | `generations` | hash | - | of each generation of `seen`: digits in the name of a set, when it was born, its size |
 | `seen:N:DIGITS` | set | - | digests of events that were handled; a worker removes them after WA_DEDUP_WINDOW |
 | `profiles:G:N` | hash | 60 d | what was last seen of contacts, in generation G, see `workers/engine/profiles.py` |
+| `links:G` | hash | 30 d | digest of a user id → its contact, in generation G, see `ingest/store/links.py` |
 | `turn` | string | - | how many batches were given out, ever |
 | `spent` | hash | - | lane → milliseconds of work lately |
 | `failing` | hash | - | lane → settles in a row in which everything failed |
@@ -86,6 +87,10 @@ def seen_key(generation: str, digits: str) -> str:
 def profiles_prefix(generation: int) -> str:
     """How the names of a generation's hashes begin; their number follows."""
     return f"{WA}profiles:{generation}:"
+
+
+def links_key(generation: int) -> str:
+    return f"{WA}links:{generation}"
 
 
 def doorbell_key(lane: str) -> str:

@@ -48,16 +48,16 @@ def pack(
 
 def pack_into(
     by_queue: dict[str, list[bytes]],
-    routes: Iterable[tuple[str, bytes]],
+    routes: Iterable[tuple[str, bytes, Iterable[bytes]]],
     body: bytes,
     received_ms: int,
     attempt: int = 1,
     force: bool = False,
     body_digest: bytes = b"",
 ) -> int:
-    """Add a notification's records, one for each route (queue, shares), to those of each queue. Returns their bytes."""
+    """Add a notification's records, one for each of its routes, to those of each queue. Returns their bytes."""
     size = 0
-    for queue, shares in routes:
+    for queue, shares, _ in routes:
         record = pack(body, received_ms, attempt, force, body_digest, shares)
         by_queue.setdefault(queue, []).append(record)
         size += len(record)

@@ -42,7 +42,7 @@ class Fake:
         self.calls: list[list[bytes]] = []
         self.kept: list[bytes] = []
 
-    async def write(self, records: dict[str, list[bytes]]) -> str | None:
+    async def write(self, records: dict[str, list[bytes]], *_: object) -> str | None:
         bodies = [unpack(record).body for several in records.values() for record in several]
         self.calls.append(bodies)
         reason = self.answers.pop(0) if self.answers else None
@@ -109,7 +109,7 @@ def test_nothing_is_removed_before_redis_has_it(tmp_path: Path, monkeypatch: pyt
     owed: list[int] = []
 
     class Watching(Fake):
-        async def write(self, records: dict[str, list[bytes]]) -> str | None:
+        async def write(self, records: dict[str, list[bytes]], *_: object) -> str | None:
             owed.append(len(list(spool.read(Spool(tmp_path).unreplayed()))) + len(self.kept))
             return await super().write(records)
 
@@ -155,7 +155,7 @@ def test_stop_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     async def scenario() -> Fake:
         class Stopping(Fake):
-            async def write(self, records: dict[str, list[bytes]]) -> str | None:
+            async def write(self, records: dict[str, list[bytes]], *_: object) -> str | None:
                 if len(self.calls) == 1:
                     fallback.stop()
                 return await super().write(records)
@@ -180,7 +180,7 @@ def test_replay_that_arrivals_never_let_end(tmp_path: Path, monkeypatch: pytest.
     appends: list[asyncio.Task[bool]] = []
 
     class Busy(Fake):
-        async def write(self, records: dict[str, list[bytes]]) -> str | None:
+        async def write(self, records: dict[str, list[bytes]], *_: object) -> str | None:
             arrived = [(len(appends) + 1, STATUS + b"%d" % len(appends))]
             appends.append(asyncio.create_task(asyncio.to_thread(other.append, arrived, unless_empty=True)))
             await until(lambda: appends[-1].done() or waits.is_set())
