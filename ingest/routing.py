@@ -1,19 +1,30 @@
 """Which queue a notification goes to: its lane, and for messages the partition of its contact.
 
 Routing never refuses a body. One that it cannot place goes to `other`, and the worker decides what it is.
+
+A notification with messages of contacts in different partitions goes to each of these. The receiver alone decides which
+partition handles which contact, and writes it into the records, as shares. A worker never computes it, so the settings
+may change while notifications wait.
+
+A contact goes by its number. One that a message names by the user id alone is looked up in the links that the receiver
+knows; then, too, the record says which contact that is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterator, Sequence
+from functools import cache, cached_property, lru_cache
+from hashlib import blake2b
+from struct import Struct
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import orjson
 
+from ingest.store.links import Links, digest_of
 from ingest.store.queues import MESSAGES, OTHER, STATUSES, partition_number
+from ingest.store.records import Record
 
 # Only bodies that match are parsed, so a flood of statuses never is. In valid JSON these bytes cannot stand inside a
 # string, where the quotes would be escaped.
@@ -26,64 +37,131 @@ _STATUS_ID = re.compile(rb'"statuses"\s*:\s*\[\s*\{[^{}]*?"id"\s*:\s*"([^"]+)"')
 # loop for a quarter of a second or more.
 _MOST_OBJECTS = 200_000
 
+# Digits at the end of a number that are the same in all its forms: wa_ids of Brazil, Mexico and Argentina have a digit
+# more or less before these.
+_TAIL = 8
+
+# A share: the checksum of business and contact, the contact's partition and key.
+_SHARE = Struct(">IBI")
+
 
 class Route(NamedTuple):
     """One queue that a notification goes to.
 
-    `split` is 0 when this queue takes the whole notification. It is the number of partitions when the notification
-    holds messages of contacts in different partitions: then each of these partitions gets a copy and handles the
-    messages of its own contacts only, which keeps every contact's messages in order.
+    `shares` is empty when this queue takes the whole notification. Otherwise it says of each contact in it which
+    partition handles that contact's messages: each of these partitions gets a copy. `unknown` are digests of user ids
+    in the notification of which no number is known here.
     """
 
     queue: str
-    split: int
+    shares: bytes = b""
+    unknown: tuple[bytes, ...] = ()
 
 
-_STATUSES = (Route(STATUSES, 0),)
-_OTHER = (Route(OTHER, 0),)
+class Share(NamedTuple):
+    """What a record says of one contact of its notification. The key tells contacts apart, whatever names them."""
+
+    partition: int
+    key: int
+
+
+_STATUSES = (Route(STATUSES),)
+_OTHER = (Route(OTHER),)
 
 
 def contact_of(element: dict[str, Any]) -> str | None:
-    """The contact that a message or call belongs to: business-scoped user id, else the number without a plus.
+    """The contact as a message or call names it: the number without a plus, else the business-scoped user id."""
+    number, user = _names(element)
+    return number or user
 
-    The user id comes first because the Cloud API sends it with every message since March 2026 while `from` may be
-    absent; On-Premises senders send only `from`.
+
+def order_key(shares: bytes, business: str | None, element: dict[str, Any]) -> str | None:
+    """The same for all messages of a contact, by whatever they name it; None when an element names nobody.
+
+    It is a checksum. `shares` are those of the record.
     """
-    user = element.get("from_user_id")
-    if isinstance(user, str) and user:
-        return user
-    number = element.get("from")
-    if isinstance(number, int) and not isinstance(number, bool):
-        return str(number)
-    if isinstance(number, str):
-        return number.removeprefix("+") or None
-    return None
+    contact = contact_of(element)
+    if contact is None:
+        return None
+    share = _read(shares)[0].get(_checksum(business or "", contact)) if shares else None
+    return f"{share.key if share else _key(contact):08x}"
+
+
+def share_of(shares: bytes, business: str | None, element: dict[str, Any]) -> bytes:
+    """The shares of a record for this element alone: empty unless its contact is named by a linked user id."""
+    contact = contact_of(element)
+    checksum = _checksum(business or "", contact)
+    share = _read(shares)[0].get(checksum) if shares else None
+    return _SHARE.pack(checksum, *share) if share and share.key != _key(contact) else b""
 
 
 def partition_of(contact: str | None, partitions: int) -> int:
-    """The partition of a contact: the same in every process and at every start."""
-    return crc32(contact.encode()) % partitions if contact else 0
+    """The partition of a contact whose business may use all of them: the same in every process and at every start."""
+    return _key(contact) % partitions
 
 
 def partitions_of(body: Any, partitions: int) -> set[int]:
-    """The partitions that a parsed body's messages and calls belong to; empty when it holds none."""
-    return {partition_of(contact_of(element), partitions) for element in _urgent(body)}
+    """The partitions of a parsed body's messages and calls, as receivers of format 1 chose them."""
+    return {
+        partition_of(_contact_in_format_1(element), partitions) for _, elements in _urgent(body) for element in elements
+    }
 
 
-def route(body: bytes, partitions: int) -> tuple[Route, ...]:
-    """The queues for a body, nearly always one. Never raises, whatever the bytes."""
+def partitions_of_business(business: str, partitions: int, per_business: int | None) -> Sequence[int]:
+    """Those that messages to a business number may use. When WA_PARTITIONS changes, nearly all of them stay the same.
+
+    On-Premises notifications name no business and use all.
+    """
+    if not business or per_business is None or per_business >= partitions:
+        return range(partitions)
+    return _chosen(business, partitions, per_business)
+
+
+def route(
+    body: bytes, partitions: int, per_business: int | None = None, links: Links | None = None
+) -> tuple[Route, ...]:
+    """The queues for a body, nearly always one. Never raises, whatever the bytes.
+
+    `partitions` and `per_business` are WA_PARTITIONS and WA_BUSINESS_PARTITIONS. `links` learns what the body tells.
+    """
     if _MAY_BE_URGENT.search(body):
         if len(body) > _MOST_OBJECTS and body.count(b"{") > _MOST_OBJECTS:
             return _OTHER
         try:
-            found = partitions_of(orjson.loads(body), partitions)
+            tree = orjson.loads(body)
         except orjson.JSONDecodeError:
             return _OTHER
-        if len(found) == 1:
-            return _alone(found.pop())
-        if found:
-            return tuple(Route(f"{MESSAGES}.{n}", partitions) for n in sorted(found))
+        placing = _Placing(partitions, per_business, links, b'"user_id"' in body)
+        placing.place(tree)
+        if placing.placed:
+            return placing.routes()
     return _STATUSES if b'"statuses"' in body else _OTHER
+
+
+class Router:
+    """`route` for the settings of a process: WA_PARTITIONS and WA_BUSINESS_PARTITIONS, and the links that it knows."""
+
+    def __init__(self, partitions: int, per_business: int | None = None, links: Links | None = None) -> None:
+        self.partitions = partitions
+        self._per_business = per_business
+        self._links = links or Links()
+
+    def __call__(self, body: bytes) -> tuple[Route, ...]:
+        return route(body, self.partitions, self._per_business, self._links)
+
+
+def handles(partition: int | None, record: Record, business: str | None, element: dict[str, Any] | None) -> bool:
+    """Whether a record in this partition is the one to handle an event of its notification: each event has one.
+
+    `element` is the raw message, None for any other event. What no share names is for the lowest partition.
+    """
+    if record.split:
+        return partition == _partition_by_split(record, element)
+    shares, lowest = _read(record.shares)
+    if lowest is None:
+        return True
+    share = None if element is None else shares.get(_checksum(business or "", contact_of(element)))
+    return partition == (share.partition if share else lowest)
 
 
 def home(queue: str, body: bytes, count: int) -> int:
@@ -97,25 +175,187 @@ def home(queue: str, body: bytes, count: int) -> int:
 
 @cache
 def _alone(partition: int) -> tuple[Route, ...]:
-    return (Route(f"{MESSAGES}.{partition}", 0),)
+    return (Route(f"{MESSAGES}.{partition}"),)
 
 
-def _urgent(body: Any) -> Iterator[dict[str, Any]]:
-    """The message elements of either body form, and the calls of the Cloud form."""
+@lru_cache(maxsize=10_000)
+def _chosen(business: str, partitions: int, count: int) -> tuple[int, ...]:
+    """Rendezvous hashing: those whose digest with the business is lowest."""
+    digests = {n: blake2b(f"{business}\0{n}".encode(), digest_size=8).digest() for n in range(partitions)}
+    return tuple(sorted(digests, key=digests.__getitem__)[:count])
+
+
+class _Placing:
+    """Places the contacts of one parsed body's messages and calls. `pairs`: user ids may stand in `contacts`."""
+
+    __slots__ = ("_linked", "_links", "_pairs", "_partitions", "_per_business", "_unknown", "placed")
+
+    def __init__(self, partitions: int, per_business: int | None, links: Links | None, pairs: bool) -> None:
+        self.placed: dict[tuple[str, str | None], tuple[int, int]] = {}  # partition and key
+        self._partitions = partitions
+        self._per_business = per_business
+        self._links = links
+        self._pairs = pairs
+        self._unknown: list[bytes] = []
+        self._linked = False
+
+    def place(self, body: Any) -> None:
+        for value, elements in _urgent(body):
+            business, people = _business(value), None
+            for element in elements:
+                number, user = _names(element)
+                key = _key(number or user)
+                if self._links is not None and (user or self._pairs):
+                    if number and user:
+                        self._links.learn(business, user, key)
+                    else:
+                        people = people or _People(value)
+                        key = self._linked_key(self._links, business, number, user, people)
+                    if "system" in element:
+                        _learn_change(self._links, business, element, key)
+                self.placed[business, number or user] = (self._partition(business, key), key)
+
+    def _partition(self, business: str, key: int) -> int:
+        if self._per_business is None:
+            return key % self._partitions
+        mine = partitions_of_business(business, self._partitions, self._per_business)
+        return mine[key % len(mine)]
+
+    def _linked_key(self, links: Links, business: str, number: str | None, user: str | None, people: _People) -> int:
+        """The key of a contact whom a message names by number or user id alone; `contacts` may have the other one."""
+        if number:
+            if user := people.user(number):
+                links.learn(business, user, _key(number))
+            return _key(number)
+        if not user:
+            return 0
+        key = links.find(business, user)
+        if key is None and (number := people.number(user)):
+            key = _key(number)
+            links.learn(business, user, key)
+        if key is None:
+            self._unknown.append(digest_of(business, user))
+            return _key(user)
+        self._linked = True
+        return key
+
+    def routes(self) -> tuple[Route, ...]:
+        found = {partition for partition, _ in self.placed.values()}
+        if len(found) == 1 and not (self._linked or self._unknown):
+            return _alone(*found)
+        shares, unknown = b"", tuple(self._unknown)
+        if len(found) > 1 or self._linked:
+            shares = b"".join(_SHARE.pack(_checksum(*who), *share) for who, share in self.placed.items())
+        return tuple(Route(f"{MESSAGES}.{n}", shares, unknown) for n in sorted(found))
+
+
+class _People:
+    """The pairs of number and user id in `contacts`, read when they are needed."""
+
+    def __init__(self, value: dict[str, Any]) -> None:
+        self._value = value
+
+    def user(self, number: str) -> str | None:
+        return self._by_tail.get(number[-_TAIL:])
+
+    def number(self, user: str) -> str | None:
+        return self._numbers.get(user)
+
+    @cached_property
+    def _by_tail(self) -> dict[str, str]:
+        return {number[-_TAIL:]: user for user, number in self._numbers.items()}
+
+    @cached_property
+    def _numbers(self) -> dict[str, str]:
+        numbers = {}
+        for contact in _objects(self._value.get("contacts")):
+            number, user = contact.get("wa_id"), contact.get("user_id")
+            if isinstance(number, str) and isinstance(user, str) and number and user and "." not in number:
+                numbers[user] = number.removeprefix("+")
+        return numbers
+
+
+def _learn_change(links: Links, business: str, element: dict[str, Any], key: int) -> None:
+    """A system message that announces a contact's new user id links it, too."""
+    system = element.get("system")
+    if key and isinstance(system, dict) and isinstance(user := system.get("user_id"), str) and user:
+        links.learn(business, user, key)
+
+
+def _names(element: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The contact's number without a plus, and the business-scoped user id, as far as an element gives them.
+
+    Senders may write the user id, such as US.13491208655302741918, where the number is otherwise. A system message
+    about a new user id belongs to the one before. Turn.io writes `from_bsuid`.
+    """
+    number, user = element.get("from"), element.get("from_user_id") or element.get("from_bsuid")
+    if isinstance(number, str):
+        number = number.removeprefix("+")
+        if "." in number:
+            number, user = None, user or number
+    else:
+        number = str(number) if isinstance(number, int) and not isinstance(number, bool) else None
+    if "system" in element and isinstance(system := element["system"], dict):
+        user = system.get("previous_user_id") or user
+    return number or None, user if user and isinstance(user, str) else None
+
+
+def _contact_in_format_1(element: dict[str, Any]) -> str | None:
+    """The user id came first then, and was nowhere but in its own field."""
+    user, number = element.get("from_user_id"), element.get("from")
+    if isinstance(user, str) and user:
+        return user
+    if isinstance(number, int) and not isinstance(number, bool):
+        return str(number)
+    return number.removeprefix("+") or None if isinstance(number, str) else None
+
+
+def _key(contact: str | None) -> int:
+    return crc32(contact.encode()) if contact else 0
+
+
+def _checksum(business: str, contact: str | None) -> int:
+    return crc32(f"{business}\0{contact or ''}".encode())
+
+
+@lru_cache(maxsize=64)
+def _read(shares: bytes) -> tuple[dict[int, Share], int | None]:
+    """Shares by checksum, and the lowest partition among them, or None when it is the only one."""
+    found = {checksum: Share(partition, key) for checksum, partition, key in _SHARE.iter_unpack(shares)}
+    partitions = {share.partition for share in found.values()}
+    return found, min(partitions) if len(partitions) > 1 else None
+
+
+def _partition_by_split(record: Record, element: dict[str, Any] | None) -> int:
+    """For a record of format 1, which says only over how many partitions the contacts were spread."""
+    if element is not None:
+        return partition_of(_contact_in_format_1(element), record.split)
+    return min(partitions_of(orjson.loads(record.body), record.split))
+
+
+def _urgent(body: Any) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """The messages of either body form, and the calls of the Cloud form, each array with the value that holds it."""
     if not isinstance(body, dict):
         return
     if "entry" not in body:
-        yield from _objects(body.get("messages"))
+        yield body, _objects(body.get("messages"))
         return
     for entry in _objects(body["entry"]):
         for change in _objects(entry.get("changes")):
             value, field = change.get("value"), change.get("field")
             if isinstance(value, dict) and field in ("messages", "calls"):
-                yield from _objects(value.get(field))
+                yield value, _objects(value.get(field))
 
 
-def _objects(array: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(array, list):
-        for element in array:
-            if isinstance(element, dict):
-                yield element
+def _business(value: dict[str, Any]) -> str:
+    """The business number's id, as `Event.business` reads it."""
+    if "metadata" not in value or not isinstance(metadata := value["metadata"], dict):
+        return ""
+    found = metadata.get("phone_number_id")
+    if isinstance(found, str):
+        return found
+    return str(found) if isinstance(found, int) and not isinstance(found, bool) else ""
+
+
+def _objects(array: Any) -> list[dict[str, Any]]:
+    return [element for element in array if isinstance(element, dict)] if isinstance(array, list) else []

@@ -5,11 +5,12 @@ from __future__ import annotations
 from ingest.commit.group_commit import GroupCommit
 from ingest.commit.redis_writer import RedisWriter
 from ingest.commit.sharded import ShardedCommit, ShardedWriter
-from ingest.routing import Route
+from ingest.routing import Route, Router
 from ingest.settings import Settings, redis_url
 from ingest.spool.fallback import SpoolFallback
 from ingest.spool.spool import Spool
 from ingest.store import connection
+from ingest.store.links import Links
 from ingest.store.urls import address, split
 from ingest.telemetry.outage import Outage
 
@@ -19,14 +20,19 @@ class NotDurable(Exception):
 
 
 class Committer:
-    """Makes notifications durable, in Redis or else in the spool. `fallback` is None without a spool."""
+    """Makes notifications durable, in Redis or else in the spool. `route` says in which queues.
+
+    `fallback` is None without a spool.
+    """
 
     def __init__(
         self,
         group: GroupCommit | ShardedCommit,
         writer: RedisWriter | ShardedWriter,
+        router: Router,
         fallback: SpoolFallback | None = None,
     ) -> None:
+        self.route = router
         self.fallback = fallback
         self._group = group
         self._writer = writer
@@ -54,16 +60,20 @@ def make_committer(settings: Settings, spool: Spool | None = None) -> Committer:
 
 
 def _of_one(url: str, settings: Settings, spool: Spool | None, outage: Outage) -> Committer:
-    writer = RedisWriter(connection.for_receiver(url), settings, outage)
-    fallback = SpoolFallback(spool, writer, settings.partitions) if spool else None
-    return Committer(GroupCommit(writer, fallback), writer, fallback)
+    links = Links()
+    router = Router(settings.partitions, settings.business_partitions, links)
+    writer = RedisWriter(connection.for_receiver(url), settings, outage, links)
+    fallback = SpoolFallback(spool, writer, router) if spool else None
+    return Committer(GroupCommit(writer, fallback, router), writer, router, fallback)
 
 
 def _of_several(urls: list[str], settings: Settings, spool: Spool | None, outage: Outage) -> Committer:
-    writers = [RedisWriter(connection.for_receiver(url), settings, _outage_of_one(url)) for url in urls]
+    links = Links()
+    router = Router(settings.partitions, settings.business_partitions, links)
+    writers = [RedisWriter(connection.for_receiver(url), settings, _outage_of_one(url), links) for url in urls]
     writer = ShardedWriter(writers, outage)
-    fallback = SpoolFallback(spool, writer, settings.partitions) if spool else None
-    return Committer(ShardedCommit(writer, fallback, outage), writer, fallback)
+    fallback = SpoolFallback(spool, writer, router) if spool else None
+    return Committer(ShardedCommit(writer, fallback, outage), writer, router, fallback)
 
 
 def _outage_of_one(url: str) -> Outage:

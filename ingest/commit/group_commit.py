@@ -12,8 +12,8 @@ from functools import partial
 from time import perf_counter
 
 from ingest import metrics
-from ingest.routing import Route
-from ingest.spool.fallback import SpoolFallback, Writer
+from ingest.routing import Route, Router
+from ingest.spool.fallback import SpoolFallback, Writer, routed
 from ingest.store.records import pack_into
 
 FLUSH_BYTES = 8 << 20
@@ -25,11 +25,12 @@ FLUSH_RECORDS = 4000
 class _Flush:
     """What goes in one call. All its requests wait for one future: `None`, or the reason it was not kept."""
 
-    __slots__ = ("bytes", "count", "done", "notifications", "records")
+    __slots__ = ("bytes", "count", "done", "notifications", "records", "unknown")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.records: dict[str, list[bytes]] = {}
         self.notifications: list[tuple[int, bytes]] = []
+        self.unknown: set[bytes] = set()  # user ids, see `ingest.routing.Route`
         self.count = 0
         self.bytes = 0
         self.done: asyncio.Future[str | None] = loop.create_future()
@@ -38,11 +39,13 @@ class _Flush:
 class GroupCommit:
     """Collects notifications into flushes and hands these to a writer, one after another.
 
-    With a spool, the disk keeps what the writer cannot (`ingest.spool.fallback` says when).
+    With a spool, the disk keeps what the writer cannot (`ingest.spool.fallback` says when). With a router, a flush is
+    routed again when Redis knows which contact a user id in it belongs to.
     """
 
-    def __init__(self, writer: Writer, fallback: SpoolFallback | None = None) -> None:
+    def __init__(self, writer: Writer, fallback: SpoolFallback | None = None, router: Router | None = None) -> None:
         self._writer = writer
+        self._router = router
         self._fallback = fallback
         self._waiting: list[_Flush] = []
         self._runner: asyncio.Task[None] | None = None
@@ -57,6 +60,8 @@ class GroupCommit:
         flush.notifications.append((received_ms, body))
         flush.bytes += pack_into(flush.records, routes, body, received_ms)
         flush.count += len(routes)
+        if routes[0].unknown:
+            flush.unknown.update(routes[0].unknown)
         if self._runner is None:
             self._runner = asyncio.create_task(self._run())
         return flush.done
@@ -84,6 +89,7 @@ class GroupCommit:
 
     async def _write(self, flush: _Flush) -> str | None:
         began = perf_counter()
-        reason = await self._writer.write(flush.records)
+        again = partial(routed, flush.notifications, self._router) if self._router else None
+        reason = await self._writer.write(flush.records, flush.unknown, again)
         metrics.flushed(flush.count, perf_counter() - began, reason)
         return reason

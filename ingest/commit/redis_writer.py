@@ -1,62 +1,97 @@
-"""One Redis: the call of append.lua, confirmed as WA_DURABILITY asks."""
+"""One Redis: the call of write.lua, confirmed as WA_DURABILITY asks."""
 
 from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from ingest.settings import Settings
-from ingest.store import append, connection, formats, scripts
+from ingest.store import connection, formats, keys, scripts
 from ingest.store.append import APPEND_KEYS, append_arguments, append_head
 from ingest.store.jobs import job_template
+from ingest.store.links import GENERATION_SECONDS, Links
 from ingest.telemetry.outage import Outage
 
 WAIT_MS = 1500
 """How long WAIT and WAITAOF may take; below the client's command time-out, so that the answer is always read."""
 
+Records = Mapping[str, list[bytes]]
+"""Packed records by queue."""
+
 _Confirmation = tuple[str, int, *tuple[int, ...]]
 
 
 class RedisWriter:
-    """Writes packed records into one Redis. `outage` logs when that fails and when it works again."""
+    """Writes packed records into one Redis, with new ones of the links that its receiver knows.
 
-    def __init__(self, redis: Redis, settings: Settings, outage: Outage) -> None:
+    `outage` logs when that fails and when it works again.
+    """
+
+    def __init__(self, redis: Redis, settings: Settings, outage: Outage, links: Links | None = None) -> None:
+        self._links = links or Links()
+        self._outbox = self._links.outbox()
         self._redis = redis
         self._outage = outage
         self._template, self._batch = job_template(), settings.batch
         self._confirm = _confirmation(settings.durability)
-        self._script = scripts.lua(append.__file__, "append.lua")
+        self._script = scripts.lua(__file__, "write.lua")
         self._sha = ""
         self._flush_ids = map("n{}-{:08x}".format, itertools.repeat(secrets.token_hex(5)), itertools.count())
 
-    async def write(self, records_by_queue: Mapping[str, list[bytes]]) -> str | None:
-        """None when they are durable, else the reason. One round trip."""
+    async def write(
+        self,
+        records_by_queue: Records,
+        unknown: Iterable[bytes] = (),
+        again: Callable[[], Records] | None = None,
+    ) -> str | None:
+        """None when they are durable, else the reason. One round trip.
+
+        If Redis has links of user ids that are `unknown` here, it takes only what `again` returns, when they are known:
+        a second round trip. Without `again` it takes the records as they are.
+        """
         head = append_head(next(self._flush_ids), self._template, self._batch)
         try:
-            reason = await self._call(append_arguments(head, records_by_queue))
+            found, reason = await self._send(head, records_by_queue, unknown, hold=again is not None)
+            if found and again:
+                _, reason = await self._send(head, again())
         except (RedisError, OSError, RuntimeError, formats.NewerFormat) as error:  # RuntimeError: uvloop, just closed
             reason = _why(error)
         self._outage.report(reason)
         return reason
 
     async def probe(self) -> str | None:
-        """Why nothing could be written at this moment, or None. Calls append.lua without records."""
+        """Why nothing could be written at this moment, or None. Calls write.lua without records."""
         return await self.write({})
 
     async def aclose(self) -> None:
         await self._redis.aclose()
 
-    async def _call(self, args: list[Any]) -> str | None:
-        command = ("EVALSHA", self._sha, len(APPEND_KEYS), *APPEND_KEYS, *args)
+    async def _send(
+        self, head: list[Any], records: Records, unknown: Iterable[bytes] = (), hold: bool = False
+    ) -> tuple[bytes, str | None]:
+        """The links that Redis has of `unknown` ones, and None or why the records are not durable."""
+        fresh, generation = self._outbox.next(), int(time.time() // GENERATION_SECONDS)
+        args = append_arguments([*head], records)
+        args += (fresh, b"".join(unknown), int(hold), (generation + 2) * GENERATION_SECONDS)
+        links = (keys.links_key(generation), keys.links_key(generation - 1))
+        found, reason = await self._call([len(APPEND_KEYS) + len(links), *APPEND_KEYS, *links, *args])
+        if found:
+            self._links.told(found)
+        if fresh and reason is None and not (found and hold):
+            self._outbox.sent(fresh)
+        return found, reason
+
+    async def _call(self, args: list[Any]) -> tuple[bytes, str | None]:
+        command = ("EVALSHA", self._sha, *args)
         try:
             if self._confirm is None:
-                await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
-                return None
+                return await self._redis.execute_command(*command), None  # type: ignore[no-untyped-call]
             # WAIT and WAITAOF cover only writes of their own connection. One pipeline, one round trip.
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.execute_command(*command)
@@ -71,7 +106,7 @@ class RedisWriter:
                 await formats.agree_async(self._redis)
             self._sha = await self._redis.script_load(self._script)
             return await self._call(args)
-        return _shortfall(self._confirm, results[1])
+        return results[0], _shortfall(self._confirm, results[1])
 
 
 def _confirmation(durability: str) -> _Confirmation | None:

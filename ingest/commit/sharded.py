@@ -32,8 +32,11 @@ class ShardedWriter:
         self._away: dict[int, asyncio.Task[None]] = {}
         self._reason = ""
 
-    async def write(self, records_by_queue: Mapping[str, list[bytes]]) -> str | None:
-        """None when they are durable, each in its home or the next one, else the reason."""
+    async def write(self, records_by_queue: Mapping[str, list[bytes]], *_: object) -> str | None:
+        """None when they are durable, each in its home or the next one, else the reason.
+
+        Nothing is routed again here: what it would be for may lie in another Redis.
+        """
         shares: dict[int, dict[str, list[bytes]]] = {}
         for queue, records in records_by_queue.items():
             for record in records:

@@ -16,7 +16,6 @@ from ingest.commit.committer import Committer, NotDurable
 from ingest.http.answers import Answer, Refused, unavailable
 from ingest.http.bodies import Bodies
 from ingest.http.guards import Guards
-from ingest.routing import route
 from ingest.settings import Settings
 from ingest.store.queues import lane_of
 from ingest.store.records import digest, notification_id
@@ -60,7 +59,6 @@ class Webhook:
             "http.route": settings.path,
             "url.scheme": "https" if settings.tls_cert else "http",
         }
-        self._partitions = settings.partitions
         self._committer = committer
         self._guards = Guards(settings)
         self._bodies = Bodies(settings)
@@ -119,7 +117,7 @@ class Webhook:
         try:
             received_ms = time.time_ns() // 1_000_000
             self._guards.admit_body(request.headers, body)
-            routes = route(body, self._partitions)
+            routes = self._committer.route(body)
             await self._committer.commit(body, received_ms, routes)
         except NotDurable:
             raise unavailable("not_durable") from None

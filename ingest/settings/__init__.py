@@ -112,7 +112,10 @@ class Settings(BaseSettings):
     body_timeout: Seconds = Field(10.0, description="time for a body to arrive completely; then: 408")
     lanes: Lanes = Field(("messages", "statuses", "other"), description="lanes that a `work` process takes from")
     processes: int = Field(1, ge=1, le=1024, description="receiver processes (serve) or worker processes (work, up)")
-    partitions: int = Field(8, ge=1, le=255, description="partitions of the messages lane")
+    partitions: int = Field(32, ge=1, le=255, description="partitions of the messages lane")
+    business_partitions: int | None = Field(
+        None, ge=1, le=255, description="how many of them messages to one business number may use; unset: all"
+    )
     dedup_window: Seconds = Field(
         25 * 3600.0, le=7 * 86400.0, description="how long copies of an event are recognised and dropped"
     )

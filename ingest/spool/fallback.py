@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 import structlog
 
-from ingest.routing import route
+from ingest.routing import Router
 from ingest.spool import spool
 from ingest.store.records import pack_into
 from ingest.store.segments import Segment, Spooled
@@ -41,8 +42,14 @@ LAST_SECONDS = 0.2
 class Writer(Protocol):
     """Redis, as the spool needs it. Each answer is None, or the reason why not."""
 
-    async def write(self, records_by_queue: Mapping[str, list[bytes]], /) -> str | None:
-        """Write packed records durably."""
+    async def write(
+        self,
+        records_by_queue: Mapping[str, list[bytes]],
+        unknown: Iterable[bytes],
+        again: Callable[[], Mapping[str, list[bytes]]] | None,
+        /,
+    ) -> str | None:
+        """Write packed records durably, or those that `again` makes if there are links of the `unknown` user ids."""
 
     async def probe(self) -> str | None:
         """Find out whether it could write."""
@@ -51,10 +58,10 @@ class Writer(Protocol):
 class SpoolFallback:
     """Spools notifications while Redis cannot keep them, and replays them when it can. Create it in the event loop."""
 
-    def __init__(self, folder: spool.Spool, writer: Writer, partitions: int) -> None:
+    def __init__(self, folder: spool.Spool, writer: Writer, router: Router) -> None:
         self._spool = folder
         self._writer = writer
-        self._partitions = partitions
+        self._router = router
         self._outage = Outage("the spool cannot be used, senders get 503", "the spool can be used again")
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "spool")  # its own: senders must not wait for the admin listener
@@ -158,11 +165,13 @@ class SpoolFallback:
         """Send what is left in these segments to Redis, call by call, until `stop`."""
         items = spool.read(segments)
         while not self._stop.is_set():
-            some, records = self._next_call(items)
+            some, records, unknown = self._next_call(items)
             if not some:
                 spool.note_read(segments)
                 return None
-            reason = asyncio.run_coroutine_threadsafe(self._writer.write(records), self._loop).result()
+            again = partial(routed, [(item.received_ms, item.body) for item in some], self._router)
+            write = self._writer.write(records, unknown, again)
+            reason = asyncio.run_coroutine_threadsafe(write, self._loop).result()
             if reason is not None:
                 return reason
             spool.note_replayed(some)
@@ -170,22 +179,34 @@ class SpoolFallback:
             self._replayed += len(some)
         return None
 
-    def _next_call(self, items: Iterator[Spooled]) -> tuple[list[Spooled], dict[str, list[bytes]]]:
-        """The notifications of one call, and their records by queue, for the number of partitions of today."""
+    def _next_call(self, items: Iterator[Spooled]) -> tuple[list[Spooled], dict[str, list[bytes]], set[bytes]]:
+        """The notifications of one call, their records by queue, for the partitions of today, and the user ids in them
+        of which no link is known.
+        """
         some: list[Spooled] = []
         records: dict[str, list[bytes]] = {}
+        unknown: set[bytes] = set()
         count = size = 0
         for item in items:
             some.append(item)
-            routes = route(item.body, self._partitions)
+            routes = self._router(item.body)
+            unknown.update(routes[0].unknown)
             size += pack_into(records, routes, item.body, item.received_ms)
             count += len(routes)
             if count >= CALL_RECORDS or size >= CALL_BYTES:
                 break
-        return some, records
+        return some, records, unknown
 
     def _say_done(self) -> None:
         if self._replayed:
             seconds = round(time.monotonic() - self._replaying_since, 3)
             log.info("Redis has all that was spooled", notifications=self._replayed, seconds=seconds)
         self._replayed, self._replaying_since = 0, 0.0
+
+
+def routed(notifications: Iterable[tuple[int, bytes]], router: Router) -> dict[str, list[bytes]]:
+    """The records of notifications, each (arrival in ms, body), by queue."""
+    records: dict[str, list[bytes]] = {}
+    for received_ms, body in notifications:
+        pack_into(records, router(body), body, received_ms)
+    return records

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from ingest.state import controls
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS
-from ingest.store.queues import LANES, Member, lane_of
+from ingest.store.queues import LANES, MESSAGES, Member, lane_of
 
 ALIVE_MS = 10_000
 """A worker without a sign of life for this long counts as dead."""
@@ -67,6 +67,8 @@ class Backlog:
     counts: dict[str, int]
     away: tuple[str, ...] = ()
     """Of several Redis, those that do not answer. The figures add up the others."""
+    idle_workers: str = ""
+    """What `idle_workers` says, where it was asked."""
 
     def as_json(self) -> dict[str, Any]:
         """The shape of `wa-ingest status --json`."""
@@ -109,6 +111,33 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
     return Backlog(
         lanes, sum(one.workers for one in found), any(one.suspended for one in found), dict(counts), tuple(away)
     )
+
+
+def idle_workers(clients: dict[str, Redis], partitions: int) -> str:
+    """One line when more workers take messages than there are partitions, else empty. Several Redis share the
+    partitions; one that is away is left out.
+    """
+    workers = most = idle = 0
+    for n, redis in enumerate(clients.values()):
+        try:
+            found = _message_workers(redis)
+        except (RedisError, OSError):
+            continue
+        here = len(range(n, partitions, len(clients)))
+        workers, most, idle = workers + found, most + here, idle + max(0, found - here)
+    if not idle:
+        return ""
+    return f"{workers} worker processes but {most} partitions: {idle} of them never get messages; raise WA_PARTITIONS"
+
+
+def _message_workers(redis: Redis) -> int:
+    """How many workers that are alive take from the messages lane, by the queues that RQ keeps of each."""
+    seconds, _ = redis.time()
+    alive: Any = redis.zrange(keys.ALIVE, seconds * 1000 - ALIVE_MS, "+inf", byscore=True)
+    with redis.pipeline(transaction=False) as pipe:
+        for name in alive:
+            pipe.hget(keys.rq_worker_key(name.decode()), "queues")
+        return sum(bool(queues and queues.startswith(MESSAGES.encode())) for queues in pipe.execute())
 
 
 def _together(lanes: list[Lane]) -> Lane:

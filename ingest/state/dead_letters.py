@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
-from ingest.routing import Route, route
+from ingest.routing import Route, Router
 from ingest.settings import Settings
 from ingest.state.backlog import iso
 from ingest.store import keys, scripts
@@ -167,10 +167,11 @@ def requeue(redis: Redis, selection: Selection, settings: Settings) -> Iterator[
     script = redis.register_script(_REQUEUE)
     template = job_template()
     flush_ids = map("d{}-{:08x}".format, itertools.repeat(secrets.token_hex(5)), itertools.count())
+    router = Router(settings.partitions, settings.business_partitions)
     for lane, first, last in _ranges(selection):
         for letters in _portions(redis, selection, lane, first, last):
             fixed = append_head(next(flush_ids), template, settings.batch)
-            records = [part for letter in letters for part in _records(letter, settings.partitions)]
+            records = [part for letter in letters for part in _records(letter, router)]
             yield script(keys=[*APPEND_KEYS, keys.dead_key(lane)], args=fixed + records)
 
 
@@ -248,19 +249,19 @@ def _letter(lane: str, id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     )
 
 
-def _routes(letter: DeadLetter, partitions: int) -> tuple[Route, ...]:
-    if letter.kind != "notification" and letter.queue in queue_names(letter.lane, partitions):
-        return (Route(letter.queue, 0),)
-    return route(letter.body, partitions)
+def _routes(letter: DeadLetter, router: Router) -> tuple[Route, ...]:
+    if letter.kind != "notification" and letter.queue in queue_names(letter.lane, router.partitions):
+        return (Route(letter.queue),)
+    return router(letter.body)
 
 
-def _records(letter: DeadLetter, partitions: int) -> Iterator[Any]:
+def _records(letter: DeadLetter, router: Router) -> Iterator[Any]:
     """A letter's records as requeue.lua takes them, each with the letter's id and its queue."""
     # A letter that had been tried holds one event, also when its worker died of it (`poison`, of kind notification).
     force = letter.kind != "notification" or letter.attempt > 1
     body_digest = b"" if letter.body_digest == digest(letter.body) else letter.body_digest
     by_queue: dict[str, list[bytes]] = {}
-    routes = _routes(letter, partitions)
+    routes = _routes(letter, router)
     pack_into(by_queue, routes, letter.body, letter.received_ms, force=force, body_digest=body_digest)
     for queue, (record,) in by_queue.items():
         yield from (str(letter.id), queue, record)

@@ -14,13 +14,15 @@ HEADER_BYTES = 8
 """Length of what stands before a record's body."""
 
 HAS_DIGEST = 1
-"""A record's split that says instead (split among one would mean nothing): a digest stands between header and body."""
+"""The last byte of a header that says: a digest stands between header and body. 0: only the body follows."""
 
 DIGEST_BYTES = 8
-"""Length of that digest."""
+"""Length of that digest. When it is all zeros, the record has shares: the real digest follows, or zeros for none, then
+the length of the shares (4 bytes), then these.
+"""
 
-MOST_DONE = 8
-"""Handlers of an event that are remembered as done, at most: no JSON text begins with a byte up to this."""
+MOST_DONE = 255
+"""Handlers of an event that are remembered as done, at most."""
 
 HANDLER_BYTES = 4
 """Length of what is remembered of each."""
@@ -77,3 +79,9 @@ PLACE_BYTES = 10
 
 PROFILE_BYTES = 21
 """Length of what is remembered of a contact; the first 6 bytes are the time (ms)."""
+
+LINK_DIGEST_BYTES = 8
+"""Length of the digest of a user id; the key of its contact, 4 bytes, follows."""
+
+MOST_LINKS = 200_000
+"""Links of a generation in Redis: some 15 MB. Beyond it, a new one replaces a random one."""

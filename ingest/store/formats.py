@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError
 from ingest.errors import SettingsError
 from ingest.store import keys
 
-FORMAT = 1
+FORMAT = 2
 """Of this version. It rises with a change in Redis that the version before cannot handle. Data that `agree` cannot
 leave as it is must then be converted here, and docs/upgrades.md needs a line on it. No number at all means the same as
 1: the first versions wrote none.

@@ -18,6 +18,7 @@ TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:
 | `generations` | hash | - | of each generation of `seen`: digits in the name of a set, when it was born, its size |
 | `seen:N:DIGITS` | set | - | digests of events that were handled; a worker removes them after WA_DEDUP_WINDOW |
 | `profiles:G:N` | hash | 60 d | what was last seen of contacts, in generation G, see `workers/engine/profiles.py` |
+| `links:G` | hash | 30 d | digest of a user id → its contact, in generation G, see `ingest/store/links.py` |
 | `turn` | string | - | how many batches were given out, ever |
 | `spent` | hash | - | lane → milliseconds of work lately |
 | `breakdowns` | hash | - | handler that always fails → how, and its next try, see `ingest/state/breakdowns.py` |
@@ -89,6 +90,10 @@ def profiles_prefix(generation: int) -> str:
     return f"{WA}profiles:{generation}:"
 
 
+def links_key(generation: int) -> str:
+    return f"{WA}links:{generation}"
+
+
 def doorbell_key(lane: str) -> str:
     return f"{WA}doorbell:{lane}"
 
@@ -121,6 +126,11 @@ def queue_of(key: bytes) -> str:
 def job_key(batch: str) -> str:
     """RQ's job of a batch."""
     return f"{RQ}:job:{batch}"
+
+
+def rq_worker_key(worker: str) -> str:
+    """What RQ keeps of a worker process."""
+    return f"{RQ}:worker:{worker}"
 
 
 def scheduled_key(queue: str) -> str:

@@ -10,17 +10,19 @@ from typing import NamedTuple
 from ingest.store.constants import DIGEST_BYTES, HANDLER_BYTES, HAS_DIGEST, HEADER_BYTES, MOST_DONE
 
 _HEADER = Struct(">Q")
+_LENGTH = Struct(">I")
+_NO_DIGEST = bytes(DIGEST_BYTES)
 
 
 class Record(NamedTuple):
     """One notification in a batch.
 
     `attempt` counts from 1, to 127; 0 is the first try of a replayed notification, which the archive holds already.
-    `split` is 0, or the number of partitions when only the contacts of this queue's partition count (see
-    `ingest.routing.Route`). With `force` it is handled even if it was handled before. `body_digest` is empty, or the
-    `digest` of the body as it was received, when `body` holds only one event of it. Such an event may have been put off
-    `waits` times, because a handler of it failed every time; `done` are the handlers that need not be called again
-    (`handler_digest`).
+    With `force` it is handled even if it was handled before. `body_digest` is empty, or the `digest` of the body as it
+    was received, when `body` holds only one event of it. `shares` says which contacts of the notification count here,
+    empty for all (see `ingest.routing`). `split` says the same in records of format 1, which had no shares: the number
+    of partitions, or 0. An event may have been put off `waits` times, because a handler of it always failed; `done` are
+    the handlers that need not be called again (`handler_digest`).
     """
 
     received_ms: int
@@ -29,6 +31,7 @@ class Record(NamedTuple):
     force: bool
     body: bytes
     body_digest: bytes = b""
+    shares: bytes = b""
     waits: int = 0
     done: frozenset[bytes] = frozenset()
 
@@ -37,58 +40,62 @@ def pack(
     body: bytes,
     received_ms: int,
     attempt: int = 1,
-    split: int = 0,
     force: bool = False,
     body_digest: bytes = b"",
+    shares: bytes = b"",
     waits: int = 0,
     done: Iterable[bytes] = (),
 ) -> bytes:
-    """A record as it lies in Redis: 6 bytes arrival time, 1 bit force, 7 attempt, 8 split, the body byte for byte.
+    """A record as it lies in Redis: 6 bytes arrival time, 1 bit force, 7 attempt, 8 what follows, the body as it is.
 
-    With a body digest, which only a record without a split may have, the split is 1 and the digest's 8 bytes stand
-    before the body. If there is something to say of `waits` and `done`, it comes in between: a byte with the number of
-    handlers that are done, a byte for `waits`, and 4 bytes for each handler. No JSON text begins with such a byte.
+    Before the body stands what there is to say beside (`HAS_DIGEST`): the digest alone; or a digest of zeros, the
+    digest or zeros, the length of the shares (4 bytes), the shares, the number of handlers that are done (1 byte),
+    `waits` (1 byte), and 4 bytes for each of those handlers. records.lua reads it, too.
     """
-    if body_digest:
-        split = HAS_DIGEST
-        if waits or done:
-            ended = sorted(done)[:MOST_DONE]
-            body_digest += bytes((len(ended), waits & 255)) + b"".join(ended)
-    return _HEADER.pack(received_ms << 16 | force << 15 | attempt << 8 | split) + body_digest + body
+    more = body_digest
+    if shares or waits or done:
+        ended = sorted(done)[:MOST_DONE]
+        said = (_NO_DIGEST, body_digest or _NO_DIGEST, _LENGTH.pack(len(shares)), shares)
+        more = b"".join((*said, bytes((len(ended), waits & 255)), *ended))
+    return _HEADER.pack(received_ms << 16 | force << 15 | attempt << 8 | (HAS_DIGEST if more else 0)) + more + body
 
 
 def pack_into(
     by_queue: dict[str, list[bytes]],
-    routes: Iterable[tuple[str, int]],
+    routes: Iterable[tuple[str, bytes, Iterable[bytes]]],
     body: bytes,
     received_ms: int,
     attempt: int = 1,
     force: bool = False,
     body_digest: bytes = b"",
 ) -> int:
-    """Add a notification's records, one for each route (queue, split), to those of each queue. Returns their bytes."""
+    """Add a notification's records, one for each of its routes, to those of each queue. Returns their bytes."""
     size = 0
-    for queue, split in routes:
-        record = pack(body, received_ms, attempt, split, force, body_digest)
+    for queue, shares, _ in routes:
+        record = pack(body, received_ms, attempt, force, body_digest, shares)
         by_queue.setdefault(queue, []).append(record)
         size += len(record)
     return size
 
 
 def unpack(record: bytes) -> Record:
-    """The reverse of `pack`."""
+    """The reverse of `pack`; also of what format 1 packed."""
     (header,) = _HEADER.unpack_from(record)
     received_ms, attempt, force, split = header >> 16, header >> 8 & 127, bool(header >> 15 & 1), header & 255
     if split != HAS_DIGEST:
         return Record(received_ms, attempt, split, force, record[HEADER_BYTES:])
-    body = HEADER_BYTES + DIGEST_BYTES
-    body_digest, waits, ended = record[HEADER_BYTES:body], 0, b""
-    if len(record) > body and record[body] <= MOST_DONE:
-        count, waits = record[body : body + 2]
-        ended = record[body + 2 : body + 2 + count * HANDLER_BYTES]
-        body += 2 + len(ended)
-    done = frozenset(ended[n : n + HANDLER_BYTES] for n in range(0, len(ended), HANDLER_BYTES))
-    return Record(received_ms, attempt, 0, force, record[body:], body_digest, waits, done)
+    at = HEADER_BYTES + DIGEST_BYTES
+    body_digest = record[HEADER_BYTES:at]
+    if body_digest != _NO_DIGEST:
+        return Record(received_ms, attempt, 0, force, record[at:], body_digest)
+    body_digest = record[at : at + DIGEST_BYTES]
+    begin = at + DIGEST_BYTES + _LENGTH.size
+    end = begin + _LENGTH.unpack_from(record, at + DIGEST_BYTES)[0]
+    count, waits = record[end : end + 2]
+    body = end + 2 + count * HANDLER_BYTES
+    done = frozenset(record[n : n + HANDLER_BYTES] for n in range(end + 2, body, HANDLER_BYTES))
+    known = b"" if body_digest == _NO_DIGEST else body_digest
+    return Record(received_ms, attempt, 0, force, record[body:], known, record[begin:end], waits, done)
 
 
 def handler_digest(name: str) -> bytes:

@@ -12,8 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.routing import Route, contact_of, partition_of, partitions_of, route
-from ingest.store.queues import LANES, lane_of, queue_names
+from ingest.routing import Route, Router, contact_of, handles, partition_of, partitions_of_business, route
+from ingest.store.links import digest_of
+from ingest.store.queues import LANES, lane_of, partition_number, queue_names
+from ingest.store.records import Record, pack_into, unpack
+from workers.events import Message
+from workers.events.message import shares_of
+from workers.events.parsing import parse
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 ALICE, BOB, CAROL = "16315551234", "491701234567", "US.13491208655302741918"
@@ -112,7 +117,7 @@ def test_text_that_looks_like_a_message(text: str) -> None:
 )
 def test_what_is_no_json(body: bytes) -> None:
     """Bytes that are no JSON go to `other`, whole."""
-    assert route(body, 8) == (Route("other", 0),)
+    assert route(body, 8) == (Route("other"),)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +127,14 @@ def test_what_is_no_json(body: bytes) -> None:
         ({"from": "+" + ALICE}, ALICE),
         ({"from": int(ALICE)}, ALICE),
         ({"from_user_id": CAROL}, CAROL),
-        ({"from_user_id": CAROL, "from": ALICE}, CAROL),
+        ({"from_user_id": CAROL, "from": ALICE}, ALICE),
+        ({"from_bsuid": CAROL}, CAROL),
+        ({"from_user_id": CAROL, "from": ""}, CAROL),
+        ({"from": CAROL}, CAROL),
+        ({"type": "system", "system": {"previous_user_id": CAROL, "user_id": "US.2"}}, CAROL),
+        ({"from_user_id": "US.2", "system": {"previous_user_id": CAROL, "user_id": "US.2"}}, CAROL),
+        ({"from": ALICE, "system": {"previous_user_id": CAROL}}, ALICE),
+        ({"system": {"previous_user_id": 7}}, None),
         ({"from_user_id": "", "from": ALICE}, ALICE),
         ({"from_user_id": None, "from": ALICE}, ALICE),
         ({"from_user_id": 7, "from": ALICE}, ALICE),
@@ -137,7 +149,7 @@ def test_what_is_no_json(body: bytes) -> None:
     ],
 )
 def test_contact(element: dict[str, Any], contact: str | None) -> None:
-    """A contact is known by the business-scoped user id, else by the number: as text or integer, plus sign or not."""
+    """A contact is named by number, as text or integer, plus sign or not, else by user id, wherever that stands."""
     assert contact_of(element) == contact
 
 
@@ -152,7 +164,7 @@ def test_same_contact_same_partition(body: dict[str, Any]) -> None:
     ):
         (body["messages"] if "messages" in body else body["entry"][0]["changes"][0]["value"]["messages"])[0] = message
         routes |= set(route(wire(body), 200))
-    assert routes == {Route(f"messages.{crc32(ALICE.encode()) % 200}", 0)}
+    assert routes == {Route(f"messages.{crc32(ALICE.encode()) % 200}")}
     assert partition_of(BOB, 200) != partition_of(ALICE, 200)
 
 
@@ -163,14 +175,19 @@ def test_partition_never_changes() -> None:
 
 def test_no_contact_is_partition_zero() -> None:
     """A message that names no contact is still urgent, and goes to partition 0."""
-    assert route(wire({"messages": [{"type": "system"}]}), 8) == (Route("messages.0", 0),)
+    assert route(wire({"messages": [{"type": "system"}]}), 8) == (Route("messages.0"),)
+
+
+def queues(body: object, partitions: int = 8, per_business: int | None = None) -> list[str]:
+    return [found.queue for found in route(wire(body), partitions, per_business)]
 
 
 def test_several_contacts() -> None:
-    """Messages of contacts in different partitions: one copy for each partition, which says how many there are."""
-    body = wire({"messages": [{"from": c} for c in (ALICE, BOB, CAROL, ALICE)]})
-    assert route(body, 8) == (Route("messages.1", 8), Route("messages.4", 8), Route("messages.5", 8))
-    assert route(body, 1) == (Route("messages.0", 0),)
+    """Messages of contacts in different partitions: one copy for each partition, with the same shares."""
+    body = {"messages": [{"from": c} for c in (ALICE, BOB, CAROL, ALICE)]}
+    assert queues(body) == ["messages.1", "messages.4", "messages.5"]
+    assert len({found.shares for found in route(wire(body), 8)}) == 1
+    assert route(wire(body), 1) == (Route("messages.0"),)
 
 
 def test_several_contacts_over_entries() -> None:
@@ -178,13 +195,75 @@ def test_several_contacts_over_entries() -> None:
     body = cloud({"messages": [{"from": ALICE}]})
     body["entry"] += cloud({"calls": [{"from": BOB}]}, "calls")["entry"]
     body["entry"][0]["changes"] += cloud({"messages": [{"from_user_id": CAROL}]})["entry"][0]["changes"]
-    assert [p.queue for p in route(wire(body), 8)] == ["messages.1", "messages.4", "messages.5"]
+    assert queues(body) == ["messages.1", "messages.4", "messages.5"]
+
+
+def of(business: object, *contacts: str) -> dict[str, Any]:
+    """Messages of these contacts to one business number."""
+    return cloud({"metadata": {"phone_number_id": business}, "messages": [{"from": c} for c in contacts]})
+
+
+NUMBERS = [str(n) for n in range(200)]
+
+
+@pytest.mark.parametrize("business", ["106540000000001", 106540000000001])
+def test_a_business_uses_its_partitions(business: object) -> None:
+    """A business number uses as many partitions as it may, whoever writes to it; by default all of them."""
+    assert len(queues(of(business, *NUMBERS), 32, 4)) == 4
+    assert queues(of(business, *NUMBERS), 32) == queues(of(business, *NUMBERS), 32, 32) == queue_names("messages", 32)
+    assert len(queues({"messages": [{"from": c} for c in NUMBERS]}, 32, 4)) == 32
+
+
+def test_businesses_differ() -> None:
+    """Hardly any two business numbers have all of their partitions in common, and together they use all."""
+    chosen = {tuple(sorted(partitions_of_business(str(n), 32, 4))) for n in range(100)}
+    assert len(chosen) >= 99
+    assert {n for some in chosen for n in some} == set(range(32))
+
+
+def test_partitions_of_a_business_never_change() -> None:
+    """They are the same in every process and version, and a partition more replaces at most one of them."""
+    assert partitions_of_business("106540000000001", 32, 4) == (27, 6, 29, 26)
+    for n in range(100):
+        assert len(set(partitions_of_business(str(n), 32, 4)) - set(partitions_of_business(str(n), 33, 4))) <= 1
+
+
+@pytest.mark.parametrize(("written", "read"), [((32, None), (8, 2)), ((8, 2), (32, None)), ((16, 3), (16, 1))])
+def test_each_message_is_handled_once(written: Any, read: Any) -> None:
+    """Of the copies of a notification one handles each message, and one all else, whatever the settings are by then."""
+    body = of("1", *NUMBERS[:50])
+    body["entry"] += of("2", *NUMBERS[:50])["entry"]
+    records: dict[str, list[bytes]] = {}
+    pack_into(records, route(wire(body), *written), wire(body), 1)
+    found = {partition_number(queue): unpack(record) for queue, (record,) in records.items()}
+    for business in ("1", "2"):
+        for contact in NUMBERS[:50]:
+            (partition,) = (n for n, r in found.items() if handles(n, r, business, {"from": contact}))
+            assert f"messages.{partition}" in queues(of(business, contact), *written)
+    for unknown in (None, {"from": "somebody else"}, {}):
+        assert [n for n, record in found.items() if handles(n, record, "1", unknown)] == [min(found, key=int)]
+
+
+def test_records_of_format_1() -> None:
+    """What a receiver of format 1 wrote is handled where that receiver sent it: by the number of partitions alone."""
+    both = {"from": ALICE, "from_user_id": CAROL}
+    record = Record(1, 1, 8, False, wire({"messages": [{"from": ALICE}, {"from": BOB}, both]}))
+    assert [n for n in range(8) if handles(n, record, None, both)] == [5]
+    assert [n for n in range(8) if handles(n, record, None, {"from": ALICE})] == [1]
+    assert [n for n in range(8) if handles(n, record, None, {"from": BOB})] == [4]
+    assert [n for n in range(8) if handles(n, record, None, None)] == [1]
+
+
+def test_a_whole_notification() -> None:
+    """A record without shares is handled where it lies."""
+    assert handles(3, Record(1, 1, 0, False, b"{}"), "1", {"from": ALICE})
+    assert handles(None, Record(1, 1, 0, False, b"{}"), None, None)
 
 
 def test_contacts_of_one_partition() -> None:
     """Messages of contacts in one partition need no copy."""
     other = next(str(n) for n in range(10**6) if partition_of(str(n), 8) == partition_of(ALICE, 8))
-    assert route(wire({"messages": [{"from": ALICE}, {"from": other}]}), 8) == (Route("messages.1", 0),)
+    assert route(wire({"messages": [{"from": ALICE}, {"from": other}]}), 8) == (Route("messages.1"),)
 
 
 def test_queue_names() -> None:
@@ -200,7 +279,22 @@ JSON = st.recursive(
         st.lists(inner, max_size=4)
         | st.dictionaries(
             st.sampled_from(
-                ["entry", "changes", "value", "field", "messages", "calls", "statuses", "from", "from_user_id", "x"]
+                [
+                    "entry",
+                    "changes",
+                    "value",
+                    "field",
+                    "messages",
+                    "calls",
+                    "statuses",
+                    "from",
+                    "from_user_id",
+                    "user_id",
+                    "wa_id",
+                    "contacts",
+                    "system",
+                    "x",
+                ]
             ),
             inner | st.sampled_from(["messages", "calls", ALICE, "+" + BOB]),
             max_size=4,
@@ -222,22 +316,21 @@ BODIES = st.one_of(
 )
 
 
-@given(BODIES, st.integers(1, 255))
-def test_any_body_has_a_place(body: bytes, partitions: int) -> None:
-    """Whatever the bytes are, routing answers with queues that exist, and with a split only when there are several."""
-    routes = route(body, partitions)
-    queues = [p.queue for p in routes]
-    assert queues
-    assert len(set(queues)) == len(queues)
-    assert set(queues) <= {name for each in LANES for name in queue_names(each, partitions)}
-    assert {p.split for p in routes} == ({partitions} if len(routes) > 1 else {0})
+@given(BODIES, st.integers(1, 255), st.none() | st.integers(1, 255))
+def test_any_body_has_a_place(body: bytes, partitions: int, per_business: int | None) -> None:
+    """Whatever the bytes are, routing answers with queues that exist, and with shares only when there are several."""
+    routes = route(body, partitions, per_business)
+    names = [p.queue for p in routes]
+    assert names
+    assert len(set(names)) == len(names)
+    assert set(names) <= {name for each in LANES for name in queue_names(each, partitions)}
+    assert all(bool(p.shares) == (len(routes) > 1) for p in routes)
 
 
 @given(st.lists(CONTACTS, min_size=1, max_size=8), st.integers(1, 255))
 def test_every_message_has_its_partition(messages: list[dict[str, Any]], partitions: int) -> None:
     """Each message's partition is among the queues of its body, and no other partition is."""
     expected = {partition_of(contact_of(message), partitions) for message in messages}
-    assert partitions_of({"messages": messages}, partitions) == expected
     assert {p.queue for p in route(orjson.dumps({"messages": messages}), partitions)} == {
         f"messages.{n}" for n in expected
     }
@@ -257,3 +350,127 @@ def test_samples() -> None:
             right[name] = {"statuses"} if '"statuses"' in raw.decode() else {"other"}
     assert len(expected) > 100
     assert found == right
+
+
+CASES = Path(__file__).parents[3] / "shared" / "cases"
+
+
+def keys_of(router: Router, body: object) -> list[tuple[str, str | None]]:
+    """Queue and order key of each message of a body, as a worker finds them."""
+    records: dict[str, list[bytes]] = {}
+    pack_into(records, router(wire(body)), wire(body), 1)
+    found = []
+    for queue, (packed,) in records.items():
+        record = unpack(packed)
+        for event in parse(record.body, 1, shares=record.shares):
+            assert isinstance(event, Message)
+            if handles(partition_number(queue), record, event.business, event.raw):
+                found.append((queue, event.order_key))
+    return found
+
+
+def said(number: str | None = None, user: str | None = None, *contacts: dict[str, str]) -> dict[str, Any]:
+    """A message that names its contact so, to one business number."""
+    message = {key: value for key, value in (("from", number), ("from_user_id", user)) if value}
+    value: dict[str, Any] = {"metadata": {"phone_number_id": "1"}, "messages": [message]}
+    return cloud(value | ({"contacts": list(contacts)} if contacts else {}))
+
+
+BOTH = [
+    said(ALICE, CAROL),
+    said(ALICE, None, {"wa_id": ALICE, "user_id": CAROL}),
+    said("5511987654321", CAROL, {"wa_id": "551187654321", "user_id": CAROL}),
+    said("5511987654321", None, {"wa_id": "551187654321", "user_id": CAROL}),
+]
+
+
+@pytest.mark.parametrize("linking", BOTH)
+@pytest.mark.parametrize(
+    "alone", [said(None, CAROL), said(CAROL), said(None, CAROL, {"user_id": CAROL}), said(CAROL, CAROL)]
+)
+def test_a_linked_user_id_is_the_number(linking: Any, alone: Any) -> None:
+    """After a notification with both, one with the user id alone has the partition and order key of the number."""
+    router = Router(32, 4)
+    number = linking["entry"][0]["changes"][0]["value"]["messages"][0]["from"]
+    assert keys_of(router, linking) == keys_of(router, said(number))
+    assert keys_of(router, alone) == keys_of(router, said(number))
+
+
+def test_a_contact_beside_the_message_links() -> None:
+    """A message with the user id alone goes by the number that `contacts` gives for it."""
+    beside = said(None, CAROL, {"wa_id": ALICE, "user_id": CAROL})
+    assert keys_of(Router(32), beside) == keys_of(Router(32), said(ALICE))
+
+
+def test_links_are_of_one_business() -> None:
+    """A user id is linked for the business number that it was seen with, and with nobody else's number."""
+    router = Router(255)
+    keys_of(router, said(ALICE, CAROL))
+    other = said(None, CAROL)
+    other["entry"][0]["changes"][0]["value"]["metadata"]["phone_number_id"] = "2"
+    assert keys_of(router, other) == keys_of(Router(255), other) != keys_of(router, said(None, CAROL))
+    keys_of(router, said(None, "US.1", {"wa_id": BOB, "user_id": "US.2"}))
+    assert keys_of(router, said(None, "US.1")) != keys_of(router, said(BOB))
+
+
+def test_a_new_user_id_is_the_same_contact() -> None:
+    """A system message about a new user id belongs to the contact, and so does what comes with the new id."""
+    router = Router(32)
+    keys_of(router, said(ALICE, CAROL))
+    news = {"type": "user_changed_user_id", "user_id": "US.2", "previous_user_id": CAROL}
+    announced = cloud({"metadata": {"phone_number_id": "1"}, "messages": [{"type": "system", "system": news}]})
+    assert keys_of(router, announced) == keys_of(router, said(None, "US.2")) == keys_of(router, said(ALICE))
+
+
+def test_a_new_number_takes_the_user_id() -> None:
+    """The link seen last counts."""
+    router = Router(255)
+    for number in (ALICE, BOB, ALICE):
+        keys_of(router, said(number, CAROL))
+        assert keys_of(router, said(None, CAROL)) == keys_of(router, said(number))
+
+
+def test_unknown_user_ids_are_told() -> None:
+    """A route names the user ids that no link is known of, as digests, and only those."""
+    router = Router(32)
+    assert router(wire(said(None, CAROL)))[0].unknown == (digest_of("1", CAROL),)
+    assert router(wire(said(ALICE, CAROL)))[0].unknown == ()
+    assert router(wire(said(None, CAROL)))[0].unknown == ()
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="the cases are not here")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "live-T3-one-contact-two-keys",
+        "live-T3b-both-then-user-id",
+        "live-T8-number-field-holds-user-id",
+        "id08-order-phone-then-both",
+    ],
+)
+def test_cases_of_one_contact(name: str) -> None:
+    """Messages of one person that the field has sent with number, both, or user id have one order key."""
+    case = json.loads((CASES / f"{name}.json").read_text())
+    router = Router(32)
+    assert len({found for body in case.get("bodies", [case]) for found in keys_of(router, body)}) == 1
+
+
+def test_a_retry_keeps_the_contact() -> None:
+    """The record of a retry says what a linked user id belongs to, in few bytes; of a number it says nothing."""
+    router = Router(32)
+    keys_of(router, said(ALICE, CAROL))
+    (place,) = router(wire(said(None, CAROL)))
+    (event,) = parse(wire(said(None, CAROL)), 1, shares=place.shares)
+    (again,) = parse(event.body(), 1, 2, shares=shares_of(event))  # type: ignore[arg-type]
+    assert again.order_key == event.order_key  # type: ignore[union-attr]
+    assert len(shares_of(event)) == 9  # type: ignore[arg-type]
+    (event,) = parse(wire(said(ALICE, CAROL)), 1)
+    assert shares_of(event) == b""  # type: ignore[arg-type]
+
+
+@given(BODIES, BODIES)
+def test_links_never_raise(body: bytes, other: bytes) -> None:
+    """Whatever the bytes are, a router that learns from them goes on, and sends the same body to one place."""
+    router = Router(8, 2)
+    router(body)
+    assert [place.queue for place in router(other)] == [place.queue for place in router(other)]

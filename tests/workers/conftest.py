@@ -13,7 +13,6 @@ import pytest
 from redis import Redis
 
 from ingest.commit.committer import make_committer
-from ingest.routing import route
 from ingest.settings import Settings, load
 from ingest.store import constants, keys, scripts
 from ingest.store.jobs import job_template, rq_now
@@ -21,6 +20,8 @@ from ingest.store.pipelined import PipelinedConnection
 from ingest.store.queues import LANES, queue_names
 from workers.engine import flow as flow_room
 from workers.handlers import Handlers
+
+PARTITIONS = 8  # fewer than the default: less to take from
 
 
 def message_body(id: str = "m1", sender: str = "15550001", **more: Any) -> bytes:
@@ -58,10 +59,10 @@ def commit(redis_url: str) -> Callable[..., None]:
 
     def run(*bodies: bytes, received_ms: int = 1_700_000_000_000, **settings: Any) -> None:
         async def go() -> None:
-            current = load(**settings)
+            current = load(**{"partitions": PARTITIONS} | settings)
             committer = make_committer(current)
             try:
-                waiting = [committer.commit(b, received_ms, route(b, current.partitions)) for b in bodies]
+                waiting = [committer.commit(b, received_ms, committer.route(b)) for b in bodies]
                 await asyncio.gather(*waiting)
             finally:
                 await committer.aclose()
@@ -114,7 +115,7 @@ class Take:
             int(empty),
         ]
         for lane in lanes or LANES:
-            args += [lane, room, len(queue_names(lane, 8)), *queue_names(lane, 8)]
+            args += [lane, room, len(queue_names(lane, PARTITIONS)), *queue_names(lane, PARTITIONS)]
         self.last = (script or self._script)(keys=flow_room.TAKE_KEYS, args=args)
         return [(queue.decode(), batch.decode()) for queue, batch, *_ in self.last[4]]
 
@@ -156,7 +157,7 @@ def runner(redis: Redis) -> Iterator[Callable[..., Runner]]:
     made: list[Runner] = []
 
     def make(registry: Handlers, worker: str = "w1", **settings: Any) -> Runner:
-        made.append(Runner(redis, registry, worker, load(**{"threads": 1} | settings)))
+        made.append(Runner(redis, registry, worker, load(**{"threads": 1, "partitions": PARTITIONS} | settings)))
         return made[-1]
 
     yield make

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
-from ingest.routing import home, route
+from ingest.routing import Router, home, route
 from ingest.settings import Settings
 from ingest.store import append, keys, scripts
 from ingest.store.append import APPEND_KEYS, BATCH_BYTES, append_arguments, append_head
@@ -151,11 +151,12 @@ def feed_back(
     scripts = [redis.register_script(_APPEND) for redis in each]
     template = job_template()
     flush_ids = map("a{}-{:08x}".format, itertools.repeat(secrets.token_hex(5)), itertools.count())
+    router = Router(settings.partitions, settings.business_partitions)
     for portion in _portions(notifications):
         homes: dict[int, dict[str, list[bytes]]] = {}
         for received_ms, bodies in portion:
             for body in bodies:
-                for place in route(body, settings.partitions):
+                for place in router(body):
                     by_queue = homes.setdefault(home(place.queue, body, len(each)), {})
                     pack_into(by_queue, (place,), body, received_ms, attempt=0, force=force)
         for n, by_queue in homes.items():

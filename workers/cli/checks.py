@@ -124,6 +124,16 @@ def _each_redis(settings: Settings) -> Iterator[Check]:
     for one in each:
         where = f" {address(redis_url(one))}" if len(each) > 1 else ""
         yield from (found._replace(name=found.name + where) for found in _redis(one))
+    yield from _workers(settings)
+
+
+def _workers(settings: Settings) -> Iterator[Check]:
+    clients = connection.all_for_tools(redis_url(settings))
+    idle, _, advice = backlog.idle_workers(clients, settings.partitions).partition("; ")
+    if idle:
+        yield Check("workers", "warning", idle, advice)
+    for redis in clients.values():
+        redis.close()
 
 
 def _redis(settings: Settings) -> Iterator[Check]:

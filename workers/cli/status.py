@@ -43,7 +43,9 @@ def status(watch: bool, as_json: bool) -> None:
         def look() -> tuple[backlog.Backlog, SpoolFigures | None]:
             spooled = spool_figures(settings.spool_dir) if settings.spool_dir else None
             try:
-                return backlog.read_all(redis, settings.dead_age), spooled
+                now = backlog.read_all(redis, settings.dead_age)
+                now.idle_workers = backlog.idle_workers(redis, settings.partitions)
+                return now, spooled
             except (RedisError, OSError):
                 if spooled is not None:  # while Redis is away this is what there is to see
                     click.echo(orjson.dumps({"spool": spooled}) if as_json else _spool_line(spooled))
@@ -107,6 +109,8 @@ def _table(
     if now.suspended:
         workers.append("  suspended, `rq resume` lets them go on", style="bold red")
     below: list[RenderableType] = [table, workers]
+    if now.idle_workers:
+        below.append(Text(now.idle_workers, style="yellow"))
     if drawn and not wide:
         plots = _columns()
         plots.add_column(_DRAWN, no_wrap=True)

@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-import orjson
-
-from ingest.routing import partition_of, partitions_of
+from ingest import routing
 from ingest.state import counters
 from ingest.store.queues import lane_of, partition_number
 from ingest.store.records import Record, digest, pack, unpack
@@ -19,6 +17,7 @@ from workers.dispatch.outcomes import HANDLED, Outcome
 from workers.engine import retries
 from workers.engine.claims import Claim, of
 from workers.events import Broken, Event, Message, Status
+from workers.events.message import shares_of
 from workers.events.parsing import parse
 
 _DETAIL = 500  # characters of a dead letter's detail
@@ -79,8 +78,8 @@ class BatchState:
         self._undone = sum(self._left)
 
     def _take_apart(self, index: int, record: Record) -> None:
-        for event in parse(record.body, record.received_ms, record.attempt or 1, record.body_digest):
-            if record.split and not self._is_ours(event, record):
+        for event in parse(record.body, record.received_ms, record.attempt or 1, record.body_digest, record.shares):
+            if not self._is_ours(event, record):
                 continue
             if isinstance(event, Broken):
                 self._unclaimed[index].append((event, index, None))
@@ -90,10 +89,9 @@ class BatchState:
 
     def _is_ours(self, event: Event | Broken, record: Record) -> bool:
         """If a notification went to several partitions, each handles its own contacts, and the first all else."""
-        here = partition_number(self.queue)
-        if isinstance(event, Message):
-            return partition_of(event.order_key, record.split) == here
-        return min(partitions_of(orjson.loads(record.body), record.split)) == here
+        message = event if isinstance(event, Message) else None
+        business, element = (message.business, message.raw) if message else (None, None)
+        return routing.handles(partition_number(self.queue), record, business, element)
 
     def leaving(self) -> list[tuple[int, bytes]]:
         """What to archive of the notifications that the next `collect` takes out of the batch."""
@@ -210,6 +208,7 @@ class BatchState:
             event.attempt if waits else event.attempt + 1,
             force=self.force(index),
             body_digest=event.body_digest,
+            shares=shares_of(event),
             waits=waits,
             done=outcome.done,
         )

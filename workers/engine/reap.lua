@@ -11,7 +11,8 @@
 --       7 a worker that has ended, as its supervisor has seen, or empty: what it held goes back at once
 -- Returns the batches put back, QUEUE|ID, and the lane of each dead letter.
 -- include ingest/store/queues.lua
--- constants SPLIT_AT HEADER_BYTES DIGEST_BYTES HAS_DIGEST MOST_DONE HANDLER_BYTES
+-- include ingest/store/records.lua
+-- constants SPLIT_AT
 local ledger, taken, leases, alive, lock, queues, deaths, claims, tally = unpack(KEYS)
 local rq, wa, worker, leaves, silence = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5])
 local interval, ended = ARGV[6], ARGV[7]
@@ -61,19 +62,12 @@ local function died(member, queue, id)
     forget(member, id)
   elseif #records == 1 then
     local lane = lane_of(queue)
-    local received, attempt, split = struct.unpack('>I6BB', records[1])
-    local from, origin = HEADER_BYTES + 1, {}
-    if split == HAS_DIGEST then -- of a retry, see `pack` in ingest/store/records.py
-      local hex = records[1]:sub(from, from + DIGEST_BYTES - 1):gsub('.', function(c) return string.format('%02x', c:byte()) end)
-      from, origin = from + DIGEST_BYTES, { 'origin', hex }
-      local done = records[1]:byte(from)
-      if done and done <= MOST_DONE then
-        from = from + 2 + done * HANDLER_BYTES
-      end
-    end
+    local received, attempt = struct.unpack('>I6B', records[1])
+    local body, digest = body_of(records[1])
+    local origin = digest and { 'origin', digest } or {} -- of a retry
     redis.call('XADD', wa .. 'dead:' .. lane, '*', 'reason', 'poison', 'kind', 'notification',
       'detail', 'its worker died ' .. count .. ' times', 'attempt', math.max(1, attempt % 128),
-      'received', received, 'queue', queue, 'body', records[1]:sub(from), unpack(origin))
+      'received', received, 'queue', queue, 'body', body, unpack(origin))
     redis.call('HINCRBY', wa .. 'counts', 'dead.notification', 1)
     redis.call('HINCRBY', tally, 'dead|' .. lane .. '|poison', 1)
     letters[#letters + 1] = lane

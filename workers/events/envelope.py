@@ -15,10 +15,21 @@ class Envelope:
     """The notification around events: the objects that enclose them, as parsed. One for each Cloud change.
 
     `change` and `entry` are None in the On-Premises form, whose `value` is the body itself. `text` holds the bytes that
-    were parsed, `body_digest` the digest of the received ones if they differ.
+    were parsed, `body_digest` the digest of the received ones if they differ. `shares` are the record's.
     """
 
-    __slots__ = ("_people", "attempt", "body", "body_digest", "change", "entry", "received_ms", "text", "value")
+    __slots__ = (
+        "_people",
+        "attempt",
+        "body",
+        "body_digest",
+        "change",
+        "entry",
+        "received_ms",
+        "shares",
+        "text",
+        "value",
+    )
 
     def __init__(
         self,
@@ -30,6 +41,7 @@ class Envelope:
         attempt: int,
         text: bytes,
         body_digest: bytes,
+        shares: bytes,
     ) -> None:
         self.body = body
         self.entry = entry
@@ -39,6 +51,7 @@ class Envelope:
         self.attempt = attempt
         self.text = text
         self.body_digest = body_digest
+        self.shares = shares
         self._people: _People | None = None
 
     def around(self, array: str, content: Any, contact: JsonObject | None = None) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ingest.routing import contact_of
+from ingest import routing
 from workers.events.envelope import Envelope
 from workers.events.event import Event
 from workers.events.profile import Profile
@@ -163,8 +163,9 @@ class Message(Event):
 
     @property
     def order_key(self) -> str | None:
-        """The contact, as in routing: messages of one contact are handled in order."""
-        return contact_of(self.raw)
+        """A checksum of the contact: messages of one contact are handled in order, whether they name it by number or by
+        a user id that came with this number before."""
+        return routing.order_key(self._envelope.shares, self.business, self.raw)
 
     def body(self) -> bytes:
         return self._envelope.around("messages", [self.raw], self.contact)
@@ -180,3 +181,8 @@ class Message(Event):
     @property
     def subject(self) -> str | None:
         return self.type
+
+
+def shares_of(event: Event) -> bytes:
+    """What the record of an event's retry says of its contact, see `ingest.routing`."""
+    return routing.share_of(event._envelope.shares, event.business, event.raw) if isinstance(event, Message) else b""

@@ -30,11 +30,14 @@ _ROOM = 1024 * 1024
 _ROOM_PER_BYTE = 4
 
 
-def parse(body: bytes, received_ms: int, attempt: int = 1, body_digest: bytes = b"") -> list[Event | Broken]:
+def parse(
+    body: bytes, received_ms: int, attempt: int = 1, body_digest: bytes = b"", shares: bytes = b""
+) -> list[Event | Broken]:
     """The events of a notification in the order of the body; within an object messages, statuses, errors.
 
-    `received_ms` is when it was received, in epoch milliseconds, `attempt` the try, from 1, `body_digest` as in a
-    `Record`. A body with the key `entry` is in the Cloud form, any other JSON object in the On-Premises form.
+    `received_ms` is when it was received, in epoch milliseconds, `attempt` the try, from 1, `body_digest`
+    and `shares` as in a `Record`. A body with the key `entry` is in the Cloud form, any other JSON object in the
+    On-Premises form.
     A Cloud change of another field than `messages` is one `Change`. Bytes that are not a JSON object give one `Broken`
     (`unreadable`); an object that holds neither an event nor a broken element gives one, too (`unknown_form`).
     Source: "webhooks" in the Cloud and On-Premises documentation.
@@ -47,20 +50,23 @@ def parse(body: bytes, received_ms: int, attempt: int = 1, body_digest: bytes = 
     if not isinstance(tree, dict):
         detail = f"{_name(tree)}, not an object"
         return [Broken("unreadable", "notification", body, detail, received_ms, attempt)]
-    return _Notification(body, tree, received_ms, attempt, body_digest).events()
+    return _Notification(body, tree, received_ms, attempt, body_digest, shares).events()
 
 
 class _Notification:
     """One body while it is parsed."""
 
-    __slots__ = ("attempt", "body", "body_digest", "crowded", "found", "received_ms", "room", "tree")
+    __slots__ = ("attempt", "body", "body_digest", "crowded", "found", "received_ms", "room", "shares", "tree")
 
-    def __init__(self, body: bytes, tree: JsonObject, received_ms: int, attempt: int, body_digest: bytes) -> None:
+    def __init__(
+        self, body: bytes, tree: JsonObject, received_ms: int, attempt: int, body_digest: bytes, shares: bytes
+    ) -> None:
         self.body = body
         self.tree = tree
         self.received_ms = received_ms
         self.attempt = attempt
         self.body_digest = body_digest
+        self.shares = shares
         self.found: list[Event | Broken] = []
         self.room = _ROOM + _ROOM_PER_BYTE * len(body)
         self.crowded = False
@@ -102,7 +108,9 @@ class _Notification:
             self._broken("change", "a change of field messages holds nothing", envelope.around_change, change)
 
     def _envelope(self, entry: JsonObject | None, change: Any, value: JsonObject) -> Envelope:
-        return Envelope(self.tree, entry, change, value, self.received_ms, self.attempt, self.body, self.body_digest)
+        return Envelope(
+            self.tree, entry, change, value, self.received_ms, self.attempt, self.body, self.body_digest, self.shares
+        )
 
     def _elements(self, envelope: Envelope) -> bool:
         """Reads the three arrays; False if there is nothing in them."""

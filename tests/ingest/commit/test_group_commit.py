@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,13 +16,14 @@ from ingest.commit import group_commit
 from ingest.commit.committer import Committer, NotDurable, make_committer
 from ingest.commit.group_commit import GroupCommit
 from ingest.commit.redis_writer import RedisWriter
-from ingest.routing import Route
+from ingest.routing import Route, Router, route
 from ingest.settings import load
-from ingest.store import connection, keys
+from ingest.store import connection, constants, keys
+from ingest.store.links import GENERATION_SECONDS, digest_of
 from ingest.store.records import Record, pack, unpack
 from ingest.telemetry.outage import Outage
 
-STATUSES = (Route("statuses", 0),)
+STATUSES = (Route("statuses"),)
 SECRET_BODY = b'{"text":"Kerry Fisher, 16315551234"}'
 Kept = Callable[[Redis], dict[str, list[Record]]]
 
@@ -59,16 +61,16 @@ def calls(redis: Redis) -> int:
 
 
 def test_body_is_kept_byte_for_byte(redis: Redis, redis_url: str, kept: Kept) -> None:
-    """A record holds the body as it came, when it came, attempt 1 and the split."""
+    """A record holds the body as it came, when it came, attempt 1 and the shares."""
     body = bytes(range(256)) * 4
 
     async def scenario() -> None:
         async with committing(redis_url) as keeper:
-            await keeper.commit(body, 1_795_255_946_789, (Route("messages.1", 8), Route("messages.4", 8)))
-            await keeper.commit(b"", 1_795_255_946_790, (Route("other", 0),))
+            await keeper.commit(body, 1_795_255_946_789, (Route("messages.1", b"two"), Route("messages.4", b"two")))
+            await keeper.commit(b"", 1_795_255_946_790, (Route("other"),))
 
     asyncio.run(scenario())
-    copy = [unpack(pack(body, 1_795_255_946_789, attempt=1, split=8))]
+    copy = [unpack(pack(body, 1_795_255_946_789, attempt=1, shares=b"two"))]
     last = [unpack(pack(b"", 1_795_255_946_790))]
     assert kept(redis) == {"messages.1": copy, "messages.4": copy, "other": last}
 
@@ -104,7 +106,7 @@ def test_thousand_at_once_are_few_calls(redis: Redis, redis_url: str, kept: Kept
         async with committing(redis_url) as keeper:
             await keeper.commit(b"first", 0, STATUSES)
             redis.config_resetstat()
-            routes = [(Route(f"messages.{n % 8}", 0),) for n in range(1000)]
+            routes = [(Route(f"messages.{n % 8}"),) for n in range(1000)]
             await asyncio.gather(*(keeper.commit(b"%d" % n, n, routes[n]) for n in range(1000)))
 
     asyncio.run(scenario())
@@ -121,7 +123,7 @@ def test_flush_is_bounded(redis: Redis, redis_url: str, kept: Kept) -> None:
     async def scenario() -> list[int]:
         counts = []
         async with committing(redis_url) as keeper:
-            await keeper.commit(b"first", 0, (Route("other", 0),))
+            await keeper.commit(b"first", 0, (Route("other"),))
             for bodies in (large, small):
                 redis.config_resetstat()
                 await asyncio.gather(*(keeper.commit(body, 0, STATUSES) for body in bodies))
@@ -266,7 +268,7 @@ def test_error_of_the_event_loop(redis_url: str) -> None:
     async def scenario() -> None:
         redis = connection.for_receiver(redis_url)
         writer = RedisWriter(Closing(redis), load(), Outage("away", "back"))  # type: ignore[arg-type]
-        keeper = Committer(GroupCommit(writer), writer)
+        keeper = Committer(GroupCommit(writer), writer, Router(8))
         try:
             async with asyncio.timeout(10):
                 assert await refusal(keeper) == "Redis is away: RuntimeError"
@@ -396,3 +398,109 @@ def test_one_attempt_at_a_silent_redis(low_port: Callable[[], int]) -> None:
 
     asyncio.run(scenario())
     assert len(asked) == 1
+
+
+def written(number: str | None, user: str | None, text: str = "") -> bytes:
+    """A message that names its contact so."""
+    names = {key: value for key, value in (("from", number), ("from_user_id", user)) if value}
+    value = {"metadata": {"phone_number_id": "1"}, "messages": [names | {"text": {"body": text}}]}
+    return json.dumps({"entry": [{"changes": [{"field": "messages", "value": value}]}]}).encode()
+
+
+def test_a_link_of_another_receiver(redis: Redis, redis_url: str, kept: Kept) -> None:
+    """A message with a user id alone goes to the partition of the number that another receiver process saw with it: in
+    a second call, which the next such message does not need, and in order with what arrived beside it.
+    """
+
+    async def scenario() -> None:
+        async with committing(redis_url) as one, committing(redis_url) as two:
+            for keeper, bodies in (
+                (one, [written("16315551234", "US.1", "0")]),
+                (
+                    two,
+                    [written("16315551234", None, "1"), written(None, "US.1", "2"), written("16315551234", None, "3")],
+                ),
+                (two, [written(None, "US.1", "4")]),
+            ):
+                before = calls(redis)
+                await asyncio.gather(*(keeper.commit(body, 1, keeper.route(body)) for body in bodies))
+                made.append(calls(redis) - before)
+
+    made: list[int] = []
+    redis.config_resetstat()
+    asyncio.run(scenario())
+    ((queue, records),) = ((queue, records) for queue, records in kept(redis).items() if records)
+    assert queue == route(written("16315551234", None), 32)[0].queue
+    assert [json.loads(r.body)["entry"][0]["changes"][0]["value"]["messages"][0]["text"]["body"] for r in records] == [
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+    ]
+    # The first call of a process finds that Redis does not know the script yet.
+    assert made[1:] in ([2, 1], [3, 1])
+
+
+def test_nothing_personal_in_links(redis: Redis, redis_url: str) -> None:
+    """What Redis holds of a link is 12 bytes, which end with the generation after the next."""
+
+    async def scenario() -> None:
+        async with committing(redis_url) as keeper:
+            for body in (written("16315551234", "US.1"), written(None, "US.9")):
+                await keeper.commit(body, 1, keeper.route(body))
+
+    asyncio.run(scenario())
+    key = keys.links_key(int(time.time() // GENERATION_SECONDS))
+    ((digest, contact),) = redis.hgetall(key).items()
+    assert (digest, len(contact)) == (digest_of("1", "US.1"), 4)
+    assert GENERATION_SECONDS < redis.ttl(key) <= 2 * GENERATION_SECONDS
+
+
+def test_a_used_link_moves_to_this_generation(redis: Redis, redis_url: str) -> None:
+    """A link of the generation before is found, and lasts two more from then on."""
+    now, before = (keys.links_key(int(time.time() // GENERATION_SECONDS) - back) for back in (0, 1))
+    redis.hset(before, digest_of("1", "US.1"), b"\0\0\0\7")
+
+    async def scenario() -> None:
+        async with committing(redis_url) as keeper:
+            body = written(None, "US.1")
+            await keeper.commit(body, 1, keeper.route(body))
+            assert keeper.route(body)[0].queue == "messages.7"
+
+    asyncio.run(scenario())
+    assert redis.hgetall(now) == {digest_of("1", "US.1"): b"\0\0\0\7"}
+    assert redis.ttl(now) > GENERATION_SECONDS
+
+
+def test_links_in_redis_are_bounded(redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a generation that is full, a new link replaces another one; a known one changes in place."""
+    monkeypatch.setattr(constants, "MOST_LINKS", 3)
+
+    async def scenario() -> None:
+        async with committing(redis_url) as keeper:
+            for n in (*range(10), 9):
+                body = written(f"1631555123{n}", f"US.{n}")
+                await keeper.commit(body, 1, keeper.route(body))
+
+    asyncio.run(scenario())
+    found = redis.hkeys(keys.links_key(int(time.time() // GENERATION_SECONDS)))
+    assert len(found) == 3
+    assert digest_of("1", "US.9") in found
+
+
+def test_a_link_waits_for_redis(own_valkey: Callable[..., Any]) -> None:
+    """A link that was learned while Redis was away is written with the first call that succeeds."""
+    server = own_valkey()
+
+    async def scenario() -> None:
+        async with committing(server.url) as keeper:
+            server.stop()
+            with pytest.raises(NotDurable):
+                await keeper.commit(written("16315551234", "US.1"), 1, keeper.route(written("16315551234", "US.1")))
+            server.start()
+            await keeper.commit(b"", 1, STATUSES)
+
+    asyncio.run(scenario())
+    key = keys.links_key(int(time.time() // GENERATION_SECONDS))
+    assert list(server.client().hkeys(key)) == [digest_of("1", "US.1")]

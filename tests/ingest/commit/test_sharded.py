@@ -116,7 +116,7 @@ def test_contacts_of_a_notification(run: Callable[..., Any], kept: Callable[...,
         assert [sorted(found) for found in queues] == [
             [f"messages.{n}" for n in range(start, 8, 2)] for start in (0, 1)
         ]
-        assert all(record.split == 8 for found in queues for (record,) in found.values())
+        assert all(record.shares for found in queues for (record,) in found.values())
 
     run(test)
 

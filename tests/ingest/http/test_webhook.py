@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from ingest.routing import route
+from ingest.settings import load
 from ingest.store import keys
 
 CORPUS = Path(__file__).parents[4] / "shared" / "corpus"
@@ -73,7 +75,7 @@ def test_200(receiver: Any, redis: Redis, kept: Callable[..., Any]) -> None:
     assert (answer.status, answer.headers["content-length"], answer.body) == (200, "0", b"")
     ((record,),) = kept(redis).values()
     assert before <= record.received_ms <= after
-    assert (record.body, record.attempt, record.split) == (BODY, 1, 0)
+    assert (record.body, record.attempt, record.shares) == (BODY, 1, b"")
     assert list(kept(redis)) == ["statuses"]
 
 
@@ -81,8 +83,9 @@ def test_messages_of_several_contacts(receiver: Any, redis: Redis, kept: Callabl
     """A body with messages of contacts in two partitions lies in both queues, marked as shared."""
     body = json.dumps({"messages": [{"from": "16315551234"}, {"from": "491701234567"}]}).encode()
     assert receiver.post(body).status == 200
-    found = {queue: [(r.body, r.split) for r in records] for queue, records in kept(redis).items()}
-    assert found == {"messages.1": [(body, 8)], "messages.4": [(body, 8)]}
+    found = {queue: [(r.body, r.shares) for r in records] for queue, records in kept(redis).items()}
+    assert found == {place.queue: [(body, place.shares)] for place in route(body, load().partitions)}
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize(

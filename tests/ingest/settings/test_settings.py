@@ -23,7 +23,8 @@ DEFAULTS = {
     "max_body": 4 * 1024 * 1024,
     "lanes": ("messages", "statuses", "other"),
     "processes": 1,
-    "partitions": 8,
+    "partitions": 32,
+    "business_partitions": None,
     "batch": 500,
     "dedup_window": 25 * 3600,
     "max_attempts": 8,
@@ -34,7 +35,7 @@ DEFAULTS = {
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_default(name: str) -> None:
-    """Every default is the one that INTERFACE promises."""
+    """Every default is the one that is promised."""
     assert getattr(load(), name) == DEFAULTS[name]
 
 

@@ -14,7 +14,7 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from ingest.commit.committer import make_committer
-from ingest.routing import Route
+from ingest.routing import Route, Router
 from ingest.settings import load
 from ingest.spool import fallback as fallback_room
 from ingest.spool import spool
@@ -42,7 +42,7 @@ class Fake:
         self.calls: list[list[bytes]] = []
         self.kept: list[bytes] = []
 
-    async def write(self, records: dict[str, list[bytes]]) -> str | None:
+    async def write(self, records: dict[str, list[bytes]], *_: object) -> str | None:
         bodies = [unpack(record).body for several in records.values() for record in several]
         self.calls.append(bodies)
         reason = self.answers.pop(0) if self.answers else None
@@ -60,7 +60,7 @@ def drain(folder: Path, redis: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def scenario() -> None:
         found = Spool(folder)
-        fallback = SpoolFallback(found, redis, 8)
+        fallback = SpoolFallback(found, redis, Router(8))
         task = asyncio.create_task(fallback.run())
         await until(lambda: not fallback.in_use())
         fallback.stop()
@@ -109,7 +109,7 @@ def test_nothing_is_removed_before_redis_has_it(tmp_path: Path, monkeypatch: pyt
     owed: list[int] = []
 
     class Watching(Fake):
-        async def write(self, records: dict[str, list[bytes]]) -> str | None:
+        async def write(self, records: dict[str, list[bytes]], *_: object) -> str | None:
             owed.append(len(list(spool.read(Spool(tmp_path).unreplayed()))) + len(self.kept))
             return await super().write(records)
 
@@ -131,7 +131,7 @@ def test_spool_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise AssertionError("it would overtake what is spooled")
 
     async def scenario() -> None:
-        fallback = SpoolFallback(Spool(tmp_path), redis, 8)
+        fallback = SpoolFallback(Spool(tmp_path), redis, Router(8))
         task = asyncio.create_task(fallback.run())
         await until(lambda: fallback.reason == "the spool cannot be replayed: Input/output error")
         assert await fallback.keep([(2, STATUS + b"2")], refuse) is None
@@ -155,13 +155,13 @@ def test_stop_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     async def scenario() -> Fake:
         class Stopping(Fake):
-            async def write(self, records: dict[str, list[bytes]]) -> str | None:
+            async def write(self, records: dict[str, list[bytes]], *_: object) -> str | None:
                 if len(self.calls) == 1:
                     fallback.stop()
                 return await super().write(records)
 
         redis = Stopping()
-        fallback = SpoolFallback(Spool(tmp_path), redis, 8)
+        fallback = SpoolFallback(Spool(tmp_path), redis, Router(8))
         async with asyncio.timeout(30):
             await fallback.run()
         return redis
@@ -180,7 +180,7 @@ def test_replay_that_arrivals_never_let_end(tmp_path: Path, monkeypatch: pytest.
     appends: list[asyncio.Task[bool]] = []
 
     class Busy(Fake):
-        async def write(self, records: dict[str, list[bytes]]) -> str | None:
+        async def write(self, records: dict[str, list[bytes]], *_: object) -> str | None:
             arrived = [(len(appends) + 1, STATUS + b"%d" % len(appends))]
             appends.append(asyncio.create_task(asyncio.to_thread(other.append, arrived, unless_empty=True)))
             await until(lambda: appends[-1].done() or waits.is_set())
@@ -205,7 +205,7 @@ def test_switch_back_under_load(
     redis: Redis, redis_url: str, tmp_path: Path, kept: Callable[[Redis], dict[str, list[Record]]]
 ) -> None:
     """Though notifications never cease to arrive in two processes, both come to use Redis again; order is kept."""
-    place = (Route("statuses", 0),)
+    place = (Route("statuses"),)
 
     async def scenario() -> list[int]:
         settings = load(redis_url=redis_url)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import pytest
 from redis import Redis
 
-from ingest.state.backlog import ALIVE_MS, Backlog, Lane, read
+from ingest.state.backlog import ALIVE_MS, Backlog, Lane, idle_workers, read
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS
 
@@ -39,6 +39,23 @@ def test_nothing(redis: Redis) -> None:
     assert list(found.lanes) == ["messages", "statuses", "other"]
     assert all(lane == Lane() for lane in found.lanes.values())
     assert (found.workers, found.suspended, found.counts) == (0, False, {})
+
+
+def test_idle_workers(redis: Redis) -> None:
+    """More workers of the messages lane than partitions are told: those that are alive, and with several Redis each
+    against its own partitions.
+    """
+    for n in range(5):
+        redis.zadd(keys.ALIVE, {f"w{n}": now_ms(redis)})
+        redis.hset(keys.rq_worker_key(f"w{n}"), "queues", "messages.0,messages.1,statuses")
+    redis.zadd(keys.ALIVE, {"dead": now_ms(redis) - 2 * ALIVE_MS, "others": now_ms(redis)})
+    redis.hset(keys.rq_worker_key("others"), "queues", "statuses,other")
+    assert idle_workers({"one": redis}, 5) == ""
+    line = "5 worker processes but 3 partitions: 2 of them never get messages; raise WA_PARTITIONS"
+    assert idle_workers({"one": redis}, 3) == line
+    away = Redis(port=1)
+    assert idle_workers({"one": redis, "two": away}, 6) == line
+    assert idle_workers({"one": redis, "two": redis}, 20) == ""
 
 
 def test_waiting(redis: Redis, owe: Owe) -> None:
@@ -140,4 +157,5 @@ def test_as_json() -> None:
         "suspended": False,
         "counts": {"handled.message": 1},
         "away": [],
+        "idle_workers": "",
     }

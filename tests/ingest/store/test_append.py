@@ -65,14 +65,11 @@ def everything(redis: Redis) -> dict[bytes, bytes]:
     return {key: redis.dump(key) for key in redis.scan_iter()}
 
 
-splits = st.integers(0, 255).filter(lambda split: split != 1)  # of one partition there is no split
-
-
-@given(st.integers(0, 2**48 - 1), st.integers(0, 127), splits, st.booleans(), st.binary())
-def test_records_come_back(received_ms: int, attempt: int, split: int, force: bool, body: bytes) -> None:
-    """A record holds arrival, attempt, split and `force` in eight bytes, then the body byte for byte."""
-    record = unpack(packed := pack(body, received_ms, attempt, split, force))
-    assert (record.received_ms, record.attempt, record.split) == (received_ms, attempt, split)
+@given(st.integers(0, 2**48 - 1), st.integers(0, 127), st.booleans(), st.binary())
+def test_records_come_back(received_ms: int, attempt: int, force: bool, body: bytes) -> None:
+    """A record holds arrival, attempt and `force` in eight bytes, then the body byte for byte."""
+    record = unpack(packed := pack(body, received_ms, attempt, force))
+    assert (record.received_ms, record.attempt, record.split) == (received_ms, attempt, 0)
     assert (record.force, record.body, record.body_digest) == (force, body, b"")
     assert packed[8:] == body
 
@@ -88,10 +85,27 @@ def test_origins_come_back(received_ms: int, attempt: int, force: bool, body: by
 
 def test_record_layout() -> None:
     """The layout is fixed: records of one version are read by the next."""
-    assert pack(b"{}", 0x010203040506, 7, 8) == b"\x01\x02\x03\x04\x05\x06\x07\x08{}"
-    assert pack(b"", 0x010203040506, 7, 8, force=True) == b"\x01\x02\x03\x04\x05\x06\x87\x08"
-    packed = pack(b"{}", 0x010203040506, 7, body_digest=b"ABCDEFGH")
-    assert packed == b"\x01\x02\x03\x04\x05\x06\x07\x01ABCDEFGH{}"
+    head = b"\x01\x02\x03\x04\x05\x06"
+    assert pack(b"{}", 0x010203040506, 7) == head + b"\x07\x00{}"
+    assert pack(b"", 0x010203040506, 7, force=True) == head + b"\x87\x00"
+    assert pack(b"{}", 0x010203040506, 7, body_digest=b"ABCDEFGH") == head + b"\x07\x01ABCDEFGH{}"
+    packed = pack(b"{}", 0x010203040506, 7, body_digest=b"ABCDEFGH", shares=b"abc")
+    assert packed == head + b"\x07\x01" + bytes(8) + b"ABCDEFGH\0\0\0\3abc{}"
+
+
+def test_records_of_format_1() -> None:
+    """Workers still read what a receiver of format 1 wrote for several partitions: how many there were."""
+    assert unpack(b"\x01\x02\x03\x04\x05\x06\x07\x08{}") == Record(0x010203040506, 7, 8, False, b"{}")
+
+
+@given(st.binary(), st.sampled_from([b"", b"ABCDEFGH"]), st.sampled_from([b"", b"abc"]), st.booleans())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_lua_reads_records(redis: Redis, body: bytes, body_digest: bytes, shares: bytes, force: bool) -> None:
+    """Scripts find the body of a record, and the digest before it, where Python does."""
+    record = pack(body, 1, 1, force, body_digest, shares)
+    assert unpack(record) == Record(1, 1, 0, force, body, body_digest, shares)
+    lines = scripts._included("ingest/store/records.lua") + " local a, b = body_of(ARGV[1]) return { a, b }"
+    assert redis.eval(lines, 0, record) == [body, *filter(None, [body_digest.hex().encode()])]
 
 
 def test_one_batch_one_job(redis: Redis) -> None:

@@ -24,13 +24,14 @@ from ingest.settings import load
 from ingest.state import controls, dead_letters, history
 from ingest.store import keys, scripts
 from ingest.store.allow_oom import AllowOom
+from workers.archive import replay
 from workers.engine.worker import BatchWorker
 from workers.handlers import Handlers
 
 ROOT = Path(__file__).parents[3]
 ROOMS = ("ingest", "workers", "examples", "benchmarks")
 LUA = {path.name: path for room in ("ingest", "workers") for path in (ROOT / room).rglob("*.lua")}
-INCLUDED = {"bucket.lua", "queues.lua"}  # are no scripts themselves
+INCLUDED = {"bucket.lua", "queues.lua", "records.lua"}  # are no scripts themselves
 
 HANDLERS = """
 from examples.alarm import on_error
@@ -145,7 +146,7 @@ def run(
     with watched(client) as commands:
         receiver = start_module_receiver(url)
         for id in ("sim.00000000.1.0", "rejected", "later"):
-            message = {"from": "15550001", "id": id, "type": "text", "text": {"body": "Hello"}}
+            message = {"from": "15550001", "id": id, "type": "text", "text": {"body": "Hello"}, "from_user_id": "US.1"}
             assert receiver.post(json.dumps({"messages": [message]}).encode()).status == 200
         assert receiver.post(b'{"statuses":[{"id":"s","status":"read","recipient_id":"15550001"}]}').status == 200
         assert receiver.post(b'{"errors":[{"code":1}]}').status == 200
@@ -157,6 +158,7 @@ def run(
             with subprocess.Popen(work, cwd=folder, env=environment, stdin=subprocess.PIPE) as worker:
                 assert worker.wait(60) == 0
             assert sum(dead_letters.requeue(client, dead_letters.select(client, dead_letters.Wanted()), settings)) == 1
+        assert len(list(replay.feed_back([client], [replay.Notification(1, [b"{}"])], settings, False, bool))) == 1
         history.take(client)
         BatchWorker(settings, Handlers(), "w1")._trim()
         AllowOom.from_url(url).insist([(("PING",), {})])

@@ -42,7 +42,8 @@ def wa(redis: Redis, folder: Path) -> Wa:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """WA_ARCHIVE_DIR."""
+    """WA_ARCHIVE_DIR; and the partitions that the fixture `take` has."""
+    monkeypatch.setenv("WA_PARTITIONS", "8")
     monkeypatch.setenv("WA_ARCHIVE_DIR", str(tmp_path / "archive"))
     return tmp_path / "archive"
 

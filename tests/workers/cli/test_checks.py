@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from redis import Redis
 
 from ingest.settings import load
+from ingest.store import keys
 from workers.cli import checks
 from workers.cli.checks import Check
 
@@ -26,6 +29,17 @@ def test_no_guard(redis_url: str) -> None:
     assert check.result == "warning"
     for name in ("WA_APP_SECRET", "WA_PATH_SECRET", "WA_BASIC_AUTH", "WA_ALLOW_NETWORKS", "WA_TLS_CLIENT_CA"):
         assert name in check.advice
+
+
+def test_more_workers_than_partitions(redis: Redis) -> None:
+    """Worker processes that never get messages are warned of, with the setting that would change it."""
+    assert "workers" not in found(partitions=2)
+    for n in range(3):
+        redis.zadd(keys.ALIVE, {f"w{n}": int(time.time() * 1000)})
+        redis.hset(keys.rq_worker_key(f"w{n}"), "queues", "messages.0,messages.1")
+    check = found(partitions=2)["workers"]
+    assert (check.result, check.advice) == ("warning", "raise WA_PARTITIONS")
+    assert check.finding == "3 worker processes but 2 partitions: 1 of them never get messages"
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_left_over_partitions_are_served(
 ) -> None:
     """After WA_PARTITIONS was lowered, what waits in the higher ones is still taken."""
     commit(*[message(str(n), sender=str(n)) for n in range(200)], partitions=16)
-    names = names_of(redis, load())
+    names = names_of(redis, load(partitions=8))
     assert set(names) == {f"messages.{n}" for n in range(16)} | {"statuses", "other"}
     assert names[-2:] == ["statuses", "other"]
 

@@ -312,9 +312,10 @@ def test_no_profile() -> None:
 
 
 def test_order_keys() -> None:
-    """Messages are ordered by contact, statuses by message; nothing else has an order."""
-    assert message().order_key == "15550001111"
-    assert message(from_user_id=USER).order_key == USER
+    """Messages are ordered by contact, by its checksum, statuses by message; nothing else has an order."""
+    assert message().order_key == message(from_user_id=USER).order_key == "52b7b95a"
+    assert one(onprem(messages=[{"from_user_id": USER}])).order_key not in (None, "52b7b95a")
+    assert one(onprem(messages=[{}])).order_key is None
     assert status().order_key == "s1"
     assert one(onprem(errors=[{}])).order_key is None
     assert one(cloud("calls")).order_key is None
