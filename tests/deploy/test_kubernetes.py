@@ -18,8 +18,8 @@ import yaml
 from ingest.admin import collectors
 from ingest.settings import Settings, load, unknown_variables
 from ingest.store.queues import LANES
+from ingest.supervisor import STOP_SECONDS
 from workers.cli import process_specs
-from workers.cli.supervisor import STOP_SECONDS
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"

@@ -59,19 +59,8 @@ def locked(folder: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
+        os.set_inheritable(lock.fileno(), True)  # the program that `up` becomes goes on holding it
         yield
-
-
-def answers(path: Path) -> bool:
-    """True when a server listens there and has read its data."""
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(1.0)
-        try:
-            client.connect(str(path))
-            client.sendall(b"PING\r\n")
-            return client.recv(16).startswith(b"+PONG")
-        except OSError:
-            return False
 
 
 def _end_orphan(path: Path) -> None:

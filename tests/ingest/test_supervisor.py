@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from workers.cli import supervisor
+from ingest import supervisor
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 WaitFor = Callable[..., None]
 
 # A child: notes its starts and its end in a shared file, and does what its arguments say.
@@ -49,14 +49,9 @@ time.sleep(600)
 
 PARENT = """
 import sys
-from pathlib import Path
-from ingest.telemetry import logs
-from workers.cli import supervisor
-logs.configure()
+from ingest import supervisor
 log = sys.argv[1]
 supervisor.STOP_SECONDS = float(sys.argv[2])
-def has(text):
-    return lambda pids: Path(log).exists() and text in Path(log).read_text()
 specs = {specs}
 def started():
     with open(log, "a") as file:
@@ -65,11 +60,23 @@ sys.exit(supervisor.supervise(specs, started=started))
 """
 
 
+# Asked whether a child is ready: ends when a note is there.
+ASKED = """
+import sys, time
+from ingest import child
+child.watch_parent()
+log, note, *pids = sys.argv[1:]
+while note not in open(log).read():
+    time.sleep(0.02)
+"""
+
+
 class Family:
     """A supervising process and what its children noted."""
 
     def __init__(self, folder: Path, specs: tuple[str, ...], stop_seconds: float) -> None:
         (folder / "child.py").write_text(CHILD)
+        (folder / "asked.py").write_text(ASKED)
         (folder / "parent.py").write_text(PARENT.replace("{specs}", f"[{', '.join(specs)}]"))
         self.notes_path = folder / "notes"
         self.notes_path.touch()
@@ -133,13 +140,13 @@ def spec(name: str, *behaviour: str, ready: str | None = None, **more: object) -
     """The source of a ProcessSpec whose child behaves so; `ready` is the note that says it is."""
     options = "".join(f", {option}={value!r}" for option, value in more.items())
     if ready is not None:
-        options += f", ready=has({ready!r})"
+        options += f", ready=('asked', log, {ready!r})"
     return f"supervisor.ProcessSpec({name!r}, 'child', (log, {name!r}, *{behaviour!r}){options})"
 
 
 def test_killed_child_is_started_again(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """A child that was killed is started again, and the others are left alone."""
-    family = start_family(spec("a", count=2), spec("b"))
+    family = start_family(spec("a", processes=2), spec("b"))
     wait_for(lambda: family.count("parent started") and family.count("a started") == 2 and family.count("b started"))
     os.kill(family.pids("a")[0], signal.SIGKILL)
     wait_for(lambda: family.count("a started") == 3)
@@ -216,7 +223,7 @@ def test_stopped_while_it_waits_for_ready(start_family: Callable[..., Family], w
 
 def test_ends_when_the_work_is_done(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """With `ends`, exit status 0 means done: when all of that spec are, the others are stopped and all is well."""
-    family = start_family(spec("burst", "done", count=3, ends=True), spec("b", "ready", ready="b ready"))
+    family = start_family(spec("burst", "done", processes=3, ends=True), spec("b", "ready", ready="b ready"))
     assert family.process.wait(30) == 0
     assert (family.count("burst started"), family.count("burst done"), family.count("b stopped")) == (3, 3, 1)
 
@@ -247,7 +254,7 @@ def test_deaf_child_is_killed(start_family: Callable[..., Family], wait_for: Wai
 
 def test_children_end_with_a_killed_parent(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """When the parent is killed, its children stop by themselves, in order."""
-    family = start_family(spec("a", "watches", count=2), spec("b", "watches"))
+    family = start_family(spec("a", "watches", processes=2), spec("b", "watches"))
     wait_for(lambda: family.count("a started") == 2 and family.count("b started") == 1)
     family.process.kill()
     wait_for(lambda: family.count("a stopped") == 2 and family.count("b stopped") == 1)
@@ -281,7 +288,7 @@ def test_metrics_folder(tmp_path: Path) -> None:
         "Path(sys.argv[1]).write_text(str(folder))\n"
     )
     code = (
-        "import sys; from workers.cli import supervisor\n"
+        "import sys; from ingest import supervisor\n"
         "specs = [supervisor.ProcessSpec('a', 'child', (sys.argv[1],), ends=True)]\n"
         "sys.exit(supervisor.supervise(specs, {'MORE': '1'}))"
     )
