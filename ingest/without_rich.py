@@ -1,7 +1,7 @@
 """Runs a module as `python -m` does: `python -m ingest.without_rich workers.engine.worker`, for example.
 
-structlog imports rich, and with it pygments, where they are installed: 5 MB in every process, for tracebacks that it is
-never asked to draw. Here it finds no rich. Whoever imports rich afterwards, such as a handler, gets it.
+structlog imports rich, and with it pygments, where they are installed: 4 MiB in every process, for tracebacks that it
+is never asked to draw. Here it finds no rich. Whoever imports rich afterwards, such as a handler, gets it.
 """
 
 from __future__ import annotations
