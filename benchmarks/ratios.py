@@ -76,6 +76,7 @@ def targets(measures: Measures, cores: int) -> list[Target]:
     trips = _at(measures, "accept", "redis", "64", "round_trips")
     answer = _at(measures, "latency", "3300", "ours") or {}
     idle = _at(measures, "latency", "idle", "to_handler", "p50_ms")
+    parents = [command["parent"] for command in measures.get("processes", {}).values()]
     found = [
         Target("accept: of bare aiohttp, AOF everysec", ratio.get("accept: ours / bare_aiohttp"), 0.80),
         Target("accept: of bare aiohttp, AOF always", ratio.get("accept: ours, AOF always / bare_aiohttp"), 0.65),
@@ -86,6 +87,8 @@ def targets(measures: Measures, cores: int) -> list[Target]:
         Target("drain: times BullMQ", ratio.get("drain: ours / bullmq"), 3.0),
         Target("drain: times RQ's SimpleWorker", ratio.get("drain: ours / rq_simple"), 100.0),
         Target("memory: times the bodies", _at(measures, "memory", "ours", "of_bodies"), 1.15, False),
+        Target("processes: a parent, MiB", max(parents, default=None), 25.0, False),
+        Target("processes: an idle worker, MiB", _at(measures, "processes", "work", "worker"), 50.0, False),
         Target("latency: answer p50 at 3,300/s, ms", answer.get("p50_ms"), 20.0, False),
         Target("latency: answer p99 at 3,300/s, ms", answer.get("p99_ms"), 250.0, False),
         Target("latency: idle, to the handler, p50, ms", idle, 25.0, False),

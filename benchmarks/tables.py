@@ -42,6 +42,8 @@ def _tables(measures: dict[str, Any]) -> Iterator[Table]:
         yield _rates("Drain: events a second, one worker process", measures["drain"]["median"], TITLES)
     if "memory" in measures:
         yield _memory(measures["memory"])
+    if "processes" in measures:
+        yield _processes(measures["processes"])
     if "latency" in measures:
         yield _times("Latency, AOF always, open loop", _latencies(measures["latency"]))
     if "lanes" in measures:
@@ -79,6 +81,13 @@ def _memory(found: dict[str, dict[str, float]]) -> Table:
     for name, used in sorted(found.items(), key=lambda one: one[1]["bytes"]):
         style = "bold" if name == OURS else ""
         table.add_row(TITLES[name], f"{used['bytes']:,.0f}", f"{used['of_bodies']:.2f}", style=style)
+    return table
+
+
+def _processes(found: dict[str, dict[str, float]]) -> Table:
+    table = _table("Processes: MiB resident, idle", "", "parent", "receiver", "worker")
+    for command, sizes in found.items():
+        table.add_row(command, *(_number(sizes.get(name)) for name in ("parent", "receiver", "worker")))
     return table
 
 

@@ -1,5 +1,5 @@
 """What the receiver counts, for Prometheus. Several receiver processes share files in the folder that
-PROMETHEUS_MULTIPROC_DIR names (`workers.cli.supervisor` sets it), so any of them reports for all.
+PROMETHEUS_MULTIPROC_DIR names (`ingest.supervisor` sets it), so any of them reports for all.
 """
 
 from __future__ import annotations

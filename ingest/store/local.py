@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import tempfile
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +25,18 @@ def socket_path(folder: Path) -> Path:
         return path
     digest = sha256(os.fsencode(path)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"wa-ingest-{os.getuid()}-{digest}.sock"
+
+
+def answers(path: Path) -> bool:
+    """True when a server listens there and has read its data."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(1.0)
+        try:
+            client.connect(str(path))
+            client.sendall(b"PING\r\n")
+            return client.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
 
 
 def running() -> str | None:

@@ -22,6 +22,7 @@ def made_up() -> dict[str, Any]:
         "accept": {"median": accept, "redis": {"1": calls, "8": calls, "64": calls}},
         "drain": {"median": {"ours": 20_000.0, "ours_statuses": 19_000.0, "taskiq": 2_000.0, "bullmq": 5_000.0}},
         "memory": {"ours": {"bytes": 291.5, "of_bodies": 1.1}, "taskiq": {"bytes": 900.0, "of_bodies": 3.4}},
+        "processes": {"serve": {"parent": 14.0, "receiver": 72.0}, "work": {"parent": 14.0, "worker": 51.0}},
         "latency": {"seconds": 3, "1000": load, "3300": load, "idle": load},
         "growth": {
             "waiting": {"10000": {"accept": 8e3, "drain": 2e4}, "100000": {"accept": 8e3, "drain": 1.9e4}},

@@ -15,11 +15,12 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from ingest import child
 from ingest.admin import collectors
 from ingest.settings import Settings, load, unknown_variables
 from ingest.store.queues import LANES
+from ingest.supervisor import STOP_SECONDS
 from workers.cli import process_specs
-from workers.cli.supervisor import STOP_SECONDS
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -193,7 +194,9 @@ def test_probe_of_the_worker() -> None:
     (pattern,) = re.findall(r"grep -qs '(.+)' /proc/\[0-9]\*/cmdline", command[-1])
     (healthcheck,) = re.findall(r"grep -qs '(.+)' /proc", (ROOT / "docker-compose.yml").read_text())
     assert pattern == healthcheck
-    assert re.search(pattern, f"python\0-m\0{process_specs.workers(load(redis_url='redis://h'))[0].module}")
+    (workers,) = process_specs.workers(load(redis_url="redis://h"))
+    assert re.search(pattern, "\0".join(child.command(workers.module, *workers.arguments)))
+    assert not re.search(pattern, "\0".join(child.command("ingest.supervisor")))
     assert not re.search(pattern, "\0".join(command))
     assert not re.search(pattern, "python\0wa-ingest\0work")
 

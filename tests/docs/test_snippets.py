@@ -166,14 +166,17 @@ def _known(group: click.Command, arguments: list[str]) -> None:
             options = [name for command in last for one in command.params for name in (*one.opts, *one.secondary_opts)]
             assert word in (*options, "--help"), word
         elif isinstance(last[0], click.Group):
-            assert set(word.split("|")) <= set(last[0].commands), word
-            last = [last[0].commands[name] for name in word.split("|")]
+            found = [last[0].get_command(click.Context(last[0]), name) for name in word.split("|")]
+            last = [command for command in found if command is not None]
+            assert len(last) == len(found), word
 
 
 def _parsed(command: click.Command, arguments: list[str]) -> None:
     """Each option and argument is one that the command takes, with a value of its type."""
     while isinstance(command, click.Group):
-        command = command.commands[arguments.pop(0)]
+        found = command.get_command(click.Context(command), arguments.pop(0))
+        assert found is not None
+        command = found
     for word in arguments:
         if re.fullmatch(r"[\w-]+\.\w+", word):
             Path(word).touch()  # a file that the reader has

@@ -18,6 +18,7 @@ from redis import Redis
 from ingest import child
 from ingest.settings import load
 from ingest.store import keys
+from workers.cli import ready
 from workers.cli.process_specs import receivers
 
 BODY = b'{"errors":[]}'
@@ -289,19 +290,23 @@ def test_kill_loses_nothing_that_was_answered(
 
 def test_kind() -> None:
     """As children, several processes share their ports, one needs not."""
-    assert receivers(load(), 1).arguments == ()
-    assert receivers(load(), 2).arguments == ("--share-ports",)
-    assert (receivers(load(), 3).count, receivers(load(), 3).ends) == (3, False)
+    assert receivers(load(), 1).arguments == ("ingest.server",)
+    assert receivers(load(), 2).arguments == ("ingest.server", "--share-ports")
+    assert (receivers(load(), 3).processes, receivers(load(), 3).ends) == (3, False)
 
 
 def test_ready_is_one_of_its_own(redis_url: str, start_receiver: Start) -> None:
     """Children are ready when one of them answers; somebody else on the port, a receiver or not, does not count."""
     receiver = start_receiver(redis_url)
-    children = receivers(load(admin_listen=f"0.0.0.0:{receiver.admin_port}"), 1)
-    pids = [receiver.process.pid]
-    assert not children.ready([])
-    assert children.ready(pids)
+    _, kind, *where = receivers(load(admin_listen=f"0.0.0.0:{receiver.admin_port}"), 1).ready
+    pid = str(receiver.process.pid)
+
+    def answers(*pids: str) -> bool:
+        return ready.KINDS[kind](*where, *pids)
+
+    assert not answers()
+    assert answers("1", pid)
     assert receiver.stop() == 0
-    assert not children.ready(pids)
+    assert not answers(pid)
     with socket.create_server(("127.0.0.1", receiver.admin_port)):  # takes connections and says nothing
-        assert not children.ready(pids)
+        assert not answers(pid)

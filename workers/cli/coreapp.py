@@ -15,7 +15,8 @@ from ingest import trust
 from ingest.telemetry.printable import printable
 from workers.cli import tables
 from workers.cli.terminal import as_json
-from workers.setup import certificates, coreapp, token_file
+from workers.setup import certificates, token_file
+from workers.setup import coreapp as calls
 from workers.setup import coreapp_settings as known
 from workers.setup.api import ApiError, Server, https_url
 from workers.setup.coreapp import PASSWORD, Coreapp
@@ -66,7 +67,7 @@ class _Reach(NamedTuple):
     help="Where `login` keeps the token, readable by you alone.",
 )
 @click.pass_context
-def coreapp_group(ctx: click.Context, api: str | None, ca_file: Path | None, insecure: bool, token_file: Path) -> None:
+def coreapp(ctx: click.Context, api: str | None, ca_file: Path | None, insecure: bool, token_file: Path) -> None:
     """Set the On-Premises client (the Coreapp) up: where its callbacks go, which, how many, what it trusts.
 
     \b
@@ -82,7 +83,7 @@ def coreapp_group(ctx: click.Context, api: str | None, ca_file: Path | None, ins
     ctx.obj = _Reach(api, ca_file, insecure, token_file)
 
 
-@coreapp_group.command()
+@coreapp.command()
 @click.option("--user", required=True, metavar="NAME", help="The account, usually admin.")
 @click.option("--first", is_flag=True, help="First login of an admin: a new password must be set, it is asked for.")
 @click.option(
@@ -102,7 +103,7 @@ def login(reach: _Reach, user: str, first: bool, new_password_file: Path | None)
         raise click.BadParameter("a user name holds no colon and no control character", param_hint="--user")
     password = from_environment(PASSWORD) or _ask("Password", PASSWORD)
     new = _new_password(first, new_password_file)
-    made = coreapp.login(client, user, password, new)
+    made = calls.login(client, user, password, new)
     until = printable(made.expires_after)
     click.echo(f"Logged in to {client.server.url} as {user}. The token in {client.token_file} is valid until {until}.")
     if new:
@@ -123,7 +124,7 @@ def _ask(prompt: str, variable: str, confirm: bool = False) -> str:
     return str(click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True))
 
 
-@coreapp_group.group("settings")
+@coreapp.group("settings")
 def settings_group() -> None:
     """Look at the client's settings, and change those of its callbacks."""
 
@@ -133,7 +134,7 @@ def settings_group() -> None:
 @click.pass_obj
 def show_settings(reach: _Reach, as_json: bool) -> None:
     """Show all application settings. With --json: an object of dotted names."""
-    found = known.showable(known.flattened(coreapp.settings(reach.coreapp())))
+    found = known.showable(known.flattened(calls.settings(reach.coreapp())))
     if as_json:
         _print_json(found)
     else:
@@ -163,12 +164,12 @@ def apply_settings(reach: _Reach, /, dry_run: bool, as_json: bool, **values: Any
     if not wanted:
         raise click.UsageError("name at least one setting, such as --url")
     client = reach.coreapp()
-    before = known.flattened(coreapp.settings(client))
+    before = known.flattened(calls.settings(client))
     if dry_run:
         after = before | wanted
     else:
-        coreapp.change_settings(client, known.nested(wanted))
-        after = known.flattened(coreapp.settings(client))
+        calls.change_settings(client, known.nested(wanted))
+        after = known.flattened(calls.settings(client))
     _report(wanted, before, after, dry_run, as_json)
     if differing := known.differing(wanted, after, wanted):
         raise ApiError(
@@ -194,7 +195,7 @@ def _report(
         click.echo("\nIt would need a restart of the Coreapp." if dry_run else f"\n{_RESTART}")
 
 
-@coreapp_group.group()
+@coreapp.group()
 def ca() -> None:
     """The certificates that the client trusts when it calls the webhook, besides the public CAs.
 
@@ -211,7 +212,7 @@ def upload(reach: _Reach, file: Path) -> None:
     The client uses them from its next start on.
     """
     found = certificates.read(file)
-    coreapp.upload_ca(reach.coreapp(), "".join(one.pem for one in found).encode())
+    calls.upload_ca(reach.coreapp(), "".join(one.pem for one in found).encode())
     for one in found:
         click.echo(f"Uploaded {printable(one.subject)}, valid until {one.until}")
     click.echo(_RESTART)
@@ -223,7 +224,7 @@ def upload(reach: _Reach, file: Path) -> None:
 def show_ca(reach: _Reach, as_json: bool) -> None:
     """Show the certificates that were uploaded. With --json: a list, with the PEM texts."""
     client = reach.coreapp()
-    found = certificates.parse(coreapp.ca(client), client.server.url)
+    found = certificates.parse(calls.ca(client), client.server.url)
     if as_json:
         _print_json([one._asdict() for one in found])
     else:
@@ -238,11 +239,11 @@ def delete(reach: _Reach, yes: bool) -> None:
     client = reach.coreapp()
     if not yes:
         click.confirm(f"Remove the webhook's CA from {client.server.url}?", abort=True, err=True)
-    coreapp.delete_ca(client)
+    calls.delete_ca(client)
     click.echo(f"Removed. {_RESTART}")
 
 
-@coreapp_group.command()
+@coreapp.command()
 @as_json
 @click.pass_obj
 def health(reach: _Reach, as_json: bool) -> None:
@@ -251,7 +252,7 @@ def health(reach: _Reach, as_json: bool) -> None:
     gateway_status is connected, connecting, disconnected, uninitialized or unregistered. With --json: a list of name,
     gateway_status, role.
     """
-    nodes = coreapp.health(reach.coreapp())
+    nodes = calls.health(reach.coreapp())
     if as_json:
         _print_json([node._asdict() for node in nodes])
     else:

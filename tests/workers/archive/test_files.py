@@ -22,13 +22,13 @@ import pytest
 from redis import Redis
 from zstandard import ZstdDecompressor
 
+from ingest.child import GIVE_UP
 from ingest.routing import route
 from ingest.settings import SettingsError
 from ingest.store import keys
 from ingest.store.records import unpack
 from workers.archive import files
 from workers.archive.files import HOUR_MS, Archive
-from workers.cli.supervisor import GIVE_UP
 from workers.handlers import Handlers, RetryIn
 
 RECEIVED = 1_700_000_000_000  # 2023-11-14T22:13:20Z

@@ -20,9 +20,8 @@ from redis.retry import Retry
 
 from ingest import child
 from ingest.settings import SettingsError
-from ingest.store.local import socket_path
+from ingest.store.local import answers, socket_path
 from workers.cli.embedded import locked
-from workers.cli.process_specs import valkey as spec
 
 ROOT = Path(__file__).parents[3]
 WaitFor = Callable[..., None]
@@ -46,7 +45,7 @@ class Embedded:
         self._clients: list[Redis] = []
 
     def answers(self) -> bool:
-        return spec(self.folder).ready([])
+        return answers(self.path)
 
     def client(self) -> Redis:
         self._clients.append(Redis(unix_socket_path=str(self.path), retry=Retry(NoBackoff(), 0)))
@@ -237,7 +236,7 @@ def test_server_that_cannot_start(start_embedded: Callable[..., Embedded], folde
 
 def test_not_ready_before_it_answers(folder: Path) -> None:
     """A folder without a server is not ready; asking creates nothing."""
-    assert not spec(folder).ready([])
+    assert not answers(socket_path(folder))
     assert not folder.exists()
 
 

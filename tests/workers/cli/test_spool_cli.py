@@ -7,19 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
 
+from ingest import supervisor
 from ingest.settings import load
 from ingest.spool.spool import Spool
-from workers.cli import main, supervisor
+from workers.cli import run
+from workers.cli.main import main
 
 
 @pytest.fixture
 def wa(redis: Redis) -> Callable[..., Result]:
     """Run a command of `wa-ingest` in this process, with an empty Redis."""
-    return lambda *arguments: CliRunner().invoke(main.main, arguments)
+    return lambda *arguments: CliRunner().invoke(main, arguments)
 
 
 def spool_check(wa: Callable[..., Result]) -> dict[str, str]:
@@ -77,6 +80,7 @@ def test_status_while_redis_is_away(wa: Callable[..., Result], tmp_path: Path, m
 def test_up(monkeypatch: pytest.MonkeyPatch, given: str | None, used: str) -> None:
     """`up` spools to ./data/spool unless told otherwise."""
     seen: dict[str, Any] = {}
-    monkeypatch.setattr(supervisor, "supervise", lambda kinds, env, started: seen.update(env) or 0)
-    main._up(load(spool_dir=given, redis_url="redis://h"), [])
+    monkeypatch.setattr(supervisor, "become", lambda specs, env, banner: seen.update(env))
+    with click.Context(run.up):
+        run._up(load(spool_dir=given, redis_url="redis://h"), [])
     assert seen["WA_SPOOL_DIR"] == used

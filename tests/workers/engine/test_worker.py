@@ -17,10 +17,10 @@ from redis import Redis
 from rq import Worker
 from rq.registry import FailedJobRegistry
 
+from ingest.child import GIVE_UP
 from ingest.settings import load
 from ingest.store import keys
 from workers import Handlers
-from workers.cli.supervisor import GIVE_UP
 from workers.engine.worker import BatchWorker
 
 RECORDER = """

@@ -3,25 +3,29 @@
 Receivers, workers and the embedded server are processes of their own. Each child gets a session of its own, so that
 Ctrl-C on the terminal reaches only the parent, which stops the children in the right order; and a pipe as its standard
 input, whose end tells it that the parent is gone (also when that was killed).
+
+A command that has checked everything becomes this program (`become`), because what the checks imported would take 60 MB
+for as long as it runs. So this module imports little, and nothing that is not Python's own.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-
-import structlog
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple, NoReturn
 
 from ingest.child import GIVE_UP, command, named
-
-log = structlog.get_logger()
 
 STOP_SECONDS = 25.0
 """How long a child may take to stop before it is killed; compose waits 30 s."""
@@ -31,26 +35,43 @@ _FIRST_BACKOFF = 0.2  # from a child's end to its restart; doubled each time it 
 _LONGEST_BACKOFF = 10.0
 _SETTLED_SECONDS = 60.0  # a child that ran this long begins again with the first
 
+_PLAN = "INGEST_PLAN"
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 _Wait = Callable[[float | None], bool]
 
 
-@dataclass(frozen=True)
-class ProcessSpec:
-    """What to run: `python -m module arguments`, in `count` processes.
+class ProcessSpec(NamedTuple):
+    """What to run: `python -m module arguments`, in so many `processes`.
 
-    `ends` is True when exit status 0 means that its work is done (`--burst`). `ready`, given the process ids, says
-    whether the others may be started. `output` is the file descriptor that they print to, None: where this process
-    prints. `env` is added to the environment.
+    `ends` is True when exit status 0 means that its work is done (`--burst`). `ready` is a module and its arguments:
+    run with the process ids as further arguments, it ends with status 0 when the others may be started; empty: at once.
+    `output` is the file descriptor that they print to, None: where this process prints. `env` is added to the
+    environment.
     """
 
     name: str
     module: str
     arguments: Sequence[str] = ()
-    count: int = 1
+    processes: int = 1
     ends: bool = False
-    ready: Callable[[Collection[int]], bool] = lambda pids: True
+    ready: Sequence[str] = ()
     output: int | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = MappingProxyType({})
+
+
+def become(specs: Sequence[ProcessSpec], env: Mapping[str, str] | None = None, banner: str = "") -> NoReturn:
+    """Go on as a program that supervises these, with this process's id; `banner` is printed when all are ready.
+
+    Files of this process that are to stay open must be inheritable.
+    """
+    plan = [[spec._asdict() | {"env": dict(spec.env)} for spec in specs], banner]
+    # Not on the command line, which everybody may read: URLs hold passwords.
+    environment = {**os.environ, **(env or {}), _PLAN: json.dumps(plan)}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # until the new program listens to them
+    # What was called stays on the command line, for whoever looks for it there.
+    os.execve(sys.executable, [*command("ingest.supervisor"), *sys.argv], environment)  # noqa: S606 - our own module
 
 
 def supervise(
@@ -67,7 +88,7 @@ def supervise(
         try:
             for group in reversed(groups):
                 group.start()
-                status = _wait_until_ready(group, groups, wait)
+                status = _wait_until_ready(group, groups, wait) if group.spec.ready else None
                 if status is not None:
                     return status
             started()
@@ -80,14 +101,18 @@ def supervise(
 def _wait_until_ready(group: _Group, groups: Sequence[_Group], wait: _Wait) -> int | None:
     """Return None once it is, else the exit status with which all are to end now."""
     deadline = time.monotonic() + _START_SECONDS
-    while not group.ready():
-        if group.has_given_up() or time.monotonic() > deadline:
-            return 1
-        for each in groups:
-            each.restart_ended()
-        if wait(0.05):
-            return 0
-    return None
+    while True:
+        pids = group.pids()
+        with group.asking(pids) as asked:
+            while asked.poll() is None and group.pids() == pids:
+                if group.has_given_up() or time.monotonic() > deadline:
+                    return 1
+                for each in groups:
+                    each.restart_ended()
+                if wait(0.05):
+                    return 0
+        if asked.returncode == 0:
+            return None
 
 
 def _keep_running(groups: Sequence[_Group], wait: _Wait) -> int:
@@ -121,10 +146,19 @@ class _Group:
         self._env = env
 
     def start(self) -> None:
-        self.children = [_Child(self.spec, self._env) for _ in range(self.spec.count)]
+        self.children = [_Child(self.spec, self._env) for _ in range(self.spec.processes)]
 
-    def ready(self) -> bool:
-        return self.spec.ready([child.process.pid for child in self.children])
+    def pids(self) -> list[int]:
+        return [child.process.pid for child in self.children]
+
+    @contextmanager
+    def asking(self, pids: Sequence[int]) -> Iterator[subprocess.Popen[bytes]]:
+        """A process that ends when these are ready, and in any case with the block."""
+        with _popen(self.spec, [*self.spec.ready, *map(str, pids)], self._env) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def has_given_up(self) -> bool:
         """A child ended that would fail the same way again; it has said why."""
@@ -144,9 +178,7 @@ class _Group:
             self.children.remove(child)
             return
         backoff = child.back_off()
-        log.warning(
-            "process ended, starting it again", process=self.spec.name, status=status, wait_seconds=round(backoff, 1)
-        )
+        _warn("process ended, starting it again", process=self.spec.name, status=status, wait_seconds=round(backoff, 1))
 
     def stop(self) -> None:
         """Return when all have ended; those that do not in time are killed."""
@@ -158,7 +190,7 @@ class _Group:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                log.warning("process does not stop, killing it", process=self.spec.name, pid=process.pid)
+                _warn("process does not stop, killing it", process=self.spec.name, pid=process.pid)
                 process.kill()
                 process.wait()
         for child in self.children:
@@ -179,14 +211,8 @@ class _Child:
     def _start(self) -> None:
         name, replaces = os.urandom(8).hex(), self._name
         self._name = name
-        self.process = subprocess.Popen(  # noqa: S603 - our own modules
-            command(self._spec.module, *self._spec.arguments),
-            stdin=subprocess.PIPE,
-            stdout=self._spec.output,
-            stderr=self._spec.output,
-            start_new_session=True,
-            env={**self._env, **self._spec.env, **named(name, replaces)},
-        )
+        environment = {**self._env, **named(name, replaces)}
+        self.process = _popen(self._spec, [self._spec.module, *self._spec.arguments], environment)
         self._started = time.monotonic()
         self.restart_at: float | None = None
 
@@ -204,6 +230,17 @@ class _Child:
             self._start()
 
 
+def _popen(spec: ProcessSpec, call: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - our own modules
+        command(*call),
+        stdin=subprocess.PIPE,
+        stdout=spec.output,
+        stderr=spec.output,
+        start_new_session=True,
+        env={**env, **spec.env},
+    )
+
+
 @contextmanager
 def _signals() -> Iterator[_Wait]:
     """A function that waits for a child's end or `timeout` seconds, and says whether this process is to stop."""
@@ -219,11 +256,10 @@ def _signals() -> Iterator[_Wait]:
                 os.read(reader, 4096)
         return bool(to_stop)
 
-    previous = {
-        number: signal.signal(number, lambda n, _: to_stop.append(n)) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    previous = {number: signal.signal(number, lambda n, _: to_stop.append(n)) for number in _STOPS}
     previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
     previous_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     try:
         yield wait
     finally:
@@ -235,7 +271,28 @@ def _signals() -> Iterator[_Wait]:
 
 
 def _forget_gauges(pid: int, folder: str) -> None:
-    """Remove the gauges of a process that ended."""
-    from prometheus_client import multiprocess  # only here: children import this module, and most count nothing
+    """Remove the gauges of a process that ended, as prometheus_client does: that takes 14 MB to import."""
+    for file in Path(folder).glob(f"gauge_live*_{pid}.db"):
+        file.unlink()
 
-    multiprocess.mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
+
+def _warn(event: str, **fields: object) -> None:
+    """Write a log line in the form that `ingest.telemetry.logs` gives to all others: that takes 19 MB to import."""
+    name = "ingest.supervisor"
+    timestamp = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    if sys.stderr.isatty():
+        values = " ".join(f"{field}={value}" for field, value in fields.items())
+        line = f"{timestamp} [warning  ] {event:30} [{name}] {values}"
+    else:
+        line = json.dumps(fields | {"event": event, "level": "warning", "logger": name, "timestamp": timestamp})
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """What a command has become."""
+    specs, banner = json.loads(os.environ.pop(_PLAN))
+    sys.exit(supervise([ProcessSpec(**spec) for spec in specs], started=lambda: print(banner, end="", flush=True)))
+
+
+if __name__ == "__main__":
+    main()

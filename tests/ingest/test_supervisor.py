@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,10 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import structlog
+from prometheus_client import multiprocess
 
-from workers.cli import supervisor
+from ingest import supervisor
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 WaitFor = Callable[..., None]
 
 # A child: notes its starts and its end in a shared file, and does what its arguments say.
@@ -49,14 +52,9 @@ time.sleep(600)
 
 PARENT = """
 import sys
-from pathlib import Path
-from ingest.telemetry import logs
-from workers.cli import supervisor
-logs.configure()
+from ingest import supervisor
 log = sys.argv[1]
 supervisor.STOP_SECONDS = float(sys.argv[2])
-def has(text):
-    return lambda pids: Path(log).exists() and text in Path(log).read_text()
 specs = {specs}
 def started():
     with open(log, "a") as file:
@@ -65,11 +63,23 @@ sys.exit(supervisor.supervise(specs, started=started))
 """
 
 
+# Asked whether a child is ready: ends when a note is there.
+ASKED = """
+import sys, time
+from ingest import child
+child.watch_parent()
+log, note, *pids = sys.argv[1:]
+while note not in open(log).read():
+    time.sleep(0.02)
+"""
+
+
 class Family:
     """A supervising process and what its children noted."""
 
     def __init__(self, folder: Path, specs: tuple[str, ...], stop_seconds: float) -> None:
         (folder / "child.py").write_text(CHILD)
+        (folder / "asked.py").write_text(ASKED)
         (folder / "parent.py").write_text(PARENT.replace("{specs}", f"[{', '.join(specs)}]"))
         self.notes_path = folder / "notes"
         self.notes_path.touch()
@@ -133,13 +143,13 @@ def spec(name: str, *behaviour: str, ready: str | None = None, **more: object) -
     """The source of a ProcessSpec whose child behaves so; `ready` is the note that says it is."""
     options = "".join(f", {option}={value!r}" for option, value in more.items())
     if ready is not None:
-        options += f", ready=has({ready!r})"
+        options += f", ready=('asked', log, {ready!r})"
     return f"supervisor.ProcessSpec({name!r}, 'child', (log, {name!r}, *{behaviour!r}){options})"
 
 
 def test_killed_child_is_started_again(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """A child that was killed is started again, and the others are left alone."""
-    family = start_family(spec("a", count=2), spec("b"))
+    family = start_family(spec("a", processes=2), spec("b"))
     wait_for(lambda: family.count("parent started") and family.count("a started") == 2 and family.count("b started"))
     os.kill(family.pids("a")[0], signal.SIGKILL)
     wait_for(lambda: family.count("a started") == 3)
@@ -216,7 +226,7 @@ def test_stopped_while_it_waits_for_ready(start_family: Callable[..., Family], w
 
 def test_ends_when_the_work_is_done(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """With `ends`, exit status 0 means done: when all of that spec are, the others are stopped and all is well."""
-    family = start_family(spec("burst", "done", count=3, ends=True), spec("b", "ready", ready="b ready"))
+    family = start_family(spec("burst", "done", processes=3, ends=True), spec("b", "ready", ready="b ready"))
     assert family.process.wait(30) == 0
     assert (family.count("burst started"), family.count("burst done"), family.count("b stopped")) == (3, 3, 1)
 
@@ -247,7 +257,7 @@ def test_deaf_child_is_killed(start_family: Callable[..., Family], wait_for: Wai
 
 def test_children_end_with_a_killed_parent(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """When the parent is killed, its children stop by themselves, in order."""
-    family = start_family(spec("a", "watches", count=2), spec("b", "watches"))
+    family = start_family(spec("a", "watches", processes=2), spec("b", "watches"))
     wait_for(lambda: family.count("a started") == 2 and family.count("b started") == 1)
     family.process.kill()
     wait_for(lambda: family.count("a stopped") == 2 and family.count("b stopped") == 1)
@@ -281,7 +291,7 @@ def test_metrics_folder(tmp_path: Path) -> None:
         "Path(sys.argv[1]).write_text(str(folder))\n"
     )
     code = (
-        "import sys; from workers.cli import supervisor\n"
+        "import sys; from ingest import supervisor\n"
         "specs = [supervisor.ProcessSpec('a', 'child', (sys.argv[1],), ends=True)]\n"
         "sys.exit(supervisor.supervise(specs, {'MORE': '1'}))"
     )
@@ -289,3 +299,107 @@ def test_metrics_folder(tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", code, str(tmp_path / "out")]
     assert subprocess.run(arguments, env=env, stdin=subprocess.DEVNULL, timeout=60, check=False).returncode == 0
     assert not Path((tmp_path / "out").read_text()).exists()
+
+
+BECOME = """
+import os, signal, sys
+from ingest import supervisor
+log, *behaviour = sys.argv[1:]
+if "stopped" in behaviour:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    os.kill(os.getpid(), signal.SIGTERM)
+ready = ("asked", log, "a ready")
+spec = supervisor.ProcessSpec("a", "child", (log, "a", "ready"), ready=ready, env={"OWN": "hunter2"})
+supervisor.become([spec], {"MORE": "1"}, banner="all run\\n")
+"""
+
+
+@pytest.fixture
+def become(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a program that becomes one that supervises."""
+    for name, code in {"child": CHILD, "asked": ASKED, "parent": BECOME}.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    (tmp_path / "notes").touch()
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*behaviour: str) -> subprocess.Popen[str]:
+        arguments = [sys.executable, "-m", "parent", str(tmp_path / "notes"), *behaviour]
+        env = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+        started.append(subprocess.Popen(arguments, env=env, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_command_becomes_the_program(become: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    """It keeps its process id and shows what was called, but no password; its children get their environment alone."""
+    parent = become("serve")
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "all run\n"
+    name, what, pid, _ = (tmp_path / "notes").read_text().split()[:4]
+    assert (name, what) == ("a", "started")
+    call = Path(f"/proc/{parent.pid}/cmdline").read_text().split("\0")
+    assert call[:4] == [sys.executable, "-P", "-m", "ingest.supervisor"]
+    assert "serve" in call
+    assert "hunter2" not in "".join(call)
+    environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    assert {"OWN=hunter2", "MORE=1"} <= set(environment)
+    assert not [variable for variable in environment if variable.startswith(supervisor._PLAN)]
+    parent.terminate()
+    assert parent.wait(30) == 0
+    assert (tmp_path / "notes").read_text().split()[-3] == "stopped"
+
+
+def test_a_stop_while_it_becomes_the_program(become: Callable[..., subprocess.Popen[str]]) -> None:
+    """SIGTERM between the checks and the first child is a stop like any other."""
+    parent = become("stopped")
+    assert parent.wait(30) == 0
+    assert parent.stdout is not None
+    assert parent.stdout.read() == ""
+
+
+def test_it_imports_only_what_python_brings() -> None:
+    """The program that supervises imports nothing that is installed, because it runs for as long as its children."""
+    code = "import sys, ingest.supervisor; print(*{name.partition('.')[0] for name in sys.modules})"
+    call = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(call, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) - sys.stdlib_module_names <= {"ingest", "__main__"}
+
+
+def test_its_log_lines_look_like_all_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JSON with the same names in the same order, and on a terminal the same columns."""
+    supervisor._warn("process ended", process="worker", status=-9)
+    ours = json.loads(capsys.readouterr().err)
+    code = (
+        "import structlog; from ingest.telemetry import logs; logs.configure()\n"
+        "structlog.get_logger('ingest.supervisor').warning('process ended', process='worker', status=-9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    theirs = json.loads(done.stderr)
+    assert list(ours) == list(theirs)
+    assert len(ours["timestamp"]) == len(theirs["timestamp"])
+    assert ours | {"timestamp": ""} == theirs | {"timestamp": ""}
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    supervisor._warn("process ended", process="worker", status=-9)
+    line = capsys.readouterr().err
+    same = structlog.dev.ConsoleRenderer(colors=False)(None, "warning", theirs | {"timestamp": line.split()[0]})
+    assert line == f"{same}\n"
+
+
+def test_gauges_of_a_process_that_ended(tmp_path: Path) -> None:
+    """The files that go are those that prometheus_client would remove."""
+    kinds = ("gauge_liveall", "gauge_livesum", "gauge_livemostrecent", "gauge_all", "gauge_mostrecent", "counter")
+    for folder in ("ours", "theirs"):
+        (tmp_path / folder).mkdir()
+        for name in (f"{kind}_{pid}.db" for kind in kinds for pid in (1, 11)):
+            (tmp_path / folder / name).touch()
+    supervisor._forget_gauges(1, str(tmp_path / "ours"))
+    multiprocess.mark_process_dead(1, str(tmp_path / "theirs"))  # type: ignore[no-untyped-call]
+    left = [sorted(file.name for file in (tmp_path / folder).iterdir()) for folder in ("ours", "theirs")]
+    assert left[0] == left[1]
+    assert len(left[0]) == 2 * len(kinds) - 3

@@ -1,0 +1,39 @@
+"""`wa-ingest check`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import orjson
+from rich.console import Console
+from rich.text import Text
+
+from ingest.settings import load, redis_url
+from workers.cli import checks, tables
+from workers.cli.terminal import as_json, cli_errors
+
+
+@click.command()
+@as_json
+def check(as_json: bool) -> None:
+    """Is everything fit for production? Exits 1 when something is not.
+
+    Checks who may post, certificates and the names of settings; the folders of spool and archive; whether Redis is
+    reachable, new enough, keeps an append-only file and evicts nothing; dead letters that will soon be removed; and
+    the handlers. Each warning or failure says what to do.
+    """
+    with cli_errors():
+        current = load()
+        redis_url(current)
+        found = checks.run(current)
+        if as_json:
+            click.echo(orjson.dumps([one._asdict() for one in found], option=orjson.OPT_INDENT_2).decode())
+        else:
+            table = tables.ruled("", "check", "finding", "what to do")
+            colours = {"ok": "green", "warning": "yellow", "failed": "bold red"}
+            for one in found:
+                table.add_row(Text(one.result, style=colours[one.result]), one.name, one.finding, one.advice)
+            Console().print(table)
+        if any(one.result == "failed" for one in found):
+            sys.exit(1)

@@ -1,0 +1,119 @@
+"""`wa-ingest up`, `serve` and `work`: they check everything, then become the program that supervises."""
+
+from __future__ import annotations
+
+import time
+from typing import NoReturn
+
+import click
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ingest import supervisor
+from ingest.settings import Settings, redis_url, variable
+from ingest.store.local import DATA, socket_path
+from workers.cli import checks, embedded, preflight, process_specs
+from workers.cli.terminal import cli_errors, current_settings, program
+
+
+@click.command()
+def up() -> None:
+    """Run everything on this machine, until Ctrl-C.
+
+    Starts a receiver, WA_PROCESSES workers for each Redis, and, unless WA_REDIS_URL names a server, a Valkey server
+    with its data in ./data (every write is on disk before it is answered). Nothing is lost at a stop: the next start
+    goes on from there.
+    """
+    with cli_errors():
+        settings = current_settings()
+        if settings.redis_url is not None:
+            preflight.redis(settings, must_answer=True)
+            _up(settings, [])
+        with embedded.locked(DATA):
+            own = SecretStr(f"unix://{socket_path(DATA)}")
+            _up(settings.model_copy(update={"redis_url": own}), [process_specs.valkey(DATA)])
+
+
+def _up(settings: Settings, servers: list[supervisor.ProcessSpec]) -> NoReturn:
+    preflight.handlers(settings)
+    specs = [*process_specs.up(settings), *servers]
+    url = redis_url(settings)
+    env = {"WA_REDIS_URL": url, "WA_SPOOL_DIR": str(settings.spool_dir or DATA / "spool")}
+    supervisor.become(specs, env, banner=_welcome(settings, url, servers))
+
+
+def _welcome(settings: Settings, url: str, servers: list[supervisor.ProcessSpec]) -> str:
+    scheme = "https" if settings.tls_cert else "http"
+    address = f"{scheme}://{_reached(*settings.listen)}{settings.path}"
+    admin = f"http://{_reached(*settings.admin_listen)}/"
+    body = (
+        '{"contacts":[{"profile":{"name":"Ada"},"wa_id":"15550001"}],"messages":[{"from":"15550001","id":"try-1",'
+        f'"timestamp":"{int(time.time())}","type":"text","text":{{"body":"Hello"}}}}]}}'
+    )
+    rows = {
+        "receiver": address,
+        "page": admin,
+        "admin": f"{admin}healthz /readyz /metrics",
+        "workers": f"{settings.processes} running {settings.handlers}",
+        "redis": f"embedded Valkey, data in {DATA.resolve()}" if servers else "WA_REDIS_URL",
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(Text(name, style="bold"), value)
+    console = Console(soft_wrap=True)
+    with console.capture() as head:
+        console.print(table)
+        console.print("\nTry it, from another terminal:\n", style="bold")
+    # Not through rich: a line to copy is printed as it is.
+    lines = (
+        f"  curl -i {address} -d '{body}'{_credentials(settings)}",
+        f"  WA_REDIS_URL={url} {program()} status\n" if servers else f"  {program()} status\n",
+        "Ctrl-C stops; nothing is lost.\n",
+    )
+    return head.get() + "\n".join(lines)
+
+
+def _reached(host: str, port: int) -> str:
+    """How a listener is reached from this machine."""
+    here = "localhost" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    return f"[{here}]:{port}" if ":" in here else f"{here}:{port}"
+
+
+def _credentials(settings: Settings) -> str:
+    """A remark for a line that lacks the credentials that senders must have."""
+    needed = [variable(name) for name in checks.GUARDS if getattr(settings, name)]
+    return f"   # refused: {', '.join(needed)} is set" if needed else ""
+
+
+@click.command()
+@click.option("--processes", "count", type=click.IntRange(1, 1024), help="Receiver processes [WA_PROCESSES, 1].")
+def serve(count: int | None) -> None:
+    """Run the receiver, until SIGTERM or Ctrl-C.
+
+    Answers 200 once a notification is durable, in Redis or in the spool (WA_SPOOL_DIR), and 503 when it cannot be.
+    Several processes share the port. When it stops, it first commits and answers what it has read.
+    """
+    with cli_errors():
+        settings = current_settings(processes=count)
+        preflight.redis(settings, must_answer=False)
+        supervisor.become([process_specs.receivers(settings, settings.processes)])
+
+
+@click.command()
+@click.option("--lanes", help="Lanes to take from, comma separated [WA_LANES, all]: messages, statuses, other.")
+@click.option("--processes", "count", type=click.IntRange(1, 1024), help="Worker processes [WA_PROCESSES, 1].")
+@click.option("--burst", is_flag=True, help="Exit when no batch is left to take.")
+def work(lanes: str | None, count: int | None, burst: bool) -> None:
+    """Run workers, until SIGTERM or Ctrl-C.
+
+    Each process takes batches, parses them and calls the handlers that WA_HANDLERS names. A process that dies is
+    started again; another worker takes over its batch. When the workers stop, running handlers get 6 seconds to finish,
+    then they are interrupted. Events that did not finish go back to the front of their queue.
+    """
+    with cli_errors():
+        settings = current_settings(lanes=lanes, processes=count)
+        preflight.redis(settings, must_answer=False)
+        preflight.handlers(settings)
+        supervisor.become(process_specs.workers(settings, burst), env={"WA_LANES": ",".join(settings.lanes)})

@@ -1,0 +1,37 @@
+"""`wa-ingest settings`."""
+
+from __future__ import annotations
+
+import click
+import orjson
+from rich.console import Console
+from rich.text import Text
+
+from ingest.settings import Settings, variable
+from workers.cli import tables
+from workers.cli.terminal import as_json, cli_errors, current_settings
+
+
+@click.command()
+@as_json
+def settings(as_json: bool) -> None:
+    """Show every setting: its value now and what it means.
+
+    Secrets are masked. Any variable may also be given as NAME_FILE, the path of a file that holds the value.
+    """
+    with cli_errors():
+        current = current_settings().model_dump(mode="json")
+        fields = Settings.model_fields
+        if as_json:
+            rows = {
+                variable(name): {"value": value, "meaning": fields[name].description} for name, value in current.items()
+            }
+            click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+            return
+        table = tables.ruled("variable", "value", "meaning")
+        for name, value in current.items():
+            table.add_row(
+                variable(name), Text("unset", style="dim") if value is None else str(value), fields[name].description
+            )
+        Console().print(table)
+        click.echo("Each may also be given as NAME_FILE, the path of a file that holds the value.")
