@@ -21,9 +21,6 @@ DIGEST_BYTES = 8
 the length of the shares (4 bytes), then these.
 """
 
-MOST_DONE = 255
-"""Handlers of an event that are remembered as done, at most."""
-
 HANDLER_BYTES = 4
 """Length of what is remembered of each."""
 

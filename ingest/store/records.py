@@ -7,11 +7,12 @@ from hashlib import blake2b
 from struct import Struct
 from typing import NamedTuple
 
-from ingest.store.constants import DIGEST_BYTES, HANDLER_BYTES, HAS_DIGEST, HEADER_BYTES, MOST_DONE
+from ingest.store.constants import DIGEST_BYTES, HANDLER_BYTES, HAS_DIGEST, HEADER_BYTES
 
 _HEADER = Struct(">Q")
 _LENGTH = Struct(">I")
 _NO_DIGEST = bytes(DIGEST_BYTES)
+_MOST_DONE = 255  # handlers of an event that are remembered as done
 
 
 class Record(NamedTuple):
@@ -54,7 +55,7 @@ def pack(
     """
     more = body_digest
     if shares or waits or done:
-        ended = sorted(done)[:MOST_DONE]
+        ended = sorted(done)[:_MOST_DONE]
         said = (_NO_DIGEST, body_digest or _NO_DIGEST, _LENGTH.pack(len(shares)), shares)
         more = b"".join((*said, bytes((len(ended), waits & 255)), *ended))
     return _HEADER.pack(received_ms << 16 | force << 15 | attempt << 8 | (HAS_DIGEST if more else 0)) + more + body

@@ -79,7 +79,7 @@ class BatchState:
 
     def _take_apart(self, index: int, record: Record) -> None:
         for event in parse(record.body, record.received_ms, record.attempt or 1, record.body_digest, record.shares):
-            if not self._is_ours(event, record):
+            if (record.shares or record.split) and not self._is_ours(event, record):
                 continue
             if isinstance(event, Broken):
                 self._unclaimed[index].append((event, index, None))

