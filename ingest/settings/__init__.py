@@ -10,7 +10,9 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ingest.errors import SettingsError as SettingsError
 from ingest.settings.types import (
@@ -41,10 +43,10 @@ _NEEDS = (
 )
 
 
-class Settings(BaseModel):
+class Settings(BaseSettings):
     """All settings; `wa-ingest settings` prints them with these descriptions."""
 
-    model_config = ConfigDict(frozen=True, validate_default=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
     redis_url: SecretStr | None = Field(
         None,
@@ -146,6 +148,34 @@ class Settings(BaseModel):
             raise SettingsError("WA_MAX_PENDING is less than WA_MAX_BODY: no room for one body of that size")
         return self
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _FileVariables(settings_cls)
+
+
+class _FileVariables(PydanticBaseSettingsSource):
+    """`NAME_FILE`: the value of NAME is what that file holds, without white space around it."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        name = variable(field_name) + "_FILE"
+        path = os.environ.get(name)
+        try:
+            return (Path(path).read_text().strip() or None) if path else None, field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise SettingsError(f"{name}: cannot read {path}: {reason}") from None
+
+    def __call__(self) -> dict[str, Any]:
+        values = {name: self.get_field_value(field, name)[0] for name, field in Settings.model_fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
 
 def variable(field: str) -> str:
     """The environment variable of a settings field."""
@@ -157,24 +187,12 @@ def load(**overrides: Any) -> Settings:
 
     Raises SettingsError with one line that names the variable.
     """
-    found = {name: _value(variable(name)) for name in Settings.model_fields}
-    given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings.model_validate({name: value for name, value in found.items() if value is not None} | given)
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = variable(str(first["loc"][0]))
         raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
-
-
-def _value(name: str) -> str | None:
-    """What the variable holds, else the file that NAME_FILE names, without white space around it; empty is unset."""
-    path = os.environ.get(f"{name}_FILE")
-    try:
-        return os.environ.get(name) or (Path(path).read_text().strip() if path else "") or None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise SettingsError(f"{name}_FILE: cannot read {path}: {reason}") from None
 
 
 def unknown_variables() -> list[str]:

@@ -7,6 +7,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
+from pydantic_settings import NoDecode
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -91,12 +92,14 @@ def _duration_text(seconds: float) -> str:
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0), PlainSerializer(_duration_text)]
 Address = Annotated[
     tuple[str, int],
+    NoDecode,
     BeforeValidator(_address),
     PlainSerializer(lambda a: f"[{a[0]}]:{a[1]}" if ":" in a[0] else f"{a[0]}:{a[1]}"),
 ]
 Size = Annotated[ByteSize, Field(gt=0), PlainSerializer(lambda size: ByteSize(size).human_readable())]
 Lanes = Annotated[
     tuple[Literal["messages", "statuses", "other"], ...],
+    NoDecode,
     BeforeValidator(_comma_list),
     Field(min_length=1),
     PlainSerializer(",".join),
@@ -107,6 +110,7 @@ PathSecrets = Annotated[Secrets, AfterValidator(_segments)]
 Tokens = Annotated[Secrets, AfterValidator(_tokens)]
 Networks = Annotated[
     tuple[IPv4Network | IPv6Network, ...],
+    NoDecode,
     BeforeValidator(_networks),
     PlainSerializer(lambda networks: ",".join(map(str, networks)) or None),
 ]
