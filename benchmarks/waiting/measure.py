@@ -40,7 +40,7 @@ def run(bench: Bench) -> dict[str, Any]:
 def _figures(side: Side, ms: int, quick: bool) -> dict[str, Any]:
     """One that fails does not stop the others, which take minutes."""
     try:
-        return {"drain": _drain(side, ms, 2.0 if quick else 5.0), "wait": _wait(side, ms, _seconds(ms, quick))}
+        return {"drain": _drain(side, ms, 1.5 if quick else 5.0), "wait": _wait(side, ms, _seconds(ms, quick))}
     except BenchError as error:
         return {"failed": error.message}
 
@@ -52,7 +52,7 @@ def allowed(form: str, ms: int) -> float:
 
 def _seconds(ms: int, quick: bool) -> float:
     """Handlers of a second are few in a second."""
-    return 2.0 if quick else 10.0 if ms >= 1000 else 5.0
+    return 1.5 if quick else 10.0 if ms >= 1000 else 5.0
 
 
 def _drain(side: Side, ms: int, seconds: float) -> dict[str, Any]:
@@ -65,7 +65,9 @@ def _drain(side: Side, ms: int, seconds: float) -> dict[str, Any]:
         with sides.entrance(side, store, place / "marks") as post:
             post(schedule.at_once(count, ms))
         program = stack.enter_context(sides.working(side, store, place / "marks", machine.FRONT))
-        began = wait_until(lambda: any(times.read().began), _START, f"the first event of {side.title}", program)
+        began = wait_until(
+            lambda: any(times.read().began), _START, f"the first event of {side.title}", program, every=_EVERY
+        )
         end = began + 2 * seconds
         wait_until(lambda: all(times.read().ended) or time.monotonic() > end, 60.0, "the time", program, every=_EVERY)
         rate = waits.rate_of(times.read())

@@ -6,7 +6,7 @@ needs installing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,19 +34,24 @@ def body(number: int, contact: int, ms: int, business: int = 0) -> bytes:
     return (_BODY % {"number": number, "contact": contact, "ms": ms, "business": business}).encode()
 
 
-def somebody(number: int) -> int:
-    """Who writes the n-th message: as good as random, as real contacts write."""
+def in_turn(number: int) -> int:
+    """Who writes the n-th message when nobody writes again before all others have."""
+    return number % CONTACTS
+
+
+def at_random(number: int) -> int:
+    """The same, as good as random: some write again while their last message is still at work."""
     return int.from_bytes(blake2b(b"%d" % number, digest_size=4).digest()) % CONTACTS
 
 
-def steadily(count: int, rate: float, ms: int) -> list[Due]:
+def steadily(count: int, rate: float, ms: int, who: Callable[[int], int] = in_turn) -> list[Due]:
     """So many events at this rate."""
-    return [Due(number / rate, body(number, somebody(number), ms)) for number in range(count)]
+    return [Due(number / rate, body(number, who(number), ms)) for number in range(count)]
 
 
 def at_once(count: int, ms: int, first: int = 0) -> list[Due]:
     """So many events as fast as they can be sent, numbered from `first`."""
-    return [Due(0.0, body(number, somebody(number), ms)) for number in range(first, first + count)]
+    return [Due(0.0, body(number, in_turn(number), ms)) for number in range(first, first + count)]
 
 
 def told(message: dict[str, Any]) -> tuple[int, float]:

@@ -78,7 +78,7 @@ def chosen() -> list[Side]:
 
 @contextmanager
 def working(side: Side, store: Store, marks: Path, cores: list[int], **settings: object) -> Iterator[Program]:
-    """One worker of a side."""
+    """One worker of a side. It is killed at the end: nobody needs what it holds then."""
     own: dict[str, object] = {"BENCH_MARKS": marks}
     if side.name == OURS:
         call = [sys.executable, "-m", "workers.engine.worker"]
@@ -96,7 +96,10 @@ def working(side: Side, store: Store, marks: Path, cores: list[int], **settings:
         call = [str(machine.PEERS_PYTHON), "-m", *side.command]
         own["BENCH_REDIS"] = store.port
     with running(f"{side.title} work", call, cores, **own | settings) as program:
-        yield program
+        try:
+            yield program
+        finally:
+            program.process.kill()
 
 
 @contextmanager

@@ -43,7 +43,9 @@ class _Pipeline(NamedTuple):
     post: Post
 
     @contextmanager
-    def workers(self, count: int = 1, cores: Sequence[int] = machine.FRONT, **settings: object) -> Iterator[None]:
+    def workers(
+        self, count: int = 1, cores: Sequence[int] = machine.FRONT, **settings: object
+    ) -> Iterator[list[Program]]:
         """So many more worker processes, from when all take work until the block ends."""
         alive = self.alive()
         with ExitStack() as stack:
@@ -52,9 +54,7 @@ class _Pipeline(NamedTuple):
                 one = sides.working(_OURS[self.form], self.store, self.file, list(cores), **settings)
                 programs.append(stack.enter_context(one))
             wait_until(lambda: self.alive() >= alive + count, _START, "the workers", *programs)
-            yield
-            for program in programs:
-                program.process.terminate()  # all at once, not one after the other
+            yield programs
 
     def alive(self) -> int:
         return int(self.store.redis.zcard(keys.ALIVE))
@@ -73,22 +73,35 @@ def _pipeline(form: str, count: int) -> Iterator[_Pipeline]:
 
 def _slow(quick: bool) -> dict[str, Any]:
     """100 contacts write 10 messages a second in all, each every 10 s; a handler takes 5 s."""
-    count = 60 if quick else 150
+    count = 40 if quick else 120
     events = [Due(n / 10, schedule.body(n, n % 100, 5_000)) for n in range(count)]
     with _pipeline("async", count) as pipeline, pipeline.workers():
-        return waits.waited(pipeline.marks, pipeline.post(events), 6.0)
+        return waits.waited(pipeline.marks, pipeline.post(events), _patience(quick))
+
+
+def _at_random(quick: bool) -> dict[str, Any]:
+    """500/s of 100 ms, 1,000 contacts as good as random: 1 in 20 waits for its contact's last message."""
+    rate, count = 500, 1_000 if quick else 3_000
+    with _pipeline("async", count) as pipeline, pipeline.workers():
+        events = schedule.steadily(count, rate, 100, schedule.at_random)
+        return waits.waited(pipeline.marks, pipeline.post(events), _patience(quick))
 
 
 def _hangs(quick: bool) -> dict[str, Any]:
     """Eight contacts of one partition write in turn; the first one's handler never returns. The waits of the others."""
-    rounds = 4 if quick else 10
+    rounds = 3 if quick else 10
     contacts = neighbours(8)
     ms = {contacts[0]: _HANGS_MS}
     events = [Due(n / 8, schedule.body(n, contact, ms.get(contact, 10))) for n, contact in enumerate(contacts * rounds)]
     with _pipeline("async", len(events)) as pipeline, pipeline.workers():
         posted = pipeline.post(events)
         others = [n for n in range(len(events)) if n % 8]
-        return waits.waited_for(pipeline.marks, posted, others, 5.0)
+        return waits.waited_for(pipeline.marks, posted, others, _patience(quick))
+
+
+def _patience(quick: bool) -> float:
+    """Seconds after the last event was posted."""
+    return 2.0 if quick else 8.0
 
 
 def neighbours(count: int) -> list[int]:
@@ -100,20 +113,20 @@ def neighbours(count: int) -> list[int]:
 
 def _flood(quick: bool) -> dict[str, Any]:
     """One business gets 1,000 messages at once, plain handlers of 50 ms; another one a second. The waits of that."""
-    flood, seconds = 1_000, 5 if quick else 10
-    events = [Due(0.0, schedule.body(n, schedule.somebody(n), 50, business=1)) for n in range(flood)]
+    flood, seconds = 1_000, 4 if quick else 10
+    events = [Due(0.0, schedule.body(n, schedule.in_turn(n), 50, business=1)) for n in range(flood)]
     others = range(flood, flood + seconds)
     events += [Due(0.5 + n - flood, schedule.body(n, schedule.CONTACTS + n, 50, business=2)) for n in others]
     with _pipeline("plain", len(events)) as pipeline, pipeline.workers():
         posted = pipeline.post(events)
-        return waits.waited_for(pipeline.marks, posted, others, 5.0 if quick else 15.0)
+        return waits.waited_for(pipeline.marks, posted, others, _patience(quick))
 
 
 def _fails(quick: bool) -> dict[str, Any]:
     """Each message has two handlers, one works, one fails every time; 20 a second. The waits for the one that works."""
-    count = 60 if quick else 200
+    count = 40 if quick else 200
     with _pipeline("async", count) as pipeline, pipeline.workers(BENCH_FAILING=1):
-        return waits.waited(pipeline.marks, pipeline.post(schedule.steadily(count, 20, 10)), 5.0)
+        return waits.waited(pipeline.marks, pipeline.post(schedule.steadily(count, 20, 10)), _patience(quick))
 
 
 def _one_core(quick: bool) -> dict[str, Any]:
@@ -153,7 +166,7 @@ def _processes(count: int) -> Callable[[bool], dict[str, Any]]:
 
 def _scale(quick: bool) -> dict[str, Any]:
     """A backlog of plain handlers of 50 ms, and one worker, four, one again: events of each second of each phase."""
-    seconds = 4 if quick else 7
+    seconds = 3 if quick else 7
     one = sides.SLOTS["plain"] * 20
     count = one * (4 + 1 + 1) * (seconds + 4)
     phases: list[tuple[float, float]] = []
@@ -167,14 +180,23 @@ def _scale(quick: bool) -> dict[str, Any]:
         pipeline.post(schedule.at_once(count, 50))
         with pipeline.workers(cores=()):
             phase()
-            with pipeline.workers(3, ()):
+            with pipeline.workers(3, ()) as programs:
                 phase()
+                _stop(programs)
             phase()
         ended = pipeline.marks.read().ended
     if all(ended):
         raise BenchError("the backlog came to an end before the last phase did")
     per_second = [each_second(ended, *bounds) for bounds in phases]
     return {"per_second": per_second, "rates": [round(median(rates), 1) for rates in per_second], "allowed": one}
+
+
+def _stop(programs: Sequence[Program]) -> None:
+    """As a deployment does it: they end what they have begun."""
+    for program in programs:
+        program.process.terminate()
+    for program in programs:
+        program.process.wait(_START)
 
 
 def each_second(moments: Sequence[float], began: float, end: float) -> list[int]:
@@ -189,6 +211,7 @@ def each_second(moments: Sequence[float], began: float, end: float) -> list[int]
 
 SITUATIONS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "slow": _slow,
+    "at_random": _at_random,
     "hangs": _hangs,
     "flood": _flood,
     "fails": _fails,
