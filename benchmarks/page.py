@@ -66,9 +66,10 @@ def section(result: dict[str, Any]) -> str:
 
 def _lines(one: Figures) -> list[str]:
     """A table in Markdown, below its title."""
+    title = one.title.removeprefix("Waiting: ")
     rows = [["", *one.columns], ["---"] * (len(one.columns) + 1), *one.rows]
     return [
-        f"**{one.title.removeprefix('Waiting: ')}**",
+        f"**{title[0].upper()}{title[1:]}**",
         "",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",

@@ -13,7 +13,6 @@ const marks = openSync(process.env.BENCH_MARKS, 'r+')
 function work() {
   const worker = new Worker(NAME, wait, { connection, concurrency: 100 })
   worker.on('error', console.error)
-  process.once('SIGTERM', () => worker.close(true).then(() => process.exit(0)))
 }
 
 async function wait(job) {

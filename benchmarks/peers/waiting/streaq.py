@@ -1,4 +1,7 @@
-"""streaQ with what it comes with, but 100 at a time instead of 16."""
+"""streaQ with what it comes with, but 100 at a time instead of 16.
+
+Measured: a prefetch of 400, uvloop and no results gained nothing outside the noise.
+"""
 
 from __future__ import annotations
 
