@@ -37,10 +37,10 @@ format: $(VENV)/ready-to-test  ## rewrites the code in the project's style
 faults: $(VENV)/ready-to-test  ## ends or freezes every process at every step, and writes docs/failures.md (some minutes)
 	$(BIN)/python -m tests.faults.matrix --write
 
-bench: $(VENV)/ready bench-peers  ## measures it beside its peers, and draws docs/plots (about 15 minutes); needs wrk
+bench: $(VENV)/ready bench-peers  ## measures it beside its peers, and draws docs/plots (about 30 minutes); needs wrk
 	$(BIN)/python -m benchmarks
 
-bench-quick: $(VENV)/ready bench-peers  ## a short form (3 minutes), which fails when a ratio fell below benchmarks/baseline.json
+bench-quick: $(VENV)/ready bench-peers  ## a short form (5 minutes), which fails when a ratio fell below benchmarks/baseline.json
 	$(BIN)/python -m benchmarks --quick --compare-baseline
 
 fuzz: $(VENV)/ready-to-fuzz  ## looks for bodies that break the parser (a minute; FUZZ_SECONDS=…); what it finds is in .fuzz

@@ -20,6 +20,7 @@ from benchmarks import (
     lanes,
     latency,
     machine,
+    page,
     processes,
     ratios,
     recovery,
@@ -30,6 +31,7 @@ from benchmarks import (
 from benchmarks.bench import Bench
 from benchmarks.machine import BenchError
 from benchmarks.programs import valkey
+from benchmarks.waiting import measure as waiting
 
 _BUSY = 0.1  # of all cores
 
@@ -51,6 +53,7 @@ _MEASURES = {
     "lanes": _Measure(lanes.run, 14, 50),
     "growth": _Measure(growth.run, 60, 220),
     "recovery": _Measure(recovery.run, 18, 60),
+    "waiting": _Measure(waiting.run, 120, 800),
 }
 
 
@@ -63,7 +66,7 @@ def _chosen(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="About 3 minutes: fewer peers, smaller counts. Without it about 15.")
+@click.option("--quick", is_flag=True, help="About 5 minutes: fewer peers, smaller counts. Without it about 30.")
 @click.option("--only", callback=_chosen, metavar="NAME,…", help=f"Only these of: {', '.join(_MEASURES)}.")
 @click.option("--compare-baseline", is_flag=True, help="Exit 1 when a ratio fell by more than 25 %.")
 @click.option("--write-baseline", is_flag=True, help="Make this quick run the baseline.")
@@ -97,6 +100,8 @@ def main(quick: bool, only: list[str], compare_baseline: bool, write_baseline: b
         raise BenchError("; ".join(f"{name}: {why}" for name, why in failed.items()))
     if write_baseline:
         results.write_baseline(result)
+    if "waiting" in measures and not quick:
+        page.write(result)
     if whole and not quick:
         _draw()
     if compare_baseline:

@@ -21,9 +21,9 @@ from benchmarks.programs import Program, Store, folder, free_port, listens, run,
 LOAD_SECONDS = 300.0
 
 
-def missing(peer: Contender) -> str | None:
+def missing(name: str) -> str | None:
     """Why a peer cannot be measured here, or None."""
-    if peer.name == "bullmq":
+    if name == "bullmq":
         if not shutil.which("node"):
             return "node is not installed"
         if not (machine.BULLMQ / "node_modules").is_dir():
@@ -31,8 +31,6 @@ def missing(peer: Contender) -> str | None:
         return None
     if not machine.PEERS_PYTHON.exists():
         return "benchmarks/.venv is not there; `make bench` makes it"
-    if not (machine.HERE / "peers" / f"{peer.name}.py").exists():
-        return f"benchmarks/peers/{peer.name}.py is not there"
     return None
 
 
@@ -40,7 +38,7 @@ def skipped() -> dict[str, list[str]]:
     """Which peers are left out, by the reason."""
     found: dict[str, list[str]] = {}
     for peer in PEERS:
-        why = missing(peer)
+        why = missing(peer.name)
         if why is not None:
             found.setdefault(why, []).append(peer.title)
     return found
@@ -49,7 +47,7 @@ def skipped() -> dict[str, list[str]]:
 def chosen(mode: str, measure: str, quick: bool) -> list[Contender]:
     """The peers that take part in a measure and are installed."""
     wanted = QUICK.get(measure) if quick else None
-    return [p for p in PEERS if mode in p.modes and (wanted is None or p.name in wanted) and missing(p) is None]
+    return [p for p in PEERS if mode in p.modes and (wanted is None or p.name in wanted) and missing(p.name) is None]
 
 
 def command(name: str, mode: str) -> list[str]:

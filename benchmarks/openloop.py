@@ -32,10 +32,10 @@ _ID = re.compile(rb'"id":"(gBGG[0-9A-F]+)"')
 
 
 class Plan(NamedTuple):
-    """What to send: `total` bodies at `rate` a second, `body(n)` the n-th."""
+    """What to send: `total` bodies, the n-th is `body(n)` and due `due(n)` seconds after the start."""
 
     total: int
-    rate: float
+    due: Callable[[int], float]
     body: Callable[[int], bytes]
 
 
@@ -101,11 +101,11 @@ class _Run:
 
     async def go(self) -> None:
         """Send everything when it is due, then wait for the answers, GRACE_SECONDS at most."""
-        rate, due = self._plan.rate, self.fired.due
+        due = self.fired.due
         start = time.monotonic() + 0.05
         # The loop's clock has milliseconds, rounded down: what is due within one goes out together, never early.
         for number in range(self._plan.total):
-            moment = start + number / rate
+            moment = start + self._plan.due(number)
             while (early := moment - time.monotonic()) > 0:  # noqa: ASYNC110 - it waits for the clock, not for an event
                 await asyncio.sleep(math.ceil(early * 1000) / 1000)
             if number % 64 == 0:
@@ -155,6 +155,11 @@ async def fire(port: int, plan: Plan, connections: int = CONNECTIONS) -> Fired:
     return run.fired
 
 
+def steadily(rate: float) -> Callable[[int], float]:
+    """So many a second."""
+    return lambda number: number / rate
+
+
 def mixed(every: int, seed: int) -> Callable[[int], bytes]:
     """Every n-th body a message, the others statuses; 1: only messages, 0: only statuses."""
 
@@ -179,8 +184,8 @@ def main(**options: Any) -> None:
 
 async def _main(port: int, rate: float, count: int, every: int, seed: int, warm: float, connections: int) -> None:
     if warm:
-        await fire(port, Plan(max(1, int(rate * warm)), rate, mixed(every, seed + 1)), connections)
-    fired = await fire(port, Plan(count, rate, mixed(every, seed)), connections)
+        await fire(port, Plan(max(1, int(rate * warm)), steadily(rate), mixed(every, seed + 1)), connections)
+    fired = await fire(port, Plan(count, steadily(rate), mixed(every, seed)), connections)
     answered = [moment or None for moment in fired.answered]
     click.echo(orjson.dumps({"ids": fired.ids, "due": fired.due, "answered": answered}))
 

@@ -11,11 +11,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.machine import HERE, BenchError
-from benchmarks.names import PYTHON_QUEUES
+from benchmarks.names import OURS, PYTHON_QUEUES
 
 BASELINE = HERE / "baseline.json"
 FALL = 0.25
 """A ratio that fell by more than this part of its baseline fails the gate."""
+
+_WAITS = (
+    ("slow", "handlers of 5 s with a slot for each", 100.0),
+    ("hangs", "beside a contact whose handler hangs", 100.0),
+    ("flood", "beside a business that floods", 1000.0),
+    ("fails", "beside a handler that fails", 1000.0),
+)
 
 Measures = dict[str, Any]
 
@@ -66,6 +73,13 @@ def of(measures: Measures) -> dict[str, float]:
             found[f"growth: {figure} with most / least waiting"] = _over(waiting[most][figure], waiting[least][figure])
     updates = _at(measures, "growth", "updates") or {}
     found["growth: bodies of 1,000 / 1 updates"] = _over(updates.get("1000"), updates.get("1"))
+    for form in ("async", "plain"):
+        part = {
+            name: _at(one, "100", "drain", "of_slots") for name, one in (_at(measures, "waiting", form) or {}).items()
+        }
+        best = max((rate for name, rate in part.items() if rate and name != OURS), default=None)
+        found[f"waiting: {form}, 100 ms, ours / slots"] = part.get(OURS)
+        found[f"waiting: {form}, 100 ms, ours / best peer"] = _over(part.get(OURS), best)
     return {name: round(value, 3) for name, value in found.items() if value is not None}
 
 
@@ -95,6 +109,17 @@ def targets(measures: Measures, cores: int) -> list[Target]:
         Target("lanes: message to the handler, p99, ms", _at(measures, "lanes", "to_handler", "p99_ms"), 1000.0, False),
         Target("growth: drain with most / least waiting", most, 0.9),
     ]
+    found += [
+        Target(
+            f"waiting: {form}, 100 ms, of what the slots allow",
+            ratio.get(f"waiting: {form}, 100 ms, ours / slots"),
+            0.9,
+        )
+        for form in ("async", "plain")
+    ]
+    for name, text, bound in _WAITS:
+        wait = _at(measures, "waiting", "situations", name, "p99_ms")
+        found.append(Target(f"waiting: {text}, p99, ms", wait, bound, False))
     if cores > 2:  # on two, Valkey has no core of its own beside two workers
         workers = _at(measures, "growth", "workers") or {}
         found.append(Target("growth: two workers / one", _over(workers.get("2"), workers.get("1")), 1.6))

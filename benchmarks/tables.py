@@ -12,6 +12,8 @@ from rich.text import Text
 from benchmarks import ratios
 from benchmarks.names import ACCEPT_TITLES, OURS, TITLES
 from benchmarks.ratios import Change, Target
+from benchmarks.waiting import figures
+from benchmarks.waiting.figures import Figures
 
 _REACHED = {True: ("yes", "green"), False: ("no", "red"), None: ("not measured", "dim")}
 
@@ -59,6 +61,15 @@ def _tables(measures: dict[str, Any]) -> Iterator[Table]:
         table = _table("Recovery", "", "s")
         table.add_row("worker killed, its batch settled by another", _number(measures["recovery"]["median"]))
         yield table
+    if "waiting" in measures:
+        yield from map(_figures, figures.tables(measures["waiting"]))
+
+
+def _figures(found: Figures) -> Table:
+    table = _table(found.title, "", *found.columns)
+    for row in found.rows:
+        table.add_row(*row, style="bold" if row[0] == TITLES[OURS] else "")
+    return table
 
 
 def _rates(title: str, rates: dict[str, float], titles: dict[str, str]) -> Table:

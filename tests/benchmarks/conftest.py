@@ -9,6 +9,26 @@ import pytest
 from benchmarks.bench import spread
 
 
+def waiting(times: dict[str, Any]) -> dict[str, Any]:
+    """Of handlers that wait: SAQ failed at 10 ms, and its sender was too slow at 100 ms."""
+    wait = times | {"missing": 0, "rate": 1000.0, "posted": 1000.0}
+    good = {"drain": {"count": 5, "rate": 990.0, "of_slots": 0.99}, "wait": wait}
+    better = good | {"drain": {"count": 5, "rate": 9000.0, "of_slots": 0.9}}
+    slow = {"drain": {"count": 5, "rate": 500.0, "of_slots": 0.5}, "wait": wait | {"missing": 3, "posted": 700.0}}
+    per_second = [[160, 158, 159], [600, 640, 630], [160, 160, 160]]
+    return {
+        "slots": {"async": 100, "plain": 8},
+        "async": {"ours": {"10": better, "100": good}, "saq": {"10": {"failed": "it ended"}, "100": slow}},
+        "plain": {"ours": {"10": better, "100": good}},
+        "situations": {
+            "slow": times | {"missing": 0},
+            "hangs": {"failed": "no worker"},
+            "processes_1": {"rate": 80.0, "of_slots": 1.0},
+            "scale": {"per_second": per_second, "rates": [159.0, 630.0, 160.0], "allowed": 160},
+        },
+    }
+
+
 @pytest.fixture
 def made_up() -> dict[str, Any]:
     """The measures of a quick run on which everything but lanes was taken."""
@@ -30,4 +50,5 @@ def made_up() -> dict[str, Any]:
             "updates": {"1": 2e4, "100": 3e4, "1000": 3e4},
         },
         "recovery": {"seconds": [12.0], "median": 12.0},
+        "waiting": waiting(times),
     }

@@ -13,7 +13,7 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from benchmarks.openloop import Fired, Plan, fire, mixed
+from benchmarks.openloop import Fired, Plan, fire, mixed, steadily
 from ingest.routing import route
 
 Answer = Callable[[int], Awaitable[int]]
@@ -54,7 +54,7 @@ async def ok(_: int) -> int:
 
 def test_everything_is_sent_once_and_answered() -> None:
     """As many bodies arrive as the plan has, no two alike, each with an answer after it was due."""
-    fired, bodies = fired_at(ok, Plan(300, 3000.0, mixed(1, seed=5)))
+    fired, bodies = fired_at(ok, Plan(300, steadily(3000.0), mixed(1, seed=5)))
     assert len(bodies) == len(set(bodies)) == 300
     assert {orjson.loads(body)["messages"][0]["id"] for body in bodies} == set(fired.ids)
     assert all(done > due for due, done in zip(fired.due, fired.answered, strict=True))
@@ -69,13 +69,13 @@ def test_nothing_is_sent_early(loop: Callable[[], asyncio.AbstractEventLoop]) ->
         arrived.append(time.monotonic())
         return 200
 
-    fired, _ = fired_at(note, Plan(300, 700.0, mixed(1, seed=5)), connections=1, loop=loop)
+    fired, _ = fired_at(note, Plan(300, steadily(700.0), mixed(1, seed=5)), connections=1, loop=loop)
     assert all(moment >= due for due, moment in zip(fired.due, arrived, strict=True))
 
 
 def test_due_times_follow_the_clock_only() -> None:
     """The n-th is due n / rate after the first, whatever the receiver does."""
-    fired, _ = fired_at(ok, Plan(50, 500.0, mixed(1, seed=5)))
+    fired, _ = fired_at(ok, Plan(50, steadily(500.0), mixed(1, seed=5)))
     assert [round(due - fired.due[0], 6) for due in fired.due] == [round(n / 500, 6) for n in range(50)]
 
 
@@ -89,7 +89,7 @@ def test_a_pause_of_the_receiver_counts_for_all_that_were_due_in_it() -> None:
         await asyncio.sleep(stands_until[0] - time.monotonic() if stands_until else 0)
         return 200
 
-    fired, bodies = fired_at(once_slow, Plan(200, 500.0, mixed(1, seed=5)), connections=4)
+    fired, bodies = fired_at(once_slow, Plan(200, steadily(500.0), mixed(1, seed=5)), connections=4)
     late = [done - due for due, done in zip(fired.due, fired.answered, strict=True) if done - due > 0.1]
     assert len(bodies) == 200
     assert len(late) >= 80
@@ -101,7 +101,7 @@ def test_what_is_refused_is_not_answered() -> None:
     async def every_tenth_503(number: int) -> int:
         return 503 if number % 10 == 0 else 200
 
-    fired, _ = fired_at(every_tenth_503, Plan(100, 2000.0, mixed(1, seed=5)))
+    fired, _ = fired_at(every_tenth_503, Plan(100, steadily(2000.0), mixed(1, seed=5)))
     assert fired.answered.count(0.0) == 10
 
 

@@ -78,6 +78,9 @@ def test_ratios_are_of_figures_of_one_run(made_up: dict[str, Any]) -> None:
     assert found["drain: ours / bullmq"] == 4.0
     assert found["memory: bodies / ours"] == 0.909
     assert found["growth: drain with most / least waiting"] == 0.95
+    assert found["waiting: async, 100 ms, ours / slots"] == 0.99
+    assert found["waiting: async, 100 ms, ours / best peer"] == 1.98
+    assert "waiting: plain, 100 ms, ours / best peer" not in found
 
 
 def test_targets_know_which_way_is_better(made_up: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ def test_every_measure_is_printed(result: dict[str, Any]) -> None:
     out = io.StringIO()
     tables.show(Console(file=out, width=120), result)
     text = out.getvalue()
-    for title in ("Accept", "Drain", "Memory", "Processes", "Latency", "Growth", "Recovery", "Targets"):
+    for title in ("Accept", "Drain", "Memory", "Processes", "Latency", "Growth", "Recovery", "Waiting", "Targets"):
         assert title in text
     assert "Lanes" not in text
     assert "10,000" in text

@@ -1,0 +1,1 @@
+"""Handlers that wait, as most do: for a model, a CRM, a database."""
