@@ -15,6 +15,8 @@ _SUBJECTS = 1000  # that are remembered: they come from outside
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+Hook = TypeVar("Hook", bound=Callable[[], object])
+
 # What each decorator takes, plain or async, so that a type checker finds a handler of another event.
 OnMessage = TypeVar("OnMessage", bound=Callable[[Message], object])
 OnStatus = TypeVar("OnStatus", bound=Callable[[Status], object])
@@ -96,6 +98,8 @@ class Handlers:
         self._registered: list[Handler] = []
         self._matching: dict[tuple[str, str | None], tuple[Handler, ...]] = {}
         self._needs: dict[tuple[str, str | None], bool | None] = {}
+        self.startups: list[Callable[[], object]] = []
+        self.shutdowns: list[Callable[[], object]] = []
         self.wants_profiles = False
         """True when there is a profile handler."""
         self.any_throttled = False
@@ -134,6 +138,20 @@ class Handlers:
     ) -> Callable[[OnChange], OnChange]:
         """For Cloud changes of these fields (`account_update`, `calls`, …); none named: every field but `messages`."""
         return self._register("change", fields, rate, concurrency)
+
+    def startup(self, function: Hook) -> Hook:
+        """Called once in each worker process, before its first event: the place to open clients and pools.
+
+        Plain or `async def`, without arguments; on the loop on which async handlers run. One that fails stops the
+        worker with its error, and it is started again.
+        """
+        self.startups.append(function)
+        return function
+
+    def shutdown(self, function: Hook) -> Hook:
+        """Called once in each worker process, after its last event, as `startup` is: close there what that opened."""
+        self.shutdowns.append(function)
+        return function
 
     def _register(
         self, kind: str, wants: tuple[Any, ...], rate: str | None, concurrency: int | None
@@ -188,7 +206,8 @@ class Handlers:
     @property
     def any_async(self) -> bool:
         """True when workers need an event loop."""
-        return any(handler.is_async for handler in self._registered)
+        hooks = (*self.startups, *self.shutdowns)
+        return any(handler.is_async for handler in self._registered) or any(map(inspect.iscoroutinefunction, hooks))
 
     def of_kinds(self, *kinds: str) -> list[Handler]:
         """The handlers of these kinds of event."""

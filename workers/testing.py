@@ -10,19 +10,27 @@ def test_answer():
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import orjson
 
-from workers.dispatch.dispatcher import Dispatcher
+from workers.dispatch.dispatcher import Dispatcher, close_loop, new_loop
 from workers.dispatch.outcomes import Outcome
 from workers.events import Broken, Event
 from workers.events.parsing import parse
 from workers.handlers import Handlers
 
 __all__ = ["Called", "call"]
+
+_CONCURRENCY, _THREADS = 100, 8  # as a worker's defaults
+
+_started: dict[Handlers, Dispatcher] = {}
+"""Registries whose startup functions were called, each with what calls its shutdown functions."""
 
 
 class Called(NamedTuple):
@@ -47,16 +55,22 @@ def call(
 ) -> list[Called]:
     """Parse a notification and call the handlers of each event, as a worker does on try `attempt`, from 1.
 
-    `notification` is a body of either sender's form, as bytes or parsed. `timeout` is in seconds for one event. The
-    order is that of the body. An exception of a handler is an outcome, as in a worker. What a worker learns from Redis
-    is missing: copies are handled again, no status is superseded, only system messages bring news of a profile, and
-    handlers' rate and concurrency have no effect. It cannot be called inside a running event loop.
+    `notification` is a body of either sender's form, as bytes or parsed. `timeout` is in seconds for one call of a
+    handler. The order of what is returned is that of the body. An exception of a handler is an outcome, as in a worker.
+    Plain handlers are called in threads, async ones on one loop, the same for all calls of this process: a client that
+    was opened in one call works in the next. A registry's `startup` functions are called before its first event, its
+    `shutdown` functions when the process ends. What a worker learns from Redis is missing: copies are handled again, no
+    status is superseded, only system messages bring news of a profile, and handlers' rate and concurrency have no
+    effect. It cannot be called inside a running event loop.
     """
     body = notification if isinstance(notification, bytes) else orjson.dumps(notification)
     items = parse(body, time.time_ns() // 1_000_000, attempt)
     account = _Account()
-    dispatcher = Dispatcher(handlers, 1, 1, timeout)
+    dispatcher = Dispatcher(handlers, _CONCURRENCY, _THREADS, timeout, loop=_loop())
     try:
+        if handlers.startups and handlers not in _started:
+            dispatcher.start()
+            _started[handlers] = dispatcher
         dispatcher.run(((n, item) for n, item in enumerate(items) if isinstance(item, Event)), account)
     finally:
         dispatcher.close()
@@ -66,6 +80,19 @@ def call(
         else _called(handlers, item, account.outcomes[n])
         for n, item in enumerate(items)
     ]
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = new_loop(any_async=True)
+    atexit.register(_end, loop)
+    return loop
+
+
+def _end(loop: asyncio.AbstractEventLoop) -> None:
+    for dispatcher in _started.values():
+        dispatcher.shut_down()
+    close_loop(loop)
 
 
 def _called(handlers: Handlers, item: Event, outcome: Outcome) -> Called:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest.state import controls
+from ingest.state import breakdowns, controls
+from ingest.state.breakdowns import Broken
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS
 from ingest.store.queues import LANES, MESSAGES, Member, lane_of
@@ -69,6 +70,8 @@ class Backlog:
     """Of several Redis, those that do not answer. The figures add up the others."""
     idle_workers: str = ""
     """What `idle_workers` says, where it was asked."""
+    broken: list[Broken] = field(default_factory=list)
+    """Handlers that always fail."""
 
     def as_json(self) -> dict[str, Any]:
         """The shape of `wa-ingest status --json`."""
@@ -109,7 +112,12 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
     lanes = {name: _together([one.lanes[name] for one in found]) for name in LANES}
     counts = sum((Counter(one.counts) for one in found), Counter[str]())
     return Backlog(
-        lanes, sum(one.workers for one in found), any(one.suspended for one in found), dict(counts), tuple(away)
+        lanes,
+        sum(one.workers for one in found),
+        any(one.suspended for one in found),
+        dict(counts),
+        tuple(away),
+        broken=list({broken.handler: broken for one in found for broken in one.broken}.values()),
     )
 
 
@@ -142,9 +150,9 @@ def _message_workers(redis: Redis) -> int:
 
 def _together(lanes: list[Lane]) -> Lane:
     total = Lane()
-    for field in fields(Lane):
-        values = [getattr(lane, field.name) for lane in lanes]
-        setattr(total, field.name, _TOGETHER.get(field.name, sum)(values))
+    for one in fields(Lane):
+        values = [getattr(lane, one.name) for lane in lanes]
+        setattr(total, one.name, _TOGETHER.get(one.name, sum)(values))
     return total
 
 
@@ -188,7 +196,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         lane.limit = seen.controls.limits.get(name)
         lane.paused = name in seen.controls.paused
         lane.paused_since = iso(seen.controls.paused[name]) if lane.paused else None
-    return Backlog(lanes, seen.workers, seen.suspended, seen.counts)
+    return Backlog(lanes, seen.workers, seen.suspended, seen.counts, broken=seen.broken)
 
 
 class _Seen(NamedTuple):
@@ -200,6 +208,7 @@ class _Seen(NamedTuple):
     suspended: bool
     counts: dict[str, int]
     controls: controls.Controls
+    broken: list[Broken]
     dead: dict[str, int]
     flows: list[dict[bytes, bytes]]
 
@@ -213,11 +222,12 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         pipe.exists(keys.RQ_SUSPENDED)
         pipe.hgetall(keys.COUNTS)
         pipe.hgetall(keys.CONTROLS)
+        pipe.hgetall(keys.BREAKDOWNS)
         for lane in LANES:
             pipe.xlen(keys.dead_key(lane))
         for back in range(1, _RATE_BUCKETS + 1):
             pipe.hgetall(keys.flow_key(bucket - back))
-        ledger, taken, workers, suspended, counts, steering, *rest = pipe.execute()
+        ledger, taken, workers, suspended, counts, steering, broken, *rest = pipe.execute()
     return _Seen(
         ledger={Member.parse(member): arrived_ms for member, arrived_ms in ledger},
         taken={Member.parse(member) for member in taken},
@@ -225,6 +235,7 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         suspended=bool(suspended),
         counts={name.decode(): int(count) for name, count in counts.items()},
         controls=controls.parse(steering),
+        broken=breakdowns.parse(broken),
         dead=dict(zip(LANES, rest[: len(LANES)], strict=True)),
         flows=rest[len(LANES) :],
     )

@@ -70,6 +70,10 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         yield Finding("critical", "workers", text, "Start workers: `wa-ingest work`; their log says why they ended")
     if now.backlog.suspended:
         yield Finding("warning", "suspended", "All lanes are suspended by `rq suspend`", "`rq resume` resumes them")
+    for broken in now.backlog.broken:
+        text = str(broken)
+        remedy = "Mend it or what it needs; its events wait and use up no tries, those of other handlers go on"
+        yield Finding("warning", f"broken.{broken.handler}", text[0].upper() + text[1:], remedy)
     for name, lane in now.backlog.lanes.items():
         yield from _lane(now, name, lane)
     if dead := sum(lane.dead for lane in now.backlog.lanes.values()):
@@ -93,7 +97,11 @@ def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
         remedy = ""
         if late and left is None:
             remedy = (
-                "Its limit holds it back" if lane.limit is not None else "More workers: `wa-ingest work --processes N`"
+                "Its limit holds it back"
+                if lane.limit is not None
+                else "Its handlers fail, see above"
+                if now.backlog is not None and now.backlog.broken
+                else "More workers: `wa-ingest work --processes N`"
             )
         yield Finding("warning" if late else "info", f"waiting.{name}", text, remedy)
     if lane.limit is not None:

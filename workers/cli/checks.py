@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -12,8 +13,8 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from ingest.settings import Settings, SettingsError, each_redis, redis_url, tls, unknown_variables
-from ingest.state import backlog
-from ingest.store import connection, disk, formats
+from ingest.state import backlog, breakdowns
+from ingest.store import connection, disk, formats, keys
 from ingest.store.urls import address
 from workers import loading
 from workers.handlers import HandlersError
@@ -132,6 +133,11 @@ def _workers(settings: Settings) -> Iterator[Check]:
     idle, _, advice = backlog.idle_workers(clients, settings.partitions).partition("; ")
     if idle:
         yield Check("workers", "warning", idle, advice)
+    for redis in clients.values():
+        with suppress(RedisError, OSError):  # another check says that it is away
+            found: Any = redis.hgetall(keys.BREAKDOWNS)
+            for broken in breakdowns.parse(found):
+                yield Check("handlers", "warning", str(broken), "mend it or what it needs: its events wait for it")
     for redis in clients.values():
         redis.close()
 

@@ -111,6 +111,7 @@ def _table(
     below: list[RenderableType] = [table, workers]
     if now.idle_workers:
         below.append(Text(now.idle_workers, style="yellow"))
+    below += [Text(str(broken), style="red") for broken in now.broken]
     if drawn and not wide:
         plots = _columns()
         plots.add_column(_DRAWN, no_wrap=True)

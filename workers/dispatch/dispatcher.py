@@ -6,11 +6,14 @@ Events with the same `order_key` (one contact's messages, one message's statuses
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from typing import Any
+
+import structlog
 
 from ingest.state import counters
 from ingest.store.queues import LANES
@@ -23,6 +26,8 @@ from workers.dispatch.ready import Account, Item, Ready, Shares, Source
 from workers.dispatch.threads import Job, Threads
 from workers.events import Event
 from workers.handlers import Handler, Handlers
+
+log = structlog.get_logger()
 
 _AHEAD_SECONDS = 0.005
 """Threads have this much work at hand beside what they do: to give it out one by one would cost more than quick calls.
@@ -49,7 +54,8 @@ class Dispatcher:
 
     `timeout` is in seconds for one call of a handler. Without `rate_limits`, handlers' own rate and concurrency have no
     effect; without `tell`, a handler that always fails is called all the same. `changed` is called when events have
-    ended. Once `stopping()`, no event begins; nor does one of a lane that is `closed`.
+    ended. With a `loop`, that one is used, and not closed. Once `stopping()`, no event begins; nor does one of a lane
+    that is `closed`.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class Dispatcher:
         stopping: Callable[[], bool] = lambda: False,
         full_errors: bool = False,
         lanes: Iterable[str] = LANES,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._handlers = handlers
         self._timeout = timeout
@@ -76,7 +83,8 @@ class Dispatcher:
         self.closed: set[str] = set()
         self.held = False
         """While True, no event begins."""
-        self.loop = _new_loop(handlers)
+        self.loop = loop or new_loop(handlers.any_async)
+        self._owns_loop = loop is None
         self._shares = Shares(lanes)
         self._no_slot, self._async, self._thread = self._rooms = [
             _Room(free, Ready(self._shares, lanes)) for free in (_NO_SLOT, concurrency, threads)
@@ -84,6 +92,7 @@ class Dispatcher:
         self._threads = Threads(threads, timeout, self._thread_ended, self._wait_in_thread, stopping)
         self._thread_count, self._ahead, self._pace = threads, 0, 0.0
         self._from_threads: deque[Job] = deque()
+        self._started = False
         self._context = copy_context()  # of nobody's event
         self._told = self._interrupts = False
         self._behind: dict[tuple[str, str], deque[Item]] = {}
@@ -203,11 +212,27 @@ class Dispatcher:
             self._threads.interrupt_all()
             await asyncio.sleep(_INTERRUPT_SECONDS)
 
+    def start(self) -> None:
+        """Call the user's `startup` functions. Raises what one of them raises."""
+        for function in self._handlers.startups:
+            self.loop.run_until_complete(_await(function))
+        self._started = True
+
+    def shut_down(self) -> None:
+        """Call the user's `shutdown` functions; what one of them raises is logged."""
+        for function in self._handlers.shutdowns if self._started else ():
+            try:
+                self.loop.run_until_complete(_await(function))
+            except Exception as error:
+                log.error("shutdown failed", error=f"{type(error).__name__} at {outcomes.place(error)}")
+        self._started = False
+
     def close(self) -> None:
         """End the threads and the loop."""
         self._threads.close()
         self._watch.turned(busy=False)
-        _close_loop(self.loop)
+        if self._owns_loop:
+            close_loop(self.loop)
 
     def _make_ready(self, item: Item) -> None:
         needs = self._handlers.needs(item.event)
@@ -427,15 +452,22 @@ class Dispatcher:
         self._changed()
 
 
-def _new_loop(handlers: Handlers) -> asyncio.AbstractEventLoop:
-    if not handlers.any_async:
+async def _await(function: Callable[[], object]) -> None:
+    result = function()
+    if inspect.isawaitable(result):
+        await result
+
+
+def new_loop(any_async: bool) -> asyncio.AbstractEventLoop:
+    """The loop on which handlers run."""
+    if not any_async:
         return asyncio.new_event_loop()
     import uvloop  # only where it is needed: without async handlers the loop has little to do
 
     return uvloop.new_event_loop()
 
 
-def _close_loop(loop: asyncio.AbstractEventLoop) -> None:
+def close_loop(loop: asyncio.AbstractEventLoop) -> None:
     """Close a loop in order, as `asyncio.Runner` does."""
     if loop.is_closed():
         return

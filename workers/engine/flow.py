@@ -234,6 +234,7 @@ class Flow:
 
     def close(self) -> None:
         """End the threads, the loop and the connections."""
+        self.dispatcher.shut_down()
         self._doorbell.close()
         self._connection.hang_up()
         self.dispatcher.close()

@@ -31,6 +31,7 @@ from ingest.store.pipelined import PipelinedConnection
 from ingest.telemetry import logs, tracing
 from workers import loading
 from workers.archive import files
+from workers.dispatch import outcomes
 from workers.engine import claims, reaper
 from workers.engine.flow import Flow, outage
 from workers.engine.queue import BatchJob, BatchQueue, NoDeathPenalty, names_of, open_queues
@@ -211,6 +212,15 @@ class _RedisAway(logging.Filter):
         return True
 
 
+def _start_handlers(worker: BatchWorker) -> None:
+    """Call the user's startup functions; one that fails ends the process, and the parent starts another."""
+    try:
+        worker.flow.dispatcher.start()
+    except Exception as error:
+        log.error("startup failed", error=f"{type(error).__name__}: {error}", place=outcomes.place(error))
+        sys.exit(1)
+
+
 def main() -> None:
     """One worker process; `--burst` ends it when nothing can be taken any more."""
     logs.configure()
@@ -231,6 +241,7 @@ def main() -> None:
     gc.set_threshold(50_000)
     try:
         worker = BatchWorker(settings, registry, child.name(), spans)
+        _start_handlers(worker)
         worker.work(burst="--burst" in sys.argv, logging_level="WARNING")
     except (RedisError, OSError) as error:
         log.warning("Redis is away, trying again", reason=str(connection.diagnose(error)))

@@ -369,3 +369,72 @@ def test_an_unforeseen_error_ends_the_process(
     assert "LookupError" in log()
     assert redis.hlen(keys.TAKEN) == 1
     assert redis.zcard(keys.LEDGER) == 1
+
+
+STARTS = """
+import asyncio, os
+from pathlib import Path
+from workers import Handlers
+
+handlers = Handlers()
+seen = Path(os.environ["SEEN"])
+loops = []
+
+def note(what):
+    with seen.open("a") as out:
+        out.write(what + "\\n")
+
+@handlers.startup
+async def open_pool():
+    if os.environ.get("FAILS"):
+        raise ConnectionError("no database at db.internal")
+    loops.append(asyncio.get_running_loop())
+    note("startup")
+
+@handlers.startup
+def plain():
+    note("plain startup")
+
+@handlers.status()
+async def on_status(status):
+    assert asyncio.get_running_loop() is loops[0]
+    note(status.id)
+
+@handlers.shutdown
+async def close_pool():
+    assert asyncio.get_running_loop() is loops[0]
+    note("shutdown")
+"""
+
+
+@pytest.fixture
+def starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> Path:
+    """Handlers with functions to begin and end with; what they note."""
+    (tmp_path / "starts.py").write_text(STARTS)
+    monkeypatch.setenv("SEEN", str(tmp_path / "noted"))
+    monkeypatch.setenv("WA_HANDLERS", "starts:handlers")
+    return tmp_path / "noted"
+
+
+def test_startup_and_shutdown(starts: Path, run_module: Any, tmp_path: Path, commit: Any, status: Any) -> None:
+    """They are called once, before the first event and after the last, on the loop of the handlers."""
+    commit(status("a"), status("b"), batch=1)
+    assert run_module("workers.engine.worker", "--burst", cwd=tmp_path).wait(60) == 0
+    noted = starts.read_text().split("\n")[:-1]
+    assert (noted[:2], sorted(noted[2:4]), noted[4:]) == (["startup", "plain startup"], ["a", "b"], ["shutdown"])
+
+
+def test_a_startup_that_fails(
+    starts: Path, run_module: Any, tmp_path: Path, commit: Any, status: Any, monkeypatch: Any, redis: Redis
+) -> None:
+    """It ends the worker with its error, before anything was taken."""
+    monkeypatch.setenv("FAILS", "1")
+    commit(status("a"))
+    process = run_module("workers.engine.worker", cwd=tmp_path)
+    assert process.wait(60) == 1
+    out = process.stdout.read()
+    assert "ConnectionError: no database at db.internal" in out
+    assert ":17" in out
+    assert "Traceback" not in out
+    assert not starts.exists()
+    assert not redis.exists(keys.TAKEN)

@@ -1,0 +1,36 @@
+"""Handlers that always fail, as workers tell in Redis (`workers/dispatch/breakdowns.py`)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+OLD_SECONDS = 120.0
+"""So long after its next try was due, a breakdown is told no more: its worker has ended."""
+
+
+@dataclass
+class Broken:
+    """A handler that always fails: its last error with the place, and the seconds until it is tried again."""
+
+    handler: str
+    error: str
+    next_seconds: float
+
+    def __str__(self) -> str:
+        return f"handler {self.handler} fails ({self.error}), next try in {max(0, round(self.next_seconds))} s"
+
+
+def parse(fields: dict[bytes, bytes]) -> list[Broken]:
+    """The hash, which a worker writes at each failed try and clears when the handler works again."""
+    found = []
+    now = time.time()
+    for name, value in sorted(fields.items()):
+        known: Any = orjson.loads(value)
+        left = known["next_try"] - now
+        if left > -OLD_SECONDS:
+            found.append(Broken(name.decode(), known["error"], left))
+    return found
