@@ -108,8 +108,8 @@ def serve(count: int | None) -> None:
 def work(lanes: str | None, count: int | None, burst: bool) -> None:
     """Run workers, until SIGTERM or Ctrl-C.
 
-    Each process takes batches, parses them and calls the handlers that WA_HANDLERS names. A process that dies is
-    started again; another worker takes over its batch. When the workers stop, running handlers get 6 seconds to finish,
+    Each process takes batches, parses them and calls the handlers that WA_HANDLERS names: WA_CONCURRENCY async ones at a
+    time, plain ones in WA_THREADS threads. A process that dies is started again; its work goes back at once. When the workers stop, running handlers get 6 seconds to finish,
     then they are interrupted. Events that did not finish go back to the front of their queue.
     """
     with cli_errors():
