@@ -559,6 +559,7 @@ class Flow:
     def _release(self, hand: _Hand, now: float) -> list[_Part]:
         """All batches of a queue go back. The youngest first: each goes to the front."""
         hand.source.gone = True
+        self.dispatcher.reopen(hand.source)  # what it held is in the way of what comes of these contacts later
         self._not_before[hand.queue] = now + SOON_SECONDS
         return [self._part(one, "end" if one.state.all_done else "back") for one in reversed(hand.batches)]
 
