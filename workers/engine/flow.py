@@ -630,6 +630,10 @@ class Flow:
         self.dispatcher.stop()
         deadline = time.monotonic() + self.stop_seconds
         try:
+            # What was not opened goes back with the rest: the reaper would put it before older batches of its queue.
+            self._admitted += self._given
+            self._given.clear()
+            await self._open()
             while self.dispatcher.in_flight and time.monotonic() < deadline:
                 await self._turn(takes=False)
                 await self._wait(min(deadline, time.monotonic() + _WATCH_SECONDS))

@@ -6,8 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from redis import Redis
+
+from ingest.store import keys
 from workers import Handlers
 from workers.engine import flow as flow_room
+from workers.engine import reaper
 
 
 def _given(take: Any, worker: str, *lanes: str) -> list[flow_room.Taken]:
@@ -49,3 +53,27 @@ def test_a_contact_whose_partition_was_given_back_is_handled_when_it_returns(
         flow.admit(one)
     run(asyncio.wait_for(flow._finish(), 20))
     assert seen == ["m1", "m2"]
+
+
+def test_a_stop_keeps_the_order_of_a_queue(
+    commit: Callable[..., None], take: Any, runner: Any, message: Any, redis: Redis
+) -> None:
+    """A worker that stops gives back what it had in work, and what it had not yet begun behind that."""
+    handlers = Handlers()
+
+    @handlers.message()
+    async def wait(event: Any) -> None:
+        await asyncio.sleep(600)
+
+    commit(message("m1"), message("m2"), message("m3"), batch=1)
+    flow = runner(handlers).flow
+    first, *others = _given(take, "w1", "messages")
+    flow.admit(first)
+    flow.dispatcher.loop.run_until_complete(flow._turn(takes=False))
+    flow._given.extend(others)
+    flow.stop_seconds = 0.0
+    flow.leave()
+    reaper.heartbeat_and_reap(redis, "w1", leaves=True)
+    left = [id.decode() for id in redis.lrange(keys.queue_key(first.queue), 0, -1)]  # type: ignore[union-attr]
+    assert left == [first.batch, *(one.batch for one in others)]
+    assert redis.hlen(keys.LEASES) == redis.hlen(keys.TAKEN) == 0
