@@ -32,11 +32,13 @@ else
   only = not its_turn and ended
 end
 
+-- Nothing of this batch is left, nor of the claims of batches that were divided.
 local function forget(member, id)
   local claimed = redis.call('HGETALL', claims) -- only what is in work has claims, and this is rare
   for i = 1, #claimed, 2 do
-    if claimed[i + 1] == member then
-      redis.call('HDEL', claims, claimed[i])
+    local field, holder = claimed[i], claimed[i + 1]
+    if holder == member or field ~= '' and not redis.call('ZSCORE', ledger, holder) then
+      redis.call('HDEL', claims, field)
     end
   end
   redis.call('DEL', wa .. 'batch:' .. id, rq .. ':job:' .. id)
