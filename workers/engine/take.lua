@@ -297,16 +297,22 @@ local function ask_for_a_part()
 end
 
 -- redis-py sends a call again when its connection breaks before the answer comes. Then the worker gets what it was
--- given, so far as nobody else has it by now.
+-- given, so far as nobody else has it by now, and there may be more of every lane.
 local function again(before)
+  local names, i = {}, 8
+  while ARGV[i] do
+    names[#names + 1] = ARGV[i]
+    i = i + 3 + ARGV[i + 2]
+  end
   for member in before:gmatch('[^\n]+') do
     local token = redis.call('HGET', taken, member)
     if token and token:match('^[^#]*') == worker then
+      careful = redis.call('HEXISTS', deaths, member)
       local queue, id = queue_and_id(member)
       given[#given + 1] = { queue, id, token, redis.call('LRANGE', wa .. 'batch:' .. id, 0, -1), 0 }
     end
   end
-  return { -1, 0, 0, {}, given }
+  return { -1, 0, careful, names, given }
 end
 
 local time = redis.call('TIME')
