@@ -39,7 +39,7 @@ PARTITIONS = 2
 CONTACTS = ["15550000", "15550001", "15550003", "15550004"]
 PARTITIONED = [f"messages.{n}" for n in range(PARTITIONS)]
 QUEUES = [*PARTITIONED, "statuses", "other"]
-MAX_COUNT, MAX_BYTES, MAX_ATTEMPTS = 5, 700, 3
+MAX_COUNT, MAX_BYTES, MAX_ATTEMPTS = 3, 420, 3
 LOCK = keys.REAPER
 LONG_AGO = 1
 SPLIT_AT = 2
@@ -49,7 +49,7 @@ RARELY = 1e-9  # events per second: a bucket that holds one token and does not f
 WINDOW = 100_000.0
 
 STAGES = ("sent", "delivered", "read")
-NAMES = [*(f"m{n}" for n in range(10)), *(f"s{n}" for n in range(6)), "c0", "c1"]
+NAMES = [*(f"m{n}" for n in range(40)), *(f"s{n}" for n in range(6)), "c0", "c1"]
 KINDS = {"m": "message", "s": "status", "c": "change"}
 
 
@@ -71,7 +71,7 @@ class Try(NamedTuple):
 
 
 OUTCOMES = st.lists(
-    st.sampled_from(["handled", "failed", "failed", "discarded", "rejected", "put_off"]), min_size=1, max_size=4
+    st.sampled_from(["handled", "failed", "failed", "discarded", "rejected", "put_off"]), min_size=1, max_size=8
 )
 
 
@@ -135,7 +135,7 @@ def seq_of(record: bytes) -> int:
 
 
 def notifications() -> st.SearchStrategy[tuple[str, ...]]:
-    one_kind = [st.lists(st.sampled_from([n for n in NAMES if n[0] == kind]), max_size=2) for kind in "mmssc"]
+    one_kind = [st.lists(st.sampled_from([n for n in NAMES if n[0] == kind]), max_size=2) for kind in "mmmssc"]
     return st.one_of(one_kind).map(tuple)
 
 
@@ -276,6 +276,7 @@ class Machine(RuleBasedStateMachine):
         self.capped: set[str] = set()
         self.tokens = dict.fromkeys(LANES, 1)
         self.late: Settle | None = None
+        self.calm = False
         self.in_order = True  # until RQ loses or repeats something, or a worker works on what it lost
         self.workers = [self.birth() for _ in range(3)]
 
@@ -287,9 +288,17 @@ class Machine(RuleBasedStateMachine):
 
     # What the receiver does
 
-    @initialize(bodies=st.lists(notifications(), min_size=5, max_size=30))
-    def backlog(self, bodies: list[tuple[str, ...]]) -> None:
+    @initialize(
+        bodies=st.lists(notifications(), min_size=20, max_size=50),
+        rooms=st.lists(st.sampled_from([1, 3, 500]), max_size=3),
+        calm=st.booleans(),
+    )
+    def backlog(self, bodies: list[tuple[str, ...]], rooms: list[int], calm: bool) -> None:
+        """In half of the runs nothing breaks: workers then have several batches in hand."""
+        self.calm = calm
         self.commit(bodies)
+        for n, room in enumerate(rooms):
+            self.take(n, room)
 
     @rule(bodies=st.lists(notifications(), min_size=2, max_size=14))
     def commit(self, bodies: list[tuple[str, ...]]) -> None:
@@ -308,8 +317,6 @@ class Machine(RuleBasedStateMachine):
         self.flushes.append(flush)
         self.send(flush)
 
-    @precondition(lambda self: self.flushes and "commit_again" not in self.without)
-    @rule(which=st.integers(0, 2))
     def commit_again_on_a_new_connection(self, which: int) -> None:
         """The reply was lost with the connection; what was already kept may lie there twice."""
         before = self.everything()
@@ -326,7 +333,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         n=st.integers(0, 2),
-        room=st.sampled_from([1, 1, 2, 3, 500]),
+        room=st.sampled_from([1, 2, 3, 5, 500]),
         lanes=st.sampled_from([LANES, *[[o] for o in LANES]]),
     )
     def take(self, n: int, room: int = 500, lanes: Any = LANES) -> None:
@@ -390,7 +397,6 @@ class Machine(RuleBasedStateMachine):
                 waiting = [f"{queue}|{id}" for id in state.queued[queue]]
                 assert not [member for member in waiting if member in state.ledger and member not in state.taken]
 
-    @rule(n=st.integers(0, 2))
     def take_again(self, n: int) -> None:
         """The last take is sent once more: its connection broke before the answer came."""
         worker = self.workers[n]
@@ -405,7 +411,6 @@ class Machine(RuleBasedStateMachine):
         assert careful == any(batch.member in self.deaths for batch in mine)
         assert more, "it would not ask again"
 
-    @rule(n=st.integers(0, 2), which=st.integers(2, 4))
     def take_comes_late(self, n: int, which: int) -> None:
         """An earlier take is carried out, which had been sent again: Redis hung."""
         worker = self.workers[n]
@@ -414,6 +419,17 @@ class Machine(RuleBasedStateMachine):
         before = self.look()
         assert self.take_script(keys=flow_room.TAKE_KEYS, args=worker.takes[-which])[4] == []
         assert self.look() == before, "what nobody waits for was given out"
+
+    @rule(n=st.integers(0, 2), what=st.sampled_from(["flush", "take", "late take", "settle"]), which=st.integers(0, 2))
+    def something_is_sent_again(self, n: int, what: str, which: int) -> None:
+        if what == "flush" and self.flushes and "commit_again" not in self.without:
+            self.commit_again_on_a_new_connection(which)
+        elif what == "take":
+            self.take_again(n)
+        elif what == "late take":
+            self.take_comes_late(n, which + 2)
+        elif what == "settle":
+            self.settle_again(n)
 
     # Claim
 
@@ -535,6 +551,16 @@ class Machine(RuleBasedStateMachine):
         self.handle(worker, outcomes)
         if settles:
             self.settle_parts(worker, self.ready_parts(worker, more=True))
+
+    @precondition(lambda self: any(worker.hands for worker in self.workers))
+    @rule(n=st.integers(0, 2), outcomes=OUTCOMES)
+    def go_on(self, n: int, outcomes: list[str]) -> None:
+        """A worker handles and settles something of what it has."""
+        worker = self.workers[self.busy(n)]
+        self.open_all(worker)
+        self.ask_again(worker)
+        self.handle(worker, outcomes)
+        self.settle_parts(worker, self.ready_parts(worker, more=True))
 
     def handle(self, worker: Worker, outcomes: list[str]) -> None:
         for outcome in outcomes:
@@ -677,7 +703,6 @@ class Machine(RuleBasedStateMachine):
             if outcome != "duplicate" and claim_of(one) not in still:
                 self.claims.pop(claim_of(one), None)
 
-    @rule(n=st.integers(0, 2))
     def settle_again(self, n: int) -> None:
         """The last settle is sent once more, at once or late: its connection broke before the answer came."""
         worker = self.workers[n]
@@ -690,11 +715,8 @@ class Machine(RuleBasedStateMachine):
         assert after == before, "settled twice"
         assert [reply.decode() for reply in replies] == [how for _, how in worker.last_settle.parts]
 
-    @precondition(lambda self: "late_settle" not in self.without)
-    @rule(n=st.integers(0, 2), more=st.booleans())
     def die_with_a_settle_on_its_way(self, n: int, more: bool) -> None:
         """It has not arrived, and may yet."""
-        n = self.busy(n)
         if parts := self.ready_parts(self.workers[n], more):
             self.late = self.build(self.workers[n], parts)
         self.die(n, reaped=False)
@@ -710,16 +732,32 @@ class Machine(RuleBasedStateMachine):
 
     # What happens to workers
 
-    @rule(n=st.integers(0, 2), reaped=st.booleans())
+    @rule(
+        n=st.integers(0, 2),
+        how=st.sampled_from(["leave", "leave", "die", "silent", "settling", "again"]),
+        yes=st.booleans(),
+        outcomes=OUTCOMES,
+    )
+    def a_worker_ends(self, n: int, how: str, yes: bool, outcomes: list[str]) -> None:
+        n = self.busy(n)
+        if how == "leave" or self.calm:
+            self.leave(n, settles=yes)
+        elif how == "die":
+            self.die(n, reaped=yes)
+        elif how == "silent":
+            self.fall_silent(n, reaped=yes, settles="failed" in outcomes)
+        elif how == "settling" and "late_settle" not in self.without:
+            self.die_with_a_settle_on_its_way(n, more=yes)
+        elif how == "again":
+            self.die_again_and_again(n, 2 + yes, outcomes)
+
     def die(self, n: int, reaped: bool) -> None:
         """SIGKILL at any point; another process starts in its place."""
-        n = self.busy(n)
         self.silence(self.workers[n])
         self.workers[n] = self.birth()
         if reaped:
             self.reap((n + 1) % 3)
 
-    @rule(n=st.integers(0, 2), times=st.integers(2, 4), outcomes=OUTCOMES)
     def die_again_and_again(self, n: int, times: int, outcomes: list[str]) -> None:
         """What is at the front kills its workers: it is split, then a dead letter."""
         for _ in range(times):
@@ -728,10 +766,8 @@ class Machine(RuleBasedStateMachine):
             self.workers[n] = self.birth()
             self.reap((n + 1) % 3)
 
-    @rule(n=st.integers(0, 2), reaped=st.booleans(), settles=st.booleans())
     def fall_silent(self, n: int, reaped: bool, settles: bool) -> None:
         """It gives no sign of life but goes on: a machine that was suspended, a network that was cut."""
-        n = self.busy(n)
         worker = self.workers[n]
         self.silence(worker)
         worker.alive = False
@@ -748,7 +784,6 @@ class Machine(RuleBasedStateMachine):
     def silence(self, worker: Worker) -> None:
         self.redis.zadd(keys.ALIVE, {worker.name: LONG_AGO})
 
-    @rule(n=st.integers(0, 2), settles=st.booleans())
     def leave(self, n: int, settles: bool) -> None:
         """SIGTERM. What is in a handler is interrupted; all goes back, even if the last settle does not arrive."""
         worker = self.workers[n]
@@ -818,7 +853,26 @@ class Machine(RuleBasedStateMachine):
 
     # What RQ and the clock do
 
-    @rule(queue=st.sampled_from(QUEUES), what=st.sampled_from(["first", "queue", "job", "scheduled", "queues"]))
+    @precondition(lambda self: not self.calm)
+    @rule(
+        queue=st.sampled_from(QUEUES),
+        what=st.sampled_from(["first", "queue", "job", "scheduled", "queues", "twice"]),
+        n=st.integers(0, 20),
+        front=st.booleans(),
+    )
+    def rq_errs(self, queue: str, what: str, n: int, front: bool) -> None:
+        if what == "twice":
+            self.pushed_twice(n, front)
+        else:
+            self.rq_loses(queue, what)
+
+    @rule(revives=st.booleans())
+    def the_clock_goes_on(self, revives: bool) -> None:
+        if revives:
+            self.revive()
+        else:
+            self.time_passes()
+
     def rq_loses(self, queue: str, what: str) -> None:
         self.in_order = False
         key = keys.queue_key(queue)
@@ -833,7 +887,6 @@ class Machine(RuleBasedStateMachine):
         else:
             self.redis.delete(*(f"{keys.RQ}:job:{m.split('|')[1]}" for m in self.look().ledger), "-")
 
-    @rule(n=st.integers(0, 20), front=st.booleans())
     def pushed_twice(self, n: int, front: bool) -> None:
         members = list(self.look().ledger)
         if members:
@@ -841,7 +894,6 @@ class Machine(RuleBasedStateMachine):
             self.in_order = False
             (self.redis.lpush if front else self.redis.rpush)(keys.queue_key(queue), batch)
 
-    @rule()
     def time_passes(self) -> None:
         """Retries are due, and there are tokens again."""
         for queue in QUEUES:
@@ -851,7 +903,6 @@ class Machine(RuleBasedStateMachine):
             self.redis.hdel(keys.CONTROLS, f"tokens.{lane}", f"at.{lane}")
         self.tokens = dict.fromkeys(LANES, 1)
 
-    @rule()
     def revive(self) -> None:
         """A handler works again: what was put off is due, and nothing else."""
         before, now = self.look(), self.redis.time()[0]
@@ -867,7 +918,10 @@ class Machine(RuleBasedStateMachine):
 
     # What an operator says
 
-    @rule(lane=st.sampled_from(LANES), what=st.sampled_from(["pause", "resume", "resume", "limit", "off"]))
+    @rule(
+        lane=st.sampled_from(LANES),
+        what=st.sampled_from(["pause", "resume", "resume", "resume", "limit", "off", "off"]),
+    )
     def steer(self, lane: str, what: str) -> None:
         if what == "pause":
             controls.pause(self.redis, [lane])
@@ -1071,3 +1125,19 @@ def test_two_batches_with_a_status_of_one_message_die(redis: Redis) -> None:
     made.finish(made.workers[1])
     assert made.succeeded == {"s0": 1}
     made.teardown()
+
+
+def test_a_settle_that_comes_too_late(redis: Redis) -> None:
+    """What a worker sent before it counted as dead has no effect once its batches went back."""
+    made = machine(redis)()
+    made.commit([("s0",), ("c0",)])
+    made.take(0)
+    made.open_all(made.workers[0])
+    made.handle(made.workers[0], ["handled", "handled"])
+    made.late = made.build(made.workers[0], made.ready_parts(made.workers[0], more=False))
+    made.fall_silent(0, reaped=True, settles=False)
+    made.take(1, lanes=["statuses"])
+    made.settle_arrives()
+    made.holds()
+    made.teardown()
+    assert made.succeeded == {"s0": 1, "c0": 1}
