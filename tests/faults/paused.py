@@ -2,7 +2,8 @@
 
 `python -c "from tests.faults.paused import main; main()" receiver|worker` runs the real `main` of that process after it
 has wrapped the function at the step that PAUSE names. At the PAUSE_NTH time it writes a byte to the descriptor REACHED
-and blocks until it reads one from GO: nothing of its main thread goes on meanwhile. Production code has no hook for it.
+and blocks until it reads one from GO: nothing of that thread goes on meanwhile. All steps are in the main thread, which
+runs the loop, but "in a handler" when that is a plain function. Production code has no hook for it.
 
 This is also the handlers module of those workers: it writes down what it handles.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import json
 import os
 import random
@@ -30,36 +32,28 @@ WORKER_STEPS = (
     "settle sent",
     "settled",
 )
-HANDLER_SECONDS = 0.012
+HANDLER_SECONDS = 0.04  # in four threads
 ASYNC_HANDLER_SECONDS = 0.08  # ten at a time
 
-_times = 0
+_times = itertools.count(1)  # several threads count
 _in_call = False
 
 
 def here(step: str) -> None:
     """Wait, when this is the step and the time."""
-    global _times
-    if os.environ.get("PAUSE") != step:
-        return
-    _times += 1
-    if _times == int(os.environ["PAUSE_NTH"]):
+    if os.environ.get("PAUSE") == step and next(_times) == int(os.environ["PAUSE_NTH"]):
         os.write(int(os.environ["REACHED"]), b"!")
         os.read(int(os.environ["GO"]), 1)
 
 
-def _wrap(owner: Any, name: str, before: str | None = None, after: str | None = None) -> None:
-    """Put a step before or after each call of a function."""
+def _wrap(owner: Any, name: str, before: str) -> None:
+    """Put a step before each call of a function."""
     real = getattr(owner, name)
 
     @functools.wraps(real)
     def call(*arguments: Any, **options: Any) -> Any:
-        if before is not None:
-            here(before)
-        result = real(*arguments, **options)
-        if after is not None:
-            here(after)
-        return result
+        here(before)
+        return real(*arguments, **options)
 
     setattr(owner, name, call)
 
@@ -101,79 +95,79 @@ def prepare_receiver() -> None:
 
 
 def prepare_worker() -> None:
-    """The steps of a worker. The settle at a batch's end goes out with the next take: `ingest.store.pipelined`."""
-    from ingest.store.pipelined import PipelinedConnection
-    from workers.engine.batch import Runner
+    """The steps of a worker. Of settles those count that PAUSE_SETTLE names: `more`, `end` or `back` is in them."""
     from workers.engine.batch_state import BatchState
     from workers.engine.claims import Claims
-    from workers.engine.queue import BatchQueue
+    from workers.engine.flow import Flow
 
-    dequeue, settle, settled, transmit = (
-        BatchQueue.dequeue_any,
-        Runner._settle,
-        Runner._settled,
-        PipelinedConnection._transmit,
-    )
     wanted = os.environ.get("PAUSE_SETTLE")
+    send_take, took, send_settle, settled, claimed = (
+        Flow._send_take,
+        Flow._took,
+        Flow._send_settle,
+        Flow._settled,
+        Flow._claimed,
+    )
 
-    def dequeue_any(*arguments: Any, **options: Any) -> Any:
-        here("before take")
-        taken = dequeue(*arguments, **options)
-        if taken is not None:
+    def _send_take(self: Flow) -> Any:
+        if self._worth_asking(self._rooms()):
+            here("before take")
+        return send_take(self)
+
+    def _took(self: Flow, reply: Any) -> None:
+        took(self, reply)
+        if self._given:
             here("taken")
-        return taken
 
-    def _settle(self: Runner, opened: BatchState, how: str, may_wait: bool = False) -> str:
-        global _in_call
-        if how != wanted:
-            return settle(self, opened, how, may_wait)
-        here("before settle")
-        _in_call = True
-        reply = settle(self, opened, how, may_wait)
-        if not self._consumer.settling:
-            here("settled")
-        return reply
+    async def _claimed(self: Flow, *arguments: Any) -> None:
+        await claimed(self, *arguments)
+        here("claimed")
 
-    def _settled(self: Runner, *arguments: Any) -> None:
-        settled(self, *arguments)
-        if wanted == "end":
-            here("settled")
-
-    def _transmit(self: PipelinedConnection, calls: Any) -> None:
-        global _in_call
-        transmit(self, calls)
-        if _in_call:
-            _in_call = False
+    def _send_settle(self: Flow, parts: Any) -> Any:
+        counts = any(part.settled.how == wanted for part in parts)
+        if counts:
+            here("before settle")
+        call = send_settle(self, parts)
+        if counts:
             here("settle sent")
+        return call
 
-    BatchQueue.dequeue_any = dequeue_any  # type: ignore[method-assign]
-    Runner._settle, Runner._settled = _settle, _settled  # type: ignore[method-assign]
-    PipelinedConnection._transmit = _transmit  # type: ignore[method-assign]
-    _wrap(Claims, "take", before="before claim", after="claimed")
+    def _settled(self: Flow, parts: Any, reply: Any) -> None:
+        settled(self, parts, reply)
+        if any(part.settled.how == wanted for part in parts):
+            here("settled")
+
+    Flow._send_take, Flow._took, Flow._claimed = _send_take, _took, _claimed  # type: ignore[method-assign]
+    Flow._send_settle, Flow._settled = _send_settle, _settled  # type: ignore[method-assign]
+    _wrap(Claims, "ask", before="before claim")
     _wrap(BatchState, "finish", before="handler returned")
 
 
 def make_handlers() -> Any:
-    """Handlers that take a few milliseconds and then write one line: begin, end, process, id of the event."""
+    """Handlers that take some milliseconds and then write one line: begin, end, process, which event.
+
+    A message is its id, a status its message's id and its stage.
+    """
     from workers import Handlers
 
     made = Handlers()
     out = os.open(os.environ["SEEN"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    def note(began: float, id: str) -> None:
-        os.write(out, json.dumps([began, time.monotonic(), os.getpid(), id]).encode() + b"\n")
+    def note(began: float, event: Any) -> None:
+        name = f"{event.id}-{event.status}" if event.kind == "status" else event.id
+        os.write(out, json.dumps([began, time.monotonic(), os.getpid(), name]).encode() + b"\n")
 
     def handle(event: Any) -> None:
         began = time.monotonic()
         time.sleep(random.random() * HANDLER_SECONDS)
         here("in a handler")
-        note(began, event.id)
+        note(began, event)
 
     async def handle_async(event: Any) -> None:
         began = time.monotonic()
         await asyncio.sleep(random.random() * ASYNC_HANDLER_SECONDS)
         here("in a handler")
-        note(began, event.id)
+        note(began, event)
 
     chosen = handle_async if os.environ["HANDLER"] == "async" else handle
     made.message()(chosen)

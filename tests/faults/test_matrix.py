@@ -14,6 +14,8 @@ CASES = [
     Case("worker", "handler returned", "SIGKILL", "async"),
     Case("worker", "in a handler", "SIGSTOP"),
     Case("worker", "before settle", "SIGTERM"),
+    Case("worker", "settle sent", "SIGKILL", settle="back"),
+    Case("worker", "settled", "SIGTERM", "async", "back"),
     Case("valkey", "commit sent", "SIGKILL"),
     # Longer than a worker waits for an answer: it sends its call again, and Valkey gets both.
     Case("valkey", "before take", "SIGSTOP", "async"),

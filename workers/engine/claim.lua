@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Claims events for a batch, and says which of them to handle.
 --
--- KEYS  1 ledger   2 claims   3 generations
+-- KEYS  1 taken   2 claims   3 generations
 -- ARGV  1 our key prefix   2 the batch, QUEUE|ID
 --       3 a line for each event, at most some thousand: bucket (octal), member, and optionally `also` and an earlier
 --       member that means the same event; or, of a status, `of`, its message, and the marker of a later stage of that
@@ -10,7 +10,7 @@
 -- another batch has a status of the same message in work.
 --
 -- A redis.call costs about as much as a dozen steps of Lua, so one call serves many events where it can.
-local ledger, claims, generations = unpack(KEYS)
+local taken, claims, generations = unpack(KEYS)
 local wa, me = ARGV[1], ARGV[2]
 
 local sets = {} -- of each generation: where the names of its sets begin, and how many digits follow
@@ -43,9 +43,9 @@ local function seen_or_superseded(bucket, member, later)
   return reply
 end
 
--- A claim counts while its batch is in the ledger: not once it was split, became a dead letter, or was lost by Redis.
+-- A claim counts while a worker has its batch. A batch that went back may be divided, or wait for the one that asks.
 local function others(holder)
-  return holder and holder ~= me and redis.call('ZSCORE', ledger, holder)
+  return holder and holder ~= me and redis.call('HEXISTS', taken, holder) == 1
 end
 
 local buckets, members, more, fields = {}, {}, {}, {}

@@ -2,7 +2,7 @@
 
 An event's digest is claimed for its batch before it is handled (claim.lua) and remembered when it is settled
 (settle.lua). A claim names its batch: when a batch is taken again after a crash it finds its own claims and goes on; a
-copy in another batch is a duplicate, because the first batch is still owed.
+copy in another batch is a duplicate while a worker has the first one. After that whichever is taken first goes on.
 
 Of a status its message is claimed, so that no two statuses of one message are in work at a time, in whichever workers:
 a batch that finds the message claimed by another one asks again until that one has settled.
@@ -32,7 +32,7 @@ ERROR_MS = 600_000
 """Errors have no id: an equal one counts as a copy if it arrives in the same or the next slot of ten minutes."""
 
 STAGES = {"sent": 1, "delivered": 2, "read": 3, "played": 4}
-_KEYS = [keys.LEDGER, keys.CLAIMS, keys.GENERATIONS]
+_KEYS = [keys.TAKEN, keys.CLAIMS, keys.GENERATIONS]
 _CHUNK = 125  # events a call
 _PORTION = 1000  # sets that one call forgets
 _PORTIONS = 100  # portions that one round forgets at most

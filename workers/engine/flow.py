@@ -572,6 +572,7 @@ class Flow:
     def _release(self, hand: _Hand, now: float) -> list[_Part]:
         """All batches of a queue go back. The youngest first: each goes to the front."""
         hand.source.gone = True
+        self.dispatcher.reopen(hand.source)  # what it held is in the way of what comes of these contacts later
         if not hand.paused:  # others want it
             self._not_before[hand.queue] = now + SOON_SECONDS
         return [self._part(one, "end" if one.state.all_done else "back") for one in reversed(hand.batches)]
@@ -657,6 +658,10 @@ class Flow:
     async def _leave(self) -> None:
         deadline = time.monotonic() + self.stop_seconds
         try:
+            # What was not opened goes back with the rest: the reaper would put it before older batches of its queue.
+            self._admitted += self._given
+            self._given.clear()
+            await self._open()
             while self.dispatcher.in_flight and time.monotonic() < deadline:
                 await self._turn(takes=False)
                 await self._wait(min(deadline, time.monotonic() + _WATCH_SECONDS))

@@ -6,6 +6,7 @@
 -- a suspect dies too, the third death, its record becomes a dead letter (`poison`).
 --
 -- KEYS  1 ledger   2 taken   3 leases   4 alive   5 reaper   6 queues   7 deaths   8 claims   9 tally
+--      10 wanted
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 '1' when the worker leaves: what it holds goes back at once
 --       5 a worker is dead after this many ms without a heartbeat   6 ms from one reaping to the next
 --       7 a worker that has ended, as its supervisor has seen, or empty: what it held goes back at once
@@ -13,7 +14,7 @@
 -- include ingest/store/queues.lua
 -- include ingest/store/records.lua
 -- constants SPLIT_AT
-local ledger, taken, leases, alive, lock, queues, deaths, claims, tally = unpack(KEYS)
+local ledger, taken, leases, alive, lock, queues, deaths, claims, tally, wanted = unpack(KEYS)
 local rq, wa, worker, leaves, silence = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5])
 local interval, ended = ARGV[6], ARGV[7]
 local only -- when set, nothing is looked at but what this worker held
@@ -33,11 +34,13 @@ else
   only = not its_turn and ended
 end
 
+-- Nothing of this batch is left, nor of the claims of batches that were divided.
 local function forget(member, id)
   local claimed = redis.call('HGETALL', claims) -- only what is in work has claims, and this is rare
   for i = 1, #claimed, 2 do
-    if claimed[i + 1] == member then
-      redis.call('HDEL', claims, claimed[i])
+    local field, holder = claimed[i], claimed[i + 1]
+    if holder == member or field ~= '' and not redis.call('ZSCORE', ledger, holder) then
+      redis.call('HDEL', claims, field)
     end
   end
   redis.call('DEL', wa .. 'batch:' .. id, rq .. ':job:' .. id)
@@ -101,8 +104,10 @@ for i = 1, #holders, 2 do
 end
 local leased = redis.call('HGETALL', leases)
 for i = 1, #leased, 2 do
-  if not lives(leased[i + 1]:match('^(.*)|%d+$') or '') then
+  local holder = leased[i + 1]:match('^(.*)|%d+$') or ''
+  if not lives(holder) then
     redis.call('HDEL', leases, leased[i])
+    redis.call('HDEL', wanted, holder)
   end
 end
 redis.call('ZREMRANGEBYSCORE', alive, '-inf', now - 10 * silence)

@@ -18,7 +18,7 @@ BEAT_SECONDS = 2.0
 _REAP_MS = 3000
 _SCRIPT = scripts.lua(__file__, "reap.lua")
 _KEYS = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.ALIVE, keys.REAPER, keys.RQ_QUEUES, keys.DEATHS, keys.CLAIMS]
-_KEYS.append(keys.COUNTERS)
+_KEYS += [keys.COUNTERS, keys.WANTED]
 
 
 def suspect(batch: str) -> bool:

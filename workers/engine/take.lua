@@ -11,8 +11,8 @@
 -- could take more; and the batches, each as queue, id, worker#number, its records, and how many events of its lane may begin
 -- (-1: any number).
 --
--- A batch that is larger than the room is divided: its first records become a batch of their own. A batch whose worker
--- died is given alone, so that the next death tells which batch kills.
+-- A batch that is larger than the room is divided. A batch whose worker died is given alone, so that the next death tells
+-- which batch kills.
 --
 -- allow-oom: when Redis is full, taking work is what makes room.
 -- include ingest/store/queues.lua
@@ -89,24 +89,40 @@ local function push_front(queue, id)
   waiting[queue] = waiting[queue] + 1
 end
 
+-- Receivers add nothing more to this batch.
+local function not_joined(queue, id)
+  if redis.call('HGET', tails, queue .. '|id') == id then
+    redis.call('HDEL', tails, queue .. '|id', queue .. '|bytes')
+  end
+end
+
 local function write_job(queue, id)
   local fields = template:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', now)
   redis.call('HSET', rq .. ':job:' .. id, unpack(cjson.decode(fields)))
 end
 
--- The first records of a batch become one of their own, just before the rest in the ledger. Returns its id.
-local function divide(queue, id, room)
-  local part = id:gsub('_s%d+$', '') .. '_s' .. redis.call('INCR', turn)
-  local rest, first = wa .. 'batch:' .. id, wa .. 'batch:' .. part
-  for from = 1, room, CHUNK do
-    redis.call('RPUSH', first, unpack(redis.call('LPOP', rest, math.min(CHUNK, room - from + 1))))
+-- Halves a batch. Both halves have new names, so that claims under the old one no longer count; they sort in the order
+-- of their records. Returns the first half; the other waits at the front of the queue.
+local function halve(queue, id, count)
+  local base, offset = id:match('^(.*)_s(%d+)_%d+$')
+  local whole, score = wa .. 'batch:' .. id, redis.call('ZSCORE', ledger, member_of(queue, id))
+  local number, middle, halves = redis.call('INCR', turn), math.floor(count / 2), {}
+  for n, from in ipairs({ 0, middle }) do
+    local half = string.format('%s_s%06d_%d', base or id, (offset or 0) + from, number)
+    local last = n == 1 and middle - 1 or count - 1
+    for at = from, last, CHUNK do
+      local records = redis.call('LRANGE', whole, at, math.min(at + CHUNK - 1, last))
+      redis.call('RPUSH', wa .. 'batch:' .. half, unpack(records))
+    end
+    redis.call('ZADD', ledger, score, member_of(queue, half))
+    write_job(queue, half)
+    halves[n] = half
   end
-  local score = redis.call('ZSCORE', ledger, member_of(queue, id))
-  redis.call('ZADD', ledger, score, member_of(queue, part))
-  -- The reaper puts back by score: a thousandth is enough to keep them apart.
-  redis.call('ZADD', ledger, string.format('%.3f', score + 0.001), member_of(queue, id))
-  push_front(queue, id)
-  return part
+  redis.call('DEL', whole, rq .. ':job:' .. id)
+  redis.call('ZREM', ledger, member_of(queue, id))
+  not_joined(queue, id)
+  push_front(queue, halves[2])
+  return halves[1]
 end
 
 local function hand_over(queue, id, lane)
@@ -114,9 +130,7 @@ local function hand_over(queue, id, lane)
   -- A new number each time: a settle that this worker sent when it had the batch before no longer counts.
   local token = worker .. '#' .. redis.call('INCR', turn)
   redis.call('HSET', taken, member, token)
-  if redis.call('HGET', tails, queue .. '|id') == id then
-    redis.call('HDEL', tails, queue .. '|id', queue .. '|bytes')
-  end
+  not_joined(queue, id)
   if redis.call('HEXISTS', rq .. ':job:' .. id, 'data') == 0 then -- RQ may lose a job; the ledger does not
     write_job(queue, id)
   end
@@ -157,6 +171,16 @@ local function room_of(lane)
   return math.min(lane.room, math.max(1, math.floor(tokens)))
 end
 
+-- Halves a batch until it fits. Returns its first part.
+local function fit(queue, id, room)
+  local count = redis.call('LLEN', wa .. 'batch:' .. id)
+  while count > 1.5 * room do
+    id = halve(queue, id, count)
+    count = math.floor(count / 2)
+  end
+  return id
+end
+
 -- Takes a batch of this queue, or its first records. Returns how many, and true when nothing more may be given.
 local function give(queue, lane)
   local id = (holders[queue] or worker) == worker and pop(queue)
@@ -172,9 +196,8 @@ local function give(queue, lane)
   if alone then
     careful = 1 -- nor may anything come beside it
   end
-  local room = room_of(lane)
-  if not alone and redis.call('LLEN', wa .. 'batch:' .. id) > 1.5 * room then
-    id = divide(queue, id, room)
+  if not alone then
+    id = fit(queue, id, room_of(lane))
   end
   if queue:find(PARTITIONED) then
     holders[queue], counts[queue] = worker, (counts[queue] or 0) + 1
@@ -274,16 +297,22 @@ local function ask_for_a_part()
 end
 
 -- redis-py sends a call again when its connection breaks before the answer comes. Then the worker gets what it was
--- given, so far as nobody else has it by now.
+-- given, so far as nobody else has it by now, and there may be more of every lane.
 local function again(before)
+  local names, i = {}, 8
+  while ARGV[i] do
+    names[#names + 1] = ARGV[i]
+    i = i + 3 + ARGV[i + 2]
+  end
   for member in before:gmatch('[^\n]+') do
     local token = redis.call('HGET', taken, member)
     if token and token:match('^[^#]*') == worker then
+      careful = redis.call('HEXISTS', deaths, member)
       local queue, id = queue_and_id(member)
       given[#given + 1] = { queue, id, token, redis.call('LRANGE', wa .. 'batch:' .. id, 0, -1), 0 }
     end
   end
-  return { -1, 0, 0, {}, given }
+  return { -1, 0, careful, names, given }
 end
 
 local time = redis.call('TIME')

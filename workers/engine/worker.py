@@ -94,6 +94,8 @@ class BatchWorker(SimpleWorker):
         _log_put_back(reaper.heartbeat_and_reap(self.connection, self.name, ended=child.replaces()))
         self.flow.revive()
         super().bootstrap(*arguments, **options)
+        # RQ asks for it when it has its first job, and forgets that job if Redis does not answer.
+        self.get_redis_server_version()  # type: ignore[no-untyped-call]
         self._rq_heartbeat()
         self._beats.start()
         log.info("worker started", queues=self.queue_names(), pid=os.getpid(), worker=self.name)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-import time
 from collections import Counter
-from copy import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -24,125 +23,204 @@ from hypothesis.stateful import (
 from redis import Redis
 
 from ingest.routing import partition_of, route
-from ingest.settings import load
 from ingest.state import controls
 from ingest.store import append, keys, scripts
-from ingest.store.jobs import job_template
+from ingest.store.jobs import job_template, rq_now
 from ingest.store.pipelined import PipelinedConnection
 from ingest.store.queues import LANES, lane_of
 from ingest.store.records import pack, unpack
-from workers import Handlers
-from workers.dispatch.dispatcher import Outcome
-from workers.engine import batch as batch_room
-from workers.engine import queue as queue_room
-from workers.engine import reaper
+from workers.dispatch.outcomes import Outcome
+from workers.engine import claims, reaper, settle
+from workers.engine import flow as flow_room
 from workers.engine.batch_state import BatchState
 from workers.events import Event
 
 PARTITIONS = 2
 CONTACTS = ["15550000", "15550001", "15550003", "15550004"]
-QUEUES = [*(f"messages.{n}" for n in range(PARTITIONS)), "statuses", "other"]
+PARTITIONED = [f"messages.{n}" for n in range(PARTITIONS)]
+QUEUES = [*PARTITIONED, "statuses", "other"]
 MAX_COUNT, MAX_BYTES, MAX_ATTEMPTS = 3, 420, 3
 LOCK = keys.REAPER
-LONG_AGO, NEVER_MS = 1, 1 << 50
+LONG_AGO = 1
 SPLIT_AT = 2
 BASE_MS = 1_700_000_000_000
 JUNK = "junk"
 RARELY = 1e-9  # events per second: a bucket that holds one token and does not fill while a test runs
+WINDOW = 100_000.0
 
-NAMES = [*(f"m{n}" for n in range(10)), *(f"s{n}" for n in range(6)), "c0", "c1"]
+STAGES = ("sent", "delivered", "read")
+NAMES = [*(f"m{n}" for n in range(40)), *(f"s{n}" for n in range(6)), "c0", "c1"]
 KINDS = {"m": "message", "s": "status", "c": "change"}
 
 
 class Owed(NamedTuple):
-    """A record as the model sees it: where it waits, its attempt, and the events in it that count there."""
+    """A record as the model sees it: where it waits, its try, and the events in it that count there."""
 
     queue: str
     attempt: int
+    waits: int
     names: tuple[str, ...]
 
 
-OUTCOMES = st.lists(st.sampled_from(["handled", "failed", "failed", "discarded", "rejected"]), min_size=1, max_size=4)
+class Try(NamedTuple):
+    """An event of a record, with its try."""
+
+    name: str
+    attempt: int
+    waits: int
+
+
+OUTCOMES = st.lists(
+    st.sampled_from(["handled", "failed", "failed", "discarded", "rejected", "put_off"]), min_size=1, max_size=8
+)
 
 
 def contact(name: str) -> str:
     return CONTACTS[int(name[1:]) % len(CONTACTS)]
 
 
-def body(names: tuple[str, ...]) -> bytes:
+def order_key(name: str) -> str | None:
+    """Events with the same one are never in work at a time: a contact's messages, a message's statuses."""
+    return {"m": contact(name), "s": f"M{int(name[1:]) % 2}", "c": None}[name[0]]
+
+
+def claim_of(one: Try) -> Any:
+    """What is claimed of an event: the event itself, or of a status its message."""
+    return order_key(one.name) if one.name[0] == "s" else one
+
+
+def body(names: tuple[str, ...], seq: int) -> bytes:
     """A notification of one kind of events; what has no name cannot be parsed."""
     if not names:
         return JUNK.encode()
     if names[0][0] == "m":
-        return orjson.dumps({"messages": [{"from": contact(name), "id": name, "type": "text"} for name in names]})
+        elements = [{"from": contact(name), "id": name, "type": "text"} for name in names]
+        return orjson.dumps({"messages": elements, "seq": seq})
     if names[0][0] == "s":
-        return orjson.dumps({"statuses": [{"id": n, "recipient_id": "1", "status": "read"} for n in names]})
+        elements = [
+            {"id": order_key(name), "recipient_id": "1", "status": STAGES[int(name[1:]) // 2]} for name in names
+        ]
+        return orjson.dumps({"statuses": elements, "seq": seq})
     changes = [{"field": "account_update", "value": {"id": name}} for name in names]
-    return orjson.dumps({"entry": [{"id": "9", "time": 1, "changes": changes}]})
+    return orjson.dumps({"entry": [{"id": "9", "time": 1, "changes": changes}], "seq": seq})
+
+
+def name_in(raw: Any) -> str:
+    """The name of an element: the reverse of `body`."""
+    if "changes" in raw or "field" in raw:
+        return str(raw["value"]["id"])
+    return f"s{2 * STAGES.index(raw['status']) + int(raw['id'][1:])}" if "status" in raw else str(raw["id"])
 
 
 def owed(queue: str, record: bytes) -> Owed:
-    """The reverse of `body`, for one queue."""
-    _, attempt, split, _, text, _ = unpack(record)
-    if text == JUNK.encode():
-        return Owed(queue, attempt, ())
-    tree = orjson.loads(text)
+    """The reverse of `body` and `pack`, for one queue."""
+    found = unpack(record)
+    if found.body == JUNK.encode():
+        return Owed(queue, found.attempt, found.waits, ())
+    tree = orjson.loads(found.body)
     if "entry" in tree:
-        names = [change["value"]["id"] for entry in tree["entry"] for change in entry["changes"]]
+        elements = [change for entry in tree["entry"] for change in entry["changes"]]
     else:
-        names = [element["id"] for element in tree.get("messages", tree.get("statuses"))]
-    if split:
-        names = [name for name in names if f"messages.{partition_of(contact(name), split)}" == queue]
-    return Owed(queue, attempt, tuple(names))
+        elements = tree.get("messages", tree.get("statuses"))
+    names = [name_in(element) for element in elements]
+    if found.split:
+        names = [name for name in names if f"messages.{partition_of(contact(name), found.split)}" == queue]
+    return Owed(queue, found.attempt, found.waits, tuple(names))
 
 
-def name_of(event: Event) -> str:
-    raw: Any = event.raw
-    return raw["value"]["id"] if event.kind == "change" else raw["id"]
+def seq_of(record: bytes) -> int:
+    """When it was committed, among all."""
+    text = unpack(record).body
+    return 0 if text == JUNK.encode() else int(orjson.loads(text).get("seq", 0))
 
 
 def notifications() -> st.SearchStrategy[tuple[str, ...]]:
-    one_kind = [st.lists(st.sampled_from([n for n in NAMES if n[0] == kind]), max_size=2) for kind in "mmsc"]
+    one_kind = [st.lists(st.sampled_from([n for n in NAMES if n[0] == kind]), max_size=2) for kind in "mmmssc"]
     return st.one_of(one_kind).map(tuple)
 
 
-@dataclass
+@dataclass(eq=False)
+class Batch:
+    """A batch that a worker was given, and what it has done with it."""
+
+    queue: str
+    id: str
+    token: str
+    given: list[bytes]
+    opened: BatchState | None = None
+    todo: list[tuple[int, Event]] = field(default_factory=list)
+    busy: list[tuple[int, Event, claims.Claim]] = field(default_factory=list)
+    left: list[int] = field(default_factory=list)  # events of each record that are not done
+    done: list[tuple[Try, str]] = field(default_factory=list)  # not settled yet
+    gone: int = 0
+
+    def __post_init__(self) -> None:
+        self.member = f"{self.queue}|{self.id}"
+        self.records = [owed(self.queue, record) for record in self.given]
+        self.seqs = [seq_of(record) for record in self.given]
+
+    def try_of(self, index: int, event: Event) -> Try:
+        return Try(name_in(event.raw), event.attempt, self.records[index].waits)
+
+
+class Running(NamedTuple):
+    """An event in a handler."""
+
+    batch: Batch
+    index: int
+    event: Event
+    one: Try
+
+
+class Settle(NamedTuple):
+    """A call of settle.lua: its batches, each with how, and the tokens that come back."""
+
+    parts: list[tuple[Batch, str]]
+    args: list[Any]
+    unused: dict[str, int]
+
+
+@dataclass(eq=False)
 class Worker:
     """A worker process, from its first sign of life to its last."""
 
     name: str
-    runner: batch_room.Runner
+    calls: settle.Calls
+    numbers: Iterator[int]
     alive: bool = True  # as the others see it
-    member: str | None = None  # the batch that it believes to have
-    probe: bool = False
-    allowance: int | None = None
-    token: str = ""  # with which it was given that batch
-    given: list[bytes] = field(default_factory=list)  # the records that came with it
-    opened: BatchState | None = None
-    records: list[Owed] = field(default_factory=list)
-    first_seq: list[int] = field(default_factory=list)
-    left: list[int] = field(default_factory=list)
-    todo: list[tuple[int, Event]] = field(default_factory=list)
-    done: list[tuple[str, int, str]] = field(default_factory=list)  # name, attempt, outcome; not settled yet
-    gone: int = 0
-    halted: bool = False
-    last_settle: dict[str, Any] | None = None
-    cut: bool = False
+    hands: dict[str, list[Batch]] = field(default_factory=dict)  # what it believes to have, the oldest first
+    running: list[Running] = field(default_factory=list)
+    tokens: dict[str, int] = field(default_factory=dict)  # of capped lanes
+    careful: bool = False
+    takes: list[list[Any]] = field(default_factory=list)
+    taken: list[Batch] = field(default_factory=list)  # what the last take gave
+    last_settle: Settle | None = None
 
-    def __post_init__(self) -> None:
-        send = self.runner._script
+    def all(self) -> list[Batch]:
+        return [batch for of_queue in self.hands.values() for batch in of_queue]
 
-        def settle(**call: Any) -> Any:
-            self.last_settle = call
-            if self.cut:
-                raise ConnectionError
-            return send(**call)
+    def may_begin(self) -> list[Running]:
+        """Events that are the first of their order key, and are no more than the tokens of their lane."""
+        found = []
+        busy = {order_key(item.one.name) for item in self.running} - {None}
+        for queue, of_queue in self.hands.items():
+            for batch in of_queue:
+                for index, event in batch.todo:
+                    one = batch.try_of(index, event)
+                    key = order_key(one.name)
+                    if key not in busy and self.tokens.get(lane_of(queue)) != 0:
+                        found.append(Running(batch, index, event, one))
+                    if key is not None:
+                        busy.add(key)
+        return found
 
-        self.runner._script = settle  # type: ignore[assignment]
-
-    def lay_down(self) -> None:
-        self.member, self.opened, self.halted = None, None, False
-        self.records, self.left, self.todo, self.done = [], [], [], []
+    def drop(self, batch: Batch) -> None:
+        of_queue = self.hands.get(batch.queue, [])
+        if batch in of_queue:
+            of_queue.remove(batch)
+            if not of_queue:
+                del self.hands[batch.queue]
+        self.running = [item for item in self.running if item.batch is not batch]
 
 
 @dataclass
@@ -156,7 +234,8 @@ class State:
     records: dict[str, list[bytes]]
     lists: set[str]
     queued: dict[str, list[str]]
-    scheduled: dict[str, list[str]]
+    scheduled: dict[str, dict[str, float]]
+    wanted: dict[str, str]
 
 
 class Machine(RuleBasedStateMachine):
@@ -170,10 +249,12 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.redis.flushdb()
         self.redis.set(LOCK, "nobody")  # a reaping is a step of its own here
-        self.settings = load(partitions=PARTITIONS, max_attempts=MAX_ATTEMPTS, batch=MAX_COUNT)
         self.template = job_template()
         self.append = self.redis.register_script(scripts.lua(append.__file__, "append.lua"))
-        self.take_script = self.redis.register_script(scripts.lua(queue_room.__file__, "take.lua"))
+        self.take_script = self.redis.register_script(scripts.lua(flow_room.__file__, "take.lua"))
+        self.settle_script = self.redis.register_script(scripts.lua(flow_room.__file__, "settle.lua"))
+        self.revive_script = self.redis.register_script(scripts.lua(flow_room.__file__, "revive.lua"))
+        self.claims_script = claims.Claims(self.connection)
         self.flushes: list[list[Any]] = []
         self.born = 0
         self.seq = 0
@@ -181,9 +262,9 @@ class Machine(RuleBasedStateMachine):
         self.committed: set[str] = set()
         self.finished: set[str] = set()
         self.owed: Counter[Owed] = Counter()
-        self.holders: dict[str, str] = {}
-        self.claims: dict[tuple[str, int], str] = {}
-        self.remembered: set[tuple[str, int]] = set()
+        self.holders: dict[str, str] = {}  # as `taken` has it
+        self.claims: dict[Any, str] = {}
+        self.remembered: set[Try] = set()
         self.claimed_ever = False
         self.deaths: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
@@ -191,12 +272,11 @@ class Machine(RuleBasedStateMachine):
         self.succeeded: Counter[str] = Counter()
         self.handled: set[str] = set()
         self.last_seq: dict[str, int] = {}
-        self.emptied: set[str] = set()
         self.paused: set[str] = set()
         self.capped: set[str] = set()
         self.tokens = dict.fromkeys(LANES, 1)
-        self.late: tuple[Worker, str, Worker] | None = None
-        self.ahead = False  # that one is the end of a batch, and the worker goes on meanwhile
+        self.late: Settle | None = None
+        self.calm = False
         self.in_order = True  # until RQ loses or repeats something, or a worker works on what it lost
         self.workers = [self.birth() for _ in range(3)]
 
@@ -204,19 +284,31 @@ class Machine(RuleBasedStateMachine):
         self.born += 1
         name = f"w{self.born}"
         reaper.heartbeat_and_reap(self.redis, name)
-        consumer = queue_room.Consumer(name, self.connection)
-        return Worker(name, batch_room.Runner(consumer, Handlers(), self.settings, lambda: False, QUEUES))
+        return Worker(name, settle.Calls(name, WINDOW), itertools.count(1))
 
     # What the receiver does
 
-    @rule(bodies=st.lists(notifications(), min_size=2, max_size=10))
+    @initialize(
+        bodies=st.lists(notifications(), min_size=20, max_size=50),
+        rooms=st.lists(st.sampled_from([1, 3, 500]), max_size=3),
+        calm=st.booleans(),
+    )
+    def backlog(self, bodies: list[tuple[str, ...]], rooms: list[int], calm: bool) -> None:
+        """In half of the runs nothing breaks: workers then have several batches in hand."""
+        self.calm = calm
+        self.commit(bodies)
+        for n, room in enumerate(rooms):
+            self.take(n, room)
+
+    @rule(bodies=st.lists(notifications(), min_size=2, max_size=14))
     def commit(self, bodies: list[tuple[str, ...]]) -> None:
         records: dict[str, list[bytes]] = {}
         for names in bodies:
             self.seq += 1
-            text = body(names)
+            text = body(names, self.seq)
             for queue, split in route(text, PARTITIONS):
-                records.setdefault(queue, []).append(pack(text, BASE_MS + self.seq, split=split))
+                received_ms = BASE_MS + self.seq // 8  # several in a millisecond
+                records.setdefault(queue, []).append(pack(text, received_ms, split=split))
             self.committed.update(names)
         flush: list[Any] = [f"n{len(self.flushes):08x}", self.template, MAX_COUNT, MAX_BYTES, "NOW"]
         for queue, of_queue in records.items():
@@ -225,8 +317,6 @@ class Machine(RuleBasedStateMachine):
         self.flushes.append(flush)
         self.send(flush)
 
-    @precondition(lambda self: self.flushes and "commit_again" not in self.without)
-    @rule(which=st.integers(0, 2))
     def commit_again_on_a_new_connection(self, which: int) -> None:
         """The reply was lost with the connection; what was already kept may lie there twice."""
         before = self.everything()
@@ -239,246 +329,468 @@ class Machine(RuleBasedStateMachine):
         script_keys = [keys.LEDGER, keys.TAILS, keys.RQ_QUEUES]
         self.append(keys=script_keys, args=[keys.RQ, keys.WA, *flush])
 
-    # What workers do
+    # Take
 
-    def take(self, n: int) -> None:
-        worker = self.workers[n]
-        if worker.member is None:
-            self.give(worker)
+    @rule(
+        n=st.integers(0, 2),
+        room=st.sampled_from([1, 2, 3, 5, 500]),
+        lanes=st.sampled_from([LANES, *[[o] for o in LANES]]),
+    )
+    def take(self, n: int, room: int = 500, lanes: Any = LANES) -> None:
+        self.give(self.workers[n], room, lanes)
 
-    def give(self, worker: Worker) -> bool:
-        """Take for a worker, as BatchQueue does. False when there is nothing to take."""
-        script_keys = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.TAILS]
-        script_keys += [keys.TURN, keys.SPENT, keys.WAITS, keys.CONTROLS]
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        settling = self.late[2].member if self.late and self.late[0] is worker and self.ahead else ""
-        args = [keys.RQ, keys.WA, worker.name, self.template, now, settling, 1, *QUEUES]
+    def give(self, worker: Worker, room: int = 500, lanes: Any = LANES) -> bool:
+        """Take for a worker, as its flow does. False when there is nothing to take."""
+        holds = bool(worker.hands)
+        if worker.careful and holds:
+            return False
+        args: list[Any] = [keys.RQ, keys.WA, worker.name, self.template, rq_now(), next(worker.numbers), int(not holds)]
+        for lane in lanes:
+            queues = [queue for queue in QUEUES if lane_of(queue) == lane]
+            args += [lane, room, len(queues), *queues]
+        before = self.look()
         closed = self.paused | {lane for lane in self.capped if not self.tokens[lane]}
-        for member, token in list(self.holders.items()):
-            if token == worker.name and member != settling and lane_of(member.split("|")[0]) in closed:
-                del self.holders[member]  # what it does not know of goes back
-        reply: Any = self.take_script(keys=script_keys, args=args)
-        if isinstance(reply, list):
-            queue, batch, probe = (part.decode() for part in reply[:3])
-            assert lane_of(queue) not in closed, "given out of a lane that is paused or at its cap"
-            held = [m for m, token in self.holders.items() if token == worker.name and m != settling]
-            assert held in ([], [f"{queue}|{batch}"]), "a worker that has a batch already was given another one"
-            assert self.holders.get(f"{queue}|{batch}") in (None, worker.name), "given to two workers"
-            self.holders[f"{queue}|{batch}"] = worker.name
-            worker.member, worker.probe = f"{queue}|{batch}", probe == "1"
-            worker.token, worker.given = reply[3].decode(), reply[4]
-            worker.allowance = reply[5] if lane_of(queue) in self.capped else None
-            assert worker.allowance == reply[5] or reply[5] == -1
-            self.tokens[lane_of(queue)] -= worker.allowance or 0
-            assert self.tokens[lane_of(queue)] >= 0, "more tokens than there were"
-            assert self.redis.hexists(f"{keys.RQ}:job:{batch}", "data")
-            self.stop_the_clock()
-            return True
-        waits = [*self.redis.hkeys(keys.WAITS), *(lane.encode() for lane in closed)]
+        _, share, careful, more, given = self.take_script(keys=flow_room.TAKE_KEYS, args=args)
+        worker.takes.append(args)
+        worker.careful = careful == 1
+        assert self.redis.hget(keys.WANTED, worker.name) is None
+        assert share == int(before.wanted.get(worker.name, 0))
+        worker.taken = [self.check_given(worker, closed, *one) for one in given]
+        for batch in worker.taken:
+            worker.hands.setdefault(batch.queue, []).append(batch)
+        if any(batch.member in self.deaths for batch in worker.taken):
+            assert len(given) == 1, "something was given beside what may kill its worker"
+            assert not holds, "what may kill its worker was given to one that holds something"
+            assert worker.careful
+        self.check_rest(worker, [lane for lane in lanes if lane not in closed], {lane.decode() for lane in more})
+        return bool(given)
+
+    def check_given(self, worker: Worker, closed: set[str], *one: Any) -> Batch:
+        queue, id, token = (part.decode() for part in one[:3])
+        batch, tokens, lane = Batch(queue, id, token, one[3]), one[4], lane_of(queue)
+        assert lane not in closed, "given out of a lane that is paused or at its cap"
+        assert batch.member not in self.holders, "given to two workers"
+        assert token.split("#")[0] == worker.name
+        if queue in PARTITIONED:
+            others = [
+                t for m, t in self.holders.items() if m.startswith(f"{queue}|") and t.split("#")[0] != worker.name
+            ]
+            assert not others, "a partition with two workers"
+        self.holders[batch.member] = token
+        assert (tokens >= 0) == (lane in self.capped)
+        if tokens >= 0:
+            self.tokens[lane] -= tokens
+            worker.tokens[lane] = worker.tokens.get(lane, 0) + tokens
+            assert self.tokens[lane] >= 0, "more tokens than there were"
+        else:
+            worker.tokens.pop(lane, None)
+        assert self.redis.hexists(f"{keys.RQ}:job:{id}", "data")
+        assert self.redis.lrange(keys.batch_key(id), 0, -1) == batch.given
+        return batch
+
+    def check_rest(self, worker: Worker, lanes: list[str], more: set[str]) -> None:
+        """What this worker could take is in a lane of which it is told that there is more."""
         state = self.look()
         for queue in QUEUES:
-            if queue not in state.leases and lane_of(queue).encode() not in waits:
-                assert not [
-                    i for i in state.queued[queue] if f"{queue}|{i}" in state.ledger.keys() - state.taken.keys()
-                ]
-        return False
+            lease = state.leases.get(queue, worker.name).split("|")[0]
+            if lane_of(queue) in set(lanes) - more and lane_of(queue) not in self.capped and lease == worker.name:
+                waiting = [f"{queue}|{id}" for id in state.queued[queue]]
+                assert not [member for member in waiting if member in state.ledger and member not in state.taken]
 
-    @rule(n=st.integers(0, 2))
-    def lose_connection(self, n: int) -> None:
-        """An answer does not come: the worker lives on and does not know what it has."""
-        self.workers[n].lay_down()
-
-    def claim(self, n: int) -> None:
+    def take_again(self, n: int) -> None:
+        """The last take is sent once more: its connection broke before the answer came."""
         worker = self.workers[n]
-        if worker.member is not None and worker.opened is None:
-            self.open(worker)
-
-    def open(self, worker: Worker) -> None:
-        if self.holders.get(worker.member) != worker.name:
-            worker.lay_down()  # it was silent for too long, as `Runner._look` finds
+        if not worker.takes:
             return
-        queue, batch = worker.member.split("|")
-        raw = worker.given  # it may have lost the batch since
-        worker.opened = opened = BatchState(queue, batch, raw, MAX_ATTEMPTS, worker.token)
-        opened.probing = worker.probe
-        opened.allowance = worker.allowance
-        worker.records = [owed(queue, record) for record in raw]
-        worker.first_seq = [unpack(record).received_ms for record in raw]
-        worker.gone = 0
-        worker.done = []
-        events = list(opened.events)
-        worker.todo = worker.runner._claim(opened)
-        worker.left = [0] * len(raw)
-        mine: set[tuple[str, int]] = set()
-        expected = []
-        ledger = self.look().ledger
-        for index, event in events:
-            key = (name_of(event), event.attempt)
-            token = self.claims.get(key)
-            if key in mine or key in self.remembered or (token not in (None, worker.member) and token in ledger):
-                worker.done.append((*key, "duplicate"))
+        before = self.look()
+        _, _, careful, more, given = self.take_script(keys=flow_room.TAKE_KEYS, args=worker.takes[-1])
+        assert self.look() == before, "taken twice"
+        found = {one[2].decode(): one[3] for one in given}
+        mine = [batch for batch in worker.taken if self.holders.get(batch.member) == batch.token]
+        assert found == {batch.token: before.records[batch.member] for batch in mine}
+        assert careful == any(batch.member in self.deaths for batch in mine)
+        assert more, "it would not ask again"
+
+    def take_comes_late(self, n: int, which: int) -> None:
+        """An earlier take is carried out, which had been sent again: Redis hung."""
+        worker = self.workers[n]
+        if len(worker.takes) < which:
+            return
+        before = self.look()
+        assert self.take_script(keys=flow_room.TAKE_KEYS, args=worker.takes[-which])[4] == []
+        assert self.look() == before, "what nobody waits for was given out"
+
+    @rule(n=st.integers(0, 2), what=st.sampled_from(["flush", "take", "late take", "settle"]), which=st.integers(0, 2))
+    def something_is_sent_again(self, n: int, what: str, which: int) -> None:
+        if what == "flush" and self.flushes and "commit_again" not in self.without:
+            self.commit_again_on_a_new_connection(which)
+        elif what == "take":
+            self.take_again(n)
+        elif what == "late take":
+            self.take_comes_late(n, which + 2)
+        elif what == "settle":
+            self.settle_again(n)
+
+    # Claim
+
+    def open_all(self, worker: Worker) -> None:
+        for batch in worker.all():
+            if batch.opened is None:
+                self.open(worker, batch)
+
+    def open(self, worker: Worker, batch: Batch) -> None:
+        """Parse and claim a batch, as `Flow._open` does."""
+        if batch.member not in self.look().ledger:
+            worker.drop(batch)  # it was silent for long, and others have done all of it: every event is a copy
+            return
+        batch.opened = opened = BatchState(batch.queue, batch.id, batch.given, MAX_ATTEMPTS, batch.token)
+        batch.left = [0] * len(batch.given)
+        asked, mine = [], set()
+        for index, event in opened.events:
+            one, claim = batch.try_of(index, event), claims.of(event, opened.waits(index))
+            batch.left[index] += 1
+            if one in mine:
+                self.end_copy(batch, index, event, one)
+                continue
+            mine.add(one)
+            asked.append((index, event, claim))
+        self.claimed_ever |= bool(asked)
+        self.claim(batch, asked)
+
+    def end_copy(self, batch: Batch, index: int, event: Event, one: Try) -> None:
+        assert batch.opened is not None
+        batch.opened.finish(index, event, Outcome("duplicate"))
+        batch.left[index] -= 1
+        batch.done.append((one, "duplicate"))
+
+    def claim(self, batch: Batch, asked: list[tuple[int, Event, claims.Claim]]) -> None:
+        assert batch.opened is not None
+        calls = self.claims_script.ask(batch.member, [claim for _, _, claim in asked])
+        replies = b"".join(self.connection.answer(call) for call in calls)
+        batch.busy = []
+        expected = [self.expect(batch, batch.try_of(index, event)) for index, event, _ in asked]
+        assert [claims.GO if one == claims.SUPERSEDED else one for one in replies] == expected, "claims"
+        for reply, (index, event, claim) in zip(expected, asked, strict=True):
+            one = batch.try_of(index, event)
+            if reply == claims.GO:
+                self.claims[claim_of(one)] = batch.member
+                batch.opened.claimed(event, claim)
+                batch.todo.append((index, event))
+            elif reply == claims.BUSY:
+                batch.busy.append((index, event, claim))
             else:
-                self.claims[key] = worker.member
-                expected.append((index, event))
-                worker.left[index] += 1
-            mine.add(key)
-        self.claimed_ever |= bool(mine)
-        assert [name_of(e) for _, e in worker.todo] == [name_of(e) for _, e in expected], "claims"
+                self.end_copy(batch, index, event, one)
 
-    def handle(self, n: int, outcomes: list[str]) -> None:
-        worker = self.workers[n]
-        if worker.opened is None or worker.halted:
-            return
-        for outcome in outcomes[: len(worker.todo)]:
-            if worker.opened.allowance != 0:
-                self.do(worker, outcome)
+    def expect(self, batch: Batch, one: Try) -> int:
+        """What Redis is to answer. A claim counts while its batch is in work."""
+        holder = self.claims.get(claim_of(one))
+        held = holder != batch.member and holder in self.holders
+        if one in self.remembered or (held and one.name[0] != "s"):
+            return claims.DUPLICATE
+        return claims.BUSY if held else claims.GO
 
-    def do(self, worker: Worker, outcome: str) -> None:
-        index, event = worker.todo.pop(0)
-        name = name_of(event)
-        if event.kind == "message" and event.attempt == 1 and self.in_order and name not in self.handled:
-            seq = worker.first_seq[index]
+    def ask_again(self, worker: Worker) -> None:
+        for batch in worker.all():
+            if batch.busy:
+                self.claim(batch, batch.busy)
+
+    # Handle
+
+    @precondition(lambda self: any(worker.hands for worker in self.workers))
+    @rule(n=st.integers(0, 2), which=st.integers(0, 20))
+    def begin(self, n: int, which: int) -> None:
+        """An event goes into a handler and stays there."""
+        worker = self.workers[self.busy(n)]
+        self.open_all(worker)
+        self.ask_again(worker)
+        found = worker.may_begin()
+        if found:
+            self.begin_one(worker, found[which % len(found)])
+
+    @precondition(lambda self: any(worker.running for worker in self.workers))
+    @rule(which=st.integers(0, 20), outcome=OUTCOMES)
+    def end(self, which: int, outcome: list[str]) -> None:
+        running = [(worker, item) for worker in self.workers for item in worker.running]
+        self.end_one(*running[which % len(running)], outcome[0])
+
+    def begin_one(self, worker: Worker, item: Running) -> None:
+        batch, name = item.batch, item.one.name
+        held = self.holders.get(batch.member) == batch.token
+        key = order_key(name)
+        for other in self.workers:
+            for running in other.running if held and key is not None else ():
+                if self.holders.get(running.batch.member) == running.batch.token:
+                    assert order_key(running.one.name) != key, "two at a time"
+        batch.todo.remove((item.index, item.event))
+        worker.running.append(item)
+        lane = lane_of(batch.queue)
+        if lane in worker.tokens:
+            worker.tokens[lane] -= 1
+        self.in_order &= held
+        if name[0] == "m" and item.one[1:] == (1, 0) and self.in_order and name not in self.handled:
+            seq = batch.seqs[item.index]
             assert seq >= self.last_seq.get(contact(name), 0), "a contact's messages changed their order"
             self.last_seq[contact(name)] = seq
-        self.handled.add(name)
-        if worker.opened.allowance is not None:
-            worker.opened.allowance -= 1
-        worker.opened.finish(index, event, Outcome(outcome))
-        worker.left[index] -= 1
-        worker.done.append((name, event.attempt, outcome))
 
+    def end_one(self, worker: Worker, item: Running, outcome: str) -> None:
+        worker.running.remove(item)
+        self.handled.add(item.one.name)
+        opened = item.batch.opened
+        assert opened is not None
+        opened.finish(item.index, item.event, Outcome(outcome))
+        item.batch.left[item.index] -= 1
+        item.batch.done.append((item.one, outcome))
+
+    @rule(n=st.integers(0, 2), room=st.sampled_from([1, 2, 500]), outcomes=OUTCOMES, settles=st.booleans())
+    def work(self, n: int, room: int, outcomes: list[str], settles: bool) -> None:
+        """A worker takes, handles something, and perhaps settles it."""
+        worker = self.workers[n]
+        self.give(worker, room)
+        self.open_all(worker)
+        self.ask_again(worker)
+        self.handle(worker, outcomes)
+        if settles:
+            self.settle_parts(worker, self.ready_parts(worker, more=True))
+
+    @precondition(lambda self: any(worker.hands for worker in self.workers))
     @rule(n=st.integers(0, 2), outcomes=OUTCOMES)
-    def work_a_little(self, n: int, outcomes: list[str]) -> None:
-        self.work(n, outcomes[:2], "more")
+    def go_on(self, n: int, outcomes: list[str]) -> None:
+        """A worker handles and settles something of what it has."""
+        worker = self.workers[self.busy(n)]
+        self.open_all(worker)
+        self.ask_again(worker)
+        self.handle(worker, outcomes)
+        self.settle_parts(worker, self.ready_parts(worker, more=True))
+
+    def handle(self, worker: Worker, outcomes: list[str]) -> None:
+        for outcome in outcomes:
+            if found := worker.may_begin():
+                self.begin_one(worker, found[0])
+                self.end_one(worker, worker.running[-1], outcome)
 
     @rule(n=st.integers(0, 2))
     def work_to_the_end(self, n: int) -> None:
-        self.take(n)
+        self.give(self.workers[n])
         self.finish(self.workers[n])
 
-    @rule(n=st.integers(0, 2), outcomes=OUTCOMES, last=st.sampled_from(["take", "claim", "handle", "more", "finish"]))
-    def work(self, n: int, outcomes: list[str], last: str) -> None:
-        """A worker goes on from where it is up to that step."""
-        self.take(n)
-        if last != "take":
-            self.claim(n)
-        if last not in ("take", "claim"):
-            self.handle(n, outcomes)
-        if last in ("more", "finish"):
-            self.settle(n, last == "finish")
+    def finish(self, worker: Worker) -> None:
+        """Bring to its end what a worker has; it may find that it lost it."""
+        self.open_all(worker)
+        for item in list(worker.running):
+            self.end_one(worker, item, "handled")
+        for _ in range(5):  # what waits for a status of another batch may go on once that is settled
+            self.ask_again(worker)
+            while worker.may_begin():
+                self.handle(worker, ["handled"])
+            self.settle_parts(worker, self.ready_parts(worker, more=False))
+        self.settle_parts(worker, [part for queue in list(worker.hands) for part in self.release(worker, queue)])
 
-    def settle(self, n: int, finish: bool) -> None:
-        """A settle on the way, or the last one: `end` when all is done, else `back`."""
-        worker = self.workers[n]
-        if worker.opened is None:
-            return
-        how = "more"
-        if finish or worker.halted:
-            how = "back" if any(worker.left) else "end"
-        self.settle_as(worker, how)
+    # Settle
 
-    def settle_as(self, worker: Worker, how: str) -> None:
-        if self.late and self.late[0] is worker and self.ahead:
-            self.settle_arrives()  # a connection keeps the order
-        opened, member = worker.opened, worker.member
-        opened._settled_at = time.monotonic() - 0.01  # always ten milliseconds of work, so that runs repeat exactly
-        if self.holders.get(member) != worker.name:
-            with pytest.raises(batch_room.Lost):
-                worker.runner._settle(opened, how)
-            worker.lay_down()
-            return
-        answer = worker.runner._settle(opened, how)
-        self.stop_the_clock()
-        self.account(worker, opened.queue)
-        lane = lane_of(opened.queue)
-        if how == "more":
-            worker.halted = answer in ("wait", "yield")
-            assert worker.halted or lane not in self.paused
-            assert worker.halted or lane not in self.capped or opened.allowance is not None
-            if not self.redis.exists(keys.batch_key(opened.batch)):
-                self.emptied.add(member)  # done but for its end
-            return
-        assert answer == how
-        self.tokens[lane] = min(1, self.tokens[lane] + (opened.allowance or 0))
-        del self.holders[member]
-        if member not in self.look().ledger:
-            del self.deaths[member]
-        worker.lay_down()
+    @precondition(lambda self: any(worker.hands for worker in self.workers))
+    @rule(n=st.integers(0, 2), more=st.booleans())
+    def settle(self, n: int, more: bool) -> None:
+        """What is done, of several batches in one call."""
+        worker = self.workers[self.busy(n)]
+        self.settle_parts(worker, self.ready_parts(worker, more))
 
-    def account(self, worker: Worker, queue: str) -> None:
-        """What a settle must have done."""
-        lane = lane_of(queue)
-        for name, attempt, outcome in worker.done:
-            kind = KINDS[name[0]]
+    def ready_parts(self, worker: Worker, more: bool) -> list[tuple[Batch, str]]:
+        parts = [(batch, "more" if any(batch.left) else "end") for batch in worker.all() if batch.opened]
+        return [part for part in parts if more or part[1] == "end"]
+
+    @precondition(lambda self: any(worker.hands for worker in self.workers))
+    @rule(n=st.integers(0, 2), which=st.integers(0, 3))
+    def give_back(self, n: int, which: int) -> None:
+        """All of a partition of which nothing is in a handler goes to others, or all of a lane that is paused."""
+        worker = self.workers[self.busy(n)]
+        busy = {item.batch.queue for item in worker.running}
+        queues = [queue for queue in worker.hands if queue not in busy]
+        if queues:
+            self.open_all(worker)
+            self.settle_parts(worker, self.release(worker, queues[which % len(queues)]))
+
+    def release(self, worker: Worker, queue: str) -> list[tuple[Batch, str]]:
+        """The youngest first, as `Flow._release` does it."""
+        found = [batch for batch in reversed(worker.hands.get(queue, [])) if batch.opened]
+        return [(batch, "back" if any(batch.left) else "end") for batch in found]
+
+    def build(self, worker: Worker, parts: list[tuple[Batch, str]]) -> Settle:
+        """The call that settles these; those that end leave the worker's hand with it."""
+        made = []
+        for batch, how in parts:
+            assert batch.opened is not None
+            made.append(settle.Part(batch.opened, batch.opened.collect(), how))
+            if how != "more":
+                worker.drop(batch)
+        left = {lane_of(batch.queue) for batch, _ in parts} - {lane_of(queue) for queue in worker.hands}
+        unused = {lane: worker.tokens.pop(lane) for lane in left if lane in worker.tokens}
+        unused = {lane: tokens for lane, tokens in unused.items() if tokens > 0}
+        return Settle(parts, worker.calls.build(made, {}, {}, unused), unused)
+
+    def settle_parts(self, worker: Worker, parts: list[tuple[Batch, str]]) -> None:
+        if not parts:
+            return
+        call = self.build(worker, parts)
+        wanted = int(self.redis.hget(keys.WANTED, worker.name) or 0)
+        share, paused, capped, *replies = self.settle_script(keys=settle.KEYS, args=call.args)
+        worker.last_settle = call
+        assert share == wanted
+        lanes = {lane_of(batch.queue) for batch, _ in parts}
+        assert {lane.decode() for lane in paused} == lanes & self.paused
+        assert {lane.decode() for lane in capped} == lanes & self.capped
+        for lane in lanes - self.capped:
+            worker.tokens.pop(lane, None)
+        for lane in lanes & self.capped & {lane_of(queue) for queue in worker.hands}:
+            worker.tokens.setdefault(lane, 0)
+        for batch in self.settled(call, replies):
+            worker.drop(batch)
+
+    def settled(self, call: Settle, replies: list[bytes]) -> list[Batch]:
+        """What a settle must have done. Returns the batches that were lost."""
+        for lane, tokens in call.unused.items():
+            self.tokens[lane] = min(1, self.tokens[lane] + tokens)
+        lost = []
+        for (batch, how), reply in zip(call.parts, replies, strict=True):
+            if self.holders.get(batch.member) != batch.token:
+                assert reply == b"lost"
+                lost.append(batch)
+                continue
+            assert reply.decode() == how
+            self.account(batch)
+            if how != "more":
+                del self.holders[batch.member]
+        ledger = self.look().ledger
+        for batch, how in call.parts:
+            if how != "more" and batch.member not in ledger:
+                self.deaths.pop(batch.member, None)
+        return lost
+
+    def account(self, batch: Batch) -> None:
+        lane = lane_of(batch.queue)
+        for one, outcome in batch.done:
+            kind = KINDS[one.name[0]]
             if outcome == "duplicate":
                 self.counts[f"duplicate.{kind}"] += 1
                 continue
-            self.claims.pop((name, attempt), None)
-            self.remembered.add((name, attempt))
-            if outcome == "failed" and attempt < MAX_ATTEMPTS:
+            self.remembered.add(one)
+            if outcome == "put_off":
+                self.owed[Owed(batch.queue, one.attempt, one.waits + 1, (one.name,))] += 1
+            elif outcome == "failed" and one.attempt < MAX_ATTEMPTS:
                 self.counts[f"retried.{kind}"] += 1
-                self.owed[Owed(queue, attempt + 1, (name,))] += 1
-                continue
-            self.finished.add(name)
-            if outcome in ("failed", "rejected"):
-                self.counts[f"dead.{kind}"] += 1
-                self.letters[lane, outcome] += 1
+                self.owed[Owed(batch.queue, one.attempt + 1, 0, (one.name,))] += 1
             else:
-                self.counts[f"{outcome}.{kind}"] += 1
-                self.succeeded[name] += 1
-        worker.done = []
-        while worker.gone < len(worker.records) and not worker.left[worker.gone]:
-            record = worker.records[worker.gone]
+                self.finished.add(one.name)
+                dead = outcome in ("failed", "rejected")
+                self.counts[f"{'dead' if dead else outcome}.{kind}"] += 1
+                self.letters[lane, outcome] += dead
+                self.succeeded[one.name] += not dead
+        self.free(batch)
+        batch.done = []
+        while batch.gone < len(batch.records) and not batch.left[batch.gone]:
+            record = batch.records[batch.gone]
             self.owed[record] -= 1
             if not record.names:
                 self.counts["dead.notification"] += 1
                 self.letters[lane, "unreadable"] += 1
-            worker.gone += 1
+            batch.gone += 1
+
+    def free(self, batch: Batch) -> None:
+        """A claim ends with the last event that it is held for."""
+        running = [item for worker in self.workers for item in worker.running if item.batch is batch]
+        events = [*batch.todo, *((item.index, item.event) for item in running)]
+        still = {claim_of(batch.try_of(index, event)) for index, event in events}
+        for one, outcome in batch.done:
+            if outcome != "duplicate" and claim_of(one) not in still:
+                self.claims.pop(claim_of(one), None)
+
+    def settle_again(self, n: int) -> None:
+        """The last settle is sent once more, at once or late: its connection broke before the answer came."""
+        worker = self.workers[n]
+        if worker.last_settle is None:
+            return
+        before = self.look(), self.redis.hgetall(keys.COUNTS), self.redis.hgetall(keys.CONTROLS)
+        _, _, _, *replies = self.settle_script(keys=settle.KEYS, args=worker.last_settle.args)
+        after = self.look(), self.redis.hgetall(keys.COUNTS), self.redis.hgetall(keys.CONTROLS)
+        before[0].wanted.pop(worker.name, None)  # an answer tells of it, whichever
+        assert after == before, "settled twice"
+        assert [reply.decode() for reply in replies] == [how for _, how in worker.last_settle.parts]
+
+    def die_with_a_settle_on_its_way(self, n: int, more: bool) -> None:
+        """It has not arrived, and may yet."""
+        if parts := self.ready_parts(self.workers[n], more):
+            self.late = self.build(self.workers[n], parts)
+        self.die(n, reaped=False)
+
+    @precondition(lambda self: self.late)
+    @rule()
+    def settle_arrives(self) -> None:
+        """Then it counts as long as no reaping found that its worker is dead."""
+        assert self.late is not None
+        call, self.late = self.late, None
+        _, _, _, *replies = self.settle_script(keys=settle.KEYS, args=call.args)
+        self.settled(call, replies)
 
     # What happens to workers
 
-    @rule(n=st.integers(0, 2), reaped=st.booleans())
+    @rule(
+        n=st.integers(0, 2),
+        how=st.sampled_from(["leave", "leave", "die", "silent", "settling", "again"]),
+        yes=st.booleans(),
+        outcomes=OUTCOMES,
+    )
+    def a_worker_ends(self, n: int, how: str, yes: bool, outcomes: list[str]) -> None:
+        n = self.busy(n)
+        if how == "leave" or self.calm:
+            self.leave(n, settles=yes)
+        elif how == "die":
+            self.die(n, reaped=yes)
+        elif how == "silent":
+            self.fall_silent(n, reaped=yes, settles="failed" in outcomes)
+        elif how == "settling" and "late_settle" not in self.without:
+            self.die_with_a_settle_on_its_way(n, more=yes)
+        elif how == "again":
+            self.die_again_and_again(n, 2 + yes, outcomes)
+
     def die(self, n: int, reaped: bool) -> None:
         """SIGKILL at any point; another process starts in its place."""
-        n = self.busy(n)
         self.silence(self.workers[n])
         self.workers[n] = self.birth()
         if reaped:
             self.reap((n + 1) % 3)
 
-    @rule(n=st.integers(0, 2), times=st.integers(2, 4))
-    def die_again_and_again(self, n: int, times: int) -> None:
+    def die_again_and_again(self, n: int, times: int, outcomes: list[str]) -> None:
         """What is at the front kills its workers: it is split, then a dead letter."""
         for _ in range(times):
-            self.work(n, ["handled"], "handle")
+            self.work(n, 500, outcomes, settles=False)
             self.silence(self.workers[n])
             self.workers[n] = self.birth()
             self.reap((n + 1) % 3)
 
-    @rule(n=st.integers(0, 2), reaped=st.booleans(), settles=st.booleans())
     def fall_silent(self, n: int, reaped: bool, settles: bool) -> None:
         """It gives no sign of life but goes on: a machine that was suspended, a network that was cut."""
-        n = self.busy(n)
         worker = self.workers[n]
-        self.in_order = False
         self.silence(worker)
         worker.alive = False
         if reaped:
             self.reap((n + 1) % 3)
         if settles:
-            self.settle(n, finish=True)
+            self.finish(worker)
 
     def busy(self, n: int) -> int:
         """A worker with a batch, if there is one: what happens to the others teaches little."""
-        busy = [number for number, worker in enumerate(self.workers) if worker.opened]
+        busy = [number for number, worker in enumerate(self.workers) if worker.hands]
         return busy[n % len(busy)] if busy else n
 
     def silence(self, worker: Worker) -> None:
         self.redis.zadd(keys.ALIVE, {worker.name: LONG_AGO})
 
-    @rule(n=st.integers(0, 2))
-    def leave(self, n: int) -> None:
+    def leave(self, n: int, settles: bool) -> None:
+        """SIGTERM. What is in a handler is interrupted; all goes back, even if the last settle does not arrive."""
         worker = self.workers[n]
+        self.open_all(worker)
+        worker.running = []
+        if settles:
+            self.settle_parts(worker, [part for queue in list(worker.hands) for part in self.release(worker, queue)])
         worker.alive = False
         self.reaped_by(worker.name)
         reaper.heartbeat_and_reap(self.redis, worker.name, leaves=True)
@@ -505,28 +817,33 @@ class Machine(RuleBasedStateMachine):
     def reaped_by(self, name: str) -> None:
         """What a reaping is going to do."""
         alive = {worker.name for worker in self.workers if worker.alive}
-        records = self.look().records
+        state = self.look()
         for member, token in list(self.holders.items()):
-            if token in alive:
+            holder = token.split("#")[0]
+            if holder in alive:
                 continue
             del self.holders[member]
-            if token == name:
+            if holder == name:
                 continue
             queue, batch = member.split("|")
+            records = state.records[member]
             self.deaths[member] += 1
-            if self.deaths[member] == SPLIT_AT and records[member]:
-                self.forget_claims(member)
-                del self.deaths[member]
-                for n in range(len(records[member])):
+            if self.deaths[member] == SPLIT_AT and records:
+                self.forget(member, state)
+                for n in range(len(records)):
                     self.deaths[f"{queue}|{batch}_p{n + 1:05d}"] = SPLIT_AT
-            elif self.deaths[member] > SPLIT_AT and records[member]:
-                del self.deaths[member]
-                (record,) = records[member]
-                self.forget_claims(member)
+            elif self.deaths[member] > SPLIT_AT and records:
+                self.forget(member, state)
+                (record,) = records
                 self.owed[owed(queue, record)] -= 1
                 self.counts["dead.notification"] += 1
                 self.letters[lane_of(queue), "poison"] += 1
                 self.finished.update(owed(queue, record).names)
+
+    def forget(self, member: str, state: State) -> None:
+        """A batch is no more; its claims end, and those of batches that had ended before."""
+        del self.deaths[member]
+        self.claims = {key: of for key, of in self.claims.items() if of != member and of in state.ledger}
 
     def check_swept(self) -> None:
         state = self.look()
@@ -536,7 +853,26 @@ class Machine(RuleBasedStateMachine):
 
     # What RQ and the clock do
 
-    @rule(queue=st.sampled_from(QUEUES), what=st.sampled_from(["first", "queue", "job", "scheduled", "queues"]))
+    @precondition(lambda self: not self.calm)
+    @rule(
+        queue=st.sampled_from(QUEUES),
+        what=st.sampled_from(["first", "queue", "job", "scheduled", "queues", "twice"]),
+        n=st.integers(0, 20),
+        front=st.booleans(),
+    )
+    def rq_errs(self, queue: str, what: str, n: int, front: bool) -> None:
+        if what == "twice":
+            self.pushed_twice(n, front)
+        else:
+            self.rq_loses(queue, what)
+
+    @rule(revives=st.booleans())
+    def the_clock_goes_on(self, revives: bool) -> None:
+        if revives:
+            self.revive()
+        else:
+            self.time_passes()
+
     def rq_loses(self, queue: str, what: str) -> None:
         self.in_order = False
         key = keys.queue_key(queue)
@@ -551,7 +887,6 @@ class Machine(RuleBasedStateMachine):
         else:
             self.redis.delete(*(f"{keys.RQ}:job:{m.split('|')[1]}" for m in self.look().ledger), "-")
 
-    @rule(n=st.integers(0, 20), front=st.booleans())
     def pushed_twice(self, n: int, front: bool) -> None:
         members = list(self.look().ledger)
         if members:
@@ -559,21 +894,34 @@ class Machine(RuleBasedStateMachine):
             self.in_order = False
             (self.redis.lpush if front else self.redis.rpush)(keys.queue_key(queue), batch)
 
-    @rule()
     def time_passes(self) -> None:
-        """Retries are due, and lanes have waited."""
+        """Retries are due, and there are tokens again."""
         for queue in QUEUES:
             for batch in self.redis.zrange(keys.scheduled_key(queue), 0, -1):
                 self.redis.zadd(keys.scheduled_key(queue), {batch: LONG_AGO})
-        for lane in self.redis.hkeys(keys.WAITS):
-            self.redis.hset(keys.WAITS, lane, LONG_AGO)
         for lane in LANES:
             self.redis.hdel(keys.CONTROLS, f"tokens.{lane}", f"at.{lane}")
         self.tokens = dict.fromkeys(LANES, 1)
 
+    def revive(self) -> None:
+        """A handler works again: what was put off is due, and nothing else."""
+        before, now = self.look(), self.redis.time()[0]
+        count = self.revive_script(keys=[keys.RQ_QUEUES], args=[keys.RQ, keys.WA])
+        after = self.look()
+        known = {queue for queue in QUEUES if self.redis.sismember(keys.RQ_QUEUES, keys.queue_key(queue))}
+        due = {(queue, id) for queue in known for id in before.scheduled[queue] if id.startswith("w")}
+        assert count == len(due)
+        for queue in QUEUES:
+            assert before.scheduled[queue].keys() == after.scheduled[queue].keys()
+            for id, at in after.scheduled[queue].items():
+                assert at <= now + 1 if (queue, id) in due else at == before.scheduled[queue][id]
+
     # What an operator says
 
-    @rule(lane=st.sampled_from(LANES), what=st.sampled_from(["pause", "resume", "resume", "limit", "off"]))
+    @rule(
+        lane=st.sampled_from(LANES),
+        what=st.sampled_from(["pause", "resume", "resume", "resume", "limit", "off", "off"]),
+    )
     def steer(self, lane: str, what: str) -> None:
         if what == "pause":
             controls.pause(self.redis, [lane])
@@ -585,36 +933,25 @@ class Machine(RuleBasedStateMachine):
             controls.limit(self.redis, lane, RARELY if what == "limit" else None)
             (self.capped.add if what == "limit" else self.capped.discard)(lane)
 
-    def stop_the_clock(self) -> None:
-        """A lane that waits does so until `time_passes`."""
-        now_ms = time.time() * 1000 - 50
-        for lane, until in self.redis.hgetall(keys.WAITS).items():
-            self.redis.hset(keys.WAITS, lane, NEVER_MS if int(until) > now_ms + 60 else LONG_AGO)
-
-    def forget_claims(self, member: str) -> None:
-        self.claims = {key: token for key, token in self.claims.items() if token != member}
-
     # What must hold after each step
 
     def look(self) -> State:
         with self.redis.pipeline() as pipe:
             pipe.zrange(keys.LEDGER, 0, -1, withscores=True)
-            for key in (keys.TAKEN, keys.LEASES, keys.TAILS):
+            for key in (keys.TAKEN, keys.LEASES, keys.TAILS, keys.WANTED):
                 pipe.hgetall(key)
             pipe.keys(keys.batch_key("*"))
             for queue in QUEUES:
                 pipe.lrange(keys.queue_key(queue), 0, -1)
-                pipe.zrange(keys.scheduled_key(queue), 0, -1)
+                pipe.zrange(keys.scheduled_key(queue), 0, -1, withscores=True)
             ledger, *hashes = pipe.execute()
-        hashes, lists, waiting = hashes[:3], hashes[3], hashes[4:]
-        taken, leases, tails = ({k.decode(): v.decode() for k, v in found.items()} for found in hashes)
-        taken = {member: token.partition("#")[0] for member, token in taken.items()}
+        hashes, lists, waiting = hashes[:4], hashes[4], hashes[5:]
+        taken, leases, tails, wanted = ({k.decode(): v.decode() for k, v in found.items()} for found in hashes)
         members = {member.decode(): score for member, score in ledger}
         with self.redis.pipeline() as pipe:
             for member in members:
                 pipe.lrange(keys.batch_key(member.split("|")[1]), 0, -1)
             records = dict(zip(members, pipe.execute(), strict=True))
-        ids = [[one.decode() for one in found] for found in waiting]
         return State(
             members,
             taken,
@@ -622,8 +959,9 @@ class Machine(RuleBasedStateMachine):
             tails,
             records,
             {key.decode().removeprefix(keys.batch_key("")) for key in lists},
-            dict(zip(QUEUES, ids[::2], strict=True)),
-            dict(zip(QUEUES, ids[1::2], strict=True)),
+            {queue: [id.decode() for id in ids] for queue, ids in zip(QUEUES, waiting[::2], strict=True)},
+            {queue: {id.decode(): at for id, at in ids} for queue, ids in zip(QUEUES, waiting[1::2], strict=True)},
+            wanted,
         )
 
     def everything(self) -> Counter[Owed]:
@@ -634,19 +972,15 @@ class Machine(RuleBasedStateMachine):
         state = self.look()
         ids = [member.split("|")[1] for member in state.ledger]
         assert len(set(ids)) == len(ids), "two batches share their records"
-        assert state.lists <= set(ids), "records that nobody owes"
-        empty = {member for member in state.ledger if not state.records[member]}
-        assert empty <= self.emptied, "owed without records"
+        assert state.lists == set(ids), "records that nobody owes, or owed without records"
         assert state.taken == self.holders
         assert state.taken.keys() <= state.ledger.keys(), "given out, but not owed"
-        held = [member.split("|") for member in state.taken]
-        partitions = [one for one in held if one[0].startswith("messages.")]
-        assert sorted(state.leases.items()) == sorted(map(tuple, partitions)), "the leases are not what is in work"
+        self.check_leases(state)
         there = Counter(owed(m.split("|")[0], r) for m, of_batch in state.records.items() for r in of_batch)
         assert there == +self.owed, (there - self.owed, self.owed - there)
         present = {name for record in there for name in record.names}
         assert self.committed <= self.finished | present, "lost"
-        assert all(times == 1 for times in self.succeeded.values()), "done twice"
+        assert all(times <= 1 for times in self.succeeded.values()), "done twice"
         for member, of_batch in state.records.items():
             if member.split("|")[1].startswith("n"):
                 assert len(of_batch) <= MAX_COUNT
@@ -660,6 +994,21 @@ class Machine(RuleBasedStateMachine):
         counts = {name.decode(): int(count) for name, count in self.redis.hgetall(keys.COUNTS).items()}
         assert counts == +self.counts
         assert self.redis.hlen(keys.CLAIMS) == len(self.claims) + self.claimed_ever
+
+    def check_leases(self, state: State) -> None:
+        """A partition is leased while something of it is in work: to one worker, for so many batches."""
+        held: dict[str, Counter[str]] = {}
+        by_worker: dict[str, set[str]] = {}
+        for member, token in state.taken.items():
+            queue, worker = member.split("|")[0], token.split("#")[0]
+            by_worker.setdefault(worker, set()).add(member)
+            if queue in PARTITIONED:
+                held.setdefault(queue, Counter())[worker] += 1
+        assert all(len(workers) == 1 for workers in held.values()), "a partition with two workers"
+        leases = {queue: f"{worker}|{count}" for queue, workers in held.items() for worker, count in workers.items()}
+        assert state.leases == leases, "the leases are not what is in work"
+        for members in by_worker.values():
+            assert len(members) == 1 or not members & self.deaths.keys(), "beside what may kill its worker"
 
     # The end
 
@@ -688,7 +1037,7 @@ class Machine(RuleBasedStateMachine):
         self.holds()
         assert self.committed == self.finished
         found = {key.decode() for key in self.redis.keys("*")}
-        names = (keys.LEDGER, keys.TAKEN, keys.LEASES, keys.DEATHS)
+        names = (keys.LEDGER, keys.TAKEN, keys.LEASES, keys.DEATHS, keys.WANTED)
         assert found.isdisjoint(names)
         assert not [k for k in found if ":batch:" in k or ":job:" in k or ":queue:" in k or ":scheduled:" in k]
         assert self.claims == {}, "claims that nobody will ever settle"
@@ -696,70 +1045,7 @@ class Machine(RuleBasedStateMachine):
         for lane in LANES:
             for _, letter in self.redis.xrange(keys.dead_key(lane)):
                 letters[lane, letter[b"reason"].decode()] += 1
-        assert letters == self.letters
-
-    @rule(n=st.integers(0, 2))
-    def settle_again(self, n: int) -> None:
-        """The last settle is sent once more, at once or late: its connection broke before the answer came."""
-        worker = self.workers[n]
-        if worker.last_settle is not None and self.late is None:
-            before = self.look(), self.redis.hgetall(keys.COUNTS)
-            worker.runner._script(**worker.last_settle)
-            assert (self.look(), self.redis.hgetall(keys.COUNTS)) == before, "settled twice"
-
-    @precondition(lambda self: "late_settle" not in self.without)
-    @rule(n=st.integers(0, 2), finish=st.booleans(), ahead=st.booleans())
-    def settle_is_held_up(self, n: int, finish: bool, ahead: bool = False) -> None:
-        """A settle is on its way: it has not arrived, and may yet.
-
-        Its connection broke; or it is the end of a batch, and the worker takes the next one ahead of the answer.
-        """
-        worker = self.workers[n]
-        if worker.opened is None or self.holders.get(worker.member) != worker.name:
-            return
-        how = "more" if not finish else "back" if any(worker.left) else "end"
-        worker.cut = True
-        with pytest.raises(ConnectionError):
-            worker.runner._settle(worker.opened, how)
-        worker.cut = False
-        self.late = (worker, how, copy(worker))
-        self.ahead = ahead and how == "end"
-        worker.lay_down()
-
-    @precondition(lambda self: self.late)
-    @rule()
-    def settle_arrives(self) -> None:
-        """Then it counts as long as its worker has not begun the batch again."""
-        worker, how, then = self.late
-        self.late, self.ahead = None, False
-        before = self.look(), self.redis.hgetall(keys.COUNTS)
-        worker.runner._script(**then.last_settle)
-        self.stop_the_clock()
-        if (self.look(), self.redis.hgetall(keys.COUNTS)) == before:
-            return
-        assert worker.member != then.member, "the batch was begun again, and now it is settled twice"
-        queue = then.member.split("|")[0]
-        self.account(then, queue)
-        if how == "more":
-            if not self.redis.exists(keys.batch_key(then.member.split("|")[1])):
-                self.emptied.add(then.member)
-            return
-        self.tokens[lane_of(queue)] = min(1, self.tokens[lane_of(queue)] + (then.opened.allowance or 0))
-        del self.holders[then.member]
-        if then.member not in self.look().ledger:
-            del self.deaths[then.member]
-
-    def finish(self, worker: Worker) -> None:
-        """Bring to its end what a worker has; it may find that it lost it."""
-        if worker.member is None:
-            return
-        if worker.opened is None:
-            self.open(worker)
-        if worker.opened is None:
-            return
-        while worker.todo and not worker.halted and worker.opened.allowance != 0:
-            self.do(worker, "handled")
-        self.settle_as(worker, "back" if any(worker.left) else "end")
+        assert letters == +self.letters
 
 
 def machine(redis: Redis, without: frozenset[str] = frozenset()) -> type[Machine]:
@@ -796,17 +1082,62 @@ def test_a_flush_sent_twice(redis: Redis) -> None:
     made.holds()
 
 
-def test_a_settle_that_comes_late(redis: Redis) -> None:
-    """A settle that arrives after its worker has begun the batch again takes no record away that is not done."""
+def test_a_batch_that_went_back_is_divided(redis: Redis) -> None:
+    """What a batch had claimed before it went back and was divided is no copy of anything."""
     made = machine(redis)()
-    made.commit([("s0",), ("s1",), ("s2",)])
-    made.work(0, ["handled"], "handle")
-    made.settle_is_held_up(0, finish=False)
+    made.commit([("c0",), ("c1",)])
     made.take(0)
-    made.claim(0)
-    worker, _, then = made.late
-    worker.runner._script(**then.last_settle)
-    made.handle(0, ["handled"])
-    made.settle(0, finish=False)
-    present = {name for record in made.everything() for name in record.names}
-    assert present >= {"s1", "s2"}
+    made.give_back(0, 0)
+    made.take(1, room=1)
+    made.finish(made.workers[1])
+    made.teardown()
+    assert made.succeeded == {"c0": 1, "c1": 1}
+
+
+def test_order_of_what_was_divided(redis: Redis) -> None:
+    """The parts of a batch go back in their order, before a batch that arrived in the same millisecond."""
+    made = machine(redis)()
+    made.commit([("m0",), ("m4",)])
+    made.take(0)
+    made.give_back(0, 0)
+    made.commit([("m8",)])
+    for _ in range(3):
+        made.take(0, room=1)
+    assert len(made.workers[0].all()) == 3
+    made.die(0, reaped=True)
+    made.teardown()
+    assert made.succeeded == {"m0": 1, "m4": 1, "m8": 1}
+
+
+def test_two_batches_with_a_status_of_one_message_die(redis: Redis) -> None:
+    """A batch that is taken alone does not wait for one that waits, too."""
+    made = machine(redis)()
+    made.commit([("s0",)])
+    made.take(0)
+    made.commit([("s2",)])
+    made.take(0)
+    older, younger = made.workers[0].all()
+    made.open(made.workers[0], younger)
+    made.open(made.workers[0], older)
+    assert older.busy
+    made.die(0, reaped=True)
+    made.take(1)
+    made.finish(made.workers[1])
+    assert made.succeeded == {"s0": 1}
+    made.teardown()
+
+
+def test_a_settle_that_comes_too_late(redis: Redis) -> None:
+    """What a worker sent before it counted as dead has no effect once its batches went back."""
+    made = machine(redis)()
+    made.commit([("s0",), ("c0",)])
+    made.take(0)
+    made.open_all(made.workers[0])
+    made.handle(made.workers[0], ["handled", "handled"])
+    made.late = made.build(made.workers[0], made.ready_parts(made.workers[0], more=False))
+    made.fall_silent(0, reaped=True, settles=False)
+    made.take(1, lanes=["statuses"])
+    made.settle_arrives()
+    made.holds()
+    made.teardown()
+    assert made.succeeded == {"s0": 1, "c0": 1}
