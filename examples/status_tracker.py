@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from functools import cache
+import threading
 from pathlib import Path
 
 import click
@@ -52,9 +52,18 @@ ON CONFLICT DO UPDATE SET state = max(state, excluded.state),
 """  # noqa: S608 - our own words
 
 
-@cache
+_mine = threading.local()
+
+
 def database() -> sqlite3.Connection:
-    """One connection for the process. Every statement is a transaction of its own."""
+    """One connection for each thread. Every statement is a transaction of its own."""
+    if not hasattr(_mine, "database"):
+        _mine.database = _opened()
+    found: sqlite3.Connection = _mine.database
+    return found
+
+
+def _opened() -> sqlite3.Connection:
     made = sqlite3.connect(path(), isolation_level=None, timeout=10.0)  # another worker may be writing
     try:
         made.execute("PRAGMA journal_mode = WAL")

@@ -91,16 +91,24 @@ class PipelinedConnection:
 
     def has_answered(self, call: Call) -> bool:
         """True when the answer to a command is there; reads what has come, without waiting. May raise as `answer`."""
-        while not call.is_answered and self._connection is not None and self._connection.can_read(0):
-            self._read_one()
+        try:
+            while not call.is_answered and self._connection is not None and self._connection.can_read(0):
+                self._read_one()
+        except BaseException:
+            self.hang_up()  # `can_read` has found that Redis closed the connection
+            raise
         return call.is_answered
 
     def await_answer(self) -> int:
         """Send what is left. Returns a descriptor that can be read when Redis has answered. May raise as `answer`."""
         self._send_all()
-        if self._connection is None:
-            self._open()
-        number: int = self._connection._sock.fileno()  # redis-py has no public name for it
+        try:
+            if self._connection is None:
+                self._open()
+            number: int = self._connection._sock.fileno()  # redis-py has no public name for it
+        except BaseException:
+            self.hang_up()
+            raise
         return number
 
     def flush(self) -> bool:

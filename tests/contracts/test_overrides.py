@@ -39,9 +39,8 @@ OVERRIDES: list[tuple[type, type, str]] = [
     (
         worker.BatchWorker,
         rq.SimpleWorker,
-        "death_penalty_class queue_class job_class log_result_lifespan max_connection_wait_time bootstrap execute_job "
-        "heartbeat check_for_suspension set_state prepare_execution prepare_job_execution handle_execution_ended "
-        "handle_job_success request_stop get_heartbeat_ttl teardown",
+        "death_penalty_class queue_class job_class log_result_lifespan should_run_maintenance_tasks bootstrap "
+        "execute_job heartbeat check_for_suspension set_state request_stop request_force_stop teardown",
     ),
     (queue.BatchQueue, rq.Queue, "job_class dequeue_any"),
     (queue.BatchJob, rq.job.Job, "restore"),

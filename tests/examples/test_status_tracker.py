@@ -34,7 +34,7 @@ def _body(state: str, id: str = "s", at: int | None = None, **more: Any) -> byte
 def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Track bodies, in this process, in a database of the test's own."""
     monkeypatch.setenv("TRACKER_DB", str(tmp_path / "statuses.db"))
-    status_tracker.database.cache_clear()
+    status_tracker._mine.__dict__.clear()
 
     def run(*bodies: bytes) -> None:
         for body in bodies:
@@ -43,7 +43,7 @@ def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
     yield run
     status_tracker.database().close()
-    status_tracker.database.cache_clear()
+    status_tracker._mine.__dict__.clear()
 
 
 def _rows(path: Path | None = None) -> list[tuple[Any, ...]]:
@@ -106,7 +106,7 @@ def test_several_workers(redis: Any, commit: Any, tmp_path: Path, redis_url: str
     shown = CliRunner().invoke(status_tracker.main, ["--json"], env=env)
     assert json.loads(shown.output)["read"] == 300
     status_tracker.database().close()
-    status_tracker.database.cache_clear()
+    status_tracker._mine.__dict__.clear()
 
 
 def _times(*states: str) -> list[int | None]:
@@ -127,7 +127,7 @@ def test_no_database(tmp_path: Path) -> None:
     rubbish = tmp_path / "rubbish.db"
     rubbish.write_text("no database" * 100)
     for path, says in ((missing, "TRACKER_DB"), (rubbish, "cannot be read")):
-        status_tracker.database.cache_clear()
+        status_tracker._mine.__dict__.clear()
         shown = CliRunner().invoke(status_tracker.main, env={"TRACKER_DB": str(path)})
         assert shown.exit_code == 1
         assert says in shown.stderr

@@ -26,13 +26,13 @@ def test_each_kind_of_event_is_a_line(capsys: pytest.CaptureFixture[str]) -> Non
     """Messages, statuses, errors, news of contacts and changes are printed, each as one line."""
     outcomes = [called.outcome for body in (ONPREM, CLOUD) for called in call(handlers, body)]
     assert outcomes == ["handled"] * 5
-    assert capsys.readouterr().out.splitlines() == [
-        "message  text from 15550001: Hello",
+    assert sorted(capsys.readouterr().out.splitlines()) == [
+        "change   account_update of account 1",
+        "error    1000 Generic error",
         "message  system from 15550001: ",
+        "message  text from 15550001: Hello",
         "profile  15550001: number changed",
         "status   read of s1",
-        "error    1000 Generic error",
-        "change   account_update of account 1",
     ]
 
 

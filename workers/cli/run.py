@@ -108,9 +108,10 @@ def serve(count: int | None) -> None:
 def work(lanes: str | None, count: int | None, burst: bool) -> None:
     """Run workers, until SIGTERM or Ctrl-C.
 
-    Each process takes batches, parses them and calls the handlers that WA_HANDLERS names: WA_CONCURRENCY async ones at a
-    time, plain ones in WA_THREADS threads. A process that dies is started again; its work goes back at once. When the workers stop, running handlers get 6 seconds to finish,
-    then they are interrupted. Events that did not finish go back to the front of their queue.
+    Each process takes batches, parses them and calls the handlers that WA_HANDLERS names: WA_CONCURRENCY async ones
+    at a time, plain ones in WA_THREADS threads. A process that dies is started again; its work goes back at once. When
+    the workers stop, running handlers get 6 seconds to finish, then they are interrupted. Events that did not finish
+    go back to the front of their queue.
     """
     with cli_errors():
         settings = current_settings(lanes=lanes, processes=count)

@@ -31,15 +31,24 @@ class Doorbell:
         if self._descriptor is not None:
             return
         try:
-            if self._connection is None:
-                self._connection = self._pool.get_connection()
+            descriptor = self._send()
+        except (RedisError, OSError):  # the connection may have ended while it was idle
+            self.close()
+            descriptor = self._send()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(descriptor, self._read)
+        self._descriptor = descriptor
+
+    def _send(self) -> int:
+        if self._connection is None:
+            self._connection = self._pool.get_connection()
+        try:
             self._connection.send_command(*self._command, check_health=False)
-            self._descriptor = self._connection._sock.fileno()  # redis-py has no public name for it
+            descriptor: int = self._connection._sock.fileno()  # redis-py has no public name for it
         except (RedisError, OSError):
             self.close()
             raise
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._descriptor, self._read)
+        return descriptor
 
     def _read(self) -> None:
         self._stop()

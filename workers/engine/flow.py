@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError
 
 from ingest.settings import Settings
 from ingest.store import connection as connections
@@ -334,6 +334,7 @@ class Flow:
 
     async def _answer(self, call: Call) -> Any:
         """The answer to a command. While Redis is away, handlers go on, and the command is sent again."""
+        broke = False
         while True:
             try:
                 if self._connection.has_answered(call):
@@ -344,7 +345,9 @@ class Flow:
             except (RedisError, OSError) as error:
                 if call.is_answered and not connections.refuses(error):
                     raise
-                await self._until_back(error)
+                if broke or call.is_answered or not isinstance(error, ConnectionError):
+                    await self._until_back(error)
+                broke = True  # a connection may end at any time: that alone is no outage
                 if call.is_answered:
                     call = self._connection.send(*call.command)
 
@@ -361,10 +364,8 @@ class Flow:
 
     async def _until_back(self, error: Exception) -> None:
         """Wait until Redis answers again, or some time has passed; raises at a stop."""
-        if diagnosis := connections.config_error(error):
-            log.error(str(diagnosis))
-        else:
-            outage.down(connections.reason(error))
+        diagnosed = connections.config_error(error) or connections.refuses(error)
+        outage.down(str(connections.diagnose(error)) if diagnosed else connections.reason(error))
         while True:
             if self._stopping():
                 raise error

@@ -29,7 +29,7 @@ DEFAULTS = {
     "dedup_window": 25 * 3600,
     "max_attempts": 8,
     "handler_timeout": 30.0,
-    "concurrency": 50,
+    "concurrency": 100,
 }
 
 

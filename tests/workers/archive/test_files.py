@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import os
@@ -72,7 +73,6 @@ def handle(runner: Runner, take: Callable[..., Any], redis: Redis, registry: Han
     running = runner(registry, **settings)
     while isinstance(taken := take(), tuple):
         running.run(*taken)
-    running._consumer.connection.flush()
 
 
 @pytest.fixture
@@ -245,7 +245,6 @@ def test_retries_are_not_kept_again(
     while redis.exists(keys.LEDGER) and time.monotonic() < deadline:
         if isinstance(taken := take(), tuple):
             running.run(*taken)
-            running._consumer.connection.flush()
     assert not redis.exists(keys.LEDGER)
     assert bodies(tmp_path) == [status("1")]
 
@@ -263,22 +262,26 @@ def test_disk_that_fails(
     is_async: bool,
 ) -> None:
     """While the archive cannot be written no event begins and nothing is settled; then it goes on, nothing twice."""
-    monkeypatch.setattr("workers.engine.hooks.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.engine.flow.SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(files, "WAIT_SECONDS", 0.01)
     seen: list[str] = []
     owed: list[int] = []
+    begun: list[int] = []
     handlers = Handlers()
 
     def sync_handler(event: Any) -> None:
         seen.append(event.id)
+        time.sleep(0.02)
 
     async def async_handler(event: Any) -> None:
         seen.append(event.id)
+        await asyncio.sleep(0.02)
 
     handlers.status()(async_handler if is_async else sync_handler)
 
     def broken(fd: int) -> None:
         owed.append(redis.llen(keys.batch_key(taken[1])))
+        begun.append(len(seen))
         if len(owed) < 5:
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -287,9 +290,8 @@ def test_disk_that_fails(
     taken = take()
     running = runner(handlers, archive_dir=tmp_path, concurrency=1)
     running.run(*taken)
-    assert owed == [10] * 5
-    assert len(seen) == 1
-    handle(runner, take, redis, handlers, archive_dir=tmp_path)
+    assert owed[:5] == [10] * 5
+    assert begun[4] == begun[1] <= 3  # what was in flight may end
     assert sorted(seen) == [str(n) for n in range(10)]
     assert bodies(tmp_path) == [status(str(n)) for n in range(10)]
     logged = capsys.readouterr().out
@@ -471,7 +473,7 @@ def test_largest_file(worker: Callable[..., Any], commit: Commit, redis: Redis, 
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     assert bodies(tmp_path / "archive") == sorted(sent)
-    assert (tmp_path / "seen").read_text().split() == [str(n) for n in range(100)]
+    assert sorted((tmp_path / "seen").read_text().split(), key=int) == [str(n) for n in range(100)]
 
 
 def test_pruned_by_workers(worker: Callable[..., Any], redis: Redis, wait_for: Any, tmp_path: Path) -> None:

@@ -135,7 +135,6 @@ def test_there_and_back(
         running = runner(handlers, archive_dir=folder)
         while isinstance(taken := take(), tuple):
             running.run(*taken)
-        running._consumer.connection.flush()
         assert not redis.exists(keys.LEDGER)
         return list(seen)
 

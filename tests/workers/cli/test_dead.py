@@ -783,7 +783,6 @@ def work(take: Callable[..., Any], runner: Callable[..., Any]) -> Callable[..., 
         while (taken := take("w1")) != -1:  # a number: the milliseconds until a retry is due
             if isinstance(taken, tuple):
                 made.run(*taken)
-        made.dispatcher.close()
 
     return run
 
