@@ -552,33 +552,45 @@ class Flow:
 
     def _due(self) -> list[_Part]:
         """What is to be settled now. Batches that end leave the hand with that."""
-        if not self._can_archive():
-            return []
-        now = time.monotonic()
-        parts: list[_Part] = []
+        due: list[tuple[_Open, str]] = []
         told: set[str] = set()  # lanes that settle.lua is asked about
-        for hand in list(self._hands.values()):
+        now = time.monotonic()
+        for hand in self._hands.values():
             if hand.release_at is not None and not hand.source.in_flight:
-                parts += self._release(hand, now)
+                due += _going_back(hand)
                 continue
-            for one in list(hand.batches):
+            for one in hand.batches:
                 if one.state.all_done:
-                    parts.append(self._part(one, "end"))
+                    due.append((one, "end"))
                 elif now - one.settled_at >= SETTLE_SECONDS and (one.state.has_news or hand.lane not in told):
-                    parts.append(self._part(one, "more"))
+                    due.append((one, "more"))
                     told.add(hand.lane)
-                    one.settled_at = now
-        return parts
+        return self._parts(due)
 
-    def _release(self, hand: _Hand, now: float) -> list[_Part]:
-        """All batches of a queue go back. The youngest first: each goes to the front."""
-        hand.source.gone = True
-        self.dispatcher.reopen(hand.source)  # what it held is in the way of what comes of these contacts later
-        if not hand.paused:  # others want it
-            self._not_before[hand.queue] = now + SOON_SECONDS
-        return [self._part(one, "end" if one.state.all_done else "back") for one in reversed(hand.batches)]
+    def _parts(self, due: list[tuple[_Open, str]]) -> list[_Part]:
+        """Collect what is due. First, what leaves its batch is archived: while that fails, nothing is settled and
+        nothing begins.
+        """
+        # If the disk does not take all, it may take a part.
+        if due and not self._archived(due) and not self._archived(due := due[:1]):
+            self.dispatcher.held = True
+            return []
+        self.dispatcher.held = False
+        return [self._part(one, how) for one, how in due]
+
+    def _archived(self, due: list[tuple[_Open, str]]) -> bool:
+        if not self._archive:
+            return True
+        leaving = [record for one, _ in due for record in one.state.leaving()]
+        return not leaving or self._archive.keep(leaving, lambda: False)
 
     def _part(self, one: _Open, how: str) -> _Part:
+        one.settled_at = time.monotonic()
+        if how == "back" and not one.hand.source.gone:
+            one.hand.source.gone = True
+            self.dispatcher.reopen(one.hand.source)  # what it held is in the way of what comes of these contacts later
+            if not one.hand.paused:  # others want it
+                self._not_before[one.hand.queue] = one.settled_at + SOON_SECONDS
         if how != "more":
             one.hand.batches = [other for other in one.hand.batches if other is not one]
             if not one.hand.batches:
@@ -586,13 +598,6 @@ class Flow:
             if self._profiles and one.asked:
                 self._profiles.forget(one.asked)
         return _Part(one, settle.Part(one.state, one.state.collect(), how))
-
-    def _can_archive(self) -> bool:
-        """Archive what leaves its batch next. While that fails, nothing is settled and nothing begins."""
-        if self._archive:
-            leaving = [kept for one in self._all() for kept in one.state.leaving()]
-            self.dispatcher.held = bool(leaving) and not self._archive.keep(leaving, lambda: False)
-        return not self.dispatcher.held
 
     def _send_settle(self, parts: list[_Part]) -> Call:
         if self._profiles:
@@ -667,10 +672,7 @@ class Flow:
                 await self._turn(takes=False)
                 await self._wait(min(deadline, time.monotonic() + _WATCH_SECONDS))
             await self.dispatcher.interrupt()
-            now, parts = time.monotonic(), []
-            if self._can_archive():
-                for hand in list(self._hands.values()):
-                    parts += self._release(hand, now)
+            parts = self._parts([one for hand in self._hands.values() for one in _going_back(hand)])
             if parts:
                 self._settled(parts, await self._answer(self._send_settle(parts)))
         except (RedisError, OSError) as error:
@@ -689,6 +691,11 @@ class Flow:
             self._connection.later("HDEL", keys.BREAKDOWNS, news)
             self._revives = True
         self._wake.set()
+
+
+def _going_back(hand: _Hand) -> list[tuple[_Open, str]]:
+    """All batches of a queue go back. The youngest first: each goes to the front."""
+    return [(one, "end" if one.state.all_done else "back") for one in reversed(hand.batches)]
 
 
 def _resolve(ready: asyncio.Future[None]) -> None:
