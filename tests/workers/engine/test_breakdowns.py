@@ -1,0 +1,153 @@
+"""Handlers that always fail, in a flow on a real Valkey: their events wait, all others go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+from redis import Redis
+
+from ingest.state import backlog, breakdowns
+from ingest.store import keys
+from ingest.store.records import unpack
+from workers import Discard, Handlers, RetryIn
+from workers.dispatch.breakdowns import FAILURES
+
+
+def _images(message: Callable[..., bytes], count: int) -> list[bytes]:
+    return [message(f"i{n}", sender=f"i{n}", type="image") for n in range(count)]
+
+
+def _scheduled(redis: Redis) -> list[Any]:
+    found = []
+    for key in redis.scan_iter(f"{keys.RQ}:scheduled:*"):
+        for id in redis.zrange(key, 0, -1):  # type: ignore[union-attr]
+            found += [unpack(record) for record in redis.lrange(keys.batch_key(id.decode()), 0, -1)]  # type: ignore[union-attr]
+    return found
+
+
+@pytest.fixture
+def failing() -> tuple[Handlers, list[str], list[bool]]:
+    """Handlers of images, which fail while the list says so, and of texts; what they were called with."""
+    handlers, seen, fails = Handlers(), [], [True]
+
+    @handlers.message("image")
+    def image(event: Any) -> None:
+        seen.append(event.id)
+        time.sleep(0.01)  # quick calls are given to the threads many at a time
+        if fails[0]:
+            raise ConnectionError("4915550001")
+
+    @handlers.message("text")
+    def text(event: Any) -> None:
+        seen.append(event.id)
+
+    return handlers, seen, fails
+
+
+def test_what_a_broken_handler_gets_waits(
+    failing: Any, commit: Any, take: Any, runner: Any, message: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After some first tries in a row have failed, the other events wait with the attempt they had; texts go on."""
+    handlers, seen, fails = failing
+    commit(*_images(message, 40), *[message(f"t{n}", sender=f"t{n}") for n in range(20)], partitions=1)
+    made = runner(handlers, partitions=1)
+    made.run(*take.many("w1", "messages"))
+    assert sorted(id for id in seen if id[0] == "t") == sorted(f"t{n}" for n in range(20))
+    tried = [id for id in seen if id[0] == "i"]
+    assert len(tried) == FAILURES
+    attempts = sorted(record.attempt for record in _scheduled(redis))
+    assert attempts == [1] * (40 - FAILURES + 1) + [2] * (FAILURES - 1)
+    (broken,) = breakdowns.parse(redis.hgetall(keys.BREAKDOWNS))  # type: ignore[arg-type]
+    assert broken.handler.endswith("image")
+    assert "ConnectionError at" in broken.error
+    assert "4915550001" not in broken.error
+    assert 0 < broken.next_seconds <= 1.0
+    assert str(broken) in str(backlog.read(redis).broken[0])
+
+    fails[0] = False
+    seen.clear()
+    monkeypatch.setattr("workers.engine.flow.SETTLE_SECONDS", 0.0)
+    for state in made.flow.dispatcher.breakdowns._failing.values():
+        state.until = 1e-9
+    for key in redis.scan_iter(f"{keys.RQ}:scheduled:*"):
+        redis.zadd(key, {id: 1 for id in redis.zrange(key, 0, -1) if id[:1] == b"w"})  # type: ignore[union-attr]
+    while given := take.many("w1", "messages"):
+        made.run(*given)
+    assert len(seen) == 40 - FAILURES + 1
+    made.flow._connection.flush()
+    assert not redis.exists(keys.BREAKDOWNS)
+
+
+def test_a_new_worker_tries_at_once(
+    failing: Any, commit: Any, take: Any, runner: Any, message: Any, redis: Redis
+) -> None:
+    """A worker that starts makes all that was put off due: it may have a better version of the handler."""
+    handlers, seen, fails = failing
+    commit(*_images(message, 20), partitions=1)
+    runner(handlers, partitions=1).run(*take.many("w1", "messages"))
+    seen.clear()
+    fails[0] = False
+    new = runner(handlers, worker="w2", partitions=1)
+    assert take.many("w2", "messages") == []
+    new.flow.revive()
+    new.flow._loop.run_until_complete(new.flow._turn(takes=False))
+    while given := take.many("w2", "messages"):
+        new.run(*given)
+    assert len(seen) == 20 - FAILURES + 1
+    assert {record.attempt for record in _scheduled(redis)} == {2}
+
+
+def test_a_retry_calls_only_what_failed(commit: Any, take: Any, runner: Any, message: Any, redis: Redis) -> None:
+    """The record of a retry says which handlers are done."""
+    handlers, called = Handlers(), []
+    handlers.message()(lambda event: called.append(("first", event.attempt)))
+
+    @handlers.message()
+    def second(event: Any) -> None:
+        called.append(("second", event.attempt))
+        if event.attempt == 1:
+            raise RetryIn(0)
+
+    @handlers.message()
+    def third(event: Any) -> None:
+        called.append(("third", event.attempt))
+        raise Discard("why")
+
+    commit(message())
+    made = runner(handlers)
+    while given := take.many("w1", "messages"):
+        made.run(*given)
+    assert called == [("first", 1), ("second", 1), ("third", 1), ("second", 2)]
+    assert redis.zcard(keys.LEDGER) == 0
+
+
+@pytest.mark.parametrize("kind", ["asked", "retried", "one success"])
+def test_what_is_no_breakdown(kind: str, commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:
+    """RetryIn, events that failed before, and failures among successes do not break a handler."""
+    handlers = Handlers()
+
+    @handlers.status()
+    def handle(event: Any) -> None:
+        if kind == "asked":
+            raise RetryIn(100)
+        if kind == "retried" or int(event.id) % 5:
+            raise ConnectionError
+
+    commit(*[status(str(n)) for n in range(30)])
+    if kind == "retried":
+        from ingest.store.records import pack
+
+        queue, batch = take()
+        redis.delete(keys.batch_key(batch))
+        redis.rpush(keys.batch_key(batch), *[pack(status(str(n)), 1, attempt=2) for n in range(30)])
+        runner(handlers).run(queue, batch)
+    else:
+        runner(handlers).run(*take())
+    assert not redis.exists(keys.BREAKDOWNS)
+    assert {orjson.loads(record.body)["statuses"][0]["id"] for record in _scheduled(redis)} == {
+        str(n) for n in range(30) if kind != "one success" or n % 5
+    }
