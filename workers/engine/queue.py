@@ -22,7 +22,8 @@ from ingest.settings import Settings
 from ingest.store import keys
 from ingest.store.jobs import job_template, rq_now
 from ingest.store.queues import LANES, MESSAGES, lane_of, queue_names
-from workers.engine.flow import Flow, Stopped, Taken
+from workers.engine.flow import Flow, Stopped
+from workers.engine.hand import Taken
 
 _PARTS: list[str] = orjson.loads(job_template())
 _FIELDS = dict(zip(_PARTS[::2], _PARTS[1::2], strict=True))

@@ -33,7 +33,8 @@ from workers import loading
 from workers.archive import files
 from workers.dispatch import outcomes
 from workers.engine import claims, reaper
-from workers.engine.flow import Flow, outage
+from workers.engine.answers import outage
+from workers.engine.flow import Flow
 from workers.engine.queue import BatchJob, BatchQueue, NoDeathPenalty, names_of, open_queues
 from workers.handlers import Handlers
 

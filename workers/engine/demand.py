@@ -1,0 +1,82 @@
+"""How much a worker takes: what it can begin soon, by its free slots and its rate lately; never a backlog."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+from ingest.store.queues import MESSAGES
+from workers.dispatch.dispatcher import Dispatcher
+from workers.engine.hand import Hand, batches
+
+SOON_SECONDS = 1.0
+"""A worker takes what it can begin within this time, by its rate lately."""
+
+MOST_READY = 2000
+"""Events of a lane, at most, that are taken because they can begin soon."""
+
+LEAST_MESSAGES = 500
+"""Messages that are taken even if they cannot begin soon: so that businesses have their turn, whoever posts a flood."""
+
+MOST_IN_HAND = 5000
+"""Events of a lane in hand at most, with those that wait for an earlier one of their contact."""
+
+MOST_BYTES = 16 * 1024 * 1024
+"""Bytes of records in hand at most."""
+
+_MEASURE_SECONDS = 0.25
+_KINDS = {MESSAGES: ("message", "profile"), "statuses": ("status",), "other": ("error", "change")}
+
+
+class Demand:
+    """Of one worker, for these lanes."""
+
+    def __init__(self, dispatcher: Dispatcher, hands: dict[str, Hand], lanes: Iterable[str]) -> None:
+        self._dispatcher = dispatcher
+        self._hands = hands
+        self._lanes = list(lanes)
+        self._ended: Counter[str] = Counter()
+        self._rates: Counter[str] = Counter()  # events a second lately, by lane
+        self._measured_at = time.monotonic()
+
+    def tries(self) -> list[float]:
+        """Of each lane whose handlers all fail, the seconds until one of them is tried again."""
+        waits = (self._dispatcher.all_down(*_KINDS[lane]) for lane in self._lanes)
+        return [wait for wait in waits if wait is not None]
+
+    def rooms(self) -> dict[str, int]:
+        """How many records of each lane to take: what can begin soon, within what may be in hand."""
+        self._measure()
+        size = sum(one.state.size for one in batches(self._hands))
+        return {lane: self._room(lane) if size < MOST_BYTES else 0 for lane in self._lanes}
+
+    def is_more_than_soon(self, lane: str) -> bool:
+        """True when events of a lane wait here for longer than a second."""
+        return self._dispatcher.is_full and self._dispatcher.ready(lane) > self._rates[lane] * SOON_SECONDS
+
+    def _room(self, lane: str) -> int:
+        if (wait := self._dispatcher.all_down(*_KINDS[lane])) is not None:
+            return 0 if wait else 1
+        ahead = self._ahead(lane)
+        ready = self._dispatcher.ready(lane)
+        if ready > ahead // 2:
+            return 0
+        in_hand = sum(hand.source.waiting for hand in self._hands.values() if hand.lane == lane)
+        room = min(MOST_READY, self._dispatcher.free(*_KINDS[lane]) + ahead) - ready
+        return max(0, min(room, MOST_IN_HAND - in_hand))
+
+    def _ahead(self, lane: str) -> int:
+        """How many events of a lane may wait for a slot here."""
+        return max(round(self._rates[lane] * SOON_SECONDS), LEAST_MESSAGES if lane == MESSAGES else 0)
+
+    def _measure(self) -> None:
+        now = time.monotonic()
+        seconds = now - self._measured_at
+        if seconds < _MEASURE_SECONDS:
+            return
+        for lane in self._lanes:
+            rate = (self._dispatcher.ended[lane] - self._ended[lane]) / seconds
+            self._rates[lane] = round(rate if rate > self._rates[lane] else (self._rates[lane] + rate) / 2)
+        self._ended = self._dispatcher.ended.copy()
+        self._measured_at = now

@@ -1,0 +1,148 @@
+"""A batch that was taken, up to the moment when its events may begin: parsed, and claimed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ingest.settings import Settings
+from ingest.store.pipelined import Call, PipelinedConnection
+from ingest.store.queues import Member, lane_of
+from ingest.store.records import unpack
+from workers.archive.files import Archive
+from workers.dispatch.dispatcher import Dispatcher
+from workers.dispatch.event_context import EventContext
+from workers.dispatch.outcomes import Outcome
+from workers.dispatch.ready import Account
+from workers.engine import claims, hooks, reaper
+from workers.engine.answers import Answers
+from workers.engine.batch_state import BatchState, kept
+from workers.engine.caps import Caps
+from workers.engine.hand import Hand, Open, Taken, Todo, batches
+from workers.engine.profiles import Profiles
+from workers.events import Event, Status
+
+if TYPE_CHECKING:
+    from ingest.telemetry.spans import Spans
+
+BUSY_SECONDS = 0.05
+"""Until a status asks again whose message another worker has in work."""
+
+DUPLICATE = Outcome("duplicate")
+
+
+class Opening:
+    """Opens batches into the `hands`, by queue."""
+
+    def __init__(
+        self,
+        connection: PipelinedConnection,
+        answers: Answers,
+        dispatcher: Dispatcher,
+        hands: dict[str, Hand],
+        caps: Caps,
+        settings: Settings,
+        profiles: Profiles | None,
+        archive: Archive | None,
+        spans: Spans | None,
+    ) -> None:
+        self._claims = claims.Claims(connection)
+        self._answers = answers
+        self._dispatcher = dispatcher
+        self._hands = hands
+        self._caps = caps
+        self._settings = settings
+        self._profiles = profiles
+        self._archive = archive
+        self._spans = spans
+        self.again_at = 0.0
+        """When `ask_again` is to be called, if a batch has something `busy`."""
+
+    async def open(self, admitted: list[Taken]) -> None:
+        """Parse and claim these batches, and have their events handled."""
+        asked = [self._parsed(taken) for taken in admitted]
+        for one, todo, calls in asked:
+            await self._claimed(one, todo, calls)
+        self._dispatcher.begin()
+
+    def _parsed(self, taken: Taken) -> tuple[Open, list[Todo], list[Call]]:
+        if self._archive and reaper.suspect(taken.batch):  # if it kills this worker too, no settle will archive it
+            self._archive.keep(kept(map(unpack, taken.records)), lambda: False)
+        state = BatchState(taken.queue, taken.batch, taken.records, self._settings.max_attempts, taken.token)
+        hand = self._hands.get(taken.queue)
+        if hand is None:
+            hand = self._hands[taken.queue] = Hand(taken.queue)
+        one = Open(state, hand)
+        hand.batches.append(one)
+        if self._profiles:
+            one.asked = self._profiles.ask(event for _, event in state.events)
+        todo: list[Todo] = []
+        return one, todo, self._claims.ask(str(Member(taken.queue, taken.batch)), self._to_claim(state, todo))
+
+    def _to_claim(self, state: BatchState, todo: list[Todo]) -> Iterator[claims.Claim]:
+        """The claims of a batch's events, and in `todo` those events; copies in the same batch end here."""
+        mine: set[str] = set()
+        for index, event in state.events:
+            if state.force(index):
+                todo.append((index, event, None))
+                continue
+            claim = claims.of(event, state.waits(index))
+            if claim.place in mine:
+                self._copy(state, index, event)
+                continue
+            mine.add(claim.place)
+            todo.append((index, event, claim))
+            yield claim
+
+    async def _claimed(self, one: Open, todo: list[Todo], calls: list[Call]) -> None:
+        replies = b"".join([await self._answers.of(call) for call in calls])
+        account = self._account(one.state)
+        if self._profiles and one.asked:
+            for _, call in one.asked.calls:
+                await self._answers.of(call)
+            account = self._profiles.watch(account, one.asked)
+        one.account = account
+        self._add(one, todo, replies)
+
+    def _add(self, one: Open, todo: list[Todo], replies: bytes) -> None:
+        """Hand events to the dispatcher, except copies and those that have to ask again."""
+        state, busy, reply = one.state, [], iter(replies)
+        events: list[tuple[int, Event]] = []
+        for index, event, claim in todo:
+            if claim is not None:
+                answer = next(reply)
+                if answer == claims.BUSY:
+                    busy.append((index, event, claim))
+                    continue
+                if answer == claims.DUPLICATE:
+                    self._copy(state, index, event)
+                    continue
+                state.claimed(event, claim)
+                if answer == claims.SUPERSEDED and isinstance(event, Status):
+                    event.superseded = True
+            events.append((index, event))
+        one.busy = busy
+        if busy:
+            self.again_at = time.monotonic() + BUSY_SECONDS
+        self._dispatcher.add(events, one.account, one.hand.source)
+
+    async def ask_again(self) -> None:
+        """Claim statuses whose message another batch had in work."""
+        if time.monotonic() < self.again_at or not (waiting := [one for one in batches(self._hands) if one.busy]):
+            return
+        for one in waiting:
+            todo: list[Todo] = list(one.busy)
+            member = str(Member(one.state.queue, one.state.batch))
+            calls = self._claims.ask(member, [claim for _, _, claim in one.busy])
+            self._add(one, todo, b"".join([await self._answers.of(call) for call in calls]))
+
+    def _copy(self, state: BatchState, index: int, event: Event) -> None:
+        state.finish(index, event, DUPLICATE)
+        self._dispatcher.ended[lane_of(state.queue)] += 1  # a flood of copies is taken as fast as it goes
+
+    def _account(self, state: BatchState) -> Account:
+        """The hooks around the batch's events, the innermost first."""
+        account: Account = hooks.InContext(state, EventContext(state.queue, self._spans))
+        account = hooks.Capped(account, lane_of(state.queue), self._caps)
+        return hooks.StatusOrder(account, state, drops=self._settings.status_order == "drop")
