@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import Any
 
 import pytest
@@ -36,6 +37,27 @@ def test_commands_before_answers(redis: Redis) -> None:
         connection.disconnect()
         pool.release(connection)
     assert pool.get_connection() is connection
+
+
+def test_a_connection_can_be_waited_for(redis: Redis) -> None:
+    """A connection's socket is `_sock`, which can be read once an answer is there; `can_read` says the same without
+    waiting, and True as well when the first of several answers was read and the others came with it."""
+    pool = redis.connection_pool
+    connection: Any = pool.get_connection()
+    try:
+        assert not connection.can_read(0)
+        connection.send_packed_command(connection.pack_commands([("ECHO", "a"), ("ECHO", "b")]), check_health=False)
+        readable, _, _ = select.select([connection._sock.fileno()], [], [], 10)
+        assert readable
+        assert connection.can_read(0)
+        assert connection.read_response() == b"a"
+        while not connection.can_read(1):
+            pass
+        assert connection.read_response() == b"b"
+        assert not connection.can_read(0)
+    finally:
+        connection.disconnect()
+        pool.release(connection)
 
 
 def test_retry() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import orjson
 import pytest
 from redis import Redis
 from rq import Queue, SimpleWorker, suspension
-from rq.executions import Execution
+from rq.exceptions import DequeueTimeout, StopRequested
 from rq.job import Job, JobStatus
 from rq.registry import ScheduledJobRegistry
 from rq.serializers import JSONSerializer
+from rq.utils import now
 from rq.worker import WorkerStatus
 
 from ingest.store import keys
@@ -43,35 +45,114 @@ def test_state(worker: SimpleWorker, redis: Redis) -> None:
     assert redis.hget(worker.key, "state") == b"busy"
 
 
-def test_an_execution_keeps_its_job(redis: Redis, job: Job) -> None:
-    """An `Execution` that was made for a job has that job, and does not fetch it."""
-    with redis.pipeline(transaction=False) as pipe:
-        execution = Execution.create(job, 60, pipeline=pipe, worker_name="w")
-        pipe.reset()
-    assert execution.job is job
-    assert not redis.keys()
+def test_a_stop_is_asked_for(queue: Queue) -> None:
+    """`_stop_requested` ends the loop before it asks for another job, and nothing of what ends it is written."""
+    worker = _loop(queue.connection)
+    worker._stop_requested = True
+    worker.work()
+    assert worker.calls == ["bootstrap", "check_for_suspension", "teardown"]
 
 
-def test_bookkeeping_can_be_put_off(worker: SimpleWorker, redis: Redis, job: Job) -> None:
-    """The steps around a job put commands on the pipeline that they are given and send none, so we send them later."""
-    with redis.pipeline(transaction=False) as pipe:
-        execution = Execution.create(job, 60, pipeline=pipe, worker_name=worker.name)
-        worker.executions[execution.id] = execution
-        for step in (
-            lambda: worker.set_state(WorkerStatus.BUSY, pipeline=pipe),
-            lambda: job.prepare_for_execution(worker.name, pipeline=pipe),
-            lambda: worker.increment_successful_job_count(pipeline=pipe),
-            lambda: worker.increment_total_working_time(timedelta(seconds=1), pipe),
-            lambda: worker.cleanup_execution(job, pipeline=pipe, execution=execution),
-        ):
-            before = len(pipe.command_stack)
-            step()
-            assert len(pipe.command_stack) > before
-        assert not redis.keys()
-        assert all(isinstance(words, tuple) and isinstance(options, dict) for words, options in pipe.command_stack)
-        pipe.execute()
-    assert not worker.executions
-    assert job.execution_registry.key == f"{keys.RQ}:executions:1"
+def test_a_second_stop_is_forced(worker: SimpleWorker) -> None:
+    """`_shutdown_requested_date` tells `request_force_stop` when the first signal came: one within a second of that
+    is the same signal, a later one raises SystemExit."""
+    worker._shutdown_requested_date = now()
+    worker.request_force_stop(15, None)
+    worker._shutdown_requested_date = now() - timedelta(seconds=2)
+    with pytest.raises(SystemExit):
+        worker.request_force_stop(15, None)
+
+
+class _Jobs(Queue):
+    """Gives one job, then says that there is nothing left."""
+
+    jobs: list[Job]
+
+    @classmethod
+    def dequeue_any(cls, queues: Any, *arguments: Any, **options: Any) -> Any:  # type: ignore[override]
+        (queue,) = queues
+        return (cls.jobs.pop(), queue) if cls.jobs else None
+
+
+class _Loop(SimpleWorker):
+    """Notes what RQ's loop calls."""
+
+    queue_class = _Jobs
+    should_run_maintenance_tasks = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.calls: list[Any] = []
+        super().__init__(*arguments, **options)
+
+    def bootstrap(self, *arguments: Any, **options: Any) -> None:
+        self.calls.append("bootstrap")
+
+    def _install_signal_handlers(self) -> None:
+        """Those of pytest stay."""
+
+    def check_for_suspension(self, burst: bool) -> None:
+        self.calls.append("check_for_suspension")
+
+    def run_maintenance_tasks(self) -> None:
+        self.calls.append("run_maintenance_tasks")
+
+    def get_redis_server_version(self) -> tuple[int, int, int]:
+        self.calls.append("get_redis_server_version")
+        return (9, 1, 0)
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        self.calls.append(("execute_job", job, queue))
+
+    def teardown(self) -> None:
+        self.calls.append("teardown")
+
+
+def _loop(redis: Redis) -> _Loop:
+    queue = _Jobs("messages.0", connection=redis, serializer=JSONSerializer)
+    return _Loop([queue], name="w", connection=redis, serializer=JSONSerializer)
+
+
+def test_what_the_loop_does(queue: Queue, job: Job) -> None:
+    """For each job RQ's loop asks whether it is suspended, dequeues and executes, whatever became of jobs before. The
+    queue is the one that `dequeue_any` gave. Without `should_run_maintenance_tasks` it does no maintenance. Between the
+    two it asks Redis for nothing but its version."""
+    _Jobs.jobs = [job]
+    worker = _loop(queue.connection)
+    worker.work(burst=True)
+    assert worker.calls == [
+        "bootstrap",
+        "check_for_suspension",
+        "get_redis_server_version",
+        ("execute_job", job, *worker.queues),
+        "check_for_suspension",
+        "teardown",
+    ]
+
+
+def test_the_version_is_asked_once(worker: SimpleWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`get_redis_server_version` asks Redis the first time only, so that later it cannot fail."""
+    version = worker.get_redis_server_version()  # type: ignore[no-untyped-call]
+    monkeypatch.setattr(worker, "connection", object())
+    assert worker.get_redis_server_version() == version  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("error", [StopRequested, DequeueTimeout(1, ["messages.0"])], ids=["stop", "time-out"])
+def test_what_dequeue_any_may_raise(error: Any, queue: Queue) -> None:
+    """StopRequested ends RQ's loop in order; after DequeueTimeout it asks again."""
+    raised = iter([error, StopRequested])
+    asked: list[Any] = []
+
+    class Raising(_Jobs):
+        @classmethod
+        def dequeue_any(cls, *arguments: Any, **options: Any) -> Any:  # type: ignore[override]
+            asked.append(next(raised))
+            raise asked[-1]
+
+    worker = _loop(queue.connection)
+    worker.queue_class = Raising
+    worker.work()
+    assert len(asked) == (1 if error is StopRequested else 2)
+    assert worker.calls == ["bootstrap", "check_for_suspension", "teardown"]
 
 
 def test_names_of_keys(queue: Queue, job: Job) -> None:
