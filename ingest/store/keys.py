@@ -49,11 +49,6 @@ RQ's, after the prefix `rq:`. We use the first five; the others are its worker's
 | `suspended` | string | any | somebody ran `rq suspend`: nothing is given out |
 | `workers`, `workers:QUEUE` | set | - | the keys of workers, of all and of a queue |
 | `worker:WORKER`, `worker:WORKER:executions` | hash, zset | any | a worker process, and what it has in work |
-| `queue:QUEUE:intermediate` | list | - | where it looks for jobs that were lost between two steps |
-| `executions:ID`, `execution:ID:N` | zset, hash | any | who has a job in work |
-| `wip:QUEUE`, `finished:QUEUE`, `failed:QUEUE`, `ready:QUEUE` | zset | any | its registries of jobs |
-| `clean_registries:QUEUE`, `clean_groups` | string | any | its maintenance was done; it is not repeated meanwhile |
-| `groups`, `rl-keys` | set | - | what it has for features that we do not use |
 | `pubsub:WORKER` | channel | - | its commands to a worker |
 """
 

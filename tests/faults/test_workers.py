@@ -19,8 +19,8 @@ def _message(id: str, sender: str) -> bytes:
     return b'{"messages":[{"from":"%s","id":"%s","type":"text"}]}' % (sender.encode(), id.encode())
 
 
-def _status(id: str) -> bytes:
-    return b'{"statuses":[{"id":"%s","status":"read"}]}' % id.encode()
+def _status(id: str, stage: str = "read") -> bytes:
+    return b'{"statuses":[{"id":"%s","status":"%s"}]}' % (id.encode(), stage.encode())
 
 
 IN_ORDER = """
@@ -31,15 +31,24 @@ async def handle(event):
     write("end", event.sender, event.id)
 """
 
+IN_ORDER_IN_THREADS = """
+@handlers.message()
+def handle(event):
+    write("begin", event.sender, event.id)
+    time.sleep(random.random() * 0.02)
+    write("end", event.sender, event.id)
+"""
 
+
+@pytest.mark.parametrize("handlers", [IN_ORDER, IN_ORDER_IN_THREADS], ids=["async", "threads"])
 def test_order_with_four_workers_and_kills(
-    workers: Any, commit: Callable[..., None], redis: Redis, wait_for: Callable[..., None]
+    handlers: str, workers: Any, commit: Callable[..., None], redis: Redis, wait_for: Callable[..., None]
 ) -> None:
     """One contact's messages are handled in order and never at the same time, though workers are killed meanwhile."""
     contacts, each = 40, 30
     for n in range(each):
         commit(*[_message(f"{c}-{n:03}", str(c)) for c in range(contacts)], batch=20)
-    workers.start(IN_ORDER, "--processes", "4")
+    workers.start(handlers, "--processes", "4", WA_THREADS="4")
     killed: set[int] = set()
     for share in (0.1, 0.3):
         wait_for(lambda: len(workers.seen()) >= 2 * share * contacts * each, 60)  # noqa: B023
@@ -62,6 +71,38 @@ def test_order_with_four_workers_and_kills(
     assert running == {}
     for sender, ids in finished.items():
         assert list(dict.fromkeys(ids)) == [f"{sender}-{n:03}" for n in range(each)]
+
+
+STATUSES = """
+@handlers.status()
+async def handle(event):
+    write("begin", event.id, event.status)
+    await asyncio.sleep(random.random() * 0.05)
+    write("end", event.id, event.status)
+"""
+
+
+def test_statuses_of_one_message_with_four_workers(
+    workers: Any, commit: Callable[..., None], redis: Redis, wait_for: Callable[..., None]
+) -> None:
+    """Two statuses of one message are never handled at the same time, though they lie in batches of several workers."""
+    stages = ("sent", "delivered", "read")
+    workers.start(STATUSES, "--processes", "4")
+    wait_for(lambda: redis.zcard(keys.ALIVE) == 4, 60)
+    for n in range(0, 60, 10):
+        commit(*[_status(f"{n + m}", stage) for stage in stages for m in range(10)], batch=5)
+    wait_for(lambda: redis.zcard(keys.LEDGER) == 0, 60)
+    running: dict[str, str] = {}
+    handled: Counter[tuple[str, str]] = Counter()
+    for _, _, what, id, stage in workers.seen():
+        if what == "begin":
+            assert id not in running
+            running[id] = stage
+        else:
+            assert running.pop(id) == stage
+            handled[id, stage] += 1
+    assert handled == {(str(n), stage): 1 for n in range(60) for stage in stages}
+    assert len({pid for _, pid, *_ in workers.seen()}) > 1
 
 
 POISON = """

@@ -6,7 +6,7 @@
 --       6 number of this call; rises with each that the worker sends   7 '1' when the worker holds nothing
 --       then lane after lane, the most urgent first: its name, how many records there is room for, number of queues,
 --       the queues
--- Returns: milliseconds until there may be more to take (-1: unknown); how many partitions this worker should give to
+-- Returns milliseconds until there may be more to take (-1: unknown); how many partitions this worker should give to
 -- others; 1 when a batch is next, or is given, beside which a worker may have no other; the lanes of which this worker
 -- could take more; and the batches, each as queue, id, worker#number, its records, and how many events of its lane may begin
 -- (-1: any number).

@@ -44,6 +44,10 @@ handlers.message()(on_message)
 handlers.profile()(lambda profile: None)
 handlers.status(rate="50/s")(lambda status: None)
 
+@handlers.status()
+def always_fails(status):
+    raise ValueError
+
 @handlers.message()
 def some_fail(message):
     if message.id == "rejected":
@@ -148,7 +152,9 @@ def run(
         for id in ("sim.00000000.1.0", "rejected", "later"):
             message = {"from": "15550001", "id": id, "type": "text", "text": {"body": "Hello"}, "from_user_id": "US.1"}
             assert receiver.post(json.dumps({"messages": [message]}).encode()).status == 200
-        assert receiver.post(b'{"statuses":[{"id":"s","status":"read","recipient_id":"15550001"}]}').status == 200
+        for n in range(20):
+            status = {"id": f"s{n}", "status": "read", "recipient_id": "15550001"}
+            assert receiver.post(json.dumps({"statuses": [status]}).encode()).status == 200
         assert receiver.post(b'{"errors":[{"code":1}]}').status == 200
         assert receiver.admin("/metrics").status == 200
         controls.limit(client, "statuses", 1000.0)
@@ -160,7 +166,9 @@ def run(
             assert sum(dead_letters.requeue(client, dead_letters.select(client, dead_letters.Wanted()), settings)) == 1
         assert len(list(replay.feed_back([client], [replay.Notification(1, [b"{}"])], settings, False, bool))) == 1
         history.take(client)
-        BatchWorker(settings, Handlers(), "w1")._trim()
+        trims = BatchWorker(settings, Handlers(), "w1")
+        trims._trim()
+        trims.flow.close()
         AllowOom.from_url(url).insist([(("PING",), {})])
         controls.pause(client, ["other"])
     left = {key.decode(): (client.type(key).decode(), client.ttl(key) != -1) for key in client.scan_iter()}
@@ -182,7 +190,8 @@ def test_every_key_is_in_the_table(run: Run) -> None:
 def test_the_table_has_no_other_key(run: Run) -> None:
     """Each key of the table is used: what is no more has left it."""
     used = {name for command in run.commands for name in command.names}
-    assert {row.name for row in rows() if not any(row.fits(name) for name in used)} == set()
+    unused = {row.name for row in rows() if not any(row.fits(name) for name in used)}
+    assert unused == set(), " ".join(sorted(unused))
 
 
 @pytest.mark.parametrize("path", [path for room in ROOMS for path in (ROOT / room).rglob("*.py")], ids=_name)
@@ -212,12 +221,20 @@ def test_names_that_scripts_make(path: Path) -> None:
 
 
 class Head(NamedTuple):
-    """What a script says at its head: its keys, how many arguments, whether more may follow, the fields of a JSON."""
+    """What a script says at its head: its keys, how many arguments, whether more may follow, the fields of a JSON
+    object, and those of the objects in its last field.
+    """
 
     keys: list[str]
     arguments: int
     more: bool
     fields: set[str]
+    inner: set[str]
+
+
+def _fields(arguments: str, indent: int) -> set[str]:
+    lines = re.findall(rf"^-- {{{indent}}}(?! )([a-z_, ]+?)  ", arguments, re.M)
+    return {name for line in lines for name in line.split(", ")}
 
 
 def head(text: str) -> Head:
@@ -228,8 +245,13 @@ def head(text: str) -> Head:
     items, numbers = re.findall(item, its_keys, re.M), [int(n) for n, _ in re.findall(item, arguments, re.M)]
     for found in ([int(n) for n, _ in items], numbers):
         assert found == list(range(1, len(found) + 1))
-    fields = {name for line in re.findall(r"^-- {9}([a-z_, ]+?)  ", arguments, re.M) for name in line.split(", ")}
-    return Head([name.rstrip(",") for _, name in items], len(numbers), " then " in arguments, fields)
+    return Head(
+        [name.rstrip(",") for _, name in items],
+        len(numbers),
+        " then " in arguments,
+        _fields(arguments, 9),
+        _fields(arguments, 11),
+    )
 
 
 @pytest.mark.parametrize("name", sorted(LUA.keys() - INCLUDED))
@@ -253,4 +275,7 @@ def test_heads_say_what_scripts_are_given(run: Run, name: str) -> None:
             assert any(row.fits(key.decode()) for row in names), (named, key)
         assert len(arguments) == said.arguments or (said.more and len(arguments) > said.arguments)
         if said.fields:
-            assert json.loads(arguments[0]).keys() == said.fields
+            given_fields = json.loads(arguments[0])
+            assert given_fields.keys() == said.fields
+            *_, last = given_fields.values()
+            assert all(one.keys() == said.inner for one in last)
