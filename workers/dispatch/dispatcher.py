@@ -54,8 +54,8 @@ class Dispatcher:
 
     `timeout` is in seconds for one call of a handler. Without `rate_limits`, handlers' own rate and concurrency have no
     effect; without `tell`, a handler that always fails is called all the same. `changed` is called when events have
-    ended. With a `loop`, that one is used, and not closed. Once `stopping()`, no event begins; nor does one of a lane
-    that is `closed`.
+    ended. With a `loop`, that one is used, and not closed. Once `stopping()`, no event begins; nor does one while
+    `may_begin()` is False, or of a lane that is `closed`.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Dispatcher:
         tell: Callable[[Breakdown | str], None] | None = None,
         changed: Callable[[], None] = lambda: None,
         stopping: Callable[[], bool] = lambda: False,
+        may_begin: Callable[[], bool] = lambda: True,
         full_errors: bool = False,
         lanes: Iterable[str] = LANES,
         loop: asyncio.AbstractEventLoop | None = None,
@@ -78,6 +79,7 @@ class Dispatcher:
         self._rate_limits = rate_limits
         self._changed = changed
         self._stopping = stopping
+        self._may_begin = may_begin
         self._full_errors = full_errors
         self.breakdowns = Breakdowns(tell) if tell else None
         self.closed: set[str] = set()
@@ -131,7 +133,7 @@ class Dispatcher:
 
     def begin(self) -> float | None:
         """Begin what can begin. Returns the seconds until something that waits for its turn may, if anything does."""
-        if self._stopping() or self.held:
+        if self._stopping() or self.held or not self._may_begin():
             return None
         try:
             wait = self._begin_parked()

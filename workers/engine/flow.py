@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection
@@ -28,7 +29,7 @@ from workers.archive.files import Archive
 from workers.dispatch.breakdowns import Breakdown
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.rate_limits import Buckets, RateLimits
-from workers.engine import settle
+from workers.engine import reaper, settle
 from workers.engine.answers import Answers
 from workers.engine.batch_state import Results
 from workers.engine.caps import Caps
@@ -94,6 +95,7 @@ class Flow:
             tell=self._tell,
             changed=self._changed,
             stopping=stopping,
+            may_begin=self._is_sure,
             full_errors=settings.log_errors == "full",
         )
         self._loop = self.dispatcher.loop
@@ -131,6 +133,8 @@ class Flow:
         self._more = set(self._queues)  # lanes of which there may be more to take
         self._due_at = 0.0
         self._revives = False
+        self._beat_at = math.inf  # the last heartbeat
+        self._doubts = False  # others may have batches of this worker: it was silent for long
         self.stop_seconds = STOP_SECONDS
         self.crashed = False
         """True when something went wrong beside the handlers."""
@@ -182,6 +186,15 @@ class Flow:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._wake.set)
 
+    def note_heartbeat(self, sent: float) -> None:
+        """Redis has had a heartbeat, sent at that time by the monotonic clock; another thread may call this."""
+        self._doubts |= sent - self._beat_at >= reaper.SURE_SECONDS
+        self._beat_at = sent
+
+    def _is_sure(self) -> bool:
+        """False when others may have batches of this worker: their contacts' events are not to begin here."""
+        return not self._doubts and time.monotonic() - self._beat_at < reaper.SURE_SECONDS
+
     @property
     def is_idle(self) -> bool:
         """True while nothing is in hand."""
@@ -224,11 +237,14 @@ class Flow:
         self._renew_caps()
         self._keep_what_takes_long()
         self.dispatcher.begin()
+        doubts = self._doubts
         parts = self._due()
         settling = self._send_settle(parts) if parts else None
         taking = self._send_take() if takes else None
         if settling is not None:
             self._settled(parts, await self._answers.of(settling))
+        if doubts and not self.dispatcher.held:  # what was lost is known now
+            self._doubts = False
         if taking is not None:
             self._took(await self._answers.of(taking))
         self._turn_at = time.monotonic()
@@ -336,7 +352,9 @@ class Flow:
             for one in hand.batches:
                 if one.state.all_done:
                     due.append((one, "end"))
-                elif now - one.settled_at >= SETTLE_SECONDS and (one.state.has_news or hand.lane not in told):
+                elif self._doubts or (
+                    now - one.settled_at >= SETTLE_SECONDS and (one.state.has_news or hand.lane not in told)
+                ):
                     due.append((one, "more"))
                     told.add(hand.lane)
         return self._parts(due)

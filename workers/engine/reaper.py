@@ -15,6 +15,9 @@ log = structlog.get_logger()
 BEAT_SECONDS = 2.0
 """How often a worker sends a heartbeat; it counts as dead after missing five."""
 
+SURE_SECONDS = ALIVE_MS / 1000 - 1.0
+"""So long after a heartbeat a worker is sure that nobody has its batches."""
+
 _REAP_MS = 3000
 _SCRIPT = scripts.lua(__file__, "reap.lua")
 _KEYS = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.ALIVE, keys.REAPER, keys.RQ_QUEUES, keys.DEATHS, keys.CLAIMS]

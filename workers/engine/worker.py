@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,7 @@ class BatchWorker(SimpleWorker):
 
         The batches of the process that this one replaces go back with it.
         """
-        _log_put_back(reaper.heartbeat_and_reap(self.connection, self.name, ended=child.replaces()))
+        self._heartbeat(ended=child.replaces())
         self.flow.revive()
         super().bootstrap(*arguments, **options)
         # RQ asks for it when it has its first job, and forgets that job if Redis does not answer.
@@ -158,7 +159,7 @@ class BatchWorker(SimpleWorker):
         while not self._over.wait(reaper.BEAT_SECONDS):
             beats += 1
             try:
-                _log_put_back(reaper.heartbeat_and_reap(self.connection, self.name))
+                self._heartbeat()
                 self._rq_heartbeat()
                 if beats % _TRIM_EVERY == 0:
                     if self._archive_dir:  # each worker, because each machine may have a folder of its own
@@ -168,6 +169,11 @@ class BatchWorker(SimpleWorker):
                 outage.down(connection.reason(error))
             else:
                 outage.up()
+
+    def _heartbeat(self, ended: str = "") -> None:
+        sent = time.monotonic()
+        _log_put_back(reaper.heartbeat_and_reap(self.connection, self.name, ended=ended))
+        self.flow.note_heartbeat(sent)
 
     def _rq_heartbeat(self) -> None:
         """Keep RQ's entry of this worker: `rq info` and rq-dashboard read it."""
