@@ -158,4 +158,5 @@ def test_as_json() -> None:
         "counts": {"handled.message": 1},
         "away": [],
         "idle_workers": "",
+        "broken": [],
     }

@@ -65,6 +65,7 @@ def test_the_time_left_is_honest(start: Start, fill: Any, monkeypatch: pytest.Mo
     long, so that it matters little how fast the machine is in this second or that.
     """
     monkeypatch.setenv("SECONDS", "0.01")
+    monkeypatch.setenv("WA_THREADS", "1")
     fill(300, 900)
     process = start("drain", "--processes", "1", "--json")
     assert process.stdout

@@ -22,13 +22,13 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from ingest.routing import partition_of, route
+from ingest.routing import handles, route
 from ingest.state import controls
 from ingest.store import append, keys, scripts
 from ingest.store.jobs import job_template, rq_now
 from ingest.store.pipelined import PipelinedConnection
-from ingest.store.queues import LANES, lane_of
-from ingest.store.records import pack, unpack
+from ingest.store.queues import LANES, lane_of, partition_number
+from ingest.store.records import pack_into, unpack
 from workers.dispatch.outcomes import Outcome
 from workers.engine import claims, reaper, settle
 from workers.engine import flow as flow_room
@@ -122,9 +122,9 @@ def owed(queue: str, record: bytes) -> Owed:
         elements = [change for entry in tree["entry"] for change in entry["changes"]]
     else:
         elements = tree.get("messages", tree.get("statuses"))
-    names = [name_in(element) for element in elements]
-    if found.split:
-        names = [name for name in names if f"messages.{partition_of(contact(name), found.split)}" == queue]
+    partition = partition_number(queue)
+    ours = [one for one in elements if handles(partition, found, None, one if "messages" in tree else None)]
+    names = [name_in(element) for element in ours]
     return Owed(queue, found.attempt, found.waits, tuple(names))
 
 
@@ -306,9 +306,8 @@ class Machine(RuleBasedStateMachine):
         for names in bodies:
             self.seq += 1
             text = body(names, self.seq)
-            for queue, split in route(text, PARTITIONS):
-                received_ms = BASE_MS + self.seq // 8  # several in a millisecond
-                records.setdefault(queue, []).append(pack(text, received_ms, split=split))
+            received_ms = BASE_MS + self.seq // 8  # several in a millisecond
+            pack_into(records, route(text, PARTITIONS), text, received_ms)
             self.committed.update(names)
         flush: list[Any] = [f"n{len(self.flushes):08x}", self.template, MAX_COUNT, MAX_BYTES, "NOW"]
         for queue, of_queue in records.items():

@@ -293,7 +293,8 @@ def test_a_capped_lane_gives_out_what_there_are_tokens_for(
     controls.limit(redis, "statuses", 80)
     redis.hdel(keys.TAKEN, *redis.hkeys(keys.TAKEN))  # type: ignore[arg-type]
     take("w2")
-    assert (len(take.last[4][0][3]), take.last[4][0][4]) == (29, 20)
+    records, tokens = take.last[4][0][3:]
+    assert tokens == len(records) <= 20
 
 
 def test_a_capped_lane_without_work_wakes_nobody(
