@@ -5,26 +5,30 @@ from workers import Change, Error, Handlers, Message, Profile, Status
 handlers = Handlers()
 
 
+def _say(line: str) -> None:
+    print(line + "\n", end="", flush=True)  # in one piece: several threads print
+
+
 @handlers.message()
 def on_message(message: Message) -> None:
-    print(f"message  {message.type} from {message.sender}: {message.text or ''}", flush=True)
+    _say(f"message  {message.type} from {message.sender}: {message.text or ''}")
 
 
 @handlers.status()
 async def on_status(status: Status) -> None:
-    print(f"status   {status.status} of {status.id}", flush=True)
+    _say(f"status   {status.status} of {status.id}")
 
 
 @handlers.error()
 def on_error(error: Error) -> None:
-    print(f"error    {error.code} {error.title}", flush=True)
+    _say(f"error    {error.code} {error.title}")
 
 
 @handlers.profile()
 def on_profile(profile: Profile) -> None:
-    print(f"profile  {profile.contact}: {', '.join(sorted(profile.changed))} changed", flush=True)
+    _say(f"profile  {profile.contact}: {', '.join(sorted(profile.changed))} changed")
 
 
 @handlers.change()
 def on_change(change: Change) -> None:
-    print(f"change   {change.field} of account {change.account}", flush=True)
+    _say(f"change   {change.field} of account {change.account}")

@@ -99,6 +99,7 @@ def prepare_worker() -> None:
     from workers.engine.batch_state import BatchState
     from workers.engine.claims import Claims
     from workers.engine.flow import Flow
+    from workers.engine.opening import Opening
 
     wanted = os.environ.get("PAUSE_SETTLE")
     send_take, took, send_settle, settled, claimed = (
@@ -106,11 +107,11 @@ def prepare_worker() -> None:
         Flow._took,
         Flow._send_settle,
         Flow._settled,
-        Flow._claimed,
+        Opening._claimed,
     )
 
     def _send_take(self: Flow) -> Any:
-        if self._worth_asking(self._rooms()):
+        if self._worth_asking(self._wants()):
             here("before take")
         return send_take(self)
 
@@ -119,7 +120,7 @@ def prepare_worker() -> None:
         if self._given:
             here("taken")
 
-    async def _claimed(self: Flow, *arguments: Any) -> None:
+    async def _claimed(self: Opening, *arguments: Any) -> None:
         await claimed(self, *arguments)
         here("claimed")
 
@@ -137,7 +138,7 @@ def prepare_worker() -> None:
         if any(part.settled.how == wanted for part in parts):
             here("settled")
 
-    Flow._send_take, Flow._took, Flow._claimed = _send_take, _took, _claimed  # type: ignore[method-assign]
+    Flow._send_take, Flow._took, Opening._claimed = _send_take, _took, _claimed  # type: ignore[method-assign]
     Flow._send_settle, Flow._settled = _send_settle, _settled  # type: ignore[method-assign]
     _wrap(Claims, "ask", before="before claim")
     _wrap(BatchState, "finish", before="handler returned")

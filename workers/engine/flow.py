@@ -409,7 +409,8 @@ class Flow:
                 self._lost(part.one)
             else:
                 _log_results(lane_of(part.one.state.queue), part.settled.results)
-        self._caps.learn({part.one.hand.lane for part in parts}, [lane.decode() for lane in capped])
+        in_hand = {hand.lane for hand in self._hands.values()}
+        self._caps.learn({part.one.hand.lane for part in parts} & in_hand, [lane.decode() for lane in capped])
         self._give_back({lane.decode() for lane in paused})
         self._share(share)
 

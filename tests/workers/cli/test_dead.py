@@ -867,7 +867,7 @@ def test_trim_goes_in_portions(many: Callable[..., None], redis: Redis, calls: l
 
 
 def test_workers_trim(
-    bury: Bury, redis: Redis, wait_for: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    bury: Bury, redis: Redis, wait_for: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: Any, request: Any
 ) -> None:
     """A worker's heartbeat removes what is older than WA_DEAD_AGE, says how many, and one worker at a time does it."""
     monkeypatch.setenv("WA_DEAD_AGE", "1h")
@@ -878,6 +878,7 @@ def test_workers_trim(
     bury("statuses", 2 * HOUR)
     kept = bury("statuses", HOUR / 2)
     worker = worker_room.BatchWorker(load(), Handlers(), "w1")
+    request.addfinalizer(worker.flow.close)
     worker._beats.start()
     wait_for(lambda: logged)
     bury("other", 2 * HOUR)

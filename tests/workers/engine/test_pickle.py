@@ -58,7 +58,7 @@ def burst(tmp_path: Path, redis_url: str) -> Callable[[], subprocess.CompletedPr
             return subprocess.run(
                 [sys.executable, "-m", "workers.engine.worker", "--burst"],
                 cwd=tmp_path,
-                env=os.environ | {"WA_HANDLERS": "bot:handlers", "PYTHONPATH": str(ROOT)},
+                env=os.environ | {"WA_HANDLERS": "bot:handlers", "WA_THREADS": "1", "PYTHONPATH": str(ROOT)},
                 stdin=stdin,
                 capture_output=True,
                 text=True,
