@@ -173,7 +173,8 @@ def test_killed_in_a_batch(
     redis.lrem(key, 1, redis.lindex(key, 1))  # type: ignore[arg-type]
     killed_at = time.monotonic()
     survivor = worker()
-    wait_for(lambda: "last" in [id for _, id, _ in seen()], 60)
+    wait_for(lambda: redis.zcard(keys.LEDGER) == 0, 60)
+    assert "last" in [id for _, id, _ in seen()]
     assert time.monotonic() - killed_at < 60
     survivor.send_signal(signal.SIGTERM)
     survivor.wait(20)
