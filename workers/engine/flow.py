@@ -243,7 +243,7 @@ class Flow:
         taking = self._send_take() if takes else None
         if settling is not None:
             self._settled(parts, await self._answers.of(settling))
-        if doubts and not self.dispatcher.held:  # what was lost is known now
+        if doubts and {part.one for part in parts}.issuperset(batches(self._hands)):  # what was lost is known now
             self._doubts = False
         if taking is not None:
             self._took(await self._answers.of(taking))
