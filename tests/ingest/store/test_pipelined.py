@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import select
 import signal
 import threading
 from collections.abc import Callable
@@ -85,6 +86,33 @@ def test_sends_again_what_has_no_answer(redis: Redis, redis_url: str) -> None:
         assert redis.lrange("list", 0, -1) == [b"answered", b"a", b"b", b"c"]
         _end_connections(redis)
         assert connection.answer(connection.send("ECHO", "x")) == b"x"
+
+
+def test_waits_for_an_answer_on_a_new_connection(redis: Redis, redis_url: str) -> None:
+    """A connection that Redis has closed is replaced when somebody waits for an answer on it."""
+    with Redis.from_url(redis_url) as own:
+        connection = PipelinedConnection(own)
+        call = connection.send("BLPOP", "list", 60)
+        connection.await_answer()
+        _end_connections(redis)
+        select.select([connection.await_answer()], [], [], 10)
+        with pytest.raises(ConnectionError):
+            connection.has_answered(call)
+        descriptor = connection.await_answer()
+        redis.rpush("list", "x")
+        assert select.select([descriptor], [], [], 10)[0]
+        assert connection.has_answered(call)
+        assert connection.answer(call) == [b"list", b"x"]
+
+
+def test_a_connection_without_scripts_is_no_connection(redis: Redis) -> None:
+    """Nobody waits on a new connection that failed before what has no answer was sent on it."""
+    connection = PipelinedConnection(redis)
+    connection.script("no script")
+    connection.send("ECHO", "x")
+    for _ in range(2):
+        with pytest.raises(ResponseError):
+            connection.await_answer()
 
 
 def test_scripts_that_are_gone(redis: Redis) -> None:
