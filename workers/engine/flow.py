@@ -418,6 +418,8 @@ class Flow:
         """Another worker has the batch, because this one was silent for too long: it must leave it alone."""
         log.warning("another worker has this batch now", queue=one.state.queue, batch=one.state.batch)
         one.state.lost = True
+        if self._profiles and one.asked and one in one.hand.batches:
+            self._profiles.forget(one.asked)
         one.hand.batches = [other for other in one.hand.batches if other is not one]
         if not one.hand.batches:
             self._hands.pop(one.hand.queue, None)

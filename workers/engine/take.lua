@@ -277,7 +277,7 @@ local function ring(lanes)
   end
 end
 
--- This worker got nothing. If others have more than their part of the partitions, they learn that it is wanted.
+-- This worker got no messages. If others have more than their part of the partitions, they learn that it is wanted.
 local function ask_for_a_part()
   local held, total = {}, 0
   for _, holder in pairs(holders) do
@@ -336,7 +336,11 @@ for _, lane in ipairs(lanes) do
 end
 ring(lanes)
 redis.call('SET', call_key, call .. '\n' .. table.concat(members, '\n'), 'EX', CALLS_KEPT_SECONDS)
-if #given == 0 and had_room and careful == 0 then
+local messages = 0
+for _, one in ipairs(given) do
+  messages = messages + (lane_of(one[1]) == 'messages' and 1 or 0)
+end
+if messages == 0 and had_room and careful == 0 then
   ask_for_a_part()
 end
 local share = tonumber(redis.call('HGET', wanted, worker) or 0)
