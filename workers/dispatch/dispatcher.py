@@ -287,6 +287,7 @@ class Dispatcher:
         else:
             task = self.loop.create_task(self._call(item, calls, limiters, put_off), context=context)
             self._tasks[task] = item
+            self._watch.turned(busy=True)  # it may block before anybody else has a turn
 
     def _calls(self, item: Item) -> tuple[list[tuple[Handler, Event]], list[Ended]]:
         """The handlers to call, and those that have to wait because they always fail."""

@@ -15,6 +15,7 @@ from workers import Discard, Handlers, Reject, RetryIn
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.outcomes import Outcome
 from workers.dispatch.rate_limits import RateLimits
+from workers.dispatch.ready import Source
 from workers.events import Event
 from workers.events.parsing import parse
 
@@ -252,6 +253,26 @@ def test_a_blocking_async_handler(message: Callable[..., bytes], capsys: pytest.
     assert "blocks the event loop" in out
     assert "blocks" in out.partition("handler=")[2]
     assert "HandlerTimeout" in dict(run.ends)["a"].detail
+
+
+def test_the_only_async_handler_blocks(message: Callable[..., bytes]) -> None:
+    """It is interrupted, too, when nothing else was in flight and nobody has looked since it began."""
+    handlers = Handlers()
+
+    @handlers.message()
+    async def blocks(_: object) -> None:
+        time.sleep(60)  # noqa: ASYNC251
+
+    run = Run(handlers, timeout=2)
+    run.dispatcher.watch()
+    (event,) = [event for event in parse(message(), 0) if isinstance(event, Event)]
+    run.dispatcher.add([(0, event)], run, Source("messages"))
+    run.dispatcher.begin()
+    began = time.monotonic()
+    run.dispatcher.loop.run_until_complete(asyncio.sleep(0.05))
+    run.dispatcher.loop.run_until_complete(asyncio.sleep(0))
+    assert time.monotonic() - began < 30
+    assert [outcome.name for _, outcome in run.ends] == ["failed"]
 
 
 @pytest.mark.parametrize("fails", [False, True])
