@@ -31,16 +31,12 @@ async def handle(event):
     write("end", event.sender, event.id)
 """
 
-IN_ORDER_IN_THREADS = """
-@handlers.message()
-def handle(event):
-    write("begin", event.sender, event.id)
-    time.sleep(random.random() * 0.02)
-    write("end", event.sender, event.id)
-"""
+
+def _in_threads(handlers: str) -> str:
+    return handlers.replace("async def", "def").replace("await asyncio.sleep", "time.sleep")
 
 
-@pytest.mark.parametrize("handlers", [IN_ORDER, IN_ORDER_IN_THREADS], ids=["async", "threads"])
+@pytest.mark.parametrize("handlers", [IN_ORDER, _in_threads(IN_ORDER)], ids=["async", "threads"])
 def test_order_with_four_workers_and_kills(
     handlers: str, workers: Any, commit: Callable[..., None], redis: Redis, wait_for: Callable[..., None]
 ) -> None:

@@ -71,7 +71,6 @@ class Dispatcher:
         stopping: Callable[[], bool] = lambda: False,
         may_begin: Callable[[], bool] = lambda: True,
         full_errors: bool = False,
-        lanes: Iterable[str] = LANES,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._handlers = handlers
@@ -87,9 +86,9 @@ class Dispatcher:
         """While True, no event begins."""
         self.loop = loop or new_loop(handlers.any_async)
         self._owns_loop = loop is None
-        self._shares = Shares(lanes)
+        self._shares = Shares()
         self._no_slot, self._async, self._thread = self._rooms = [
-            _Room(free, Ready(self._shares, lanes)) for free in (_NO_SLOT, concurrency, threads)
+            _Room(free, Ready(self._shares)) for free in (_NO_SLOT, concurrency, threads)
         ]
         self._threads = Threads(threads, timeout, self._thread_ended, self._wait_in_thread, stopping)
         self._thread_count, self._ahead, self._pace = threads, 0, 0.0

@@ -99,11 +99,6 @@ def place(error: BaseException | None) -> str:
     return _deepest([(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(trace)])
 
 
-def place_of(frame: FrameType | None) -> str:
-    """The same of code that is running."""
-    return _deepest([(each.f_code.co_filename, number) for each, number in reversed(list(traceback.walk_stack(frame)))])
-
-
 def stack_of(frame: FrameType | None) -> list[str]:
     """The lines that are running, the outermost first: files and numbers, no text of the program."""
     frames = reversed(list(traceback.walk_stack(frame)))

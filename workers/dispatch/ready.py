@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from contextvars import Context
 from typing import Any, Protocol
 
@@ -66,8 +66,8 @@ class Item:
 class Shares:
     """How much work each lane had lately: a lower lane keeps a tenth while more urgent ones wait, so none starves."""
 
-    def __init__(self, lanes: Iterable[str] = LANES) -> None:
-        self._spent = dict.fromkeys(lanes, 0.0)
+    def __init__(self) -> None:
+        self._spent = dict.fromkeys(LANES, 0.0)
         self._total = 0.0
 
     def add(self, lane: str, seconds: float) -> None:
@@ -118,9 +118,9 @@ class _Businesses:
 class Ready:
     """Events that may begin as soon as there is a slot."""
 
-    def __init__(self, shares: Shares, lanes: Iterable[str] = LANES) -> None:
+    def __init__(self, shares: Shares) -> None:
         self._shares = shares
-        self._lanes = {lane: _Businesses() for lane in lanes}
+        self._lanes = {lane: _Businesses() for lane in LANES}
         self._counts = dict.fromkeys(self._lanes, 0)
         self._count = 0
 

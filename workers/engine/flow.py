@@ -384,11 +384,7 @@ class Flow:
             if not one.hand.paused:  # others want it
                 self._not_before[one.hand.queue] = one.settled_at + SOON_SECONDS
         if how != "more":
-            one.hand.batches = [other for other in one.hand.batches if other is not one]
-            if not one.hand.batches:
-                del self._hands[one.hand.queue]
-            if self._profiles and one.asked:
-                self._profiles.forget(one.asked)
+            self._leaves(one)
         return Part(one, settle.Part(one.state, one.state.collect(), how))
 
     def _send_settle(self, parts: list[Part]) -> Call:
@@ -418,11 +414,16 @@ class Flow:
         """Another worker has the batch, because this one was silent for too long: it must leave it alone."""
         log.warning("another worker has this batch now", queue=one.state.queue, batch=one.state.batch)
         one.state.lost = True
-        if self._profiles and one.asked and one in one.hand.batches:
-            self._profiles.forget(one.asked)
-        one.hand.batches = [other for other in one.hand.batches if other is not one]
+        if one in one.hand.batches:  # what ended or went back has left already
+            self._leaves(one)
+
+    def _leaves(self, one: Open) -> None:
+        """The batch is not in hand any more."""
+        one.hand.batches.remove(one)
         if not one.hand.batches:
-            self._hands.pop(one.hand.queue, None)
+            del self._hands[one.hand.queue]
+        if self._profiles and one.asked:
+            self._profiles.forget(one.asked)
 
     def _renew_caps(self) -> float | None:
         """Get tokens of capped lanes. What has to wait long for some goes back."""
