@@ -44,7 +44,7 @@ class Answers:
                     reply = self._connection.answer(call)
                     outage.up()
                     return reply
-                await self._readable(self._connection.await_answer())
+                await self._readable(call, self._connection.await_answer())
             except (RedisError, OSError) as error:
                 if call.is_answered and not connections.refuses(error):
                     raise
@@ -54,8 +54,12 @@ class Answers:
                 if call.is_answered:
                     call = self._connection.send(*call.command)
 
-    async def _readable(self, descriptor: int) -> None:
+    async def _readable(self, call: Call, descriptor: int) -> None:
+        """Wait until there is something to read, or this answer was read: a rate limit or a cap waits for its own on
+        the same connection, and reads those before it.
+        """
         ready = self._loop.create_future()
+        call.then = lambda _: _resolve(ready)
         self._loop.add_reader(descriptor, _resolve, ready)
         try:
             await asyncio.wait_for(ready, connections.WORKER_SECONDS)
@@ -63,6 +67,7 @@ class Answers:
             self._connection.hang_up()
             raise
         finally:
+            call.then = None
             self._loop.remove_reader(descriptor)
 
     async def until_back(self, error: Exception) -> None:
