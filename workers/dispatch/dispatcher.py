@@ -6,47 +6,23 @@ Events with the same `order_key` (one contact's messages, one message's statuses
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from contextvars import copy_context
-from typing import Any
 
-import structlog
-
-from ingest.state import counters
 from ingest.store.queues import LANES
-from workers.dispatch import outcomes
+from workers.dispatch import loops, outcomes
 from workers.dispatch.breakdowns import Breakdown, Breakdowns
-from workers.dispatch.loop_watch import LoopWatch
-from workers.dispatch.outcomes import UNHANDLED, Ended, HandlerTimeout, Outcome
+from workers.dispatch.calls import Begun, Calls, Room
+from workers.dispatch.outcomes import UNHANDLED, Ended, Outcome
 from workers.dispatch.rate_limits import HandlerLimiter, RateLimited, RateLimits, longest_wait
 from workers.dispatch.ready import Account, Item, Ready, Shares, Source
-from workers.dispatch.threads import Job, Threads
+from workers.dispatch.tally import Tally
 from workers.events import Event
 from workers.handlers import Handler, Handlers
 
-log = structlog.get_logger()
-
-_AHEAD_SECONDS = 0.005
-"""Threads have this much work at hand beside what they do: to give it out one by one would cost more than quick calls.
-"""
-
-_MOST_AHEAD = 200
 _NO_SLOT = 1 << 62  # events that no handler matches need none
-_INTERRUPT_SECONDS = 0.05
-_PACE = 0.05  # how much the newest duration counts in the average
-
-
-class _Room:
-    """Slots of one sort, and the events that wait for one."""
-
-    __slots__ = ("free", "ready")
-
-    def __init__(self, free: int, ready: Ready) -> None:
-        self.free = free
-        self.ready = ready
+_LOOK_SECONDS = 0.005  # until what has its turn, but no slot, looks again
 
 
 class Dispatcher:
@@ -74,7 +50,6 @@ class Dispatcher:
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._handlers = handlers
-        self._timeout = timeout
         self._rate_limits = rate_limits
         self._changed = changed
         self._stopping = stopping
@@ -84,26 +59,19 @@ class Dispatcher:
         self.closed: set[str] = set()
         self.held = False
         """While True, no event begins."""
-        self.loop = loop or new_loop(handlers.any_async)
+        self.loop = loop or loops.new_loop(handlers.any_async)
         self._owns_loop = loop is None
         self._shares = Shares()
         self._no_slot, self._async, self._thread = self._rooms = [
-            _Room(free, Ready(self._shares)) for free in (_NO_SLOT, concurrency, threads)
+            Room(free, Ready(self._shares)) for free in (_NO_SLOT, concurrency, threads)
         ]
-        self._threads = Threads(threads, timeout, self._thread_ended, self._wait_in_thread, stopping)
-        self._thread_count, self._ahead, self._pace = threads, 0, 0.0
-        self._from_threads: deque[Job] = deque()
+        self._calls = Calls(
+            self.loop, self._async, self._thread, timeout, self._ended, self._not_begun, self.begin, stopping
+        )
         self._started = False
-        self._context = copy_context()  # of nobody's event
-        self._told = self._interrupts = False
         self._behind: dict[tuple[str, str], deque[Item]] = {}
         self._parked: dict[tuple[HandlerLimiter, ...], deque[Item]] = {}
-        self._tasks: dict[asyncio.Task[Any], Item] = {}
-        self._running: dict[asyncio.Task[Any], str] = {}
-        self._watch = LoopWatch(timeout, self._running.get)
-        self._took: defaultdict[str, list[float]] = defaultdict(list)  # seconds, by handler
-        self._failures: Counter[str] = Counter()
-        self._spent: defaultdict[str, float] = defaultdict(float)
+        self.tally = Tally()
         self.in_flight = 0
         self.ended: Counter[str] = Counter()
         """How many events ended, by lane; it only rises."""
@@ -146,13 +114,12 @@ class Dispatcher:
 
     def watch(self) -> None:
         """To be called at least every quarter of a second: looks for calls that are over their time."""
-        self._watch.turned(bool(self._tasks))
-        self._threads.watch(time.monotonic())
+        self._calls.watch()
 
     @property
     def hangs(self) -> bool:
         """True when as many threads hang for good as there should be."""
-        return self._threads.abandoned >= self._thread_count
+        return self._calls.hangs
 
     @property
     def is_full(self) -> bool:
@@ -173,21 +140,6 @@ class Dispatcher:
         """How many events of a lane may begin as soon as there is a slot."""
         return sum(room.ready.count(lane) for room in self._rooms)
 
-    def tally(self) -> dict[str, int]:
-        """Handlers' times and failures since the last call, as fields of `ingest.state.counters`."""
-        fields = {f"{counters.HANDLER}|{name}|failed": count for name, count in self._failures.items()}
-        for name, seconds in self._took.items():
-            fields |= counters.observed(counters.HANDLER, name, seconds)
-        self._took.clear()
-        self._failures.clear()
-        return fields
-
-    def spent(self) -> dict[str, int]:
-        """Milliseconds of handlers since the last call, by lane."""
-        spent = {lane: round(seconds * 1000) for lane, seconds in self._spent.items()}
-        self._spent.clear()
-        return spent
-
     def run(self, events: Iterable[tuple[int, Event]], account: Account) -> None:
         """Handle these events and return when all have ended."""
         source = Source(LANES[0])
@@ -206,34 +158,25 @@ class Dispatcher:
 
     async def interrupt(self) -> None:
         """Interrupt what has not ended: it counts as not begun, if it ends at all."""
-        for task in list(self._tasks):
-            task.cancel()
         if self.in_flight:
-            self._interrupts = True
-            self._threads.interrupt_all()
-            await asyncio.sleep(_INTERRUPT_SECONDS)
+            await self._calls.interrupt()
 
     def start(self) -> None:
         """Call the user's `startup` functions. Raises what one of them raises."""
-        for function in self._handlers.startups:
-            self.loop.run_until_complete(_await(function))
+        loops.start(self.loop, self._handlers.startups)
         self._started = True
 
     def shut_down(self) -> None:
         """Call the user's `shutdown` functions; what one of them raises is logged."""
-        for function in self._handlers.shutdowns if self._started else ():
-            try:
-                self.loop.run_until_complete(_await(function))
-            except Exception as error:
-                log.error("shutdown failed", error=f"{type(error).__name__} at {outcomes.place(error)}")
+        if self._started:
+            loops.shut_down(self.loop, self._handlers.shutdowns)
         self._started = False
 
     def close(self) -> None:
         """End the threads and the loop."""
-        self._threads.close()
-        self._watch.turned(busy=False)
+        self._calls.close()
         if self._owns_loop:
-            close_loop(self.loop)
+            loops.close_loop(self.loop)
 
     def _make_ready(self, item: Item) -> None:
         needs = self._handlers.needs(item.event)
@@ -245,15 +188,17 @@ class Dispatcher:
         waits: list[float] = []
         for limiters, parked in self._parked.items():
             while parked:
-                seconds = longest_wait(limiters)
-                if seconds or parked[0].room.free <= 0 or parked[0].source.lane in self.closed:
-                    waits.append(seconds or _AHEAD_SECONDS)
-                    break
-                item = parked.popleft()
+                item = parked[0]
+                if not item.source.gone:
+                    seconds = longest_wait(limiters)
+                    if seconds or item.room.free <= 0 or item.source.lane in self.closed:
+                        waits.append(seconds or _LOOK_SECONDS)
+                        break
+                parked.popleft()
                 self._begin(item, item.room)
         return min(waits, default=None)
 
-    def _begin(self, item: Item, room: _Room) -> None:
+    def _begin(self, item: Item, room: Room) -> None:
         source = item.source
         if source.gone:
             self._next_of(item)
@@ -261,13 +206,13 @@ class Dispatcher:
         if not source.open:
             source.held.append(item)
             return
-        context = item.context = self._context.copy()
+        context = item.context = self._calls.new_context()
         outcome = context.run(item.account.admit, item.event)
         if outcome is not None:
             self._begun(item)
             self._finish(item, outcome, time.monotonic())
             return
-        calls, put_off = self._calls(item)
+        calls, put_off = self._to_call(item)
         try:
             limiters = self._rate_limits.begin(calls) if self._rate_limits and self._handlers.any_throttled else ()
         except RateLimited as turn:
@@ -277,25 +222,19 @@ class Dispatcher:
             self._parked.setdefault(turn.limiters, deque()).append(item)
             return
         self._begun(item)
-        if not calls:
-            self._finish(item, self._outcome(item, put_off) if put_off else UNHANDLED, time.monotonic())
-            return
-        room.free -= 1
-        if room is self._thread:
-            self._threads.put(Job(calls, context, (item, limiters, put_off)))
+        if calls:
+            self._calls.begin(Begun(item, calls, put_off, limiters), room)
         else:
-            task = self.loop.create_task(self._call(item, calls, limiters, put_off), context=context)
-            self._tasks[task] = item
-            self._watch.turned(busy=True)  # it may block before anybody else has a turn
+            self._finish(item, self._outcome(item, put_off) if put_off else UNHANDLED, time.monotonic())
 
-    def _calls(self, item: Item) -> tuple[list[tuple[Handler, Event]], list[Ended]]:
+    def _to_call(self, item: Item) -> tuple[list[tuple[Handler, Event]], list[Ended]]:
         """The handlers to call, and those that have to wait because they always fail."""
         calls = self._handlers.calls(item.event)
         if before := item.account.done_before(item.index):
             calls = [call for call in calls if call[0].digest not in before]
-        if self.breakdowns is None:
-            return calls, []
-        put_off = []
+        put_off: list[Ended] = []
+        if self.breakdowns is None or not self.breakdowns.any_failing:
+            return calls, put_off
         for call in calls:
             if seconds := self.breakdowns.wait(call[0]):
                 put_off.append(Ended(call[0], waits=seconds))
@@ -308,107 +247,19 @@ class Dispatcher:
         if self.breakdowns is not None:
             self.breakdowns.not_called(handler)
 
-    async def _call(
-        self, item: Item, calls: list[tuple[Handler, Event]], limiters: tuple[HandlerLimiter, ...], ended: list[Ended]
-    ) -> None:
-        task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
-        try:
-            for handler, argument in calls:
-                self._running[task] = handler.name
-                ended.append(await self._call_one(handler, argument, task))
-        except asyncio.CancelledError:  # the worker stops
-            ended.clear()
-        finally:
-            self._tasks.pop(task, None)
-            self._running.pop(task, None)
-        # In the loop's own context: this task's is in use.
-        self.loop.call_soon(self._task_ended, item, ended, limiters, context=self._context)
-
-    def _task_ended(self, item: Item, ended: list[Ended], limiters: tuple[HandlerLimiter, ...]) -> None:
-        self._async.free += 1
-        if ended:
-            self._ended(item, ended, limiters)
-        else:
-            self._end_limiters(limiters)
-            self._not_begun(item)
-        self.begin()
-
-    async def _call_one(self, handler: Handler, argument: Event, task: asyncio.Task[Any]) -> Ended:
-        began, error = time.monotonic(), None
-        try:
-            async with asyncio.timeout(self._timeout) as limit:
-                if handler.is_async:
-                    await handler.call(argument)
-                else:
-                    await self._in_thread(handler, argument)
-        except BaseException as raised:  # a handler does not end the worker
-            if isinstance(raised, asyncio.CancelledError) and task.cancelling():
-                raise
-            error = raised
-            if isinstance(raised, TimeoutError) and limit.expired():
-                error = HandlerTimeout(f"not done after {self._timeout:g} s").with_traceback(raised.__traceback__)
-        return Ended(handler, time.monotonic() - began, error)
-
-    async def _in_thread(self, handler: Handler, argument: Event) -> None:
-        """Call a plain handler of an event that has async ones, too."""
-        done: asyncio.Future[Ended] = self.loop.create_future()
-        self._threads.put(Job([(handler, argument)], copy_context(), done))
-        ended = await asyncio.shield(done)
-        if ended.error is not None:
-            raise ended.error
-
-    def _thread_ended(self, job: Job) -> None:
-        """A thread calls this, or `watch`."""
-        self._from_threads.append(job)
-        if not self._told and not self.loop.is_closed():
-            self._told = True
-            self.loop.call_soon_threadsafe(self._collect)
-
-    def _wait_in_thread(self, awaitable: Any) -> None:
-        """A plain function returned something to be awaited, as a decorator around an `async def` does."""
-
-        async def wait() -> None:
-            await asyncio.wait_for(awaitable, self._timeout)
-
-        asyncio.run_coroutine_threadsafe(wait(), self.loop).result()
-
-    def _collect(self) -> None:
-        self._told = False
-        while self._from_threads:
-            job = self._from_threads.popleft()
-            if isinstance(job.note, asyncio.Future):
-                if not job.note.done() and job.ended:
-                    job.note.set_result(job.ended[0])
-                continue
-            item, limiters, put_off = job.note
-            if job.hangs:
-                item.context = job.context.copy()
-            if self._interrupts or not job.ended:
-                self._not_begun(item)
-                continue
-            seconds = sum(call.seconds for call in job.ended)
-            self._pace += _PACE * (seconds - self._pace) if self._pace else seconds
-            self._thread.free += 1
-            self._ended(item, [*job.ended, *put_off], limiters)
-        ahead = min(_MOST_AHEAD, int(self._thread_count * _AHEAD_SECONDS / max(self._pace, 1e-6)))
-        self._thread.free += ahead - self._ahead
-        self._ahead = ahead
-        self.begin()
-
-    def _ended(self, item: Item, ended: list[Ended], limiters: tuple[HandlerLimiter, ...]) -> None:
-        self._end_limiters(limiters)
-        now = time.monotonic()
+    def _ended(self, begun: Begun) -> None:
+        item, ended = begun.item, begun.ended
+        for limiter in begun.limiters:
+            limiter.end()
         lane = item.source.lane
         for number, call in enumerate(ended):
             if call.waits is not None:
                 continue
-            self._took[call.handler.name].append(call.seconds)
-            self._spent[lane] += call.seconds
+            self.tally.note(lane, call)
             self._shares.add(lane, call.seconds)
-            self._failures[call.handler.name] += call.broke
             if self.breakdowns is not None and self.breakdowns.note(call, item.event.attempt == 1):
                 ended[number] = Ended(call.handler, waits=self.breakdowns.wait(call.handler) or 1.0)
-        self._finish(item, self._outcome(item, ended), now)
+        self._finish(item, self._outcome(item, ended), time.monotonic())
 
     def _outcome(self, item: Item, ended: list[Ended]) -> Outcome:
         return outcomes.of_event(ended, item.account.done_before(item.index), self._full_errors)
@@ -429,10 +280,12 @@ class Dispatcher:
         item.source.in_flight += 1
         item.source.waiting -= 1
 
-    def _not_begun(self, item: Item) -> None:
+    def _not_begun(self, begun: Begun) -> None:
+        for limiter in begun.limiters:
+            limiter.end()
         self.in_flight -= 1
-        item.source.in_flight -= 1
-        item.context.run(item.account.put_off)
+        begun.item.source.in_flight -= 1
+        begun.item.context.run(begun.item.account.put_off)
         self._changed()
 
     def _next_of(self, item: Item) -> None:
@@ -445,37 +298,6 @@ class Dispatcher:
         else:
             del self._behind[item.key]
 
-    def _end_limiters(self, limiters: tuple[HandlerLimiter, ...]) -> None:
-        for limiter in limiters:
-            limiter.end()
-
     def _fail(self, error: BaseException) -> None:
         self.crash = self.crash or error
         self._changed()
-
-
-async def _await(function: Callable[[], object]) -> None:
-    result = function()
-    if inspect.isawaitable(result):
-        await result
-
-
-def new_loop(any_async: bool) -> asyncio.AbstractEventLoop:
-    """The loop on which handlers run."""
-    if not any_async:
-        return asyncio.new_event_loop()
-    import uvloop  # only where it is needed: without async handlers the loop has little to do
-
-    return uvloop.new_event_loop()
-
-
-def close_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Close a loop in order, as `asyncio.Runner` does."""
-    if loop.is_closed():
-        return
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
-        loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.run_until_complete(loop.shutdown_default_executor())
-    loop.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextvars import Context
 from typing import Any, Protocol
 
@@ -14,6 +14,8 @@ from workers.events import Event
 
 FAIR_SHARE = 0.1
 """Part of the work that a lower lane keeps while more urgent ones wait, so that none starves."""
+
+_ORDER_SECONDS = 0.001  # of work, until the order is looked at again: for quick handlers it costs as much as they do
 
 
 class Account(Protocol):
@@ -68,20 +70,21 @@ class Shares:
 
     def __init__(self) -> None:
         self._spent = dict.fromkeys(LANES, 0.0)
-        self._total = 0.0
+        self._total = self._told = 0.0
+        self.order: Sequence[str] = LANES
+        """The lanes, the one that goes first at the front."""
 
     def add(self, lane: str, seconds: float) -> None:
         self._spent[lane] += seconds
         self._total += seconds
+        if self._total - self._told < _ORDER_SECONDS:
+            return
         if self._total > SPENT_MS / 1000:
             self._spent = {name: spent / 2 for name, spent in self._spent.items()}
             self._total /= 2
-
-    def order(self) -> list[str]:
-        """The lanes, the one that goes first at the front."""
-        lanes = list(self._spent)
-        starved = [lane for lane in lanes[1:] if self._spent[lane] < FAIR_SHARE * self._total]
-        return [*starved, *(lane for lane in lanes if lane not in starved)] if starved else lanes
+        self._told = self._total
+        starved = [lane for lane in LANES[1:] if self._spent[lane] < FAIR_SHARE * self._total]
+        self.order = [*starved, *(lane for lane in LANES if lane not in starved)] if starved else LANES
 
 
 class _Businesses:
@@ -139,7 +142,7 @@ class Ready:
         """The next event, of no lane that is closed."""
         if not self._count:
             return None
-        for lane in self._shares.order():
+        for lane in self._shares.order:
             if lane not in closed and (item := self._lanes[lane].next()) is not None:
                 self._count -= 1
                 self._counts[lane] -= 1

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from ingest.store.queues import MESSAGES
 from workers.dispatch.dispatcher import Dispatcher
-from workers.engine.hand import Hand, batches
+from workers.engine.hand import Hands
 
 SOON_SECONDS = 1.0
 """A worker takes what it can begin within this time, by its rate lately."""
@@ -32,7 +32,7 @@ _KINDS = {MESSAGES: ("message", "profile"), "statuses": ("status",), "other": ("
 class Demand:
     """Of one worker, for these lanes."""
 
-    def __init__(self, dispatcher: Dispatcher, hands: dict[str, Hand], lanes: Iterable[str]) -> None:
+    def __init__(self, dispatcher: Dispatcher, hands: Hands, lanes: Iterable[str]) -> None:
         self._dispatcher = dispatcher
         self._hands = hands
         self._lanes = list(lanes)
@@ -48,7 +48,7 @@ class Demand:
     def rooms(self) -> dict[str, int]:
         """How many records of each lane to take: what can begin soon, within what may be in hand."""
         self._measure()
-        size = sum(one.state.size for one in batches(self._hands))
+        size = sum(one.state.size for one in self._hands.batches)
         return {lane: self._room(lane) if size < MOST_BYTES else 0 for lane in self._lanes}
 
     def is_more_than_soon(self, lane: str) -> bool:
@@ -62,7 +62,7 @@ class Demand:
         ready = self._dispatcher.ready(lane)
         if ready > ahead // 2:
             return 0
-        in_hand = sum(hand.source.waiting for hand in self._hands.values() if hand.lane == lane)
+        in_hand = sum(hand.source.waiting for hand in self._hands if hand.lane == lane)
         room = min(MOST_READY, self._dispatcher.free(*_KINDS[lane]) + ahead) - ready
         return max(0, min(room, MOST_IN_HAND - in_hand))
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from ingest.store.queues import lane_of
+from ingest.store.queues import MESSAGES, lane_of
+from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.ready import Account, Source
-from workers.engine import claims, settle
-from workers.engine.batch_state import BatchState
+from workers.engine import claims
+from workers.engine.batch_state import BatchState, Results
 from workers.engine.profiles import Asked
 from workers.events import Event
+
+_RELEASE_SECONDS = 10.0  # a partition that others want is kept after all if its handlers take longer
 
 
 class Taken(NamedTuple):
@@ -49,20 +53,81 @@ class Open:
 
 
 class Part(NamedTuple):
-    """What is settled of a batch in hand."""
+    """What is settled of a batch in hand. `how`: more, end or back, see settle.lua."""
 
     one: Open
-    settled: settle.Part
+    results: Results
+    how: str
 
 
 Todo = tuple[int, Event, claims.Claim | None]
 
 
+class Hands:
+    """What one worker has in hand: what it was `given`, what RQ has `admitted`, and the open batches of each queue."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._by_queue: dict[str, Hand] = {}
+        self.given: deque[Taken] = deque()
+        self.admitted: list[Taken] = []
+
+    def __iter__(self) -> Iterator[Hand]:
+        return iter(list(self._by_queue.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._by_queue or self.admitted or self.given)
+
+    def get(self, queue: str) -> Hand | None:
+        """The open batches of a queue, if there are some."""
+        return self._by_queue.get(queue)
+
+    def of(self, queue: str) -> Hand:
+        """The open batches of a queue, to which one is added."""
+        hand = self._by_queue.get(queue)
+        if hand is None:
+            hand = self._by_queue[queue] = Hand(queue)
+        return hand
+
+    def leaves(self, one: Open) -> None:
+        """The batch is not in hand any more."""
+        one.hand.batches.remove(one)
+        if not one.hand.batches:
+            del self._by_queue[one.hand.queue]
+
+    @property
+    def batches(self) -> Iterator[Open]:
+        """All open ones."""
+        return (one for hand in self._by_queue.values() for one in hand.batches)
+
+    @property
+    def lanes(self) -> set[str]:
+        """The lanes of the open ones."""
+        return {hand.lane for hand in self._by_queue.values()}
+
+    def give_back(self, lanes: Collection[str]) -> None:
+        """Begin nothing more of these lanes, and give back what is in hand."""
+        for hand in self._by_queue.values() if lanes else ():
+            if hand.lane in lanes and not hand.paused:
+                hand.source.open, hand.release_at, hand.paused = False, time.monotonic(), True
+
+    def share(self, count: int) -> None:
+        """Others have nothing to do: give them partitions of which events wait for a slot here."""
+        if count <= 0 or not self._dispatcher.is_full:
+            return
+        hands = [hand for hand in self._by_queue.values() if hand.lane == MESSAGES and hand.release_at is None]
+        for hand in sorted(hands, key=lambda one: one.source.in_flight)[:count]:
+            hand.source.open, hand.release_at = False, time.monotonic()
+
+    def keep_what_takes_long(self) -> None:
+        """A partition is not given away after all while an event of it goes on and on: others of it would wait."""
+        for hand in self._by_queue.values():
+            if hand.release_at is None or hand.paused or time.monotonic() - hand.release_at < _RELEASE_SECONDS:
+                continue
+            hand.release_at = None
+            self._dispatcher.reopen(hand.source)
+
+
 def going_back(hand: Hand) -> list[tuple[Open, str]]:
     """All batches of a queue go back. The youngest first: each goes to the front."""
     return [(one, "end" if one.state.all_done else "back") for one in reversed(hand.batches)]
-
-
-def batches(hands: Mapping[str, Hand]) -> Iterator[Open]:
-    """All of them."""
-    return (one for hand in hands.values() for one in hand.batches)

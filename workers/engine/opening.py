@@ -19,7 +19,7 @@ from workers.engine import claims, hooks, reaper
 from workers.engine.answers import Answers
 from workers.engine.batch_state import BatchState, kept
 from workers.engine.caps import Caps
-from workers.engine.hand import Hand, Open, Taken, Todo, batches
+from workers.engine.hand import Hands, Open, Taken, Todo
 from workers.engine.profiles import Profiles
 from workers.events import Event, Status
 
@@ -33,14 +33,14 @@ DUPLICATE = Outcome("duplicate")
 
 
 class Opening:
-    """Opens batches into the `hands`, by queue."""
+    """Opens batches into the `hands`."""
 
     def __init__(
         self,
         connection: PipelinedConnection,
         answers: Answers,
         dispatcher: Dispatcher,
-        hands: dict[str, Hand],
+        hands: Hands,
         caps: Caps,
         settings: Settings,
         profiles: Profiles | None,
@@ -70,9 +70,7 @@ class Opening:
         if self._archive and reaper.suspect(taken.batch):  # if it kills this worker too, no settle will archive it
             self._archive.keep(kept(map(unpack, taken.records)), lambda: False)
         state = BatchState(taken.queue, taken.batch, taken.records, self._settings.max_attempts, taken.token)
-        hand = self._hands.get(taken.queue)
-        if hand is None:
-            hand = self._hands[taken.queue] = Hand(taken.queue)
+        hand = self._hands.of(taken.queue)
         one = Open(state, hand)
         hand.batches.append(one)
         if self._profiles:
@@ -129,7 +127,7 @@ class Opening:
 
     async def ask_again(self) -> None:
         """Claim statuses whose message another batch had in work."""
-        if time.monotonic() < self.again_at or not (waiting := [one for one in batches(self._hands) if one.busy]):
+        if time.monotonic() < self.again_at or not (waiting := [one for one in self._hands.batches if one.busy]):
             return
         for one in waiting:
             todo: list[Todo] = list(one.busy)

@@ -1,4 +1,4 @@
-"""The arguments of settle.lua."""
+"""Settling: what of the batches in hand is done, told to Redis in one call for all of them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,156 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
+import structlog
 
-from ingest.store import keys
+from ingest.settings import Settings
+from ingest.store import keys, scripts
 from ingest.store.jobs import job_template, rq_now
-from workers.engine.batch_state import BatchState, Results
+from ingest.store.pipelined import Call, PipelinedConnection
+from ingest.store.queues import MESSAGES
+from workers.archive.files import Archive
+from workers.dispatch.dispatcher import Dispatcher
+from workers.engine.batch_state import Results
+from workers.engine.caps import Caps
+from workers.engine.demand import SOON_SECONDS, Demand
+from workers.engine.hand import Hands, Open, Part, going_back
+from workers.engine.profiles import Profiles
+from workers.engine.take import Taking
+
+log = structlog.get_logger()
+
+SETTLE_SECONDS = 0.5
+"""How often a batch settles what it has done, so that a kill repeats little."""
+
+KEYS = [
+    keys.LEDGER,
+    keys.TAKEN,
+    keys.LEASES,
+    keys.COUNTS,
+    keys.CLAIMS,
+    keys.GENERATIONS,
+    keys.SPENT,
+    keys.DEATHS,
+    keys.CONTROLS,
+    keys.COUNTERS,
+    keys.WANTED,
+]
 
 
-class Part(NamedTuple):
-    """What of one batch is settled. `how`: more, end or back, see settle.lua."""
+class Settling:
+    """Of one worker. With an `archive`, nothing is settled that it has not kept."""
 
-    opened: BatchState
-    results: Results
-    how: str
+    def __init__(
+        self,
+        connection: PipelinedConnection,
+        worker: str,
+        settings: Settings,
+        dispatcher: Dispatcher,
+        hands: Hands,
+        taking: Taking,
+        demand: Demand,
+        caps: Caps,
+        profiles: Profiles | None,
+        archive: Archive | None,
+    ) -> None:
+        self._settle = connection.script(scripts.lua(__file__, "settle.lua"))
+        self._calls = Calls(worker, settings.dedup_window)
+        self._dispatcher = dispatcher
+        self._hands = hands
+        self._taking = taking
+        self._demand = demand
+        self._caps = caps
+        self._profiles = profiles
+        self._archive = archive
+
+    def due(self, everything: bool) -> list[Part]:
+        """What is to be settled now, or `everything`. Batches that end leave the hands with that."""
+        due: list[tuple[Open, str]] = []
+        told: set[str] = set()  # lanes that settle.lua is asked about
+        now = time.monotonic()
+        for hand in self._hands:
+            if hand.release_at is not None and not hand.source.in_flight:
+                due += going_back(hand)
+                continue
+            for one in hand.batches:
+                if one.state.all_done:
+                    due.append((one, "end"))
+                elif everything or (
+                    now - one.settled_at >= SETTLE_SECONDS and (one.state.has_news or hand.lane not in told)
+                ):
+                    due.append((one, "more"))
+                    told.add(hand.lane)
+        return self._parts(due)
+
+    def rest(self) -> list[Part]:
+        """All that is in hand: what has not ended goes back."""
+        return self._parts([one for hand in self._hands for one in going_back(hand)])
+
+    def send(self, parts: list[Part]) -> Call:
+        """Settle these, with one call."""
+        if self._profiles:
+            self._profiles.remember()
+        left = {part.one.hand.lane for part in parts} - self._hands.lanes
+        unused = self._caps.give_back(left)
+        ring = [MESSAGES] if self._demand.is_more_than_soon(MESSAGES) else []
+        counted = self._dispatcher.tally.fields(), self._dispatcher.tally.spent()
+        return self._settle.send(KEYS, self._calls.build(parts, *counted, unused, ring))
+
+    def settled(self, parts: list[Part], reply: Any) -> int:
+        """Read what became of them. Returns how many partitions other workers want of this one."""
+        share, paused, capped, *replies = reply
+        for part, how in zip(parts, replies, strict=True):
+            if how == b"lost":
+                self._lost(part.one)
+            else:
+                _log_results(part.one.hand.lane, part.results)
+        lanes = {part.one.hand.lane for part in parts} & self._hands.lanes
+        self._caps.learn(lanes, [lane.decode() for lane in capped])
+        self._hands.give_back({lane.decode() for lane in paused})
+        return int(share)
+
+    def _parts(self, due: list[tuple[Open, str]]) -> list[Part]:
+        """Collect what is due. First, what leaves its batch is archived: while that fails, nothing is settled and
+        nothing begins.
+        """
+        # If the disk does not take all, it may take a part.
+        if due and not self._archived(due) and not self._archived(due := due[:1]):
+            self._dispatcher.held = True
+            return []
+        self._dispatcher.held = False
+        return [self._part(one, how) for one, how in due]
+
+    def _archived(self, due: list[tuple[Open, str]]) -> bool:
+        if not self._archive:
+            return True
+        leaving = [record for one, _ in due for record in one.state.leaving()]
+        return not leaving or self._archive.keep(leaving, lambda: False)
+
+    def _part(self, one: Open, how: str) -> Part:
+        one.settled_at = time.monotonic()
+        if how == "back" and not one.hand.source.gone:
+            one.hand.source.gone = True
+            self._dispatcher.reopen(one.hand.source)  # what it held is in the way of what comes of these contacts later
+            if not one.hand.paused:  # others want it
+                self._taking.leave_to_others(one.hand.queue, one.settled_at + SOON_SECONDS)
+        if how != "more":
+            self._leaves(one)
+        return Part(one, one.state.collect(), how)
+
+    def _lost(self, one: Open) -> None:
+        """Another worker has the batch, because this one was silent for too long: it must leave it alone."""
+        log.warning("another worker has this batch now", queue=one.state.queue, batch=one.state.batch)
+        one.state.lost = True
+        if one in one.hand.batches:  # what ended or went back has left already
+            self._leaves(one)
+
+    def _leaves(self, one: Open) -> None:
+        self._hands.leaves(one)
+        if self._profiles and one.asked:
+            self._profiles.forget(one.asked)
 
 
 class Calls:
@@ -60,17 +195,18 @@ class Calls:
             "spent": spent,
             "unused": unused,
             "ring": ring,
-            "batches": [_head(*part) for part in parts],
+            "batches": [_head(part) for part in parts],
         }
         return [orjson.dumps(head), *(value for part in parts for value in _values(part.results))]
 
 
-def _head(opened: BatchState, results: Results, how: str) -> dict[str, Any]:
+def _head(part: Part) -> dict[str, Any]:
+    opened, results = part.one.state, part.results
     return {
         "token": opened.token,
         "queue": opened.queue,
         "batch": opened.batch,
-        "how": how,
+        "how": part.how,
         "records": results.records,
         "letters": len(results.letters),
         "retries": [(retry.id, retry.delay, len(records)) for retry, records in results.retries.items()],
@@ -86,16 +222,10 @@ def _values(results: Results) -> Iterator[Any]:
     yield "\n".join(results.freed)
 
 
-KEYS = [
-    keys.LEDGER,
-    keys.TAKEN,
-    keys.LEASES,
-    keys.COUNTS,
-    keys.CLAIMS,
-    keys.GENERATIONS,
-    keys.SPENT,
-    keys.DEATHS,
-    keys.CONTROLS,
-    keys.COUNTERS,
-    keys.WANTED,
-]
+def _log_results(lane: str, results: Results) -> None:
+    for (handler, error), count in results.errors.items():
+        trace = results.traces.get((handler, error))
+        more = {"traceback": trace} if trace else {}
+        log.warning("events failed", lane=lane, failed=count, handler=handler, error=error, **more)
+    for reason, count in Counter(letter[0] for letter in results.letters).items():
+        log.warning("dead letters", lane=lane, reason=reason, count=count)

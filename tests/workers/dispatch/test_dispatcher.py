@@ -229,7 +229,7 @@ def test_a_time_out_does_not_reach_the_next_event(message: Callable[..., bytes])
         run(*[message(str(n), sender=str(n)) for n in range(6)])
         left.append(len(run.ends))
     assert left == [6] * 20
-    assert not any(place.abandoned for place in run.dispatcher._threads._places)
+    assert not any(place.abandoned for place in run.dispatcher._calls._threads._places)
 
 
 def test_a_blocking_async_handler(message: Callable[..., bytes], capsys: pytest.CaptureFixture[str]) -> None:

@@ -211,7 +211,7 @@ def test_long_batches_settle_on_the_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A batch that takes long settles what it has done meanwhile, so that a kill repeats only the rest."""
-    monkeypatch.setattr("workers.engine.flow.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.engine.settle.SETTLE_SECONDS", 0.0)
     handlers = Handlers()
 
     @handlers.status()
@@ -233,7 +233,7 @@ def test_retries_of_one_batch_stay_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Events that fail before and after a settle on the way still make one retry batch."""
-    monkeypatch.setattr("workers.engine.flow.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.engine.settle.SETTLE_SECONDS", 0.0)
     handlers = Handlers()
 
     @handlers.status()
@@ -256,7 +256,7 @@ def test_an_unfinished_event_holds_its_record(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With async handlers, a record leaves the batch only after all before it are done."""
-    monkeypatch.setattr("workers.engine.flow.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.engine.settle.SETTLE_SECONDS", 0.0)
     handlers, lengths = Handlers(), []
 
     @handlers.message()
@@ -311,7 +311,7 @@ def test_a_lost_batch_is_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A worker whose batch was given to another settles nothing and stops handling it."""
-    monkeypatch.setattr("workers.engine.flow.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.engine.settle.SETTLE_SECONDS", 0.0)
     handlers, seen = Handlers(), []
 
     @handlers.status()
@@ -402,7 +402,7 @@ def test_many_failures_in_one_settle(
         if event.id != "0":
             raise RetryIn(60)
 
-    monkeypatch.setattr("workers.engine.flow.SETTLE_SECONDS", 1e9)
+    monkeypatch.setattr("workers.engine.settle.SETTLE_SECONDS", 1e9)
     commit(orjson.dumps({"statuses": [{"id": str(n)} for n in range(20_001)]}))
     runner(handlers).run(*take())
     ((retry, _),) = redis.zrange(keys.scheduled_key("statuses"), 0, -1, withscores=True)  # type: ignore[misc]

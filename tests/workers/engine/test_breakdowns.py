@@ -70,7 +70,7 @@ def test_what_a_broken_handler_gets_waits(
 
     fails[0] = False
     seen.clear()
-    monkeypatch.setattr("workers.engine.flow.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.engine.settle.SETTLE_SECONDS", 0.0)
     for state in made.flow.dispatcher.breakdowns._failing.values():
         state.until = 1e-9
     for key in redis.scan_iter(f"{keys.RQ}:scheduled:*"):

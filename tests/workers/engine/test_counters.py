@@ -70,7 +70,7 @@ def test_a_settle_that_comes_twice(commit: Any, take: Any, runner: Any, status: 
     handlers = Handlers()
     handlers.status()(lambda event: None)
     made = runner(handlers)
-    connection, send = made.flow._connection, made.flow._settle.send
+    connection, send = made.flow._connection, made.flow._settling._settle.send
 
     def twice(*command: Any) -> Any:
         call = send(*command)
@@ -80,7 +80,7 @@ def test_a_settle_that_comes_twice(commit: Any, take: Any, runner: Any, status: 
         assert redis.hgetall(keys.COUNTERS) == before
         return call
 
-    made.flow._settle.send = twice
+    made.flow._settling._settle.send = twice
     commit(*(status(str(n)) for n in range(5)), b"no JSON")
     for _ in range(2):
         made.run(*take())

@@ -10,13 +10,13 @@ from redis import Redis
 
 from ingest.store import keys
 from workers import Handlers
-from workers.engine import flow as flow_room
 from workers.engine import reaper
+from workers.engine.hand import Taken
 
 
-def _given(take: Any, worker: str, *lanes: str) -> list[flow_room.Taken]:
+def _given(take: Any, worker: str, *lanes: str) -> list[Taken]:
     take.many(worker, *lanes)
-    return [flow_room.Taken(q.decode(), b.decode(), t.decode(), records, -1) for q, b, t, records, _ in take.last[4]]
+    return [Taken(q.decode(), b.decode(), t.decode(), records, -1) for q, b, t, records, _ in take.last[4]]
 
 
 def test_a_contact_whose_partition_was_given_back_is_handled_when_it_returns(
@@ -42,7 +42,7 @@ def test_a_contact_whose_partition_was_given_back_is_handled_when_it_returns(
             flow.admit(one)
         run(flow._turn(takes=False))
     assert flow.dispatcher.is_full
-    flow._share(1)
+    flow._hands.share(1)
     go_on.set()
     while flow.dispatcher.in_flight:
         run(asyncio.sleep(0))
@@ -70,7 +70,7 @@ def test_a_stop_keeps_the_order_of_a_queue(
     first, *others = _given(take, "w1", "messages")
     flow.admit(first)
     flow.dispatcher.loop.run_until_complete(flow._turn(takes=False))
-    flow._given.extend(others)
+    flow._hands.given.extend(others)
     flow.stop_seconds = 0.0
     flow.leave()
     reaper.heartbeat_and_reap(redis, "w1", leaves=True)

@@ -31,8 +31,9 @@ from ingest.store.queues import LANES, lane_of, partition_number
 from ingest.store.records import pack_into, unpack
 from workers.dispatch.outcomes import Outcome
 from workers.engine import claims, reaper, settle
-from workers.engine import flow as flow_room
+from workers.engine import take as take_room
 from workers.engine.batch_state import BatchState
+from workers.engine.hand import Hand, Open, Part
 from workers.events import Event
 
 PARTITIONS = 2
@@ -251,9 +252,9 @@ class Machine(RuleBasedStateMachine):
         self.redis.set(LOCK, "nobody")  # a reaping is a step of its own here
         self.template = job_template()
         self.append = self.redis.register_script(scripts.lua(append.__file__, "append.lua"))
-        self.take_script = self.redis.register_script(scripts.lua(flow_room.__file__, "take.lua"))
-        self.settle_script = self.redis.register_script(scripts.lua(flow_room.__file__, "settle.lua"))
-        self.revive_script = self.redis.register_script(scripts.lua(flow_room.__file__, "revive.lua"))
+        self.take_script = self.redis.register_script(scripts.lua(take_room.__file__, "take.lua"))
+        self.settle_script = self.redis.register_script(scripts.lua(take_room.__file__, "settle.lua"))
+        self.revive_script = self.redis.register_script(scripts.lua(take_room.__file__, "revive.lua"))
         self.claims_script = claims.Claims(self.connection)
         self.flushes: list[list[Any]] = []
         self.born = 0
@@ -349,7 +350,7 @@ class Machine(RuleBasedStateMachine):
             args += [lane, room, len(queues), *queues]
         before = self.look()
         closed = self.paused | {lane for lane in self.capped if not self.tokens[lane]}
-        _, share, careful, more, given = self.take_script(keys=flow_room.TAKE_KEYS, args=args)
+        _, share, careful, more, given = self.take_script(keys=take_room.KEYS, args=args)
         worker.takes.append(args)
         worker.careful = careful == 1
         assert self.redis.hget(keys.WANTED, worker.name) is None
@@ -402,7 +403,7 @@ class Machine(RuleBasedStateMachine):
         if not worker.takes:
             return
         before = self.look()
-        _, _, careful, more, given = self.take_script(keys=flow_room.TAKE_KEYS, args=worker.takes[-1])
+        _, _, careful, more, given = self.take_script(keys=take_room.KEYS, args=worker.takes[-1])
         assert self.look() == before, "taken twice"
         found = {one[2].decode(): one[3] for one in given}
         mine = [batch for batch in worker.taken if self.holders.get(batch.member) == batch.token]
@@ -416,7 +417,7 @@ class Machine(RuleBasedStateMachine):
         if len(worker.takes) < which:
             return
         before = self.look()
-        assert self.take_script(keys=flow_room.TAKE_KEYS, args=worker.takes[-which])[4] == []
+        assert self.take_script(keys=take_room.KEYS, args=worker.takes[-which])[4] == []
         assert self.look() == before, "what nobody waits for was given out"
 
     @rule(n=st.integers(0, 2), what=st.sampled_from(["flush", "take", "late take", "settle"]), which=st.integers(0, 2))
@@ -618,7 +619,7 @@ class Machine(RuleBasedStateMachine):
         made = []
         for batch, how in parts:
             assert batch.opened is not None
-            made.append(settle.Part(batch.opened, batch.opened.collect(), how))
+            made.append(Part(Open(batch.opened, Hand(batch.opened.queue)), batch.opened.collect(), how))
             if how != "more":
                 worker.drop(batch)
         left = {lane_of(batch.queue) for batch, _ in parts} - {lane_of(queue) for queue in worker.hands}

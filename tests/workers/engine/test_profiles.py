@@ -243,7 +243,7 @@ def test_a_crash_tells_again_at_most(
     commit(body(**changed))
     queue, batch = take("w1", "messages")
     made = runner(bot.handlers)
-    made.flow._send_settle = _dies
+    made.flow._settling.send = _dies
     with pytest.raises(Killed):
         made.run(queue, batch)
     assert len(bot.news) == 1

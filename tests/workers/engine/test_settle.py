@@ -16,7 +16,7 @@ from workers import Handlers
 @pytest.fixture
 def settle_always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settle whatever is done at every turn."""
-    monkeypatch.setattr("workers.engine.flow.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.engine.settle.SETTLE_SECONDS", 0.0)
 
 
 def test_what_is_sent_twice_counts_once(
@@ -25,7 +25,7 @@ def test_what_is_sent_twice_counts_once(
     """A settle that redis-py sends again, or that a Redis that hung carries out late, takes nothing more away."""
     handlers, sent = Handlers(), []
     made = runner(handlers)
-    send, other = made.flow._settle.send, redis.client()
+    send, other = made.flow._settling._settle.send, redis.client()
 
     def twice(keys_: list[str], args: list[Any]) -> Any:
         sent.append((keys_, args))
@@ -35,7 +35,7 @@ def test_what_is_sent_twice_counts_once(
             assert b"lost" not in made.flow._connection.answer(send(*again))
         return call
 
-    made.flow._settle.send = twice
+    made.flow._settling._settle.send = twice
 
     @handlers.status()
     def handle(event: Any) -> None:
@@ -62,8 +62,8 @@ def test_many_batches_in_one_call(commit: Any, take: Any, runner: Any, status: A
     commit(*[status(str(n)) for n in range(8)], batch=1)
     given = take.many("w1", "statuses")
     made = runner(handlers)
-    send, calls = made.flow._settle.send, []
-    made.flow._settle.send = lambda *call: calls.append(call) or send(*call)
+    send, calls = made.flow._settling._settle.send, []
+    made.flow._settling._settle.send = lambda *call: calls.append(call) or send(*call)
     made.run(*given)
     assert sorted(seen) == [str(n) for n in range(8)]
     assert len(calls) < 8
@@ -82,7 +82,7 @@ def test_a_pause_gives_back_what_has_not_begun(
         seen.append(event.id)
         if event.id == "m1":
             controls.pause(redis, ["messages"])
-            wait_for(lambda: any(hand.paused for hand in made.flow._hands.values()), what="the settle that says so")
+            wait_for(lambda: any(hand.paused for hand in made.flow._hands), what="the settle that says so")
 
     async def handle_async(event: Any) -> None:
         import asyncio
@@ -90,7 +90,7 @@ def test_a_pause_gives_back_what_has_not_begun(
         seen.append(event.id)
         if event.id == "m1":
             controls.pause(redis, ["messages"])
-            while not any(hand.paused for hand in made.flow._hands.values()):  # noqa: ASYNC110
+            while not any(hand.paused for hand in made.flow._hands):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
     handlers.message()(handle_async if is_async else handle)

@@ -12,7 +12,7 @@ from redis import Redis
 
 from ingest.store import keys
 from workers import Handlers
-from workers.engine import flow as flow_room
+from workers.engine.hand import Taken
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -33,7 +33,7 @@ def test_it_begins_nothing_before_it_knows(
     run = flow.dispatcher.loop.run_until_complete
     ((queue, batch),) = take.many("w1")
     token: Any = redis.hget(keys.TAKEN, f"{queue}|{batch}")
-    flow.admit(flow_room.Taken(queue, batch, token.decode(), redis.lrange(keys.batch_key(batch), 0, -1), -1))  # type: ignore[arg-type]
+    flow.admit(Taken(queue, batch, token.decode(), redis.lrange(keys.batch_key(batch), 0, -1), -1))  # type: ignore[arg-type]
     run(flow._turn(takes=False))
     run(asyncio.sleep(0))
     flow.note_heartbeat(time.monotonic() - 20)

@@ -1,0 +1,205 @@
+"""Calling the handlers of events that begin: async ones as tasks on the loop, plain ones in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import Any, NamedTuple
+
+from workers.dispatch.loop_watch import LoopWatch
+from workers.dispatch.outcomes import Ended, HandlerTimeout
+from workers.dispatch.rate_limits import HandlerLimiter
+from workers.dispatch.ready import Item, Ready
+from workers.dispatch.threads import Job, Threads
+from workers.events import Event
+from workers.handlers import Handler
+
+_AHEAD_SECONDS = 0.005
+"""Threads have this much work at hand beside what they do: to give it out one by one would cost more than quick calls.
+"""
+
+_MOST_AHEAD = 200
+_INTERRUPT_SECONDS = 0.05
+_PACE = 0.05  # how much the newest duration counts in the average
+
+
+class Room:
+    """Slots of one sort, and the events that wait for one."""
+
+    __slots__ = ("free", "ready")
+
+    def __init__(self, free: int, ready: Ready) -> None:
+        self.free = free
+        self.ready = ready
+
+
+class Begun(NamedTuple):
+    """An event that begins: the handlers to call, with their arguments; what has ended without a call; and who to tell
+    at the end that they may be called again.
+    """
+
+    item: Item
+    calls: list[tuple[Handler, Event]]
+    ended: list[Ended]
+    limiters: tuple[HandlerLimiter, ...]
+
+
+class Calls:
+    """Of one process, with slots for async handlers and for `threads`; a call may take `timeout` seconds.
+
+    `ended` is called on the loop with each event that has ended; what it began with then says nothing of calls if it
+    was interrupted, and counts as not begun. `more` is called when slots are free again.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        asynchronous: Room,
+        threaded: Room,
+        timeout: float,
+        ended: Callable[[Begun], None],
+        interrupted: Callable[[Begun], None],
+        more: Callable[[], object],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._loop = loop
+        self._async = asynchronous
+        self._threaded = threaded
+        self._timeout = timeout
+        self._ended = ended
+        self._interrupted = interrupted
+        self._more = more
+        self._thread_count, self._ahead, self._pace = threaded.free, 0, 0.0
+        self._threads = Threads(self._thread_count, timeout, self._thread_ended, self._wait_in_thread, stopping)
+        self._from_threads: deque[Job] = deque()
+        self._context = copy_context()  # of nobody's event
+        self._told = self._interrupts = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._running: dict[asyncio.Task[Any], str] = {}
+        self._watch = LoopWatch(timeout, self._running.get)
+
+    @property
+    def hangs(self) -> bool:
+        """True when as many threads hang for good as there should be."""
+        return self._threads.abandoned >= self._thread_count
+
+    def new_context(self) -> Context:
+        """A context for one event."""
+        return self._context.copy()
+
+    def begin(self, begun: Begun, room: Room) -> None:
+        """Call the handlers, in a slot of this sort."""
+        room.free -= 1
+        if room is self._threaded:
+            self._threads.put(Job(begun.calls, begun.item.context, begun))
+        else:
+            self._tasks.add(self._loop.create_task(self._call(begun), context=begun.item.context))
+            self._watch.turned(busy=True)  # it may block before anybody else has a turn
+
+    def watch(self) -> None:
+        """To be called at least every quarter of a second: looks for calls that are over their time."""
+        self._watch.turned(bool(self._tasks))
+        self._threads.watch(time.monotonic())
+
+    async def interrupt(self) -> None:
+        """Interrupt what has not ended: it counts as not begun, if it ends at all."""
+        for task in list(self._tasks):
+            task.cancel()
+        self._interrupts = True
+        self._threads.interrupt_all()
+        await asyncio.sleep(_INTERRUPT_SECONDS)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.close()
+        self._watch.turned(busy=False)
+
+    # On the loop
+
+    async def _call(self, begun: Begun) -> None:
+        task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
+        tell = self._ended
+        try:
+            for handler, argument in begun.calls:
+                self._running[task] = handler.name
+                begun.ended.append(await self._call_one(handler, argument, task))
+        except asyncio.CancelledError:  # the worker stops
+            tell = self._interrupted
+        finally:
+            self._tasks.discard(task)
+            self._running.pop(task, None)
+        # In the loop's own context: this task's is in use.
+        self._loop.call_soon(self._task_ended, tell, begun, context=self._context)
+
+    def _task_ended(self, tell: Callable[[Begun], None], begun: Begun) -> None:
+        self._async.free += 1
+        tell(begun)
+        self._more()
+
+    async def _call_one(self, handler: Handler, argument: Event, task: asyncio.Task[Any]) -> Ended:
+        began, error = time.monotonic(), None
+        try:
+            async with asyncio.timeout(self._timeout) as limit:
+                if handler.is_async:
+                    await handler.call(argument)
+                else:
+                    await self._in_thread(handler, argument)
+        except BaseException as raised:  # a handler does not end the worker
+            if isinstance(raised, asyncio.CancelledError) and task.cancelling():
+                raise
+            error = raised
+            if isinstance(raised, TimeoutError) and limit.expired():
+                error = HandlerTimeout(f"not done after {self._timeout:g} s").with_traceback(raised.__traceback__)
+        return Ended(handler, time.monotonic() - began, error)
+
+    # In threads
+
+    async def _in_thread(self, handler: Handler, argument: Event) -> None:
+        """Call a plain handler of an event that has async ones, too."""
+        done: asyncio.Future[Ended] = self._loop.create_future()
+        self._threads.put(Job([(handler, argument)], copy_context(), done))
+        ended = await asyncio.shield(done)
+        if ended.error is not None:
+            raise ended.error
+
+    def _thread_ended(self, job: Job) -> None:
+        """A thread calls this, or `watch`."""
+        self._from_threads.append(job)
+        if not self._told and not self._loop.is_closed():
+            self._told = True
+            self._loop.call_soon_threadsafe(self._collect)
+
+    def _wait_in_thread(self, awaitable: Any) -> None:
+        """A plain function returned something to be awaited, as a decorator around an `async def` does."""
+
+        async def wait() -> None:
+            await asyncio.wait_for(awaitable, self._timeout)
+
+        asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
+
+    def _collect(self) -> None:
+        self._told = False
+        while self._from_threads:
+            job = self._from_threads.popleft()
+            if isinstance(job.note, asyncio.Future):
+                if not job.note.done() and job.ended:
+                    job.note.set_result(job.ended[0])
+                continue
+            begun: Begun = job.note
+            if job.hangs:
+                begun.item.context = job.context.copy()
+            if self._interrupts or not job.ended:
+                self._interrupted(begun)
+                continue
+            seconds = sum(call.seconds for call in job.ended)
+            self._pace += _PACE * (seconds - self._pace) if self._pace else seconds
+            self._threaded.free += 1
+            begun.ended.extend(job.ended)
+            self._ended(begun)
+        ahead = min(_MOST_AHEAD, int(self._thread_count * _AHEAD_SECONDS / max(self._pace, 1e-6)))
+        self._threaded.free += ahead - self._ahead
+        self._ahead = ahead
+        self._more()

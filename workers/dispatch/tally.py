@@ -1,0 +1,39 @@
+"""How long handlers took and how often they failed, until the next settle counts it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from ingest.state import counters
+from workers.dispatch.outcomes import Ended
+
+
+class Tally:
+    """Of one process."""
+
+    def __init__(self) -> None:
+        self._took: defaultdict[str, list[float]] = defaultdict(list)  # seconds, by handler
+        self._failures: Counter[str] = Counter()
+        self._spent: defaultdict[str, float] = defaultdict(float)
+
+    def note(self, lane: str, call: Ended) -> None:
+        """A handler was called for an event of this lane."""
+        self._took[call.handler.name].append(call.seconds)
+        self._spent[lane] += call.seconds
+        if call.broke:
+            self._failures[call.handler.name] += 1
+
+    def fields(self) -> dict[str, int]:
+        """Handlers' times and failures since the last call, as fields of `ingest.state.counters`."""
+        fields = {f"{counters.HANDLER}|{name}|failed": count for name, count in self._failures.items()}
+        for name, seconds in self._took.items():
+            fields |= counters.observed(counters.HANDLER, name, seconds)
+        self._took.clear()
+        self._failures.clear()
+        return fields
+
+    def spent(self) -> dict[str, int]:
+        """Milliseconds of handlers since the last call, by lane."""
+        spent = {lane: round(seconds * 1000) for lane, seconds in self._spent.items()}
+        self._spent.clear()
+        return spent
