@@ -213,25 +213,25 @@ class Handlers:
         """The handlers of these kinds of event."""
         return [handler for handler in self._registered if handler.kind in kinds]
 
-    def needs(self, event: Event) -> bool | None:
-        """True when handling it may need the loop, False when only threads, None when no handler matches it."""
+    def matching(self, event: Event) -> tuple[tuple[Handler, ...], bool | None]:
+        """The handlers of an event, profile handlers apart; and True when handling it may need the loop, False when
+        only threads, None when no handler matches it.
+        """
         subject = event.subject
+        found = self._for(event.kind, subject)
         try:
-            return self._needs[event.kind, subject]
+            return found, self._needs[event.kind, subject]
         except KeyError:
-            found = self._for(event.kind, subject)
-            if isinstance(event, Message):
-                found += self._for("profile", None)
-            needs = any(handler.is_async for handler in found) if found else None
+            called = found + self._for("profile", None) if isinstance(event, Message) else found
+            needs = any(handler.is_async for handler in called) if called else None
             if len(self._needs) < _SUBJECTS:
                 self._needs[event.kind, subject] = needs
-            return needs
+            return found, needs
 
-    def calls(self, event: Event) -> list[tuple[Handler, Event]]:
-        """The handlers to call for an event, and with what: a message may also be news of a profile."""
-        calls: list[tuple[Handler, Event]] = []
-        for handler in self._for(event.kind, event.subject):  # a comprehension costs a call before Python 3.12
-            calls.append((handler, event))
+    def calls(self, event: Event, matching: tuple[Handler, ...] | None = None) -> list[tuple[Handler, Event]]:
+        """The handlers to call, and with what: a message may also be news of a profile. `matching`, if it is known."""
+        found = self._for(event.kind, event.subject) if matching is None else matching
+        calls: list[tuple[Handler, Event]] = [(handler, event) for handler in found]
         if self.wants_profiles and isinstance(event, Message) and (profile := event.profile) is not None:
             calls += [(handler, profile) for handler in self._for("profile", None)]
         return calls

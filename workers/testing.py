@@ -110,7 +110,7 @@ class _Account:
     def admit(self, event: Event) -> Outcome | None:
         return None
 
-    def put_off(self) -> None:
+    def put_off(self, event: Event) -> None:
         pass
 
     def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:

@@ -11,11 +11,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import Token
-from typing import NamedTuple
 
 from opentelemetry import trace
-from opentelemetry.context import Context, attach, detach
+from opentelemetry.context import Context, attach
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -32,13 +30,6 @@ STOP_SECONDS = 3.0
 _SPAN_ID = (1 << 64) - 1
 
 Attributes = Mapping[str, str | int]
-
-
-class Running(NamedTuple):
-    """A try of an event; its span is None when the notification is not sampled."""
-
-    span: Span | None
-    token: Token[Context]
 
 
 class Spans:
@@ -87,10 +78,10 @@ class Spans:
             span.set_status(StatusCode.ERROR)
         span.end(end)
 
-    def begin(self, notification: str, name: str, attributes: Callable[[], Attributes]) -> Running:
-        """Enter the context in which an event's handlers run, so that their spans belong to it. `leave` must follow.
+    def begin(self, notification: str, name: str, attributes: Callable[[], Attributes]) -> Span | None:
+        """Have the handlers' spans belong to the event, in the current context, which must be the event's own.
 
-        `attributes` is called only when the notification is sampled.
+        Returns the span of this try; None when the notification is not sampled, and then `attributes` is not called.
         """
         trace_id = int(notification, 16)
         sampled = self._sampled(trace_id, name)
@@ -98,13 +89,11 @@ class Spans:
         receiver = SpanContext(trace_id, trace_id & _SPAN_ID, is_remote=True, trace_flags=flags)
         context = trace.set_span_in_context(NonRecordingSpan(receiver), Context())
         if not sampled:
-            return Running(None, attach(context))
+            attach(context)
+            return None
         span = self._tracer.start_span(name, context, SpanKind.CONSUMER, attributes(), [Link(receiver)])
-        return Running(span, attach(trace.set_span_in_context(span, context)))
-
-    def leave(self, running: Running) -> None:
-        """Restore the context from before `begin`; the span stays open."""
-        detach(running.token)
+        attach(trace.set_span_in_context(span, context))
+        return span
 
     def end(self, span: Span, error: str, attributes: Attributes) -> None:
         """End the span: the handlers have returned. `error` is the class of the exception, or empty."""

@@ -81,6 +81,8 @@ class Breakdowns:
 
     def note(self, call: Ended, first_try: bool) -> bool:
         """Note how a call ended. True when its failure is that of a broken handler, and no fault of the event."""
+        if call.error is None and not self._failing:  # nearly always
+            return False
         state = self._failing.get(call.handler)
         if not call.broke:
             if state is not None:

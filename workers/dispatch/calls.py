@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from typing import Any, NamedTuple
+from typing import Any
 
 from workers.dispatch.loop_watch import LoopWatch
 from workers.dispatch.outcomes import Ended, HandlerTimeout
@@ -36,22 +36,40 @@ class Room:
         self.ready = ready
 
 
-class Begun(NamedTuple):
-    """An event that begins: the handlers to call, with their arguments; what has ended without a call; and who to tell
-    at the end that they may be called again.
-    """
+class Begun(Job):
+    """An event that begins. `put_off` are handlers of it that have to wait, `limiters` learn when it has ended."""
 
-    item: Item
-    calls: list[tuple[Handler, Event]]
-    ended: list[Ended]
-    limiters: tuple[HandlerLimiter, ...]
+    __slots__ = ("item", "limiters", "put_off")
+
+    def __init__(
+        self,
+        item: Item,
+        calls: list[tuple[Handler, Event]],
+        context: Context,
+        put_off: list[Ended],
+        limiters: tuple[HandlerLimiter, ...],
+    ) -> None:
+        super().__init__(calls, context)
+        self.item = item
+        self.put_off = put_off
+        self.limiters = limiters
+
+
+class _Part(Job):
+    """A plain handler of an event that has async ones, too."""
+
+    __slots__ = ("done",)
+
+    def __init__(self, handler: Handler, argument: Event, done: asyncio.Future[Ended]) -> None:
+        super().__init__([(handler, argument)], copy_context())
+        self.done = done
 
 
 class Calls:
     """Of one process, with slots for async handlers and for `threads`; a call may take `timeout` seconds.
 
-    `ended` is called on the loop with each event that has ended; what it began with then says nothing of calls if it
-    was interrupted, and counts as not begun. `more` is called when slots are free again.
+    `ended` is called on the loop with each event that has ended, `interrupted` with each that counts as not begun, and
+    then `more`: slots are free again.
     """
 
     def __init__(
@@ -94,9 +112,9 @@ class Calls:
         """Call the handlers, in a slot of this sort."""
         room.free -= 1
         if room is self._threaded:
-            self._threads.put(Job(begun.calls, begun.item.context, begun))
+            self._threads.put(begun)
         else:
-            self._tasks.add(self._loop.create_task(self._call(begun), context=begun.item.context))
+            self._tasks.add(self._loop.create_task(self._call(begun), context=begun.context))
             self._watch.turned(busy=True)  # it may block before anybody else has a turn
 
     def watch(self) -> None:
@@ -158,9 +176,8 @@ class Calls:
     # In threads
 
     async def _in_thread(self, handler: Handler, argument: Event) -> None:
-        """Call a plain handler of an event that has async ones, too."""
         done: asyncio.Future[Ended] = self._loop.create_future()
-        self._threads.put(Job([(handler, argument)], copy_context(), done))
+        self._threads.put(_Part(handler, argument, done))
         ended = await asyncio.shield(done)
         if ended.error is not None:
             raise ended.error
@@ -184,22 +201,20 @@ class Calls:
         self._told = False
         while self._from_threads:
             job = self._from_threads.popleft()
-            if isinstance(job.note, asyncio.Future):
-                if not job.note.done() and job.ended:
-                    job.note.set_result(job.ended[0])
-                continue
-            begun: Begun = job.note
-            if job.hangs:
-                begun.item.context = job.context.copy()
-            if self._interrupts or not job.ended:
-                self._interrupted(begun)
-                continue
-            seconds = sum(call.seconds for call in job.ended)
-            self._pace += _PACE * (seconds - self._pace) if self._pace else seconds
-            self._threaded.free += 1
-            begun.ended.extend(job.ended)
-            self._ended(begun)
+            if isinstance(job, Begun):
+                self._thread_call_ended(job)
+            elif isinstance(job, _Part) and job.ended and not job.done.done():
+                job.done.set_result(job.ended[0])
         ahead = min(_MOST_AHEAD, int(self._thread_count * _AHEAD_SECONDS / max(self._pace, 1e-6)))
         self._threaded.free += ahead - self._ahead
         self._ahead = ahead
         self._more()
+
+    def _thread_call_ended(self, begun: Begun) -> None:
+        if self._interrupts or not begun.ended:
+            self._interrupted(begun)
+            return
+        seconds = begun.ended[0].seconds if len(begun.ended) == 1 else sum(call.seconds for call in begun.ended)
+        self._pace += _PACE * (seconds - self._pace) if self._pace else seconds
+        self._threaded.free += 1
+        self._ended(begun)

@@ -69,7 +69,7 @@ class Dispatcher:
             self.loop, self._async, self._thread, timeout, self._ended, self._not_begun, self.begin, stopping
         )
         self._started = False
-        self._behind: dict[tuple[str, str], deque[Item]] = {}
+        self._behind: dict[tuple[str, str], deque[Item] | None] = {}  # what waits for an event of its order key
         self._parked: dict[tuple[HandlerLimiter, ...], deque[Item]] = {}
         self.tally = Tally()
         self.in_flight = 0
@@ -84,11 +84,13 @@ class Dispatcher:
             item = Item(index, event, account, source)
             source.waiting += 1
             if item.key is not None:
-                behind = self._behind.get(item.key)
-                if behind is not None:
+                if item.key in self._behind:
+                    behind = self._behind[item.key]
+                    if behind is None:
+                        behind = self._behind[item.key] = deque()
                     behind.append(item)
                     continue
-                self._behind[item.key] = deque()
+                self._behind[item.key] = None
             self._make_ready(item)
 
     def reopen(self, source: Source) -> None:
@@ -103,6 +105,7 @@ class Dispatcher:
         if self._stopping() or self.held or not self._may_begin():
             return None
         try:
+            self._shares.add(self.tally.lately())
             wait = self._begin_parked()
             for room in self._rooms:
                 while room.free > 0 and (item := room.ready.next(self.closed)) is not None:
@@ -179,7 +182,7 @@ class Dispatcher:
             loops.close_loop(self.loop)
 
     def _make_ready(self, item: Item) -> None:
-        needs = self._handlers.needs(item.event)
+        item.handlers, needs = self._handlers.matching(item.event)
         item.room = self._no_slot if needs is None else self._async if needs else self._thread
         item.room.ready.add(item)
 
@@ -206,7 +209,7 @@ class Dispatcher:
         if not source.open:
             source.held.append(item)
             return
-        context = item.context = self._calls.new_context()
+        context = self._calls.new_context()
         outcome = context.run(item.account.admit, item.event)
         if outcome is not None:
             self._begun(item)
@@ -216,22 +219,22 @@ class Dispatcher:
         try:
             limiters = self._rate_limits.begin(calls) if self._rate_limits and self._handlers.any_throttled else ()
         except RateLimited as turn:
-            context.run(item.account.put_off)
+            item.account.put_off(item.event)
             for handler, _ in calls:
                 self._not_called(handler)
             self._parked.setdefault(turn.limiters, deque()).append(item)
             return
         self._begun(item)
         if calls:
-            self._calls.begin(Begun(item, calls, put_off, limiters), room)
+            self._calls.begin(Begun(item, calls, context, put_off, limiters), room)
         else:
             self._finish(item, self._outcome(item, put_off) if put_off else UNHANDLED, time.monotonic())
 
     def _to_call(self, item: Item) -> tuple[list[tuple[Handler, Event]], list[Ended]]:
         """The handlers to call, and those that have to wait because they always fail."""
-        calls = self._handlers.calls(item.event)
-        if before := item.account.done_before(item.index):
-            calls = [call for call in calls if call[0].digest not in before]
+        calls = self._handlers.calls(item.event, item.handlers)
+        if item.before:
+            calls = [call for call in calls if call[0].digest not in item.before]
         put_off: list[Ended] = []
         if self.breakdowns is None or not self.breakdowns.any_failing:
             return calls, put_off
@@ -251,25 +254,21 @@ class Dispatcher:
         item, ended = begun.item, begun.ended
         for limiter in begun.limiters:
             limiter.end()
-        lane = item.source.lane
         for number, call in enumerate(ended):
-            if call.waits is not None:
-                continue
-            self.tally.note(lane, call)
-            self._shares.add(lane, call.seconds)
+            self.tally.note(item.source.lane, call)
             if self.breakdowns is not None and self.breakdowns.note(call, item.event.attempt == 1):
                 ended[number] = Ended(call.handler, waits=self.breakdowns.wait(call.handler) or 1.0)
-        self._finish(item, self._outcome(item, ended), time.monotonic())
+        self._finish(item, self._outcome(item, ended + begun.put_off if begun.put_off else ended), time.monotonic())
 
     def _outcome(self, item: Item, ended: list[Ended]) -> Outcome:
-        return outcomes.of_event(ended, item.account.done_before(item.index), self._full_errors)
+        return outcomes.of_event(ended, item.before, self._full_errors)
 
     def _finish(self, item: Item, outcome: Outcome, now: float) -> None:
         self.in_flight -= 1
         item.source.in_flight -= 1
         self.ended[item.source.lane] += 1
         try:
-            item.context.run(item.account.finish, item.index, item.event, outcome, now)
+            item.account.finish(item.index, item.event, outcome, now)
         except Exception as error:
             self._fail(error)
         self._next_of(item)
@@ -285,7 +284,7 @@ class Dispatcher:
             limiter.end()
         self.in_flight -= 1
         begun.item.source.in_flight -= 1
-        begun.item.context.run(begun.item.account.put_off)
+        begun.item.account.put_off(begun.item.event)
         self._changed()
 
     def _next_of(self, item: Item) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from ingest.store.queues import lane_of, partition_number
@@ -12,48 +11,44 @@ from workers.dispatch.outcomes import Outcome
 from workers.events import Event
 
 if TYPE_CHECKING:
-    from ingest.telemetry.spans import Attributes, Running, Spans
+    from opentelemetry.trace import Span
 
-_running: ContextVar[Running | None] = ContextVar("running", default=None)
+    from ingest.telemetry.spans import Attributes, Spans
 
 
 class EventContext:
-    """For the events of one batch. `begin`, then `end` or `leave`, are called in the context of the handlers."""
+    """For the events of one batch. `begin`, then `end` or `leave`; what `begin` sets is left with the context."""
 
     def __init__(self, queue: str, spans: Spans | None) -> None:
         self._lane = lane_of(queue)
         number = partition_number(queue)
         self._partition = "" if number is None else str(number)
         self._spans = spans
+        self._open: dict[int, Span] = {}  # by id() of the event
         self._fields = self._log_fields
 
     def begin(self, event: Event) -> None:
-        """Its handlers are called next."""
+        """Its handlers are called next, in this context, which is the event's own."""
         in_work.set((self._fields, event))
         if self._spans is not None:
             attributes = functools.partial(self._attributes, event)
-            _running.set(self._spans.begin(event.notification, f"process {self._lane}", attributes))
+            span = self._spans.begin(event.notification, f"process {self._lane}", attributes)
+            if span is not None:
+                self._open[id(event)] = span
 
-    def leave(self) -> None:
-        """They are not called now."""
-        in_work.set(None)
-        if self._spans is not None and (running := _running.get()):
-            _running.set(None)
-            self._spans.leave(running)
+    def leave(self, event: Event) -> None:
+        """They are not called now; what began of its span is not told."""
+        self._open.pop(id(event), None)
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, event: Event, outcome: Outcome) -> None:
         """They have ended, or none of them is called."""
-        if self._spans is None:  # nearly always, and for each event
-            in_work.set(None)
+        if self._spans is None or (span := self._open.pop(id(event), None)) is None:
             return
-        running = _running.get()
-        self.leave()
-        if running is not None and running.span is not None:
-            error = "Reject" if outcome.name == "rejected" else outcome.error.partition(" ")[0]
-            attributes = {"wa.outcome": outcome.name}
-            if outcome.handler:
-                attributes["code.function.name"] = outcome.handler
-            self._spans.end(running.span, error, attributes)
+        error = "Reject" if outcome.name == "rejected" else outcome.error.partition(" ")[0]
+        attributes = {"wa.outcome": outcome.name}
+        if outcome.handler:
+            attributes["code.function.name"] = outcome.handler
+        self._spans.end(span, error, attributes)
 
     def _log_fields(self, event: Event) -> dict[str, object]:
         return {"notification": event.notification, "lane": self._lane, "attempt": event.attempt}

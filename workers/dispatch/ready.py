@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
-from contextvars import Context
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from ingest.store.constants import SPENT_MS
 from ingest.store.queues import LANES
 from workers.dispatch.outcomes import Outcome
 from workers.events import Event
+from workers.handlers import Handler
 
 FAIR_SHARE = 0.1
 """Part of the work that a lower lane keeps while more urgent ones wait, so that none starves."""
-
-_ORDER_SECONDS = 0.001  # of work, until the order is looked at again: for quick handlers it costs as much as they do
 
 
 class Account(Protocol):
     """What the events of a batch report to, and what may keep them from being handled.
 
-    `admit` is called right before an event's handlers; if it returns an outcome, they are not called. `put_off` takes
-    `admit` back: the event has to wait for its turn. `finish` gets each event's outcome, and the time by the monotonic
-    clock. `done_before` are the handlers (their digests) that need not be called. The first three are called in the
-    event's own context.
+    `admit` is called right before an event's handlers, in the event's own context; if it returns an outcome, they are
+    not called. `put_off` takes `admit` back: the event has to wait for its turn. `finish` gets each event's outcome,
+    and the time by the monotonic clock. `done_before` are the handlers (their digests) that need not be called.
     """
 
     def admit(self, event: Event) -> Outcome | None: ...
-    def put_off(self) -> None: ...
+    def put_off(self, event: Event) -> None: ...
     def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None: ...
     def done_before(self, index: int) -> frozenset[bytes]: ...
 
@@ -50,9 +47,11 @@ class Source:
 
 
 class Item:
-    """An event in hand, with the number of its record in its batch."""
+    """An event in hand, with the number of its record in its batch. `handlers` are those that match it; `before`, those
+    that had ended in an earlier try.
+    """
 
-    __slots__ = ("account", "context", "event", "index", "key", "room", "source")
+    __slots__ = ("account", "before", "event", "handlers", "index", "key", "room", "source")
 
     def __init__(self, index: int, event: Event, account: Account, source: Source) -> None:
         self.index = index
@@ -61,7 +60,8 @@ class Item:
         self.source = source
         order_key = event.order_key
         self.key = None if order_key is None else (event.kind, order_key)
-        self.context: Context  # its own; set when it begins
+        self.handlers: tuple[Handler, ...] = ()
+        self.before = account.done_before(index)
         self.room: Any = None
 
 
@@ -70,20 +70,18 @@ class Shares:
 
     def __init__(self) -> None:
         self._spent = dict.fromkeys(LANES, 0.0)
-        self._total = self._told = 0.0
         self.order: Sequence[str] = LANES
         """The lanes, the one that goes first at the front."""
 
-    def add(self, lane: str, seconds: float) -> None:
-        self._spent[lane] += seconds
-        self._total += seconds
-        if self._total - self._told < _ORDER_SECONDS:
-            return
-        if self._total > SPENT_MS / 1000:
-            self._spent = {name: spent / 2 for name, spent in self._spent.items()}
-            self._total /= 2
-        self._told = self._total
-        starved = [lane for lane in LANES[1:] if self._spent[lane] < FAIR_SHARE * self._total]
+    def add(self, spent: Mapping[str, float]) -> None:
+        """Seconds of handlers, by lane."""
+        for lane, seconds in spent.items():
+            self._spent[lane] += seconds
+        total = sum(self._spent.values())
+        if total > SPENT_MS / 1000:
+            self._spent = {lane: seconds / 2 for lane, seconds in self._spent.items()}
+            total /= 2
+        starved = [lane for lane in LANES[1:] if self._spent[lane] < FAIR_SHARE * total]
         self.order = [*starved, *(lane for lane in LANES if lane not in starved)] if starved else LANES
 
 

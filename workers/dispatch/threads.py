@@ -28,14 +28,12 @@ _AGAIN = 1.0  # seconds; a handler that swallows the time-out gets it again
 class Job:
     """Calls of plain functions, one after another, for one event. `ended` is how those ended that were begun."""
 
-    __slots__ = ("calls", "context", "ended", "hangs", "note")
+    __slots__ = ("calls", "context", "ended")
 
-    def __init__(self, calls: list[tuple[Handler, Event]], context: Context, note: Any) -> None:
+    def __init__(self, calls: list[tuple[Handler, Event]], context: Context) -> None:
         self.calls = calls
         self.context = context
-        self.note = note
         self.ended: list[Ended] = []
-        self.hangs = False  # in a thread that was left to itself, which still uses the context
 
 
 class _Place:
@@ -57,7 +55,7 @@ class _Place:
             with self.lock:
                 self.handler, self.began = handler, began
             result = handler.call(argument)
-            if hasattr(result, "__await__"):  # nearly always None
+            if result is not None and hasattr(result, "__await__"):
                 wait(result)
         except BaseException as raised:
             error = raised
@@ -149,7 +147,7 @@ class Threads:
                 ended = job.context.run(place.call, handler, argument, self._wait)
                 if place.abandoned:
                     return
-                job.ended.append(self._told(ended))
+                job.ended.append(ended if ended.error is None else self._told(ended))
             place.job = None
             self._ended(job)
 
@@ -173,7 +171,6 @@ class Threads:
         self._again_at.pop(place, None)
         self._start()
         error = HandlerTimeout(f"not done after {self._timeout:g} s, nor could it be interrupted")
-        job.hangs = True
         job.ended.append(Ended(handler, time.monotonic() - place.began, error))
         self._ended(job)
 

@@ -66,7 +66,7 @@ class BatchState:
         self._left = [0] * len(records)  # events of each record that are not done
         self._unclaimed: list[list[tuple[Event | Broken, int, Outcome | None]]] = [[] for _ in records]
         self._claims: dict[int, Claim] = {}  # by id() of the event
-        self._holds: Counter[str] = Counter()  # events for which each claim is held
+        self._holds: Counter[str] = Counter()  # statuses for which the claim of each message is held
         self._done: list[tuple[Event, int, Outcome]] = []
         self._waits: list[float] = []  # seconds of handled events, from arrival to end
         self._first = 0  # number of the first record that has not left the batch
@@ -113,7 +113,8 @@ class BatchState:
     def claimed(self, event: Event, claim: Claim) -> None:
         """Note that this batch has claimed the event."""
         self._claims[id(event)] = claim
-        self._holds[claim.field] += 1
+        if claim.message:
+            self._holds[claim.message] += 1
 
     def is_superseded(self, status: Status) -> bool:
         """True when a later stage of the same message was handled, before this batch or in it."""
@@ -165,19 +166,21 @@ class BatchState:
             claim = self._claims.pop(id(event), None)
             if claim is not None:
                 results.done.append(claim.done(outcome.happened))
-                self._free(results, claim.field)
+                self._free(results, claim)
         self._done = []
         if self._waits:
             results.tally = counters.observed(counters.WAIT, lane_of(self.queue), self._waits)
             self._waits = []
         return results
 
-    def _free(self, results: Results, field: str) -> None:
-        """A claim ends with the last event that it is held for."""
-        self._holds[field] -= 1
-        if not self._holds[field]:
-            del self._holds[field]
-            results.freed.append(field)
+    def _free(self, results: Results, claim: Claim) -> None:
+        """A claim ends with the event; that of a message with the last of its statuses."""
+        if claim.message:
+            self._holds[claim.message] -= 1
+            if self._holds[claim.message]:
+                return
+            del self._holds[claim.message]
+        results.freed.append(claim.field)
 
     def _account(self, results: Results, event: Event, index: int, outcome: Outcome) -> None:
         if outcome.name == "put_off":

@@ -32,7 +32,7 @@ class InContext:
         return None
 
     def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
-        self._context.end(outcome)
+        self._context.end(event, outcome)
         self._opened.finish(index, event, outcome, now)
 
 
@@ -50,8 +50,8 @@ class Capped:
         self._caps.use(self._lane, 1)
         return self._account.admit(event)
 
-    def put_off(self) -> None:
-        self._account.put_off()
+    def put_off(self, event: Event) -> None:
+        self._account.put_off(event)
         self._caps.use(self._lane, -1)
 
 

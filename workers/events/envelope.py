@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from workers.events.values import JsonObject, phone, text
+from workers.events.values import JsonObject, phone, table, text
 
 _ARRAYS = frozenset({"contacts", "messages", "statuses", "errors"})
 
@@ -15,7 +15,8 @@ class Envelope:
     """The notification around events: the objects that enclose them, as parsed. One for each Cloud change.
 
     `change` and `entry` are None in the On-Premises form, whose `value` is the body itself. `text` holds the bytes that
-    were parsed, `body_digest` the digest of the received ones if they differ. `shares` are the record's.
+    were parsed, `body_digest` the digest of the received ones if they differ. `shares` are the record's. `business` is
+    the business phone number's id.
     """
 
     __slots__ = (
@@ -23,6 +24,7 @@ class Envelope:
         "attempt",
         "body",
         "body_digest",
+        "business",
         "change",
         "entry",
         "received_ms",
@@ -52,6 +54,7 @@ class Envelope:
         self.text = text
         self.body_digest = body_digest
         self.shares = shares
+        self.business = _business(value)
         self._people: _People | None = None
 
     def around(self, array: str, content: Any, contact: JsonObject | None = None) -> bytes:
@@ -95,6 +98,10 @@ class Envelope:
                     return found[key]
         lone = people.lone
         return None if lone is None or (any(users) and text(lone, "user_id")) else lone
+
+
+def _business(value: JsonObject) -> str | None:
+    return text(table(value, "metadata") or {}, "phone_number_id")
 
 
 class _People:

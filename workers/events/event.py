@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from ingest.store.records import digest, notification_id
 from workers.events.envelope import Envelope
-from workers.events.values import EPOCH, JsonObject, moment, table, text
+from workers.events.values import EPOCH, JsonObject, moment, text
 
 # What may stand in a repr: a word such as `text` or `failed`, or a code. If a sender puts a name or a number
 # there by mistake, it is not quoted.
@@ -81,7 +81,7 @@ class Event:
     @property
     def business(self) -> str | None:
         """The business phone number's id (Cloud: `metadata.phone_number_id`); None On-Premises."""
-        return text(table(self._envelope.value, "metadata") or {}, "phone_number_id")
+        return self._envelope.business
 
     @property
     def order_key(self) -> str | None:

@@ -16,8 +16,17 @@ def _item(lane: str, business: str, sender: str = "15550001") -> Item:
     value = {"metadata": {"phone_number_id": business}, "messages": [{"from": sender, "id": "m", "type": "text"}]}
     body = orjson.dumps({"entry": [{"id": "1", "changes": [{"field": "messages", "value": value}]}]})
     (event,) = [event for event in parse(body, 0) if isinstance(event, Event)]
-    account: Any = None
-    return Item(0, event, account, Source(lane))
+    return Item(0, event, _Account(), Source(lane))
+
+
+class _Account:
+    """That of a batch of which nothing was tried before."""
+
+    def done_before(self, index: int) -> frozenset[bytes]:
+        return frozenset()
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} is called when an event begins, not before")
 
 
 def test_urgent_first_and_a_tenth_for_the_others() -> None:
@@ -33,7 +42,7 @@ def test_urgent_first_and_a_tenth_for_the_others() -> None:
         item = ready.next()
         assert item is not None
         lane = item.source.lane
-        shares.add(lane, cost[lane])
+        shares.add({lane: cost[lane]})
         spent[lane] += round(cost[lane] * 1000)
     assert 0.08 * spent.total() < spent["statuses"] < 0.2 * spent.total()
     assert 0.08 * spent.total() < spent["other"] < 0.2 * spent.total()

@@ -385,7 +385,7 @@ class Run:
     def done_before(self, index: int) -> frozenset[bytes]:
         return frozenset()
 
-    def put_off(self) -> None: ...
+    def put_off(self, event: Event) -> None: ...
 
     def admit(self, event: Event) -> Outcome | None:
         return None
