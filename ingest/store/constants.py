@@ -53,8 +53,11 @@ TAKE_BYTES = 2_097_152
 TAKE_BATCHES = 64
 """Nor more batches than these."""
 
-IDLE_MS = 500
+IDLE_MS = 250
 """A worker that has nothing to do, while others have more than their part, looks again after this."""
+
+LEAVE_MS = 50
+"""For so long a worker leaves partitions beyond its part to others, before it takes them as well."""
 
 # When a worker dies.
 

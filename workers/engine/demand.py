@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ingest.store.queues import MESSAGES
 from workers.dispatch.dispatcher import Dispatcher
@@ -16,7 +16,7 @@ SOON_SECONDS = 1.0
 MOST_READY = 2000
 """Events of a lane, at most, that are taken because they can begin soon."""
 
-LEAST_MESSAGES = 500
+LEAST_MESSAGES = 1000
 """Messages that are taken even if they cannot begin soon: so that businesses have their turn, whoever posts a flood."""
 
 MOST_IN_HAND = 5000
@@ -26,6 +26,8 @@ MOST_BYTES = 16 * 1024 * 1024
 """Bytes of records in hand at most."""
 
 _MEASURE_SECONDS = 0.25
+_REFILL_SECONDS = 0.25  # another business, in a partition of which nothing is in hand, waits no longer than this
+_SOME = 50  # to take less would divide batches into small parts
 _KINDS = {MESSAGES: ("message", "profile"), "statuses": ("status",), "other": ("error", "change")}
 
 
@@ -39,6 +41,12 @@ class Demand:
         self._ended: Counter[str] = Counter()
         self._rates: Counter[str] = Counter()  # events a second lately, by lane
         self._measured_at = time.monotonic()
+        self._refill_at: dict[str, float] = {}
+
+    def asked(self, rooms: Mapping[str, int]) -> None:
+        """So much is asked for: a lane of which there is much in hand does so again after some time."""
+        again_at = time.monotonic() + _REFILL_SECONDS
+        self._refill_at |= {lane: again_at for lane, room in rooms.items() if room}
 
     def tries(self) -> list[float]:
         """Of each lane whose handlers all fail, the seconds until one of them is tried again."""
@@ -60,11 +68,12 @@ class Demand:
             return 0 if wait else 1
         ahead = self._ahead(lane)
         ready = self._dispatcher.ready(lane)
-        if ready > ahead // 2:
-            return 0
         in_hand = sum(hand.source.waiting for hand in self._hands if hand.lane == lane)
         room = min(MOST_READY, self._dispatcher.free(*_KINDS[lane]) + ahead) - ready
-        return max(0, min(room, MOST_IN_HAND - in_hand))
+        room = max(0, min(room, MOST_IN_HAND - in_hand))
+        if ready > ahead // 2 and (room < _SOME or time.monotonic() < self._refill_at.get(lane, 0.0)):
+            return 0
+        return room
 
     def _ahead(self, lane: str) -> int:
         """How many events of a lane may wait for a slot here."""

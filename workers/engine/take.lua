@@ -17,7 +17,10 @@
 -- allow-oom: when Redis is full, taking work is what makes room.
 -- include ingest/store/queues.lua
 -- include workers/dispatch/bucket.lua
--- constants CHUNK TAKE_BYTES TAKE_BATCHES CALLS_KEPT_SECONDS IDLE_MS
+-- A call leases no more partitions than the worker's part of them: a flood that begins reaches all workers at once. What
+-- the others leave may be taken with the next call.
+--
+-- constants CHUNK TAKE_BYTES TAKE_BATCHES CALLS_KEPT_SECONDS IDLE_MS LEAVE_MS
 local ledger, taken, leases, tails, turn, steering, deaths, wanted, alive = unpack(KEYS)
 local rq, wa, worker, template, now, call, empty_handed = unpack(ARGV, 1, 7)
 local PARTITIONED = '^messages%.'
@@ -30,6 +33,7 @@ local holders, counts = {}, {} -- of each leased partition: the worker, and how 
 local given, members, bytes = {}, {}, 0
 local next_due -- when there may be something to take, as far as that is known
 local careful = 0
+local workers -- how many there are
 
 local function may_be_due(at)
   if at and (not next_due or at < next_due) then
@@ -48,6 +52,25 @@ end
 local function short(lane)
   local limit = controls['limit.' .. lane]
   return limit and select(2, look(steering, lane, tonumber(limit), now_s)) or 0
+end
+
+-- Calls `found` with each of these queues that has a key of this prefix. Mostly few have or all: so it asks for all of
+-- them together, then for halves. An EXISTS of 32 keys costs no more than two commands of one key.
+local function each_with(prefix, queues, from, to, found)
+  local names = {}
+  for n = from, to do
+    names[#names + 1] = prefix .. queues[n]
+  end
+  local count = #names > 0 and redis.call('EXISTS', unpack(names)) or 0
+  if count == #names then
+    for n = from, to do
+      found(queues[n])
+    end
+  elseif count > 0 then
+    local middle = math.floor((from + to) / 2)
+    each_with(prefix, queues, from, middle, found)
+    each_with(prefix, queues, middle + 1, to, found)
+  end
 end
 
 -- Moves retry batches that are due from RQ's ScheduledJobRegistry to the front of the queue: they are older than all
@@ -183,6 +206,11 @@ end
 
 -- Takes a batch of this queue, or its first records. Returns how many, and true when nothing more may be given.
 local function give(queue, lane)
+  local is_new = queue:find(PARTITIONED) and not holders[queue]
+  if is_new and lane.part == 0 and waiting[queue] > 0 then
+    lane.left = true
+    return 0
+  end
   local id = (holders[queue] or worker) == worker and pop(queue)
   if not id then
     return 0
@@ -201,6 +229,7 @@ local function give(queue, lane)
   end
   if queue:find(PARTITIONED) then
     holders[queue], counts[queue] = worker, (counts[queue] or 0) + 1
+    lane.part = lane.part - (is_new and 1 or 0)
     redis.call('HSET', leases, queue, worker .. '|' .. counts[queue])
   end
   return hand_over(queue, id, lane), alone
@@ -227,18 +256,25 @@ end
 
 -- The lanes of the worker's queues, each with its queues and its room. Promotes what is due.
 local function read_lanes()
+  workers = math.max(1, redis.call('ZCARD', alive))
   local lanes, i = {}, 8
   while ARGV[i] do
     local name = ARGV[i]
     local lane = { name = name, room = tonumber(ARGV[i + 1]), limit = tonumber(controls['limit.' .. name]) }
     lane.open = not controls['paused.' .. name]
+    lane.part = math.ceil(tonumber(ARGV[i + 2]) / workers)
     local last = i + 2 + tonumber(ARGV[i + 2])
     for n = i + 3, last do
       lane[#lane + 1] = ARGV[n]
-      local due = promote(ARGV[n])
-      may_be_due(lane.open and due)
-      waiting[ARGV[n]] = redis.call('LLEN', rq .. ':queue:' .. ARGV[n])
+      waiting[ARGV[n]] = 0
     end
+    each_with(rq .. ':scheduled:', lane, 1, #lane, function(queue)
+      local due = promote(queue)
+      may_be_due(lane.open and due)
+    end)
+    each_with(rq .. ':queue:', lane, 1, #lane, function(queue)
+      waiting[queue] = redis.call('LLEN', rq .. ':queue:' .. queue)
+    end)
     lanes[#lanes + 1] = lane
     i = last + 1
   end
@@ -248,7 +284,7 @@ end
 -- True when this worker could take something of a lane now.
 local function has_more_for_me(lane)
   for _, queue in ipairs(lane.open and short(lane.name) == 0 and lane or {}) do
-    if waiting[queue] > 0 and (holders[queue] or worker) == worker then
+    if waiting[queue] > 0 and (holders[queue] == worker or not (holders[queue] or lane.left)) then
       return true
     end
   end
@@ -277,22 +313,29 @@ local function ring(lanes)
   end
 end
 
--- This worker got no messages. If others have more than their part of the partitions, they learn that it is wanted.
+-- This worker got no messages. If others have more than their part of the partitions, they learn that it is wanted; if
+-- none has, but one has two more than this worker, that one: at the end of a backlog its others would wait there.
 local function ask_for_a_part()
   local held, total = {}, 0
   for _, holder in pairs(holders) do
     held[holder] = (held[holder] or 0) + 1
     total = total + 1
   end
-  local part = total / math.max(1, redis.call('ZCARD', alive))
-  if (held[worker] or 0) + 1 > part then
-    return
-  end
+  local mine, part = held[worker] or 0, math.ceil(total / workers)
+  local most, asked = nil, false
   for holder, count in pairs(held) do
-    if count > math.ceil(part) then
-      redis.call('HSET', wanted, holder, count - math.ceil(part))
-      may_be_due(now_s + IDLE_MS / 1000)
+    if count >= mine + 2 and count > part then
+      redis.call('HSET', wanted, holder, count - part)
+      asked = true
+    elseif count >= mine + 2 and count > (held[most] or 0) then
+      most = holder
     end
+  end
+  if most and not asked then
+    redis.call('HSET', wanted, most, 1)
+  end
+  if most or asked then
+    may_be_due(now_s + IDLE_MS / 1000)
   end
 end
 
@@ -333,6 +376,7 @@ for _, lane in ipairs(lanes) do
   if lane.open and fill(lane) then
     break
   end
+  may_be_due(lane.left and now_s + LEAVE_MS / 1000)
 end
 ring(lanes)
 redis.call('SET', call_key, call .. '\n' .. table.concat(members, '\n'), 'EX', CALLS_KEPT_SECONDS)

@@ -77,6 +77,7 @@ class Taking:
         rooms = self._rooms()
         if not self._worth_asking(rooms):
             return None
+        self._demand.asked(rooms)
         args: list[Any] = [keys.RQ, keys.WA, self._worker, self._template, rq_now()]
         args += [next(self._numbers), int(not self._hands)]
         for lane, queues in self._queues.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from redis import Redis
 from ingest.routing import handles, route
 from ingest.state import controls
 from ingest.store import append, keys, scripts
+from ingest.store.constants import LEAVE_MS
 from ingest.store.jobs import job_template, rq_now
 from ingest.store.pipelined import PipelinedConnection
 from ingest.store.queues import LANES, lane_of, partition_number
@@ -350,7 +352,7 @@ class Machine(RuleBasedStateMachine):
             args += [lane, room, len(queues), *queues]
         before = self.look()
         closed = self.paused | {lane for lane in self.capped if not self.tokens[lane]}
-        _, share, careful, more, given = self.take_script(keys=take_room.KEYS, args=args)
+        wait, share, careful, more, given = self.take_script(keys=take_room.KEYS, args=args)
         worker.takes.append(args)
         worker.careful = careful == 1
         assert self.redis.hget(keys.WANTED, worker.name) is None
@@ -362,7 +364,10 @@ class Machine(RuleBasedStateMachine):
             assert len(given) == 1, "something was given beside what may kill its worker"
             assert not holds, "what may kill its worker was given to one that holds something"
             assert worker.careful
-        self.check_rest(worker, [lane for lane in lanes if lane not in closed], {lane.decode() for lane in more})
+        rest = [lane for lane in lanes if lane not in closed]
+        self.check_rest(worker, rest, {lane.decode() for lane in more}, leaves=0 <= wait <= LEAVE_MS)
+        part = math.ceil(len(PARTITIONED) / max(1, int(self.redis.zcard(keys.ALIVE))))
+        assert len(self.look().leases.keys() - before.leases.keys()) <= part
         return bool(given)
 
     def check_given(self, worker: Worker, closed: set[str], *one: Any) -> Batch:
@@ -388,13 +393,17 @@ class Machine(RuleBasedStateMachine):
         assert self.redis.lrange(keys.batch_key(id), 0, -1) == batch.given
         return batch
 
-    def check_rest(self, worker: Worker, lanes: list[str], more: set[str]) -> None:
-        """What this worker could take is in a lane of which it is told that there is more."""
+    def check_rest(self, worker: Worker, lanes: list[str], more: set[str], leaves: bool) -> None:
+        """What this worker could take is in a lane of which it is told that there is more. Or it `leaves` partitions
+        that nobody has to others: then it looks again soon.
+        """
         state = self.look()
         for queue in QUEUES:
             lease = state.leases.get(queue, worker.name).split("|")[0]
             if lane_of(queue) in set(lanes) - more and lane_of(queue) not in self.capped and lease == worker.name:
                 waiting = [f"{queue}|{id}" for id in state.queued[queue]]
+                if leaves and queue in PARTITIONED and queue not in state.leases:
+                    continue
                 assert not [member for member in waiting if member in state.ledger and member not in state.taken]
 
     def take_again(self, n: int) -> None:

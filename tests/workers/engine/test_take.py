@@ -12,6 +12,7 @@ from rq.serializers import JSONSerializer
 from ingest.routing import partition_of
 from ingest.state import controls
 from ingest.store import keys
+from ingest.store.constants import LEAVE_MS
 from workers import Handlers
 
 
@@ -98,15 +99,54 @@ def test_a_worker_with_nothing_to_do_asks_for_a_part(
     take: Any, commit: Callable[..., None], message: Callable[..., bytes], redis: Redis
 ) -> None:
     """It looks again soon; the worker that has more than its part of the partitions learns how many are wanted."""
-    redis.zadd(keys.ALIVE, {"w1": 1, "w2": 1})
     for n in range(40):
         commit(message(f"m{n}", sender=str(n)), batch=1)
     take.many("w1", "messages", room=1000)
     assert redis.hlen(keys.LEASES) == 8
+    redis.zadd(keys.ALIVE, {"w1": 1, "w2": 1})
     assert 0 < take("w2", "messages") <= 500
     take.many("w1", "messages")
     assert take.last[1] == 4
     assert not redis.exists(keys.WANTED)
+
+
+def test_at_the_end_a_worker_without_messages_asks_one_that_has_two_more(
+    take: Any, commit: Callable[..., None], message: Callable[..., bytes], redis: Redis
+) -> None:
+    """No worker has more than its part then; one that has a single partition is not asked, nor by one that has some."""
+    for n in range(40):
+        commit(message(f"m{n}", sender=str(n)), batch=1)
+    take.many("w1", "messages", room=1000)
+    held = [name.decode() for name in redis.hkeys(keys.LEASES)]
+    redis.hdel(keys.LEASES, *held[2:])
+    redis.zadd(keys.ALIVE, {"w1": 1, "w2": 1})
+    redis.delete(*map(keys.queue_key, held))
+    assert 0 < take("w2", "messages") <= 500
+    assert redis.hgetall(keys.WANTED) == {b"w1": b"1"}
+    redis.delete(keys.WANTED)
+    redis.hset(keys.LEASES, held[0], "w2|1")
+    assert take("w2", "messages") == -1
+    assert not redis.exists(keys.WANTED)
+
+
+def test_a_flood_that_begins_reaches_all_workers(
+    take: Any, commit: Callable[..., None], message: Callable[..., bytes], redis: Redis
+) -> None:
+    """A call leases a worker's part of the partitions. It looks again soon, and may then have what others left."""
+    redis.zadd(keys.ALIVE, {"w1": 1, "w2": 1, "w3": 1})
+    for n in range(40):
+        commit(message(f"m{n}", sender=str(n)), batch=1)
+    first = take.many("w1", "messages", room=1000)
+    assert len({queue for queue, _ in first}) == 3
+    wait, _, _, more, _ = take.last
+    assert 0 < wait <= LEAVE_MS
+    assert more == []
+    assert redis.exists(keys.doorbell_key("messages"))
+    take.many("w1", "messages", room=1000)
+    assert redis.hlen(keys.LEASES) == 6
+    take.many("w1", "messages", room=1000)
+    assert redis.hlen(keys.LEASES) == 8
+    assert take.last[0] == -1
 
 
 def test_a_batch_whose_worker_died_is_given_alone(

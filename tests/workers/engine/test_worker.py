@@ -43,7 +43,7 @@ BROKEN = """
 from workers import Handlers
 
 class Broken(Handlers):
-    def calls(self, event):
+    def calls(self, event, matching=None):
         raise LookupError
 
 handlers = Broken()
