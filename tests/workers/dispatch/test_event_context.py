@@ -49,7 +49,7 @@ handlers = Handlers()
 
 @handlers.status()
 def on_status(status):
-    if int(status.id) % 5:
+    if int(status.id) % 2:  # never ten in a row, whichever thread is late
         raise ValueError("15550001")
 """
 
@@ -132,7 +132,7 @@ def test_a_flood_of_failures_is_a_few_lines(
     commit(*[status(str(n)) for n in range(20_000)], batch=50)
     began = time.monotonic()
     lines = bot(FAILING)
-    wait_for(lambda: redis.xlen(keys.dead_key("statuses")) == 16_000, 60)
+    wait_for(lambda: redis.xlen(keys.dead_key("statuses")) == 10_000, 60)
     written = Counter(line["event"] for line in lines())
     windows = 1 + int((time.monotonic() - began) / SECONDS)
     assert max(written.values()) <= (FIRST + 1) * windows  # the first few of each sort, and one that counts the rest
