@@ -22,7 +22,6 @@ from ingest.store import connection as connections
 from ingest.store import keys, scripts
 from ingest.store.pipelined import PipelinedConnection
 from ingest.store.queues import lane_of
-from workers.archive.files import Archive
 from workers.dispatch.breakdowns import Breakdown
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.rate_limits import Buckets, RateLimits
@@ -39,7 +38,10 @@ from workers.engine.take import Taking
 from workers.handlers import Handlers
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ingest.telemetry.spans import Spans
+    from workers.archive.files import Archive
 
 log = structlog.get_logger()
 
@@ -93,7 +95,7 @@ class Flow:
         self._revive = connection.script(scripts.lua(__file__, "revive.lua"))
         self._answers = Answers(connection, self._loop, stopping, self.dispatcher.watch)
         profiles = Profiles(connection) if handlers.wants_profiles else None
-        archive = Archive(settings.archive_dir, worker) if settings.archive_dir else None
+        archive = _archive(settings.archive_dir, worker) if settings.archive_dir else None
         self._hands = hands = Hands(self.dispatcher)
         self._caps = caps = Caps(Buckets(connection), self.dispatcher.closed)
         demand = Demand(self.dispatcher, hands, by_lane)
@@ -296,3 +298,9 @@ class Flow:
             self._connection.later("HDEL", keys.BREAKDOWNS, news)
             self._revives = True
         self._wake.set()
+
+
+def _archive(folder: Path, worker: str) -> Archive:
+    from workers.archive.files import Archive  # only where it is needed: with its libraries it takes 1.3 MiB
+
+    return Archive(folder, worker)

@@ -10,7 +10,6 @@ from ingest.settings import Settings
 from ingest.store.pipelined import Call, PipelinedConnection
 from ingest.store.queues import Member, lane_of
 from ingest.store.records import unpack
-from workers.archive.files import Archive
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.event_context import EventContext
 from workers.dispatch.outcomes import Outcome
@@ -25,6 +24,7 @@ from workers.events import Event, Status
 
 if TYPE_CHECKING:
     from ingest.telemetry.spans import Spans
+    from workers.archive.files import Archive
 
 BUSY_SECONDS = 0.05
 """Until a status asks again whose message another worker has in work."""

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
@@ -16,7 +16,6 @@ from ingest.store import keys, scripts
 from ingest.store.jobs import job_template, rq_now
 from ingest.store.pipelined import Call, PipelinedConnection
 from ingest.store.queues import MESSAGES
-from workers.archive.files import Archive
 from workers.dispatch.dispatcher import Dispatcher
 from workers.engine.batch_state import Results
 from workers.engine.caps import Caps
@@ -24,6 +23,9 @@ from workers.engine.demand import SOON_SECONDS, Demand
 from workers.engine.hand import Hands, Open, Part, going_back
 from workers.engine.profiles import Profiles
 from workers.engine.take import Taking
+
+if TYPE_CHECKING:
+    from workers.archive.files import Archive
 
 log = structlog.get_logger()
 

@@ -31,7 +31,6 @@ from ingest.store import connection, formats, keys
 from ingest.store.pipelined import PipelinedConnection
 from ingest.telemetry import logs, tracing
 from workers import loading
-from workers.archive import files
 from workers.dispatch import outcomes
 from workers.engine import claims, reaper
 from workers.engine.answers import outage
@@ -163,6 +162,8 @@ class BatchWorker(SimpleWorker):
                 self._rq_heartbeat()
                 if beats % _TRIM_EVERY == 0:
                     if self._archive_dir:  # each worker, because each machine may have a folder of its own
+                        from workers.archive import files  # which the flow has loaded, with its libraries
+
                         files.prune(self._archive_dir, self._archive_age)
                     self._trim()
             except (RedisError, OSError) as error:
