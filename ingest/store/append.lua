@@ -32,18 +32,29 @@ local function open_batch(queue, queue_key, first)
   return id
 end
 
+-- What is the same for all queues is asked and written together: each command costs more than what it does here.
+local asked, lanes = {}, {}
 local i = 8
+while ARGV[i] do
+  asked[#asked + 1] = ARGV[i] .. '|id'
+  asked[#asked + 1] = ARGV[i] .. '|bytes'
+  i = i + 2 + tonumber(ARGV[i + 1])
+end
+local known = #asked > 0 and redis.call('HMGET', tails, unpack(asked)) or {}
+local written = {}
+
+i = 8
+local n = 0
 while ARGV[i] do
   local queue, last = ARGV[i], i + 1 + tonumber(ARGV[i + 1])
   local queue_key = rq .. ':queue:' .. queue
   local lane = lane_of(queue)
-  redis.call('HINCRBY', flow, 'in.' .. lane, last - i - 1)
+  lanes[lane] = (lanes[lane] or 0) + last - i - 1
   i = i + 2
 
   local id, count, bytes
-  local tail = redis.call('HMGET', tails, queue .. '|id', queue .. '|bytes')
-  if tail[1] and redis.call('LINDEX', queue_key, -1) == tail[1] then
-    id, bytes = tail[1], tonumber(tail[2])
+  if known[n + 1] and redis.call('LINDEX', queue_key, -1) == known[n + 1] then
+    id, bytes = known[n + 1], tonumber(known[n + 2])
     count = redis.call('LLEN', wa .. 'batch:' .. id)
   else
     redis.call('SADD', queues, queue_key)
@@ -62,8 +73,15 @@ while ARGV[i] do
     redis.call('RPUSH', wa .. 'batch:' .. id, unpack(ARGV, i, upto))
     i = upto + 1
   end
-  redis.call('HSET', tails, queue .. '|id', id, queue .. '|bytes', bytes)
+  written[2 * n + 1], written[2 * n + 2], written[2 * n + 3], written[2 * n + 4] = asked[n + 1], id, asked[n + 2], bytes
+  n = n + 2
+end
 
+if n > 0 then
+  redis.call('HSET', tails, unpack(written))
+end
+for lane, count in pairs(lanes) do
+  redis.call('HINCRBY', flow, 'in.' .. lane, count)
   local doorbell = wa .. 'doorbell:' .. lane -- wakes one idle worker; take.lua wakes the next
   if redis.call('LLEN', doorbell) == 0 then
     redis.call('RPUSH', doorbell, 1)
