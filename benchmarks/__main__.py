@@ -102,7 +102,7 @@ def main(quick: bool, only: list[str], compare_baseline: bool, write_baseline: b
         raise BenchError("; ".join(f"{name}: {why}" for name, why in failed.items()))
     if write_baseline:
         results.write_baseline(result)
-    if "waiting" in measures and not quick:
+    if not quick:
         page.write(result)
     if whole and not quick:
         _draw()

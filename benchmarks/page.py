@@ -1,27 +1,29 @@
-"""Writes what was measured of handlers that wait into docs/performance.md.
+"""Writes what was measured into docs/performance.md, each section whose measures were taken, and some into README.md.
 
 A full run does so; `python -m benchmarks.page FILE` does it with another run's file from benchmarks/results.
 """
 
 from __future__ import annotations
 
-import re
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results
+from benchmarks import figures, ratios, results
+from benchmarks.figures import Figures
 from benchmarks.machine import ROOT, BenchError
-from benchmarks.waiting import figures
-from benchmarks.waiting.figures import Figures
+from benchmarks.waiting import figures as waiting
 
 PAGE = ROOT / "docs" / "performance.md"
+README = ROOT / "README.md"
 
-_SECTION = re.compile(r"(?<=^## Handlers that wait\n).*?(?=^## )", re.MULTILINE | re.DOTALL)
+_README_BEGIN = "<!-- Written by python -m benchmarks, until the end of these tables. -->"
+_README_END = "<!-- The end of these tables. -->"
 
 _VERSIONS = ("taskiq", "taskiq-redis", "saq", "streaq", "bullmq", "dramatiq", "celery")
 
-_INTRO = """
+_WAITING = """
 <!-- Written by python -m benchmarks; benchmarks/page.py has its words. -->
 
 What most handlers do is wait: for a model, a CRM, a database. Here each waits a fixed time, with as many slots for
@@ -42,16 +44,50 @@ among them: it needs Redis 8.6 (`XADD IDMP`), and everything here runs on Valkey
 """
 
 
-def write(result: dict[str, Any], page: Path = PAGE) -> None:
-    """Put a run's figures into the page. Raises BenchError when the page has no place for them."""
-    text, count = _SECTION.subn(lambda _: section(result), page.read_text(), count=1)
-    if not count:
-        raise BenchError(f"{page} has no section 'Handlers that wait'")
-    page.write_text(text)
+_NOTHING = """
+<!-- Written by python -m benchmarks; benchmarks/page.py has its words. -->
+
+The pipeline itself, without the time that handlers take.
+
+* **Accept**: one receiver process on one core, wrk with 64 connections, one text message of 265 bytes; medians of
+  interleaved rounds.
+* **Drain**: a backlog is loaded, then one worker process empties it; ours with claims, typed events and settle.
+* **Latency**: one worker beside the receiver on the same core; 1 in 11 is a message, the rest statuses.
+* **Redis' CPU**: in a backlog, and when each notification is handled before the next one comes (100/s).
+"""
+
+_PLOTS = "![accept](plots/accept.svg) ![drain](plots/drain.svg) ![latency](plots/latency.svg) ![growth](plots/growth.svg)"
 
 
-def section(result: dict[str, Any]) -> str:
-    """The section without its heading."""
+def write(result: dict[str, Any], page: Path = PAGE, readme: Path = README) -> None:
+    """Put a run's figures into the pages. Raises BenchError when one has no place for them."""
+    measures = result["measures"]
+    sections: list[tuple[str, list[str]]] = []
+    if "waiting" in measures:
+        found = list(waiting.tables(measures["waiting"]))
+        sections.append(("## Handlers that wait", [_WAITING, _run(result), "", *_markdown(found)]))
+        rates = [one for one in found if one.title.endswith(waiting.RATES)]
+        _replace(readme, _README_BEGIN, _README_END, ["", *_markdown(rates)])
+    if measures.keys() - {"waiting"}:
+        targets = figures.of_targets(ratios.targets(measures, int(result["machine"]["cores"])))
+        found = [*figures.tables(measures), targets._replace(rows=[row for row in targets.rows if row[2]])]
+        lines = [_NOTHING, _run(result), "", *_markdown(found), _PLOTS, ""]
+        sections.append(("## Handlers that do nothing", lines))
+    for heading, lines in sections:
+        _replace(page, heading, "## ", lines)
+
+
+def _replace(page: Path, begin: str, end: str, lines: list[str]) -> None:
+    """Put these lines between the line `begin` and the next one that starts with `end`."""
+    before, found, rest = page.read_text().partition(f"{begin}\n")
+    _, there, after = rest.partition(f"\n{end}")
+    if not (found and there):
+        raise BenchError(f"{page} has no part from {begin!r} to {end!r}")
+    page.write_text("\n".join([before + begin, *lines]) + there.removeprefix("\n") + after)
+
+
+def _run(result: dict[str, Any]) -> str:
+    """When, and on what."""
     machine, versions = result["machine"], result["versions"]
     named = [f"{name} {versions[f'peers: {name}']}" for name in _VERSIONS if f"peers: {name}" in versions]
     busy = machine["busy_before"]
@@ -59,31 +95,22 @@ def section(result: dict[str, Any]) -> str:
         f"A {result['mode']} run of {result['when']}, {machine['cpu']}, {machine['cores']} cores, Python "
         f"{versions['python']}, Valkey {versions['valkey']}; {', '.join(named)}."
     )
-    others = f" Others used {busy:.0%} of the machine at its start." if busy else ""
-    found = figures.tables(result["measures"]["waiting"])
-    return "\n".join([_INTRO, run + others, "", *(line for one in found for line in _lines(one)), ""])
+    return run + (f" Others used {busy:.0%} of the machine at its start." if busy else "")
 
 
-def _lines(one: Figures) -> list[str]:
-    """A table in Markdown, below its title."""
-    title = one.title.removeprefix("Waiting: ")
-    rows = [["", *one.columns], ["---"] * (len(one.columns) + 1), *one.rows]
-    return [
-        f"**{title[0].upper()}{title[1:]}**",
-        "",
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-    ]
+def _markdown(found: Iterable[Figures]) -> Iterator[str]:
+    """Each table below its title."""
+    for one in found:
+        title = one.title.removeprefix("Waiting: ")
+        yield from (f"**{title[0].upper()}{title[1:]}**", "")
+        for row in (("", *one.columns), ["---"] * (len(one.columns) + 1), *one.rows):
+            yield f"| {' | '.join(row)} |"
+        yield ""
 
 
 def main() -> None:
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else results.LATEST
-    result = results.read(file)
-    if "waiting" not in result["measures"]:
-        raise SystemExit(
-            f"{file} has no figures of handlers that wait; `python -m benchmarks --only waiting` takes them"
-        )
-    write(result)
+    write(results.read(file))
 
 
 if __name__ == "__main__":

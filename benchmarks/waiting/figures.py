@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
+from benchmarks.figures import Figures
 from benchmarks.waiting.sides import SIDES
 
 _LATE = 0.95
 """Below this part of the rate that was planned, the sender itself was too slow, and the cell says so."""
 
 _FORMS = {"async": "async handlers (asyncio.sleep)", "plain": "plain handlers (time.sleep)"}
+
+RATES = "events a second, and the part of slots / time"
 
 _WAITS = {
     "slow": "100 contacts, 10/s in all, async 5 s",
@@ -26,20 +29,12 @@ _RATES = {
 }
 
 
-class Figures(NamedTuple):
-    """A table: the first column has no name."""
-
-    title: str
-    columns: list[str]
-    rows: list[tuple[str, ...]]
-
-
 def tables(found: dict[str, Any]) -> Iterator[Figures]:
     """First how fast, then how long events wait, of each form; then the situations."""
     for form, text in _FORMS.items():
         slots = found["slots"][form]
         head = f"Waiting: {text}, {slots} slots"
-        yield _sides(found[form], form, f"{head}: events a second, and the part of slots / time", "drain")
+        yield _sides(found[form], form, f"{head}: {RATES}", "drain")
         yield _sides(found[form], form, f"{head}, half load: wait before begin, p50 / p99 ms", "wait")
     yield from _situations(found["situations"])
 

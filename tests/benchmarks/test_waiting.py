@@ -175,25 +175,48 @@ def test_the_page_gets_its_section_and_keeps_the_rest(result: dict[str, Any], tm
     """Written twice it is the same; what stands before and after stays."""
     file = tmp_path / "page.md"
     file.write_text("# Top\n\n## Handlers that wait\n\nold\n\n## Next\n\nrest\n")
-    page.write(result, file)
+    readme = tmp_path / "readme.md"
+    readme.write_text(f"Top\n{page._README_BEGIN}\n\nold\n\n{page._README_END}\n\nrest\n")
+    page.write(result, file, readme)
     text = file.read_text()
-    page.write(result, file)
+    page.write(result, file, readme)
     assert file.read_text() == text
     assert text.startswith("# Top\n\n## Handlers that wait\n")
     assert text.endswith("\n\n## Next\n\nrest\n")
     assert "old" not in text
     assert "A quick run of today, a processor, 2 cores, Python 3, Valkey 9; saq 1.2." in text
     assert "| ours | 9,000 (90%) | 990 (99%) | yes |" in text
+    told = readme.read_text()
+    assert told.startswith("Top\n<!--")
+    assert told.endswith(" -->\n\nrest\n")
+    assert "old" not in told
+    assert "| ours | 9,000 (90%) | 990 (99%) | yes |" in told
+    assert "wait before begin" not in told
 
 
 def test_a_page_without_the_section_is_an_error(result: dict[str, Any], tmp_path: Path) -> None:
     """Rather than figures that nobody finds."""
     (tmp_path / "page.md").write_text("# Top\n")
-    with pytest.raises(BenchError, match="no section"):
-        page.write(result, tmp_path / "page.md")
+    with pytest.raises(BenchError, match="has no part from"):
+        page.write(result, page.PAGE, tmp_path / "page.md")
 
 
 def test_handlers_that_wait_come_first() -> None:
     """They are what users have; those that do nothing are ours to watch."""
     headings = [line for line in page.PAGE.read_text().splitlines() if line.startswith("## ")]
     assert headings[:2] == ["## Handlers that wait", "## Handlers that do nothing"]
+
+
+def test_the_page_gets_the_other_figures_as_well(result: dict[str, Any], tmp_path: Path) -> None:
+    """Of a run without handlers that wait, their section stays as it is."""
+    file = tmp_path / "page.md"
+    file.write_text("## Handlers that wait\n\nthese\n\n## Handlers that do nothing\n\nold\n\n## Next\n")
+    measures = {"redis": {"message_backlog": 20.0, "message_alone": 1200.0}, "recovery": {"median": 0.5}}
+    page.write(result | {"measures": measures}, file, tmp_path / "none")
+    text = file.read_text()
+    assert text.startswith("## Handlers that wait\n\nthese\n\n## Handlers that do nothing\n")
+    assert text.endswith("\n\n## Next\n")
+    assert "| message | 20 | 1,200 |" in text
+    assert "| Redis' CPU: a message alone, µs | ≤ 250 | 1,200 | no |" in text
+    assert "old" not in text
+    assert "not measured" not in text
