@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.names import ACCEPT_TITLES, OURS, TITLES
@@ -16,7 +16,7 @@ class Figures(NamedTuple):
 
     title: str
     columns: list[str]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 def tables(measures: dict[str, Any]) -> Iterator[Figures]:

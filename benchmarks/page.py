@@ -56,7 +56,7 @@ The pipeline itself, without the time that handlers take.
 * **Redis' CPU**: in a backlog, and when each notification is handled before the next one comes (100/s).
 """
 
-_PLOTS = "![accept](plots/accept.svg) ![drain](plots/drain.svg) ![latency](plots/latency.svg) ![growth](plots/growth.svg)"
+_PLOTS = " ".join(f"![{name}](plots/{name}.svg)" for name in ("accept", "drain", "latency", "growth"))
 
 
 def write(result: dict[str, Any], page: Path = PAGE, readme: Path = README) -> None:
@@ -83,7 +83,7 @@ def _replace(page: Path, begin: str, end: str, lines: list[str]) -> None:
     _, there, after = rest.partition(f"\n{end}")
     if not (found and there):
         raise BenchError(f"{page} has no part from {begin!r} to {end!r}")
-    page.write_text("\n".join([before + begin, *lines]) + there.removeprefix("\n") + after)
+    page.write_text("\n".join([before + begin, *lines, ""]) + there.removeprefix("\n") + after)
 
 
 def _run(result: dict[str, Any]) -> str:

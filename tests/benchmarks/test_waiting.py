@@ -174,7 +174,7 @@ def result(made_up: dict[str, Any]) -> dict[str, Any]:
 def test_the_page_gets_its_section_and_keeps_the_rest(result: dict[str, Any], tmp_path: Path) -> None:
     """Written twice it is the same; what stands before and after stays."""
     file = tmp_path / "page.md"
-    file.write_text("# Top\n\n## Handlers that wait\n\nold\n\n## Next\n\nrest\n")
+    file.write_text("# Top\n\n## Handlers that wait\n\nold\n\n## Handlers that do nothing\n\nold\n\n## Next\n\nrest\n")
     readme = tmp_path / "readme.md"
     readme.write_text(f"Top\n{page._README_BEGIN}\n\nold\n\n{page._README_END}\n\nrest\n")
     page.write(result, file, readme)
