@@ -98,34 +98,32 @@ def prepare_worker() -> None:
     """The steps of a worker. Of settles those count that PAUSE_SETTLE names: `more`, `end` or `back` is in them."""
     from workers.engine.batch_state import BatchState
     from workers.engine.claims import Claims
-    from workers.engine.flow import Flow
     from workers.engine.opening import Opening
+    from workers.engine.settle import Settling
+    from workers.engine.take import Taking
 
     wanted = os.environ.get("PAUSE_SETTLE")
-    send_take, took, send_settle, settled, claimed = (
-        Flow._send_take,
-        Flow._took,
-        Flow._send_settle,
-        Flow._settled,
-        Opening._claimed,
-    )
+    send_take, take_answered = Taking.send, Taking.took
+    send_settle, settle_answered = Settling.send, Settling.settled
+    claims_answered = Opening._claimed
 
-    def _send_take(self: Flow) -> Any:
-        if self._worth_asking(self._wants()):
+    def send_take_here(self: Taking) -> Any:
+        if self._worth_asking(self._rooms()):
             here("before take")
         return send_take(self)
 
-    def _took(self: Flow, reply: Any) -> None:
-        took(self, reply)
-        if self._given:
+    def took(self: Taking, reply: Any) -> int:
+        share = take_answered(self, reply)
+        if self._hands.given:
             here("taken")
+        return share
 
-    async def _claimed(self: Opening, *arguments: Any) -> None:
-        await claimed(self, *arguments)
+    async def claimed(self: Opening, *arguments: Any) -> None:
+        await claims_answered(self, *arguments)
         here("claimed")
 
-    def _send_settle(self: Flow, parts: Any) -> Any:
-        counts = any(part.settled.how == wanted for part in parts)
+    def send_settle_here(self: Settling, parts: Any) -> Any:
+        counts = any(part.how == wanted for part in parts)
         if counts:
             here("before settle")
         call = send_settle(self, parts)
@@ -133,13 +131,14 @@ def prepare_worker() -> None:
             here("settle sent")
         return call
 
-    def _settled(self: Flow, parts: Any, reply: Any) -> None:
-        settled(self, parts, reply)
-        if any(part.settled.how == wanted for part in parts):
+    def settled(self: Settling, parts: Any, reply: Any) -> int:
+        share = settle_answered(self, parts, reply)
+        if any(part.how == wanted for part in parts):
             here("settled")
+        return share
 
-    Flow._send_take, Flow._took, Opening._claimed = _send_take, _took, _claimed  # type: ignore[method-assign]
-    Flow._send_settle, Flow._settled = _send_settle, _settled  # type: ignore[method-assign]
+    Taking.send, Taking.took, Opening._claimed = send_take_here, took, claimed  # type: ignore[method-assign]
+    Settling.send, Settling.settled = send_settle_here, settled  # type: ignore[method-assign]
     _wrap(Claims, "ask", before="before claim")
     _wrap(BatchState, "finish", before="handler returned")
 
