@@ -13,6 +13,7 @@ from ingest.store.pipelined import Call, PipelinedConnection
 from ingest.store.queues import lane_of
 from workers.engine.caps import Caps
 from workers.engine.demand import Demand
+from workers.engine.doorbell import LISTEN_SECONDS
 from workers.engine.hand import Hands, Taken
 
 KEYS = [
@@ -26,8 +27,6 @@ KEYS = [
     keys.WANTED,
     keys.ALIVE,
 ]
-
-_LISTEN_SECONDS = 5.0
 
 
 class Taking:
@@ -54,10 +53,12 @@ class Taking:
         self._careful = False  # a batch comes next, or is in hand, that may kill its worker: none beside it
         self._more = set(queues)  # lanes of which there may be more to take
         self._due_at = 0.0
+        self._rang = False  # since the last call was sent: its answer may be from before that
 
     def rung(self) -> None:
         """There may be more to take."""
         self._more = set(self._queues)
+        self._rang = True
 
     def leave_to_others(self, queue: str, until: float) -> None:
         """Take nothing of this queue until then (monotonic)."""
@@ -78,6 +79,7 @@ class Taking:
         if not self._worth_asking(rooms):
             return None
         self._demand.asked(rooms)
+        self._rang = False
         args: list[Any] = [keys.RQ, keys.WA, self._worker, self._template, rq_now()]
         args += [next(self._numbers), int(not self._hands)]
         for lane, queues in self._queues.items():
@@ -88,7 +90,7 @@ class Taking:
     def took(self, reply: Any) -> int:
         """Read what was given. Returns how many partitions other workers want of this one."""
         wait, share, careful, more, given = reply
-        self._more = {lane.decode() for lane in more}
+        self._more = set(self._queues) if self._rang else {lane.decode() for lane in more}
         self._due_at = time.monotonic() + wait / 1000 if wait >= 0 else 0.0
         self._careful = careful > 0
         for queue, batch, token, records, tokens in given:
@@ -102,7 +104,7 @@ class Taking:
         if not any(rooms.values()):
             return None
         now = time.monotonic()
-        return now if self._worth_asking(rooms) else self._due_at or now + _LISTEN_SECONDS
+        return now if self._worth_asking(rooms) else self._due_at or now + LISTEN_SECONDS
 
     def tries(self) -> list[float]:
         """When to look again whatever rings: a handler that failed is tried, a queue may be taken from (monotonic)."""

@@ -149,6 +149,19 @@ def test_a_flood_that_begins_reaches_all_workers(
     assert take.last[0] == -1
 
 
+def test_a_ring_while_an_answer_is_under_way_counts(runner: Callable[..., Any]) -> None:
+    """The answer may be from before the ring: the worker asks again, instead of listening for seconds."""
+    taking = runner(Handlers(), "w1").flow._taking
+    assert taking.send() is not None
+    taking.took([-1, 0, 0, [], []])
+    assert taking.send() is None
+    taking.rung()
+    assert taking.send() is not None
+    taking.rung()
+    taking.took([-1, 0, 0, [], []])
+    assert taking.send() is not None
+
+
 def test_a_batch_whose_worker_died_is_given_alone(
     take: Any, commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
 ) -> None:
