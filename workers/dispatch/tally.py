@@ -16,19 +16,19 @@ class Tally:
         self._took: defaultdict[str, list[float]] = defaultdict(list)  # seconds, by handler
         self._failures: Counter[str] = Counter()
         self._lately: defaultdict[str, float] = defaultdict(float)  # seconds, by lane
-        self._spent: Counter[str] = Counter()
+        self._spent: defaultdict[str, float] = defaultdict(float)
 
     def note(self, lane: str, call: Ended) -> None:
         """A handler was called for an event of this lane."""
         self._took[call.handler.name].append(call.seconds)
         self._lately[lane] += call.seconds
+        self._spent[lane] += call.seconds
         if call.error is not None and call.broke:
             self._failures[call.handler.name] += 1
 
     def lately(self) -> Mapping[str, float]:
         """Seconds of handlers since the last call, by lane."""
         lately, self._lately = self._lately, defaultdict(float)
-        self._spent.update(lately)
         return lately
 
     def fields(self) -> dict[str, int]:
@@ -41,7 +41,7 @@ class Tally:
         return fields
 
     def spent(self) -> dict[str, int]:
-        """Milliseconds of handlers until the last call of `lately` that were not told yet, by lane."""
+        """Milliseconds of handlers since the last call, by lane."""
         spent = {lane: round(seconds * 1000) for lane, seconds in self._spent.items()}
         self._spent.clear()
         return spent

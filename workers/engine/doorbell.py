@@ -11,6 +11,9 @@ from redis.exceptions import RedisError
 
 from ingest.store import keys
 
+LISTEN_SECONDS = 5.0
+"""How long a worker listens before it looks for itself: a safety net, and how long `rq resume` may go unnoticed."""
+
 
 class Doorbell:
     """Blocks on the doorbells of some lanes (BLPOP), on a connection of its own, without blocking the loop.

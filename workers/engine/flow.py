@@ -29,7 +29,7 @@ from workers.engine import reaper
 from workers.engine.answers import Answers
 from workers.engine.caps import Caps
 from workers.engine.demand import Demand
-from workers.engine.doorbell import Doorbell
+from workers.engine.doorbell import LISTEN_SECONDS, Doorbell
 from workers.engine.hand import Hands, Taken
 from workers.engine.opening import Opening
 from workers.engine.profiles import Profiles
@@ -50,7 +50,6 @@ STOP_SECONDS = 6.0
 
 _TURN_SECONDS = 0.003  # what ends within this time is settled together
 _WATCH_SECONDS = 0.25
-_LISTEN_SECONDS = 5.0  # a safety net, and how long `rq resume` may go unnoticed
 
 
 class Stopped(Exception):
@@ -106,7 +105,7 @@ class Flow:
         self._settling = Settling(
             connection, worker, settings, self.dispatcher, hands, taking, demand, caps, profiles, archive
         )
-        self._doorbell = Doorbell(connection.redis, list(by_lane), _LISTEN_SECONDS, self._rung)
+        self._doorbell = Doorbell(connection.redis, list(by_lane), LISTEN_SECONDS, self._rung)
         self._wake = asyncio.Event()
         self._turn_at = 0.0
         self._turn_soon = False
@@ -230,7 +229,7 @@ class Flow:
     async def _wait(self, deadline: float | None) -> None:
         """Until something ends, rings or is due."""
         now = time.monotonic()
-        until = [now + _LISTEN_SECONDS if deadline is None else deadline, *self._taking.tries()]
+        until = [now + LISTEN_SECONDS if deadline is None else deadline, *self._taking.tries()]
         if self._hands:
             until.append(now + _WATCH_SECONDS)
         if (take_at := self._taking.next_at()) is not None:

@@ -5,7 +5,7 @@
 --
 -- KEYS  1 ledger   2 taken   3 leases   4 counts   5 claims   6 generations   7 spent   8 deaths   9 steering   10 tally
 --       11 wanted
--- ARGV  1 JSON object, see `Calls` in workers/engine/settle.py:
+-- ARGV  1 JSON object, see `Arguments` in workers/engine/settle.py:
 --         rq, wa     key prefixes
 --         worker     its name
 --         now        time as RQ writes it; empty when there are no retries

@@ -64,7 +64,7 @@ class Settling:
         archive: Archive | None,
     ) -> None:
         self._settle = connection.script(scripts.lua(__file__, "settle.lua"))
-        self._calls = Calls(worker, settings.dedup_window)
+        self._arguments = Arguments(worker, settings.dedup_window)
         self._dispatcher = dispatcher
         self._hands = hands
         self._taking = taking
@@ -104,7 +104,7 @@ class Settling:
         unused = self._caps.give_back(left)
         ring = [MESSAGES] if self._demand.is_more_than_soon(MESSAGES) else []
         counted = self._dispatcher.tally.fields(), self._dispatcher.tally.spent()
-        return self._settle.send(KEYS, self._calls.build(parts, *counted, unused, ring))
+        return self._settle.send(KEYS, self._arguments.build(parts, *counted, unused, ring))
 
     def settled(self, parts: list[Part], reply: Any) -> int:
         """Read what became of them. Returns how many partitions other workers want of this one."""
@@ -160,7 +160,7 @@ class Settling:
             self._profiles.forget(one.asked)
 
 
-class Calls:
+class Arguments:
     """Builds the calls of one worker process, which remembers events for `window` seconds."""
 
     def __init__(self, worker: str, window: float) -> None:

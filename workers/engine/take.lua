@@ -14,12 +14,12 @@
 -- A batch that is larger than the room is divided. A batch whose worker died is given alone, so that the next death tells
 -- which batch kills.
 --
--- allow-oom: when Redis is full, taking work is what makes room.
--- include ingest/store/queues.lua
--- include workers/dispatch/bucket.lua
 -- A call leases no more partitions than the worker's part of them: a flood that begins reaches all workers at once. What
 -- the others leave may be taken with the next call.
 --
+-- allow-oom: when Redis is full, taking work is what makes room.
+-- include ingest/store/queues.lua
+-- include workers/dispatch/bucket.lua
 -- constants CHUNK TAKE_BYTES TAKE_BATCHES CALLS_KEPT_SECONDS IDLE_MS LEAVE_MS
 local ledger, taken, leases, tails, turn, steering, deaths, wanted, alive = unpack(KEYS)
 local rq, wa, worker, template, now, call, empty_handed = unpack(ARGV, 1, 7)
@@ -206,7 +206,8 @@ end
 
 -- Takes a batch of this queue, or its first records. Returns how many, and true when nothing more may be given.
 local function give(queue, lane)
-  local is_new = queue:find(PARTITIONED) and not holders[queue]
+  local partitioned = queue:find(PARTITIONED)
+  local is_new = partitioned and not holders[queue]
   if is_new and lane.part == 0 and waiting[queue] > 0 then
     lane.left = true
     return 0
@@ -227,7 +228,7 @@ local function give(queue, lane)
   if not alone then
     id = fit(queue, id, room_of(lane))
   end
-  if queue:find(PARTITIONED) then
+  if partitioned then
     holders[queue], counts[queue] = worker, (counts[queue] or 0) + 1
     lane.part = lane.part - (is_new and 1 or 0)
     redis.call('HSET', leases, queue, worker .. '|' .. counts[queue])

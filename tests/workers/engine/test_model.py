@@ -188,7 +188,7 @@ class Worker:
     """A worker process, from its first sign of life to its last."""
 
     name: str
-    calls: settle.Calls
+    calls: settle.Arguments
     numbers: Iterator[int]
     alive: bool = True  # as the others see it
     hands: dict[str, list[Batch]] = field(default_factory=dict)  # what it believes to have, the oldest first
@@ -287,7 +287,7 @@ class Machine(RuleBasedStateMachine):
         self.born += 1
         name = f"w{self.born}"
         reaper.heartbeat_and_reap(self.redis, name)
-        return Worker(name, settle.Calls(name, WINDOW), itertools.count(1))
+        return Worker(name, settle.Arguments(name, WINDOW), itertools.count(1))
 
     # What the receiver does
 
