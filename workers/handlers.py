@@ -96,8 +96,7 @@ class Handlers:
 
     def __init__(self) -> None:
         self._registered: list[Handler] = []
-        self._matching: dict[tuple[str, str | None], tuple[Handler, ...]] = {}
-        self._needs: dict[tuple[str, str | None], bool | None] = {}
+        self._matching: dict[tuple[str, str | None], tuple[tuple[Handler, ...], bool | None]] = {}
         self.startups: list[Callable[[], object]] = []
         self.shutdowns: list[Callable[[], object]] = []
         self.wants_profiles = False
@@ -188,7 +187,6 @@ class Handlers:
             )
             self._registered.append(handler)
             self._matching.clear()
-            self._needs.clear()
             self.wants_profiles |= kind == "profile"
             self.any_throttled |= self._registered[-1].is_throttled
             return function
@@ -217,29 +215,23 @@ class Handlers:
         """The handlers of an event, profile handlers apart; and True when handling it may need the loop, False when
         only threads, None when no handler matches it.
         """
-        subject = event.subject
-        found = self._for(event.kind, subject)
-        try:
-            return found, self._needs[event.kind, subject]
-        except KeyError:
-            called = found + self._for("profile", None) if isinstance(event, Message) else found
-            needs = any(handler.is_async for handler in called) if called else None
-            if len(self._needs) < _SUBJECTS:
-                self._needs[event.kind, subject] = needs
-            return found, needs
+        wanted = event.kind, event.subject
+        found = self._matching.get(wanted)
+        if found is None:
+            found = self._find(*wanted)
+            if len(self._matching) < _SUBJECTS:
+                self._matching[wanted] = found
+        return found
 
     def calls(self, event: Event, matching: tuple[Handler, ...] | None = None) -> list[tuple[Handler, Event]]:
         """The handlers to call, and with what: a message may also be news of a profile. `matching`, if it is known."""
-        found = self._for(event.kind, event.subject) if matching is None else matching
+        found = self.matching(event)[0] if matching is None else matching
         calls: list[tuple[Handler, Event]] = [(handler, event) for handler in found]
         if self.wants_profiles and isinstance(event, Message) and (profile := event.profile) is not None:
-            calls += [(handler, profile) for handler in self._for("profile", None)]
+            calls += [(handler, profile) for handler in self.of_kinds("profile")]
         return calls
 
-    def _for(self, kind: str, subject: str | None) -> tuple[Handler, ...]:
-        found = self._matching.get((kind, subject))
-        if found is None:
-            found = tuple(h for h in self._registered if h.kind == kind and (not h.wants or subject in h.wants))
-            if len(self._matching) < _SUBJECTS:
-                self._matching[kind, subject] = found
-        return found
+    def _find(self, kind: str, subject: str | None) -> tuple[tuple[Handler, ...], bool | None]:
+        found = tuple(h for h in self._registered if h.kind == kind and (not h.wants or subject in h.wants))
+        called = (*found, *self.of_kinds("profile")) if kind == Message.kind else found
+        return found, any(handler.is_async for handler in called) if called else None

@@ -14,7 +14,7 @@ from ingest.store.queues import LANES
 from workers.dispatch import loops, outcomes
 from workers.dispatch.breakdowns import Breakdown, Breakdowns
 from workers.dispatch.calls import Begun, Calls, Room
-from workers.dispatch.outcomes import UNHANDLED, Ended, Outcome
+from workers.dispatch.outcomes import HANDLED, UNHANDLED, Ended, Outcome
 from workers.dispatch.rate_limits import HandlerLimiter, RateLimited, RateLimits, longest_wait
 from workers.dispatch.ready import Account, Item, Ready, Shares, Source
 from workers.dispatch.tally import Tally
@@ -233,8 +233,8 @@ class Dispatcher:
     def _to_call(self, item: Item) -> tuple[list[tuple[Handler, Event]], list[Ended]]:
         """The handlers to call, and those that have to wait because they always fail."""
         calls = self._handlers.calls(item.event, item.handlers)
-        if item.before:
-            calls = [call for call in calls if call[0].digest not in item.before]
+        if before := item.account.done_before(item.index):
+            calls = [call for call in calls if call[0].digest not in before]
         put_off: list[Ended] = []
         if self.breakdowns is None or not self.breakdowns.any_failing:
             return calls, put_off
@@ -261,7 +261,9 @@ class Dispatcher:
         self._finish(item, self._outcome(item, ended + begun.put_off if begun.put_off else ended), time.monotonic())
 
     def _outcome(self, item: Item, ended: list[Ended]) -> Outcome:
-        return outcomes.of_event(ended, item.before, self._full_errors)
+        if len(ended) == 1 and ended[0].error is None and ended[0].waits is None:  # nearly always
+            return HANDLED
+        return outcomes.of_event(ended, item.account.done_before(item.index), self._full_errors)
 
     def _finish(self, item: Item, outcome: Outcome, now: float) -> None:
         self.in_flight -= 1

@@ -68,8 +68,6 @@ class Ended(NamedTuple):
 def of_event(ended: Iterable[Ended], before: frozenset[bytes], full: bool) -> Outcome:
     """The outcome of an event, from the calls of its handlers. `before`: those that had ended in an earlier try."""
     calls = list(ended)
-    if len(calls) == 1 and calls[0].error is None and calls[0].waits is None:  # nearly always
-        return HANDLED
     left = [call for call in calls if not call.worked]
     if not left:
         return Outcome("discarded") if any(call.error for call in calls) else HANDLED

@@ -47,11 +47,9 @@ class Source:
 
 
 class Item:
-    """An event in hand, with the number of its record in its batch. `handlers` are those that match it; `before`, those
-    that had ended in an earlier try.
-    """
+    """An event in hand, with the number of its record in its batch. `handlers` are those that match it."""
 
-    __slots__ = ("account", "before", "event", "handlers", "index", "key", "room", "source")
+    __slots__ = ("account", "event", "handlers", "index", "key", "room", "source")
 
     def __init__(self, index: int, event: Event, account: Account, source: Source) -> None:
         self.index = index
@@ -61,7 +59,6 @@ class Item:
         order_key = event.order_key
         self.key = None if order_key is None else (event.kind, order_key)
         self.handlers: tuple[Handler, ...] = ()
-        self.before = account.done_before(index)
         self.room: Any = None
 
 
@@ -88,13 +85,15 @@ class Shares:
 class _Businesses:
     """The events of a lane. Whose flood it is waits behind it; others have their turn."""
 
-    __slots__ = ("_by_business", "_turn")
+    __slots__ = ("_by_business", "_turn", "count")
 
     def __init__(self) -> None:
+        self.count = 0
         self._by_business: dict[str | None, deque[Item]] = {}
         self._turn: deque[str | None] = deque()
 
     def add(self, item: Item) -> None:
+        self.count += 1
         business = item.event.business
         waiting = self._by_business.get(business)
         if waiting is None:
@@ -102,9 +101,9 @@ class _Businesses:
             self._turn.append(business)
         waiting.append(item)
 
-    def next(self) -> Item | None:
-        if not self._turn:
-            return None
+    def next(self) -> Item:
+        """The first one; there must be some."""
+        self.count -= 1
         business = self._turn[0]
         waiting = self._by_business[business]
         item = waiting.popleft()
@@ -122,27 +121,20 @@ class Ready:
     def __init__(self, shares: Shares) -> None:
         self._shares = shares
         self._lanes = {lane: _Businesses() for lane in LANES}
-        self._counts = dict.fromkeys(self._lanes, 0)
-        self._count = 0
 
     def __len__(self) -> int:
-        return self._count
+        return sum(lane.count for lane in self._lanes.values())
 
     def count(self, lane: str) -> int:
-        return self._counts[lane]
+        return self._lanes[lane].count
 
     def add(self, item: Item) -> None:
-        self._count += 1
-        self._counts[item.source.lane] += 1
         self._lanes[item.source.lane].add(item)
 
     def next(self, closed: Collection[str] = ()) -> Item | None:
         """The next event, of no lane that is closed."""
-        if not self._count:
-            return None
         for lane in self._shares.order:
-            if lane not in closed and (item := self._lanes[lane].next()) is not None:
-                self._count -= 1
-                self._counts[lane] -= 1
-                return item
+            waiting = self._lanes[lane]
+            if waiting.count and lane not in closed:
+                return waiting.next()
         return None

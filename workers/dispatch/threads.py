@@ -39,7 +39,8 @@ class Job:
 class _Place:
     """One thread, and the call that it is in."""
 
-    def __init__(self, run: Callable[[_Place], None], name: str) -> None:
+    def __init__(self, run: Callable[[_Place], None], name: str, timeout: float) -> None:
+        self._timeout = timeout
         self.lock = threading.Lock()
         self.job: Job | None = None
         self.handler: Handler | None = None
@@ -48,7 +49,15 @@ class _Place:
         self.abandoned = False
         self.thread = threading.Thread(target=run, args=(self,), name=name, daemon=True)
 
-    def call(self, handler: Handler, argument: Event, wait: Callable[[Any], None]) -> Ended:
+    def call(self, job: Job, wait: Callable[[Any], None]) -> None:
+        """Call the handlers of a job, one after another."""
+        for handler, argument in job.calls:
+            ended = self._call(handler, argument, wait)
+            if self.abandoned:
+                return
+            job.ended.append(ended if ended.error is None else self._told(ended))
+
+    def _call(self, handler: Handler, argument: Event, wait: Callable[[Any], None]) -> Ended:
         """Call a handler. What `watch` raises in this thread is raised inside it, or not at all."""
         began, error = time.monotonic(), None
         try:
@@ -64,6 +73,13 @@ class _Place:
                 return Ended(handler, self._leave() - began, error)
             except HandlerTimeout as late:
                 error = late
+
+    def _told(self, ended: Ended) -> Ended:
+        """The call, with a text for the time-out: what is raised in a thread has none."""
+        if not isinstance(ended.error, HandlerTimeout):
+            return ended
+        error = HandlerTimeout(f"not done after {self._timeout:g} s").with_traceback(ended.error.__traceback__)
+        return ended._replace(error=error)
 
     def _leave(self) -> float:
         with self.lock:
@@ -136,27 +152,19 @@ class Threads:
             self._jobs.put(None)
 
     def _start(self) -> None:
-        place = _Place(self._work, "handlers")
+        place = _Place(self._work, "handlers", self._timeout)
         self._places.append(place)
         place.thread.start()
 
     def _work(self, place: _Place) -> None:
         while (job := self._jobs.get()) is not None:
             place.job = job
-            for handler, argument in () if self._stopping() else job.calls:
-                ended = job.context.run(place.call, handler, argument, self._wait)
+            if not self._stopping():
+                job.context.run(place.call, job, self._wait)
                 if place.abandoned:
                     return
-                job.ended.append(ended if ended.error is None else self._told(ended))
             place.job = None
             self._ended(job)
-
-    def _told(self, ended: Ended) -> Ended:
-        """The call, with a text for the time-out: what is raised in a thread has none."""
-        if not isinstance(ended.error, HandlerTimeout):
-            return ended
-        error = HandlerTimeout(f"not done after {self._timeout:g} s").with_traceback(ended.error.__traceback__)
-        return ended._replace(error=error)
 
     def _abandon(self, place: _Place) -> None:
         with place.lock:
