@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,6 +24,11 @@ _SUBJECTS = 1000  # that are remembered: they come from outside
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 Hook = TypeVar("Hook", bound=Callable[[], object])
+
+# A function of an event that gives a context manager, or the generator function of one.
+Around = TypeVar("Around", bound=Callable[[Any], object])
+
+OnFailure = TypeVar("OnFailure", bound=Callable[[Any, BaseException, int], object])
 
 # What each decorator takes, plain or async, so that a type checker finds a handler of another event.
 OnMessage = TypeVar("OnMessage", bound=Callable[[Message], object])
@@ -57,11 +70,11 @@ class WrongValue(HandlersError, ValueError):
     """A decorator was given something that means nothing."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Handler:
     """A registered function."""
 
-    call: Callable[[Any], Any]
+    function: Callable[[Any], Any]
     kind: str
     wants: frozenset[str]
     """Message types, statuses or change fields; empty: all."""
@@ -74,11 +87,58 @@ class Handler:
     """Calls in flight at a time at most, in one worker process."""
     digest: bytes = b""
     """Of the name, and of how many were registered with it before: a retry remembers by it that this one is done."""
+    call: Callable[[Any], Any] = None  # type: ignore[assignment]  # see __post_init__
+    """What is called: the function, within the plain context managers of `Handlers.around`."""
+    arounds: tuple[Callable[[Any], AbstractAsyncContextManager[object]], ...] = ()
+    """The `async` ones: `call` is called within these, too."""
+
+    def __post_init__(self) -> None:
+        self.call = self.function
+
+    def within(self, plain: tuple[Callable[[Any], AbstractContextManager[object]], ...], arounds: Any) -> None:
+        """Have each call made within these context managers."""
+        self.call = _within(plain, self.function, self.is_async) if plain else self.function
+        self.arounds = arounds
+
+    @property
+    def needs_loop(self) -> bool:
+        """True when a call is made from the loop on which async handlers run."""
+        return self.is_async or bool(self.arounds)
+
+    def entered(self, argument: Any) -> AbstractAsyncContextManager[object]:
+        """The `async` context managers around one call."""
+        return _entered(self.arounds, argument)
 
     @property
     def is_throttled(self) -> bool:
         """True when a call may have to wait for its turn."""
         return self.rate is not None or self.concurrency is not None
+
+
+@asynccontextmanager
+async def _entered(arounds: Any, argument: Any) -> Any:
+    async with AsyncExitStack() as stack:
+        for around in arounds:
+            await stack.enter_async_context(around(argument))
+        yield
+
+
+def _within(plain: Any, function: Callable[[Any], Any], is_async: bool) -> Callable[[Any], Any]:
+    def enter(argument: Any) -> ExitStack:
+        with ExitStack() as stack:
+            for around in plain:
+                stack.enter_context(around(argument))
+            return stack.pop_all()
+
+    def call(argument: Any) -> Any:
+        with enter(argument):
+            return function(argument)
+
+    async def call_async(argument: Any) -> Any:
+        with enter(argument):
+            return await function(argument)
+
+    return call_async if is_async else call
 
 
 class Handlers:
@@ -97,6 +157,10 @@ class Handlers:
     def __init__(self) -> None:
         self._registered: list[Handler] = []
         self._matching: dict[tuple[str, str | None], tuple[tuple[Handler, ...], bool | None]] = {}
+        self._arounds: tuple[Callable[[Any], Any], ...] = ()
+        self._async_arounds: tuple[Callable[[Any], Any], ...] = ()
+        self.on_errors: list[Handler] = []
+        """What is called with (event, exception, attempt) when a handler has failed."""
         self.startups: list[Callable[[], object]] = []
         self.shutdowns: list[Callable[[], object]] = []
         self.wants_profiles = False
@@ -152,6 +216,43 @@ class Handlers:
         self.shutdowns.append(function)
         return function
 
+    def around(self, function: Around) -> Around:
+        """A context manager around each call of a handler: for sessions, stale connections, spans.
+
+        A function of the event with one `yield`, plain or `async def`, or one that gives a context manager. A plain one
+        is entered where the handler runs, in its thread or on the loop; an `async` one on the loop, before the plain
+        ones. The first one registered is the outermost. What a handler raises is raised at the `yield`, so it can be
+        rolled back; what the context manager raises counts as if the handler had raised it. An event with two handlers
+        has it around each, because each handler ends by itself.
+        """
+        wrapped = inspect.unwrap(function)
+        made: Callable[[Any], Any] = function
+        if inspect.isgeneratorfunction(function):
+            made = contextmanager(function)
+        elif inspect.isasyncgenfunction(function):
+            made = asynccontextmanager(function)
+        if inspect.isasyncgenfunction(wrapped) or (hasattr(made, "__aenter__") and not hasattr(made, "__enter__")):
+            self._async_arounds += (made,)
+        elif inspect.iscoroutinefunction(function):
+            raise WrongType("@handlers.around: an `async def` needs one `yield` where the handler is to be called")
+        else:
+            self._arounds += (made,)
+        for handler in self._registered:
+            handler.within(self._arounds, self._async_arounds)
+        self._matching.clear()
+        return function
+
+    def on_error(self, function: OnFailure) -> OnFailure:
+        """Called with event, exception and attempt (from 1) when a handler has failed, after each such try.
+
+        Plain or `async def`. Not for what a handler decides: Discard, Reject, RetryIn. What it raises itself is logged.
+        It takes part of the handler's slot, and WA_HANDLER_TIMEOUT holds for it, too.
+        """
+        name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
+        is_async = inspect.iscoroutinefunction(function)
+        self.on_errors.append(Handler(lambda failure: function(*failure), "failure", frozenset(), is_async, name))
+        return function
+
     def _register(
         self, kind: str, wants: tuple[Any, ...], rate: str | None, concurrency: int | None
     ) -> Callable[[Function], Function]:
@@ -185,6 +286,7 @@ class Handlers:
                 concurrency,
                 handler_digest(f"{name} {sum(one.name == name for one in self._registered)}"),
             )
+            handler.within(self._arounds, self._async_arounds)
             self._registered.append(handler)
             self._matching.clear()
             self.wants_profiles |= kind == "profile"
@@ -205,7 +307,8 @@ class Handlers:
     def any_async(self) -> bool:
         """True when workers need an event loop."""
         hooks = (*self.startups, *self.shutdowns)
-        return any(handler.is_async for handler in self._registered) or any(map(inspect.iscoroutinefunction, hooks))
+        called = (*self._registered, *self.on_errors)
+        return any(handler.needs_loop for handler in called) or any(map(inspect.iscoroutinefunction, hooks))
 
     def of_kinds(self, *kinds: str) -> list[Handler]:
         """The handlers of these kinds of event."""
@@ -234,4 +337,4 @@ class Handlers:
     def _find(self, kind: str, subject: str | None) -> tuple[tuple[Handler, ...], bool | None]:
         found = tuple(h for h in self._registered if h.kind == kind and (not h.wants or subject in h.wants))
         called = (*found, *self.of_kinds("profile")) if kind == Message.kind else found
-        return found, any(handler.is_async for handler in called) if called else None
+        return found, any(handler.needs_loop for handler in called) if called else None

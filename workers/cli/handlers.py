@@ -68,7 +68,7 @@ def _row(handler: Handler) -> dict[str, Any]:
 
 def _defined(handler: Handler) -> str:
     try:
-        code = inspect.unwrap(handler.call).__code__
+        code = inspect.unwrap(handler.function).__code__
     except AttributeError:
         return ""
     return f"{code.co_filename}:{code.co_firstlineno}"

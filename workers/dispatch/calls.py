@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from typing import Any
 
+from workers.dispatch import outcomes
 from workers.dispatch.loop_watch import LoopWatch
 from workers.dispatch.outcomes import Ended, HandlerTimeout
 from workers.dispatch.rate_limits import HandlerLimiter
@@ -56,17 +57,20 @@ class Begun(Job):
 
 
 class _Part(Job):
-    """A plain handler of an event that has async ones, too."""
+    """A plain handler of an event that has async ones, too. What it raises goes on in that event's task."""
 
     __slots__ = ("done",)
+    tells_failures = False
 
-    def __init__(self, handler: Handler, argument: Event, done: asyncio.Future[Ended]) -> None:
+    def __init__(self, handler: Handler, argument: Any, done: asyncio.Future[Ended]) -> None:
         super().__init__([(handler, argument)], copy_context())
         self.done = done
 
 
 class Calls:
     """Of one process, with slots for async handlers and for `threads`; a call may take `timeout` seconds.
+
+    `on_errors` are called when a handler has failed, in the slot of its event.
 
     `ended` is called on the loop with each event that has ended, `interrupted` with each that counts as not begun, and
     then `more`: slots are free again.
@@ -78,6 +82,7 @@ class Calls:
         asynchronous: Room,
         threaded: Room,
         timeout: float,
+        on_errors: Sequence[Handler],
         ended: Callable[[Begun], None],
         interrupted: Callable[[Begun], None],
         more: Callable[[], object],
@@ -87,11 +92,14 @@ class Calls:
         self._async = asynchronous
         self._threaded = threaded
         self._timeout = timeout
+        self._on_errors = on_errors
         self._ended = ended
         self._interrupted = interrupted
         self._more = more
         self._thread_count, self._ahead, self._pace = threaded.free, 0, 0.0
-        self._threads = Threads(self._thread_count, timeout, self._thread_ended, self._wait_in_thread, stopping)
+        self._threads = Threads(
+            self._thread_count, timeout, self._thread_ended, self._wait_in_thread, stopping, on_errors
+        )
         self._from_threads: deque[Job] = deque()
         self._context = copy_context()  # of nobody's event
         self._told = self._interrupts = False
@@ -124,9 +132,9 @@ class Calls:
 
     async def interrupt(self) -> None:
         """Interrupt what has not ended: it counts as not begun, if it ends at all."""
+        self._interrupts = True
         for task in list(self._tasks):
             task.cancel()
-        self._interrupts = True
         self._threads.interrupt_all()
         await asyncio.sleep(_INTERRUPT_SECONDS)
 
@@ -143,7 +151,10 @@ class Calls:
         try:
             for handler, argument in begun.calls:
                 self._running[task] = handler.name
-                begun.ended.append(await self._call_one(handler, argument, task))
+                ended = await self._call_one(handler, argument, task)
+                begun.ended.append(ended)
+                if ended.broke and self._on_errors:
+                    await self._failed(argument, ended, task)
         except asyncio.CancelledError:  # the worker stops
             tell = self._interrupted
         finally:
@@ -157,25 +168,38 @@ class Calls:
         tell(begun)
         self._more()
 
-    async def _call_one(self, handler: Handler, argument: Event, task: asyncio.Task[Any]) -> Ended:
+    async def _failed(self, argument: Event, ended: Ended, task: asyncio.Task[Any]) -> None:
+        for hook in self._on_errors:
+            self._running[task] = hook.name
+            outcomes.note_hook(await self._call_one(hook, outcomes.failure(argument, ended), task))
+
+    async def _call_one(self, handler: Handler, argument: Any, task: asyncio.Task[Any]) -> Ended:
         began, error = time.monotonic(), None
         try:
             async with asyncio.timeout(self._timeout) as limit:
-                if handler.is_async:
-                    await handler.call(argument)
+                if handler.arounds:
+                    async with handler.entered(argument):
+                        await self._call_inside(handler, argument)
                 else:
-                    await self._in_thread(handler, argument)
+                    await self._call_inside(handler, argument)
         except BaseException as raised:  # a handler does not end the worker
-            if isinstance(raised, asyncio.CancelledError) and task.cancelling():
+            if isinstance(raised, asyncio.CancelledError) and self._interrupts:
                 raise
+            task.uncancel()  # by itself, if at all
             error = raised
             if isinstance(raised, TimeoutError) and limit.expired():
                 error = HandlerTimeout(f"not done after {self._timeout:g} s").with_traceback(raised.__traceback__)
         return Ended(handler, time.monotonic() - began, error)
 
+    async def _call_inside(self, handler: Handler, argument: Any) -> None:
+        if handler.is_async:
+            await handler.call(argument)
+        else:
+            await self._in_thread(handler, argument)
+
     # In threads
 
-    async def _in_thread(self, handler: Handler, argument: Event) -> None:
+    async def _in_thread(self, handler: Handler, argument: Any) -> None:
         done: asyncio.Future[Ended] = self._loop.create_future()
         self._threads.put(_Part(handler, argument, done))
         ended = await asyncio.shield(done)

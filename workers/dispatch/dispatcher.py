@@ -66,7 +66,15 @@ class Dispatcher:
             Room(free, Ready(self._shares)) for free in (_NO_SLOT, concurrency, threads)
         ]
         self._calls = Calls(
-            self.loop, self._async, self._thread, timeout, self._ended, self._not_begun, self.begin, stopping
+            self.loop,
+            self._async,
+            self._thread,
+            timeout,
+            handlers.on_errors,
+            self._ended,
+            self._not_begun,
+            self.begin,
+            stopping,
         )
         self._started = False
         self._behind: dict[tuple[str, str], deque[Item] | None] = {}  # what waits for an event of its order key
@@ -136,7 +144,7 @@ class Dispatcher:
     def free(self, *kinds: str) -> int:
         """How many events of these kinds could begin now, if none waited."""
         found = self._handlers.of_kinds(*kinds)
-        rooms = {self._async if handler.is_async else self._thread for handler in found}
+        rooms = {self._async if handler.needs_loop else self._thread for handler in found}
         return max(0, sum(room.free for room in rooms)) if rooms else _NO_SLOT
 
     def ready(self, lane: str) -> int:

@@ -9,7 +9,12 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
+import structlog
+
+from workers.events import Event
 from workers.handlers import Discard, Handler, Reject, RetryIn
+
+log = structlog.get_logger()
 
 _OURS = str(Path(__file__).parents[1])
 _PYTHON = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -91,6 +96,18 @@ def _of_failure(name: str, error: BaseException | None, full: bool) -> Outcome:
     detail = f"{type(error).__name__}: {error} ({where})"
     trace = "".join(traceback.format_exception(error)) if full and error else ""
     return Outcome("failed", detail, f"{type(error).__name__} at {where}", name, trace=trace)
+
+
+def failure(argument: Event, ended: Ended) -> tuple[Event, BaseException | None, int]:
+    """What `Handlers.on_error` is called with."""
+    return argument, ended.error, argument.attempt
+
+
+def note_hook(ended: Ended) -> None:
+    """A function of `Handlers.on_error` was called: what it raised is logged, and no fault of the event."""
+    if ended.error is not None:
+        error = f"{type(ended.error).__name__} at {place(ended.error)}"
+        log.error("on_error failed", function=ended.handler.name, error=error)
 
 
 def place(error: BaseException | None) -> str:

@@ -6,13 +6,14 @@ import ctypes
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextvars import Context
+from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import Any
 
 import structlog
 
+from workers.dispatch import outcomes
 from workers.dispatch.outcomes import Ended, HandlerTimeout, stack_of
 from workers.events import Event
 from workers.handlers import Handler
@@ -29,21 +30,44 @@ class Job:
     """Calls of plain functions, one after another, for one event. `ended` is how those ended that were begun."""
 
     __slots__ = ("calls", "context", "ended")
+    tells_failures = True
 
     def __init__(self, calls: list[tuple[Handler, Event]], context: Context) -> None:
         self.calls = calls
         self.context = context
         self.ended: list[Ended] = []
 
+    def run(self, place: _Place, wait: Callable[[Any], None]) -> None:
+        """To be called in a thread."""
+        place.call(self, wait)
+
+
+class _Failure(Job):
+    """What is still to be told of a call that was left to itself."""
+
+    __slots__ = ("argument", "call")
+
+    def __init__(self, argument: Event, call: Ended) -> None:
+        super().__init__([], copy_context())
+        self.argument = argument
+        self.call = call
+
+    def run(self, place: _Place, wait: Callable[[Any], None]) -> None:
+        place.tell(self.argument, self.call, wait)
+
 
 class _Place:
     """One thread, and the call that it is in."""
 
-    def __init__(self, run: Callable[[_Place], None], name: str, timeout: float) -> None:
+    def __init__(
+        self, run: Callable[[_Place], None], name: str, timeout: float, on_errors: Sequence[Handler]
+    ) -> None:
         self._timeout = timeout
+        self.on_errors = on_errors
         self.lock = threading.Lock()
         self.job: Job | None = None
         self.handler: Handler | None = None
+        self.argument: Any = None
         self.began = 0.0
         self.interrupted_at: float | None = None
         self.abandoned = False
@@ -56,13 +80,20 @@ class _Place:
             if self.abandoned:
                 return
             job.ended.append(ended if ended.error is None else self._told(ended))
+            if ended.broke and self.on_errors and job.tells_failures:
+                self.tell(argument, job.ended[-1], wait)
 
-    def _call(self, handler: Handler, argument: Event, wait: Callable[[Any], None]) -> Ended:
+    def tell(self, argument: Event, ended: Ended, wait: Callable[[Any], None]) -> None:
+        """Call the hooks for a failed call."""
+        for hook in self.on_errors:
+            outcomes.note_hook(self._call(hook, outcomes.failure(argument, ended), wait))
+
+    def _call(self, handler: Handler, argument: Any, wait: Callable[[Any], None]) -> Ended:
         """Call a handler. What `watch` raises in this thread is raised inside it, or not at all."""
         began, error = time.monotonic(), None
         try:
             with self.lock:
-                self.handler, self.began = handler, began
+                self.handler, self.argument, self.began = handler, argument, began
             result = handler.call(argument)
             if result is not None and hasattr(result, "__await__"):
                 wait(result)
@@ -112,8 +143,10 @@ class Threads:
         ended: Callable[[Job], None],
         wait: Callable[[Any], None],
         stopping: Callable[[], bool],
+        on_errors: Sequence[Handler] = (),
     ) -> None:
         self._timeout = timeout
+        self._on_errors = on_errors
         self._ended = ended
         self._stopping = stopping
         self._wait = wait
@@ -144,6 +177,7 @@ class Threads:
     def interrupt_all(self) -> None:
         """Interrupt every call."""
         for place in self._places:
+            place.on_errors = ()  # the event counts as not begun
             place.interrupt(time.monotonic())
 
     def close(self) -> None:
@@ -152,7 +186,7 @@ class Threads:
             self._jobs.put(None)
 
     def _start(self) -> None:
-        place = _Place(self._work, "handlers", self._timeout)
+        place = _Place(self._work, "handlers", self._timeout, self._on_errors)
         self._places.append(place)
         place.thread.start()
 
@@ -160,7 +194,7 @@ class Threads:
         while (job := self._jobs.get()) is not None:
             place.job = job
             if not self._stopping():
-                job.context.run(place.call, job, self._wait)
+                job.context.run(job.run, place, self._wait)
                 if place.abandoned:
                     return
             place.job = None
@@ -181,6 +215,8 @@ class Threads:
         error = HandlerTimeout(f"not done after {self._timeout:g} s, nor could it be interrupted")
         job.ended.append(Ended(handler, time.monotonic() - place.began, error))
         self._ended(job)
+        if self._on_errors:
+            self.put(_Failure(place.argument, job.ended[-1]))
 
 
 def _raise_in(thread: threading.Thread, error: type[BaseException] | None) -> None:
