@@ -28,7 +28,7 @@ from typing import NamedTuple, NoReturn
 from ingest.child import GIVE_UP, command, named
 
 STOP_SECONDS = 25.0
-"""How long a child may take to stop before it is killed; compose waits 30 s."""
+"""How long a child may take to stop before it is killed, where its `ProcessSpec` says nothing else."""
 
 _START_SECONDS = 120.0  # reading a long append-only file takes its time
 _FIRST_BACKOFF = 0.2  # from a child's end to its restart; doubled each time it ends again
@@ -45,8 +45,9 @@ class ProcessSpec(NamedTuple):
 
     `ends` is True when exit status 0 means that its work is done (`--burst`). `ready` is a module and its arguments:
     run with the process ids as further arguments, it ends with status 0 when the others may be started; empty: at once.
-    `output` is the file descriptor that they print to, None: where this process prints. `env` is added to the
-    environment.
+    A child that takes more than `stop_seconds` to stop is killed; so is one that gives no sign for `silent_seconds`
+    (`ingest.signs`), None: none is expected. `output` is the file descriptor that they print to, None: where this
+    process prints. `env` is added to the environment.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ProcessSpec(NamedTuple):
     processes: int = 1
     ends: bool = False
     ready: Sequence[str] = ()
+    stop_seconds: float = STOP_SECONDS
     output: int | None = None
     env: Mapping[str, str] = MappingProxyType({})
 
@@ -185,7 +187,7 @@ class _Group:
         running = [child.process for child in self.children if child.process.poll() is None]
         for process in running:
             process.terminate()
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + self.spec.stop_seconds
         for process in running:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))

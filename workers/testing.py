@@ -85,7 +85,7 @@ def call(
 
 @functools.cache
 def _loop() -> asyncio.AbstractEventLoop:
-    loop = new_loop(any_async=True)
+    loop = new_loop(any_async=True, threads=_CONCURRENCY)
     atexit.register(_end, loop)
     return loop
 

@@ -135,6 +135,10 @@ class Settings(BaseSettings):
     handler_timeout: Seconds = Field(30.0, description="time for one call of a handler")
     concurrency: int = Field(100, ge=1, le=10_000, description="async handlers in flight in a worker process")
     threads: int = Field(8, ge=1, le=1000, description="threads in which a worker process calls plain functions")
+    stop_seconds: Seconds | None = Field(
+        None,
+        description="how long what has begun may take when a worker stops; unset: WA_HANDLER_TIMEOUT, at most 25s",
+    )
     log_errors: Literal["place", "full"] = Field(
         "place", description="what is logged of a handler's exception: type and place, or with text and traceback"
     )
@@ -147,6 +151,11 @@ class Settings(BaseSettings):
         if self.max_pending < self.max_body:
             raise SettingsError("WA_MAX_PENDING is less than WA_MAX_BODY: no room for one body of that size")
         return self
+
+    @property
+    def stops_within(self) -> float:
+        """Seconds that a worker gives to what has begun when it is told to stop."""
+        return min(self.handler_timeout, 25.0) if self.stop_seconds is None else self.stop_seconds
 
     @classmethod
     def settings_customise_sources(

@@ -19,7 +19,6 @@ from ingest import child
 from ingest.admin import collectors
 from ingest.settings import Settings, load, unknown_variables
 from ingest.store.queues import LANES
-from ingest.supervisor import STOP_SECONDS
 from workers.cli import process_specs
 
 ROOT = Path(__file__).parents[2]
@@ -206,7 +205,29 @@ def test_time_to_stop(name: str) -> None:
     """A pod has more time than its preStop and a child process may take."""
     hook = container(name).get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["sleep", "0"])
     assert hook[0] == "sleep"
-    assert PODS[name]["spec"]["terminationGracePeriodSeconds"] > float(hook[1]) + STOP_SECONDS
+    grace = PODS[name]["spec"]["terminationGracePeriodSeconds"]
+    assert grace > float(hook[1]) + _longest_stop(name)
+
+
+@pytest.mark.parametrize("file", ["docker-compose.yml", "docker-compose.ha.yml"])
+def test_time_to_stop_in_compose(file: str) -> None:
+    """A container has more time than a child process may take, of whichever command."""
+    (grace,) = re.findall(r"stop_grace_period: (\d+)s", (ROOT / file).read_text())
+    assert float(grace) > max(map(_longest_stop, OURS))
+
+
+def test_the_documents_agree_about_the_time_to_stop() -> None:
+    """What they say that running handlers get is what WA_STOP_SECONDS is unless it is set."""
+    seconds = f"WA_STOP_SECONDS ({load(redis_url='redis://h', handler_timeout=999.0).stops_within:g}"
+    for file in ("docs/handlers.md", "deploy/kubernetes/README.md", "deploy/kubernetes/base/worker.yaml"):
+        assert seconds in (ROOT / file).read_text(), file
+
+
+def _longest_stop(name: str) -> float:
+    """What a child process of that pod may take to stop, in seconds, unless WA_STOP_SECONDS is set."""
+    settings = load(redis_url="redis://h", handler_timeout=999.0)
+    workers = process_specs.workers(settings)
+    return workers[0].stop_seconds if name == "worker" else process_specs.receivers(settings, 1).stop_seconds
 
 
 @pytest.mark.parametrize("name", PODS)

@@ -54,8 +54,7 @@ PARENT = """
 import sys
 from ingest import supervisor
 log = sys.argv[1]
-supervisor.STOP_SECONDS = float(sys.argv[2])
-specs = {specs}
+specs = [spec._replace(stop_seconds=float(sys.argv[2])) for spec in {specs}]
 def started():
     with open(log, "a") as file:
         file.write("parent started 0 0\\n")

@@ -8,6 +8,9 @@ from ingest.settings import Settings, each_redis, redis_url
 from ingest.store import local
 from ingest.supervisor import ProcessSpec
 
+STOP_MARGIN = 5.0
+"""What a worker may take to stop beyond WA_STOP_SECONDS, in seconds, before it is killed: it settles, and ends."""
+
 _LAUNCHER = "ingest.without_rich"
 _READY = "workers.cli.ready"
 
@@ -37,6 +40,7 @@ def workers(settings: Settings, burst: bool = False, output: int | None = None) 
             ("workers.engine.worker", *(("--burst",) if burst else ())),
             settings.processes,
             ends=burst,
+            stop_seconds=settings.stops_within + STOP_MARGIN,
             output=output,
             env={"WA_REDIS_URL": redis_url(one)} if len(each) > 1 else {},
         )

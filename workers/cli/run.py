@@ -110,8 +110,8 @@ def work(lanes: str | None, count: int | None, burst: bool) -> None:
 
     Each process takes batches, parses them and calls the handlers that WA_HANDLERS names: WA_CONCURRENCY async ones
     at a time, plain ones in WA_THREADS threads. A process that dies is started again; its work goes back at once. When
-    the workers stop, running handlers get 6 seconds to finish, then they are interrupted. Events that did not finish
-    go back to the front of their queue.
+    the workers stop, running handlers get WA_STOP_SECONDS to finish, then they are interrupted. Events that did not
+    finish go back to the front of their queue.
     """
     with cli_errors():
         settings = current_settings(lanes=lanes, processes=count)

@@ -59,7 +59,7 @@ class Dispatcher:
         self.closed: set[str] = set()
         self.held = False
         """While True, no event begins."""
-        self.loop = loop or loops.new_loop(handlers.any_async)
+        self.loop = loop or loops.new_loop(handlers.any_async, concurrency)
         self._owns_loop = loop is None
         self._shares = Shares()
         self._no_slot, self._async, self._thread = self._rooms = [
@@ -77,6 +77,7 @@ class Dispatcher:
             stopping,
         )
         self._started = False
+        self._own_tasks: set[asyncio.Task[object]] = set()  # that the user's startup functions began
         self._behind: dict[tuple[str, str], deque[Item] | None] = {}  # what waits for an event of its order key
         self._parked: dict[tuple[HandlerLimiter, ...], deque[Item]] = {}
         self.tally = Tally()
@@ -175,7 +176,12 @@ class Dispatcher:
     def start(self) -> None:
         """Call the user's `startup` functions. Raises what one of them raises."""
         loops.start(self.loop, self._handlers.startups)
+        self._own_tasks = asyncio.all_tasks(self.loop)
         self._started = True
+
+    async def end_background(self, deadline: float) -> None:
+        """Wait, until `deadline` by the monotonic clock at most, for the tasks that handlers have left behind."""
+        await loops.wait_for_tasks(self._own_tasks, deadline)
 
     def shut_down(self) -> None:
         """Call the user's `shutdown` functions; what one of them raises is logged."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -12,28 +14,43 @@ from workers.dispatch import outcomes
 
 log = structlog.get_logger()
 
+CANCEL_SECONDS = 1.0
+"""What a task may take to end when the loop is closed."""
+
 Hooks = Iterable[Callable[[], object]]
 
 
-def new_loop(any_async: bool) -> asyncio.AbstractEventLoop:
-    """A loop for handlers."""
-    if not any_async:
-        return asyncio.new_event_loop()
-    import uvloop  # only where it is needed: without async handlers the loop has little to do
+def new_loop(any_async: bool, threads: int) -> asyncio.AbstractEventLoop:
+    """A loop for handlers, with as many threads for `asyncio.to_thread`."""
+    if any_async:
+        import uvloop  # only where it is needed: without async handlers the loop has little to do
 
-    return uvloop.new_event_loop()
+        loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    else:
+        loop = asyncio.new_event_loop()
+    loop.set_default_executor(ThreadPoolExecutor(threads, "to_thread"))
+    return loop
+
+
+async def wait_for_tasks(left_out: Collection[asyncio.Task[object]], deadline: float) -> None:
+    """Wait for all tasks on this loop but these, until `deadline` by the monotonic clock at most."""
+    left = asyncio.all_tasks().difference(left_out) - {asyncio.current_task()}
+    if left and (seconds := deadline - time.monotonic()) > 0:
+        names = sorted({getattr(task.get_coro(), "__qualname__", "?") for task in left})
+        log.info("waiting for background tasks of handlers", tasks=len(left), running=names[:10])
+        await asyncio.wait(left, timeout=seconds)
 
 
 def close_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Close a loop in order, as `asyncio.Runner` does."""
+    """Close a loop in order, as `asyncio.Runner` does, but without waiting for what is stuck."""
     if loop.is_closed():
         return
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
-        loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+    if tasks := asyncio.all_tasks(loop):
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(tasks, timeout=CANCEL_SECONDS))
     loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.run_until_complete(loop.shutdown_default_executor())
-    loop.close()
+    loop.close()  # not after `shutdown_default_executor`: that would wait for a thread that never ends
 
 
 def start(loop: asyncio.AbstractEventLoop, startups: Hooks) -> None:

@@ -59,9 +59,7 @@ class _Failure(Job):
 class _Place:
     """One thread, and the call that it is in."""
 
-    def __init__(
-        self, run: Callable[[_Place], None], name: str, timeout: float, on_errors: Sequence[Handler]
-    ) -> None:
+    def __init__(self, run: Callable[[_Place], None], name: str, timeout: float, on_errors: Sequence[Handler]) -> None:
         self._timeout = timeout
         self.on_errors = on_errors
         self.lock = threading.Lock()

@@ -30,6 +30,7 @@ from workers.engine.answers import Answers
 from workers.engine.caps import Caps
 from workers.engine.demand import Demand
 from workers.engine.doorbell import LISTEN_SECONDS, Doorbell
+from workers.engine.garbage import Growth
 from workers.engine.hand import Hands, Taken
 from workers.engine.opening import Opening
 from workers.engine.profiles import Profiles
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
     from workers.archive.files import Archive
 
 log = structlog.get_logger()
-
-STOP_SECONDS = 6.0
-"""How long running handlers may still take once the worker is told to stop; then they are interrupted."""
 
 _TURN_SECONDS = 0.003  # what ends within this time is settled together
 _WATCH_SECONDS = 0.25
@@ -106,13 +104,15 @@ class Flow:
             connection, worker, settings, self.dispatcher, hands, taking, demand, caps, profiles, archive
         )
         self._doorbell = Doorbell(connection.redis, list(by_lane), LISTEN_SECONDS, self._rung)
+        self._garbage = Growth()
         self._wake = asyncio.Event()
         self._turn_at = 0.0
         self._turn_soon = False
         self._revives = False
         self._beat_at = math.inf  # the last heartbeat
         self._doubts = False  # others may have batches of this worker: it was silent for long
-        self.stop_seconds = STOP_SECONDS
+        self.stop_seconds = settings.stops_within
+        """How long what has begun may take once the worker is told to stop; then it is interrupted."""
         self.crashed = False
         """True when something went wrong beside the handlers."""
 
@@ -225,6 +225,7 @@ class Flow:
         if taking is not None:
             self._hands.share(self._taking.took(await self._answers.of(taking)))
         self._turn_at = time.monotonic()
+        self._garbage.look()
 
     async def _wait(self, deadline: float | None) -> None:
         """Until something ends, rings or is due."""
@@ -284,6 +285,7 @@ class Flow:
             await self.dispatcher.interrupt()
             if parts := self._settling.rest():
                 self._settling.settled(parts, await self._answers.of(self._settling.send(parts)))
+            await self.dispatcher.end_background(deadline)
         except (RedisError, OSError) as error:
             # The other workers' reaper finds what this one held.
             log.warning("Redis is away at the end of this worker", reason=connections.reason(error))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
-import resource
 import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +29,7 @@ from ingest.store.pipelined import PipelinedConnection
 from ingest.telemetry import logs, tracing
 from workers import loading
 from workers.dispatch import outcomes
-from workers.engine import claims, reaper
+from workers.engine import claims, garbage, reaper
 from workers.engine.answers import outage
 from workers.engine.flow import Flow
 from workers.engine.queue import BatchJob, BatchQueue, NoDeathPenalty, names_of, open_queues
@@ -45,6 +42,8 @@ log = structlog.get_logger()
 
 _TTL = 20
 """RQ's worker_ttl, seconds: RQ waits 15 s less than this for a job; its socket time-out is 10 s more than that wait."""
+
+_END_SECONDS = 2.0  # what threads of handlers get once all is settled, and what is called at exit
 
 _TRIM_EVERY = 30  # of our beats: a minute
 _TRIM_SECONDS = 50  # after one worker has trimmed, none does for this long
@@ -104,7 +103,7 @@ class BatchWorker(SimpleWorker):
     def execute_job(self, job: Job, queue: Queue) -> None:
         """RQ calls this for each job; `queue` is the one that `dequeue_any` returned with it."""
         self.flow.admit(queue.taken)  # type: ignore[attr-defined]
-        if self._max_rss is not None and _resident() > self._max_rss:
+        if self._max_rss is not None and garbage.resident() > self._max_rss:
             log.warning("worker is over WA_MAX_RSS, another takes over", pid=os.getpid(), worker=self.name)
             raise StopRequested  # RQ's loop ends in order, and our parent starts another process
 
@@ -196,14 +195,6 @@ def _log_put_back(members: list[str]) -> None:
         log.warning("batch that no worker holds goes back to its queue", batch=member)
 
 
-def _resident() -> int:
-    """Bytes of memory that this process holds now; without /proc, the most it ever held."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: in bytes
-
-
 class _RedisAway(logging.Filter):
     """While Redis is away, RQ logs a traceback at each of its tries; one line says as much."""
 
@@ -231,6 +222,18 @@ def _start_handlers(worker: BatchWorker) -> None:
         sys.exit(1)
 
 
+def _end_soon(status: int) -> None:
+    """End this process shortly, also when a thread of a handler does not: Python would wait for it."""
+
+    def end() -> None:
+        time.sleep(_END_SECONDS)
+        names = sorted({thread.name for thread in threading.enumerate() if not thread.daemon})
+        log.warning("threads still run at the end of this worker: it ends without them", threads=names[:10])
+        os._exit(status)
+
+    threading.Thread(target=end, name="end", daemon=True).start()
+
+
 def main() -> None:
     """One worker process; `--burst` ends it when nothing can be taken any more."""
     logs.configure()
@@ -246,9 +249,7 @@ def main() -> None:
     except SettingsError as error:
         print(f"wa-ingest: {error}", file=sys.stderr)
         sys.exit(child.GIVE_UP)
-    # What exists now stays, and reference counts free what a batch makes: collecting cycles took a seventh of the time.
-    gc.freeze()
-    gc.set_threshold(50_000)
+    garbage.start()
     try:
         worker = BatchWorker(settings, registry, child.name(), spans)
         _start_handlers(worker)
@@ -260,7 +261,9 @@ def main() -> None:
         print(f"wa-ingest: {error}", file=sys.stderr)
         sys.exit(child.GIVE_UP)
     # RQ's loop also ends when Redis times out or after an unexpected error: then the parent starts another process.
-    sys.exit(0 if worker.stopping.is_set() or "--burst" in sys.argv else 1)
+    status = 0 if worker.stopping.is_set() or "--burst" in sys.argv else 1
+    _end_soon(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":
