@@ -25,6 +25,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, NoReturn
 
+from ingest import signs
 from ingest.child import GIVE_UP, command, named
 
 STOP_SECONDS = 25.0
@@ -34,6 +35,8 @@ _START_SECONDS = 120.0  # reading a long append-only file takes its time
 _FIRST_BACKOFF = 0.2  # from a child's end to its restart; doubled each time it ends again
 _LONGEST_BACKOFF = 10.0
 _SETTLED_SECONDS = 60.0  # a child that ran this long begins again with the first
+
+_LOOK_SECONDS = 5.0  # between looks at signs of life
 
 _PLAN = "INGEST_PLAN"
 _STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -57,6 +60,7 @@ class ProcessSpec(NamedTuple):
     ends: bool = False
     ready: Sequence[str] = ()
     stop_seconds: float = STOP_SECONDS
+    silent_seconds: float | None = None
     output: int | None = None
     env: Mapping[str, str] = MappingProxyType({})
 
@@ -84,7 +88,8 @@ def supervise(
     A spec that needs others comes before them: they are started last to first, and stopped first to last. `started` is
     called when all are ready.
     """
-    with _signals() as wait, tempfile.TemporaryDirectory(prefix="wa-ingest-metrics-") as folder:
+    with _signals() as wait, tempfile.TemporaryDirectory(prefix=signs.PREFIX) as folder:
+        lock = signs.lock(folder)
         environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": folder, **(env or {})}
         groups = [_Group(spec, environment) for spec in specs]
         try:
@@ -98,6 +103,7 @@ def supervise(
         finally:
             for group in groups:
                 group.stop()
+            os.close(lock)
 
 
 def _wait_until_ready(group: _Group, groups: Sequence[_Group], wait: _Wait) -> int | None:
@@ -124,7 +130,8 @@ def _keep_running(groups: Sequence[_Group], wait: _Wait) -> int:
             return 1
         for group in groups:
             group.restart_ended()
-        if _work_is_done(groups) or wait(_seconds_to_restart(groups)):
+            group.end_silent()
+        if _work_is_done(groups) or wait(_seconds_to_look(groups)):
             return 0
 
 
@@ -133,10 +140,13 @@ def _work_is_done(groups: Sequence[_Group]) -> bool:
     return bool(ending) and not any(group.children for group in ending)
 
 
-def _seconds_to_restart(groups: Sequence[_Group]) -> float | None:
-    """Until the next restart is due; None when all children run."""
-    due = [child.restart_at for group in groups for child in group.children if child.restart_at is not None]
-    return max(0.0, min(due) - time.monotonic()) if due else None
+def _seconds_to_look(groups: Sequence[_Group]) -> float | None:
+    """Until a restart is due, or signs of life are to be looked at; None when only a signal or an end can change it."""
+    now = time.monotonic()
+    due = [child.restart_at - now for group in groups for child in group.children if child.restart_at is not None]
+    if any(group.spec.silent_seconds is not None for group in groups):
+        due.append(_LOOK_SECONDS)
+    return max(0.0, min(due)) if due else None
 
 
 class _Group:
@@ -148,7 +158,7 @@ class _Group:
         self._env = env
 
     def start(self) -> None:
-        self.children = [_Child(self.spec, self._env) for _ in range(self.spec.processes)]
+        self.children = [_Child(self.spec, self._env, number) for number in range(self.spec.processes)]
 
     def pids(self) -> list[int]:
         return [child.process.pid for child in self.children]
@@ -173,6 +183,12 @@ class _Group:
                 child.restart_when_due()
             elif (status := child.process.poll()) is not None:
                 self._note_end(child, status)
+
+    def end_silent(self) -> None:
+        """End children that have given no sign of life for too long, whatever they are stuck in."""
+        for child in self.children:
+            if self.spec.silent_seconds is not None and child.restart_at is None:
+                child.end_if_silent(self.spec.silent_seconds)
 
     def _note_end(self, child: _Child, status: int) -> None:
         _forget_gauges(child.process.pid, self._env["PROMETHEUS_MULTIPROC_DIR"])
@@ -203,9 +219,12 @@ class _Group:
 class _Child:
     """One of them, through all its restarts. `restart_at` is None while it runs."""
 
-    def __init__(self, spec: ProcessSpec, env: Mapping[str, str]) -> None:
+    def __init__(self, spec: ProcessSpec, env: Mapping[str, str], number: int) -> None:
         self._spec = spec
         self._env = env
+        self._sign: Path | None = None
+        if spec.silent_seconds is not None:
+            self._sign = signs.path(env["PROMETHEUS_MULTIPROC_DIR"], f"{spec.name}-{os.urandom(2).hex()}-{number}")
         self._backoff = 0.0
         self._name = ""
         self._start()
@@ -214,6 +233,10 @@ class _Child:
         name, replaces = os.urandom(8).hex(), self._name
         self._name = name
         environment = {**self._env, **named(name, replaces)}
+        if self._sign is not None:
+            signs.give(self._sign)
+            environment |= signs.expected(self._sign)
+        self._seen, self._looked, self._silent, self._aborted = 0.0, time.monotonic(), 0.0, False
         self.process = _popen(self._spec, [self._spec.module, *self._spec.arguments], environment)
         self._started = time.monotonic()
         self.restart_at: float | None = None
@@ -226,6 +249,30 @@ class _Child:
         self._backoff = min(_LONGEST_BACKOFF, max(_FIRST_BACKOFF, 2 * self._backoff))
         self.restart_at = now + self._backoff
         return self._backoff
+
+    def end_if_silent(self, limit: float) -> None:
+        """End the process if it has been silent for more than `limit` seconds: it prints its stacks, if it still can.
+
+        Only time in which this process ran counts, so that after a frozen machine wakes up nobody is ended.
+        """
+        if self._sign is None:
+            return
+        now, seen = time.monotonic(), signs.seen(self._sign)
+        self._silent = 0.0 if seen != self._seen else self._silent + min(now - self._looked, 2 * _LOOK_SECONDS)
+        self._seen, self._looked = seen, now
+        if self._silent <= limit:
+            return
+        if self._aborted:
+            self.process.kill()
+            return
+        self._aborted = True
+        _warn(
+            "process gives no sign of life, ending it",
+            process=self._spec.name,
+            pid=self.process.pid,
+            silent_seconds=round(self._silent),
+        )
+        self.process.send_signal(signal.SIGABRT)  # a child that gives signs has faulthandler on
 
     def restart_when_due(self) -> None:
         if self.restart_at is not None and self.restart_at <= time.monotonic():

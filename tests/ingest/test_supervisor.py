@@ -35,7 +35,15 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN if "deaf" in behaviour else stop)
 if "watches" in behaviour:
     from ingest import child  # takes its time, so only where it counts
     child.watch_parent()
+if "signs" in behaviour:
+    import faulthandler
+    from ingest import signs
+    faulthandler.enable()
+    signs.give_steadily()
 note("started")
+if "stuck" in behaviour and open(log).read().count(f"{name} started") == 1:
+    import ctypes
+    ctypes.PyDLL(None).sleep(600)  # no other thread of this process runs meanwhile
 if "gives-up" in behaviour:
     sys.exit(78)
 if "done" in behaviour:
@@ -54,6 +62,7 @@ PARENT = """
 import sys
 from ingest import supervisor
 log = sys.argv[1]
+supervisor._LOOK_SECONDS = 0.2
 specs = [spec._replace(stop_seconds=float(sys.argv[2])) for spec in {specs}]
 def started():
     with open(log, "a") as file:
@@ -170,7 +179,7 @@ def test_child_that_keeps_dying(start_family: Callable[..., Family], wait_for: W
 
 def test_backoff_is_bounded() -> None:
     """However often a child has ended, it is started again after at most ten seconds."""
-    child = supervisor._Child(supervisor.ProcessSpec("a", "platform"), os.environ)
+    child = supervisor._Child(supervisor.ProcessSpec("a", "platform"), os.environ, 0)
     child.process.communicate()
     backoffs = [child.back_off() for _ in range(2000)]
     assert backoffs[:3] == [0.2, 0.4, 0.8]
@@ -252,6 +261,40 @@ def test_deaf_child_is_killed(start_family: Callable[..., Family], wait_for: Wai
     assert not alive(family.pids("deaf")[0])
     assert family.count("b stopped") == 1
     assert "does not stop, killing it" in family.output_path.read_text()
+
+
+def test_a_child_that_is_stuck_is_replaced(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """One in which no Python code runs any more prints its stack, is ended, and the log says so; others go on."""
+    family = start_family(
+        spec("stuck", "signs", "stuck", silent_seconds=4), spec("b", "signs", silent_seconds=4), spec("c")
+    )
+    wait_for(lambda: family.count("stuck started") == 2)
+    output = family.output_path.read_text()
+    assert "process gives no sign of life, ending it" in output
+    assert "child.py" in output.partition("Fatal Python error: Aborted")[2]
+    assert family.count("b started") == family.count("c started") == 1
+
+
+def test_a_child_that_is_stopped_is_replaced(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """A process that gets no signal but SIGKILL, either, is killed."""
+    family = start_family(spec("a", "signs", silent_seconds=4))
+    wait_for(lambda: family.count("a started") == 1)
+    os.kill(family.pids("a")[0], signal.SIGSTOP)
+    wait_for(lambda: family.count("a started") == 2)
+
+
+def test_a_parent_that_was_stopped_ends_nobody(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """After a machine was frozen, the time in which nobody gave or saw a sign does not count."""
+    family = start_family(spec("a", "signs", silent_seconds=4), spec("b", "fails-at-first"))
+    wait_for(lambda: family.count("a started") == 1 and family.count("b started") == 2)
+    os.kill(family.pids("a")[0], signal.SIGSTOP)
+    os.kill(family.process.pid, signal.SIGSTOP)
+    time.sleep(6)  # longer than the child may be silent
+    os.kill(family.process.pid, signal.SIGCONT)
+    os.kill(family.pids("a")[0], signal.SIGCONT)
+    os.kill(family.pids("b")[1], signal.SIGKILL)
+    wait_for(lambda: family.count("b started") == 3)  # so it has looked
+    assert family.count("a started") == 1
 
 
 def test_children_end_with_a_killed_parent(start_family: Callable[..., Family], wait_for: WaitFor) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ingest import signs
 from ingest.settings import Settings, each_redis, redis_url
 from ingest.store import local
 from ingest.supervisor import ProcessSpec
+from workers.dispatch.outcomes import GRACE_SECONDS
 
 STOP_MARGIN = 5.0
 """What a worker may take to stop beyond WA_STOP_SECONDS, in seconds, before it is killed: it settles, and ends."""
@@ -41,6 +43,8 @@ def workers(settings: Settings, burst: bool = False, output: int | None = None) 
             settings.processes,
             ends=burst,
             stop_seconds=settings.stops_within + STOP_MARGIN,
+            # A handler that hangs is ended before that, by the process itself, if any Python code still runs there.
+            silent_seconds=settings.handler_timeout + GRACE_SECONDS + signs.SILENT_SECONDS,
             output=output,
             env={"WA_REDIS_URL": redis_url(one)} if len(each) > 1 else {},
         )

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ingest import supervisor
+from ingest import signs, supervisor
 from ingest.settings import Settings, redis_url, variable
 from ingest.store.local import DATA, socket_path
 from workers.cli import checks, embedded, preflight, process_specs
@@ -105,7 +105,10 @@ def serve(count: int | None) -> None:
 @click.option("--lanes", help="Lanes to take from, comma separated [WA_LANES, all]: messages, statuses, other.")
 @click.option("--processes", "count", type=click.IntRange(1, 1024), help="Worker processes [WA_PROCESSES, 1].")
 @click.option("--burst", is_flag=True, help="Exit when no batch is left to take.")
-def work(lanes: str | None, count: int | None, burst: bool) -> None:
+@click.option(
+    "--healthy", is_flag=True, help="Only exit with 0 while this machine's workers make progress, for probes."
+)
+def work(lanes: str | None, count: int | None, burst: bool, healthy: bool) -> None:
     """Run workers, until SIGTERM or Ctrl-C.
 
     Each process takes batches, parses them and calls the handlers that WA_HANDLERS names: WA_CONCURRENCY async ones
@@ -113,6 +116,9 @@ def work(lanes: str | None, count: int | None, burst: bool) -> None:
     the workers stop, running handlers get WA_STOP_SECONDS to finish, then they are interrupted. Events that did not
     finish go back to the front of their queue.
     """
+    if healthy:
+        signs.main()
+        return
     with cli_errors():
         settings = current_settings(lanes=lanes, processes=count)
         preflight.redis(settings, must_answer=False)

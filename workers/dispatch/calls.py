@@ -38,9 +38,12 @@ class Room:
 
 
 class Begun(Job):
-    """An event that begins. `put_off` are handlers of it that have to wait, `limiters` learn when it has ended."""
+    """An event that begins. `put_off` are handlers of it that have to wait, `limiters` learn when it has ended.
 
-    __slots__ = ("item", "limiters", "put_off")
+    `handler` is the async one that is called now, since `began` by the monotonic clock.
+    """
+
+    __slots__ = ("began", "handler", "item", "limiters", "put_off")
 
     def __init__(
         self,
@@ -54,6 +57,8 @@ class Begun(Job):
         self.item = item
         self.put_off = put_off
         self.limiters = limiters
+        self.handler: Handler | None = None
+        self.began = 0.0
 
 
 class _Part(Job):
@@ -73,7 +78,8 @@ class Calls:
     `on_errors` are called when a handler has failed, in the slot of its event.
 
     `ended` is called on the loop with each event that has ended, `interrupted` with each that counts as not begun, and
-    then `more`: slots are free again.
+    then `more`: slots are free again. `hung` is called in another thread once an async handler has blocked the loop for
+    good, and counts as failed: the loop and its thread do nothing more.
     """
 
     def __init__(
@@ -87,6 +93,7 @@ class Calls:
         interrupted: Callable[[Begun], None],
         more: Callable[[], object],
         stopping: Callable[[], bool],
+        hung: Callable[[], None] | None,
     ) -> None:
         self._loop = loop
         self._async = asynchronous
@@ -104,8 +111,9 @@ class Calls:
         self._context = copy_context()  # of nobody's event
         self._told = self._interrupts = False
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._running: dict[asyncio.Task[Any], str] = {}
-        self._watch = LoopWatch(timeout, self._running.get)
+        self._running: dict[asyncio.Task[Any], Begun] = {}
+        self._watch = LoopWatch(loop, timeout, self._name_of, None if hung is None else self._hangs)
+        self._hung = hung
 
     @property
     def hangs(self) -> bool:
@@ -123,12 +131,16 @@ class Calls:
             self._threads.put(begun)
         else:
             self._tasks.add(self._loop.create_task(self._call(begun), context=begun.context))
-            self._watch.turned(busy=True)  # it may block before anybody else has a turn
+            self._watch.busy(True)
 
     def watch(self) -> None:
         """To be called at least every quarter of a second: looks for calls that are over their time."""
-        self._watch.turned(bool(self._tasks))
+        self._watch.busy(bool(self._tasks))
         self._threads.watch(time.monotonic())
+
+    def end_by(self, deadline: float) -> None:
+        """At this time by the monotonic clock, an async handler that blocks the loop is interrupted, too."""
+        self._watch.deadline = deadline
 
     async def interrupt(self) -> None:
         """Interrupt what has not ended: it counts as not begun, if it ends at all."""
@@ -141,16 +153,17 @@ class Calls:
     def close(self) -> None:
         """End the threads."""
         self._threads.close()
-        self._watch.turned(busy=False)
+        self._watch.close()
 
     # On the loop
 
     async def _call(self, begun: Begun) -> None:
         task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]
         tell = self._ended
+        self._running[task] = begun
         try:
             for handler, argument in begun.calls:
-                self._running[task] = handler.name
+                begun.handler, begun.began = handler, time.monotonic()
                 ended = await self._call_one(handler, argument, task)
                 begun.ended.append(ended)
                 if ended.broke and self._on_errors:
@@ -170,7 +183,7 @@ class Calls:
 
     async def _failed(self, argument: Event, ended: Ended, task: asyncio.Task[Any]) -> None:
         for hook in self._on_errors:
-            self._running[task] = hook.name
+            self._running[task].handler = hook
             outcomes.note_hook(await self._call_one(hook, outcomes.failure(argument, ended), task))
 
     async def _call_one(self, handler: Handler, argument: Any, task: asyncio.Task[Any]) -> Ended:
@@ -183,7 +196,7 @@ class Calls:
                 else:
                     await self._call_inside(handler, argument)
         except BaseException as raised:  # a handler does not end the worker
-            if isinstance(raised, asyncio.CancelledError) and self._interrupts:
+            if isinstance(raised, asyncio.CancelledError) and (self._interrupts or self._watch.is_over):
                 raise
             task.uncancel()  # by itself, if at all
             error = raised
@@ -196,6 +209,24 @@ class Calls:
             await handler.call(argument)
         else:
             await self._in_thread(handler, argument)
+
+    def _name_of(self, task: asyncio.Task[Any]) -> str | None:
+        begun = self._running.get(task)
+        return None if begun is None or begun.handler is None else begun.handler.name
+
+    def _hangs(self, task: asyncio.Task[Any]) -> None:
+        """A thread calls this while the loop stands still for good."""
+        begun = self._running[task]
+        if begun.handler is None or self._hung is None:
+            return
+        if self._watch.is_over:
+            self._interrupted(begun)
+        else:
+            seconds = time.monotonic() - begun.began
+            error = HandlerTimeout(f"blocked the event loop for {seconds:.1f} s, and could not be interrupted")
+            begun.ended.append(Ended(begun.handler, seconds, error))
+            self._ended(begun)
+        self._hung()
 
     # In threads
 

@@ -30,8 +30,9 @@ class Dispatcher:
 
     `timeout` is in seconds for one call of a handler. Without `rate_limits`, handlers' own rate and concurrency have no
     effect; without `tell`, a handler that always fails is called all the same. `changed` is called when events have
-    ended. With a `loop`, that one is used, and not closed. Once `stopping()`, no event begins; nor does one while
-    `may_begin()` is False, or of a lane that is `closed`.
+    ended, `hung` in another thread when an async handler blocks the loop for good. With a `loop`, that one is used, and
+    not closed. Once `stopping()`, no event begins; nor does one while `may_begin()` is False, or of a lane that is
+    `closed`.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Dispatcher:
         changed: Callable[[], None] = lambda: None,
         stopping: Callable[[], bool] = lambda: False,
         may_begin: Callable[[], bool] = lambda: True,
+        hung: Callable[[], None] | None = None,
         full_errors: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
@@ -75,6 +77,7 @@ class Dispatcher:
             self._not_begun,
             self.begin,
             stopping,
+            hung,
         )
         self._started = False
         self._own_tasks: set[asyncio.Task[object]] = set()  # that the user's startup functions began
@@ -167,6 +170,10 @@ class Dispatcher:
             if self._stopping() and not source.in_flight:
                 return
             await asyncio.sleep(min(0.01 if wait is None else wait, 0.01))
+
+    def end_by(self, deadline: float) -> None:
+        """By this time by the monotonic clock, `interrupt` is to be called, whatever blocks the loop."""
+        self._calls.end_by(deadline)
 
     async def interrupt(self) -> None:
         """Interrupt what has not ended: it counts as not begun, if it ends at all."""

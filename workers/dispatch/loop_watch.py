@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from types import FrameType
 
 import structlog
 
-from workers.dispatch.outcomes import HandlerTimeout, stack_of
+from workers.dispatch.outcomes import GRACE_SECONDS, HandlerTimeout, stack_of
 
 log = structlog.get_logger()
 
@@ -19,46 +21,105 @@ BLOCKED_SECONDS = 1.0
 """A loop that does not turn for so long is blocked."""
 
 _LOOK_EVERY = 0.5
+_SIGNAL = signal.SIGVTALRM
+"""It interrupts even a system call of the main thread. Handlers may use SIGALRM themselves."""
 
 
 class LoopWatch:
-    """Looks at the loop of the main thread with SIGALRM, which interrupts even a system call.
+    """A thread that looks at a loop while async handlers are in flight.
 
-    `name_of` says whose task is running: the name of its handler, or None when it is no handler's. `turned` is to be
-    called at every turn of the loop that somebody takes notice of, at least every quarter of a second.
+    `name_of` says whose task is running: the name of its handler, or None when it is no handler's. `hung` is called in
+    that thread, once, with a task that goes on blocking the loop after it was interrupted, as a call in C may; whatever
+    that task does next waits for ever.
     """
 
-    def __init__(self, timeout: float, name_of: Callable[[asyncio.Task[object]], str | None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        timeout: float,
+        name_of: Callable[[asyncio.Task[object]], str | None],
+        hung: Callable[[asyncio.Task[object]], None] | None,
+    ) -> None:
+        self._loop = loop
         self._timeout = timeout
         self._name_of = name_of
-        self._turned_at = time.monotonic()
-        self._told: str | None = None
-        self._running = False
+        self._hung = hung
+        self._busy = threading.Event()
+        self._over = threading.Event()
+        self._watched: threading.Thread | None = None  # in which the loop runs
+        self._raises: BaseException | None = None  # in the task that is running
+        self._gives_up = False
+        self.deadline = math.inf
+        """At this time by the monotonic clock, a task that blocks the loop is cancelled, whatever its limit."""
 
-    def turned(self, busy: bool) -> None:
-        """The loop turns. While nothing is in flight (`busy`), nobody needs to look."""
-        self._turned_at = time.monotonic()
-        self._told = None
-        if busy is not self._running and threading.current_thread() is threading.main_thread():
-            self._running = busy
-            if busy:
-                signal.signal(signal.SIGALRM, self._look)
-            signal.setitimer(signal.ITIMER_REAL, _LOOK_EVERY if busy else 0, _LOOK_EVERY)
+    @property
+    def is_over(self) -> bool:
+        """True after the deadline."""
+        return time.monotonic() >= self.deadline
 
-    def _look(self, _: int, frame: FrameType | None) -> None:
-        blocked = time.monotonic() - self._turned_at
-        if blocked < BLOCKED_SECONDS or not self._running:
+    def busy(self, busy: bool) -> None:
+        """To be called on the loop. While nothing is in flight, nobody looks."""
+        if busy is self._busy.is_set():
             return
+        if not busy:
+            self._busy.clear()
+            return
+        if self._watched is None:
+            self._watched = threading.current_thread()
+            if self._watched is threading.main_thread():
+                signal.signal(_SIGNAL, self._interrupt)
+            threading.Thread(target=self._watch, name="loop-watch", daemon=True).start()
+        self._busy.set()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._over.set()
+        self._busy.set()
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            self._busy.wait()
+            asked, turned = time.monotonic(), threading.Event()
+            try:
+                self._loop.call_soon_threadsafe(turned.set)
+            except RuntimeError:  # it is closed
+                return
+            told = ""
+            while not turned.wait(_LOOK_EVERY) and not self._over.is_set():
+                told = self._look(time.monotonic() - asked, told)
+            self._raises = None
+            self._over.wait(_LOOK_EVERY)
+
+    def _look(self, blocked: float, told: str) -> str:
+        """The loop has been blocked for so many seconds; `told`: who was named. Returns who is named now."""
+        task = asyncio.current_task(self._loop)
+        name = None if task is None else self._name_of(task)
+        if task is None or name is None or blocked < BLOCKED_SECONDS or self._watched is None:
+            return told
+        running = stack_of(sys._current_frames().get(self._watched.ident or 0))[-10:]
+        if name != told:
+            log.warning("async handler blocks the event loop: all others stand still", handler=name, running=running)
+        late = max(blocked - self._timeout, time.monotonic() - self.deadline)
+        if late >= 0 and self._watched is threading.main_thread():
+            self._raises = (
+                asyncio.CancelledError()
+                if self.is_over
+                else HandlerTimeout(f"blocked the event loop for {blocked:.1f} s")
+            )
+            if self._hung is not None and late >= GRACE_SECONDS:
+                log.error("handler hangs, this process is replaced", handler=name, running=running)
+                self._gives_up = True
+            signal.pthread_kill(self._watched.ident or 0, _SIGNAL)
+            if self._gives_up and self._hung is not None:
+                self._hung(task)
+        return name
+
+    def _interrupt(self, _: int, frame: FrameType | None) -> None:
+        if self._gives_up:
+            threading.Event().wait()
         try:
             task = asyncio.current_task()
         except RuntimeError:  # the loop does not run
             return
-        name = None if task is None else self._name_of(task)
-        if name is None:
-            return
-        if name != self._told:
-            self._told = name
-            lines = stack_of(frame)[-10:]
-            log.warning("async handler blocks the event loop: all others stand still", handler=name, running=lines)
-        if blocked >= self._timeout:
-            raise HandlerTimeout(f"blocked the event loop for {blocked:.1f} s")
+        if self._raises is not None and task is not None and self._name_of(task) is not None:
+            raise self._raises

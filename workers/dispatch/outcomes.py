@@ -20,6 +20,10 @@ _OURS = str(Path(__file__).parents[1])
 _PYTHON = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
+GRACE_SECONDS = 3.0
+"""A call that does not end this long after it was interrupted counts as failed, and what it runs in is replaced."""
+
+
 class HandlerTimeout(TimeoutError):
     """Raised inside a handler when its time is over."""
 

@@ -14,14 +14,11 @@ from typing import Any
 import structlog
 
 from workers.dispatch import outcomes
-from workers.dispatch.outcomes import Ended, HandlerTimeout, stack_of
+from workers.dispatch.outcomes import GRACE_SECONDS, Ended, HandlerTimeout, stack_of
 from workers.events import Event
 from workers.handlers import Handler
 
 log = structlog.get_logger()
-
-GRACE_SECONDS = 3.0
-"""A call that does not end this long after it was interrupted counts as failed, and its thread is left to itself."""
 
 _AGAIN = 1.0  # seconds; a handler that swallows the time-out gets it again
 

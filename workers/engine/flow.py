@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -86,6 +87,7 @@ class Flow:
             changed=self._changed,
             stopping=stopping,
             may_begin=self._is_sure,
+            hung=self._give_up,
             full_errors=settings.log_errors == "full",
         )
         self._loop = self.dispatcher.loop
@@ -113,6 +115,7 @@ class Flow:
         self._doubts = False  # others may have batches of this worker: it was silent for long
         self.stop_seconds = settings.stops_within
         """How long what has begun may take once the worker is told to stop; then it is interrupted."""
+        self._stop_at = math.inf
         self.crashed = False
         """True when something went wrong beside the handlers."""
 
@@ -157,6 +160,12 @@ class Flow:
         self._doorbell.close()
         self._connection.hang_up()
         self.dispatcher.close()
+
+    def stop(self) -> None:
+        """The worker was told to stop: `leave` is called soon. A signal handler may call this."""
+        self._stop_at = time.monotonic() + self.stop_seconds
+        self.dispatcher.end_by(self._stop_at)
+        self.wake()
 
     def wake(self) -> None:
         """Look again at once; may be called by a signal handler or another thread."""
@@ -273,7 +282,7 @@ class Flow:
         return wait
 
     async def _leave(self) -> None:
-        deadline = time.monotonic() + self.stop_seconds
+        deadline = min(self._stop_at, time.monotonic() + self.stop_seconds)
         try:
             # What was not opened goes back with the rest: the reaper would put it before older batches of its queue.
             self._hands.admitted += self._hands.given
@@ -289,6 +298,22 @@ class Flow:
         except (RedisError, OSError) as error:
             # The other workers' reaper finds what this one held.
             log.warning("Redis is away at the end of this worker", reason=connections.reason(error))
+
+    def _give_up(self) -> None:
+        """Another thread calls this when the loop hangs for good: end this process, with all that is done settled.
+
+        The loop's own thread does nothing more, so its connection is free. If Redis is away, the others' reaper finds
+        what this process held.
+        """
+        try:
+            self._connection.flush()
+            if parts := self._settling.rest():
+                self._connection.answer(self._settling.send(parts))
+            reaper.heartbeat_and_reap(self._connection.redis, self._worker, leaves=True)
+        except (RedisError, OSError) as error:
+            log.warning("Redis is away at the end of this worker", reason=connections.reason(error))
+        finally:
+            os._exit(1)
 
     def _tell(self, news: Breakdown | str) -> None:
         """A handler always fails, or works again: `status` and the page read it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -21,7 +22,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker import WorkerStatus
 
-from ingest import child
+from ingest import child, signs
 from ingest.settings import Settings, SettingsError, load, redis_url
 from ingest.state import counters, dead_letters
 from ingest.store import connection, formats, keys
@@ -124,11 +125,12 @@ class BatchWorker(SimpleWorker):
             signal.signal(number, self.request_force_stop)
         self.stopping.set()
         self._stop_requested = True
-        self.flow.wake()
+        self.flow.stop()
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
         """A second signal: what has begun gets no more time."""
         self.flow.stop_seconds = 0.0
+        self.flow.stop()
         super().request_force_stop(signum, frame)
 
     def teardown(self) -> None:
@@ -237,6 +239,8 @@ def _end_soon(status: int) -> None:
 def main() -> None:
     """One worker process; `--burst` ends it when nothing can be taken any more."""
     logs.configure()
+    faulthandler.enable()  # on SIGABRT and on a crash of C code it prints what each thread was in
+    signs.give_steadily()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until RQ's loop begins and sets its own
     child.watch_parent()
     logging.getLogger("rq.worker").addFilter(_RedisAway())

@@ -1,0 +1,281 @@
+"""A worker process and the code of its user: what hangs, what is left behind, and what it does to the process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from ingest.store import keys
+
+BOT = '''
+import asyncio, ctypes, gc, json, os, resource, threading, time
+from workers import Handlers
+
+handlers = Handlers()
+out = open(os.environ["SEEN"], "a", buffering=1)
+libc = ctypes.CDLL(None)
+
+def note(*what):
+    out.write(json.dumps(what) + "\\n")
+
+def hang():
+    """A call in C that no signal ends, as of a database's library; other threads run meanwhile."""
+    mutex = ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
+'''
+
+
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[list[Any]]]:
+    """What the handlers noted."""
+    path = tmp_path / "seen"
+    path.touch()
+    monkeypatch.setenv("SEEN", str(path))
+    monkeypatch.setenv("WA_HANDLERS", "bot:handlers")
+    return lambda: [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def worker(run_module: Callable[..., Any], tmp_path: Path, redis_url: str) -> Callable[..., subprocess.Popen[str]]:
+    """Start a worker process with these handlers."""
+
+    def start(handlers: str, *arguments: str) -> subprocess.Popen[str]:
+        (tmp_path / "bot.py").write_text(BOT + handlers)
+        with (tmp_path / "log").open("a") as log:
+            process: subprocess.Popen[str] = run_module("workers.engine.worker", *arguments, cwd=tmp_path, stdout=log)
+        return process
+
+    return start
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
+    """The lines of the log."""
+    return lambda: [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line[:1] == "{"]
+
+
+HANGS = """
+@handlers.message("text")
+async def hangs(message):
+    note("begun", message.id, message.attempt)
+    if message.attempt == 1:
+        hang()
+    note("ended", message.id, message.attempt)
+
+@handlers.message("image")
+async def fine(message):
+    note("ended", message.id, message.attempt)
+"""
+
+
+def test_an_async_handler_that_hangs_in_c(
+    worker: Any,
+    seen: Any,
+    log: Any,
+    commit: Any,
+    message: Any,
+    redis: Redis,
+    monkeypatch: Any,
+    wait_for: Any,
+    nothing_left: Any,
+) -> None:
+    """No signal interrupts it: it is named, is a failed try of its event alone, and the process ends at once.
+
+    All else goes back without a death, so nothing of it is split or suspected, and the next process handles it.
+    """
+    monkeypatch.setenv("WA_HANDLER_TIMEOUT", "1s")
+    commit(message("hangs", sender="1"), *[message(str(n), sender=str(n), type="image") for n in range(2, 20)])
+    process = worker(HANGS)
+    assert process.wait(60) == 1
+    (line,) = [line for line in log() if line["event"] == "handler hangs, this process is replaced"]
+    assert line["level"] == "error"
+    assert line["handler"] == "bot.hangs"
+    assert "in hang" in line["running"][-1]
+    assert not redis.hlen(keys.TAKEN)
+    assert not redis.hlen(keys.DEATHS)
+    monkeypatch.setenv("WA_HANDLER_TIMEOUT", "30s")
+    process = worker(HANGS)
+    wait_for(lambda: ["ended", "hangs", 2] in seen())
+    assert {one for what, one, attempt in seen() if (what, attempt) == ("ended", 1)} == {str(n) for n in range(2, 20)}
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    nothing_left()
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+def test_an_async_handler_that_blocks_the_loop_at_the_stop(
+    worker: Any, seen: Any, commit: Any, message: Any, wait_for: Any, monkeypatch: Any, redis: Redis, swallows: bool
+) -> None:
+    """The stop takes no longer than WA_STOP_SECONDS allows, and the event goes back without using up a try."""
+    monkeypatch.setenv("WA_STOP_SECONDS", "1s")
+    commit(message())
+    process = worker(f"""
+@handlers.message()
+async def blocks(message):
+    note("begun", message.attempt)
+    while message.attempt == 1:
+        try:
+            time.sleep(3600)
+        except BaseException:
+            if not {swallows}:
+                raise
+""")
+    wait_for(lambda: seen())
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    assert time.monotonic() - began < 20
+    assert (redis.hlen(keys.TAKEN), redis.zcard(keys.LEDGER), redis.hlen(keys.DEATHS)) == (0, 1, 0)
+
+
+WAITS = """
+@handlers.message()
+{kind} waits(message):
+    note("begun", message.id)
+    {wait}({seconds})
+    note("ended", message.id)
+"""
+KINDS = pytest.mark.parametrize(("kind", "wait"), [("def", "time.sleep"), ("async def", "await asyncio.sleep")])
+
+
+@KINDS
+def test_what_has_begun_gets_its_time_at_the_stop(
+    worker: Any, seen: Any, commit: Any, message: Any, wait_for: Any, kind: str, wait: str, nothing_left: Any
+) -> None:
+    """A handler of more than six seconds, as of a bot that asks a model, is not called twice because of a stop."""
+    commit(message())
+    process = worker(WAITS.format(kind=kind, wait=wait, seconds=7))
+    wait_for(lambda: seen())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert [what[0] for what in seen()] == ["begun", "ended"]
+    nothing_left()
+
+
+@KINDS
+def test_what_takes_longer_goes_back(
+    worker: Any,
+    seen: Any,
+    commit: Any,
+    message: Any,
+    wait_for: Any,
+    kind: str,
+    wait: str,
+    monkeypatch: Any,
+    redis: Redis,
+) -> None:
+    """After WA_STOP_SECONDS a handler is interrupted, and its event goes back without using up a try."""
+    monkeypatch.setenv("WA_STOP_SECONDS", "500ms")
+    commit(message())
+    process = worker(WAITS.format(kind=kind, wait=wait, seconds=3600))
+    wait_for(lambda: seen())
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert time.monotonic() - began < 20
+    assert (redis.hlen(keys.TAKEN), redis.zcard(keys.LEDGER), redis.hlen(keys.DEATHS)) == (0, 1, 0)
+
+
+def test_a_thread_that_hangs_holds_no_stop_up(
+    worker: Any, seen: Any, log: Any, commit: Any, message: Any, wait_for: Any, monkeypatch: Any, redis: Redis
+) -> None:
+    """`asyncio.to_thread` of something that never returns: its event goes back, and the process ends in time."""
+    monkeypatch.setenv("WA_STOP_SECONDS", "500ms")
+    commit(message())
+    process = worker("""
+@handlers.message()
+async def hangs(message):
+    note("begun")
+    await asyncio.to_thread(hang)
+""")
+    wait_for(lambda: seen())
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert time.monotonic() - began < 25
+    assert (redis.hlen(keys.TAKEN), redis.zcard(keys.LEDGER)) == (0, 1)
+    assert any(line["event"].startswith("threads still run") for line in log())
+
+
+def test_as_many_threads_as_slots(
+    worker: Any, seen: Any, commit: Any, message: Any, wait_for: Any, monkeypatch: Any
+) -> None:
+    """`asyncio.to_thread` of all slots runs at a time, though Python's own number of threads depends on the cores."""
+    monkeypatch.setenv("WA_CONCURRENCY", "50")
+    commit(*[message(str(n), sender=str(n)) for n in range(50)])
+    process = worker(
+        """
+together = threading.Barrier(50)
+
+@handlers.message()
+async def waits(message):
+    await asyncio.to_thread(together.wait, 60)
+    note("ended")
+""",
+        "--burst",
+    )
+    assert process.wait(90) == 0
+    assert seen() == [["ended"]] * 50
+
+
+def test_background_tasks_go_on(
+    worker: Any, seen: Any, log: Any, commit: Any, message: Any, wait_for: Any, nothing_left: Any
+) -> None:
+    """A task that a handler leaves behind runs between events, and is given time at the stop; one that a startup
+    function began, such as a pool's, is not waited for.
+    """
+    commit(message())
+    process = worker("""
+tasks = set()
+
+async def later(seconds):
+    await asyncio.sleep(seconds)
+    note("later", seconds)
+
+@handlers.startup
+async def tick():
+    tasks.add(asyncio.create_task(later(3600)))
+
+@handlers.message()
+async def answer(message):
+    tasks.add(asyncio.create_task(later(0.1)))
+    tasks.add(asyncio.create_task(later(3)))
+""")
+    wait_for(lambda: ["later", 0.1] in seen())
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert process.wait(60) == 0
+    assert time.monotonic() - began < 20
+    assert ["later", 3] in seen()
+    nothing_left()
+
+
+CYCLES = """
+class Node:
+    pass
+
+@handlers.message()
+{kind} leaks(message):
+    one, other = Node(), Node()
+    one.other, other.other, one.data = other, one, bytearray(os.urandom(1)) * 1_000_000
+    if int(message.id) == 599:
+        note(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_cycles_with_much_memory_are_collected(worker: Any, seen: Any, commit: Any, message: Any, kind: str) -> None:
+    """600 events that leave a cycle of 1 MB each: they are few by their count, and would stay until 50,000."""
+    commit(*[message(str(n), sender=str(n)) for n in range(600)])
+    assert worker(CYCLES.format(kind=kind), "--burst").wait(60) == 0
+    ((most,),) = seen()
+    assert most < 400  # MiB
