@@ -21,6 +21,7 @@ LANE_GAUGES = {
     "batches": "Batches waiting",
     "oldest_seconds": "Age of the oldest waiting notification",
     "working": "Notifications in work",
+    "working_oldest_seconds": "For how long a handler has been at one event, at most",
     "retrying": "Events waiting for their next try",
     "dead": "Dead letters",
     "paused": "1 when an operator paused the lane",

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest.state import breakdowns, controls
+from ingest.state import breakdowns, controls, in_work
 from ingest.state.breakdowns import Broken
+from ingest.state.in_work import Call
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS
 from ingest.store.queues import LANES, MESSAGES, Member, lane_of
@@ -40,6 +41,7 @@ class Lane:
     batches: int = 0
     oldest_seconds: float = 0.0
     working: int = 0
+    working_oldest_seconds: float = 0.0
     retrying: int = 0
     dead: int = 0
     dead_expiring: int = 0
@@ -72,6 +74,8 @@ class Backlog:
     """What `idle_workers` says, where it was asked."""
     broken: list[Broken] = field(default_factory=list)
     """Handlers that always fail."""
+    in_work: list[Call] = field(default_factory=list)
+    """Calls of handlers that take long, the longest first: one for each lane of a worker."""
 
     def as_json(self) -> dict[str, Any]:
         """The shape of `wa-ingest status --json`."""
@@ -118,6 +122,7 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
         dict(counts),
         tuple(away),
         broken=list({broken.handler: broken for one in found for broken in one.broken}.values()),
+        in_work=sorted((call for one in found for call in one.in_work), key=lambda call: -call.seconds),
     )
 
 
@@ -158,6 +163,7 @@ def _together(lanes: list[Lane]) -> Lane:
 
 _TOGETHER: dict[str, Callable[[list[Any]], Any]] = {
     "oldest_seconds": max,
+    "working_oldest_seconds": max,
     "paused": any,
     "paused_since": lambda since: min(filter(None, since), default=None),
     "limit": lambda limits: None if None in limits else sum(limits),  # each Redis has its share
@@ -196,7 +202,10 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         lane.limit = seen.controls.limits.get(name)
         lane.paused = name in seen.controls.paused
         lane.paused_since = iso(seen.controls.paused[name]) if lane.paused else None
-    return Backlog(lanes, seen.workers, seen.suspended, seen.counts, broken=seen.broken)
+    for call in seen.in_work:
+        lane = lanes[call.lane]
+        lane.working_oldest_seconds = max(lane.working_oldest_seconds, round(call.seconds, 3))
+    return Backlog(lanes, seen.workers, seen.suspended, seen.counts, broken=seen.broken, in_work=seen.in_work)
 
 
 class _Seen(NamedTuple):
@@ -209,6 +218,7 @@ class _Seen(NamedTuple):
     counts: dict[str, int]
     controls: controls.Controls
     broken: list[Broken]
+    in_work: list[Call]
     dead: dict[str, int]
     flows: list[dict[bytes, bytes]]
 
@@ -218,24 +228,26 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
     with redis.pipeline(transaction=False) as pipe:
         pipe.zrange(keys.LEDGER, 0, -1, withscores=True)
         pipe.hkeys(keys.TAKEN)
-        pipe.zcount(keys.ALIVE, now_ms - ALIVE_MS, "+inf")
+        pipe.zrange(keys.ALIVE, now_ms - ALIVE_MS, "+inf", byscore=True)
         pipe.exists(keys.RQ_SUSPENDED)
         pipe.hgetall(keys.COUNTS)
         pipe.hgetall(keys.CONTROLS)
         pipe.hgetall(keys.BREAKDOWNS)
+        pipe.hgetall(keys.IN_WORK)
         for lane in LANES:
             pipe.xlen(keys.dead_key(lane))
         for back in range(1, _RATE_BUCKETS + 1):
             pipe.hgetall(keys.flow_key(bucket - back))
-        ledger, taken, workers, suspended, counts, steering, broken, *rest = pipe.execute()
+        ledger, taken, workers, suspended, counts, steering, broken, calls, *rest = pipe.execute()
     return _Seen(
         ledger={Member.parse(member): arrived_ms for member, arrived_ms in ledger},
         taken={Member.parse(member) for member in taken},
-        workers=workers,
+        workers=len(workers),
         suspended=bool(suspended),
         counts={name.decode(): int(count) for name, count in counts.items()},
         controls=controls.parse(steering),
         broken=breakdowns.parse(broken),
+        in_work=in_work.parse(calls, workers, now_ms / 1000),
         dead=dict(zip(LANES, rest[: len(LANES)], strict=True)),
         flows=rest[len(LANES) :],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from ingest.settings import Settings
-from ingest.state import backlog
+from ingest.state import backlog, in_work
 from ingest.state.dead_groups import Counter, Groups, together
 from ingest.state.spooled import SpoolFigures, spool_figures
 from ingest.store import connection, keys
@@ -26,12 +27,14 @@ WORKERS = 100
 class Worker:
     """A worker process. Its last sign of life was `seen_seconds` ago; None when Redis no longer lists it.
 
-    `queue` is that of the batch it holds, None while it waits; `seconds` is for how long, None when unknown.
+    `queue` is that of a batch it holds, None while it waits. `handler` is the one that has been at one event for
+    longest, and `seconds` for how long; None when no call takes long.
     """
 
     name: str
     seen_seconds: float | None
     queue: str | None = None
+    handler: str | None = None
     seconds: float | None = None
 
     @property
@@ -105,19 +108,15 @@ def workers(redis: Redis) -> list[Worker]:
         pipe.time()
         pipe.zrange(keys.ALIVE, 0, WORKERS - 1, desc=True, withscores=True)
         pipe.hgetall(keys.TAKEN)
-        (seconds, micros), alive, taken = pipe.execute()
+        pipe.hgetall(keys.IN_WORK)
+        (seconds, micros), alive, taken, calls = pipe.execute()
     now = seconds + micros / 1_000_000
     found = {name.decode(): Worker(name.decode(), max(0.0, now - score / 1000)) for name, score in alive}
-    held = [(Member.parse(member), holder) for member, holder in taken.items()][:WORKERS]
-    with redis.pipeline(transaction=False) as pipe:
-        for member, _ in held:
-            pipe.hget(keys.job_key(member.batch), "started_at")  # RQ's, which may be late
-        begun = pipe.execute()
-    for (member, holder), started_at in zip(held, begun, strict=True):
+    for member, holder in itertools.islice(taken.items(), WORKERS):
         name = holder.decode().partition("#")[0]
-        worker = found.setdefault(name, Worker(name, None))
-        worker.queue = member.queue
-        worker.seconds = started_at and max(0.0, now - datetime.fromisoformat(started_at.decode()).timestamp())
+        found.setdefault(name, Worker(name, None)).queue = Member.parse(member).queue
+    for call in reversed(in_work.parse(calls, {name for name, _ in alive}, now)):
+        found[call.worker].handler, found[call.worker].seconds = call.handler, call.seconds
     return sorted(found.values(), key=lambda worker: (worker.queue is None, -(worker.seconds or 0.0), worker.name))
 
 

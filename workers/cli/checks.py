@@ -14,6 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from ingest.settings import Settings, SettingsError, each_redis, redis_url, tls, unknown_variables
 from ingest.state import backlog, breakdowns
+from ingest.state.in_work import LONG_SECONDS
 from ingest.store import connection, disk, formats, keys
 from ingest.store.urls import address
 from workers import loading
@@ -138,6 +139,9 @@ def _workers(settings: Settings) -> Iterator[Check]:
             found: Any = redis.hgetall(keys.BREAKDOWNS)
             for broken in breakdowns.parse(found):
                 yield Check("handlers", "warning", str(broken), "mend it or what it needs: its events wait for it")
+            for call in backlog.read(redis).in_work:
+                if call.seconds > LONG_SECONDS:
+                    yield Check("handlers", "warning", str(call), "it waits or hangs: see the log of the workers")
     for redis in clients.values():
         redis.close()
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ingest.settings import redis_url
 from ingest.state import backlog, history, rates
+from ingest.state.in_work import LONG_SECONDS
 from ingest.state.spooled import SpoolFigures, spool_figures
 from ingest.store import connection
 from workers.cli.sparkline import SECONDS, Lines
@@ -23,6 +24,7 @@ from workers.cli.terminal import as_json, cli_errors, clock, current_settings, s
 
 _WATCH_SECONDS = 1.0
 _DRAWN = f"waiting, last {span(SECONDS)}"
+_CALLS = 5  # that take long, and are shown at most
 _WIDE = 100  # columns of a terminal that has room for the plots beside the figures
 
 
@@ -112,6 +114,7 @@ def _table(
     if now.idle_workers:
         below.append(Text(now.idle_workers, style="yellow"))
     below += [Text(str(broken), style="red") for broken in now.broken]
+    below += [Text(str(call), style="red") for call in now.in_work if call.seconds > LONG_SECONDS][:_CALLS]
     if drawn and not wide:
         plots = _columns()
         plots.add_column(_DRAWN, no_wrap=True)

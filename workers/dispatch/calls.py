@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -137,6 +137,15 @@ class Calls:
         """To be called at least every quarter of a second: looks for calls that are over their time."""
         self._watch.busy(bool(self._tasks))
         self._threads.watch(time.monotonic())
+
+    def now(self) -> Iterator[tuple[str, Handler, float]]:
+        """What is called now: lane, handler, and since when by the monotonic clock. Any thread may ask."""
+        for job, handler, began in self._threads.calls():
+            if isinstance(job, Begun):
+                yield job.item.source.lane, handler, began
+        for begun in list(self._running.values()):
+            if begun.handler is not None:
+                yield begun.item.source.lane, begun.handler, begun.began
 
     def end_by(self, deadline: float) -> None:
         """At this time by the monotonic clock, an async handler that blocks the loop is interrupted, too."""

@@ -141,6 +141,15 @@ class Dispatcher:
         """True while events wait for a slot."""
         return any(room.free <= 0 and len(room.ready) for room in self._rooms)
 
+    def longest(self) -> dict[str, tuple[str, float]]:
+        """In each lane the handler that has been called for longest, and its seconds. Any thread may ask."""
+        found: dict[str, tuple[str, float]] = {}
+        now = time.monotonic()
+        for lane, handler, began in self._calls.now():
+            if now - began > found.get(lane, ("", -1.0))[1]:
+                found[lane] = handler.name, now - began
+        return found
+
     def all_down(self, *kinds: str) -> float | None:
         """Seconds until a handler of these kinds is tried again, when all of them always fail; else None."""
         return self.breakdowns.all_down(self._handlers.of_kinds(*kinds)) if self.breakdowns else None

@@ -6,7 +6,7 @@ import ctypes
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import Any
@@ -168,6 +168,13 @@ class Threads:
                 self._again_at[place] = now + _AGAIN
             if place.interrupted_at is not None and now - place.interrupted_at >= GRACE_SECONDS:
                 self._abandon(place)
+
+    def calls(self) -> Iterator[tuple[Job, Handler, float]]:
+        """What is called now: the job, the handler, and since when by the monotonic clock. Any thread may ask."""
+        for place in list(self._places):
+            job, handler = place.job, place.handler
+            if job is not None and handler is not None:
+                yield job, handler, place.began
 
     def interrupt_all(self) -> None:
         """Interrupt every call."""

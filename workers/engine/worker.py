@@ -24,7 +24,8 @@ from rq.worker import WorkerStatus
 
 from ingest import child, signs
 from ingest.settings import Settings, SettingsError, load, redis_url
-from ingest.state import counters, dead_letters
+from ingest.state import counters, dead_letters, in_work
+from ingest.state.in_work import Begun
 from ingest.store import connection, formats, keys
 from ingest.store.pipelined import PipelinedConnection
 from ingest.telemetry import logs, tracing
@@ -86,6 +87,7 @@ class BatchWorker(SimpleWorker):
         self._archive_dir, self._archive_age = settings.archive_dir, settings.archive_age
         self._dedup_window = settings.dedup_window
         self._spans = spans
+        self._told = False  # that a handler takes long
 
     def bootstrap(self, *arguments: Any, **options: Any) -> None:
         """RQ calls this once, before the first job. The heartbeat comes first: the reaper looks for it.
@@ -97,7 +99,7 @@ class BatchWorker(SimpleWorker):
         super().bootstrap(*arguments, **options)
         # RQ asks for it when it has its first job, and forgets that job if Redis does not answer.
         self.get_redis_server_version()  # type: ignore[no-untyped-call]
-        self._rq_heartbeat()
+        self._tell()
         self._beats.start()
         log.info("worker started", queues=self.queue_names(), pid=os.getpid(), worker=self.name)
 
@@ -146,6 +148,7 @@ class BatchWorker(SimpleWorker):
         try:
             self.flow.leave()
             reaper.heartbeat_and_reap(self.connection, self.name, leaves=True)
+            self.connection.hdel(keys.IN_WORK, self.name)
             super().teardown()  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
             # The other workers' reaper finds what this one held.
@@ -160,7 +163,7 @@ class BatchWorker(SimpleWorker):
             beats += 1
             try:
                 self._heartbeat()
-                self._rq_heartbeat()
+                self._tell()
                 if beats % _TRIM_EVERY == 0:
                     if self._archive_dir:  # each worker, because each machine may have a folder of its own
                         from workers.archive import files  # which the flow has loaded, with its libraries
@@ -177,8 +180,15 @@ class BatchWorker(SimpleWorker):
         _log_put_back(reaper.heartbeat_and_reap(self.connection, self.name, ended=ended))
         self.flow.note_heartbeat(sent)
 
-    def _rq_heartbeat(self) -> None:
-        """Keep RQ's entry of this worker: `rq info` and rq-dashboard read it."""
+    def _tell(self) -> None:
+        """Tell what handlers are at, and keep RQ's entry of this worker: `rq info` and rq-dashboard read it."""
+        now = time.time()
+        calls = {lane: Begun(name, now - seconds) for lane, (name, seconds) in self.flow.dispatcher.longest().items()}
+        if told := in_work.told(calls):
+            self.connection.hset(keys.IN_WORK, self.name, told)
+        elif self._told:
+            self.connection.hdel(keys.IN_WORK, self.name)
+        self._told = bool(told)
         super().set_state(WorkerStatus.IDLE if self.flow.is_idle else WorkerStatus.BUSY)
         super().heartbeat()
 
@@ -187,6 +197,9 @@ class BatchWorker(SimpleWorker):
         if self.connection.set(keys.TRIM, self.name, nx=True, ex=_TRIM_SECONDS):
             claims.forget(self.connection, self._dedup_window)
             counters.forget(self.connection)
+            for name in self.connection.hkeys(keys.IN_WORK):  # of workers that were killed
+                if self.connection.zscore(keys.ALIVE, name) is None:
+                    self.connection.hdel(keys.IN_WORK, name)
             trimmed = dead_letters.trim(self.connection, self._dead_age)
             if trimmed:
                 log.warning("dead letters older than WA_DEAD_AGE removed", **trimmed)

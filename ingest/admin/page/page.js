@@ -177,6 +177,7 @@ function workers(now) {
     set(name, worker.name.slice(0, 8));
     name.title = worker.name;
     set(holds, worker.queue ?? "waits for work");
+    holds.title = worker.handler ?? "";
     holds.classList.toggle("soft", worker.queue === null);
     set(since, worker.seconds === null ? "" : span(worker.seconds));
     set(seen, worker.alive ? `${span(worker.seen_seconds)} ago` : "silent");

@@ -18,7 +18,8 @@ from ingest.admin.app import Admin
 from ingest.commit.committer import make_committer
 from ingest.http import listener
 from ingest.settings import load
-from ingest.state import controls, history, snapshot
+from ingest.state import controls, history, in_work, snapshot
+from ingest.state.in_work import Begun
 from ingest.store import keys
 
 Start = Callable[..., Any]
@@ -127,10 +128,10 @@ def test_workers(redis: Redis) -> None:
     seconds: Any = redis.time()[0]  # type: ignore[index]
     redis.zadd(keys.ALIVE, {"idle": seconds * 1000, "busy": seconds * 1000})
     redis.hset(keys.TAKEN, mapping={"messages.3|b1": "busy#7", "statuses|b2": "gone#8"})
-    redis.hset(keys.job_key("b1"), "started_at", "2026-01-01T00:00:00.000000Z")
+    redis.hset(keys.IN_WORK, "busy", in_work.told({"messages": Begun("bot.answer", seconds - 100)}))
     busy, gone, idle = snapshot.workers(redis)
     assert (busy.name, busy.queue, busy.alive) == ("busy", "messages.3", True)
-    assert busy.seconds == pytest.approx(seconds - 1767225600, abs=60)
+    assert (busy.handler, busy.seconds) == ("bot.answer", pytest.approx(100, abs=60))
     assert (gone.name, gone.queue, gone.alive, gone.seconds) == ("gone", "statuses", False, None)
     assert (idle.name, idle.queue, idle.alive) == ("idle", None, True)
 

@@ -159,4 +159,5 @@ def test_as_json() -> None:
         "away": [],
         "idle_workers": "",
         "broken": [],
+        "in_work": [],
     }

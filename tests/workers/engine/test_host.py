@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from ingest.state import backlog
 from ingest.store import keys
 
 BOT = '''
@@ -279,3 +280,19 @@ def test_cycles_with_much_memory_are_collected(worker: Any, seen: Any, commit: A
     assert worker(CYCLES.format(kind=kind), "--burst").wait(60) == 0
     ((most,),) = seen()
     assert most < 400  # MiB
+
+
+@KINDS
+def test_what_is_in_work_is_told(
+    worker: Any, seen: Any, commit: Any, message: Any, wait_for: Any, redis: Redis, kind: str, wait: str
+) -> None:
+    """While a handler takes long, Redis has its name, its lane and when it began; at the worker's end no more."""
+    commit(message())
+    process = worker(WAITS.format(kind=kind, wait=wait, seconds=8))
+    wait_for(lambda: backlog.read(redis).in_work)
+    (call,) = backlog.read(redis).in_work
+    assert (call.lane, call.handler) == ("messages", "bot.waits")
+    assert 2 <= call.seconds < 60
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert not redis.hlen(keys.IN_WORK)
