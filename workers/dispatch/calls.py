@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, TypeVar
 
 from workers.dispatch import outcomes
 from workers.dispatch.loop_watch import LoopWatch
@@ -23,6 +25,8 @@ _AHEAD_SECONDS = 0.005
 """
 
 _MOST_AHEAD = 200
+Result = TypeVar("Result")
+
 _INTERRUPT_SECONDS = 0.05
 _PACE = 0.05  # how much the newest duration counts in the average
 
@@ -79,7 +83,8 @@ class Calls:
 
     `ended` is called on the loop with each event that has ended, `interrupted` with each that counts as not begun, and
     then `more`: slots are free again. `hung` is called in another thread once an async handler has blocked the loop for
-    good, and counts as failed: the loop and its thread do nothing more.
+    good, and counts as failed: the loop and its thread do nothing more. With `here`, plain functions are called by the
+    thread that calls `run_beside`.
     """
 
     def __init__(
@@ -94,6 +99,7 @@ class Calls:
         more: Callable[[], object],
         stopping: Callable[[], bool],
         hung: Callable[[], None] | None,
+        here: bool,
     ) -> None:
         self._loop = loop
         self._async = asynchronous
@@ -105,7 +111,7 @@ class Calls:
         self._more = more
         self._thread_count, self._ahead, self._pace = threaded.free, 0, 0.0
         self._threads = Threads(
-            self._thread_count, timeout, self._thread_ended, self._wait_in_thread, stopping, on_errors
+            self._thread_count, timeout, self._thread_ended, self._wait_in_thread, stopping, on_errors, here
         )
         self._from_threads: deque[Job] = deque()
         self._context = copy_context()  # of nobody's event
@@ -132,6 +138,38 @@ class Calls:
         else:
             self._tasks.add(self._loop.create_task(self._call(begun), context=begun.context))
             self._watch.busy(True)
+
+    def run_beside(
+        self, coroutine: Coroutine[Any, Any, Result], meanwhile: Callable[[], Coroutine[Any, Any, None]]
+    ) -> Result:
+        """Run a coroutine with the loop in a thread of its own, while this one calls the handlers.
+
+        When it has ended, `meanwhile` is run again and again until this thread has come back from its handler.
+        """
+        ended: Future[Result] = Future()
+
+        async def both() -> Result:
+            try:
+                return await coroutine
+            finally:
+                self._threads.leave_here()
+                while self._threads.works_here:
+                    await meanwhile()
+
+        def run() -> None:
+            try:
+                ended.set_result(self._loop.run_until_complete(both()))
+            except BaseException as error:
+                ended.set_exception(error)
+                self._threads.leave_here()
+
+        self._threads.works_here = True
+        thread = threading.Thread(target=run, name="loop", daemon=True)
+        thread.start()
+        self._threads.work_here()
+        self._loop.call_soon_threadsafe(self._more)
+        thread.join()
+        return ended.result()
 
     def watch(self) -> None:
         """To be called at least every quarter of a second: looks for calls that are over their time."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 from ingest.store.queues import LANES
 from workers.dispatch import loops, outcomes
 from workers.dispatch.breakdowns import Breakdown, Breakdowns
-from workers.dispatch.calls import Begun, Calls, Room
+from workers.dispatch.calls import Begun, Calls, Result, Room
 from workers.dispatch.outcomes import HANDLED, UNHANDLED, Ended, Outcome
 from workers.dispatch.rate_limits import HandlerLimiter, RateLimited, RateLimits, longest_wait
 from workers.dispatch.ready import Account, Item, Ready, Shares, Source
@@ -31,8 +32,8 @@ class Dispatcher:
     `timeout` is in seconds for one call of a handler. Without `rate_limits`, handlers' own rate and concurrency have no
     effect; without `tell`, a handler that always fails is called all the same. `changed` is called when events have
     ended, `hung` in another thread when an async handler blocks the loop for good. With a `loop`, that one is used, and
-    not closed. Once `stopping()`, no event begins; nor does one while `may_begin()` is False, or of a lane that is
-    `closed`.
+    not closed. With `one_by_one` and plain handlers only, the caller's thread calls them, and signals are theirs. Once
+    `stopping()`, no event begins; nor does one while `may_begin()` is False, or of a lane that is `closed`.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Dispatcher:
         stopping: Callable[[], bool] = lambda: False,
         may_begin: Callable[[], bool] = lambda: True,
         hung: Callable[[], None] | None = None,
+        one_by_one: bool = False,
         full_errors: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
@@ -63,6 +65,8 @@ class Dispatcher:
         """While True, no event begins."""
         self.loop = loop or loops.new_loop(handlers.any_async, concurrency)
         self._owns_loop = loop is None
+        self.in_main_thread = one_by_one and not handlers.any_async
+        """True when handlers are called by the thread that calls `run_until_complete`."""
         self._shares = Shares()
         self._no_slot, self._async, self._thread = self._rooms = [
             Room(free, Ready(self._shares)) for free in (_NO_SLOT, concurrency, threads)
@@ -78,6 +82,7 @@ class Dispatcher:
             self.begin,
             stopping,
             hung,
+            self.in_main_thread,
         )
         self._started = False
         self._own_tasks: set[asyncio.Task[object]] = set()  # that the user's startup functions began
@@ -188,6 +193,14 @@ class Dispatcher:
         """Interrupt what has not ended: it counts as not begun, if it ends at all."""
         if self.in_flight:
             await self._calls.interrupt()
+
+    def run_until_complete(
+        self, coroutine: Coroutine[Any, Any, Result], meanwhile: Callable[[], Coroutine[Any, Any, None]]
+    ) -> Result:
+        """Run a coroutine on the loop; `meanwhile` is run after it while this thread is in a handler."""
+        if self.in_main_thread:
+            return self._calls.run_beside(coroutine, meanwhile)
+        return self.loop.run_until_complete(coroutine)
 
     def start(self) -> None:
         """Call the user's `startup` functions. Raises what one of them raises."""

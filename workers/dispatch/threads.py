@@ -56,7 +56,7 @@ class _Failure(Job):
 class _Place:
     """One thread, and the call that it is in."""
 
-    def __init__(self, run: Callable[[_Place], None], name: str, timeout: float, on_errors: Sequence[Handler]) -> None:
+    def __init__(self, thread: threading.Thread, timeout: float, on_errors: Sequence[Handler]) -> None:
         self._timeout = timeout
         self.on_errors = on_errors
         self.lock = threading.Lock()
@@ -66,7 +66,7 @@ class _Place:
         self.began = 0.0
         self.interrupted_at: float | None = None
         self.abandoned = False
-        self.thread = threading.Thread(target=run, args=(self,), name=name, daemon=True)
+        self.thread = thread
 
     def call(self, job: Job, wait: Callable[[Any], None]) -> None:
         """Call the handlers of a job, one after another."""
@@ -127,6 +127,8 @@ class Threads:
 
     `ended` is called in the thread, with each job that has ended.
 
+    With `here`, there is no thread but the one that calls `work_here`.
+
     `wait` is called in the thread with what a handler returned if that is to be awaited. Once `stopping()`, no job is
     begun: it ends without a call.
     """
@@ -139,8 +141,12 @@ class Threads:
         wait: Callable[[Any], None],
         stopping: Callable[[], bool],
         on_errors: Sequence[Handler] = (),
+        here: bool = False,
     ) -> None:
         self._timeout = timeout
+        self._here = here
+        self._leaves_here = False
+        self.works_here = False
         self._on_errors = on_errors
         self._ended = ended
         self._stopping = stopping
@@ -154,9 +160,25 @@ class Threads:
 
     def put(self, job: Job) -> None:
         """Have a job done by the next thread that is free."""
-        if len(self._places) < self._count:
+        if len(self._places) < self._count and not self._here:
             self._start()
         self._jobs.put(job)
+
+    def work_here(self) -> None:
+        """After `works_here` was set: do jobs in this thread, instead of one of its own, until `leave_here`."""
+        if not self._places:
+            self._places.append(self._place(threading.current_thread()))
+        try:
+            while not self._leaves_here:
+                if (job := self._jobs.get()) is not None:
+                    self._do(job, self._places[0])
+        finally:
+            self.works_here = self._leaves_here = False
+
+    def leave_here(self) -> None:
+        """Have `work_here` end after the job that it is in: then `works_here` is False."""
+        self._leaves_here = True
+        self._jobs.put(None)
 
     def watch(self, now: float) -> None:
         """Interrupt calls that are over their time; leave threads to themselves whose calls do not end even then."""
@@ -188,19 +210,26 @@ class Threads:
             self._jobs.put(None)
 
     def _start(self) -> None:
-        place = _Place(self._work, "handlers", self._timeout, self._on_errors)
+        thread = threading.Thread(target=lambda: self._work(place), name="handlers", daemon=True)
+        place = self._place(thread)
         self._places.append(place)
-        place.thread.start()
+        thread.start()
+
+    def _place(self, thread: threading.Thread) -> _Place:
+        return _Place(thread, self._timeout, self._on_errors)
 
     def _work(self, place: _Place) -> None:
-        while (job := self._jobs.get()) is not None:
-            place.job = job
-            if not self._stopping():
-                job.context.run(job.run, place, self._wait)
-                if place.abandoned:
-                    return
-            place.job = None
-            self._ended(job)
+        while not place.abandoned and (job := self._jobs.get()) is not None:
+            self._do(job, place)
+
+    def _do(self, job: Job, place: _Place) -> None:
+        place.job = job
+        if not self._stopping():
+            job.context.run(job.run, place, self._wait)
+            if place.abandoned:
+                return
+        place.job = None
+        self._ended(job)
 
     def _abandon(self, place: _Place) -> None:
         with place.lock:
@@ -213,11 +242,12 @@ class Threads:
         self.abandoned += 1
         self._places.remove(place)
         self._again_at.pop(place, None)
-        self._start()
+        if not self._here:
+            self._start()
         error = HandlerTimeout(f"not done after {self._timeout:g} s, nor could it be interrupted")
         job.ended.append(Ended(handler, time.monotonic() - place.began, error))
         self._ended(job)
-        if self._on_errors:
+        if self._on_errors and not self._here:
             self.put(_Failure(place.argument, job.ended[-1]))
 
 

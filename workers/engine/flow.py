@@ -88,6 +88,7 @@ class Flow:
             stopping=stopping,
             may_begin=self._is_sure,
             hung=self._give_up,
+            one_by_one=settings.threads == 1,
             full_errors=settings.log_errors == "full",
         )
         self._loop = self.dispatcher.loop
@@ -128,7 +129,7 @@ class Flow:
         """
         try:
             deadline = None if timeout is None else time.monotonic() + timeout
-            return self._loop.run_until_complete(self._next(deadline))
+            return self.dispatcher.run_until_complete(self._next(deadline), self._go_on)
         except (TimeoutError, Stopped, SystemExit):
             raise
         except BaseException as error:
@@ -147,11 +148,11 @@ class Flow:
 
     def finish(self) -> None:
         """Run the flow, without taking more, until what was admitted is settled."""
-        self._loop.run_until_complete(self._finish())
+        self.dispatcher.run_until_complete(self._finish(), self._go_on)
 
     def leave(self) -> None:
         """Stop: wait for what has begun, then settle, and give back what has not ended."""
-        self._loop.run_until_complete(self._leave())
+        self.dispatcher.run_until_complete(self._leave(), self._go_on)
         self.close()
 
     def close(self) -> None:
@@ -203,6 +204,15 @@ class Flow:
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError
             await self._wait(deadline)
+
+    async def _go_on(self) -> None:
+        """The main thread is still in a handler."""
+        if self._stopping() or self.dispatcher.hangs:
+            await self._leave()
+            if self.dispatcher.in_flight or self.dispatcher.hangs:
+                self._give_up()
+        await self._turn(takes=False)
+        await self._wait(time.monotonic() + _WATCH_SECONDS)
 
     async def _finish(self) -> None:
         while not (self.is_idle or self._stopping()):
@@ -282,28 +292,28 @@ class Flow:
         return wait
 
     async def _leave(self) -> None:
-        deadline = min(self._stop_at, time.monotonic() + self.stop_seconds)
+        self._stop_at = min(self._stop_at, time.monotonic() + self.stop_seconds)
         try:
             # What was not opened goes back with the rest: the reaper would put it before older batches of its queue.
             self._hands.admitted += self._hands.given
             self._hands.given.clear()
             await self._open_admitted()
-            while self.dispatcher.in_flight and time.monotonic() < deadline:
+            while self.dispatcher.in_flight and time.monotonic() < self._stop_at:
                 await self._turn(takes=False)
-                await self._wait(min(deadline, time.monotonic() + _WATCH_SECONDS))
+                await self._wait(min(self._stop_at, time.monotonic() + _WATCH_SECONDS))
             await self.dispatcher.interrupt()
             if parts := self._settling.rest():
                 self._settling.settled(parts, await self._answers.of(self._settling.send(parts)))
-            await self.dispatcher.end_background(deadline)
+            await self.dispatcher.end_background(self._stop_at)
         except (RedisError, OSError) as error:
             # The other workers' reaper finds what this one held.
             log.warning("Redis is away at the end of this worker", reason=connections.reason(error))
 
     def _give_up(self) -> None:
-        """Another thread calls this when the loop hangs for good: end this process, with all that is done settled.
+        """End this process although a handler hangs in its main thread, with all that is done settled.
 
-        The loop's own thread does nothing more, so its connection is free. If Redis is away, the others' reaper finds
-        what this process held.
+        That thread does nothing more, so its connection is free. If Redis is away, the others' reaper finds what this
+        process held.
         """
         try:
             self._connection.flush()

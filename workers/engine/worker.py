@@ -133,6 +133,8 @@ class BatchWorker(SimpleWorker):
         """A second signal: what has begun gets no more time."""
         self.flow.stop_seconds = 0.0
         self.flow.stop()
+        if self.flow.dispatcher.in_main_thread:  # in a handler, what RQ raises here would be that handler's error
+            return
         super().request_force_stop(signum, frame)
 
     def teardown(self) -> None:

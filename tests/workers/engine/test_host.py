@@ -296,3 +296,98 @@ def test_what_is_in_work_is_told(
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     assert not redis.hlen(keys.IN_WORK)
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """WA_THREADS=1: plain handlers are called in the main thread."""
+    monkeypatch.setenv("WA_THREADS", "1")
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_handlers_in_the_main_thread_have_their_own_alarm(
+    worker: Any, seen: Any, log: Any, commit: Any, message: Any, monkeypatch: Any, wait_for: Any
+) -> None:
+    """With one thread and plain handlers only, they may use SIGALRM, and asyncio.run; our time limit goes on."""
+    monkeypatch.setenv("WA_HANDLER_TIMEOUT", "2s")
+    commit(*[message(kind, sender=kind) for kind in ("alarm", "run", "slow", "after")])
+    process = worker("""
+import signal
+
+def ring(*_):
+    raise InterruptedError
+
+@handlers.message()
+def answer(message):
+    assert threading.current_thread() is threading.main_thread()
+    if message.id == "alarm":
+        signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            time.sleep(60)
+        except InterruptedError:
+            note("rang")
+    if message.id == "run":
+        asyncio.run(asyncio.sleep(0))
+    if message.id == "slow":
+        for _ in range(6000):
+            time.sleep(0.01)
+    note(message.id)
+""")
+    wait_for(lambda: len(seen()) == 4 and any(line["event"] == "events failed" for line in log()))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert sorted(seen()) == [["after"], ["alarm"], ["rang"], ["run"]]
+    (line,) = [line for line in log() if line["event"] == "events failed"]
+    assert line["error"].startswith("HandlerTimeout at ")
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_many_in_the_main_thread(worker: Any, seen: Any, commit: Any, message: Any, nothing_left: Any) -> None:
+    """A backlog is drained, each contact in order."""
+    commit(*[message(str(n), sender=str(n % 7)) for n in range(1500)])
+    process = worker(
+        "@handlers.message()\ndef answer(message):\n    note(int(message.id), int(message.sender))", "--burst"
+    )
+    assert process.wait(60) == 0
+    for contact in range(7):
+        assert [n for n, of in seen() if of == contact] == list(range(contact, 1500, 7))
+    nothing_left()
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_a_hang_in_the_main_thread(
+    worker: Any, seen: Any, log: Any, commit: Any, message: Any, monkeypatch: Any, redis: Redis
+) -> None:
+    """A call in C that hangs there is a failed try of its event alone, and the process ends at once."""
+    monkeypatch.setenv("WA_HANDLER_TIMEOUT", "1s")
+    commit(message("1", sender="1"), message("2", sender="2"))
+    process = worker("""
+@handlers.message()
+def answer(message):
+    note(message.id)
+    hang()
+""")
+    assert process.wait(60) == 1
+    (line,) = [line for line in log() if line["event"] == "handler hangs, its thread is replaced"]
+    assert line["handler"] == "bot.answer"
+    assert (redis.hlen(keys.TAKEN), redis.hlen(keys.DEATHS)) == (0, 0)
+    assert len(seen()) == 1
+
+
+@pytest.mark.usefixtures("one_by_one")
+@pytest.mark.parametrize("what", ["time.sleep(3600)", "hang()"])
+def test_a_stop_in_the_main_thread(
+    worker: Any, seen: Any, commit: Any, message: Any, monkeypatch: Any, redis: Redis, wait_for: Any, what: str
+) -> None:
+    """After WA_STOP_SECONDS, the event goes back without using up a try, interrupted or not."""
+    monkeypatch.setenv("WA_STOP_SECONDS", "500ms")
+    monkeypatch.setenv("WA_HANDLER_TIMEOUT", "4s")  # in C, Python knows nothing of a signal
+    commit(message())
+    process = worker(f"@handlers.message()\ndef answer(message):\n    note('begun')\n    {what}")
+    wait_for(lambda: seen())
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    assert time.monotonic() - began < 20
+    assert (redis.hlen(keys.TAKEN), redis.zcard(keys.LEDGER), redis.hlen(keys.DEATHS)) == (0, 1, 0)
