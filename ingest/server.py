@@ -20,7 +20,7 @@ from ingest.admin.event_stream import EventStream
 from ingest.commit.committer import make_committer
 from ingest.http.listener import Listener, connection_limit
 from ingest.http.webhook import Webhook
-from ingest.settings import Settings, SettingsError, load, redis_url, tls
+from ingest.settings import Settings, SettingsError, host_port, load, redis_url, tls
 from ingest.spool.fallback import SpoolFallback
 from ingest.spool.spool import Spool
 from ingest.state import history
@@ -49,7 +49,11 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
     await public.open(_tls(settings), share_ports)
     await admin.open(None, share_ports)
     log.info(
-        "receiver started", listen=settings.listen, path=settings.path, tls=bool(settings.tls_cert), pid=os.getpid()
+        "receiver started",
+        listen=host_port(*settings.listen),
+        path=settings.path,
+        tls=bool(settings.tls_cert),
+        pid=os.getpid(),
     )
     try:
         async with _replaying(committer.fallback, stop), _renewing(settings, public), _sampling(pages.events):

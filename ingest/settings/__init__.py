@@ -28,6 +28,7 @@ from ingest.settings.types import (
     Size,
     Tokens,
 )
+from ingest.settings.types import host_port as host_port
 from ingest.settings.types import secrets as secrets
 from ingest.store import local
 from ingest.store.urls import split
@@ -110,6 +111,11 @@ class Settings(BaseSettings):
         1000, ge=1, le=65_536, description="connections to a receiver process; above, it ends those idle for longest"
     )
     body_timeout: Seconds = Field(10.0, description="time for a body to arrive completely; then: 408")
+    keepalive: Seconds = Field(
+        620.0,
+        description="how long an idle connection of a sender stays open; longer than a balancer in front keeps it "
+        "(Google's: 600 s)",
+    )
     lanes: Lanes = Field(("messages", "statuses", "other"), description="lanes that a `work` process takes from")
     processes: int = Field(1, ge=1, le=1024, description="receiver processes (serve) or worker processes (work, up)")
     partitions: int = Field(32, ge=1, le=255, description="partitions of the messages lane")
@@ -180,6 +186,12 @@ class _FileVariables(PydanticBaseSettingsSource):
 def variable(field: str) -> str:
     """The environment variable of a settings field."""
     return PREFIX + field.upper()
+
+
+def cannot_listen(field: str, address: tuple[str, int], error: OSError) -> SettingsError:
+    """The error for an address that is not to be had; `field` is the setting that holds it."""
+    why = os.strerror(error.errno) if error.errno else str(error)
+    return SettingsError(f"{variable(field)}: cannot listen on {host_port(*address)}: {why}")
 
 
 def load(**overrides: Any) -> Settings:

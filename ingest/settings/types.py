@@ -32,6 +32,11 @@ def _address(value: Any) -> Any:
     return value
 
 
+def host_port(host: str, port: int) -> str:
+    """An address as it stands in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _comma_list(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
@@ -94,7 +99,7 @@ Address = Annotated[
     tuple[str, int],
     NoDecode,
     BeforeValidator(_address),
-    PlainSerializer(lambda a: f"[{a[0]}]:{a[1]}" if ":" in a[0] else f"{a[0]}:{a[1]}"),
+    PlainSerializer(lambda address: host_port(*address)),
 ]
 Size = Annotated[ByteSize, Field(gt=0), PlainSerializer(lambda size: ByteSize(size).human_readable())]
 Lanes = Annotated[

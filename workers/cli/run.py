@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest import supervisor
-from ingest.settings import Settings, redis_url, variable
+from ingest.settings import Settings, host_port, redis_url, variable
 from ingest.store.local import DATA, socket_path
 from workers.cli import checks, embedded, preflight, process_specs
 from workers.cli.terminal import cli_errors, current_settings, program
@@ -78,7 +78,7 @@ def _welcome(settings: Settings, url: str, servers: list[supervisor.ProcessSpec]
 def _reached(host: str, port: int) -> str:
     """How a listener is reached from this machine."""
     here = "localhost" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
-    return f"[{here}]:{port}" if ":" in here else f"{here}:{port}"
+    return host_port(here, port)
 
 
 def _credentials(settings: Settings) -> str:
