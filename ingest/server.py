@@ -7,11 +7,10 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
-import uvloop
 from redis.exceptions import RedisError
 
 from ingest import child, metrics
@@ -141,6 +140,14 @@ async def _sampling(live: EventStream) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
+def _new_loop(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]:
+    if settings.loop == "asyncio":
+        return asyncio.new_event_loop
+    import uvloop  # only where it is wanted
+
+    return uvloop.new_event_loop
+
+
 def _open_spool(settings: Settings) -> Spool | None:
     if settings.spool_dir is None:
         return None
@@ -166,7 +173,8 @@ def main() -> None:
                 log.warning("Redis is away", reason=str(connection.diagnose(error)), spool=spool is not None)
             finally:
                 tools.close()
-        uvloop.run(run(settings, spool, share_ports="--share-ports" in sys.argv))
+        with asyncio.Runner(loop_factory=_new_loop(settings)) as runner:
+            runner.run(run(settings, spool, share_ports="--share-ports" in sys.argv))
     except SettingsError as error:
         print(f"wa-ingest: {error}", file=sys.stderr)
         sys.exit(child.GIVE_UP)

@@ -141,6 +141,10 @@ class Settings(BaseSettings):
     handler_timeout: Seconds = Field(30.0, description="time for one call of a handler")
     concurrency: int = Field(100, ge=1, le=10_000, description="async handlers in flight in a worker process")
     threads: int = Field(8, ge=1, le=1000, description="threads in which a worker process calls plain functions")
+    loop: Literal["uvloop", "asyncio"] = Field(
+        "uvloop",
+        description="event loop of the receiver and of async handlers; asyncio: Python's own, which nest_asyncio needs",
+    )
     log_errors: Literal["place", "full"] = Field(
         "place", description="what is logged of a handler's exception: type and place, or with text and traceback"
     )

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,6 +156,16 @@ def test_ipv6_addresses_have_brackets(redis_url: str, start_receiver: Start, low
     other = start_receiver(redis_url, ready=False, WA_LISTEN=address)
     assert other.process.wait(60) == child.GIVE_UP
     assert other.log() == f"wa-ingest: WA_LISTEN: cannot listen on {address}: Address already in use\n"
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_the_loop_is_the_one_that_is_set(loop: str, redis_url: str, start_receiver: Start) -> None:
+    """A receiver runs on uvloop, or with WA_LOOP=asyncio on Python's own loop, and then never loads uvloop."""
+    receiver = start_receiver(redis_url, WA_LOOP=loop)
+    assert receiver.post(BODY).status == 200
+    loaded = "uvloop" in Path(f"/proc/{receiver.process.pid}/maps").read_text()
+    assert loaded == (loop == "uvloop")
+    assert receiver.stop() == 0
 
 
 def test_stop_with_half_a_body(redis_url: str, redis: Redis, start_receiver: Start) -> None:

@@ -30,7 +30,8 @@ class Dispatcher:
 
     `timeout` is in seconds for one call of a handler. Without `rate_limits`, handlers' own rate and concurrency have no
     effect; without `tell`, a handler that always fails is called all the same. `changed` is called when events have
-    ended. With a `loop`, that one is used, and not closed. Once `stopping()`, no event begins; nor does one while
+    ended. With a `loop`, that one is used, and not closed; else uvloop's,
+    unless `uvloop` is False or no handler is async. Once `stopping()`, no event begins; nor does one while
     `may_begin()` is False, or of a lane that is `closed`.
     """
 
@@ -48,6 +49,7 @@ class Dispatcher:
         may_begin: Callable[[], bool] = lambda: True,
         full_errors: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
+        uvloop: bool = True,
     ) -> None:
         self._handlers = handlers
         self._rate_limits = rate_limits
@@ -59,7 +61,7 @@ class Dispatcher:
         self.closed: set[str] = set()
         self.held = False
         """While True, no event begins."""
-        self.loop = loop or loops.new_loop(handlers.any_async)
+        self.loop = loop or loops.new_loop(uvloop and handlers.any_async)
         self._owns_loop = loop is None
         self._shares = Shares()
         self._no_slot, self._async, self._thread = self._rooms = [

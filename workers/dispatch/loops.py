@@ -15,11 +15,11 @@ log = structlog.get_logger()
 Hooks = Iterable[Callable[[], object]]
 
 
-def new_loop(any_async: bool) -> asyncio.AbstractEventLoop:
-    """A loop for handlers."""
-    if not any_async:
+def new_loop(with_uvloop: bool) -> asyncio.AbstractEventLoop:
+    """A loop for handlers: uvloop's, or Python's own, which is fast enough where no handler is async."""
+    if not with_uvloop:
         return asyncio.new_event_loop()
-    import uvloop  # only where it is needed: without async handlers the loop has little to do
+    import uvloop  # only where it is needed
 
     return uvloop.new_event_loop()
 

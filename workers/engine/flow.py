@@ -89,6 +89,7 @@ class Flow:
             stopping=stopping,
             may_begin=self._is_sure,
             full_errors=settings.log_errors == "full",
+            uvloop=settings.loop == "uvloop",
         )
         self._loop = self.dispatcher.loop
         self._revive = connection.script(scripts.lua(__file__, "revive.lua"))
