@@ -10,7 +10,6 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import structlog
 from redis.exceptions import RedisError
 
 from ingest import child, metrics
@@ -19,6 +18,7 @@ from ingest.admin.event_stream import EventStream
 from ingest.commit.committer import make_committer
 from ingest.http.listener import Listener, connection_limit
 from ingest.http.webhook import Webhook
+from ingest.loggers import get_logger
 from ingest.settings import Settings, SettingsError, host_port, load, redis_url, tls
 from ingest.spool.fallback import SpoolFallback
 from ingest.spool.spool import Spool
@@ -26,7 +26,7 @@ from ingest.state import history
 from ingest.store import connection, formats
 from ingest.telemetry import logs, tracing
 
-log = structlog.get_logger()
+log = get_logger("ingest.server")
 
 _ADMIN_CONNECTIONS = 100
 _LOOK_SECONDS = 1.0  # how often certificate files are checked for changes
@@ -159,10 +159,10 @@ def _open_spool(settings: Settings) -> Spool | None:
 
 def main() -> None:
     """One receiver process."""
-    logs.configure()
     child.watch_parent()
     try:
         settings = load()
+        logs.configure(settings.log_level)
         spool = _open_spool(settings)
         for tools in connection.all_for_tools(redis_url(settings), connection.COMMAND_SECONDS).values():
             try:

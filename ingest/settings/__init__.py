@@ -21,6 +21,7 @@ from ingest.settings.types import (
     Durability,
     HandlersName,
     Lanes,
+    LogLevel,
     Networks,
     PathSecrets,
     Seconds,
@@ -144,6 +145,11 @@ class Settings(BaseSettings):
     loop: Literal["uvloop", "asyncio"] = Field(
         "uvloop",
         description="event loop of the receiver and of async handlers; asyncio: Python's own, which nest_asyncio needs",
+    )
+    log_level: LogLevel = Field(
+        "info",
+        description="level of what is logged: debug, info, warning or error; your code's too, unless it configures "
+        "logging",
     )
     log_errors: Literal["place", "full"] = Field(
         "place", description="what is logged of a handler's exception: type and place, or with text and traceback"

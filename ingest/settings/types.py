@@ -49,6 +49,10 @@ def _networks(value: Any) -> Any:
         raise ValueError(f"{error}; give networks such as 10.0.0.0/8,2001:db8::/32") from None
 
 
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
 def _handlers_name(value: str) -> str:
     if re.fullmatch(r"([\w.]+|.+\.py):[\w.]+", value):
         return value
@@ -120,4 +124,5 @@ Networks = Annotated[
     PlainSerializer(lambda networks: ",".join(map(str, networks)) or None),
 ]
 HandlersName = Annotated[str, AfterValidator(_handlers_name)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 Durability = Annotated[str, Field(pattern=r"^(redis|fsync|replicas:[1-9][0-9]*)$")]

@@ -376,8 +376,8 @@ def test_its_log_lines_look_like_all_others(
     supervisor._warn("process ended", process="worker", status=-9)
     ours = json.loads(capsys.readouterr().err)
     code = (
-        "import structlog; from ingest.telemetry import logs; logs.configure()\n"
-        "structlog.get_logger('ingest.supervisor').warning('process ended', process='worker', status=-9)"
+        "from ingest.loggers import get_logger; from ingest.telemetry import logs; logs.configure()\n"
+        "get_logger('ingest.supervisor').warning('process ended', process='worker', status=-9)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     theirs = json.loads(done.stderr)

@@ -6,11 +6,10 @@ import asyncio
 import inspect
 from collections.abc import Callable, Iterable
 
-import structlog
-
+from ingest.loggers import get_logger
 from workers.dispatch import outcomes
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 Hooks = Iterable[Callable[[], object]]
 

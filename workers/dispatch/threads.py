@@ -11,13 +11,12 @@ from contextvars import Context
 from queue import SimpleQueue
 from typing import Any
 
-import structlog
-
+from ingest.loggers import get_logger
 from workers.dispatch.outcomes import Ended, HandlerTimeout, stack_of
 from workers.events import Event
 from workers.handlers import Handler
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 GRACE_SECONDS = 3.0
 """A call that does not end this long after it was interrupted counts as failed, and its thread is left to itself."""

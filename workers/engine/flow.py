@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import orjson
-import structlog
 from redis.exceptions import RedisError
 
+from ingest.loggers import get_logger
 from ingest.settings import Settings
 from ingest.store import connection as connections
 from ingest.store import keys, scripts
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ingest.telemetry.spans import Spans
     from workers.archive.files import Archive
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 STOP_SECONDS = 6.0
 """How long running handlers may still take once the worker is told to stop; then they are interrupted."""
