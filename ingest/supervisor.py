@@ -46,7 +46,7 @@ class ProcessSpec(NamedTuple):
     `ends` is True when exit status 0 means that its work is done (`--burst`). `ready` is a module and its arguments:
     run with the process ids as further arguments, it ends with status 0 when the others may be started; empty: at once.
     `output` is the file descriptor that they print to, None: where this process prints. `env` is added to the
-    environment.
+    environment. Specs with the same `metrics` share their Prometheus metrics.
     """
 
     name: str
@@ -57,6 +57,7 @@ class ProcessSpec(NamedTuple):
     ready: Sequence[str] = ()
     output: int | None = None
     env: Mapping[str, str] = MappingProxyType({})
+    metrics: str = ""
 
 
 def become(specs: Sequence[ProcessSpec], env: Mapping[str, str] | None = None, banner: str = "") -> NoReturn:
@@ -83,8 +84,7 @@ def supervise(
     called when all are ready.
     """
     with _signals() as wait, tempfile.TemporaryDirectory(prefix="wa-ingest-metrics-") as folder:
-        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": folder, **(env or {})}
-        groups = [_Group(spec, environment) for spec in specs]
+        groups = [_Group(spec, {**os.environ, **_metrics_folder(folder, spec), **(env or {})}) for spec in specs]
         try:
             for group in reversed(groups):
                 group.start()
@@ -98,6 +98,12 @@ def supervise(
                 group.stop()
 
 
+def _metrics_folder(folder: str, spec: ProcessSpec) -> dict[str, str]:
+    path = Path(folder, spec.metrics)
+    path.mkdir(exist_ok=True)
+    return {"PROMETHEUS_MULTIPROC_DIR": str(path)}
+
+
 def _wait_until_ready(group: _Group, groups: Sequence[_Group], wait: _Wait) -> int | None:
     """Return None once it is, else the exit status with which all are to end now."""
     deadline = time.monotonic() + _START_SECONDS
@@ -105,7 +111,7 @@ def _wait_until_ready(group: _Group, groups: Sequence[_Group], wait: _Wait) -> i
         pids = group.pids()
         with group.asking(pids) as asked:
             while asked.poll() is None and group.pids() == pids:
-                if group.has_given_up() or time.monotonic() > deadline:
+                if any(each.has_given_up() for each in groups) or time.monotonic() > deadline:
                     return 1
                 for each in groups:
                     each.restart_ended()

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     admin_listen: Address = Field(
         ("127.0.0.1", 9100), description="address of the page, /healthz, /readyz and /metrics"
     )
+    worker_metrics_listen: Address | None = Field(
+        None, description="address at which `work` and `up` serve your handlers' own Prometheus metrics; unset: nowhere"
+    )
     admin_token: Tokens | None = Field(
         None, description="token(s), comma separated, that unlock actions on the page; unset: it is read-only"
     )

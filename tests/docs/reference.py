@@ -16,7 +16,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 SECTIONS = {
     "Redis": ("redis_url", "durability"),
     "Your code": ("handlers", "handler_timeout", "concurrency", "threads", "loop", "log_level", "log_errors"),
-    "Listeners": ("listen", "path", "admin_listen", "admin_token", "processes"),
+    "Listeners": ("listen", "path", "admin_listen", "admin_token", "worker_metrics_listen", "processes"),
     "Who may post": ("app_secret", "verify_token", "basic_auth", "path_secret", "allow_networks", "trusted_proxies"),
     "TLS": ("tls_cert", "tls_key", "tls_client_ca", "tls_client_name"),
     "Bounds of the receiver": ("max_body", "body_timeout", "max_pending", "max_connections", "keepalive"),

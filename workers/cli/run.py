@@ -52,11 +52,14 @@ def _welcome(settings: Settings, url: str, servers: list[supervisor.ProcessSpec]
         '{"contacts":[{"profile":{"name":"Ada"},"wa_id":"15550001"}],"messages":[{"from":"15550001","id":"try-1",'
         f'"timestamp":"{int(time.time())}","type":"text","text":{{"body":"Hello"}}}}]}}'
     )
+    listen = settings.worker_metrics_listen
+    metrics = {"metrics": f"http://{_reached(*listen)}/metrics of your handlers"} if listen else {}
     rows = {
         "receiver": address,
         "page": admin,
         "admin": f"{admin}healthz /readyz /metrics",
         "workers": f"{settings.processes} running {settings.handlers}",
+        **metrics,
         "redis": f"embedded Valkey, data in {DATA.resolve()}" if servers else "WA_REDIS_URL",
     }
     table = Table.grid(padding=(0, 2))
@@ -117,4 +120,5 @@ def work(lanes: str | None, count: int | None, burst: bool) -> None:
         settings = current_settings(lanes=lanes, processes=count)
         preflight.redis(settings, must_answer=False)
         preflight.handlers(settings)
-        supervisor.become(process_specs.workers(settings, burst), env={"WA_LANES": ",".join(settings.lanes)})
+        specs = [*process_specs.workers(settings, burst), *process_specs.worker_metrics(settings)]
+        supervisor.become(specs, env={"WA_LANES": ",".join(settings.lanes)})
