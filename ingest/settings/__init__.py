@@ -7,6 +7,7 @@ out secrets).
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any, Literal
 
@@ -203,7 +204,8 @@ def variable(field: str) -> str:
 
 def cannot_listen(field: str, address: tuple[str, int], error: OSError) -> SettingsError:
     """The error for an address that is not to be had; `field` is the setting that holds it."""
-    why = os.strerror(error.errno) if error.errno else str(error)
+    no_such_name = isinstance(error, socket.gaierror)  # whose numbers are others
+    why = os.strerror(error.errno) if error.errno and not no_such_name else error.strerror or str(error)
     return SettingsError(f"{variable(field)}: cannot listen on {host_port(*address)}: {why}")
 
 

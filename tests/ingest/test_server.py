@@ -218,6 +218,7 @@ def test_address_that_cannot_be(redis_url: str, start_receiver: Start, address: 
     assert receiver.process.wait(30) == child.GIVE_UP
     assert receiver.log().startswith("wa-ingest: WA_LISTEN: cannot listen on ")
     assert receiver.log().endswith(f"{reason}\n")
+    assert "Unknown error" not in receiver.log()
     assert receiver.log().count("\n") == 1
 
 
