@@ -1,4 +1,4 @@
-"""The command `wa-ingest`: it looks first whether `workers` and `ingest` are its own.
+"""The command `wa-ingest`: it looks first whether it can run here, and whether `workers` and `ingest` are its own.
 
 A folder in PYTHONPATH that holds others of these names would otherwise end it with a traceback that names neither. So
 this module has a name of its own, and lies beside the two.
@@ -10,7 +10,9 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Run the command. One line, and exit status 1, when its packages are hidden."""
+    """Run the command. One line, and exit status 1, on Windows, and when its packages are hidden."""
+    if sys.platform == "win32":
+        sys.exit("Error: wa-ingest runs on Linux and macOS; on Windows run it in WSL or in a container")
     for name in ("workers", "ingest"):
         own = Path(__file__).resolve().parent / name
         found = PathFinder.find_spec(name)

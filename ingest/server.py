@@ -7,11 +7,9 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import structlog
-import uvloop
 from redis.exceptions import RedisError
 
 from ingest import child, metrics
@@ -20,14 +18,15 @@ from ingest.admin.event_stream import EventStream
 from ingest.commit.committer import make_committer
 from ingest.http.listener import Listener, connection_limit
 from ingest.http.webhook import Webhook
-from ingest.settings import Settings, SettingsError, load, redis_url, tls
+from ingest.loggers import get_logger
+from ingest.settings import Settings, SettingsError, host_port, load, redis_url, tls
 from ingest.spool.fallback import SpoolFallback
 from ingest.spool.spool import Spool
 from ingest.state import history
 from ingest.store import connection, formats
 from ingest.telemetry import logs, tracing
 
-log = structlog.get_logger()
+log = get_logger("ingest.server")
 
 _ADMIN_CONNECTIONS = 100
 _LOOK_SECONDS = 1.0  # how often certificate files are checked for changes
@@ -49,7 +48,11 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
     await public.open(_tls(settings), share_ports)
     await admin.open(None, share_ports)
     log.info(
-        "receiver started", listen=settings.listen, path=settings.path, tls=bool(settings.tls_cert), pid=os.getpid()
+        "receiver started",
+        listen=host_port(*settings.listen),
+        path=settings.path,
+        tls=bool(settings.tls_cert),
+        pid=os.getpid(),
     )
     try:
         async with _replaying(committer.fallback, stop), _renewing(settings, public), _sampling(pages.events):
@@ -137,6 +140,14 @@ async def _sampling(live: EventStream) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
+def _new_loop(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]:
+    if settings.loop == "asyncio":
+        return asyncio.new_event_loop
+    import uvloop  # only where it is wanted
+
+    return uvloop.new_event_loop
+
+
 def _open_spool(settings: Settings) -> Spool | None:
     if settings.spool_dir is None:
         return None
@@ -148,10 +159,10 @@ def _open_spool(settings: Settings) -> Spool | None:
 
 def main() -> None:
     """One receiver process."""
-    logs.configure()
     child.watch_parent()
     try:
         settings = load()
+        logs.configure(settings.log_level)
         spool = _open_spool(settings)
         for tools in connection.all_for_tools(redis_url(settings), connection.COMMAND_SECONDS).values():
             try:
@@ -162,7 +173,8 @@ def main() -> None:
                 log.warning("Redis is away", reason=str(connection.diagnose(error)), spool=spool is not None)
             finally:
                 tools.close()
-        uvloop.run(run(settings, spool, share_ports="--share-ports" in sys.argv))
+        with asyncio.Runner(loop_factory=_new_loop(settings)) as runner:
+            runner.run(run(settings, spool, share_ports="--share-ports" in sys.argv))
     except SettingsError as error:
         print(f"wa-ingest: {error}", file=sys.stderr)
         sys.exit(child.GIVE_UP)

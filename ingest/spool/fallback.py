@@ -15,15 +15,14 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
-import structlog
-
+from ingest.loggers import get_logger
 from ingest.routing import Router
 from ingest.spool import spool
 from ingest.store.records import pack_into
 from ingest.store.segments import Segment, Spooled
 from ingest.telemetry.outage import Outage
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 PROBE_SECONDS = 0.5
 """How often to probe Redis while it is away, at first, and how often to look for something to replay."""

@@ -12,7 +12,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest.settings import Settings
+from ingest.settings import Settings, host_port
 from ingest.state import backlog, in_work
 from ingest.state.dead_groups import Counter, Groups, together
 from ingest.state.spooled import SpoolFigures, spool_figures
@@ -71,8 +71,7 @@ class Reader:
         self._clients = clients
         self._spool = settings.spool_dir
         self._counters = {name: Counter(redis) for name, redis in clients.items()}
-        host, port = settings.admin_listen
-        self._receiver = f"{socket.gethostname()} {host}:{port}"
+        self._receiver = f"{socket.gethostname()} {host_port(*settings.admin_listen)}"
         self._answered = time.monotonic()
 
     def answered(self) -> None:

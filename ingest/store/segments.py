@@ -14,12 +14,12 @@ from pathlib import Path
 from struct import Struct
 from typing import BinaryIO, NamedTuple
 
-import structlog
 from google_crc32c import extend, value
 
+from ingest.loggers import get_logger
 from ingest.store.disk import sync, sync_folder, write_all
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 SUFFIX, CORRUPT = ".spool", ".corrupt"
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import structlog
 
-log = structlog.get_logger()
+from ingest.loggers import get_logger
+
+log = get_logger(__name__)
 
 SECONDS = 10.0
 FIRST = 3
@@ -17,7 +19,7 @@ FIRST = 3
 
 _KINDS = 500
 _DISTINCT = ("lane", "handler", "process", "redis", "reason", "of")  # lines that differ in these are of different kinds
-_OURS = frozenset({"ingest", "workers", "__main__", "rq", "redis", "aiohttp", "asyncio", "opentelemetry"})
+_OURS = frozenset({"ingest", "workers", "rq", "redis", "aiohttp", "asyncio", "opentelemetry"})
 _OTHERS = ("",)  # the kind of all new lines while there are too many kinds
 
 

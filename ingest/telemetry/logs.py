@@ -1,20 +1,28 @@
-"""One line per thing that happened: readable on a terminal, JSON elsewhere. Nothing personal is ever logged."""
+"""One line per thing that happened: readable on a terminal, JSON elsewhere. Nothing personal is ever logged.
+
+Our own lines and those of RQ, redis-py and aiohttp's server have a log handler of their own. The rest of the process
+belongs to the user: what the user's own configuration handles is left to it, and what it leaves is written in our form.
+"""
 
 from __future__ import annotations
 
 import atexit
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 import structlog
 
+from ingest import loggers
 from ingest.telemetry.log_throttle import LogThrottle
 
 in_work: ContextVar[tuple[Callable[[Any], Mapping[str, object]], Any] | None] = ContextVar("in_work", default=None)
 """What is in work now, after the function that makes log fields of it. That is called only when a line is written."""
+
+_LIBRARIES = ("rq", "redis", "aiohttp.server")
+"""Loggers of what we use ourselves; their lines are not the user's."""
 
 
 def _add_what_is_in_work(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -40,34 +48,100 @@ def _quotes_no_request(record: logging.LogRecord) -> bool:
     return error is None or error.__module__ not in ("aiohttp.http_exceptions", "aiohttp.web_protocol")
 
 
-def configure() -> None:
-    """Send our lines and those of aiohttp, RQ and redis-py to standard error in one form."""
-    terminal = sys.stderr.isatty()
+def _with_exception(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Take the exception out of the record, which would write it behind the line."""
+    record: logging.LogRecord = line["_record"]
+    if record.exc_info:
+        line["exc_info"] = record.exc_info
+        record.exc_info = record.exc_text = None
+    return line
+
+
+class _UnlessHandled(logging.StreamHandler[Any]):
+    """Writes the lines that no log handler of the user's gets."""
+
+    def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+        return super().filter(record) if not any(map(self._is_another, _handlers_of(record.name))) else False
+
+    def _is_another(self, handler: logging.Handler) -> bool:
+        return handler is not self and not isinstance(handler, logging.NullHandler)
+
+
+def _handlers_of(name: str) -> Iterator[logging.Handler]:
+    """The log handlers that a line of that logger gets to."""
+    logger: logging.Logger | None = logging.getLogger(name)
+    while logger is not None:
+        yield from logger.handlers
+        logger = logger.parent if logger.propagate else None
+
+
+def configure(level: str = "info") -> None:
+    """Send our lines and those of our libraries to standard error in one form, those of at least this level.
+
+    So are all others that nobody else handles. A process that runs code of a user's calls `user_has_configured` when
+    that has had its chance to configure logging.
+    """
+    number = logging.getLevelNamesMapping()[level.upper()]
     floods = LogThrottle()
     atexit.register(floods.end)
-    structlog.configure(
-        processors=[floods.processor, *_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=_SHARED,
+        keep_exc_info=True,  # until `_with_exception` has it
+        processors=[
+            _with_exception,
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(),
+        ],
     )
-    last = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
-    handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(floods.filter)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=_SHARED,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                last,
-            ],
-        )
-    )
+    ours, others = logging.StreamHandler(sys.stderr), _UnlessHandled(sys.stderr)
+    for handler in (ours, others):
+        handler.addFilter(floods.filter)
+        handler.setFormatter(formatter)
+    ours.setLevel(number)
+    loggers.PROCESSORS[:] = [
+        structlog.stdlib.filter_by_level,
+        floods.processor,  # early, so that a line left out costs next to nothing
+        *_SHARED,
+        loggers.to_record,
+    ]
+    loggers.TREE.root.setLevel(number)
+    loggers.TREE.root.handlers = [ours]
+    for name in _LIBRARIES:
+        library = logging.getLogger(name)
+        library.handlers, library.propagate = [ours], False
     logging.getLogger("aiohttp.server").addFilter(_quotes_no_request)
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(logging.INFO)
-    # RQ logs several lines for every job and start, aiohttp one for every request. Ours say the same once.
-    for chatty in ("rq.worker", "rq.queue", "rq.job", "rq.registry", "aiohttp.access", "asyncio"):
+    # RQ logs several lines for every job and start. Ours say the same once.
+    for chatty in ("rq.worker", "rq.queue", "rq.job", "rq.registry"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    _write_the_rest(others, number)
+
+
+def _write_the_rest(handler: logging.Handler, level: int) -> None:
+    # Not on the root logger, where a log handler would make a `basicConfig` of the user's do nothing.
+    logging.lastResort = handler
+    if not logging.root.handlers and logging.root.level == logging.WARNING:  # Python's default
+        logging.root.setLevel(_unlike_any(level))
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[structlog.stdlib.filter_by_level, *_SHARED, loggers.to_record],
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
+
+
+def _unlike_any(level: int) -> int:
+    """A level that lets the same lines through, and that no user sets: while it is there, it is ours."""
+    return level - 1
+
+
+def user_has_configured() -> None:
+    """The user's modules and startup functions have run: leave the root logger to them, or take it."""
+    root, level, rest = logging.root, loggers.TREE.root.level, logging.lastResort
+    if root.level == _unlike_any(level):
+        root.setLevel(logging.WARNING if root.handlers else level)
+    if not root.handlers and rest is not None:
+        root.addHandler(rest)  # or else a mere `logging.info(…)` would put Python's own there
+    for name in list(root.manager.loggerDict):
+        if any(f"{name}.".startswith(f"{library}.") for library in _LIBRARIES):
+            logging.getLogger(name).disabled = False  # `dictConfig` disables what it does not name

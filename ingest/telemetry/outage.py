@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-import structlog
+from ingest.loggers import get_logger
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 
 class Outage:

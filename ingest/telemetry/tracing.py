@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import structlog
-
+from ingest.loggers import get_logger
 from ingest.settings import SettingsError
 
 if TYPE_CHECKING:
     from ingest.telemetry.spans import Spans
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 _EXPORTER = "OTEL_TRACES_EXPORTER"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")

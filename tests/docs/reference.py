@@ -15,11 +15,20 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 SECTIONS = {
     "Redis": ("redis_url", "durability"),
-    "Your code": ("handlers", "handler_timeout", "concurrency", "threads", "stop_seconds", "log_errors"),
-    "Listeners": ("listen", "path", "admin_listen", "admin_token", "processes"),
+    "Your code": (
+        "handlers",
+        "handler_timeout",
+        "concurrency",
+        "threads",
+        "stop_seconds",
+        "loop",
+        "log_level",
+        "log_errors",
+    ),
+    "Listeners": ("listen", "path", "admin_listen", "admin_token", "worker_metrics_listen", "processes"),
     "Who may post": ("app_secret", "verify_token", "basic_auth", "path_secret", "allow_networks", "trusted_proxies"),
     "TLS": ("tls_cert", "tls_key", "tls_client_ca", "tls_client_name"),
-    "Bounds of the receiver": ("max_body", "body_timeout", "max_pending", "max_connections"),
+    "Bounds of the receiver": ("max_body", "body_timeout", "max_pending", "max_connections", "keepalive"),
     "Keeping": ("spool_dir", "dedup_window", "dead_age", "archive_dir", "archive_age"),
     "Work": ("lanes", "partitions", "business_partitions", "batch", "max_attempts", "status_order", "max_rss"),
 }

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,6 +140,34 @@ def test_stop_with_idle_connections(redis_url: str, start_receiver: Start) -> No
     assert never.ended()
 
 
+def test_an_idle_connection_ends_after_the_time_that_is_set(redis_url: str, start_receiver: Start) -> None:
+    """A connection that waits for its next request for WA_KEEPALIVE is ended."""
+    receiver = start_receiver(redis_url, WA_KEEPALIVE="200ms")
+    sender = receiver.sender()
+    assert sender.post(BODY).status == 200
+    assert sender.ended()
+
+
+def test_ipv6_addresses_have_brackets(redis_url: str, start_receiver: Start, low_port: Callable[[], int]) -> None:
+    """An IPv6 address has brackets where a port follows it: in log lines and in the line about a port in use."""
+    address = f"[::1]:{low_port()}"
+    receiver = start_receiver(redis_url, WA_LISTEN=address)
+    assert f'"listen": "{address}"' in receiver.log()
+    other = start_receiver(redis_url, ready=False, WA_LISTEN=address)
+    assert other.process.wait(60) == child.GIVE_UP
+    assert other.log() == f"wa-ingest: WA_LISTEN: cannot listen on {address}: Address already in use\n"
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_the_loop_is_the_one_that_is_set(loop: str, redis_url: str, start_receiver: Start) -> None:
+    """A receiver runs on uvloop, or with WA_LOOP=asyncio on Python's own loop, and then never loads uvloop."""
+    receiver = start_receiver(redis_url, WA_LOOP=loop)
+    assert receiver.post(BODY).status == 200
+    loaded = "uvloop" in Path(f"/proc/{receiver.process.pid}/maps").read_text()
+    assert loaded == (loop == "uvloop")
+    assert receiver.stop() == 0
+
+
 def test_stop_with_half_a_body(redis_url: str, redis: Redis, start_receiver: Start) -> None:
     """A body that never becomes complete holds the end up for the body time-out at most, and is not kept."""
     receiver = start_receiver(redis_url, WA_BODY_TIMEOUT="1s")
@@ -189,6 +218,7 @@ def test_address_that_cannot_be(redis_url: str, start_receiver: Start, address: 
     assert receiver.process.wait(30) == child.GIVE_UP
     assert receiver.log().startswith("wa-ingest: WA_LISTEN: cannot listen on ")
     assert receiver.log().endswith(f"{reason}\n")
+    assert "Unknown error" not in receiver.log()
     assert receiver.log().count("\n") == 1
 
 

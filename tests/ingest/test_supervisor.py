@@ -179,7 +179,7 @@ def test_child_that_keeps_dying(start_family: Callable[..., Family], wait_for: W
 
 def test_backoff_is_bounded() -> None:
     """However often a child has ended, it is started again after at most ten seconds."""
-    child = supervisor._Child(supervisor.ProcessSpec("a", "platform"), os.environ, 0)
+    child = supervisor._Child(supervisor.ProcessSpec("a", "platform"), os.environ, "")
     child.process.communicate()
     backoffs = [child.back_off() for _ in range(2000)]
     assert backoffs[:3] == [0.2, 0.4, 0.8]
@@ -418,8 +418,8 @@ def test_its_log_lines_look_like_all_others(
     supervisor._warn("process ended", process="worker", status=-9)
     ours = json.loads(capsys.readouterr().err)
     code = (
-        "import structlog; from ingest.telemetry import logs; logs.configure()\n"
-        "structlog.get_logger('ingest.supervisor').warning('process ended', process='worker', status=-9)"
+        "from ingest.loggers import get_logger; from ingest.telemetry import logs; logs.configure()\n"
+        "get_logger('ingest.supervisor').warning('process ended', process='worker', status=-9)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     theirs = json.loads(done.stderr)

@@ -21,14 +21,14 @@ from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
-import structlog
 from google_crc32c import value
 from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 
+from ingest.loggers import get_logger
 from ingest.settings import SettingsError
 from ingest.store.disk import sync, sync_folder, write_all
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 HOUR_MS = 3_600_000
 

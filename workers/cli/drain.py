@@ -120,7 +120,7 @@ def _run_workers(settings: Settings, follower: _Follower, say: Say, console: Con
             failed.append(error)
         os.kill(os.getpid(), signal.SIGTERM)  # which `supervise` waits for
 
-    logs.configure()
+    logs.configure(settings.log_level)
     looking = threading.Thread(target=follow, name="drain")
     previous = signal.signal(signal.SIGTERM, lambda *_: None)  # it may come when `supervise` ended for another reason
     with _printing(console) as output:

@@ -15,6 +15,8 @@ STOP_MARGIN = 5.0
 
 _LAUNCHER = "ingest.without_rich"
 _READY = "workers.cli.ready"
+_METRICS = "workers"
+"""Where workers' metrics are served apart, they are kept apart from the receiver's."""
 
 
 def receivers(settings: Settings, count: int) -> ProcessSpec:
@@ -29,7 +31,8 @@ def receivers(settings: Settings, count: int) -> ProcessSpec:
 def up(settings: Settings) -> list[ProcessSpec]:
     """The receiver, and workers that are ready when each has registered with its Redis."""
     registered = (_READY, "worker")
-    return [receivers(settings, 1), *(spec._replace(ready=registered) for spec in workers(settings))]
+    ready_workers = [spec._replace(ready=registered) for spec in workers(settings)]
+    return [receivers(settings, 1), *ready_workers, *worker_metrics(settings)]
 
 
 def workers(settings: Settings, burst: bool = False, output: int | None = None) -> list[ProcessSpec]:
@@ -47,9 +50,18 @@ def workers(settings: Settings, burst: bool = False, output: int | None = None) 
             silent_seconds=settings.handler_timeout + GRACE_SECONDS + signs.SILENT_SECONDS,
             output=output,
             env={"WA_REDIS_URL": redis_url(one)} if len(each) > 1 else {},
+            metrics=_METRICS if settings.worker_metrics_listen else "",
         )
         for one in each
     ]
+
+
+def worker_metrics(settings: Settings) -> list[ProcessSpec]:
+    """What serves the user's own metrics of the workers, if WA_WORKER_METRICS_LISTEN is set."""
+    if settings.worker_metrics_listen is None:
+        return []
+    host, port = settings.worker_metrics_listen
+    return [ProcessSpec("worker metrics", "workers.cli.worker_metrics", (host, str(port)), metrics=_METRICS)]
 
 
 def valkey(folder: Path) -> ProcessSpec:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest import signs, supervisor
-from ingest.settings import Settings, redis_url, variable
+from ingest.settings import Settings, host_port, redis_url, variable
 from ingest.store.local import DATA, socket_path
 from workers.cli import checks, embedded, preflight, process_specs
 from workers.cli.terminal import cli_errors, current_settings, program
@@ -52,11 +52,14 @@ def _welcome(settings: Settings, url: str, servers: list[supervisor.ProcessSpec]
         '{"contacts":[{"profile":{"name":"Ada"},"wa_id":"15550001"}],"messages":[{"from":"15550001","id":"try-1",'
         f'"timestamp":"{int(time.time())}","type":"text","text":{{"body":"Hello"}}}}]}}'
     )
+    listen = settings.worker_metrics_listen
+    metrics = {"metrics": f"http://{_reached(*listen)}/metrics of your handlers"} if listen else {}
     rows = {
         "receiver": address,
         "page": admin,
         "admin": f"{admin}healthz /readyz /metrics",
         "workers": f"{settings.processes} running {settings.handlers}",
+        **metrics,
         "redis": f"embedded Valkey, data in {DATA.resolve()}" if servers else "WA_REDIS_URL",
     }
     table = Table.grid(padding=(0, 2))
@@ -78,7 +81,7 @@ def _welcome(settings: Settings, url: str, servers: list[supervisor.ProcessSpec]
 def _reached(host: str, port: int) -> str:
     """How a listener is reached from this machine."""
     here = "localhost" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
-    return f"[{here}]:{port}" if ":" in here else f"{here}:{port}"
+    return host_port(here, port)
 
 
 def _credentials(settings: Settings) -> str:
@@ -123,4 +126,5 @@ def work(lanes: str | None, count: int | None, burst: bool, healthy: bool) -> No
         settings = current_settings(lanes=lanes, processes=count)
         preflight.redis(settings, must_answer=False)
         preflight.handlers(settings)
-        supervisor.become(process_specs.workers(settings, burst), env={"WA_LANES": ",".join(settings.lanes)})
+        specs = [*process_specs.workers(settings, burst), *process_specs.worker_metrics(settings)]
+        supervisor.become(specs, env={"WA_LANES": ",".join(settings.lanes)})

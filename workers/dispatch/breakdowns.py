@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-import structlog
-
+from ingest.loggers import get_logger
 from workers.dispatch.outcomes import Ended, place
 from workers.handlers import Handler
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 FAILURES = 10
 """First tries of events in a row that failed, before a handler counts as broken down."""

@@ -32,8 +32,9 @@ class Dispatcher:
     `timeout` is in seconds for one call of a handler. Without `rate_limits`, handlers' own rate and concurrency have no
     effect; without `tell`, a handler that always fails is called all the same. `changed` is called when events have
     ended, `hung` in another thread when an async handler blocks the loop for good. With a `loop`, that one is used, and
-    not closed. With `one_by_one` and plain handlers only, the caller's thread calls them, and signals are theirs. Once
-    `stopping()`, no event begins; nor does one while `may_begin()` is False, or of a lane that is `closed`.
+    not closed; else uvloop's, unless `uvloop` is False or no handler is async. With `one_by_one` and plain handlers
+    only, the caller's thread calls them, and signals are theirs. Once `stopping()`, no event begins; nor does one while
+    `may_begin()` is False, or of a lane that is `closed`.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Dispatcher:
         one_by_one: bool = False,
         full_errors: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
+        uvloop: bool = True,
     ) -> None:
         self._handlers = handlers
         self._rate_limits = rate_limits
@@ -63,7 +65,7 @@ class Dispatcher:
         self.closed: set[str] = set()
         self.held = False
         """While True, no event begins."""
-        self.loop = loop or loops.new_loop(handlers.any_async, concurrency)
+        self.loop = loop or loops.new_loop(uvloop and handlers.any_async, concurrency)
         self._owns_loop = loop is None
         self.in_main_thread = one_by_one and not handlers.any_async
         """True when handlers are called by the thread that calls `run_until_complete`."""

@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-import structlog
-
+from ingest.loggers import get_logger
 from workers.dispatch.outcomes import GRACE_SECONDS, HandlerTimeout, stack_of
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 BLOCKED_SECONDS = 1.0
 """A loop that does not turn for so long is blocked."""

@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-import structlog
-
+from ingest.loggers import get_logger
 from workers.dispatch import outcomes
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 CANCEL_SECONDS = 1.0
 """What a task may take to end when the loop is closed."""
@@ -20,10 +19,10 @@ CANCEL_SECONDS = 1.0
 Hooks = Iterable[Callable[[], object]]
 
 
-def new_loop(any_async: bool, threads: int) -> asyncio.AbstractEventLoop:
-    """A loop for handlers, with as many threads for `asyncio.to_thread`."""
-    if any_async:
-        import uvloop  # only where it is needed: without async handlers the loop has little to do
+def new_loop(with_uvloop: bool, threads: int) -> asyncio.AbstractEventLoop:
+    """A loop for handlers, with so many threads for `asyncio.to_thread`. Python's own does for plain handlers."""
+    if with_uvloop:
+        import uvloop  # only where it is needed
 
         loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     else:

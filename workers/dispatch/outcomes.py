@@ -9,12 +9,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-import structlog
-
+from ingest.loggers import get_logger
 from workers.events import Event
 from workers.handlers import Discard, Handler, Reject, RetryIn
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 _OURS = str(Path(__file__).parents[1])
 _PYTHON = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))

@@ -11,14 +11,13 @@ from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import Any
 
-import structlog
-
+from ingest.loggers import get_logger
 from workers.dispatch import outcomes
 from workers.dispatch.outcomes import GRACE_SECONDS, Ended, HandlerTimeout, stack_of
 from workers.events import Event
 from workers.handlers import Handler
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 _AGAIN = 1.0  # seconds; a handler that swallows the time-out gets it again
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import orjson
-import structlog
 from redis.exceptions import RedisError
 
+from ingest.loggers import get_logger
 from ingest.settings import Settings
 from ingest.store import connection as connections
 from ingest.store import keys, scripts
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ingest.telemetry.spans import Spans
     from workers.archive.files import Archive
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 _TURN_SECONDS = 0.003  # what ends within this time is settled together
 _WATCH_SECONDS = 0.25
@@ -90,6 +90,7 @@ class Flow:
             hung=self._give_up,
             one_by_one=settings.threads == 1,
             full_errors=settings.log_errors == "full",
+            uvloop=settings.loop == "uvloop",
         )
         self._loop = self.dispatcher.loop
         self._revive = connection.script(scripts.lua(__file__, "revive.lua"))

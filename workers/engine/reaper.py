@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-import structlog
 from redis import Redis
 
+from ingest.loggers import get_logger
 from ingest.state.backlog import ALIVE_MS
 from ingest.store import keys, scripts
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 BEAT_SECONDS = 2.0
 """How often a worker sends a heartbeat; it counts as dead after missing five."""

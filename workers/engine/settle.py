@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
-import structlog
 
+from ingest.loggers import get_logger
 from ingest.settings import Settings
 from ingest.store import keys, scripts
 from ingest.store.jobs import job_template, rq_now
@@ -27,7 +27,7 @@ from workers.engine.take import Taking
 if TYPE_CHECKING:
     from workers.archive.files import Archive
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 SETTLE_SECONDS = 0.5
 """How often a batch settles what it has done, so that a kill repeats little."""

@@ -12,7 +12,6 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from redis.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 from rq import Queue, SimpleWorker
@@ -23,6 +22,7 @@ from rq.utils import now
 from rq.worker import WorkerStatus
 
 from ingest import child, signs
+from ingest.loggers import get_logger
 from ingest.settings import Settings, SettingsError, load, redis_url
 from ingest.state import counters, dead_letters, in_work
 from ingest.state.in_work import Begun
@@ -40,7 +40,7 @@ from workers.handlers import Handlers
 if TYPE_CHECKING:
     from ingest.telemetry.spans import Spans
 
-log = structlog.get_logger()
+log = get_logger("workers.engine.worker")
 
 _TTL = 20
 """RQ's worker_ttl, seconds: RQ waits 15 s less than this for a job; its socket time-out is 10 s more than that wait."""
@@ -237,6 +237,8 @@ def _start_handlers(worker: BatchWorker) -> None:
     except Exception as error:
         log.error("startup failed", error=f"{type(error).__name__}: {error}", place=outcomes.place(error))
         sys.exit(1)
+    finally:
+        logs.user_has_configured()
 
 
 def _end_soon(status: int) -> None:
@@ -253,7 +255,6 @@ def _end_soon(status: int) -> None:
 
 def main() -> None:
     """One worker process; `--burst` ends it when nothing can be taken any more."""
-    logs.configure()
     faulthandler.enable()  # on SIGABRT and on a crash of C code it prints what each thread was in
     signs.give_steadily()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until RQ's loop begins and sets its own
@@ -261,6 +262,7 @@ def main() -> None:
     logging.getLogger("rq.worker").addFilter(_RedisAway())
     try:
         settings = load()
+        logs.configure(settings.log_level)
         registry = loading.load_or_exit(settings.handlers)
         spans = tracing.start("wa-ingest-worker")
         if spans is not None:

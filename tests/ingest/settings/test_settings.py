@@ -30,6 +30,7 @@ DEFAULTS = {
     "max_attempts": 8,
     "handler_timeout": 30.0,
     "concurrency": 100,
+    "keepalive": 620.0,
 }
 
 

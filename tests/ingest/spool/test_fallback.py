@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from structlog.testing import capture_logs
 
 from ingest.commit.committer import make_committer
 from ingest.routing import Route, Router
@@ -81,7 +80,7 @@ def test_calls_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [len(call) for call in redis.calls] == [4000, 4000, 1003, 3]
 
 
-def test_call_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[Any]) -> None:
     """What Redis did not take stays, and is the next that it gets; what it took is not repeated."""
     monkeypatch.setattr(fallback_room, "CALL_RECORDS", 10)
     bodies = [STATUS + b"%d" % n for n in range(55)]
@@ -89,12 +88,11 @@ def test_call_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for start in range(0, 55, 5):
         process.append([(n, bodies[n]) for n in range(start, start + 5)])
     redis = Fake(None, None, "full", "full", None, "full")
-    with capture_logs() as logs:
-        drain(tmp_path, redis, monkeypatch)
+    drain(tmp_path, redis, monkeypatch)
     assert redis.kept == bodies
     assert redis.calls[2] == redis.calls[3] == redis.calls[4] == bodies[20:30]
     assert redis.calls[5] == bodies[30:40]
-    (done,) = logs
+    (done,) = logged
     assert (done["event"], done["notifications"]) == ("Redis has all that was spooled", 55)
     assert 0 < done["seconds"] < 30
     assert not list(tmp_path.glob("*.spool"))

@@ -19,9 +19,10 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import logging, sys
 import structlog
+from ingest.loggers import get_logger
 from ingest.telemetry import logs
 logs.configure()
-ours = structlog.get_logger("workers.engine.batch")
+ours = get_logger("workers.engine.batch")
 for n in range(1000):
     ours.warning("ours", lane="messages", n=n)
     ours.warning("ours", lane="statuses", n=n)

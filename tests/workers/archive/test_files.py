@@ -204,7 +204,7 @@ def test_prune(tmp_path: Path) -> None:
 def test_prune_says_when_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder that cannot be read is one line in the log, and no exception."""
     files.prune(tmp_path / "missing", 1)
-    assert "old files of the archive cannot be removed" in capsys.readouterr().out
+    assert "old files of the archive cannot be removed" in capsys.readouterr().err
 
 
 def test_every_notification_once(
@@ -294,7 +294,7 @@ def test_disk_that_fails(
     assert begun[4] == begun[2] <= 3  # what had a slot when the disk failed first may still begin
     assert sorted(seen) == [str(n) for n in range(10)]
     assert bodies(tmp_path) == [status(str(n)) for n in range(10)]
-    logged = capsys.readouterr().out
+    logged = capsys.readouterr().err
     assert logged.count("the archive cannot be written, work waits until it can") == 1
     assert logged.count("the archive is written again") == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,10 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from redis import Redis
 
 import workers
+from ingest.settings import load
+from workers.cli import run
 
 ROOT = Path(__file__).parents[3]
 COMMAND = Path(sys.executable).with_name("wa-ingest")
@@ -142,6 +146,14 @@ def test_packages_that_hide_ours(folder: Folder, name: str) -> None:
     assert status == 1
     assert line.startswith(f"Error: {folder.path}/{name} hides wa-ingest's {ROOT}/{name}: rename it, or take ")
     assert line.endswith(f"{folder.path} out of PYTHONPATH")
+
+
+def test_windows() -> None:
+    """On Windows the command names the systems it runs on, in one line, before it imports what does not exist there."""
+    code = "import sys; sys.platform = 'win32'; import wa_ingest; wa_ingest.main()"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    line = "Error: wa-ingest runs on Linux and macOS; on Windows run it in WSL or in a container\n"
+    assert (done.returncode, done.stderr) == (1, line)
 
 
 def test_from_a_checkout_that_is_not_installed(folder: Folder, redis: Redis, commit: Any, tmp_path: Path) -> None:
@@ -272,6 +284,16 @@ def test_the_banner_waits_for_the_workers(folder: Folder, redis: Redis, wait_for
     assert redis.scard("rq:workers") == 2
     up.terminate()
     assert up.wait(40) == 0
+
+
+def test_the_banner_of_ipv6_listeners() -> None:
+    """Each URL that `up` prints can be used: an IPv6 address has brackets, and one for all is this machine's name."""
+    own = load(listen="[2001:db8::1]:8401", admin_listen="[::1]:9401")
+    with click.Context(run.up, info_name="wa-ingest"):
+        said = run._welcome(own, "redis://here", [])
+        for_all = run._welcome(load(listen="[::]:8401"), "redis://here", [])
+    assert set(re.findall(r"http://([^/]+)/", said)) == {"[2001:db8::1]:8401", "[::1]:9401"}
+    assert "http://localhost:8401/webhook" in for_all
 
 
 def test_commands_beside_an_up(folder: Folder, wait_for: Callable[..., None], tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_a_call_that_cannot_be_interrupted(
     assert run(message("a", sender="1"), message("b", sender="2", type="image")) == ["failed", "handled"]
     assert "not done after 0.1 s, nor could it be interrupted" in run.ends[0][1].detail
     assert run.dispatcher.hangs
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "handler hangs" in out
     assert "test_dispatcher.py" in out
     go.set()
@@ -249,7 +249,7 @@ def test_a_blocking_async_handler(message: Callable[..., bytes], capsys: pytest.
     names = run(message("a", sender="1"), message("b", sender="2", type="image"))
     assert sorted(names) == ["failed", "handled"]
     assert 1.5 < time.monotonic() - began < 30
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "blocks the event loop" in out
     assert "blocks" in out.partition("handler=")[2]
     assert "HandlerTimeout" in dict(run.ends)["a"].detail

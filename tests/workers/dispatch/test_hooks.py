@@ -10,7 +10,6 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from workers import Discard, Handlers, Message, Reject, RetryIn
 from workers.handlers import WrongType
@@ -187,7 +186,7 @@ def test_a_failed_try_is_told(is_async: bool, hook_is_async: bool) -> None:
 
 @both
 @pytest.mark.parametrize("decision", [Discard("why"), Reject("why"), RetryIn(1)])
-def test_a_decision_is_no_error(is_async: bool, decision: Exception) -> None:
+def test_a_decision_is_no_error(is_async: bool, decision: Exception, logged: list[Any]) -> None:
     """What a handler raises to say what is to become of the event is not told."""
     handlers = Handlers()
     handlers.on_error(lambda *failure: pytest.fail("told"))
@@ -196,13 +195,12 @@ def test_a_decision_is_no_error(is_async: bool, decision: Exception) -> None:
         raise decision
 
     handler(handlers, is_async, decides)
-    with capture_logs() as lines:
-        call(handlers, BODY)
-    assert not lines
+    call(handlers, BODY)
+    assert not logged
 
 
 @both
-def test_a_hook_that_fails_changes_nothing(is_async: bool) -> None:
+def test_a_hook_that_fails_changes_nothing(is_async: bool, logged: list[Any]) -> None:
     """It is a line in the log with its name, and the event's outcome is its handler's."""
     handlers = Handlers()
 
@@ -214,10 +212,9 @@ def test_a_hook_that_fails_changes_nothing(is_async: bool) -> None:
         raise ValueError
 
     handler(handlers, is_async, fails)
-    with capture_logs() as lines:
-        (called,) = call(handlers, BODY)
+    (called,) = call(handlers, BODY)
     assert "ValueError" in called.detail
-    (line,) = lines
+    (line,) = logged
     assert line["event"] == "on_error failed"
     assert "hook" in line["function"]
     assert line["error"].startswith("KeyError at ")

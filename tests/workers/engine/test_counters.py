@@ -147,7 +147,7 @@ def test_what_the_reaper_puts_back(
     found = counters.read(redis)
     assert found[counters.REAPED] == {"messages": {"batches": 2}}
     assert found[counters.DEAD] == {"messages": {"poison": 1}}
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "dead letters" in line]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "dead letters" in line]
     assert "lane=messages" in line
     assert "reason=poison" in line
 

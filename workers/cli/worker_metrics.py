@@ -1,0 +1,34 @@
+"""Serves the user's own Prometheus metrics, of all worker processes of a command.
+
+`python -m workers.cli.worker_metrics HOST PORT`. A process of its own, because any of the workers may end.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from ingest import child
+
+
+def main() -> None:
+    """Serve what the workers keep in PROMETHEUS_MULTIPROC_DIR, until SIGTERM."""
+    child.watch_parent()
+    host, port = sys.argv[1], int(sys.argv[2])
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    try:
+        start_http_server(port, host, registry)
+    except OSError as error:
+        from ingest.settings import cannot_listen  # 20 MiB, only where it is needed
+
+        print(f"wa-ingest: {cannot_listen('worker_metrics_listen', (host, port), error)}", file=sys.stderr)
+        sys.exit(child.GIVE_UP)
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main()
