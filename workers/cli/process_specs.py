@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ingest.settings import Settings, each_redis, redis_url
 from ingest.store import local
+from ingest.store.urls import ONLY, address
 from ingest.supervisor import ProcessSpec
 
 _LAUNCHER = "ingest.without_rich"
@@ -38,7 +39,7 @@ def workers(settings: Settings, burst: bool = False, output: int | None = None) 
             settings.processes,
             ends=burst,
             output=output,
-            env={"WA_REDIS_URL": redis_url(one)} if len(each) > 1 else {},
+            env={ONLY: address(redis_url(one))} if len(each) > 1 else {},
         )
         for one in each
     ]

@@ -40,7 +40,9 @@ def _up(settings: Settings, servers: list[supervisor.ProcessSpec]) -> NoReturn:
     preflight.handlers(settings)
     specs = [*process_specs.up(settings), *servers]
     url = redis_url(settings)
-    env = {"WA_REDIS_URL": url, "WA_SPOOL_DIR": str(settings.spool_dir or DATA / "spool")}
+    env = {"WA_SPOOL_DIR": str(settings.spool_dir or DATA / "spool")}
+    if servers:
+        env["WA_REDIS_URL"] = url
     supervisor.become(specs, env, banner=_welcome(settings, url, servers))
 
 
