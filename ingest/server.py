@@ -8,7 +8,7 @@ import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 import uvloop
@@ -24,7 +24,7 @@ from ingest.settings import Settings, SettingsError, load, redis_url, tls
 from ingest.spool.fallback import SpoolFallback
 from ingest.spool.spool import Spool
 from ingest.state import history
-from ingest.store import connection, formats
+from ingest.store import agreement, connection, formats
 from ingest.telemetry import logs, tracing
 
 log = structlog.get_logger()
@@ -52,7 +52,12 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
         "receiver started", listen=settings.listen, path=settings.path, tls=bool(settings.tls_cert), pid=os.getpid()
     )
     try:
-        async with _replaying(committer.fallback, stop), _renewing(settings, public), _sampling(pages.events):
+        async with (
+            _replaying(committer.fallback, stop),
+            _renewing(settings, public),
+            _sampling(pages.events),
+            _agreeing(settings),
+        ):
             await stop.wait()
         public.stop_accepting()
         await webhook.drain(settings.body_timeout + connection.COMMAND_SECONDS)
@@ -135,6 +140,29 @@ async def _sampling(live: EventStream) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _agreeing(settings: Settings) -> AsyncIterator[None]:
+    """Say with which settings this receiver runs, for others that must have the same."""
+    clients = connection.all_for_tools(redis_url(settings), connection.COMMAND_SECONDS).values()
+    agreements = [agreement.Agreement(client, settings, agreement.OF_RECEIVERS) for client in clients]
+
+    async def say() -> None:
+        while True:
+            for one in agreements:
+                with suppress(RedisError, OSError):  # others say that Redis is away
+                    await asyncio.to_thread(one.say)
+            await asyncio.sleep(agreement.SAY_SECONDS)
+
+    task = asyncio.create_task(say())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        for client in clients:
+            client.close()
 
 
 def _open_spool(settings: Settings) -> Spool | None:
