@@ -8,7 +8,7 @@ import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from redis.exceptions import RedisError
 
@@ -23,7 +23,7 @@ from ingest.settings import Settings, SettingsError, host_port, load, redis_url,
 from ingest.spool.fallback import SpoolFallback
 from ingest.spool.spool import Spool
 from ingest.state import history
-from ingest.store import connection, formats
+from ingest.store import agreement, connection, formats
 from ingest.telemetry import logs, tracing
 
 log = get_logger("ingest.server")
@@ -55,7 +55,12 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
         pid=os.getpid(),
     )
     try:
-        async with _replaying(committer.fallback, stop), _renewing(settings, public), _sampling(pages.events):
+        async with (
+            _replaying(committer.fallback, stop),
+            _renewing(settings, public),
+            _sampling(pages.events),
+            _agreeing(settings),
+        ):
             await stop.wait()
         public.stop_accepting()
         await webhook.drain(settings.body_timeout + connection.COMMAND_SECONDS)
@@ -146,6 +151,29 @@ def _new_loop(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]:
     import uvloop  # only where it is wanted
 
     return uvloop.new_event_loop
+
+
+@asynccontextmanager
+async def _agreeing(settings: Settings) -> AsyncIterator[None]:
+    """Say with which settings this receiver runs, for others that must have the same."""
+    clients = connection.all_for_tools(redis_url(settings), connection.COMMAND_SECONDS).values()
+    agreements = [agreement.Agreement(client, settings, agreement.OF_RECEIVERS) for client in clients]
+
+    async def say() -> None:
+        while True:
+            for one in agreements:
+                with suppress(RedisError, OSError):  # others say that Redis is away
+                    await asyncio.to_thread(one.say)
+            await asyncio.sleep(agreement.SAY_SECONDS)
+
+    task = asyncio.create_task(say())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        for client in clients:
+            client.close()
 
 
 def _open_spool(settings: Settings) -> Spool | None:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
 from ingest.settings import Settings
+from ingest.spool.fallback import FULL
 from ingest.store import connection, formats, keys, scripts
 from ingest.store.append import APPEND_KEYS, append_arguments, append_head
 from ingest.store.jobs import job_template
@@ -131,6 +132,8 @@ def _why(error: Exception) -> str:
         return str(error)
     if wrong := connection.config_error(error):
         return str(wrong)
-    if isinstance(error, ResponseError):
+    if isinstance(error, OutOfMemoryError):
+        return f"{FULL}: {error}"
+    if isinstance(error, ResponseError) or connection.refuses(error):
         return f"Redis refuses: {error}"
     return f"Redis is away: {type(error).__name__}"

@@ -33,7 +33,7 @@ from ingest.settings.types import (
 from ingest.settings.types import host_port as host_port
 from ingest.settings.types import secrets as secrets
 from ingest.store import local
-from ingest.store.urls import split
+from ingest.store.urls import of_this_process, split
 
 PREFIX = "WA_"
 
@@ -243,7 +243,7 @@ def redis_url(settings: Settings) -> str:
     Raises SettingsError when there is none.
     """
     if settings.redis_url is not None:
-        return settings.redis_url.get_secret_value()
+        return of_this_process(settings.redis_url.get_secret_value())
     if beside := local.running():
         return beside
     raise SettingsError(

@@ -34,6 +34,9 @@ CALL_BYTES = 8 << 20
 
 CALL_RECORDS = 4000
 
+FULL = "Redis refuses: it is full"
+"""How the reason begins when a call did not fit into what is left of Redis' memory: a smaller one may."""
+
 LAST_SECONDS = 0.2
 """After a round shorter than this little is left, so the next one replays it with appends stopped, and is the last."""
 
@@ -68,6 +71,7 @@ class SpoolFallback:
         self._away: str | None = None
         self._replayed = 0
         self._replaying_since = 0.0
+        self._most = CALL_RECORDS  # notifications in a call
 
     def in_use(self) -> bool:
         """Whether the next notifications go to the disk. Cost: one stat."""
@@ -161,7 +165,11 @@ class SpoolFallback:
         return None
 
     def _send(self, segments: list[Segment]) -> str | None:
-        """Send what is left in these segments to Redis, call by call, until `stop`."""
+        """Send what is left in these segments to Redis, call by call, until `stop`.
+
+        A call that a full Redis refuses is sent again in halves, down to single notifications: its memory must hold the
+        call itself, too. As long as they succeed, calls grow again, slowly: each that is refused is a line in the log.
+        """
         items = spool.read(segments)
         while not self._stop.is_set():
             some, records, unknown = self._next_call(items)
@@ -171,9 +179,14 @@ class SpoolFallback:
             again = partial(routed, [(item.received_ms, item.body) for item in some], self._router)
             write = self._writer.write(records, unknown, again)
             reason = asyncio.run_coroutine_threadsafe(write, self._loop).result()
+            if reason is not None and reason.startswith(FULL) and len(some) > 1:
+                self._most = len(some) // 2
+                items = spool.read(segments)  # from what was noted last
+                continue
             if reason is not None:
                 return reason
             spool.note_replayed(some)
+            self._most = min(CALL_RECORDS, self._most + self._most // 8 + 1)
             self._replaying_since = self._replaying_since or time.monotonic()
             self._replayed += len(some)
         return None
@@ -192,7 +205,7 @@ class SpoolFallback:
             unknown.update(routes[0].unknown)
             size += pack_into(records, routes, item.body, item.received_ms)
             count += len(routes)
-            if count >= CALL_RECORDS or size >= CALL_BYTES:
+            if count >= CALL_RECORDS or size >= CALL_BYTES or len(some) >= self._most:
                 break
         return some, records, unknown
 

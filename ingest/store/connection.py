@@ -17,7 +17,6 @@ from redis.exceptions import (
     AuthenticationError,
     ClusterCrossSlotError,
     NoPermissionError,
-    ReadOnlyError,
     RedisError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -25,7 +24,7 @@ from redis.retry import Retry
 
 from ingest import trust
 from ingest.errors import SettingsError
-from ingest.store import discovery, urls
+from ingest.store import discovery, reconnect, urls
 from ingest.store.allow_oom import AllowOom
 
 WORKER_SECONDS = 15.0
@@ -57,7 +56,7 @@ def for_receiver(url: str) -> redis.asyncio.Redis:
     }
     with _named():
         url = trust.redis_url(urls.only(url))
-        return _checked(discovery.async_client(url, **options) or redis.asyncio.Redis.from_url(url, **options))
+        return _checked(discovery.async_client(url, **options) or redis.asyncio.Redis.from_url(url, **options), url)
 
 
 def for_worker(url: str) -> redis.Redis:
@@ -78,11 +77,12 @@ def all_for_tools(redis_url: str, seconds: float = 10.0) -> dict[str, redis.Redi
 def _sync(url: str, **options: Any) -> redis.Redis:
     with _named():
         url = trust.redis_url(urls.only(url))
-        return _checked(discovery.client(url, **options) or AllowOom.from_url(url, **options))
+        return _checked(discovery.client(url, **options) or AllowOom.from_url(url, **options), url)
 
 
-def _checked(client: _Client) -> _Client:
+def _checked(client: _Client, url: str) -> _Client:
     """Raise SettingsError for a wrong option in the URL: redis-py would notice it only when it connects."""
+    reconnect.asks_again(client, url)
     pool = client.connection_pool
     options: dict[str, Any] = pool.connection_kwargs
     try:
@@ -157,7 +157,8 @@ def config_error(error: Exception) -> Diagnosis | None:
 
 def refuses(error: Exception) -> bool:
     """True when Redis is there and takes no writes: its disk fails, it lacks replicas, or it is one itself."""
-    return isinstance(error, ReadOnlyError) or bool(re.search(r"\b(MISCONF|NOREPLICAS)\b", reason(error)))
+    said = reason(error)
+    return isinstance(error, reconnect.NotPrimary) or bool(re.search(r"\b(MISCONF|NOREPLICAS)\b", said))
 
 
 def diagnose(error: Exception) -> Diagnosis:

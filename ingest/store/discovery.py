@@ -22,12 +22,12 @@ from redis.backoff import NoBackoff
 from redis.cluster import parse_cluster_slots
 from redis.connection import parse_url
 from redis.crc import key_slot
-from redis.exceptions import AskError, ClusterDownError, RedisError, ResponseError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from ingest.errors import SettingsError
-from ingest.store import keys
+from ingest.store import keys, urls
 from ingest.store.allow_oom import AllowOom
 
 _USER = r"(?P<user>(?P<username>[^:@/]*):(?P<password>[^@/]*)@)?"
@@ -51,14 +51,13 @@ def client(url: str, **options: Any) -> redis.Redis | None:
             found = _parts(_SENTINELS, url)
             sentinel = _Sentinel(_hosts(found), sentinel_kwargs=_ASK | {"retry": Retry(NoBackoff(), 1, _LOST)})
             return sentinel.master_for(  # type: ignore[no-any-return, no-untyped-call]
-                unquote(found["service"]), AllowOom, connection_class=_Connection, **_server(found), **options
+                unquote(found["service"]), AllowOom, **_server(found), **options
             )
         case "redis+cluster" | "rediss+cluster":
-            nodes = _Nodes(_parts(_CLUSTER, url))
-            chosen = _TlsConnection if nodes.tls else _Connection
+            nodes = _Nodes(url)
             return AllowOom.from_pool(
                 redis.sentinel.SentinelConnectionPool(  # type: ignore[no-untyped-call]
-                    "the slot", nodes, connection_class=chosen, **nodes.server, **options
+                    "the slot", nodes, ssl=nodes.tls, **nodes.server, **options
                 )
             )
     return None
@@ -73,11 +72,10 @@ def async_client(url: str, **options: Any) -> redis.asyncio.Redis | None:
             sentinel = redis.asyncio.sentinel.Sentinel(_hosts(found), sentinel_kwargs=ask)  # type: ignore[no-untyped-call]
             return sentinel.master_for(unquote(found["service"]), **_server(found), **options)  # type: ignore[no-any-return]
         case "redis+cluster" | "rediss+cluster":
-            nodes = _AsyncNodes(_parts(_CLUSTER, url))
-            chosen = _AsyncTlsConnection if nodes.tls else _AsyncConnection
+            nodes = _AsyncNodes(url)
             return redis.asyncio.Redis.from_pool(
                 redis.asyncio.sentinel.SentinelConnectionPool(  # type: ignore[no-untyped-call]
-                    "the slot", nodes, connection_class=chosen, **nodes.server, **options
+                    "the slot", nodes, ssl=nodes.tls, **nodes.server, **options
                 )
             )
     return None
@@ -122,15 +120,17 @@ class _Cluster:
     `server` are the options for each of them, as redis-py reads them from a URL.
     """
 
-    def __init__(self, parts: re.Match[str]) -> None:
+    def __init__(self, url: str) -> None:
+        parts = _parts(_CLUSTER, url)
         if not _TAGGED.match(keys.RQ):
             raise SettingsError(
                 "RQ_KEY_PREFIX must hold a {hash tag} for a Redis Cluster, so that all keys lie in one slot: set "
                 "RQ_KEY_PREFIX={wa}, the same for the receiver, the workers and the tools"
             )
         self._slot = key_slot(keys.RQ.encode())
-        self._url = f"{parts['scheme']}://{parts['user'] or ''}{{}}/0{parts['options'] or ''}"
-        hosts = parts["hosts"].split(",")
+        self._given = url
+        self._url = f"{parts['scheme']}://{{}}/0{parts['options'] or ''}"
+        hosts = [f"{parts['user'] or ''}{host}" for host in parts["hosts"].split(",")]
         read = [parse_url(self._url.format(host)) for host in hosts]  # type: ignore[no-untyped-call]
         if not all("host" in one for one in read):
             raise ValueError
@@ -151,6 +151,11 @@ class _Cluster:
         for host, port in nodes[first:] + nodes[:first]:
             yield host, self._url.format(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
+    def _ask(self) -> dict[str, Any]:
+        """Options for a client that asks one of them."""
+        username, password = urls.credentials(urls.as_now(self._given))
+        return _ASK | {"username": username, "password": password}
+
     def _primary(self, slots: Any, asked: str) -> tuple[str, int]:
         """Read a node's answer to CLUSTER SLOTS."""
         ranges = parse_cluster_slots(slots, current_host=asked)
@@ -167,7 +172,7 @@ class _Nodes(_Cluster):
         problem: RedisError = RedisConnectionError()
         for host, url in self._nodes():
             try:
-                with redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_ASK) as node:
+                with redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **self._ask()) as node:
                     return self._primary(node.execute_command("CLUSTER SLOTS"), host)
             except RedisError as error:
                 problem = error
@@ -179,65 +184,8 @@ class _AsyncNodes(_Cluster):
         problem: RedisError = RedisConnectionError()
         for host, url in self._nodes():
             try:
-                async with redis.asyncio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **_ASK) as node:
+                async with redis.asyncio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **self._ask()) as node:
                     return self._primary(await node.execute_command("CLUSTER SLOTS"), host)  # type: ignore[no-untyped-call]
             except RedisError as error:
                 problem = error
         raise problem
-
-
-_WORDS = (
-    "UNBLOCKED",  # what a primary that is demoted ends a BLPOP with
-    "ttempted to access a non local key",  # a script says it, Redis and Valkey in words that begin differently
-    "while the cluster is down",
-)
-
-
-def _elsewhere(error: ResponseError) -> RedisConnectionError | None:
-    """What to raise when the server says that it does not serve our keys, or not now."""
-    known = isinstance(error, AskError | TryAgainError | ClusterDownError)  # MovedError is an AskError
-    if known or any(words in str(error) for words in _WORDS):
-        return RedisConnectionError("this server is not the primary for the keys any more, or not now")
-    return None
-
-
-class _Connection(redis.sentinel.SentinelManagedConnection):
-    """A connection that is closed when it can no longer be trusted; the next command finds the primary again.
-
-    redis-py does so by itself when a demoted primary answers READONLY, but not in other cases. It keeps the connection
-    when the wait for an answer was interrupted, and gives that answer to the next command (redis-py#4292; its other
-    kinds of connection are closed then). And it raises no connection error for other answers of a demoted primary, or
-    of a node that lost the slot: RQ's loop would end.
-    """
-
-    def read_response(  # type: ignore[override] # redis-py's has every option
-        self, *arguments: Any, disconnect_on_error: bool = True, **options: Any
-    ) -> Any:
-        try:
-            return super().read_response(*arguments, disconnect_on_error=disconnect_on_error, **options)
-        except ResponseError as error:
-            elsewhere = _elsewhere(error)
-            if elsewhere is None:
-                raise
-            self.disconnect()  # type: ignore[no-untyped-call]
-            raise elsewhere from None
-
-
-class _TlsConnection(_Connection, redis.sentinel.SentinelManagedSSLConnection):
-    pass
-
-
-class _AsyncConnection(redis.asyncio.sentinel.SentinelManagedConnection):
-    async def read_response(self, *arguments: Any, **options: Any) -> Any:
-        try:
-            return await super().read_response(*arguments, **options)
-        except ResponseError as error:
-            elsewhere = _elsewhere(error)
-            if elsewhere is None:
-                raise
-            await self.disconnect()
-            raise elsewhere from None
-
-
-class _AsyncTlsConnection(_AsyncConnection, redis.asyncio.sentinel.SentinelManagedSSLConnection):
-    pass

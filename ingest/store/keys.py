@@ -5,6 +5,7 @@ TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:
 | key | type | TTL | holds |
 |---|---|---|---|
 | `format` | string | - | the number of the form in which all this lies here, see `ingest/store/formats.py` |
+| `agreed` | zset | - | `VARIABLE=VALUE` of settings that processes must agree on, by when one last ran with it (s) |
 | `batch:ID` | list | - | the records of a batch, until all are settled |
 | `ledger` | zset | - | every unfinished batch, `QUEUE|ID`, by arrival of its first record (ms): what is still owed |
 | `tails` | hash | - | the batch at the end of a queue that may still be joined: its id `QUEUE|id`, size `QUEUE|bytes` |
@@ -60,7 +61,7 @@ from rq.defaults import RQ_KEY_PREFIX
 RQ = RQ_KEY_PREFIX
 WA = f"{RQ}:wa:"
 
-FORMAT = WA + "format"
+FORMAT, AGREED = WA + "format", WA + "agreed"
 LEDGER, TAILS, TAKEN, LEASES = (WA + name for name in ("ledger", "tails", "taken", "leases"))
 CLAIMS, GENERATIONS = WA + "claims", WA + "generations"
 TURN, SPENT, WANTED, BREAKDOWNS, IN_WORK = (WA + name for name in ("turn", "spent", "wanted", "breakdowns", "in_work"))

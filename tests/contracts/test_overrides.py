@@ -7,7 +7,8 @@ from __future__ import annotations
 import click
 import pytest
 import redis
-import redis.asyncio.sentinel
+import redis.asyncio.connection
+import redis.connection
 import redis.sentinel
 import rq
 import rq.job
@@ -19,7 +20,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from redis.client import Pipeline
 
 from ingest.http import listener
-from ingest.store import allow_oom, discovery
+from ingest.store import allow_oom, discovery, reconnect
 from ingest.telemetry import spans
 from workers.cli import embedded, help
 from workers.engine import queue, worker
@@ -34,8 +35,13 @@ OVERRIDES: list[tuple[type, type, str]] = [
     (allow_oom.AllowOom, redis.Redis, "execute_command pipeline"),
     (allow_oom._Transaction, Pipeline, "execute"),
     (discovery._Sentinel, redis.sentinel.Sentinel, "discover_master"),
-    (discovery._Connection, redis.sentinel.SentinelManagedConnection, "read_response"),
-    (discovery._AsyncConnection, redis.asyncio.sentinel.SentinelManagedConnection, "read_response"),
+    (reconnect._Connection, redis.connection.AbstractConnection, "on_connect_check_health read_response"),
+    (
+        reconnect._AsyncConnection,
+        redis.asyncio.connection.AbstractConnection,
+        "on_connect_check_health read_response",
+    ),
+    (reconnect._AsyncTls, redis.asyncio.SSLConnection, "_connect"),
     (
         worker.BatchWorker,
         rq.SimpleWorker,

@@ -16,6 +16,7 @@ from redis import Redis
 from ingest.state import controls
 from ingest.state.spooled import spool_figures
 from ingest.store import keys
+from ingest.store.records import unpack
 from workers.cli.main import main
 from workers.engine import reaper
 
@@ -131,3 +132,26 @@ def test_redis_that_cannot_save(
     # What was handled while Redis could not note it comes again.
     assert set(handled(workers)) == set(map(str, range(1000)))
     assert "Traceback" not in log.read_text()
+
+
+def test_replay_into_a_little_room(
+    redis_url: str, start_receiver: Callable[..., Any], redis: Redis, wait_for: WaitFor, tmp_path: Path
+) -> None:
+    """With 0.6 MB left, less than one call of the replay, what was spooled goes in bit by bit until Redis is full."""
+    receiver = start_receiver(redis_url, WA_SPOOL_DIR=tmp_path)
+    redis.config_set("maxmemory", 1)
+    for id in range(300):
+        assert receiver.post(status(id, 8_000)).status == 200
+    assert spool_figures(tmp_path).notifications == 300
+    redis.config_set("maxmemory", redis.info("memory")["used_memory"] + 600_000)  # type: ignore[index]
+    wait_for(lambda: spool_figures(tmp_path).notifications < 270, 50, "some of it in Redis")
+    redis.config_set("maxmemory", 0)
+    wait_for(lambda: not spool_figures(tmp_path).notifications, 50, "all of it in Redis")
+    ids = [orjson.loads(unpack(one).body)["statuses"][0]["id"] for one in _records(redis)]
+    assert ids == list(map(str, range(300)))
+
+
+def _records(redis: Redis) -> list[bytes]:
+    """The records that wait, in the order in which they will be taken."""
+    batches: Any = redis.lrange(keys.queue_key("statuses"), 0, -1)
+    return [one for batch in batches for one in redis.lrange(keys.batch_key(batch.decode()), 0, -1)]  # type: ignore[union-attr]

@@ -20,8 +20,9 @@ def check(as_json: bool) -> None:
     """Is everything fit for production? Exits 1 when something is not.
 
     Checks who may post, certificates and the names of settings; the folders of spool and archive; whether Redis is
-    reachable, new enough, keeps an append-only file and evicts nothing; dead letters that will soon be removed; and
-    the handlers. Each warning or failure says what to do.
+    reachable, new enough, runs our scripts, keeps an append-only file, evicts nothing and has its replicas; dead
+    letters that will soon be removed; whether workers are alive and agree with the receivers; and the handlers. Each
+    warning or failure says what to do.
     """
     with cli_errors():
         current = load()

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
 
 from pydantic import ByteSize
-from redis import Redis
-from redis.exceptions import RedisError, ResponseError
 
-from ingest.settings import Settings, SettingsError, each_redis, redis_url, tls, unknown_variables
-from ingest.state import backlog, breakdowns
-from ingest.state.in_work import LONG_SECONDS
-from ingest.store import connection, disk, formats, keys
-from ingest.store.urls import address
+from ingest.settings import Settings, SettingsError, tls, unknown_variables
+from ingest.store import disk
 from workers import loading
+from workers.cli import redis_checks
+from workers.cli.redis_checks import Check as Check
 from workers.handlers import HandlersError
 
 _ENDS_SOON = timedelta(days=14)
-
-
-class Check(NamedTuple):
-    """One finding. `result` is ok, warning or failed; `advice` says what to do when it is not ok."""
-
-    name: str
-    result: str
-    finding: str
-    advice: str = ""
 
 
 def run(settings: Settings) -> list[Check]:
@@ -37,7 +23,7 @@ def run(settings: Settings) -> list[Check]:
     return [
         *_edge(settings),
         _spool(settings),
-        *_each_redis(settings),
+        *redis_checks.run(settings),
         _handlers(settings),
         *_hidden(settings),
         *_archive(settings),
@@ -119,87 +105,6 @@ def _spool(settings: Settings) -> Check:
         return Check("spool", "failed", f"{folder} cannot be written: {problem}", "see WA_SPOOL_DIR")
     free = ByteSize(shutil.disk_usage(folder).free).human_readable()
     return Check("spool", "ok", f"{settings.spool_dir} can be written, {free} free")
-
-
-def _each_redis(settings: Settings) -> Iterator[Check]:
-    each = each_redis(settings)
-    for one in each:
-        where = f" {address(redis_url(one))}" if len(each) > 1 else ""
-        yield from (found._replace(name=found.name + where) for found in _redis(one))
-    yield from _workers(settings)
-
-
-def _workers(settings: Settings) -> Iterator[Check]:
-    clients = connection.all_for_tools(redis_url(settings))
-    idle, _, advice = backlog.idle_workers(clients, settings.partitions).partition("; ")
-    if idle:
-        yield Check("workers", "warning", idle, advice)
-    for redis in clients.values():
-        with suppress(RedisError, OSError):  # another check says that it is away
-            found: Any = redis.hgetall(keys.BREAKDOWNS)
-            for broken in breakdowns.parse(found):
-                yield Check("handlers", "warning", str(broken), "mend it or what it needs: its events wait for it")
-            for call in backlog.read(redis).in_work:
-                if call.seconds > LONG_SECONDS:
-                    yield Check("handlers", "warning", str(call), "it waits or hangs: see the log of the workers")
-    for redis in clients.values():
-        redis.close()
-
-
-def _redis(settings: Settings) -> Iterator[Check]:
-    redis = connection.for_tools(redis_url(settings))
-    try:
-        connection.check_version(redis, settings.durability)
-        formats.check(redis)
-        yield Check("redis", "ok", "reachable, and new enough")
-        yield from _persistence(redis)
-        yield _dead_letters(redis, settings)
-    except SettingsError as error:
-        yield Check("redis", "failed", str(error), "see above")
-    except (RedisError, OSError) as error:
-        found = connection.diagnose(error)
-        yield Check("redis", "failed", found.finding, found.remedy)
-    finally:
-        redis.close()
-
-
-def _persistence(redis: Redis) -> Iterator[Check]:
-    info: dict[str, Any] = redis.info()
-    if not info.get("aof_enabled"):
-        yield Check("append-only file", "failed", "off: a restart of Redis loses what it held", "set appendonly yes")
-    else:
-        try:
-            fsync = redis.config_get("appendfsync").get("appendfsync", "?")
-        except ResponseError:  # managed Redis and strict ACLs forbid CONFIG
-            fsync = "?"
-        if fsync == "always":
-            yield Check("append-only file", "ok", "on, fsync at every write")
-        else:
-            yield Check(
-                "append-only file",
-                "warning",
-                f"on, appendfsync {fsync}: a crash of its machine may lose a second",
-                "set appendfsync always, or WA_DURABILITY=fsync",
-            )
-    policy = info.get("maxmemory_policy", "?")
-    if policy == "noeviction":
-        yield Check("eviction", "ok", "noeviction")
-    else:
-        yield Check(
-            "eviction", "failed", f"{policy}: Redis may throw notifications away", "set maxmemory-policy noeviction"
-        )
-
-
-def _dead_letters(redis: Redis, settings: Settings) -> Check:
-    counts = backlog.expiring(redis, settings.dead_age)
-    if not any(counts.values()):
-        return Check("dead letters", "ok", "none will be removed within two days")
-    return Check(
-        "dead letters",
-        "warning",
-        f"{backlog.expiring_text(counts)} will be removed within two days",
-        "`wa-ingest dead retry` lets them be handled again, `wa-ingest dead export` keeps them elsewhere",
-    )
 
 
 def _handlers(settings: Settings) -> Check:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ingest import signs
 from ingest.settings import Settings, each_redis, redis_url
 from ingest.store import local
+from ingest.store.urls import ONLY, address
 from ingest.supervisor import ProcessSpec
 from workers.dispatch.outcomes import GRACE_SECONDS
 
@@ -49,7 +50,7 @@ def workers(settings: Settings, burst: bool = False, output: int | None = None) 
             # A handler that hangs is ended before that, by the process itself, if any Python code still runs there.
             silent_seconds=settings.handler_timeout + GRACE_SECONDS + signs.SILENT_SECONDS,
             output=output,
-            env={"WA_REDIS_URL": redis_url(one)} if len(each) > 1 else {},
+            env={ONLY: address(redis_url(one))} if len(each) > 1 else {},
             metrics=_METRICS if settings.worker_metrics_listen else "",
         )
         for one in each

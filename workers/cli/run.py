@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest import signs, supervisor
-from ingest.settings import Settings, host_port, redis_url, variable
+from ingest.settings import Settings, each_redis, host_port, redis_url, variable
 from ingest.store.local import DATA, socket_path
+from ingest.store.queues import MESSAGES
 from workers.cli import checks, embedded, preflight, process_specs
 from workers.cli.terminal import cli_errors, current_settings, program
 
@@ -38,9 +39,12 @@ def up() -> None:
 
 def _up(settings: Settings, servers: list[supervisor.ProcessSpec]) -> NoReturn:
     preflight.handlers(settings)
+    _warn_of_idle_workers(settings)
     specs = [*process_specs.up(settings), *servers]
     url = redis_url(settings)
-    env = {"WA_REDIS_URL": url, "WA_SPOOL_DIR": str(settings.spool_dir or DATA / "spool")}
+    env = {"WA_SPOOL_DIR": str(settings.spool_dir or DATA / "spool")}
+    if servers:
+        env["WA_REDIS_URL"] = url
     supervisor.become(specs, env, banner=_welcome(settings, url, servers))
 
 
@@ -76,6 +80,16 @@ def _welcome(settings: Settings, url: str, servers: list[supervisor.ProcessSpec]
         "Ctrl-C stops; nothing is lost.\n",
     )
     return head.get() + "\n".join(lines)
+
+
+def _warn_of_idle_workers(settings: Settings) -> None:
+    """Say that some of these processes would never get messages. (`check` also counts those of other machines.)"""
+    count = len(each_redis(settings))
+    of_each = [len(range(n, settings.partitions, count)) for n in range(count)]
+    idle = sum(max(0, settings.processes - partitions) for partitions in of_each)
+    if MESSAGES in settings.lanes and idle:
+        text = f"{settings.processes * count} worker processes but {settings.partitions} partitions"
+        click.echo(f"Warning: {text}: {idle} of them never get messages; raise WA_PARTITIONS", err=True)
 
 
 def _reached(host: str, port: int) -> str:
@@ -126,5 +140,6 @@ def work(lanes: str | None, count: int | None, burst: bool, healthy: bool) -> No
         settings = current_settings(lanes=lanes, processes=count)
         preflight.redis(settings, must_answer=False)
         preflight.handlers(settings)
+        _warn_of_idle_workers(settings)
         specs = [*process_specs.workers(settings, burst), *process_specs.worker_metrics(settings)]
         supervisor.become(specs, env={"WA_LANES": ",".join(settings.lanes)})

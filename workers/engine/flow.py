@@ -143,6 +143,11 @@ class Flow:
         """Have what was put off tried again: this process may have better handlers."""
         self._revives = True
 
+    def take_from(self, queues: list[str]) -> None:
+        """Take from these queues from now on, of the lanes it has; another thread may call this."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._taking.take_from, queues)
+
     def admit(self, taken: Taken) -> None:
         """Have the events of a batch handled."""
         self._hands.admitted.append(taken)

@@ -88,7 +88,8 @@ class BatchQueue(Queue):
             raise StopRequested from None
         if taken is None:
             return None
-        queue = by_name[taken.queue]
+        # RQ does not know of a partition that came since the start.
+        queue = by_name.get(taken.queue) or open_queues(connection, [taken.queue], flow)[0]
         queue.taken = taken
         job = cls.job_class(taken.batch, connection, JSONSerializer)
         job.restore({b"origin": taken.queue.encode()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ingest.store import keys, scripts
@@ -36,7 +36,7 @@ class Taking:
         self,
         connection: PipelinedConnection,
         worker: str,
-        queues: Mapping[str, Sequence[str]],
+        queues: Mapping[str, list[str]],
         demand: Demand,
         hands: Hands,
         caps: Caps,
@@ -59,6 +59,13 @@ class Taking:
         """There may be more to take."""
         self._more = set(self._queues)
         self._rang = True
+
+    def take_from(self, queues: Iterable[str]) -> None:
+        """Take from these from now on, too."""
+        for queue in queues:
+            if queue not in (known := self._queues[lane_of(queue)]):
+                known.append(queue)
+                self.rung()
 
     def leave_to_others(self, queue: str, until: float) -> None:
         """Take nothing of this queue until then (monotonic)."""

@@ -26,7 +26,7 @@ from ingest.loggers import get_logger
 from ingest.settings import Settings, SettingsError, load, redis_url
 from ingest.state import counters, dead_letters, in_work
 from ingest.state.in_work import Begun
-from ingest.store import connection, formats, keys
+from ingest.store import agreement, connection, formats, keys
 from ingest.store.pipelined import PipelinedConnection
 from ingest.telemetry import logs, tracing
 from workers import loading
@@ -47,7 +47,8 @@ _TTL = 20
 
 _END_SECONDS = 2.0  # what threads of handlers get once all is settled, and what is called at exit
 
-_TRIM_EVERY = 30  # of our beats: a minute
+_LOOK_EVERY = 5  # of our beats: ten seconds
+_TRIM_EVERY = 30  # a minute
 _TRIM_SECONDS = 50  # after one worker has trimmed, none does for this long
 
 
@@ -68,6 +69,8 @@ class BatchWorker(SimpleWorker):
     def __init__(self, settings: Settings, registry: Handlers, name: str, spans: Spans | None = None) -> None:
         redis = connection.for_worker(redis_url(settings))
         formats.agree(redis)
+        self._agreement = agreement.Agreement(redis, settings, agreement.OF_WORKERS)
+        self._settings = settings
         self.stopping = threading.Event()
         names = names_of(redis, settings)
         pipelined = PipelinedConnection(redis)
@@ -101,6 +104,7 @@ class BatchWorker(SimpleWorker):
         self.get_redis_server_version()  # type: ignore[no-untyped-call]
         self._tell()
         self._beats.start()
+        self._agreement.say()
         log.info("worker started", queues=self.queue_names(), pid=os.getpid(), worker=self.name)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
@@ -166,7 +170,10 @@ class BatchWorker(SimpleWorker):
             try:
                 self._heartbeat()
                 self._tell()
+                if beats % _LOOK_EVERY == 0:  # a receiver with a larger WA_PARTITIONS may have come
+                    self.flow.take_from(names_of(self.connection, self._settings))
                 if beats % _TRIM_EVERY == 0:
+                    self._agreement.say()
                     if self._archive_dir:  # each worker, because each machine may have a folder of its own
                         from workers.archive import files  # which the flow has loaded, with its libraries
 

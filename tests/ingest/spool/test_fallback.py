@@ -242,3 +242,52 @@ def test_switch_back_under_load(
         contact, _, number = record.body.removeprefix(STATUS).partition(b"-")
         found[int(contact)].append(int(number))
     assert found == [list(range(count)) for count in counts]
+
+
+class Full(Fake):
+    """A Redis with little room: it refuses more than `room` notifications in a call."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    async def write(self, records: dict[str, list[bytes]], *_: object) -> str | None:
+        too_many = sum(map(len, records.values())) > self.room
+        self.answers = [f"{fallback_room.FULL}: no more"] if too_many else []
+        return await super().write(records)
+
+
+@pytest.mark.parametrize("room", [1, 3, 50])
+def test_smaller_calls_to_a_full_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """What does not fit is sent in halves, down to one notification; all arrives in order, each once."""
+    monkeypatch.setattr(fallback_room, "CALL_RECORDS", 100)
+    bodies = [STATUS + b"%d" % n for n in range(400)]
+    Spool(tmp_path).append(list(enumerate(bodies)))
+    redis = Full(room)
+    drain(tmp_path, redis, monkeypatch)
+    assert redis.kept == bodies
+    assert max(len(call) for call in redis.calls if len(call) <= room) == room
+    refused = sum(len(call) > room for call in redis.calls)
+    assert refused < len(redis.calls) / 2 if room > 1 else refused <= len(redis.calls) / 2 + 10
+
+
+def test_calls_grow_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once there is room, calls become as large as before."""
+    monkeypatch.setattr(fallback_room, "CALL_RECORDS", 64)
+    bodies = [STATUS + b"%d" % n for n in range(3000)]
+    Spool(tmp_path).append(list(enumerate(bodies)))
+    redis = Fake(*[f"{fallback_room.FULL}: no more"] * 6)
+    drain(tmp_path, redis, monkeypatch)
+    assert redis.kept == bodies
+    assert [len(call) for call in redis.calls[:8]] == [64, 32, 16, 8, 4, 2, 1, 2]
+    assert len(redis.calls[-2]) == 64
+
+
+def test_one_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single notification that does not fit is no endless loop: the next probe comes first."""
+    Spool(tmp_path).append([(0, STATUS)])
+    redis = Fake(*[f"{fallback_room.FULL}: no more"] * 3)
+    with capture_logs() as logged:
+        drain(tmp_path, redis, monkeypatch)
+    assert [len(call) for call in redis.calls] == [1, 1, 1, 1]
+    assert [line["event"] for line in logged] == ["Redis has all that was spooled"]

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import trustme
 from redis import Redis
+from redis.exceptions import RedisError
 
 from ingest.settings import SettingsError, load
 from ingest.settings import redis_url as url_of
@@ -256,3 +257,37 @@ def test_processes_do_not_start_with_a_wrong_option(module: str, tmp_path: Path)
     assert done.stderr.startswith("wa-ingest: WA_REDIS_URL: ssl_ca_cert is no option")
     assert len(done.stderr.splitlines()) == 1
     assert "hunter2" not in done.stderr
+
+
+async def _works(client: Any) -> bool:
+    """Whether a client is answered; its first try may only find that its connection has ended."""
+    for _ in range(2):
+        try:
+            reply = client.ping()
+            return bool(await reply if asyncio.iscoroutine(reply) else reply)
+        except (RedisError, OSError):
+            continue
+    return False
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_renewed_certificate(
+    authority: Authority, behind_tls: Callable[..., tuple[int, Redis]], make: Callable[..., Any]
+) -> None:
+    """A new connection reads the certificate again: one that cannot be used is noticed, one put right helps."""
+    port, plain = behind_tls(authority.context())
+    client = make(url_of(load(redis_url=authority.url(port))))
+    certificate = authority.folder / "cert.pem"
+    good = certificate.read_bytes()
+
+    async def ask() -> list[bool]:
+        seen = []
+        for written in (good, b"none", good):
+            certificate.write_bytes(written)
+            plain.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            seen.append(await _works(client))
+        if make is for_receiver:
+            await client.aclose()
+        return seen
+
+    assert asyncio.run(ask()) == [True, False, True]

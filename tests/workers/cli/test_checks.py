@@ -1,19 +1,23 @@
-"""`wa-ingest check`: what it finds of senders' guards and of certificates."""
+"""`wa-ingest check`: what it finds of guards and certificates, of the server, and of the processes that use it."""
 
 from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 import trustme
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from ingest.settings import load
 from ingest.store import keys
-from workers.cli import checks
+from ingest.store.agreement import OF_RECEIVERS, OF_WORKERS, Agreement
+from workers.cli import checks, redis_checks
 from workers.cli.checks import Check
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -33,10 +37,10 @@ def test_no_guard(redis_url: str) -> None:
 
 def test_more_workers_than_partitions(redis: Redis) -> None:
     """Worker processes that never get messages are warned of, with the setting that would change it."""
-    assert "workers" not in found(partitions=2)
     for n in range(3):
         redis.zadd(keys.ALIVE, {f"w{n}": int(time.time() * 1000)})
         redis.hset(keys.rq_worker_key(f"w{n}"), "queues", "messages.0,messages.1")
+    assert "workers" not in found(partitions=3)
     check = found(partitions=2)["workers"]
     assert (check.result, check.advice) == ("warning", "raise WA_PARTITIONS")
     assert check.finding == "3 worker processes but 2 partitions: 1 of them never get messages"
@@ -91,3 +95,159 @@ def test_certificate_that_cannot_be_read(redis_url: str) -> None:
     """Files that are no certificate fail with the line that would stop the receiver."""
     check = found(tls_cert="/none", tls_key="/none")["certificate"]
     assert (check.result, check.finding) == ("failed", "WA_TLS_CERT: cannot read /none: No such file or directory")
+
+
+def test_no_worker(redis: Redis, commit: Callable[..., None], message: Callable[..., bytes]) -> None:
+    """That no worker is alive is warned of, and fails once something has waited for long."""
+    check = found()["workers"]
+    assert (check.result, check.finding) == ("warning", "none is alive")
+    commit(message("1"), message("2"), received_ms=int(time.time() * 1000) - 1000)
+    check = found()["workers"]
+    assert check.result == "warning"
+    assert check.finding.startswith("none is alive, 2 waiting, oldest ")
+    redis.zadd(keys.LEDGER, dict.fromkeys(redis.zrange(keys.LEDGER, 0, -1), 1))  # type: ignore[union-attr]
+    assert found()["workers"].result == "failed"
+    redis.zadd(keys.ALIVE, {"w": int(time.time() * 1000)})
+    assert "workers" not in found()
+
+
+def test_processes_that_differ(redis: Redis) -> None:
+    """Each setting in which processes differ is named with its values."""
+    Agreement(redis, load(partitions=16), OF_RECEIVERS).say()
+    assert "agreement" not in found()
+    Agreement(redis, load(partitions=8), OF_WORKERS).say()
+    check = found()["agreement"]
+    assert (check.result, check.finding) == ("warning", "processes run with WA_PARTITIONS 16 and 8")
+    assert check.advice == "give all receivers and workers the same value and restart those that had another"
+
+
+def test_scripts_are_tried(redis_url: str) -> None:
+    """On a server that runs our scripts the check is ok, and leaves nothing there."""
+    with Redis.from_url(redis_url) as redis:
+        assert found()["scripts"] == Check("scripts", "ok", "the server runs them")
+        assert redis.dbsize() == 0
+
+
+def test_scripts_that_are_refused(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that refuses names of keys that a script makes, as Dragonfly does, fails with a remedy."""
+    refusal = "return redis.error_reply('ERR script tried accessing undeclared key')"
+    monkeypatch.setattr(redis_checks.scripts, "lua", lambda *_: refusal)
+    check = found()["scripts"]
+    assert (check.result, check.finding) == (
+        "failed",
+        "the server refuses them: ResponseError: script tried accessing undeclared key",
+    )
+    assert "Dragonfly needs --default_lua_flags=allow-undeclared-keys" in check.advice
+
+
+def test_scripts_and_rights(own_valkey: Callable[..., Any]) -> None:
+    """A user who may run no script is told of the right, and not of another server."""
+    server = own_valkey(appendonly="yes")
+    server.client().execute_command("ACL", "SETUSER", "few", "on", ">pw", "~*", "+@all", "-evalsha")
+    checks = found(redis_url=f"{server.url}?username=few&password=pw")
+    assert "scripts" not in checks
+    assert checks["redis"].finding.startswith("the user of WA_REDIS_URL lacks a right: ")
+
+
+def test_scripts_of_a_full_redis(redis: Redis) -> None:
+    """That Redis is full is not taken for a server that refuses scripts."""
+    redis.config_set("maxmemory", 1)
+    check = found()["scripts"]
+    assert (check.result, check.finding) == ("warning", "not tried: Redis is full, it takes no notifications")
+
+
+class Provider(Redis):
+    """A managed Redis: `hidden` are the fields of INFO that it does not show, `shown` those that it shows otherwise."""
+
+    hidden: tuple[str, ...] = ()
+    shown: Mapping[str, Any] = MappingProxyType({})
+
+    def info(self, *arguments: Any, **options: Any) -> Any:
+        info: Any = super().info(*arguments, **options)
+        return {name: value for name, value in info.items() if name not in self.hidden} | self.shown
+
+    def config_get(self, *_: Any, **__: Any) -> Any:
+        raise ResponseError("unknown command 'CONFIG'")
+
+
+@pytest.fixture
+def provider(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> type[Provider]:
+    """What `check` finds behind WA_REDIS_URL, whatever host that names."""
+
+    class Here(Provider):
+        pass
+
+    monkeypatch.setattr(redis_checks.connection, "for_tools", lambda _: Here.from_url(redis_url))
+    return Here
+
+
+OFF = {"aof_enabled": 0}
+NAMES = {
+    "memorydb": "rediss://clustercfg.wa.x1y2z3.memorydb.eu-west-1.amazonaws.com:6379/0",
+    "elasticache": "rediss://master.wa.x1y2z3.euw1.cache.amazonaws.com:6379/0",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "durability", "info", "result"),
+    [
+        ("elasticache", "redis", OFF, "failed"),
+        ("memorydb", "redis", OFF, "ok"),
+        ("elasticache", "replicas:1", OFF, "warning"),
+        ("elasticache", "redis", {"aof_enabled": None}, "warning"),
+        ("elasticache", "fsync", {"aof_enabled": None}, "ok"),
+        ("elasticache", "redis", {}, "warning"),  # it is on, but CONFIG is hidden
+    ],
+)
+def test_declared_durability(
+    provider: type[Provider], name: str, durability: str, info: dict[str, Any], result: str
+) -> None:
+    """An append-only file that is off fails, unless the server's name or WA_DURABILITY says what keeps the data; one
+    that is not shown is warned of."""
+    provider.hidden = tuple(info)
+    provider.shown = {field: value for field, value in info.items() if value is not None}
+    found = {one.name: one for one in redis_checks._server(load(redis_url=NAMES[name], durability=durability))}
+    check = found["append-only file"]
+    assert check.result == result
+    assert bool(check.advice) == (result != "ok")
+
+
+def test_info_that_is_forbidden(own_valkey: Callable[..., Any]) -> None:
+    """Where INFO is forbidden, what it would show is warned of."""
+    server = own_valkey(appendonly="yes")
+    server.client().execute_command("ACL", "SETUSER", "few", "on", ">pw", "~*", "+@all", "-info")
+    checks = found(redis_url=f"{server.url}?username=few&password=pw")
+    assert [checks[name].result for name in ("redis", "append-only file", "eviction")] == ["ok", "warning", "warning"]
+
+
+REPLICA = {"ip": "10.0.0.2", "port": 6379, "state": "online", "offset": 1, "lag": 0}
+
+
+@pytest.mark.parametrize(
+    ("durability", "replicas", "result"),
+    [
+        ("redis", [], None),
+        ("redis", [REPLICA], "ok"),
+        ("redis", [REPLICA, REPLICA | {"state": "wait_bgsave"}], "warning"),
+        ("redis", [REPLICA, REPLICA | {"lag": 60}], "warning"),
+        ("replicas:1", [REPLICA], "ok"),
+        ("replicas:1", [REPLICA, REPLICA | {"lag": 60}], "warning"),
+        ("replicas:1", [], "failed"),
+        ("replicas:2", [REPLICA, REPLICA | {"state": "send_bulk"}], "failed"),
+    ],
+)
+def test_replicas(
+    provider: type[Provider], durability: str, replicas: list[dict[str, Any]], result: str | None
+) -> None:
+    """Fewer replicas than WA_DURABILITY asks for fail; others that do not follow are warned of."""
+    provider.shown = {"connected_slaves": len(replicas)} | {f"slave{n}": one for n, one in enumerate(replicas)}
+    found = {one.name: one for one in redis_checks._server(load(durability=durability))}
+    assert (found["replicas"].result if result else found.get("replicas")) == result
+
+
+def test_a_replica_s_url(own_valkey: Callable[..., Any]) -> None:
+    """A URL that names a replica fails: it takes no writes."""
+    server = own_valkey(appendonly="yes")
+    server.client().replicaof("127.0.0.1", 1)
+    check = found(redis_url=server.url)["redis"]
+    assert check.finding.startswith("Redis takes no writes: NotPrimary: READONLY ")

@@ -15,11 +15,14 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 from redis import Redis
 
 import workers
+from ingest import supervisor
 from ingest.settings import load
 from workers.cli import run
+from workers.cli.main import main
 
 ROOT = Path(__file__).parents[3]
 COMMAND = Path(sys.executable).with_name("wa-ingest")
@@ -312,3 +315,37 @@ def test_commands_beside_an_up(folder: Folder, wait_for: Callable[..., None], tm
     up.kill()  # the socket may stay; the lock does not
     up.wait()
     assert status(folder.path).stderr.startswith("Error: WA_REDIS_URL is not set: ")
+
+
+def test_more_processes_than_partitions(folder: Folder, redis_url: str) -> None:
+    """`work` says at its start that some of its processes never get messages, unless they have other lanes only."""
+    few = {"WA_PARTITIONS": "2", "WA_PROCESSES": "3"}
+    status, lines = folder.run("work", "--burst", **few)
+    assert status == 0
+    warning = "Warning: 3 worker processes but 2 partitions: 1 of them never get messages; raise WA_PARTITIONS"
+    assert [line for line in lines if line.startswith("Warning")] == [warning]
+    _, lines = folder.run("work", "--burst", "--lanes", "statuses", **few)
+    assert [line for line in lines if line.startswith("Warning")] == []
+    urls = ",".join(f"{redis_url}?db={n}" for n in (0, 1))
+    _, lines = folder.run("work", "--burst", **few | {"WA_REDIS_URL": urls, "WA_PROCESSES": "2"})
+    warning = "Warning: 4 worker processes but 2 partitions: 2 of them never get messages; raise WA_PARTITIONS"
+    assert [line for line in lines if line.startswith("Warning")] == [warning]
+
+
+def test_children_read_the_file_themselves(monkeypatch: pytest.MonkeyPatch, redis_url: str, tmp_path: Path) -> None:
+    """`up` hands no URL on that stands in a file, and for several Redis only addresses: a password may be rotated."""
+    (tmp_path / "url").write_text(f"{redis_url}?db=0,{redis_url}?db=1")
+    monkeypatch.delenv("WA_REDIS_URL")
+    monkeypatch.setenv("WA_REDIS_URL_FILE", str(tmp_path / "url"))
+    plans: list[tuple[Any, Any]] = []
+
+    def become(specs: Any, env: Any, banner: str) -> None:
+        plans.append((specs, env))
+        sys.exit()  # it never returns
+
+    monkeypatch.setattr(supervisor, "become", become)
+    CliRunner().invoke(main, ["up"])
+    ((specs, env),) = plans
+    assert "WA_REDIS_URL" not in env
+    path = redis_url.removeprefix("unix://")
+    assert [spec.env for spec in specs] == [{}, {"INGEST_REDIS": f"{path}?db=0"}, {"INGEST_REDIS": f"{path}?db=1"}]

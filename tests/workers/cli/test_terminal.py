@@ -35,7 +35,7 @@ async def remember(status):
 
 TABLES = {
     "status": 0,
-    "check": 0,
+    "check": 1,  # a backlog, and no worker
     "settings": 0,
     "handlers": 0,
     "call body.json": 1,

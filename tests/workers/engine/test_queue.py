@@ -128,3 +128,22 @@ def test_lanes_of_a_worker(redis: Redis) -> None:
     """A worker of some lanes has only their queues, the most urgent first, whatever the order asked for."""
     names = names_of(redis, load(lanes="other,messages", partitions=2))
     assert names == ["messages.0", "messages.1", "other"]
+
+
+def test_a_partition_that_comes_later(redis: Redis, commit: Callable[..., None], message: Callable[..., bytes]) -> None:
+    """A partition that was not there at the start is taken from as soon as the flow knows of it, and has a queue of
+    RQ's; one that is known already, or told of twice, is taken from once."""
+    names, handlers = ["messages.0"], Handlers()
+    handlers.message()(print)
+    flow = Flow(PipelinedConnection(redis), "w1", handlers, load(), names, lambda: False)
+    try:
+        commit(*[message(str(n), sender=str(n)) for n in range(50)], partitions=2)
+        queues = open_queues(redis, names, flow)
+        taken = [BatchQueue.dequeue_any(queues, None, redis)]
+        flow.take_from(["messages.0", "messages.1", "messages.1"])
+        taken.append(BatchQueue.dequeue_any(queues, 60, redis))
+        assert [queue.name for _, queue in taken] == ["messages.0", "messages.1"]  # type: ignore[misc]
+        assert flow._taking._queues == {"messages": ["messages.0", "messages.1"]}
+    finally:
+        flow.close()
+    flow.take_from(["messages.2"])  # its loop is closed: nobody asks any more

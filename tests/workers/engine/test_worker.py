@@ -439,3 +439,22 @@ def test_a_startup_that_fails(
     assert "Traceback" not in out
     assert not starts.exists()
     assert not redis.exists(keys.TAKEN)
+
+
+def test_partitions_that_come_later(
+    worker: Callable[..., Any],
+    seen: Callable[[], list[list[Any]]],
+    commit: Callable[..., None],
+    message: Callable[..., bytes],
+    redis: Redis,
+    wait_for: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A running worker of 8 partitions takes from 16 once a receiver fills them, within a minute."""
+    monkeypatch.setenv("WA_PARTITIONS", "8")
+    worker()
+    wait_for(lambda: redis.zcard(keys.ALIVE), what="the worker")
+    commit(*[message(str(n), sender=str(n)) for n in range(100)], partitions=16)
+    assert redis.scard(keys.RQ_QUEUES) >= 14
+    wait_for(lambda: len(seen()) == 100, 60, "the handling of all partitions")
+    assert {id for _, id, _ in seen()} == set(map(str, range(100)))

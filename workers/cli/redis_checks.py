@@ -1,0 +1,187 @@
+"""What `wa-ingest check` looks at in Redis: the server, what lies there, and the processes that use it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from redis import Redis
+from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError, ResponseError
+
+from ingest.settings import Settings, SettingsError, each_redis, redis_url
+from ingest.state import backlog, breakdowns
+from ingest.state.health import LATE_SECONDS
+from ingest.state.in_work import LONG_SECONDS
+from ingest.store import agreement, connection, formats, keys, scripts
+from ingest.store import append as append_room
+from ingest.store.append import APPEND_KEYS, append_head
+from ingest.store.jobs import job_template
+from ingest.store.urls import address
+
+_LAG_SECONDS = 10  # a replica says how far it is each second
+
+
+class Check(NamedTuple):
+    """One finding. `result` is ok, warning or failed; `advice` says what to do when it is not ok."""
+
+    name: str
+    result: str
+    finding: str
+    advice: str = ""
+
+
+def run(settings: Settings) -> Iterator[Check]:
+    """The checks of each Redis, then those of the processes."""
+    each = each_redis(settings)
+    for one in each:
+        where = f" {address(redis_url(one))}" if len(each) > 1 else ""
+        yield from (found._replace(name=found.name + where) for found in _server(one))
+    clients = connection.all_for_tools(redis_url(settings))
+    yield from _workers(settings, clients)
+    for redis in clients.values():
+        with suppress(RedisError, OSError):  # another check says that it is away
+            yield from _processes(redis)
+        redis.close()
+
+
+def _workers(settings: Settings, clients: dict[str, Redis]) -> Iterator[Check]:
+    idle, _, advice = backlog.idle_workers(clients, settings.partitions).partition("; ")
+    if idle:
+        yield Check("workers", "warning", idle, advice)
+    try:
+        now = backlog.read_all(clients)
+    except (RedisError, OSError):
+        return
+    if now.workers:
+        return
+    waiting = sum(lane.waiting for lane in now.lanes.values())
+    oldest = max(lane.oldest_seconds for lane in now.lanes.values())
+    result = "failed" if waiting and oldest > LATE_SECONDS else "warning"
+    finding = "none is alive" + (f", {waiting:,} waiting, oldest {backlog.span(oldest)}" if waiting else "")
+    yield Check("workers", result, finding, "start workers: `wa-ingest work`; their log says why they ended")
+
+
+def _processes(redis: Redis) -> Iterator[Check]:
+    found: Any = redis.hgetall(keys.BREAKDOWNS)
+    for broken in breakdowns.parse(found):
+        yield Check("handlers", "warning", str(broken), "mend it or what it needs: its events wait for it")
+    for call in backlog.read(redis).in_work:
+        if call.seconds > LONG_SECONDS:
+            yield Check("handlers", "warning", str(call), "it waits or hangs: see the log of the workers")
+    for name, values in agreement.said(redis).items():
+        if len(values) > 1:
+            finding = f"processes run with {name} {' and '.join(sorted(values))}"
+            yield Check("agreement", "warning", finding, agreement.REMEDY)
+
+
+def _server(settings: Settings) -> Iterator[Check]:
+    redis = connection.for_tools(redis_url(settings))
+    try:
+        connection.check_version(redis, settings.durability)
+        formats.check(redis)
+        yield Check("redis", "ok", "reachable, and new enough")
+        yield _scripts(redis, settings)
+        info = _info(redis)
+        yield _append_only(redis, settings, info)
+        yield _eviction(info)
+        yield from _replicas(settings, info)
+        yield _dead_letters(redis, settings)
+    except SettingsError as error:
+        yield Check("redis", "failed", str(error), "see above")
+    except (RedisError, OSError) as error:
+        found = connection.diagnose(error)
+        yield Check("redis", "failed", found.finding, found.remedy)
+    finally:
+        redis.close()
+
+
+def _scripts(redis: Redis, settings: Settings) -> Check:
+    """Calls append.lua without notifications. Like the others it makes names of keys from prefixes."""
+    append = redis.register_script(scripts.lua(append_room.__file__, "append.lua"))
+    try:
+        append(list(APPEND_KEYS), append_head(f"check-{secrets.token_hex(5)}", job_template(), settings.batch))
+    except OutOfMemoryError:
+        finding = "not tried: Redis is full, it takes no notifications"
+        return Check("scripts", "warning", finding, "see `wa-ingest status` for what waits, or raise maxmemory there")
+    except ResponseError as error:
+        if connection.config_error(error):
+            raise
+        advice = "use Redis 7.0, Valkey, or a server that runs their scripts; Dragonfly needs "
+        advice += "--default_lua_flags=allow-undeclared-keys"
+        return Check("scripts", "failed", f"the server refuses them: {connection.reason(error)}", advice)
+    return Check("scripts", "ok", "the server runs them")
+
+
+def _info(redis: Redis) -> dict[str, Any]:
+    """What the server says of itself; nothing where that is forbidden."""
+    try:
+        info: dict[str, Any] = redis.info()
+    except NoPermissionError:
+        return {}
+    return info
+
+
+def _append_only(redis: Redis, settings: Settings, info: dict[str, Any]) -> Check:
+    name = "append-only file"
+    if info.get("aof_enabled"):
+        try:
+            fsync = redis.config_get("appendfsync").get("appendfsync", "?")
+        except ResponseError:  # managed Redis and strict ACLs forbid CONFIG
+            fsync = "?"
+        if fsync == "always":
+            return Check(name, "ok", "on, fsync at every write")
+        finding = f"on, appendfsync {fsync}: a crash of its machine may lose a second"
+        return Check(name, "warning", finding, "set appendfsync always, or WA_DURABILITY=fsync")
+    if ".memorydb." in address(redis_url(settings)):
+        return Check(name, "ok", "none is needed: MemoryDB keeps every write in its transaction log")
+    if settings.durability == "fsync":  # the server has answered WAITAOF
+        return Check(name, "ok", "not shown, but WAITAOF works")
+    if settings.durability != "redis":
+        finding = f"off: only the replicas of WA_DURABILITY={settings.durability} keep what it held"
+        return Check(name, "warning", finding, "set appendonly yes where you can; never stop all of them together")
+    if "aof_enabled" not in info:
+        finding = "the server does not say whether it keeps what it holds"
+        return Check(name, "warning", finding, "see its provider's documents; else set WA_DURABILITY=replicas:1")
+    finding = "off: a restart of Redis loses what it held"
+    return Check(name, "failed", finding, "set appendonly yes; where there is none, WA_DURABILITY=replicas:1")
+
+
+def _eviction(info: dict[str, Any]) -> Check:
+    policy = info.get("maxmemory_policy")
+    if policy == "noeviction":
+        return Check("eviction", "ok", policy)
+    if policy is None:
+        finding = "the server does not say whether it evicts"
+        return Check("eviction", "warning", finding, "make sure that its maxmemory-policy is noeviction")
+    finding = f"{policy}: Redis may throw notifications away"
+    return Check("eviction", "failed", finding, "set maxmemory-policy noeviction")
+
+
+def _replicas(settings: Settings, info: dict[str, Any]) -> Iterator[Check]:
+    if "connected_slaves" not in info:
+        return
+    each = [info.get(f"slave{n}", {}) for n in range(info["connected_slaves"])]
+    good = [one for one in each if one.get("state") == "online" and one.get("lag", 0) <= _LAG_SECONDS]
+    wanted = int(settings.durability.removeprefix("replicas:")) if settings.durability.startswith("replicas:") else 0
+    if len(good) < wanted:
+        finding = f"{len(good)} of the {wanted} of WA_DURABILITY follow: notifications do not go into Redis"
+        yield Check("replicas", "failed", finding, "start them, see INFO replication there")
+    elif len(good) < len(each):
+        finding = f"{len(each) - len(good)} of {len(each)} do not follow"
+        yield Check("replicas", "warning", finding, "see INFO replication there, and the logs of the replicas")
+    elif each:
+        yield Check("replicas", "ok", f"{len(each)} follow")
+
+
+def _dead_letters(redis: Redis, settings: Settings) -> Check:
+    counts = backlog.expiring(redis, settings.dead_age)
+    if not any(counts.values()):
+        return Check("dead letters", "ok", "none will be removed within two days")
+    return Check(
+        "dead letters",
+        "warning",
+        f"{backlog.expiring_text(counts)} will be removed within two days",
+        "`wa-ingest dead retry` lets them be handled again, `wa-ingest dead export` keeps them elsewhere",
+    )
