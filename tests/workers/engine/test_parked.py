@@ -60,13 +60,11 @@ def test_delays_share_batches(asking: Any, commit: Any, take: Any, runner: Any, 
         assert arrived == min(record.received_ms for record in records)
 
 
-def test_a_parked_event_is_cheap(
-    asking: Any, commit: Any, take: Any, runner: Any, status: Any, redis: Redis, capsys: Any
-) -> None:
+def test_a_parked_event_is_cheap(asking: Any, commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:
     """It costs its body and 60 bytes at most, and what Redis remembers of it is among these."""
 
-    def park(count: int) -> None:
-        commit(*[status(f"{count}-{n}") for n in range(count)])
+    def park(label: str) -> None:
+        commit(*[status(f"{label}-{n}") for n in range(8000)])
         made = runner(asking)
         while given := take.many("w1", "statuses"):
             made.run(*given)
@@ -75,9 +73,9 @@ def test_a_parked_event_is_cheap(
         memory: Any = redis.info("memory")
         return int(memory["used_memory"] - memory["mem_clients_normal"])
 
-    park(2000)  # Redis keeps something of each command that it has never seen before
+    park("first")  # Redis keeps something of each command and set of digests that it has never seen before
     before = used()
-    park(8000)
+    park("second")
     (record, *_), *_ = _parked(redis).values()
     assert (used() - before) / 8000 <= len(record.body) + 60
 
