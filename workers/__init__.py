@@ -14,7 +14,7 @@ from workers.events import (
     Profile,
     Status,
 )
-from workers.handlers import Discard, Handlers, Reject, RetryIn
+from workers.handlers import Discard, Handlers, Reject, RetryIn, Snooze
 
 __all__ = [
     "Broken",
@@ -32,5 +32,6 @@ __all__ = [
     "Profile",
     "Reject",
     "RetryIn",
+    "Snooze",
     "Status",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from contextlib import (
     AbstractAsyncContextManager,
@@ -46,14 +47,24 @@ class Reject(Exception):
     """Raised by a handler: make this event a dead letter at once (`rejected`). The text says why."""
 
 
-class RetryIn(Exception):
-    """Raised by a handler: try this event again in so many seconds. It counts as an attempt."""
+class _Later(Exception):
+    """Says when this event is tried again."""
 
     def __init__(self, seconds: float) -> None:
-        if not seconds >= 0:
-            raise ValueError("RetryIn takes seconds, 0 or more")
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"{type(self).__name__} takes seconds, 0 or more, and not for ever")
         super().__init__(seconds)
         self.seconds = float(seconds)
+
+
+class RetryIn(_Later):
+    """Raised by a handler: try this event again in so many seconds. It counts as an attempt."""
+
+
+class Snooze(_Later):
+    """Raised by a handler: call me again for this event in so many seconds (a 429 with Retry-After). It is no failure
+    and counts as no attempt; an event may be snoozed again and again, until it is older than WA_MAX_AGE.
+    """
 
 
 class HandlersError(Exception):

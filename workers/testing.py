@@ -39,9 +39,9 @@ class Called(NamedTuple):
     """How one event of a notification ended.
 
     `handlers` are the names of those that match it, in the order in which they are called. `outcome` is handled,
-    unhandled, discarded, rejected or failed; for a part that is no event and would be a dead letter it is unreadable,
-    unknown_form or malformed. `detail` says why, and for an exception also where; `handler` is the one that raised it.
-    `retry_in` is what RetryIn asked for, in seconds.
+    unhandled, discarded, rejected, snoozed or failed; for a part that is no event and would be a dead letter it is
+    unreadable, unknown_form or malformed. `detail` says why, and for an exception also where; `handler` is the one that
+    raised it. `retry_in` is what RetryIn or Snooze asked for, in seconds.
     """
 
     event: Event | Broken

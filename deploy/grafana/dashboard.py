@@ -139,7 +139,7 @@ ROWS: dict[str, list[Panel]] = {
             (
                 ("sum(rate(wa_accepted_total[$__rate_interval]))", "accepted"),
                 (
-                    'sum(max by (kind, outcome) (rate(wa_events_total{outcome!="retried"}[$__rate_interval])))',
+                    'sum(max by (kind, outcome) (rate(wa_events_total{outcome!~"retried|snoozed"}[$__rate_interval])))',
                     "brought to an end",
                 ),
             ),
@@ -248,7 +248,7 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "New dead letters",
             "short",
-            "By lane and reason, in five minutes. Failed: out of attempts; poison: killed its worker three times.",
+            "By lane and reason, in five minutes. Failed: out of attempts; poison: killed three workers in an hour.",
             (("max by (lane, reason) (increase(wa_dead_letters_total[5m])) > 0", "{{lane}} {{reason}}"),),
             stacked=True,
         ),

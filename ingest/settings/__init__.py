@@ -138,6 +138,10 @@ class Settings(BaseSettings):
     )
     batch: int = Field(500, ge=1, le=10_000, description="notifications in a batch at most")
     max_attempts: int = Field(8, ge=1, le=127, description="tries of an event before it becomes a dead letter")
+    max_age: Seconds = Field(
+        7 * 86400.0,
+        description="an event that would be older, by its arrival, is not tried again, however often it was snoozed",
+    )
     dead_age: Seconds = Field(14 * 86400.0, description="how long a dead letter is kept")
     archive_dir: Path | None = Field(
         None, description="folder where workers keep every notification they settle; unset: no archive"

@@ -192,7 +192,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     now_ms = seconds * 1000 + micros // 1000
     seen = _see(redis, now_ms)
     soon = {} if dead_age is None else expiring(redis, dead_age)
-    scheduled = _scheduled(redis, {member.queue for member in seen.ledger})
+    scheduled = _scheduled(redis, {member.queue for member in seen.ledger}, now_ms)
     lengths = _lengths(redis, list(seen.ledger))
     rates = _rates(seen.flows)
     lanes = _owed(seen, scheduled, lengths, now_ms)
@@ -253,11 +253,13 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
     )
 
 
-def _scheduled(redis: Redis, queues: set[str]) -> set[Member]:
-    """The members of the ledger that wait until they are due, from RQ's registries of scheduled jobs."""
+def _scheduled(redis: Redis, queues: set[str], now_ms: int) -> set[Member]:
+    """The members of the ledger that wait until they are due, from RQ's registries of scheduled jobs. What is due
+    already waits for a worker, though no take has put it into its queue yet.
+    """
     with redis.pipeline(transaction=False) as pipe:
         for queue in queues:
-            pipe.zrange(keys.scheduled_key(queue), 0, -1)
+            pipe.zrange(keys.scheduled_key(queue), f"({now_ms / 1000}", "+inf", byscore=True)
         return {Member(queue, job.decode()) for queue, jobs in zip(queues, pipe.execute(), strict=True) for job in jobs}
 
 
@@ -284,7 +286,8 @@ def _owed(seen: _Seen, scheduled: set[Member], lengths: dict[Member, int], now_m
         else:
             lane.waiting += length
             lane.batches += 1
-            lane.oldest_seconds = max(lane.oldest_seconds, round((now_ms - seen.ledger[member]) / 1000, 3))
+            since = max(seen.ledger[member], member.due_ms)
+            lane.oldest_seconds = max(lane.oldest_seconds, round((now_ms - since) / 1000, 3))
     return lanes
 
 

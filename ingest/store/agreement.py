@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import structlog
 from pydantic import BaseModel
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
+from ingest.loggers import get_logger
 from ingest.store import keys
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 SAY_SECONDS = 60.0
 """How often a process says it again."""

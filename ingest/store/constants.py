@@ -21,6 +21,9 @@ DIGEST_BYTES = 8
 the length of the shares (4 bytes), then these.
 """
 
+SHARES_BITS = 23
+"""Of these 4 bytes the lower bits are that length; those above it are the upper bits of `waits`."""
+
 HANDLER_BYTES = 4
 """Length of what is remembered of each."""
 
@@ -61,8 +64,44 @@ LEAVE_MS = 50
 
 # When a worker dies.
 
-SPLIT_AT = 2
-"""Deaths of its worker after which a batch is split into suspects of one record each."""
+APART = 24
+"""A batch whose worker died is divided into so many parts at most, and these are given out one at a time: few enough to
+get on, and two deaths divide the usual batch of 500 into single records.
+"""
+
+POISON_DEATHS = 3
+"""Deaths of its workers that make a record a dead letter, when they fall within the time below."""
+
+POISON_SECONDS = 3600
+"""Deaths that are further apart were not the record's doing: machines are taken away and memory runs out."""
+
+# Looking for what RQ lost.
+
+SEARCH_BATCHES = 500
+"""Entries of the ledger that are read at a time."""
+
+SEARCH_COST = 3000
+"""One call looks at so many entries at most, and at fewer while queues are long; the next one goes on from there."""
+
+SEARCH_LISTED = 100
+"""A queue of up to so many batches is read as a whole; in a longer one each batch is looked up."""
+
+# What waits for its next try.
+
+SLOTS_PER_SECOND = 64
+"""Due times are multiples of this part of a second, or of longer steps (`step` in workers/engine/retries.py)."""
+
+PARKED_RECORDS = 500
+"""Records in a batch that waits until it is due."""
+
+PARKED_BYTES = 1_048_576
+"""And their bytes, unless it is a single record."""
+
+PROMOTED = 200
+"""Due batches that one call of take puts into their queues, at most."""
+
+REVIVED = 500
+"""Batches that one call of revive makes due, at most."""
 
 # Rates.
 

@@ -23,9 +23,12 @@ TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:
 | `turn` | string | - | how many batches were given out, ever |
 | `spent` | hash | - | lane → milliseconds of work lately |
 | `breakdowns` | hash | - | handler that always fails → how, and its next try, see `ingest/state/breakdowns.py` |
-| `deaths` | hash | - | `QUEUE|ID` → how often its worker died |
+| `parked` | hash | - | what waits for one time, `QUEUE|NAME` → the batch that may still be joined, `ID|BYTES` |
+| `put_off` | set | - | parked batches, `QUEUE|ID`, of which a handler always fails: due as soon as it works again |
+| `died` | hash | - | `QUEUE|ID` → when its workers died (ms), as far as it counts |
 | `alive` | zset | - | workers by their last sign of life (ms) |
 | `reaper` | string | 3 s | the worker that reaped last; none reaps again while it is there |
+| `reaped` | string | - | how far the search for lost batches has come: `SCORE QUEUE|ID` in the ledger |
 | `trim` | string | 50 s | the worker that last removed what is too old; none does so again while it is there |
 | `doorbell:LANE` | list | - | at most one token; idle workers block on it |
 | `dead:LANE` | stream | - | dead letters; a worker removes them after WA_DEAD_AGE |
@@ -46,7 +49,7 @@ RQ's, after the prefix `rq:`. We use the first five; the others are its worker's
 | `queues` | set | - | the keys of all queues |
 | `queue:QUEUE` | list | - | ids of batches that wait |
 | `job:ID` | hash | - | the job of a batch, which holds its id and never a body; gone with the batch |
-| `scheduled:QUEUE` | zset | - | ids of retry batches by when they are due (s) |
+| `scheduled:QUEUE` | zset | - | ids of parked batches by when they are due (s) |
 | `suspended` | string | any | somebody ran `rq suspend`: nothing is given out |
 | `workers`, `workers:QUEUE` | set | - | the keys of workers, of all and of a queue |
 | `worker:WORKER`, `worker:WORKER:executions` | hash, zset | any | a worker process, and what it has in work |
@@ -65,7 +68,8 @@ FORMAT, AGREED = WA + "format", WA + "agreed"
 LEDGER, TAILS, TAKEN, LEASES = (WA + name for name in ("ledger", "tails", "taken", "leases"))
 CLAIMS, GENERATIONS = WA + "claims", WA + "generations"
 TURN, SPENT, WANTED, BREAKDOWNS, IN_WORK = (WA + name for name in ("turn", "spent", "wanted", "breakdowns", "in_work"))
-ALIVE, DEATHS, REAPER, TRIM = (WA + name for name in ("alive", "deaths", "reaper", "trim"))
+ALIVE, DEATHS, REAPER, REAPED, TRIM = (WA + name for name in ("alive", "died", "reaper", "reaped", "trim"))
+PARKED, PUT_OFF = WA + "parked", WA + "put_off"
 COUNTS, COUNTERS = WA + "counts", WA + "tally"
 CONTROLS, RATES = WA + "steering", WA + "rates"
 HISTORY, HISTORY_TURN = WA + "history", WA + "history.turn"

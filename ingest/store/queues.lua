@@ -11,3 +11,8 @@ end
 local function queue_and_id(member)
   return member:match('^(.-)|(.*)$')
 end
+
+-- The field of `parked` that names a batch, or would: what is parked has its due time in its name.
+local function slot_of(queue, id)
+  return member_of(queue, id:match('^%a%d+') or '')
+end

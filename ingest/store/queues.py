@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
+
+from ingest.store.constants import SLOTS_PER_SECOND
 
 MESSAGES, STATUSES, OTHER = LANES = ("messages", "statuses", "other")
 """The lanes, most urgent first."""
+
+_PARKED = re.compile(r"[rw](\d+)-")
 
 
 def queue_names(lane: str, partitions: int) -> list[str]:
@@ -34,6 +39,12 @@ class Member(NamedTuple):
     def parse(cls, text: bytes) -> Member:
         queue, _, batch = text.decode().partition("|")
         return cls(queue, batch)
+
+    @property
+    def due_ms(self) -> float:
+        """When a batch was due that had been parked for its next try: that is in its name. 0 for others."""
+        found = _PARKED.match(self.batch)
+        return int(found[1]) * 1000 / SLOTS_PER_SECOND if found else 0.0
 
     def __str__(self) -> str:
         return f"{self.queue}|{self.batch}"

@@ -1,5 +1,5 @@
 -- Records, for scripts that need more of one than its header (ingest/store/records.py has the same for Python).
--- constants HEADER_BYTES DIGEST_BYTES HAS_DIGEST HANDLER_BYTES
+-- constants HEADER_BYTES DIGEST_BYTES HAS_DIGEST HANDLER_BYTES SHARES_BITS
 
 -- The body of a record, and the digest before it as hex, or nil.
 local function body_of(record)
@@ -13,7 +13,7 @@ local function body_of(record)
   if digest == none then -- it has more to say
     digest = record:sub(from, from + DIGEST_BYTES - 1)
     local length, begin = struct.unpack('>I4', record, from + DIGEST_BYTES)
-    from = begin + length
+    from = begin + length % 2 ^ SHARES_BITS -- above it: `waits`
     from = from + 2 + HANDLER_BYTES * record:byte(from) -- handlers that are done
   end
   if digest == none then

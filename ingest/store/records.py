@@ -7,12 +7,15 @@ from hashlib import blake2b
 from struct import Struct
 from typing import NamedTuple
 
-from ingest.store.constants import DIGEST_BYTES, HANDLER_BYTES, HAS_DIGEST, HEADER_BYTES
+from ingest.store.constants import DIGEST_BYTES, HANDLER_BYTES, HAS_DIGEST, HEADER_BYTES, SHARES_BITS
 
 _HEADER = Struct(">Q")
 _LENGTH = Struct(">I")
 _NO_DIGEST = bytes(DIGEST_BYTES)
 _MOST_DONE = 255  # handlers of an event that are remembered as done
+
+MOST_WAITS = (1 << 32 - SHARES_BITS + 8) - 1
+"""What a record's `waits` can count to."""
 
 
 class Record(NamedTuple):
@@ -22,8 +25,8 @@ class Record(NamedTuple):
     With `force` it is handled even if it was handled before. `body_digest` is empty, or the `digest` of the body as it
     was received, when `body` holds only one event of it. `shares` says which contacts of the notification count here,
     empty for all (see `ingest.routing`). `split` says the same in records of format 1, which had no shares: the number
-    of partitions, or 0. An event may have been put off `waits` times, because a handler of it always failed; `done` are
-    the handlers that need not be called again (`handler_digest`).
+    of partitions, or 0. An event may have been snoozed, or put off because a handler of it always failed, `waits`
+    times; `done` are the handlers that need not be called again (`handler_digest`).
     """
 
     received_ms: int
@@ -50,13 +53,14 @@ def pack(
     """A record as it lies in Redis: 6 bytes arrival time, 1 bit force, 7 attempt, 8 what follows, the body as it is.
 
     Before the body stands what there is to say beside (`HAS_DIGEST`): the digest alone; or a digest of zeros, the
-    digest or zeros, the length of the shares (4 bytes), the shares, the number of handlers that are done (1 byte),
-    `waits` (1 byte), and 4 bytes for each of those handlers. records.lua reads it, too.
+    digest or zeros, the upper bits of `waits` and the length of the shares (`SHARES_BITS`; 4 bytes together), the
+    shares, the number of handlers that are done (1 byte), the lower 8 bits of `waits`, and 4 bytes for each of those
+    handlers. records.lua reads it, too.
     """
     more = body_digest
     if shares or waits or done:
         ended = sorted(done)[:_MOST_DONE]
-        said = (_NO_DIGEST, body_digest or _NO_DIGEST, _LENGTH.pack(len(shares)), shares)
+        said = (_NO_DIGEST, body_digest or _NO_DIGEST, _LENGTH.pack(waits >> 8 << SHARES_BITS | len(shares)), shares)
         more = b"".join((*said, bytes((len(ended), waits & 255)), *ended))
     return _HEADER.pack(received_ms << 16 | force << 15 | attempt << 8 | (HAS_DIGEST if more else 0)) + more + body
 
@@ -91,8 +95,9 @@ def unpack(record: bytes) -> Record:
         return Record(received_ms, attempt, 0, force, record[at:], body_digest)
     body_digest = record[at : at + DIGEST_BYTES]
     begin = at + DIGEST_BYTES + _LENGTH.size
-    end = begin + _LENGTH.unpack_from(record, at + DIGEST_BYTES)[0]
-    count, waits = record[end : end + 2]
+    (said,) = _LENGTH.unpack_from(record, at + DIGEST_BYTES)
+    end = begin + (said & (1 << SHARES_BITS) - 1)
+    count, waits = record[end], record[end + 1] | said >> SHARES_BITS << 8
     body = end + 2 + count * HANDLER_BYTES
     done = frozenset(record[n : n + HANDLER_BYTES] for n in range(end + 2, body, HANDLER_BYTES))
     known = b"" if body_digest == _NO_DIGEST else body_digest

@@ -30,7 +30,16 @@ SECTIONS = {
     "TLS": ("tls_cert", "tls_key", "tls_client_ca", "tls_client_name"),
     "Bounds of the receiver": ("max_body", "body_timeout", "max_pending", "max_connections", "keepalive"),
     "Keeping": ("spool_dir", "dedup_window", "dead_age", "archive_dir", "archive_age"),
-    "Work": ("lanes", "partitions", "business_partitions", "batch", "max_attempts", "status_order", "max_rss"),
+    "Work": (
+        "lanes",
+        "partitions",
+        "business_partitions",
+        "batch",
+        "max_attempts",
+        "max_age",
+        "status_order",
+        "max_rss",
+    ),
 }
 """Every setting is in one section. The order is that of the page."""
 

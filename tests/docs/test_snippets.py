@@ -32,6 +32,7 @@ from workers.cli.main import main
 
 FRAGMENTS = {
     '@handlers.message("text", rate="50/s", concurrency=4)\nasync def ask_the_model': "shows one decorator",
+    '@handlers.message("text")\nasync def answer(message: Message) -> None:\n    response': "shows one handler",
 }
 """How Python blocks begin that are part of a handlers module, and why they are not whole."""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from workers import Handlers, RetryIn
+from workers import Handlers, RetryIn, Snooze
 from workers.events import Event
 from workers.events.parsing import parse
 from workers.handlers import HandlersError
@@ -91,11 +92,12 @@ def test_decorator_without_parentheses() -> None:
         Handlers().message(print)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("seconds", [-1, float("nan")])
-def test_retry_in_takes_seconds(seconds: float) -> None:
-    """RetryIn refuses what is no time to wait."""
-    with pytest.raises(ValueError, match="RetryIn takes seconds"):
-        RetryIn(seconds)
+@pytest.mark.parametrize("wait", [RetryIn, Snooze])
+@pytest.mark.parametrize("seconds", [-1, math.nan, math.inf])
+def test_what_is_no_time_to_wait(wait: type[RetryIn | Snooze], seconds: float) -> None:
+    """RetryIn and Snooze refuse it where they are made, by their names."""
+    with pytest.raises(ValueError, match=f"{wait.__name__} takes seconds"):
+        wait(seconds)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from workers.handlers import Handler, Handlers, HandlersError
 from workers.testing import Called
 from workers.testing import call as call_handlers
 
-_COLOURS = {"handled": "green", "unhandled": "dim", "discarded": "yellow"}
+_COLOURS = {"handled": "green", "unhandled": "dim", "discarded": "yellow", "snoozed": "yellow"}
 
 
 @click.command()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ingest.loggers import get_logger
 from workers.events import Event
-from workers.handlers import Discard, Handler, Reject, RetryIn
+from workers.handlers import Discard, Handler, Reject, RetryIn, Snooze
 
 log = get_logger(__name__)
 
@@ -30,10 +30,11 @@ class HandlerTimeout(TimeoutError):
 class Outcome(NamedTuple):
     """What became of an event.
 
-    `name`: handled, unhandled, discarded, rejected, failed, or put_off: a handler of it always fails, so that it waits
-    without using up a try. `detail` may quote the event: it goes to the dead letter, and to a log only as
-    WA_LOG_ERRORS=full asks for it; `error` and `handler` may be logged. `delay` is what RetryIn asked for, or for how
-    long the event is put off, in seconds. `done` are the handlers that need not be called again (their digests).
+    `name`: handled, unhandled, discarded, rejected, failed; or, when it waits without using up a try, snoozed, as a
+    handler of it asked, or put_off: a handler of it always fails. `detail` may quote the event: it goes to the dead
+    letter, and to a log only as WA_LOG_ERRORS=full asks for it; `error` and `handler` may be logged. `delay` is what
+    RetryIn or Snooze asked for, or for how long the event is put off, in seconds; `at_least` is what another handler of
+    a failed event asked for with Snooze. `done` are the handlers that need not be called again (their digests).
     """
 
     name: str
@@ -41,6 +42,7 @@ class Outcome(NamedTuple):
     error: str = ""
     handler: str = ""
     delay: float | None = None
+    at_least: float = 0.0
     done: tuple[bytes, ...] = ()
     trace: str = ""
 
@@ -70,7 +72,7 @@ class Ended(NamedTuple):
     @property
     def broke(self) -> bool:
         """True for a failure that the handler did not decide on."""
-        return self.error is not None and not isinstance(self.error, Discard | Reject | RetryIn)
+        return self.error is not None and not isinstance(self.error, Discard | Reject | RetryIn | Snooze)
 
 
 def of_event(ended: Iterable[Ended], before: frozenset[bytes], full: bool) -> Outcome:
@@ -80,13 +82,19 @@ def of_event(ended: Iterable[Ended], before: frozenset[bytes], full: bool) -> Ou
     if not left:
         return Outcome("discarded") if any(call.error for call in calls) else HANDLED
     done = (*before, *(call.handler.digest for call in calls if call.worked))
-    failed = [call for call in left if call.error is not None and not isinstance(call.error, Reject)]
+    failed = [call for call in left if call.error is not None and not isinstance(call.error, Reject | Snooze)]
+    snoozed = {call.error.seconds: call.handler.name for call in left if isinstance(call.error, Snooze)}
     if failed:
         outcome = _of_failure(failed[0].handler.name, failed[0].error, full)
         # When one of them asked for a time and another did not, the usual time fits both.
         asked = [call.error.seconds for call in failed if isinstance(call.error, RetryIn)]
-        return outcome._replace(delay=min(asked) if len(asked) == len(failed) else None, done=done)
+        delay = min(asked) if len(asked) == len(failed) else None
+        return outcome._replace(delay=delay, at_least=max(snoozed, default=0.0), done=done)
     waits = [call.waits for call in left if call.waits is not None]
+    if snoozed:
+        longest = max(snoozed)
+        detail = f"asked to wait {longest:g} s"
+        return Outcome("snoozed", detail, handler=snoozed[longest], delay=max(longest, *waits, 0.0), done=done)
     if waits:
         return Outcome("put_off", handler=left[0].handler.name, delay=max(waits), done=done)
     return Outcome("rejected", str(left[0].error), handler=left[0].handler.name)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 from ingest import routing
 from ingest.state import counters
 from ingest.store.queues import lane_of, partition_number
-from ingest.store.records import Record, digest, pack, unpack
+from ingest.store.records import MOST_WAITS, Record, digest, pack, unpack
 from workers.dispatch.outcomes import HANDLED, Outcome
 from workers.engine import retries
 from workers.engine.claims import Claim, of
@@ -23,10 +22,12 @@ from workers.events.parsing import parse
 _DETAIL = 500  # characters of a dead letter's detail
 
 
-class RetryBatch(NamedTuple):
-    """Where failed events of a batch go: one for all that wait for the same time (seconds)."""
+class Wait(NamedTuple):
+    """How long events wait for their next try (seconds). `sort` is `w` for those that were put off because a handler
+    always fails: they are due as soon as it works again. It is `r` for all others.
+    """
 
-    id: str
+    sort: str
     delay: float
 
 
@@ -40,7 +41,7 @@ class Results:
         self.counts: Counter[str] = Counter()
         self.tally: dict[str, int] = {}
         self.letters: list[tuple[Any, ...]] = []
-        self.retries: dict[RetryBatch, list[bytes]] = {}
+        self.retries: dict[Wait, list[bytes]] = {}
         self.done: list[str] = []  # as settle.lua reads it
         self.freed: list[str] = []  # claims that end
         self.errors: Counter[tuple[str, str]] = Counter()  # handler and error of failed events
@@ -54,7 +55,9 @@ class BatchState:
     operator had handled again) is settled when its record leaves the batch, so that a crash does not settle it twice.
     """
 
-    def __init__(self, queue: str, batch: str, records: list[bytes], max_attempts: int, token: str) -> None:
+    def __init__(
+        self, queue: str, batch: str, records: list[bytes], max_attempts: int, max_age: float, token: str
+    ) -> None:
         self.queue = queue
         self.batch = batch
         self.token = token  # from `taken`, when the records were read; a settle with an old one has no effect
@@ -63,6 +66,7 @@ class BatchState:
         self.events: list[tuple[int, Event]] = []
         self._records = [unpack(record) for record in records]
         self._max_attempts = max_attempts
+        self._max_age = max_age  # seconds
         self._left = [0] * len(records)  # events of each record that are not done
         self._unclaimed: list[list[tuple[Event | Broken, int, Outcome | None]]] = [[] for _ in records]
         self._claims: dict[int, Claim] = {}  # by id() of the event
@@ -71,7 +75,7 @@ class BatchState:
         self._waits: list[float] = []  # seconds of handled events, from arrival to end
         self._first = 0  # number of the first record that has not left the batch
         self._markers: set[int] = set()  # of stages that happened in this batch, see Claim
-        self._retries: dict[tuple[str, int, float | None], RetryBatch] = {}
+        self._delays: dict[tuple[Callable[[int], float], int], float] = {}
         self._clock = time.time() - time.monotonic()
         for index, record in enumerate(self._records):
             self._take_apart(index, record)
@@ -103,7 +107,7 @@ class BatchState:
         return self._records[index].force
 
     def waits(self, index: int) -> int:
-        """How often the event of that record was put off."""
+        """How often the event of that record was snoozed or put off."""
         return self._records[index].waits
 
     def done_before(self, index: int) -> frozenset[bytes]:
@@ -183,14 +187,17 @@ class BatchState:
         results.freed.append(claim.field)
 
     def _account(self, results: Results, event: Event, index: int, outcome: Outcome) -> None:
-        if outcome.name == "put_off":
-            waits = self.waits(index)
-            delay = max(outcome.delay or 0.0, retries.put_off(waits))
-            self._again(results, event, index, outcome, self._retry_batch("w", waits, None, delay), waits + 1)
-            return
-        if outcome.name not in ("failed", "rejected"):
+        if outcome.name in ("failed", "rejected"):
+            self._account_failure(results, event, index, outcome)
+        elif outcome.name == "snoozed":
+            self._again(results, event, index, outcome, Wait("r", outcome.delay or 0.0))
+        elif outcome.name == "put_off":
+            delay = max(outcome.delay or 0.0, self._delay(retries.put_off, self.waits(index)))
+            self._again(results, event, index, outcome, Wait("w", delay))
+        else:
             results.counts[f"{outcome.name}.{event.kind}"] += 1
-            return
+
+    def _account_failure(self, results: Results, event: Event, index: int, outcome: Outcome) -> None:
         what = outcome.handler, outcome.error or outcome.name
         results.errors[what] += 1
         if outcome.trace:
@@ -198,31 +205,37 @@ class BatchState:
         if outcome.name == "rejected" or event.attempt >= self._max_attempts:
             _letter(results, outcome.name, event, outcome.detail, event.body_digest)
             return
-        results.counts[f"retried.{event.kind}"] += 1
-        delay = retries.delay(event.attempt) if outcome.delay is None else outcome.delay
-        self._again(results, event, index, outcome, self._retry_batch("r", event.attempt, outcome.delay, delay))
+        delay = self._delay(retries.delay, event.attempt) if outcome.delay is None else outcome.delay
+        self._again(results, event, index, outcome, Wait("r", max(delay, outcome.at_least)))
 
-    def _again(
-        self, results: Results, event: Event, index: int, outcome: Outcome, retry: RetryBatch, waits: int = 0
-    ) -> None:
+    def _again(self, results: Results, event: Event, index: int, outcome: Outcome, wait: Wait) -> None:
+        """Have the event tried again after that time, unless it is too old by then."""
+        failed = outcome.name == "failed"
+        waits = 0 if failed else self.waits(index) + 1
+        delay = retries.rounded(wait.delay)
+        if time.time() + delay > event.received_ms / 1000 + self._max_age or waits > MOST_WAITS:
+            why = outcome.detail or f"put off, {outcome.handler} always fails"
+            _letter(results, "expired", event, f"older than WA_MAX_AGE at its next try: {why}", event.body_digest)
+            return
+        if outcome.name != "put_off":
+            results.counts[f"{'retried' if failed else 'snoozed'}.{event.kind}"] += 1
         record = pack(
             event.body(),
             event.received_ms,
-            event.attempt if waits else event.attempt + 1,
+            event.attempt + failed,
             force=self.force(index),
             body_digest=event.body_digest,
             shares=shares_of(event),
             waits=waits,
             done=outcome.done,
         )
-        results.retries.setdefault(retry, []).append(record)
+        results.retries.setdefault(wait._replace(delay=delay), []).append(record)
 
-    def _retry_batch(self, sort: str, number: int, asked: float | None, delay: float) -> RetryBatch:
-        """One for the events of the same attempt, and one for each delay that a handler asked for."""
-        known = self._retries.get((sort, number, asked))
-        if known is None:
-            known = self._retries[sort, number, asked] = RetryBatch(f"{sort}{uuid4().hex[:16]}", delay)
-        return known
+    def _delay(self, of: Callable[[int], float], number: int) -> float:
+        """The same for all events of this batch that are tried for that time."""
+        if (of, number) not in self._delays:
+            self._delays[of, number] = of(number)
+        return self._delays[of, number]
 
 
 def kept(records: Iterable[Record]) -> list[tuple[int, bytes]]:

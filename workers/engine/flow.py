@@ -234,7 +234,10 @@ class Flow:
         await self._open_admitted()
         if self._revives:
             self._revives = False
-            await self._answers.of(self._revive.send([keys.RQ_QUEUES], [keys.RQ, keys.WA]))
+            left = await self._answers.of(self._revive.send([keys.PUT_OFF, keys.PARKED], [keys.RQ, keys.WA]))
+            if left:
+                self.revive()
+                self._wake.set()
         await self._opening.ask_again()
         self._renew_caps()
         self._hands.keep_what_takes_long()

@@ -69,7 +69,8 @@ class Opening:
     def _parsed(self, taken: Taken) -> tuple[Open, list[Todo], list[Call]]:
         if self._archive and reaper.suspect(taken.batch):  # if it kills this worker too, no settle will archive it
             self._archive.keep(kept(map(unpack, taken.records)), lambda: False)
-        state = BatchState(taken.queue, taken.batch, taken.records, self._settings.max_attempts, taken.token)
+        tries, age = self._settings.max_attempts, self._settings.max_age
+        state = BatchState(taken.queue, taken.batch, taken.records, tries, age, taken.token)
         hand = self._hands.of(taken.queue)
         one = Open(state, hand)
         hand.batches.append(one)

@@ -1,23 +1,25 @@
 #!lua flags=allow-oom
--- A worker's heartbeat. Now and then it also reaps, for all workers: each batch in the ledger that is neither queued,
--- scheduled nor with a live worker goes back to the front of its queue, and the leases of dead workers end.
+-- A worker's heartbeat. Now and then it also reaps, for all workers: what dead workers held goes back to the front of its
+-- queue, and their leases end. It also looks for what RQ lost, batches in the ledger that are neither queued, scheduled
+-- nor taken; these go back, too. One call looks at a part of the ledger, and the next one goes on from there.
 --
--- A batch whose worker died twice is split: each of its records becomes a batch of its own, a suspect. If the worker of
--- a suspect dies too, the third death, its record becomes a dead letter (`poison`).
+-- A batch whose worker died is divided: its parts are given out one at a time. A record whose workers died again and
+-- again, within a short time, becomes a dead letter (`poison`). The parts of the first death have `_d` in their names,
+-- those of the next one `_p`: see `suspect` in reaper.py.
 --
--- KEYS  1 ledger   2 taken   3 leases   4 alive   5 reaper   6 queues   7 deaths   8 claims   9 tally
---      10 wanted
+-- KEYS  1 ledger   2 taken   3 leases   4 alive   5 reaper   6 queues   7 died   8 claims   9 tally
+--      10 wanted   11 reaped
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 '1' when the worker leaves: what it holds goes back at once
 --       5 a worker is dead after this many ms without a heartbeat   6 ms from one reaping to the next
 --       7 a worker that has ended, as its supervisor has seen, or empty: what it held goes back at once
 -- Returns the batches put back, QUEUE|ID, and the lane of each dead letter.
 -- include ingest/store/queues.lua
 -- include ingest/store/records.lua
--- constants SPLIT_AT
-local ledger, taken, leases, alive, lock, queues, deaths, claims, tally, wanted = unpack(KEYS)
+-- constants APART POISON_DEATHS POISON_SECONDS SEARCH_BATCHES SEARCH_COST SEARCH_LISTED
+local ledger, taken, leases, alive, lock, queues, deaths, claims, tally, wanted, reaped = unpack(KEYS)
 local rq, wa, worker, leaves, silence = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5])
 local interval, ended = ARGV[6], ARGV[7]
-local only -- when set, nothing is looked at but what this worker held
+local only -- when set, nobody is judged but this worker
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -34,47 +36,81 @@ else
   only = not its_turn and ended
 end
 
--- Nothing of this batch is left, nor of the claims of batches that were divided.
+local known = {} -- batches that are not lost
+local found = {} -- batches that go back
+local letters, poisoned = {}, {}
+
+local function goes_back(member)
+  known[member] = true
+  found[#found + 1] = member
+end
+
+-- Nothing of this batch is left but its claims. They count no longer: its parts make their own.
 local function forget(member, id)
-  local claimed = redis.call('HGETALL', claims) -- only what is in work has claims, and this is rare
-  for i = 1, #claimed, 2 do
-    local field, holder = claimed[i], claimed[i + 1]
-    if holder == member or field ~= '' and not redis.call('ZSCORE', ledger, holder) then
-      redis.call('HDEL', claims, field)
-    end
-  end
   redis.call('DEL', wa .. 'batch:' .. id, rq .. ':job:' .. id)
   redis.call('ZREM', ledger, member)
   redis.call('HDEL', deaths, member)
 end
 
-local back, letters = {}, {}
+local function divide(member, queue, id, count, times, mark)
+  local score, size = redis.call('ZSCORE', ledger, member), math.ceil(count / APART)
+  for first = 0, count - 1, size do
+    -- All have one score, so their names keep the order.
+    local part = id .. mark .. string.format('%05d', first + 1)
+    local name = member_of(queue, part)
+    local records = redis.call('LRANGE', wa .. 'batch:' .. id, first, first + size - 1)
+    redis.call('RPUSH', wa .. 'batch:' .. part, unpack(records))
+    redis.call('ZADD', ledger, score, name)
+    redis.call('HSET', deaths, name, times)
+    goes_back(name)
+  end
+  forget(member, id)
+end
+
+local function bury(member, queue, id)
+  local lane, record = lane_of(queue), redis.call('LINDEX', wa .. 'batch:' .. id, 0)
+  local received, attempt = struct.unpack('>I6B', record)
+  local body, digest = body_of(record)
+  local origin = digest and { 'origin', digest } or {} -- of a retry
+  redis.call('XADD', wa .. 'dead:' .. lane, '*', 'reason', 'poison', 'kind', 'notification',
+    'detail', 'its worker died ' .. POISON_DEATHS .. ' times', 'attempt', math.max(1, attempt % 128),
+    'received', received, 'queue', queue, 'body', body, unpack(origin))
+  redis.call('HINCRBY', wa .. 'counts', 'dead.notification', 1)
+  redis.call('HINCRBY', tally, 'dead|' .. lane .. '|poison', 1)
+  letters[#letters + 1] = lane
+  poisoned[member] = true
+  forget(member, id)
+end
 
 local function died(member, queue, id)
-  local count = redis.call('HINCRBY', deaths, member, 1)
-  local records = count >= SPLIT_AT and redis.call('LRANGE', wa .. 'batch:' .. id, 0, -1) or {}
-  if count == SPLIT_AT and #records > 0 then
-    local score = redis.call('ZSCORE', ledger, member)
-    for n, record in ipairs(records) do
-      -- All have one score, so their names keep the order. `_p` marks a suspect, see `suspect` in reaper.py.
-      local part = id .. string.format('_p%05d', n)
-      redis.call('RPUSH', wa .. 'batch:' .. part, record)
-      redis.call('ZADD', ledger, score, member_of(queue, part)) -- the sweep below puts them into the queue
-      redis.call('HSET', deaths, member_of(queue, part), SPLIT_AT)
+  local times, recent = tostring(now), 1
+  for time in (redis.call('HGET', deaths, member) or ''):gmatch('%d+') do
+    if now - time < POISON_SECONDS * 1000 then
+      times, recent = times .. ' ' .. time, recent + 1
     end
-    forget(member, id)
-  elseif #records == 1 then
-    local lane = lane_of(queue)
-    local received, attempt = struct.unpack('>I6B', records[1])
-    local body, digest = body_of(records[1])
-    local origin = digest and { 'origin', digest } or {} -- of a retry
-    redis.call('XADD', wa .. 'dead:' .. lane, '*', 'reason', 'poison', 'kind', 'notification',
-      'detail', 'its worker died ' .. count .. ' times', 'attempt', math.max(1, attempt % 128),
-      'received', received, 'queue', queue, 'body', body, unpack(origin))
-    redis.call('HINCRBY', wa .. 'counts', 'dead.notification', 1)
-    redis.call('HINCRBY', tally, 'dead|' .. lane .. '|poison', 1)
-    letters[#letters + 1] = lane
-    forget(member, id)
+  end
+  local count = redis.call('LLEN', wa .. 'batch:' .. id)
+  if count > 1 or count == 1 and recent > 1 and not id:find('_p', 1, true) then
+    divide(member, queue, id, count, times, recent > 1 and '_p' or '_d')
+  elseif count == 1 and recent >= POISON_DEATHS then
+    bury(member, queue, id)
+  else
+    redis.call('HSET', deaths, member, times)
+    goes_back(member)
+  end
+end
+
+-- The claims of what was buried end, and those of batches that were divided: nobody else would end them.
+local function end_claims()
+  local claimed, gone = redis.call('HGETALL', claims), poisoned -- only what is in work has claims, and this is rare
+  for i = 1, #claimed, 2 do
+    local field, holder = claimed[i], claimed[i + 1]
+    if gone[holder] == nil then
+      gone[holder] = not redis.call('ZSCORE', ledger, holder)
+    end
+    if field ~= '' and gone[holder] then
+      redis.call('HDEL', claims, field)
+    end
   end
 end
 
@@ -89,46 +125,95 @@ local function lives(holder)
   return asked[holder]
 end
 
-local known = {}
-local holders = redis.call('HGETALL', taken)
-for i = 1, #holders, 2 do
-  local member, holder = holders[i], holders[i + 1]:match('^[^#]*')
-  if lives(holder) then
-    known[member] = true
-  else
-    redis.call('HDEL', taken, member)
-    if holder ~= worker then -- a worker that stops in order has not died
-      died(member, queue_and_id(member))
+local function judge_workers()
+  local holders = redis.call('HGETALL', taken)
+  for i = 1, #holders, 2 do
+    local member, holder = holders[i], holders[i + 1]:match('^[^#]*')
+    if lives(holder) then
+      known[member] = true
+    else
+      redis.call('HDEL', taken, member)
+      if holder == worker then -- a worker that stops in order has not died
+        goes_back(member)
+      else
+        died(member, queue_and_id(member))
+      end
     end
   end
-end
-local leased = redis.call('HGETALL', leases)
-for i = 1, #leased, 2 do
-  local holder = leased[i + 1]:match('^(.*)|%d+$') or ''
-  if not lives(holder) then
-    redis.call('HDEL', leases, leased[i])
-    redis.call('HDEL', wanted, holder)
+  local leased = redis.call('HGETALL', leases)
+  for i = 1, #leased, 2 do
+    local holder = leased[i + 1]:match('^(.*)|%d+$') or ''
+    if not lives(holder) then
+      redis.call('HDEL', leases, leased[i])
+      redis.call('HDEL', wanted, holder)
+    end
   end
-end
-redis.call('ZREMRANGEBYSCORE', alive, '-inf', now - 10 * silence)
-
-for _, key in ipairs(redis.call('SMEMBERS', queues)) do
-  local queue = key:sub(#rq + 8) -- after "rq:queue:"
-  for _, id in ipairs(redis.call('LRANGE', key, 0, -1)) do
-    known[member_of(queue, id)] = true
-  end
-  for _, id in ipairs(redis.call('ZRANGE', rq .. ':scheduled:' .. queue, 0, -1)) do
-    known[member_of(queue, id)] = true
-  end
+  redis.call('ZREMRANGEBYSCORE', alive, '-inf', now - 10 * silence)
 end
 
--- From the youngest to the oldest, so that the oldest ends up first.
-for _, member in ipairs(redis.call('ZRANGE', ledger, 0, -1, 'REV')) do
-  if not known[member] then
+local cost = 0 -- of this search; an entry of the ledger costs 1, some 2 microseconds
+local listed = {} -- of each queue that was read, the ids in it; false for one that is too long
+
+local function is_queued(queue, id)
+  local key = rq .. ':queue:' .. queue
+  if listed[queue] == nil then
+    listed[queue] = redis.call('LLEN', key) <= SEARCH_LISTED and {}
+    cost = cost + (listed[queue] and redis.call('LLEN', key) / 10 or 0)
+    for _, one in ipairs(listed[queue] and redis.call('LRANGE', key, 0, -1) or {}) do
+      listed[queue][one] = true
+    end
+  end
+  if listed[queue] then
+    return listed[queue][id]
+  end
+  cost = cost + redis.call('LLEN', key) / 100
+  return redis.call('LPOS', key, id, 'RANK', -1) -- the search begins with the youngest, at the end
+end
+
+local function is_lost(member)
+  local queue, id = queue_and_id(member)
+  return not known[member] and not redis.call('ZSCORE', rq .. ':scheduled:' .. queue, id) and not is_queued(queue, id)
+end
+
+-- Where the search goes on, as the number of younger entries in the ledger.
+local function place()
+  local score, member = (redis.call('GET', reaped) or ''):match('^(%S+) (.*)$')
+  local rank = member and redis.call('ZREVRANK', ledger, member)
+  return rank and rank + 1 or member and redis.call('ZCOUNT', ledger, '(' .. score, '+inf') or 0
+end
+
+-- From the youngest to the oldest, so that what goes back at the front is in order.
+local function search()
+  local at = place()
+  repeat
+    local members = redis.call('ZRANGE', ledger, at, at + SEARCH_BATCHES - 1, 'REV')
+    for _, member in ipairs(members) do
+      cost = cost + 1
+      if is_lost(member) then
+        cost = cost + 5
+        goes_back(member)
+      end
+      if cost >= SEARCH_COST then
+        redis.call('SET', reaped, redis.call('ZSCORE', ledger, member) .. ' ' .. member)
+        return
+      end
+    end
+    at = at + #members
+  until #members < SEARCH_BATCHES
+  redis.call('DEL', reaped)
+end
+
+-- Puts what was found at the front of its queue, the oldest last, so that it ends up first.
+local function put_back()
+  local ranks = {}
+  for _, member in ipairs(found) do
+    ranks[member] = redis.call('ZREVRANK', ledger, member)
+  end
+  table.sort(found, function(one, other) return ranks[one] < ranks[other] end)
+  for _, member in ipairs(found) do
     local queue, id = queue_and_id(member)
     redis.call('SADD', queues, rq .. ':queue:' .. queue)
     redis.call('LPUSH', rq .. ':queue:' .. queue, id)
-    back[#back + 1] = member
     local lane = lane_of(queue)
     redis.call('HINCRBY', tally, 'reaped|' .. lane .. '|batches', 1)
     local doorbell = wa .. 'doorbell:' .. lane
@@ -137,4 +222,11 @@ for _, member in ipairs(redis.call('ZRANGE', ledger, 0, -1, 'REV')) do
     end
   end
 end
-return { back, letters }
+
+judge_workers()
+if next(poisoned) then
+  end_claims()
+end
+search()
+put_back()
+return { found, letters }

@@ -21,11 +21,11 @@ SURE_SECONDS = ALIVE_MS / 1000 - 1.0
 _REAP_MS = 3000
 _SCRIPT = scripts.lua(__file__, "reap.lua")
 _KEYS = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.ALIVE, keys.REAPER, keys.RQ_QUEUES, keys.DEATHS, keys.CLAIMS]
-_KEYS += [keys.COUNTERS, keys.WANTED]
+_KEYS += [keys.COUNTERS, keys.WANTED, keys.REAPED]
 
 
 def suspect(batch: str) -> bool:
-    """True for a batch of one record whose worker died twice. After the next death it becomes a dead letter."""
+    """True for a batch whose workers died twice. A single record becomes a dead letter after the next death."""
     return "_p" in batch
 
 

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- Settles batches, or the parts of them that are done. Events that are done leave their batch and are remembered; failed
--- ones go to a retry batch; those that will not be tried again become dead letters. All or nothing, and only for batches
+-- ones are parked until their next try; those that will not be tried again become dead letters. All or nothing, and only for batches
 -- that the worker holds.
 --
--- KEYS  1 ledger   2 taken   3 leases   4 counts   5 claims   6 generations   7 spent   8 deaths   9 steering   10 tally
---       11 wanted
+-- KEYS  1 ledger   2 taken   3 leases   4 counts   5 claims   6 generations   7 spent   8 died   9 steering   10 tally
+--       11 wanted   12 turn   13 parked   14 put_off
 -- ARGV  1 JSON object, see `Arguments` in workers/engine/settle.py:
 --         rq, wa     key prefixes
 --         worker     its name
@@ -23,9 +23,10 @@
 --           how        more: the batch goes on; end: all of it is done; back: its rest goes back to the front
 --           records    number of records that leave the batch: all of their events are done
 --           letters    number of dead letters
---           retries    for each retry batch: id, delay (seconds), number of records
+--           retries    of the events that wait for the same time: sort (see `Wait` in workers/engine/batch_state.py),
+--                      delay, step to which the due time is rounded up (seconds), number of records
 --       then for each batch: for each of its dead letters reason, kind, detail, attempt, received (ms), body, digest of
---         the notification in hex; the records of its retry batches; what is to be remembered, as one value with a line
+--         the notification in hex; the records of its retries; what is to be remembered, as one value with a line
 --         for each event: bucket (octal), member, and of a status the markers of earlier stages of its message; and
 --         the claims that end, one a line
 -- Returns how many partitions this worker should give to others; the lanes of these batches that are paused; those that
@@ -33,8 +34,10 @@
 --
 -- allow-oom: settling makes room.
 -- include ingest/store/queues.lua
--- constants CHUNK FLOW_SECONDS FLOW_KEPT_SECONDS CALLS_KEPT_SECONDS SPENT_MS SEEN_FULL
+-- constants CHUNK FLOW_SECONDS FLOW_KEPT_SECONDS CALLS_KEPT_SECONDS SPENT_MS SEEN_FULL SLOTS_PER_SECOND PARKED_RECORDS
+-- constants PARKED_BYTES
 local ledger, taken, leases, counts, claims, generations, spent, deaths, steering, tally, wanted = unpack(KEYS)
+local turn, parked, put_off = unpack(KEYS, 12)
 local it = cjson.decode(ARGV[1])
 local rq, wa = it.rq, it.wa
 
@@ -58,33 +61,59 @@ local function write_letters(one, lane, position)
   end
 end
 
--- Writes the job and the ledger entry of a retry batch, unless it is scheduled already.
-local function schedule(queue, name, delay, first_record)
-  if redis.call('ZADD', rq .. ':scheduled:' .. queue, 'NX', now + delay, name) == 0 then
-    return
+-- The batch of what waits for that time in this queue, and its bytes, if it may be joined: it is still parked, and no
+-- worker has it (`rq requeue`).
+local function joinable(queue, slot, due)
+  local id, bytes = (redis.call('HGET', parked, slot) or ''):match('^(.*)|(%d+)$')
+  if id and tonumber(redis.call('ZSCORE', rq .. ':scheduled:' .. queue, id)) == due
+    and redis.call('HEXISTS', taken, member_of(queue, id)) == 0 then
+    return id, tonumber(bytes)
   end
-  local fields = it.template:gsub('_ID_', name):gsub('_QUEUE_', queue):gsub('_NOW_', it.now)
-  redis.call('HSET', rq .. ':job:' .. name, unpack(cjson.decode(fields)))
-  redis.call('HSET', rq .. ':job:' .. name, 'status', 'scheduled')
-  redis.call('ZADD', ledger, struct.unpack('>I6', first_record), member_of(queue, name))
-  ring(lane_of(queue)) -- an idle worker learns when it is due
 end
 
--- Reads the records of a batch's retry batches from the arguments at `position`.
+local function open_parked(queue, name, due, sort)
+  local id = name .. '-' .. redis.call('INCR', turn)
+  local fields = it.template:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', it.now)
+  redis.call('ZADD', rq .. ':scheduled:' .. queue, due, id)
+  redis.call('HSET', rq .. ':job:' .. id, unpack(cjson.decode(fields)))
+  redis.call('HSET', rq .. ':job:' .. id, 'status', 'scheduled')
+  if sort == 'w' then
+    redis.call('SADD', put_off, member_of(queue, id))
+  end
+  ring(lane_of(queue)) -- an idle worker learns when it is due
+  return id
+end
+
+-- Parks the records from `first` to `last` of the arguments until they are due, in as few batches as possible: in one
+-- that others of this queue wait in for the same time, as long as that has room, and then in another.
+local function park(queue, sort, delay, step, first, last)
+  local due = delay > 0 and math.ceil((now + delay) / step) * step or now
+  local name = sort .. string.format('%d', due * SLOTS_PER_SECOND)
+  local slot = member_of(queue, name)
+  local id, bytes = joinable(queue, slot, due)
+  local count = id and redis.call('LLEN', wa .. 'batch:' .. id)
+  while first <= last do
+    if not id or count >= PARKED_RECORDS or bytes + #ARGV[first] > PARKED_BYTES then
+      id, count, bytes = open_parked(queue, name, due, sort), 0, 0
+    end
+    local upto, arrived = first - 1, math.huge
+    repeat
+      upto, count, bytes = upto + 1, count + 1, bytes + #ARGV[upto + 1]
+      arrived = math.min(arrived, (struct.unpack('>I6', ARGV[upto])))
+    until upto == last or count >= PARKED_RECORDS or bytes + #ARGV[upto + 1] > PARKED_BYTES
+    redis.call('RPUSH', wa .. 'batch:' .. id, unpack(ARGV, first, upto))
+    redis.call('ZADD', ledger, 'LT', arrived, member_of(queue, id))
+    first = upto + 1
+  end
+  redis.call('HSET', parked, slot, id .. '|' .. bytes)
+end
+
+-- Reads the records of a batch that are to be tried again from the arguments at `position`.
 local function write_retries(one, position)
   for _, retry in ipairs(one.retries) do
-    local name, delay, count = unpack(retry)
-    -- The settles of a batch add to one retry batch as long as that is still scheduled; then they begin another.
-    if redis.call('EXISTS', wa .. 'batch:' .. name) == 1
-      and not redis.call('ZSCORE', rq .. ':scheduled:' .. one.queue, name) then
-      name = name .. '-' .. time[1] .. time[2]
-    end
-    schedule(one.queue, name, delay, ARGV[position])
-    local after = position + count
-    for first = position, after - 1, CHUNK do
-      redis.call('RPUSH', wa .. 'batch:' .. name, unpack(ARGV, first, math.min(after, first + CHUNK) - 1))
-    end
-    position = after
+    local sort, delay, step, count = unpack(retry)
+    park(one.queue, sort, delay, step, position, position + count - 1)
+    position = position + count
   end
 end
 
@@ -240,7 +269,7 @@ local function settle(one, position)
   position = position + 7 * one.letters
   write_retries(one, position)
   for _, retry in ipairs(one.retries) do
-    position = position + retry[3]
+    position = position + retry[4]
   end
   remember(ARGV[position])
   free(ARGV[position + 1])
@@ -254,7 +283,7 @@ end
 local function values_of(one)
   local count = 7 * one.letters + 2
   for _, retry in ipairs(one.retries) do
-    count = count + retry[3]
+    count = count + retry[4]
   end
   return count
 end

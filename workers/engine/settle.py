@@ -17,6 +17,7 @@ from ingest.store.jobs import job_template, rq_now
 from ingest.store.pipelined import Call, PipelinedConnection
 from ingest.store.queues import MESSAGES
 from workers.dispatch.dispatcher import Dispatcher
+from workers.engine import retries
 from workers.engine.batch_state import Results
 from workers.engine.caps import Caps
 from workers.engine.demand import SOON_SECONDS, Demand
@@ -44,6 +45,9 @@ KEYS = [
     keys.CONTROLS,
     keys.COUNTERS,
     keys.WANTED,
+    keys.TURN,
+    keys.PARKED,
+    keys.PUT_OFF,
 ]
 
 
@@ -211,7 +215,9 @@ def _head(part: Part) -> dict[str, Any]:
         "how": part.how,
         "records": results.records,
         "letters": len(results.letters),
-        "retries": [(retry.id, retry.delay, len(records)) for retry, records in results.retries.items()],
+        "retries": [
+            (wait.sort, wait.delay, retries.step(wait.delay), len(records)) for wait, records in results.retries.items()
+        ],
     }
 
 

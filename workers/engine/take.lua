@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Gives a worker what it can begin soon: for each batch pop, in-flight mark and the partition's lease together.
 --
--- KEYS  1 ledger   2 taken   3 leases   4 tails   5 turn   6 steering   7 deaths   8 wanted   9 alive
+-- KEYS  1 ledger   2 taken   3 leases   4 tails   5 turn   6 steering   7 died   8 wanted   9 alive
+--      10 parked   11 put_off
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 job template   5 time as RQ writes it
 --       6 number of this call; rises with each that the worker sends   7 '1' when the worker holds nothing
 --       then lane after lane, the most urgent first: its name, how many records there is room for, number of queues,
@@ -20,8 +21,8 @@
 -- allow-oom: when Redis is full, taking work is what makes room.
 -- include ingest/store/queues.lua
 -- include workers/dispatch/bucket.lua
--- constants CHUNK TAKE_BYTES TAKE_BATCHES CALLS_KEPT_SECONDS IDLE_MS LEAVE_MS
-local ledger, taken, leases, tails, turn, steering, deaths, wanted, alive = unpack(KEYS)
+-- constants CHUNK TAKE_BYTES TAKE_BATCHES CALLS_KEPT_SECONDS IDLE_MS LEAVE_MS PROMOTED
+local ledger, taken, leases, tails, turn, steering, deaths, wanted, alive, parked, put_off = unpack(KEYS)
 local rq, wa, worker, template, now, call, empty_handed = unpack(ARGV, 1, 7)
 local PARTITIONED = '^messages%.'
 local call_key = wa .. 'takes:' .. worker
@@ -34,6 +35,7 @@ local given, members, bytes = {}, {}, 0
 local next_due -- when there may be something to take, as far as that is known
 local careful = 0
 local workers -- how many there are
+local promotes = PROMOTED -- how many batches may still be
 
 local function may_be_due(at)
   if at and (not next_due or at < next_due) then
@@ -73,20 +75,26 @@ local function each_with(prefix, queues, from, to, found)
   end
 end
 
--- Moves retry batches that are due from RQ's ScheduledJobRegistry to the front of the queue: they are older than all
--- that waits there. Returns when the next one is due.
+-- Moves parked batches that are due from RQ's ScheduledJobRegistry to the front of the queue: they are older than all
+-- that waits there. From now on nothing joins them. Returns when the next one is due.
 local function promote(queue)
   local key = rq .. ':scheduled:' .. queue
   local first = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
   if not first or first > now_s then
     return first
   end
-  local due = redis.call('ZRANGEBYSCORE', key, '-inf', now_s, 'LIMIT', 0, 100)
+  local due = redis.call('ZRANGEBYSCORE', key, '-inf', now_s, 'LIMIT', 0, promotes)
   for i = #due, 1, -1 do
-    redis.call('ZREM', key, due[i])
-    redis.call('HSET', rq .. ':job:' .. due[i], 'status', 'queued')
-    redis.call('LPUSH', rq .. ':queue:' .. queue, due[i])
+    local id = due[i]
+    redis.call('ZREM', key, id)
+    redis.call('HDEL', parked, slot_of(queue, id))
+    if id:sub(1, 1) == 'w' then
+      redis.call('SREM', put_off, member_of(queue, id))
+    end
+    redis.call('HSET', rq .. ':job:' .. id, 'status', 'queued')
+    redis.call('LPUSH', rq .. ':queue:' .. queue, id)
   end
+  promotes = promotes - #due
   return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
 end
 

@@ -26,6 +26,8 @@ KEYS = [
     keys.DEATHS,
     keys.WANTED,
     keys.ALIVE,
+    keys.PARKED,
+    keys.PUT_OFF,
 ]
 
 

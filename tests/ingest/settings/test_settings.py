@@ -28,6 +28,7 @@ DEFAULTS = {
     "batch": 500,
     "dedup_window": 25 * 3600,
     "max_attempts": 8,
+    "max_age": 7 * 86400,
     "handler_timeout": 30.0,
     "concurrency": 100,
     "keepalive": 620.0,

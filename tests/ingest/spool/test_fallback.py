@@ -283,11 +283,10 @@ def test_calls_grow_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(redis.calls[-2]) == 64
 
 
-def test_one_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[Any]) -> None:
     """A single notification that does not fit is no endless loop: the next probe comes first."""
     Spool(tmp_path).append([(0, STATUS)])
     redis = Fake(*[f"{fallback_room.FULL}: no more"] * 3)
-    with capture_logs() as logged:
-        drain(tmp_path, redis, monkeypatch)
+    drain(tmp_path, redis, monkeypatch)
     assert [len(call) for call in redis.calls] == [1, 1, 1, 1]
     assert [line["event"] for line in logged] == ["Redis has all that was spooled"]

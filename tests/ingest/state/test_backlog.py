@@ -11,7 +11,7 @@ from redis import Redis
 
 from ingest.state.backlog import ALIVE_MS, Backlog, Lane, idle_workers, read
 from ingest.store import keys
-from ingest.store.constants import FLOW_SECONDS
+from ingest.store.constants import FLOW_SECONDS, SLOTS_PER_SECOND
 
 Owe = Callable[..., str]
 
@@ -80,6 +80,16 @@ def test_working_and_retrying(redis: Redis, owe: Owe) -> None:
     lane = read(redis).lanes["other"]
     assert (lane.working, lane.retrying, lane.waiting, lane.batches) == (2, 3, 5, 1)
     assert lane.oldest_seconds < 5
+
+
+def test_what_is_due_waits(redis: Redis, owe: Owe) -> None:
+    """What is due for its next try counts as waiting, since it was due, although no worker lives to take it."""
+    name = f"r{(now_ms(redis) - 30_000) * SLOTS_PER_SECOND // 1000}-1"
+    owe("messages.0", name, 3, age_ms=3_600_000)
+    redis.zadd(keys.scheduled_key("messages.0"), {name: now_ms(redis) / 1000 - 30})
+    lane = read(redis).lanes["messages"]
+    assert (lane.waiting, lane.batches, lane.retrying) == (3, 1, 0)
+    assert 30 <= lane.oldest_seconds < 60
 
 
 def test_same_batch_in_another_queue(redis: Redis, owe: Owe) -> None:

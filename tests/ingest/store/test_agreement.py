@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from structlog.testing import capture_logs
 
 from ingest.settings import load
 from ingest.store import agreement, keys
@@ -16,13 +15,12 @@ from ingest.store.agreement import OF_RECEIVERS, OF_WORKERS, Agreement, said
 from ingest.store.connection import for_tools
 
 
-def test_those_that_agree_say_nothing(redis: Redis) -> None:
+def test_those_that_agree_say_nothing(redis: Redis, logged: list[Any]) -> None:
     """Receivers and workers with the same values log no line, however often they say it."""
-    with capture_logs() as logged:
-        for fields in (OF_RECEIVERS, OF_WORKERS, OF_WORKERS):
-            one = Agreement(redis, load(), fields)
-            one.say()
-            one.say()
+    for fields in (OF_RECEIVERS, OF_WORKERS, OF_WORKERS):
+        one = Agreement(redis, load(), fields)
+        one.say()
+        one.say()
     assert logged == []
     assert said(redis) == {
         "WA_PARTITIONS": ["32"],
@@ -32,36 +30,33 @@ def test_those_that_agree_say_nothing(redis: Redis) -> None:
     }
 
 
-def test_who_differs_says_so_once(redis: Redis) -> None:
+def test_who_differs_says_so_once(redis: Redis, logged: list[Any]) -> None:
     """The line names the variable, both values and what to do; it comes at the start, and from nobody else."""
     receiver = Agreement(redis, load(partitions=16, handler_timeout=60), OF_RECEIVERS)
     worker = Agreement(redis, load(partitions=8), OF_WORKERS)
-    with capture_logs() as logged:
-        receiver.say()
-        worker.say()
-        worker.say()
-        receiver.say()
+    receiver.say()
+    worker.say()
+    worker.say()
+    receiver.say()
     (line,) = logged
     assert (line["setting"], line["here"], line["elsewhere"]) == ("WA_PARTITIONS", "8", "16")
     assert line["log_level"] == "warning"
     assert line["remedy"] == agreement.REMEDY
 
 
-def test_a_receiver_does_not_know_what_workers_have(redis: Redis) -> None:
+def test_a_receiver_does_not_know_what_workers_have(redis: Redis, logged: list[Any]) -> None:
     """A setting that only workers use may differ in the environment of a receiver."""
-    with capture_logs() as logged:
-        Agreement(redis, load(handler_timeout=60, dedup_window=60), OF_WORKERS).say()
-        Agreement(redis, load(), OF_RECEIVERS).say()
+    Agreement(redis, load(handler_timeout=60, dedup_window=60), OF_WORKERS).say()
+    Agreement(redis, load(), OF_RECEIVERS).say()
     assert logged == []
 
 
-def test_what_nobody_says_any_more_is_forgotten(redis: Redis) -> None:
+def test_what_nobody_says_any_more_is_forgotten(redis: Redis, logged: list[Any]) -> None:
     """The value of a process that ended counts for two and a half minutes."""
     Agreement(redis, load(partitions=16), OF_RECEIVERS).say()
     for member in redis.zrange(keys.AGREED, 0, -1):  # type: ignore[union-attr]
         redis.zincrby(keys.AGREED, -agreement.KEPT_SECONDS - 5, member)
-    with capture_logs() as logged:
-        Agreement(redis, load(partitions=8), OF_RECEIVERS).say()
+    Agreement(redis, load(partitions=8), OF_RECEIVERS).say()
     assert logged == []
     assert said(redis)["WA_PARTITIONS"] == ["8"]
     assert redis.zcard(keys.AGREED) == len(OF_RECEIVERS)

@@ -23,7 +23,7 @@ from ingest.store import append as append_room
 from ingest.store import keys, scripts
 from ingest.store.append import BATCH_BYTES
 from ingest.store.jobs import FAILURE_TTL, job_template
-from ingest.store.records import Record, digest, notification_id, pack, unpack
+from ingest.store.records import MOST_WAITS, Record, digest, notification_id, pack, unpack
 
 NOW = "2026-11-21T10:00:00.123456Z"
 Records = dict[str, list[bytes]]
@@ -105,7 +105,7 @@ def test_records_of_format_1() -> None:
     st.sampled_from([b"", b"ABCDEFGH"]),
     st.sampled_from([b"", b"abc"]),
     st.booleans(),
-    st.integers(0, 255),
+    st.integers(0, MOST_WAITS),
     st.frozensets(st.binary(min_size=4, max_size=4), max_size=3),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

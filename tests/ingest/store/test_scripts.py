@@ -38,10 +38,10 @@ def test_includes_and_constants(script: Callable[..., str], redis: Redis) -> Non
     text = script(
         "-- include ingest/store/queues.lua",
         "-- include workers/dispatch/bucket.lua",
-        "-- constants CHUNK SPLIT_AT",
-        "return { lane_of('messages.7'), CHUNK, tostring(SPLIT_AT), TOKENS_SECONDS and 1 }",
+        "-- constants CHUNK APART",
+        "return { lane_of('messages.7'), CHUNK, tostring(APART), TOKENS_SECONDS and 1 }",
     )
-    assert redis.register_script(text)() == [b"messages", constants.CHUNK, str(constants.SPLIT_AT).encode(), 1]
+    assert redis.register_script(text)() == [b"messages", constants.CHUNK, str(constants.APART).encode(), 1]
 
 
 def test_line_numbers_stay(script: Callable[..., str], redis: Redis) -> None:

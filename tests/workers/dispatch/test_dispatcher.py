@@ -11,7 +11,7 @@ from redis import Redis
 
 from ingest.store import keys
 from ingest.store.pipelined import PipelinedConnection
-from workers import Discard, Handlers, Reject, RetryIn
+from workers import Discard, Handlers, Reject, RetryIn, Snooze
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.outcomes import Outcome
 from workers.dispatch.rate_limits import RateLimits
@@ -100,6 +100,7 @@ def _async_raise(error: BaseException) -> Callable[[Any], Any]:
         (Discard("why"), "discarded", "", None),
         (Reject("bad number"), "rejected", "bad number", None),
         (RetryIn(7), "failed", "asked for a retry in 7 s", 7.0),
+        (Snooze(7), "snoozed", "asked to wait 7 s", 7.0),
         (ValueError("4915550001"), "failed", "ValueError: 4915550001", None),
         (SystemExit(3), "failed", "SystemExit: 3", None),
         (asyncio.CancelledError(), "failed", "CancelledError: ", None),
@@ -114,7 +115,7 @@ def test_what_an_exception_means(
     delay: float | None,
     message: Callable[..., bytes],
 ) -> None:
-    """Discard drops, Reject ends, RetryIn sets the delay, any other exception fails; details stay out of `error`."""
+    """Discard drops, Reject ends, RetryIn and Snooze set the delay, others fail; details stay out of `error`."""
     handlers = Handlers()
     handlers.message()(make(error))
     run = Run(handlers)
@@ -147,25 +148,33 @@ def test_each_handler_ends_by_itself(message: Callable[..., bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "name", "delay"),
+    ("raised", "name", "delay", "at_least"),
     [
-        ([None, Discard("a")], "discarded", None),
-        ([None, Reject("a")], "rejected", None),
-        ([Reject("a"), ValueError()], "failed", None),
-        ([RetryIn(7), RetryIn(3)], "failed", 3),
-        ([RetryIn(7), ValueError()], "failed", None),
+        ([None, Discard("a")], "discarded", None, 0),
+        ([None, Reject("a")], "rejected", None, 0),
+        ([Reject("a"), ValueError()], "failed", None, 0),
+        ([RetryIn(7), RetryIn(3)], "failed", 3, 0),
+        ([RetryIn(7), ValueError()], "failed", None, 0),
+        ([None, Snooze(7), Snooze(9)], "snoozed", 9, 0),
+        ([Reject("a"), Snooze(7)], "snoozed", 7, 0),
+        ([Snooze(7), ValueError()], "failed", None, 7),
+        ([Snooze(7), RetryIn(3)], "failed", 3, 7),
     ],
 )
 def test_the_outcome_of_several_handlers(
-    message: Callable[..., bytes], raised: list[BaseException | None], name: str, delay: float | None
+    message: Callable[..., bytes],
+    raised: list[BaseException | None],
+    name: str,
+    delay: float | None,
+    at_least: float,
 ) -> None:
-    """A failure goes before a rejection, a rejection before a discard; the soonest time that was asked for counts."""
+    """A failure goes before a snooze, a rejection, a discard; the soonest retry and the longest snooze count."""
     handlers = Handlers()
     for error in raised:
         handlers.message()(_raise(error) if error else lambda event: None)
     run = Run(handlers)
     assert run(message()) == [name]
-    assert run.ends[0][1].delay == delay
+    assert (run.ends[0][1].delay, run.ends[0][1].at_least) == (delay, at_least)
 
 
 @pytest.mark.parametrize("swallow", [False, True], ids=["", "swallowing"])

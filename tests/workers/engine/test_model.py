@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -25,7 +26,7 @@ from redis import Redis
 
 from ingest.routing import handles, route
 from ingest.state import controls
-from ingest.store import append, keys, scripts
+from ingest.store import append, constants, keys, scripts
 from ingest.store.constants import LEAVE_MS
 from ingest.store.jobs import job_template, rq_now
 from ingest.store.pipelined import PipelinedConnection
@@ -45,7 +46,8 @@ QUEUES = [*PARTITIONED, "statuses", "other"]
 MAX_COUNT, MAX_BYTES, MAX_ATTEMPTS = 3, 420, 3
 LOCK = keys.REAPER
 LONG_AGO = 1
-SPLIT_AT = 2
+MAX_AGE = 1e12
+APART, POISON_DEATHS, PARKED_RECORDS = 2, 3, 3
 BASE_MS = 1_700_000_000_000
 JUNK = "junk"
 RARELY = 1e-9  # events per second: a bucket that holds one token and does not fill while a test runs
@@ -53,6 +55,7 @@ WINDOW = 100_000.0
 
 STAGES = ("sent", "delivered", "read")
 NAMES = [*(f"m{n}" for n in range(40)), *(f"s{n}" for n in range(6)), "c0", "c1"]
+DELAYS = {"failed": 3600.0, "put_off": 3600.0, "snoozed": 3601.0}  # which share a due time, mostly
 KINDS = {"m": "message", "s": "status", "c": "change"}
 
 
@@ -74,7 +77,9 @@ class Try(NamedTuple):
 
 
 OUTCOMES = st.lists(
-    st.sampled_from(["handled", "failed", "failed", "discarded", "rejected", "put_off"]), min_size=1, max_size=8
+    st.sampled_from(["handled", "failed", "failed", "discarded", "rejected", "put_off", "snoozed"]),
+    min_size=1,
+    max_size=8,
 )
 
 
@@ -452,7 +457,7 @@ class Machine(RuleBasedStateMachine):
         if batch.member not in self.look().ledger:
             worker.drop(batch)  # it was silent for long, and others have done all of it: every event is a copy
             return
-        batch.opened = opened = BatchState(batch.queue, batch.id, batch.given, MAX_ATTEMPTS, batch.token)
+        batch.opened = opened = BatchState(batch.queue, batch.id, batch.given, MAX_ATTEMPTS, MAX_AGE, batch.token)
         batch.left = [0] * len(batch.given)
         asked, mine = [], set()
         for index, event in opened.events:
@@ -546,7 +551,7 @@ class Machine(RuleBasedStateMachine):
         self.handled.add(item.one.name)
         opened = item.batch.opened
         assert opened is not None
-        opened.finish(item.index, item.event, Outcome(outcome))
+        opened.finish(item.index, item.event, Outcome(outcome, delay=DELAYS.get(outcome)))
         item.batch.left[item.index] -= 1
         item.batch.done.append((item.one, outcome))
 
@@ -682,7 +687,8 @@ class Machine(RuleBasedStateMachine):
                 self.counts[f"duplicate.{kind}"] += 1
                 continue
             self.remembered.add(one)
-            if outcome == "put_off":
+            if outcome in ("put_off", "snoozed"):
+                self.counts[f"snoozed.{kind}"] += outcome == "snoozed"
                 self.owed[Owed(batch.queue, one.attempt, one.waits + 1, (one.name,))] += 1
             elif outcome == "failed" and one.attempt < MAX_ATTEMPTS:
                 self.counts[f"retried.{kind}"] += 1
@@ -801,9 +807,10 @@ class Machine(RuleBasedStateMachine):
         if settles:
             self.settle_parts(worker, [part for queue in list(worker.hands) for part in self.release(worker, queue)])
         worker.alive = False
+        state = self.look()
         self.reaped_by(worker.name)
         reaper.heartbeat_and_reap(self.redis, worker.name, leaves=True)
-        self.check_swept()
+        self.check_went_back(state)
         self.workers[n] = self.birth()
 
     @rule(n=st.integers(0, 2))
@@ -814,10 +821,21 @@ class Machine(RuleBasedStateMachine):
             if other.alive:
                 reaper.heartbeat_and_reap(self.redis, other.name)
         self.reaped_by(worker.name)
-        self.redis.delete(LOCK)
-        back = reaper.heartbeat_and_reap(self.redis, worker.name)
-        self.redis.set(LOCK, "nobody")
+        before = self.look()
+        self.reap_once(worker.name)
+        self.check_went_back(before)
+        for _ in range(2):  # the search may be anywhere when it begins
+            while self.redis.exists(keys.REAPED):
+                self.reap_once(worker.name)
+            self.reap_once(worker.name)
+        while self.redis.exists(keys.REAPED):
+            self.reap_once(worker.name)
         self.check_swept()
+
+    def reap_once(self, name: str) -> None:
+        self.redis.delete(LOCK)
+        back = reaper.heartbeat_and_reap(self.redis, name)
+        self.redis.set(LOCK, "nobody")
         state = self.look()
         for queue in QUEUES:
             oldest_first = sorted((state.ledger[m], m.split("|")[1]) for m in back if m.startswith(f"{queue}|"))
@@ -827,6 +845,7 @@ class Machine(RuleBasedStateMachine):
         """What a reaping is going to do."""
         alive = {worker.name for worker in self.workers if worker.alive}
         state = self.look()
+        divided, buried = set(), set()
         for member, token in list(self.holders.items()):
             holder = token.split("#")[0]
             if holder in alive:
@@ -837,22 +856,29 @@ class Machine(RuleBasedStateMachine):
             queue, batch = member.split("|")
             records = state.records[member]
             self.deaths[member] += 1
-            if self.deaths[member] == SPLIT_AT and records:
-                self.forget(member, state)
-                for n in range(len(records)):
-                    self.deaths[f"{queue}|{batch}_p{n + 1:05d}"] = SPLIT_AT
-            elif self.deaths[member] > SPLIT_AT and records:
-                self.forget(member, state)
-                (record,) = records
-                self.owed[owed(queue, record)] -= 1
+            count = self.deaths[member]
+            if len(records) > 1 or (len(records) == 1 and count > 1 and "_p" not in batch):
+                for first in range(0, len(records), math.ceil(len(records) / APART)):
+                    self.deaths[f"{queue}|{batch}{'_p' if count > 1 else '_d'}{first + 1:05d}"] = count
+                divided.add(member)
+            elif len(records) == 1 and count >= POISON_DEATHS:
+                self.owed[owed(queue, records[0])] -= 1
                 self.counts["dead.notification"] += 1
                 self.letters[lane_of(queue), "poison"] += 1
-                self.finished.update(owed(queue, record).names)
+                self.finished.update(owed(queue, records[0]).names)
+                buried.add(member)
+        for member in divided | buried:
+            del self.deaths[member]
+        if buried:  # its claims end, and those of batches that had ended before
+            left = state.ledger.keys() - divided - buried
+            self.claims = {key: of for key, of in self.claims.items() if of in left}
 
-    def forget(self, member: str, state: State) -> None:
-        """A batch is no more; its claims end, and those of batches that had ended before."""
-        del self.deaths[member]
-        self.claims = {key: of for key, of in self.claims.items() if of != member and of in state.ledger}
+    def check_went_back(self, before: State) -> None:
+        """What dead workers held is in its queue at once, however long the search for lost batches takes."""
+        state = self.look()
+        for member in before.taken.keys() - state.taken.keys() & state.ledger.keys():
+            queue, batch = member.split("|")
+            assert batch in state.queued[queue]
 
     def check_swept(self) -> None:
         state = self.look()
@@ -915,15 +941,13 @@ class Machine(RuleBasedStateMachine):
     def revive(self) -> None:
         """A handler works again: what was put off is due, and nothing else."""
         before, now = self.look(), self.redis.time()[0]
-        count = self.revive_script(keys=[keys.RQ_QUEUES], args=[keys.RQ, keys.WA])
+        while self.revive_script(keys=[keys.PUT_OFF, keys.PARKED], args=[keys.RQ, keys.WA]):
+            pass
         after = self.look()
-        known = {queue for queue in QUEUES if self.redis.sismember(keys.RQ_QUEUES, keys.queue_key(queue))}
-        due = {(queue, id) for queue in known for id in before.scheduled[queue] if id.startswith("w")}
-        assert count == len(due)
         for queue in QUEUES:
             assert before.scheduled[queue].keys() == after.scheduled[queue].keys()
             for id, at in after.scheduled[queue].items():
-                assert at <= now + 1 if (queue, id) in due else at == before.scheduled[queue][id]
+                assert at <= now + 1 if id.startswith("w") else at == before.scheduled[queue][id]
 
     # What an operator says
 
@@ -1000,9 +1024,22 @@ class Machine(RuleBasedStateMachine):
             if tail and state.queued[queue][-1:] == [tail]:
                 size = sum(map(len, state.records.get(f"{queue}|{tail}", ())))
                 assert size == int(state.tails[f"{queue}|bytes"])
+        self.check_parked(state)
         counts = {name.decode(): int(count) for name, count in self.redis.hgetall(keys.COUNTS).items()}
         assert counts == +self.counts
         assert self.redis.hlen(keys.CLAIMS) == len(self.claims) + self.claimed_ever
+
+    def check_parked(self, state: State) -> None:
+        """What may be joined is known with its size, and what waits until it is due lies in bounded batches."""
+        for member, of_batch in state.records.items():
+            if member.split("|")[1][0] in "rw":
+                assert len(of_batch) <= PARKED_RECORDS
+        for slot, value in self.redis.hgetall(keys.PARKED).items():
+            queue, id = slot.decode().split("|")[0], value.decode().split("|")[0]
+            member = f"{queue}|{id}"
+            if id in state.scheduled[queue] and member in state.ledger.keys() - state.taken.keys():
+                assert int(value.split(b"|")[1]) == sum(map(len, state.records[member]))
+                assert state.ledger[member] == min(unpack(record).received_ms for record in state.records[member])
 
     def check_leases(self, state: State) -> None:
         """A partition is leased while something of it is in work: to one worker, for so many batches."""
@@ -1048,6 +1085,7 @@ class Machine(RuleBasedStateMachine):
         found = {key.decode() for key in self.redis.keys("*")}
         names = (keys.LEDGER, keys.TAKEN, keys.LEASES, keys.DEATHS, keys.WANTED)
         assert found.isdisjoint(names)
+        assert not self.calm or found.isdisjoint((keys.PARKED, keys.PUT_OFF))
         assert not [k for k in found if ":batch:" in k or ":job:" in k or ":queue:" in k or ":scheduled:" in k]
         assert self.claims == {}, "claims that nobody will ever settle"
         letters: Counter[tuple[str, str]] = Counter()
@@ -1055,6 +1093,15 @@ class Machine(RuleBasedStateMachine):
             for _, letter in self.redis.xrange(keys.dead_key(lane)):
                 letters[lane, letter[b"reason"].decode()] += 1
         assert letters == +self.letters
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits so low that a few batches reach them."""
+    limits = {"APART": APART, "PARKED_RECORDS": PARKED_RECORDS, "PROMOTED": 2, "REVIVED": 2}
+    for name, value in {**limits, "SEARCH_BATCHES": 2, "SEARCH_COST": 3}.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr(reaper, "_SCRIPT", scripts.lua(reaper.__file__, "reap.lua"))
 
 
 def machine(redis: Redis, without: frozenset[str] = frozenset()) -> type[Machine]:

@@ -7,6 +7,7 @@ import pytest
 from redis import Redis
 
 from ingest.store import keys
+from ingest.store.constants import APART, SEARCH_COST
 from workers.engine import reaper
 
 
@@ -37,6 +38,7 @@ def test_a_dead_workers_batch_goes_back_to_the_front(
     commit(message("m2"))
     forget("dying")
     assert reaper.heartbeat_and_reap(redis, "other") == [f"{queue}|{batch}"]
+    assert redis.lrange(keys.queue_key(queue), 0, -1).count(batch.encode()) == 1  # type: ignore[union-attr]
     assert take("other") == (queue, batch)
 
 
@@ -157,6 +159,113 @@ def test_what_a_supervisor_saw_end_goes_back_at_once(
         batches[worker] = "|".join(take(worker))
     redis.zadd(keys.ALIVE, {"silent": 1})
     assert reaper.heartbeat_and_reap(redis, "next", ended="ended") == [batches["ended"]]
-    assert redis.hgetall(keys.DEATHS) == {batches["ended"].encode(): b"1"}
+    assert redis.hkeys(keys.DEATHS) == [batches["ended"].encode()]
     assert redis.hkeys(keys.TAKEN) == [batches["silent"].encode()]
     assert reaper.heartbeat_and_reap(redis, "next", ended="ended") == []
+
+
+def _dies(redis: Redis, worker: str) -> list[str]:
+    """A worker ends, as its supervisor sees. Returns what went back."""
+    reaper.heartbeat_and_reap(redis, worker)
+    return reaper.heartbeat_and_reap(redis, "next", ended=worker)
+
+
+def test_neighbours_are_tried_apart(
+    take: Any, commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
+) -> None:
+    """After the first death a batch is divided, in order; its parts are given out one at a time."""
+    commit(*[status(str(n)) for n in range(100)])
+    reaper.heartbeat_and_reap(redis, "w1")
+    queue, batch = take("w1")
+    whole = redis.lrange(keys.batch_key(batch), 0, -1)
+    assert len(_dies(redis, "w1")) <= APART
+    parts: list[bytes] = []
+    while given := take.many("w2"):
+        ((_, part),) = given
+        assert take.last[2] == 1
+        found: Any = redis.lrange(keys.batch_key(part), 0, -1)
+        assert len(found) <= 100 / APART + 1
+        parts += found
+        redis.delete(keys.batch_key(part))
+        redis.zrem(keys.LEDGER, f"{queue}|{part}")
+        redis.delete(keys.TAKEN)
+    assert parts == whole
+
+
+@pytest.mark.parametrize("minutes", [1, 40])
+def test_a_death_is_judged_in_time(
+    minutes: int,
+    take: Any,
+    commit: Callable[..., None],
+    status: Callable[..., bytes],
+    redis: Redis,
+    dead: Callable[[str], list[dict[str, str]]],
+) -> None:
+    """Three deaths within an hour make poison; a record whose workers die now and then is never given up."""
+    commit(status("a"))
+    for deaths in range(1, 6):
+        reaper.heartbeat_and_reap(redis, "w1")
+        if not (taken := take.many("w1")):
+            break
+        assert len(_dies(redis, "w1")) == (0 if minutes == 1 and deaths == 3 else 1), taken
+        for member, times in redis.hgetall(keys.DEATHS).items():  # type: ignore[union-attr]
+            earlier = b" ".join(b"%d" % (int(time) - minutes * 60_000) for time in times.split())
+            redis.hset(keys.DEATHS, member, earlier)
+    assert [letter["reason"] for letter in dead("statuses")] == ["poison"] * (minutes == 1)
+    assert redis.zcard(keys.LEDGER) == (minutes != 1)
+
+
+@pytest.fixture
+def many(redis: Redis) -> list[bytes]:
+    """20,000 batches that wait for their next try, as members of the ledger, the oldest first."""
+    members = [f"messages.{n % 8}|r{n:016d}" for n in range(20_000)]
+    with redis.pipeline(transaction=False) as pipe:
+        for n, member in enumerate(members):
+            queue, id = member.split("|")
+            pipe.zadd(keys.LEDGER, {member: n})
+            pipe.zadd(keys.scheduled_key(queue), {id: 1 << 40})
+        pipe.execute()
+    return [member.encode() for member in members]
+
+
+def _reap(redis: Redis) -> list[str]:
+    redis.delete(keys.REAPER)
+    return reaper.heartbeat_and_reap(redis, "w1")
+
+
+def test_no_call_walks_all_that_is_parked(many: list[bytes], redis: Redis) -> None:
+    """One reaping looks at a part of what waits, whose size does not depend on how much that is."""
+    _reap(redis)
+    for _ in range(3):
+        redis.config_resetstat()
+        _reap(redis)
+        stats: Any = redis.info("commandstats")
+        assert 0 < sum(stats[f"cmdstat_{name}"]["calls"] for name in ("zscore", "zrange")) <= SEARCH_COST + 100
+
+
+def test_what_was_lost_is_found_wherever_it_is(many: list[bytes], redis: Redis) -> None:
+    """The search goes on where the last one ended, past what was settled meanwhile, and comes round to the oldest."""
+    lost = [many[0], *many[8_000:10_000], many[-1]]
+    for member in lost:
+        queue, id = member.decode().split("|")
+        redis.zrem(keys.scheduled_key(queue), id)
+    found = _reap(redis)
+    while place := redis.get(keys.REAPED):
+        redis.zrem(keys.LEDGER, place.split()[1])  # type: ignore[union-attr]
+        found += _reap(redis)
+    assert found == [member.decode() for member in reversed(lost)]
+
+
+def test_a_long_queue_is_searched(many: list[bytes], redis: Redis) -> None:
+    """What waits in a queue of thousands is not taken for lost, and what is missing there is found."""
+    for n in range(8):
+        redis.delete(keys.scheduled_key(f"messages.{n}"))
+    ids = [member.decode().split("|")[1] for member in many if member.startswith(b"messages.0")]
+    redis.rpush(keys.queue_key("messages.0"), *(id for id in ids if id != ids[-2]))
+    for member in many:
+        if not member.startswith(b"messages.0"):
+            redis.zrem(keys.LEDGER, member)
+    found = _reap(redis)
+    while redis.exists(keys.REAPED):
+        found += _reap(redis)
+    assert found == [f"messages.0|{ids[-2]}"]
