@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -57,6 +58,14 @@ def _with_exception(logger: Any, method: str, line: structlog.typing.EventDict) 
     return line
 
 
+def _frames(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Of an exception in a line with values=False, write where it came from, and nothing of what it says."""
+    if not line.pop("values", True) and (exc_info := line.pop("exc_info", None)):
+        frames = traceback.extract_tb(exc_info[2])
+        line["frames"] = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
+    return line
+
+
 class _UnlessHandled(logging.StreamHandler[Any]):
     """Writes the lines that no log handler of the user's gets."""
 
@@ -89,6 +98,7 @@ def configure(level: str = "info") -> None:
         keep_exc_info=True,  # until `_with_exception` has it
         processors=[
             _with_exception,
+            _frames,
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
             structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(),

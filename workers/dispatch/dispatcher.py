@@ -51,7 +51,6 @@ class Dispatcher:
         may_begin: Callable[[], bool] = lambda: True,
         hung: Callable[[], None] | None = None,
         one_by_one: bool = False,
-        full_errors: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
         uvloop: bool = True,
     ) -> None:
@@ -60,7 +59,6 @@ class Dispatcher:
         self._changed = changed
         self._stopping = stopping
         self._may_begin = may_begin
-        self._full_errors = full_errors
         self.breakdowns = Breakdowns(tell) if tell else None
         self.closed: set[str] = set()
         self.held = False
@@ -308,7 +306,7 @@ class Dispatcher:
     def _outcome(self, item: Item, ended: list[Ended]) -> Outcome:
         if len(ended) == 1 and ended[0].error is None and ended[0].waits is None:  # nearly always
             return HANDLED
-        return outcomes.of_event(ended, item.account.done_before(item.index), self._full_errors)
+        return outcomes.of_event(ended, item.account.done_before(item.index))
 
     def _finish(self, item: Item, outcome: Outcome, now: float) -> None:
         self.in_flight -= 1

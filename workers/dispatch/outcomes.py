@@ -35,6 +35,7 @@ class Outcome(NamedTuple):
     letter, and to a log only as WA_LOG_ERRORS=full asks for it; `error` and `handler` may be logged. `delay` is what
     RetryIn or Snooze asked for, or for how long the event is put off, in seconds; `at_least` is what another handler of
     a failed event asked for with Snooze. `done` are the handlers that need not be called again (their digests).
+    `raised` is the exception.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Outcome(NamedTuple):
     delay: float | None = None
     at_least: float = 0.0
     done: tuple[bytes, ...] = ()
-    trace: str = ""
+    raised: BaseException | None = None
 
     @property
     def happened(self) -> bool:
@@ -75,7 +76,7 @@ class Ended(NamedTuple):
         return self.error is not None and not isinstance(self.error, Discard | Reject | RetryIn | Snooze)
 
 
-def of_event(ended: Iterable[Ended], before: frozenset[bytes], full: bool) -> Outcome:
+def of_event(ended: Iterable[Ended], before: frozenset[bytes]) -> Outcome:
     """The outcome of an event, from the calls of its handlers. `before`: those that had ended in an earlier try."""
     calls = list(ended)
     left = [call for call in calls if not call.worked]
@@ -85,7 +86,7 @@ def of_event(ended: Iterable[Ended], before: frozenset[bytes], full: bool) -> Ou
     failed = [call for call in left if call.error is not None and not isinstance(call.error, Reject | Snooze)]
     snoozed = {call.error.seconds: call.handler.name for call in left if isinstance(call.error, Snooze)}
     if failed:
-        outcome = _of_failure(failed[0].handler.name, failed[0].error, full)
+        outcome = _of_failure(failed[0].handler.name, failed[0].error)
         # When one of them asked for a time and another did not, the usual time fits both.
         asked = [call.error.seconds for call in failed if isinstance(call.error, RetryIn)]
         delay = min(asked) if len(asked) == len(failed) else None
@@ -97,16 +98,23 @@ def of_event(ended: Iterable[Ended], before: frozenset[bytes], full: bool) -> Ou
         return Outcome("snoozed", detail, handler=snoozed[longest], delay=max(longest, *waits, 0.0), done=done)
     if waits:
         return Outcome("put_off", handler=left[0].handler.name, delay=max(waits), done=done)
-    return Outcome("rejected", str(left[0].error), handler=left[0].handler.name)
+    return Outcome("rejected", _text(left[0].error), handler=left[0].handler.name)
 
 
-def _of_failure(name: str, error: BaseException | None, full: bool) -> Outcome:
+def _of_failure(name: str, error: BaseException | None) -> Outcome:
     if isinstance(error, RetryIn):
         return Outcome("failed", f"asked for a retry in {error.seconds:g} s", "RetryIn", name)
     where = place(error)
-    detail = f"{type(error).__name__}: {error} ({where})"
-    trace = "".join(traceback.format_exception(error)) if full and error else ""
-    return Outcome("failed", detail, f"{type(error).__name__} at {where}", name, trace=trace)
+    detail = f"{type(error).__name__}: {_text(error)} ({where})"
+    return Outcome("failed", detail, f"{type(error).__name__} at {where}", name, raised=error)
+
+
+def _text(error: BaseException | None) -> str:
+    """What an exception says, as Redis can keep it; a class of the user's may say nothing, or half a character."""
+    try:
+        return str(error).encode("utf-8", "replace").decode()
+    except Exception as broken:
+        return f"(its text raises {type(broken).__name__})"
 
 
 def failure(argument: Event, ended: Ended) -> tuple[Event, BaseException | None, int]:

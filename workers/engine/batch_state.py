@@ -34,7 +34,7 @@ class Wait(NamedTuple):
 class Results:
     """How events ended since the last settle, as settle.lua takes it."""
 
-    __slots__ = ("counts", "done", "errors", "freed", "letters", "records", "retries", "tally", "traces")
+    __slots__ = ("counts", "done", "errors", "freed", "letters", "raised", "records", "retries", "tally")
 
     def __init__(self) -> None:
         self.records = 0
@@ -45,7 +45,7 @@ class Results:
         self.done: list[str] = []  # as settle.lua reads it
         self.freed: list[str] = []  # claims that end
         self.errors: Counter[tuple[str, str]] = Counter()  # handler and error of failed events
-        self.traces: dict[tuple[str, str], str] = {}
+        self.raised: dict[tuple[str, str], BaseException] = {}  # one exception of each sort of `errors`
 
 
 class BatchState:
@@ -200,8 +200,8 @@ class BatchState:
     def _account_failure(self, results: Results, event: Event, index: int, outcome: Outcome) -> None:
         what = outcome.handler, outcome.error or outcome.name
         results.errors[what] += 1
-        if outcome.trace:
-            results.traces[what] = outcome.trace
+        if outcome.raised is not None:
+            results.raised.setdefault(what, outcome.raised)
         if outcome.name == "rejected" or event.attempt >= self._max_attempts:
             _letter(results, outcome.name, event, outcome.detail, event.body_digest)
             return

@@ -89,7 +89,6 @@ class Flow:
             may_begin=self._is_sure,
             hung=self._give_up,
             one_by_one=settings.threads == 1,
-            full_errors=settings.log_errors == "full",
             uvloop=settings.loop == "uvloop",
         )
         self._loop = self.dispatcher.loop

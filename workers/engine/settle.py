@@ -67,6 +67,7 @@ class Settling:
         profiles: Profiles | None,
         archive: Archive | None,
     ) -> None:
+        self._values = settings.log_errors == "full"
         self._settle = connection.script(scripts.lua(__file__, "settle.lua"))
         self._arguments = Arguments(worker, settings.dedup_window)
         self._dispatcher = dispatcher
@@ -117,7 +118,7 @@ class Settling:
             if how == b"lost":
                 self._lost(part.one)
             else:
-                _log_results(part.one.hand.lane, part.results)
+                _log_results(part.one.hand.lane, part.results, self._values)
         lanes = {part.one.hand.lane for part in parts} & self._hands.lanes
         self._caps.learn(lanes, [lane.decode() for lane in capped])
         self._hands.give_back({lane.decode() for lane in paused})
@@ -230,10 +231,18 @@ def _values(results: Results) -> Iterator[Any]:
     yield "\n".join(results.freed)
 
 
-def _log_results(lane: str, results: Results) -> None:
+def _log_results(lane: str, results: Results, values: bool) -> None:
+    """`values`: with what exceptions say, too. They are in the record in any case, for Sentry and its like."""
     for (handler, error), count in results.errors.items():
-        trace = results.traces.get((handler, error))
-        more = {"traceback": trace} if trace else {}
-        log.warning("events failed", lane=lane, failed=count, handler=handler, error=error, **more)
+        raised = results.raised.get((handler, error))
+        log.error(
+            "events failed",
+            lane=lane,
+            failed=count,
+            handler=handler,
+            error=error,
+            exc_info=raised,
+            values=values,
+        )
     for reason, count in Counter(letter[0] for letter in results.letters).items():
         log.warning("dead letters", lane=lane, reason=reason, count=count)
