@@ -11,7 +11,7 @@ from ingest.store.urls import ONLY, address
 from ingest.supervisor import ProcessSpec
 from workers.dispatch.outcomes import GRACE_SECONDS
 
-STOP_MARGIN = 5.0
+STOP_MARGIN = 10.0
 """What a worker may take to stop beyond WA_STOP_SECONDS, in seconds, before it is killed: it settles, and ends."""
 
 _LAUNCHER = "ingest.without_rich"

@@ -45,7 +45,7 @@ log = get_logger("workers.engine.worker")
 _TTL = 20
 """RQ's worker_ttl, seconds: RQ waits 15 s less than this for a job; its socket time-out is 10 s more than that wait."""
 
-_END_SECONDS = 2.0  # what threads of handlers get once all is settled, and what is called at exit
+_END_SECONDS = 4.0  # for threads of handlers once all is settled, and for what is called at exit, such as Sentry's
 
 _LOOK_EVERY = 5  # of our beats: ten seconds
 _TRIM_EVERY = 30  # a minute
