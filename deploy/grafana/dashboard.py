@@ -246,6 +246,12 @@ ROWS: dict[str, list[Panel]] = {
             ),
         ),
         Panel(
+            "Longest call",
+            "s",
+            "For how long a handler has been at one event, at most. Above WA_HANDLER_TIMEOUT it hangs.",
+            (("max by (lane) (wa_lane_working_oldest_seconds)", "{{lane}}"),),
+        ),
+        Panel(
             "New dead letters",
             "short",
             "By lane and reason, in five minutes. Failed: out of attempts; poison: killed three workers in an hour.",

@@ -212,7 +212,7 @@ def test_term_inside_a_slow_handler(
         else "@handlers.status()\ndef handle(event):\n    write(event.id)\n    time.sleep(600)\n"
     )
     commit(_status("a"), _status("b"))
-    workers.start(slow, WA_HANDLER_TIMEOUT="700s")
+    workers.start(slow, WA_HANDLER_TIMEOUT="700s", WA_STOP_SECONDS="3s")
     wait_for(lambda: workers.seen(), 60)
     began = time.monotonic()
     workers.stop()

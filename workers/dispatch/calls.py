@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
-from workers.dispatch import outcomes
+from workers.dispatch import failures
 from workers.dispatch.loop_watch import LoopWatch
 from workers.dispatch.outcomes import Ended, HandlerTimeout
 from workers.dispatch.rate_limits import HandlerLimiter
@@ -163,7 +163,7 @@ class Calls:
                 ended.set_exception(error)
                 self._threads.leave_here()
 
-        self._threads.works_here = True
+        self._threads.enter_here()
         thread = threading.Thread(target=run, name="loop", daemon=True)
         thread.start()
         self._threads.work_here()
@@ -231,7 +231,7 @@ class Calls:
     async def _failed(self, argument: Event, ended: Ended, task: asyncio.Task[Any]) -> None:
         for hook in self._on_errors:
             self._running[task].handler = hook
-            outcomes.note_hook(await self._call_one(hook, outcomes.failure(argument, ended), task))
+            failures.note(await self._call_one(hook, failures.told(argument, ended), task))
 
     async def _call_one(self, handler: Handler, argument: Any, task: asyncio.Task[Any]) -> Ended:
         began, error = time.monotonic(), None

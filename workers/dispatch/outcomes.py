@@ -9,11 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from ingest.loggers import get_logger
-from workers.events import Event
 from workers.handlers import Discard, Handler, Reject, RetryIn, Snooze
-
-log = get_logger(__name__)
 
 _OURS = str(Path(__file__).parents[1])
 _PYTHON = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -115,18 +111,6 @@ def _text(error: BaseException | None) -> str:
         return str(error).encode("utf-8", "replace").decode()
     except Exception as broken:
         return f"(its text raises {type(broken).__name__})"
-
-
-def failure(argument: Event, ended: Ended) -> tuple[Event, BaseException | None, int]:
-    """What `Handlers.on_error` is called with."""
-    return argument, ended.error, argument.attempt
-
-
-def note_hook(ended: Ended) -> None:
-    """A function of `Handlers.on_error` was called: what it raised is logged, and no fault of the event."""
-    if ended.error is not None:
-        error = f"{type(ended.error).__name__} at {place(ended.error)}"
-        log.error("on_error failed", function=ended.handler.name, error=error)
 
 
 def place(error: BaseException | None) -> str:

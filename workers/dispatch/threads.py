@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from ingest.loggers import get_logger
-from workers.dispatch import outcomes
+from workers.dispatch import failures
 from workers.dispatch.outcomes import GRACE_SECONDS, Ended, HandlerTimeout, stack_of
 from workers.events import Event
 from workers.handlers import Handler
@@ -80,7 +80,7 @@ class _Place:
     def tell(self, argument: Event, ended: Ended, wait: Callable[[Any], None]) -> None:
         """Call the hooks for a failed call."""
         for hook in self.on_errors:
-            outcomes.note_hook(self._call(hook, outcomes.failure(argument, ended), wait))
+            failures.note(self._call(hook, failures.told(argument, ended), wait))
 
     def _call(self, handler: Handler, argument: Any, wait: Callable[[Any], None]) -> Ended:
         """Call a handler. What `watch` raises in this thread is raised inside it, or not at all."""
@@ -163,8 +163,12 @@ class Threads:
             self._start()
         self._jobs.put(job)
 
+    def enter_here(self) -> None:
+        """This thread calls `work_here` next, also if `leave_here` comes before that."""
+        self.works_here, self._leaves_here = True, False
+
     def work_here(self) -> None:
-        """After `works_here` was set: do jobs in this thread, instead of one of its own, until `leave_here`."""
+        """Do jobs in this thread, instead of one of its own, until `leave_here`."""
         if not self._places:
             self._places.append(self._place(threading.current_thread()))
         try:
@@ -172,7 +176,7 @@ class Threads:
                 if (job := self._jobs.get()) is not None:
                     self._do(job, self._places[0])
         finally:
-            self.works_here = self._leaves_here = False
+            self.works_here = False
 
     def leave_here(self) -> None:
         """Have `work_here` end after the job that it is in: then `works_here` is False."""
