@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from workers.dispatch import failures
 from workers.dispatch.loop_watch import LoopWatch
-from workers.dispatch.outcomes import Ended, HandlerTimeout
+from workers.dispatch.outcomes import Ended, HandlerTimeout, decided
 from workers.dispatch.rate_limits import HandlerLimiter
 from workers.dispatch.ready import Item, Ready
 from workers.dispatch.threads import Job, Threads
@@ -247,7 +247,7 @@ class Calls:
                 raise
             task.uncancel()  # by itself, if at all
             error = raised
-            if isinstance(raised, TimeoutError) and limit.expired():
+            if limit.expired() and not decided(raised):
                 error = HandlerTimeout(f"not done after {self._timeout:g} s").with_traceback(raised.__traceback__)
         return Ended(handler, time.monotonic() - began, error)
 

@@ -19,8 +19,11 @@ GRACE_SECONDS = 3.0
 """A call that does not end this long after it was interrupted counts as failed, and what it runs in is replaced."""
 
 
-class HandlerTimeout(TimeoutError):
-    """Raised inside a handler when its time is over."""
+class HandlerTimeout(BaseException):
+    """Raised inside a handler when its time is over.
+
+    No Exception and no TimeoutError, so that neither a handler nor a library takes it for the time-out of its own call.
+    """
 
 
 class Outcome(NamedTuple):
@@ -69,7 +72,12 @@ class Ended(NamedTuple):
     @property
     def broke(self) -> bool:
         """True for a failure that the handler did not decide on."""
-        return self.error is not None and not isinstance(self.error, Discard | Reject | RetryIn | Snooze)
+        return self.error is not None and not decided(self.error)
+
+
+def decided(error: BaseException) -> bool:
+    """True for what a handler raises to say what is to become of the event."""
+    return isinstance(error, Discard | Reject | RetryIn | Snooze)
 
 
 def of_event(ended: Iterable[Ended], before: frozenset[bytes]) -> Outcome:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ingest.loggers import get_logger
 from workers.dispatch import failures
-from workers.dispatch.outcomes import GRACE_SECONDS, Ended, HandlerTimeout, stack_of
+from workers.dispatch.outcomes import GRACE_SECONDS, Ended, HandlerTimeout, decided, stack_of
 from workers.events import Event
 from workers.handlers import Handler
 
@@ -73,9 +73,9 @@ class _Place:
             ended = self._call(handler, argument, wait)
             if self.abandoned:
                 return
-            job.ended.append(ended if ended.error is None else self._told(ended))
+            job.ended.append(ended)
             if ended.broke and self.on_errors and job.tells_failures:
-                self.tell(argument, job.ended[-1], wait)
+                self.tell(argument, ended, wait)
 
     def tell(self, argument: Event, ended: Ended, wait: Callable[[Any], None]) -> None:
         """Call the hooks for a failed call."""
@@ -95,24 +95,21 @@ class _Place:
             error = raised
         while True:
             try:
-                return Ended(handler, self._leave() - began, error)
-            except HandlerTimeout as late:
-                error = late
+                if self._leave() and error is not None and not decided(error):
+                    # Also what a library made of it; and what is raised in a thread has no text.
+                    late = HandlerTimeout(f"not done after {self._timeout:g} s")
+                    error = late.with_traceback(error.__traceback__)
+                return Ended(handler, time.monotonic() - began, error)
+            except HandlerTimeout as raised:
+                error = raised
 
-    def _told(self, ended: Ended) -> Ended:
-        """The call, with a text for the time-out: what is raised in a thread has none."""
-        if not isinstance(ended.error, HandlerTimeout):
-            return ended
-        error = HandlerTimeout(f"not done after {self._timeout:g} s").with_traceback(ended.error.__traceback__)
-        return ended._replace(error=error)
-
-    def _leave(self) -> float:
+    def _leave(self) -> bool:
+        """The call is over. True when it was interrupted."""
         with self.lock:
-            self.handler = None
-            if self.interrupted_at is not None:
-                self.interrupted_at = None
+            self.handler, interrupted_at, self.interrupted_at = None, self.interrupted_at, None
+            if interrupted_at is not None:
                 _raise_in(self.thread, None)  # it may not have been raised yet
-        return time.monotonic()
+        return interrupted_at is not None
 
     def interrupt(self, now: float) -> None:
         with self.lock:

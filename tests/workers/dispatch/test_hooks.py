@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -275,6 +276,67 @@ def test_a_hang_is_told(is_async: bool) -> None:
     handlers.message()(hangs_async if is_async else hangs)
     (called,) = call(handlers, BODY, timeout=0.2)
     assert (called.outcome, told) == ("failed", ["HandlerTimeout"])
+
+
+@both
+def test_whose_time_out_it_was(is_async: bool) -> None:
+    """A call of the handler's own that times out is its error; what a library makes of our interruption is ours;
+    and what a handler decides then, is decided.
+    """
+    handlers = Handlers()
+
+    def own(message: Message) -> None:
+        raise TimeoutError("of the database")
+
+    handler(handlers, is_async, own)
+    (called,) = call(handlers, BODY)
+    assert called.detail.startswith("TimeoutError: of the database")
+
+    def library(raises: BaseException) -> Handlers:
+        registry = Handlers()
+
+        def plain(message: Message) -> None:
+            try:
+                while True:
+                    time.sleep(0.01)
+            except Exception:  # neither: it is no error of what is called
+                return
+            except BaseException:
+                raise raises from None
+
+        async def awaits(message: Message) -> None:
+            try:
+                await asyncio.sleep(3600)
+            except Exception:
+                return
+            except BaseException:
+                raise raises from None
+
+        registry.message()(awaits if is_async else plain)
+        return registry
+
+    (called,) = call(library(ConnectionError("read timed out")), BODY, timeout=0.1)
+    assert called.detail.startswith("HandlerTimeout: not done after 0.1 s")
+    (called,) = call(library(Discard("too slow")), BODY, timeout=0.1)
+    assert called.outcome == "discarded"
+
+
+def test_plain_handlers_have_loops_of_their_own() -> None:
+    """Beside async handlers, a plain one may call asyncio.run: it is not called inside a running loop."""
+    seen: list[str] = []
+    handlers = Handlers()
+
+    @handlers.message()
+    def runs(message: Message) -> None:
+        asyncio.run(asyncio.sleep(0))
+        seen.append("ran")
+
+    @handlers.message()
+    async def beside(message: Message) -> None:
+        seen.append("beside")
+
+    (called,) = call(handlers, BODY)
+    assert (called.outcome, sorted(seen)) == ("handled", ["beside", "ran"])
 
 
 def test_a_call_that_cannot_be_interrupted_is_told() -> None:
