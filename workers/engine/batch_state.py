@@ -19,6 +19,7 @@ from workers.events import Broken, Event, Message, Status
 from workers.events.message import shares_of
 from workers.events.parsing import parse
 
+_LETTERS = 1000  # that are collected at a time, and those of one more record
 _DETAIL = 500  # characters of a dead letter's detail
 
 
@@ -150,11 +151,16 @@ class BatchState:
         """True when something was done since the last `collect`."""
         return bool(self._done) or (self._first < len(self._left) and self._left[self._first] == 0)
 
+    @property
+    def is_collected(self) -> bool:
+        """True when `collect` has told all there is."""
+        return self._first == len(self._left) and not self._done
+
     def collect(self) -> Results:
-        """What was done since the last call."""
+        """What was done since the last call; of dead letters no more than a script writes in some milliseconds."""
         results = Results()
         upto = self._first
-        while upto < len(self._left) and self._left[upto] == 0:
+        while upto < len(self._left) and self._left[upto] == 0 and len(results.letters) < _LETTERS:
             for event, index, outcome in self._unclaimed[upto]:
                 if isinstance(event, Broken):
                     body_digest = self._records[upto].body_digest or digest(self._records[upto].body)

@@ -27,6 +27,7 @@ from redis import Redis
 from ingest.store import keys, scripts
 from ingest.store.pipelined import Call, PipelinedConnection
 from workers.events import Change, Event, Message, Status
+from workers.events.envelope import write_json
 
 ERROR_MS = 600_000
 """Errors have no id: an equal one counts as a copy if it arrives in the same or the next slot of ten minutes."""
@@ -124,7 +125,7 @@ def _digest(identity: tuple[Any, ...]) -> tuple[str, int]:
     try:
         text = orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:  # nested deeper than orjson writes, though it could read it
-        text = repr(identity).encode("utf-8", "surrogatepass")
+        text = write_json(list(identity))
     member, bucket = _DIGEST.unpack(blake2b(text, digest_size=_DIGEST.size).digest())
     return f"{bucket & _BUCKETS:010o}", member
 

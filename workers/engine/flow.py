@@ -269,6 +269,8 @@ class Flow:
         for wait in (self.dispatcher.begin(), self._renew_caps()):
             if wait is not None:
                 until.append(now + wait)
+        if any(one.is_large for one in self._hands.batches):
+            until.append(now)
         if any(one.busy for one in self._hands.batches):
             until.append(self._opening.again_at)
         pause = max(0.0005, min(until) - time.monotonic())

@@ -47,6 +47,7 @@ class Open:
         self.state = state
         self.hand = hand
         self.settled_at = time.monotonic()
+        self.is_large = False  # all is done, but was too much for one settle
         self.asked: Asked | None = None
         self.account: Account  # set once the claims are known
         self.busy: list[tuple[int, Event, claims.Claim]] = []

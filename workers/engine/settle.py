@@ -148,9 +148,13 @@ class Settling:
             self._dispatcher.reopen(one.hand.source)  # what it held is in the way of what comes of these contacts later
             if not one.hand.paused:  # others want it
                 self._taking.leave_to_others(one.hand.queue, one.settled_at + SOON_SECONDS)
+        results = one.state.collect()
+        one.is_large = how == "end" and not one.state.is_collected
+        if one.is_large:
+            how = "more"
         if how != "more":
             self._leaves(one)
-        return Part(one, one.state.collect(), how)
+        return Part(one, results, how)
 
     def _lost(self, one: Open) -> None:
         """Another worker has the batch, because this one was silent for too long: it must leave it alone."""

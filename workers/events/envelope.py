@@ -120,7 +120,7 @@ class _People:
 def write_json(tree: Any) -> bytes:
     """Any JSON that orjson has read. orjson reads 1024 levels, but writes no more than 254."""
     try:
-        return orjson.dumps(tree)
+        return b"%b" % orjson.dumps(tree)  # a copy: what orjson returns takes 4 kB, however short it is
     except orjson.JSONEncodeError:
         return _write_deep(tree)
 

@@ -24,10 +24,11 @@ _ARRAYS: dict[str, type[Event]] = {"messages": Message, "statuses": Status, "err
 
 _JSON_NAMES = {type(None): "null", bool: "a boolean", str: "a string", list: "an array", dict: "an object"}
 
-# Every broken part is kept with the objects around it. This bounds the sum: a body made of thousands of broken
-# parts inside one large object would grow to gigabytes. Parts beyond it are kept once, as the whole body.
+# Every broken part is kept with the objects around it. This bounds their number and their sum: a body made of thousands
+# of broken parts would grow to gigabytes and to thousands of dead letters. What is beyond is kept as the whole body.
 _ROOM = 1024 * 1024
 _ROOM_PER_BYTE = 4
+_PARTS = 100
 
 
 def parse(
@@ -56,7 +57,7 @@ def parse(
 class _Notification:
     """One body while it is parsed."""
 
-    __slots__ = ("attempt", "body", "body_digest", "crowded", "found", "received_ms", "room", "shares", "tree")
+    __slots__ = ("attempt", "body", "body_digest", "crowded", "found", "parts", "received_ms", "room", "shares", "tree")
 
     def __init__(
         self, body: bytes, tree: JsonObject, received_ms: int, attempt: int, body_digest: bytes, shares: bytes
@@ -69,6 +70,7 @@ class _Notification:
         self.shares = shares
         self.found: list[Event | Broken] = []
         self.room = _ROOM + _ROOM_PER_BYTE * len(body)
+        self.parts = _PARTS
         self.crowded = False
 
     def events(self) -> list[Event | Broken]:
@@ -132,9 +134,10 @@ class _Notification:
         return any_found
 
     def _broken(self, kind: str, detail: str, write: Callable[..., bytes], *part: Any) -> None:
-        if self.room <= 0:
+        if self.room <= 0 or self.parts == 0:
             self.crowded = True
             return
+        self.parts -= 1
         body = write(*part)
         self.room -= len(body)
         self.found.append(Broken("malformed", kind, body, detail, self.received_ms, self.attempt))

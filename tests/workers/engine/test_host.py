@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -391,3 +392,19 @@ def test_a_stop_in_the_main_thread(
     process.wait(60)
     assert time.monotonic() - began < 20
     assert (redis.hlen(keys.TAKEN), redis.zcard(keys.LEDGER), redis.hlen(keys.DEATHS)) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_what_an_exception_says_is_logged_only_if_it_is_asked_for(
+    worker: Any, seen: Any, log: Any, commit: Any, status: Any, monkeypatch: Any, full: bool
+) -> None:
+    """A failure is an error with type, place and frames; with WA_LOG_ERRORS=full also with the text."""
+    monkeypatch.setenv("WA_LOG_ERRORS", "full" if full else "place")
+    commit(status("gBGGFlA5FpafAgkOuJbRq54qwbM"))
+    fails = "@handlers.status()\ndef fails(status):\n    raise ValueError(status.id)\n"
+    assert worker(fails, "--burst").wait(60) == 0
+    (line,) = [line for line in log() if line["event"] == "events failed"]
+    assert (line["level"], line["handler"]) == ("error", "bot.fails")
+    assert re.fullmatch(r"ValueError at .*bot\.py:\d+", line["error"])
+    assert ("gBGGFlA5FpafAgkOuJbRq54qwbM" in json.dumps(log())) is full
+    assert "in fails" in (line["exception"] if full else line["frames"][-1])

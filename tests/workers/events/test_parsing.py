@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from workers.engine.garbage import resident
 from workers.events import Broken, Change, Event, Message
 from workers.events.parsing import parse
 
@@ -150,8 +151,22 @@ def test_what_is_malformed_is_malformed_again() -> None:
 
 
 def test_a_thousand_broken_elements() -> None:
-    """A thousand broken elements of one notification are kept one by one."""
-    assert found(b'{"statuses":[' + b"0," * 999 + b"0]}") == ["malformed status"] * 1000
+    """A hundred broken elements of one notification are kept one by one, all beyond as the whole body, once."""
+    body = b'{"statuses":[' + b"0," * 999 + b'{"id":"s"}]}'
+    *broken, status, whole = parse(body, 0)
+    assert [(item.reason, item.kind) for item in broken if isinstance(item, Broken)] == [("malformed", "status")] * 100
+    assert status.kind == "status"
+    assert isinstance(whole, Broken)
+    assert (whole.reason, whole.kind, whole.body) == ("malformed", "notification", body)
+
+
+def test_a_broken_element_takes_little_memory() -> None:
+    """What is kept of it takes what it is long: orjson's own bytes take 4 kB, however short."""
+    items = [parse(b'{"messages":[1]}', 0) for _ in range(20_000)]
+    before = resident()
+    items = [parse(b'{"messages":[1]}', 0) for _ in range(20_000)]
+    assert resident() - before < 20_000 * 1000
+    assert len(items) == 20_000
 
 
 def test_broken_parts_in_a_large_object_stay_bounded() -> None:
