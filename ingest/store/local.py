@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import stat
 import tempfile
 from hashlib import sha256
 from pathlib import Path
@@ -19,12 +20,21 @@ _LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
 
 
 def socket_path(folder: Path) -> Path:
-    """Where the server listens: in its folder, or in the temporary folder when that path is too long for a socket."""
+    """Where the server listens: in its folder, or below the temporary folder when that path is too long for a socket.
+
+    There it is a folder of our own (`is_own`), because others could take a name in the common one first.
+    """
     path = folder.resolve() / "valkey.sock"
     if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
         return path
     digest = sha256(os.fsencode(path)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"wa-ingest-{os.getuid()}-{digest}.sock"
+    return Path(tempfile.gettempdir()) / f"wa-ingest-{os.getuid()}-{digest}" / "valkey.sock"
+
+
+def is_own(folder: Path) -> bool:
+    """True when nobody else can write there."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
 def answers(path: Path) -> bool:
@@ -43,7 +53,7 @@ def running() -> str | None:
     """The URL of the server of an `up` that runs in the working folder; None when there is none."""
     path = socket_path(DATA)
     try:
-        if path.exists():
+        if path.exists() and is_own(path.parent):
             with (DATA / LOCK).open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:  # an `up` holds it

@@ -39,7 +39,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises SettingsError when the folder is in use or cannot be used.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for own in (folder, local.socket_path(folder).parent):
+            _make_own(own)
         lock = (folder / local.LOCK).open("a+")
     except OSError as error:
         raise SettingsError(f"{folder}: cannot be used for data: {error.strerror}") from None
@@ -60,6 +61,15 @@ def locked(folder: Path) -> Iterator[None]:
         lock.flush()
         os.set_inheritable(lock.fileno(), True)  # the program that `up` becomes goes on holding it
         yield
+
+
+def _make_own(folder: Path) -> None:
+    """Make a folder that nobody else can read or write: what is in there is personal. Raises SettingsError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.lstat().st_uid == os.getuid():
+        folder.chmod(0o700)
+    if not local.is_own(folder):
+        raise SettingsError(f"{folder} is another user's: remove it, or start in another folder")
 
 
 def _end_orphan(path: Path) -> None:
@@ -103,6 +113,7 @@ class _Server(ValkeyServer):  # type: ignore[misc]  # it ships no types
 
 def main() -> None:
     """The small process: keep the server running until told to stop or left alone."""
+    os.umask(0o077)  # nobody else may read what the server writes
     folder, path = Path(sys.argv[1]), Path(sys.argv[2])
     server = _Server(port=0, data_dir=folder, persist=True, unix_socket_path=path, config=_CONFIG)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -110,6 +121,7 @@ def main() -> None:
     signal.signal(signal.SIGALRM, server.kill)
     child.watch_parent()
     try:
+        _make_own(path.parent)
         _end_orphan(path)
         server.start(timeout=100.0)
         server.wait()

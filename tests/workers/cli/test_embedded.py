@@ -287,20 +287,20 @@ def test_folder_with_a_space(tmp_path: Path) -> None:
 
 
 def test_socket_path(tmp_path: Path) -> None:
-    """The socket is in the folder, or when that path is too long, in the temporary folder under its own name."""
+    """The socket is in the folder, or when that path is too long, in a folder of its own below the temporary one."""
     assert socket_path(Path("/data")) == Path("/data/valkey.sock")
     paths = [socket_path(tmp_path / ("x" * 100) / name) for name in "ab"]
     assert paths[0] != paths[1]
     assert paths[0] == socket_path(tmp_path / "y" / ".." / ("x" * 100) / "a")
     for path in paths:
-        assert path.parent == Path(tempfile.gettempdir())
+        assert path.parent.parent == Path(tempfile.gettempdir())
         assert len(os.fsencode(path)) <= 107
 
 
 def test_socket_path_counts_bytes() -> None:
     """The length of a path is what the kernel counts: bytes, not characters."""
     assert socket_path(Path("/" + "x" * 60)).parent == Path("/" + "x" * 60)
-    assert socket_path(Path("/" + "ö" * 60)).parent == Path(tempfile.gettempdir())
+    assert socket_path(Path("/" + "ö" * 60)).parent.parent == Path(tempfile.gettempdir())
 
 
 def test_long_path(start_embedded: Callable[..., Embedded], tmp_path: Path) -> None:
@@ -311,3 +311,26 @@ def test_long_path(start_embedded: Callable[..., Embedded], tmp_path: Path) -> N
     embedded.process.terminate()
     assert embedded.process.wait(30) == 0
     embedded.path.unlink(missing_ok=True)
+    embedded.path.parent.rmdir()
+
+
+def test_nobody_else_reads_the_data(start_embedded: Callable[..., Embedded], tmp_path: Path) -> None:
+    """Folder, files and socket are the user's alone, also in a folder that an older version has made."""
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o755)
+    with locked(folder):
+        embedded = start_embedded(folder)
+        embedded.client().set("k", "v")
+        found = {path: path.stat().st_mode & 0o077 for path in (folder, *folder.rglob("*"))}
+        assert {path.name for path in found} >= {"data", "valkey.sock", "appendonlydir"}
+        assert {path for path, mode in found.items() if mode and path.name != "up.lock"} == set()
+
+
+def test_a_folder_that_others_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of the socket below the temporary one is refused if somebody else has made it, in one line."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    deep = tmp_path / ("x" * 100)
+    path = socket_path(deep)
+    path.parent.symlink_to(tmp_path)
+    with pytest.raises(SettingsError, match="another user's"), locked(deep):
+        pass
