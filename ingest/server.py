@@ -19,7 +19,7 @@ from ingest.commit.committer import make_committer
 from ingest.http.listener import Listener, connection_limit
 from ingest.http.webhook import Webhook
 from ingest.loggers import get_logger
-from ingest.settings import Settings, SettingsError, host_port, load, redis_url, tls
+from ingest.settings import SET_A_GUARD, Settings, SettingsError, host_port, load, redis_url, tls
 from ingest.spool.fallback import SpoolFallback
 from ingest.spool.spool import Spool
 from ingest.state import history
@@ -47,11 +47,14 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
     admin = Listener(settings, "admin_listen", pages, _ADMIN_CONNECTIONS)
     await public.open(_tls(settings), share_ports)
     await admin.open(None, share_ports)
+    if not settings.guards:
+        log.warning("anybody who reaches the port may post", remedy=SET_A_GUARD)
     log.info(
         "receiver started",
         listen=host_port(*settings.listen),
         path=settings.path,
         tls=bool(settings.tls_cert),
+        guards=settings.guards,
         pid=os.getpid(),
     )
     try:

@@ -46,6 +46,20 @@ _NEEDS = (
 )
 
 
+GUARDS = {
+    "app_secret": "a signature",
+    "basic_auth": "Basic auth",
+    "path_secret": "a secret path",
+    "allow_networks": "networks",
+    "tls_client_ca": "client certificates",
+}
+"""Settings that decide who may post, and what each requires."""
+
+SET_A_GUARD = (
+    "set WA_APP_SECRET (Cloud API, Turn.io); else WA_PATH_SECRET, WA_BASIC_AUTH, WA_ALLOW_NETWORKS or WA_TLS_CLIENT_CA"
+)
+
+
 class Settings(BaseSettings):
     """All settings; `wa-ingest settings` prints them with these descriptions."""
 
@@ -175,6 +189,11 @@ class Settings(BaseSettings):
         if self.max_pending < self.max_body:
             raise SettingsError("WA_MAX_PENDING is less than WA_MAX_BODY: no room for one body of that size")
         return self
+
+    @property
+    def guards(self) -> list[str]:
+        """What senders are asked for; empty: anybody who reaches the port may post."""
+        return [name for field, name in GUARDS.items() if getattr(self, field)]
 
     @property
     def stops_within(self) -> float:

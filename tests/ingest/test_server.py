@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import signal
@@ -340,3 +341,15 @@ def test_ready_is_one_of_its_own(redis_url: str, start_receiver: Start) -> None:
     assert not answers(pid)
     with socket.create_server(("127.0.0.1", receiver.admin_port)):  # takes connections and says nothing
         assert not answers(pid)
+
+
+@pytest.mark.parametrize("secret", [None, "hunter2"])
+def test_it_says_who_may_post(start_receiver: Start, redis_url: str, secret: str | None) -> None:
+    """The start names the guards that are set, and warns in one line, with the remedy, when none is."""
+    receiver = start_receiver(redis_url, **({"WA_APP_SECRET": secret} if secret else {}))
+    lines = [json.loads(line) for line in receiver.log().splitlines()]
+    (started,) = [line for line in lines if line["event"] == "receiver started"]
+    warned = [line for line in lines if line["event"] == "anybody who reaches the port may post"]
+    assert started["guards"] == (["a signature"] if secret else [])
+    told = [(line["level"], "WA_APP_SECRET" in line["remedy"]) for line in warned]
+    assert told == ([] if secret else [("warning", True)])

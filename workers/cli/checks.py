@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import ByteSize
 
-from ingest.settings import Settings, SettingsError, tls, unknown_variables
+from ingest.settings import SET_A_GUARD, Settings, SettingsError, tls, unknown_variables
 from ingest.store import disk
 from workers import loading
 from workers.cli import redis_checks
@@ -30,27 +30,15 @@ def run(settings: Settings) -> list[Check]:
     ]
 
 
-GUARDS = {
-    "app_secret": "a signature",
-    "basic_auth": "Basic auth",
-    "path_secret": "a secret path",
-    "allow_networks": "networks",
-    "tls_client_ca": "client certificates",
-}
-"""Settings that decide who may post, and what each requires."""
-
-
 def _edge(settings: Settings) -> Iterator[Check]:
-    guards = [name for field, name in GUARDS.items() if getattr(settings, field)]
-    if guards:
+    if guards := settings.guards:
         yield Check("senders", "ok", f"who may post is decided by {', '.join(guards)}")
     else:
         yield Check(
             "senders",
             "warning",
             "anybody who reaches the port may post",
-            "set WA_APP_SECRET (Cloud API, Turn.io); else WA_PATH_SECRET, WA_BASIC_AUTH, WA_ALLOW_NETWORKS "
-            "or WA_TLS_CLIENT_CA",
+            SET_A_GUARD,
         )
     if settings.tls_client_ca and not settings.tls_client_name:
         yield Check(

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest import signs, supervisor
-from ingest.settings import Settings, each_redis, host_port, redis_url, variable
+from ingest.settings import GUARDS, Settings, each_redis, host_port, redis_url, variable
 from ingest.store.local import DATA, socket_path
 from ingest.store.queues import MESSAGES
-from workers.cli import checks, embedded, preflight, process_specs
+from workers.cli import embedded, preflight, process_specs
 from workers.cli.terminal import cli_errors, current_settings, program
 
 
@@ -100,7 +100,7 @@ def _reached(host: str, port: int) -> str:
 
 def _credentials(settings: Settings) -> str:
     """A remark for a line that lacks the credentials that senders must have."""
-    needed = [variable(name) for name in checks.GUARDS if getattr(settings, name)]
+    needed = [variable(name) for name in GUARDS if getattr(settings, name)]
     return f"   # refused: {', '.join(needed)} is set" if needed else ""
 
 
