@@ -10,6 +10,10 @@ from workers.events.values import JsonObject, phone, table, text
 
 _ARRAYS = frozenset({"contacts", "messages", "statuses", "errors"})
 
+_AROUND = 4096
+"""Bytes of the objects around an event, each, with which it is kept when it is written alone: thousands of events may
+share what is around them, and each is written with it."""
+
 
 class Envelope:
     """The notification around events: the objects that enclose them, as parsed. One for each Cloud change.
@@ -20,6 +24,7 @@ class Envelope:
     """
 
     __slots__ = (
+        "_around",
         "_people",
         "attempt",
         "body",
@@ -56,20 +61,33 @@ class Envelope:
         self.shares = shares
         self.business = _business(value)
         self._people: _People | None = None
+        self._around: tuple[JsonObject, JsonObject, JsonObject, JsonObject] | None = None
 
     def around(self, array: str, content: Any, contact: JsonObject | None = None) -> bytes:
         """The notification with nothing in its arrays but `content`, as `array`, and the contact."""
-        value = {k: v for k, v in self.value.items() if k not in _ARRAYS}
+        value = {**self._bounded()[0]}
         if contact is not None:
             value["contacts"] = [contact]
         value[array] = content
         if self.change is None:
             return write_json(value)
-        return self.around_change({**self.change, "value": value})
+        return self.around_change({**self._bounded()[1], "value": value})
 
     def around_change(self, change: Any) -> bytes:
         """The Cloud notification with this change alone."""
-        return write_json({**self.body, "entry": [{**(self.entry or {}), "changes": [change]}]})
+        _, _, entry, body = self._bounded()
+        return write_json({**body, "entry": [{**entry, "changes": [change]}]})
+
+    def _bounded(self) -> tuple[JsonObject, JsonObject, JsonObject, JsonObject]:
+        """What is kept of value, change, entry and body around an event. Made once for all events."""
+        if self._around is None:
+            self._around = (
+                _small(self.value, _ARRAYS),
+                _small(self.change if isinstance(self.change, dict) else {}, frozenset({"value"})),
+                _small(self.entry or {}, frozenset({"changes"})),
+                _small(self.body, frozenset({"entry"})),
+            )
+        return self._around
 
     @property
     def only_contact(self) -> JsonObject | None:
@@ -115,6 +133,16 @@ class _People:
         self.by_number = {n: item for item in reversed(objects) if (n := phone(item, "wa_id"))}
         self.by_user = {u: item for item in reversed(objects) if (u := text(item, "user_id"))}
         self.lone = objects[0] if len(objects) == 1 else None
+
+
+def _small(table: JsonObject, without: frozenset[str]) -> JsonObject:
+    """The keys of an object that fit into the bytes that are kept, in order."""
+    room, kept = _AROUND, {}
+    for key, value in table.items():
+        if key not in without and (size := len(key) + len(write_json(value))) <= room:
+            room -= size
+            kept[key] = value
+    return kept
 
 
 def write_json(tree: Any) -> bytes:

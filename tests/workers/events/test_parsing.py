@@ -180,6 +180,22 @@ def test_broken_parts_in_a_large_object_stay_bounded() -> None:
     assert (last.reason, last.kind, last.body) == ("malformed", "notification", body)
 
 
+def test_events_do_not_carry_what_is_large_around_them() -> None:
+    """Written alone, as for a retry, an event is kept with what is small around it, and is the same event."""
+    junk = "x" * 100_000
+    messages = [{"id": str(n), "from": "1", "junk": n} for n in range(500)]
+    value = {"messages": messages, "metadata": {"phone_number_id": "P"}, "junk": junk, "more": "small"}
+    change = {"field": "messages", "value": value, "junk": junk}
+    cloud = {"object": "o", "junk": junk, "entry": [{"id": "E", "junk": junk, "changes": [change]}]}
+    for body in (value, cloud):
+        events = [event for event in parse(orjson.dumps(body), 1) if isinstance(event, Message)]
+        assert sum(len(event.body()) for event in events) < 200_000
+        (again,) = parse(events[7].body(), 1)
+        assert isinstance(again, Message)
+        assert (again.raw, again.business, again.source) == (events[7].raw, "P", events[7].source)
+        assert b'"more":"small"' in events[7].body()
+
+
 def test_a_thousand_statuses() -> None:
     """One body of 1,000 statuses with 1,000 contacts gives 1,000 events, each with its own contact."""
     numbers = [str(15550000000 + n) for n in range(1000)]
