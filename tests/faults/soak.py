@@ -58,7 +58,7 @@ _LINE_SECONDS = 10.0
 _OWED_SECONDS = 480.0
 """How long it may take until nothing is owed: an event may be put off for five minutes."""
 
-_LONG_SECONDS = 600.0
+_LONG_SECONDS = 1800.0
 """In a shorter run, memory is not judged: a worker's goes up and down by 50 MiB between two collections of garbage."""
 
 
