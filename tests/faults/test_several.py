@@ -18,7 +18,8 @@ from redis.exceptions import RedisError
 from ingest.commit.committer import make_committer
 from ingest.store import keys
 from tests.conftest import wait_for
-from tests.faults.test_failover import Servers, System, _servers, _system
+from tests.faults.servers import Servers
+from tests.faults.test_failover import System, _servers, _system
 from tests.ingest.conftest import port_below_ephemeral, settled_environment
 from workers.cli.main import main
 
