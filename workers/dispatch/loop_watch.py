@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ BLOCKED_SECONDS = 1.0
 """A loop that does not turn for so long is blocked."""
 
 _LOOK_EVERY = 0.5
+_LATE_SECONDS = 0.25  # a loop that turns that late stood still, perhaps since the look before
 _SIGNAL = signal.SIGVTALRM
 """It interrupts even a system call of the main thread. Handlers may use SIGALRM themselves."""
 
@@ -47,6 +49,8 @@ class LoopWatch:
         self._over = threading.Event()
         self._watched: threading.Thread | None = None  # in which the loop runs
         self._raises: BaseException | None = None  # in the task that is running
+        self._asked: float | None = None  # when the loop was asked to turn, until it does
+        self._stood_still = 0.0
         self._gives_up = False
         self.deadline = math.inf
         """At this time by the monotonic clock, a task that blocks the loop is cancelled, whatever its limit."""
@@ -79,8 +83,9 @@ class LoopWatch:
         while not self._over.is_set():
             self._busy.wait()
             asked, turned = time.monotonic(), threading.Event()
+            self._asked = asked
             try:
-                self._loop.call_soon_threadsafe(turned.set)
+                self._loop.call_soon_threadsafe(self._turns, turned)
             except RuntimeError:  # it is closed
                 return
             told = ""
@@ -88,6 +93,19 @@ class LoopWatch:
                 told = self._look(time.monotonic() - asked, told)
             self._raises = None
             self._over.wait(_LOOK_EVERY)
+
+    def stood_still(self) -> float:
+        """Seconds for which the loop has stood still so far, as far as was seen. To be asked on the loop."""
+        return self._stood_still + self._late()
+
+    def _late(self) -> float:
+        late = 0.0 if self._asked is None else time.monotonic() - self._asked
+        return late + _LOOK_EVERY if late > _LATE_SECONDS else 0.0
+
+    def _turns(self, turned: threading.Event) -> None:
+        self._stood_still += self._late()
+        self._asked = None
+        turned.set()
 
     def _look(self, blocked: float, told: str) -> str:
         """The loop has been blocked for so many seconds; `told`: who was named. Returns who is named now."""
@@ -97,7 +115,12 @@ class LoopWatch:
             return told
         running = stack_of(sys._current_frames().get(self._watched.ident or 0))[-10:]
         if name != told:
-            log.warning("async handler blocks the event loop: all others stand still", handler=name, running=running)
+            log.warning(
+                "async handler blocks the event loop: all others stand still",
+                handler=name,
+                running=running,
+                pid=os.getpid(),
+            )
         late = max(blocked - self._timeout, time.monotonic() - self.deadline)
         if late >= 0 and self._watched is threading.main_thread():
             self._raises = (
@@ -106,7 +129,7 @@ class LoopWatch:
                 else HandlerTimeout(f"blocked the event loop for {blocked:.1f} s")
             )
             if self._hung is not None and late >= GRACE_SECONDS:
-                log.error("handler hangs, this process is replaced", handler=name, running=running)
+                log.error("handler hangs, this process is replaced", handler=name, running=running, pid=os.getpid())
                 self._gives_up = True
             signal.pthread_kill(self._watched.ident or 0, _SIGNAL)
             if self._gives_up and self._hung is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 import time
@@ -238,7 +239,7 @@ class Threads:
                 return
             place.abandoned = True
         stack = stack_of(sys._current_frames().get(place.thread.ident or 0))
-        log.error("handler hangs, its thread is replaced", handler=handler.name, running=stack)
+        log.error("handler hangs, its thread is replaced", handler=handler.name, running=stack, pid=os.getpid())
         self.abandoned += 1
         self._places.remove(place)
         self._again_at.pop(place, None)

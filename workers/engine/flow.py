@@ -199,6 +199,8 @@ class Flow:
         while True:
             if given:
                 return given.popleft()
+            if self.dispatcher.hangs:
+                log.error("as many threads hang as WA_THREADS, this process is replaced", pid=os.getpid())
             if self._stopping() or self.dispatcher.hangs:
                 raise Stopped
             await self._turn(takes=True)

@@ -264,6 +264,44 @@ def test_a_blocking_async_handler(message: Callable[..., bytes], capsys: pytest.
     assert "HandlerTimeout" in dict(run.ends)["a"].detail
 
 
+@pytest.mark.parametrize("uvloop", [True, False])
+def test_a_blocked_loop_is_no_fault_of_others(message: Callable[..., bytes], uvloop: bool) -> None:
+    """Time in which another handler blocks the loop counts for nobody's limit: only the one that blocks has failed."""
+    handlers = Handlers()
+
+    @handlers.message("text")
+    async def blocks(_: object) -> None:
+        await asyncio.sleep(0.1)
+        time.sleep(60)  # noqa: ASYNC251
+
+    @handlers.message("image")
+    async def fine(_: object) -> None:
+        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)
+
+    run = Run(handlers, timeout=2, uvloop=uvloop)
+    others = [message(str(n), sender=str(n), type="image") for n in range(5)]
+    names = run(message("a", sender="a"), *others)
+    assert names.count("handled") == 5
+    assert dict(run.ends)["a"].name == "failed"
+
+
+def test_a_handler_that_blocks_again_and_again(message: Callable[..., bytes]) -> None:
+    """It gets no more time for what it blocks itself than three times its limit."""
+    handlers = Handlers()
+
+    @handlers.message()
+    async def blocks(_: object) -> None:
+        while True:
+            time.sleep(0.4)  # noqa: ASYNC251
+            await asyncio.sleep(0)
+
+    run = Run(handlers, timeout=0.5)
+    began = time.monotonic()
+    assert run(message()) == ["failed"]
+    assert time.monotonic() - began < 30
+
+
 def test_the_only_async_handler_blocks(message: Callable[..., bytes]) -> None:
     """It is interrupted, too, when nothing else was in flight and nobody has looked since it began."""
     handlers = Handlers()
