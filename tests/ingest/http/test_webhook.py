@@ -557,7 +557,7 @@ def test_an_outage_is_two_lines(own_valkey: Callable[..., Any], start_receiver: 
     assert {sender.post(BODY).status for _ in range(200)} == {503}
     server.start()
     assert sender.post(BODY).status == 200
-    away, back = map(json.loads, receiver.log().splitlines()[1:])
+    away, back = map(json.loads, receiver.log().splitlines()[2:])
     assert (away["event"], away["reason"]) == ("Redis is not used, senders get 503", "Redis is away: ConnectionError")
     assert back["event"] == "Redis is used again"
     assert 0 < back["away_seconds"] <= time.monotonic() - began + 0.1
