@@ -75,8 +75,10 @@ class Taking:
 
     @property
     def may_end(self) -> bool:
-        """True when nothing is left that could be taken now or within a second."""
-        return not self._more and not 0 < self._due_at <= time.monotonic() + 1.0
+        """True when nothing is left that could be taken now or within a second, nor was left to others: they may have
+        ended.
+        """
+        return not self._more and not self._not_before and not 0 < self._due_at <= time.monotonic() + 1.0
 
     def send(self) -> Call | None:
         """Ask for more, if that is worth it."""

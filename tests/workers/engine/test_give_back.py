@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -77,3 +78,12 @@ def test_a_stop_keeps_the_order_of_a_queue(
     left = [id.decode() for id in redis.lrange(keys.queue_key(first.queue), 0, -1)]  # type: ignore[union-attr]
     assert left == [first.batch, *(one.batch for one in others)]
     assert redis.hlen(keys.LEASES) == redis.hlen(keys.TAKEN) == 0
+
+
+def test_what_is_left_to_others_is_work_that_is_left(runner: Any) -> None:
+    """A burst does not end while a partition is left to others: they may have ended just before they could take it."""
+    taking = runner(Handlers()).flow._taking
+    taking.took([-1, 0, 0, [], []])
+    assert taking.may_end
+    taking.leave_to_others("messages.0", time.monotonic() + 60)
+    assert not taking.may_end
