@@ -14,7 +14,7 @@ from workers import Handlers, testing
 from workers.dispatch.loops import new_loop
 
 NESTED = """
-import asyncio
+import asyncio, os
 import nest_asyncio2
 from workers import Handlers
 handlers = Handlers()
@@ -26,11 +26,11 @@ async def think(text):
 
 @handlers.message()
 async def answer(message):
-    print("thought", asyncio.run(think(message.text)), flush=True)
+    os.write(1, f"thought {asyncio.run(think(message.text))}\\n".encode())  # print writes its words one by one
 
 @handlers.message()
 def plain(message):
-    print("plain", asyncio.run(think(message.text)), flush=True)
+    os.write(1, f"plain {asyncio.run(think(message.text))}\\n".encode())
 """
 
 
