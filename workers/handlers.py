@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -116,22 +116,18 @@ class Handler:
         """True when a call is made from the loop on which async handlers run."""
         return self.is_async or bool(self.arounds)
 
-    def entered(self, argument: Any) -> AbstractAsyncContextManager[object]:
+    @asynccontextmanager
+    async def entered(self, argument: Any) -> AsyncIterator[None]:
         """The `async` context managers around one call."""
-        return _entered(self.arounds, argument)
+        async with AsyncExitStack() as stack:
+            for around in self.arounds:
+                await stack.enter_async_context(around(argument))
+            yield
 
     @property
     def is_throttled(self) -> bool:
         """True when a call may have to wait for its turn."""
         return self.rate is not None or self.concurrency is not None
-
-
-@asynccontextmanager
-async def _entered(arounds: Any, argument: Any) -> Any:
-    async with AsyncExitStack() as stack:
-        for around in arounds:
-            await stack.enter_async_context(around(argument))
-        yield
 
 
 def _within(plain: Any, function: Callable[[Any], Any], is_async: bool) -> Callable[[Any], Any]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ingest.state.backlog import Lane, span
-from ingest.state.in_work import LONG_SECONDS
 from ingest.state.snapshot import Snapshot, paused_seconds
 
 LATE_SECONDS = 60.0
@@ -76,7 +75,7 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         remedy = "Mend it or what it needs; its events wait and use up no tries, those of other handlers go on"
         yield Finding("warning", f"broken.{broken.handler}", text[0].upper() + text[1:], remedy)
     for handler, call in {call.handler: call for call in reversed(now.backlog.in_work)}.items():
-        if call.seconds > LONG_SECONDS:
+        if call.is_long:
             text = f"Handler {handler} has been at one event for {span(call.seconds)}"
             remedy = "It waits or hangs: past WA_HANDLER_TIMEOUT, the log of the workers has the line where it is"
             yield Finding("warning", f"long.{handler}", text, remedy)

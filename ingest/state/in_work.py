@@ -32,6 +32,11 @@ class Call:
     handler: str
     seconds: float
 
+    @property
+    def is_long(self) -> bool:
+        """True when it is worth a look."""
+        return self.seconds > LONG_SECONDS
+
     def __str__(self) -> str:
         return f"handler {self.handler} has been at one event for {self.seconds:.0f} s"
 

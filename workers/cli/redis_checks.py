@@ -13,7 +13,6 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError, Re
 from ingest.settings import Settings, SettingsError, each_redis, redis_url
 from ingest.state import backlog, breakdowns
 from ingest.state.health import LATE_SECONDS
-from ingest.state.in_work import LONG_SECONDS
 from ingest.store import agreement, connection, formats, keys, scripts
 from ingest.store import append as append_room
 from ingest.store.append import APPEND_KEYS, append_head
@@ -68,7 +67,7 @@ def _processes(redis: Redis) -> Iterator[Check]:
     for broken in breakdowns.parse(found):
         yield Check("handlers", "warning", str(broken), "mend it or what it needs: its events wait for it")
     for call in backlog.read(redis).in_work:
-        if call.seconds > LONG_SECONDS:
+        if call.is_long:
             yield Check("handlers", "warning", str(call), "it waits or hangs: see the log of the workers")
     for name, values in agreement.said(redis).items():
         if len(values) > 1:

@@ -16,7 +16,6 @@ from rich.text import Text
 
 from ingest.settings import redis_url
 from ingest.state import backlog, history, rates
-from ingest.state.in_work import LONG_SECONDS
 from ingest.state.spooled import SpoolFigures, spool_figures
 from ingest.store import connection
 from workers.cli.sparkline import SECONDS, Lines
@@ -114,7 +113,7 @@ def _table(
     if now.idle_workers:
         below.append(Text(now.idle_workers, style="yellow"))
     below += [Text(str(broken), style="red") for broken in now.broken]
-    below += [Text(str(call), style="red") for call in now.in_work if call.seconds > LONG_SECONDS][:_CALLS]
+    below += [Text(str(call), style="red") for call in now.in_work if call.is_long][:_CALLS]
     if drawn and not wide:
         plots = _columns()
         plots.add_column(_DRAWN, no_wrap=True)

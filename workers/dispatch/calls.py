@@ -17,6 +17,7 @@ from workers.dispatch.outcomes import Ended, HandlerTimeout, decided
 from workers.dispatch.rate_limits import HandlerLimiter
 from workers.dispatch.ready import Item, Ready
 from workers.dispatch.threads import Job, Threads
+from workers.dispatch.time_limit import TimeLimit
 from workers.events import Event
 from workers.handlers import Handler
 
@@ -25,11 +26,11 @@ _AHEAD_SECONDS = 0.005
 """
 
 _MOST_AHEAD = 200
-Result = TypeVar("Result")
-
-_LONGEST_LOOK = 1.0  # from a block to its interruption, beyond the limit
 _INTERRUPT_SECONDS = 0.05
 _PACE = 0.05  # how much the newest duration counts in the average
+
+
+Result = TypeVar("Result")
 
 
 class Room:
@@ -75,39 +76,6 @@ class _Part(Job):
     def __init__(self, handler: Handler, argument: Any, done: asyncio.Future[Ended]) -> None:
         super().__init__([(handler, argument)], copy_context())
         self.done = done
-
-
-class _Timer:
-    """The time limit of one call of an async handler. While another one blocks the loop, this one cannot go on: that
-    time does not count, as far as three times the limit: it may have been this one itself, again and again.
-    """
-
-    __slots__ = ("_due", "_handle", "_last", "_limit", "_loop", "_stood_still", "_watch")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, watch: LoopWatch) -> None:
-        self._loop = loop
-        self._watch = watch
-        self._due = loop.time() + seconds
-        self._last = self._due + 2 * seconds + _LONGEST_LOOK
-        self._stood_still = watch.stood_still()
-        self._limit: asyncio.Timeout
-        self._handle: asyncio.TimerHandle | None = None
-
-    def start(self, limit: asyncio.Timeout) -> None:
-        self._limit = limit
-        self._handle = self._loop.call_at(self._due, self._is_due)
-
-    def cancel(self) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-
-    def _is_due(self) -> None:
-        before, self._stood_still = self._stood_still, self._watch.stood_still()
-        self._due = min(self._last, self._due + self._stood_still - before)
-        if self._due > self._loop.time():
-            self.start(self._limit)
-        else:
-            self._limit.reschedule(self._due)
 
 
 class Calls:
@@ -269,7 +237,7 @@ class Calls:
 
     async def _call_one(self, handler: Handler, argument: Any, task: asyncio.Task[Any]) -> Ended:
         began, error = time.monotonic(), None
-        timer = _Timer(self._loop, self._timeout, self._watch)
+        timer = TimeLimit(self._loop, self._timeout, self._watch)
         try:
             async with asyncio.timeout(None) as limit:
                 timer.start(limit)
