@@ -36,7 +36,7 @@ PARTS = {HANDLER: 1_000_000, WAIT: 1000}
 _LONGEST = 86_400.0
 """Most seconds that one duration adds: after a clock was set, a duration can be anything."""
 
-REASONS = ("unreadable", "unknown_form", "malformed", "rejected", "failed", "expired", "poison")
+REASONS = ("unreadable", "unknown_form", "malformed", "rejected", "failed", "expired", "poison", "fault")
 
 HANDLERS_KEPT = 200
 """Names of handlers that are kept: those called most recently."""

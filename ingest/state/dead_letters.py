@@ -48,10 +48,10 @@ class Id(NamedTuple):
 class DeadLetter(NamedTuple):
     """One dead letter.
 
-    `reason`: failed (out of attempts), rejected, unreadable, unknown_form, malformed, poison, or what a later version
-    adds. `kind`: message, status, error or change; `notification` when the body could not be, or was not, taken apart.
-    `queue` is where it came from; `received_ms` when the notification arrived. `body_digest` is that of the body as it
-    was received, of which `body` may hold a part.
+    `reason`: failed (out of attempts), rejected, unreadable, unknown_form, malformed, poison, expired, fault, or what a
+    later version adds. `kind`: message, status, error or change; `notification` when the body could not be, or was not,
+    taken apart. `queue` is where it came from; `received_ms` when the notification arrived. `body_digest` is that of
+    the body as it was received, of which `body` may hold a part.
     """
 
     lane: str

@@ -66,7 +66,7 @@ _FILTERS = (
         "--reason",
         "reasons",
         multiple=True,
-        help="Why: failed (out of attempts), rejected, unreadable, unknown_form, malformed, poison.",
+        help="Why: failed (out of attempts), rejected, unreadable, unknown_form, malformed, poison, expired, fault.",
     ),
     click.option("--older-than", metavar="DURATION", callback=_duration, help="Dead for longer: 30m, 25h, 7d."),
     click.option("--newer-than", metavar="DURATION", callback=_duration, help="Dead for less than that."),

@@ -225,7 +225,10 @@ class Dispatcher:
             loops.close_loop(self.loop)
 
     def _make_ready(self, item: Item) -> None:
-        item.handlers, needs = self._handlers.matching(item.event)
+        try:
+            item.handlers, needs = self._handlers.matching(item.event)
+        except Exception as error:
+            item.fault, needs = outcomes.of_fault(error, "choosing handlers"), None
         item.room = self._no_slot if needs is None else self._async if needs else self._thread
         item.room.ready.add(item)
 
@@ -253,12 +256,15 @@ class Dispatcher:
             source.held.append(item)
             return
         context = self._calls.new_context()
-        outcome = context.run(item.account.admit, item.event)
+        try:
+            outcome = item.fault or context.run(item.account.admit, item.event)
+            calls, put_off = ([], []) if outcome else self._to_call(item)
+        except Exception as error:
+            outcome = outcomes.of_fault(error, "beginning the event")
         if outcome is not None:
             self._begun(item)
             self._finish(item, outcome, time.monotonic())
             return
-        calls, put_off = self._to_call(item)
         try:
             limiters = self._rate_limits.begin(calls) if self._rate_limits and self._handlers.any_throttled else ()
         except RateLimited as turn:
@@ -306,7 +312,10 @@ class Dispatcher:
     def _outcome(self, item: Item, ended: list[Ended]) -> Outcome:
         if len(ended) == 1 and ended[0].error is None and ended[0].waits is None:  # nearly always
             return HANDLED
-        return outcomes.of_event(ended, item.account.done_before(item.index))
+        try:
+            return outcomes.of_event(ended, item.account.done_before(item.index))
+        except Exception as error:
+            return outcomes.of_fault(error, "reading what its handlers raised")
 
     def _finish(self, item: Item, outcome: Outcome, now: float) -> None:
         self.in_flight -= 1

@@ -29,12 +29,12 @@ class HandlerTimeout(BaseException):
 class Outcome(NamedTuple):
     """What became of an event.
 
-    `name`: handled, unhandled, discarded, rejected, failed; or, when it waits without using up a try, snoozed, as a
-    handler of it asked, or put_off: a handler of it always fails. `detail` may quote the event: it goes to the dead
-    letter, and to a log only as WA_LOG_ERRORS=full asks for it; `error` and `handler` may be logged. `delay` is what
-    RetryIn or Snooze asked for, or for how long the event is put off, in seconds; `at_least` is what another handler of
-    a failed event asked for with Snooze. `done` are the handlers that need not be called again (their digests).
-    `raised` is the exception.
+    `name`: handled, unhandled, discarded, rejected, failed; fault: this program itself failed at it; or, when it waits
+    without using up a try, snoozed, as a handler of it asked, or put_off: a handler of it always fails. `detail` may
+    quote the event: it goes to the dead letter, and to a log only as WA_LOG_ERRORS=full asks for it; `error` and
+    `handler` may be logged. `delay` is what RetryIn or Snooze asked for, or for how long the event is put off, in
+    seconds; `at_least` is what another handler of a failed event asked for with Snooze. `done` are the handlers that
+    need not be called again (their digests). `raised` is the exception.
     """
 
     name: str
@@ -103,6 +103,12 @@ def of_event(ended: Iterable[Ended], before: frozenset[bytes]) -> Outcome:
     if waits:
         return Outcome("put_off", handler=left[0].handler.name, delay=max(waits), done=done)
     return Outcome("rejected", _text(left[0].error), handler=left[0].handler.name)
+
+
+def of_fault(error: BaseException, what: str) -> Outcome:
+    """The outcome of an event at which this program itself failed, while it did `what`. That event alone ends so."""
+    where = f"{type(error).__name__} at {place(error)}"
+    return Outcome("fault", f"{where}, {what}", where, raised=error)
 
 
 def _of_failure(name: str, error: BaseException | None) -> Outcome:

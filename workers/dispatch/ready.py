@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ingest.store.constants import SPENT_MS
 from ingest.store.queues import LANES
-from workers.dispatch.outcomes import Outcome
+from workers.dispatch.outcomes import Outcome, of_fault
 from workers.events import Event
 from workers.handlers import Handler
 
@@ -47,19 +47,27 @@ class Source:
 
 
 class Item:
-    """An event in hand, with the number of its record in its batch. `handlers` are those that match it."""
+    """An event in hand, with the number of its record in its batch. `handlers` are those that match it.
 
-    __slots__ = ("account", "event", "handlers", "index", "key", "room", "source")
+    `key` is None when it may begin in any order. With a `fault`, it ends with that at once.
+    """
+
+    __slots__ = ("account", "event", "fault", "handlers", "index", "key", "room", "source")
 
     def __init__(self, index: int, event: Event, account: Account, source: Source) -> None:
         self.index = index
         self.event = event
         self.account = account
         self.source = source
-        order_key = event.order_key
-        self.key = None if order_key is None else (event.kind, order_key)
+        self.key: tuple[str, str] | None = None
+        self.fault: Outcome | None = None
         self.handlers: tuple[Handler, ...] = ()
         self.room: Any = None
+        try:
+            if (order_key := event.order_key) is not None:
+                self.key = (event.kind, order_key)
+        except Exception as error:
+            self.fault = of_fault(error, "reading the event")
 
 
 class Shares:

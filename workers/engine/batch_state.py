@@ -9,15 +9,19 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ingest import routing
+from ingest.loggers import get_logger
 from ingest.state import counters
 from ingest.store.queues import lane_of, partition_number
 from ingest.store.records import MOST_WAITS, Record, digest, pack, unpack
+from workers.dispatch import outcomes
 from workers.dispatch.outcomes import HANDLED, Outcome
 from workers.engine import retries
 from workers.engine.claims import Claim, of
 from workers.events import Broken, Event, Message, Status
 from workers.events.message import shares_of
 from workers.events.parsing import parse
+
+log = get_logger(__name__)
 
 _LETTERS = 1000  # that are collected at a time, and those of one more record
 _DETAIL = 500  # characters of a dead letter's detail
@@ -83,14 +87,24 @@ class BatchState:
         self._undone = sum(self._left)
 
     def _take_apart(self, index: int, record: Record) -> None:
-        for event in parse(record.body, record.received_ms, record.attempt or 1, record.body_digest, record.shares):
-            if (record.shares or record.split) and not self._is_ours(event, record):
-                continue
+        for event in self._parsed(record):
             if isinstance(event, Broken):
                 self._unclaimed[index].append((event, index, None))
             else:
                 self._left[index] += 1
                 self.events.append((index, event))
+
+    def _parsed(self, record: Record) -> list[Event | Broken]:
+        attempt = record.attempt or 1
+        try:
+            found = parse(record.body, record.received_ms, attempt, record.body_digest, record.shares)
+            if record.shares or record.split:
+                return [event for event in found if self._is_ours(event, record)]
+            return found
+        except Exception as error:
+            fault = outcomes.of_fault(error, "reading the notification")
+            log.error("a notification cannot be read", error=fault.error)
+            return [Broken("fault", "notification", record.body, fault.detail, record.received_ms, attempt)]
 
     def _is_ours(self, event: Event | Broken, record: Record) -> bool:
         """If a notification went to several partitions, each handles its own contacts, and the first all else."""
@@ -166,13 +180,13 @@ class BatchState:
                     body_digest = self._records[upto].body_digest or digest(self._records[upto].body)
                     _letter(results, event.reason, event, event.detail, body_digest)
                 elif outcome is not None:
-                    self._account(results, event, index, outcome)
+                    self._tell(results, event, index, outcome)
             self._unclaimed[upto] = []
             upto += 1
         results.records = upto - self._first
         self._first = upto
         for event, index, outcome in self._done:
-            self._account(results, event, index, outcome)
+            self._tell(results, event, index, outcome)
             claim = self._claims.pop(id(event), None)
             if claim is not None:
                 results.done.append(claim.done(outcome.happened))
@@ -192,8 +206,18 @@ class BatchState:
             del self._holds[claim.message]
         results.freed.append(claim.field)
 
+    def _tell(self, results: Results, event: Event, index: int, outcome: Outcome) -> None:
+        try:
+            self._account(results, event, index, outcome)
+        except Exception as error:
+            fault = outcomes.of_fault(error, "writing the event")
+            results.errors[fault.handler, fault.error] += 1
+            record = self._records[index]
+            broken = Broken("fault", event.kind, record.body, fault.detail, record.received_ms, record.attempt or 1)
+            _letter(results, broken.reason, broken, broken.detail, record.body_digest or digest(record.body))
+
     def _account(self, results: Results, event: Event, index: int, outcome: Outcome) -> None:
-        if outcome.name in ("failed", "rejected"):
+        if outcome.name in ("failed", "rejected", "fault"):
             self._account_failure(results, event, index, outcome)
         elif outcome.name == "snoozed":
             self._again(results, event, index, outcome, Wait("r", outcome.delay or 0.0))
@@ -208,7 +232,7 @@ class BatchState:
         results.errors[what] += 1
         if outcome.raised is not None:
             results.raised.setdefault(what, outcome.raised)
-        if outcome.name == "rejected" or event.attempt >= self._max_attempts:
+        if outcome.name != "failed" or event.attempt >= self._max_attempts:
             _letter(results, outcome.name, event, outcome.detail, event.body_digest)
             return
         delay = self._delay(retries.delay, event.attempt) if outcome.delay is None else outcome.delay

@@ -5,12 +5,15 @@ Each is an `Account` that wraps another one, and passes on what does not concern
 
 from __future__ import annotations
 
+from ingest.loggers import get_logger
 from workers.dispatch.event_context import EventContext
-from workers.dispatch.outcomes import Outcome
+from workers.dispatch.outcomes import Outcome, place
 from workers.dispatch.ready import Account
 from workers.engine.batch_state import BatchState
 from workers.engine.caps import Caps
 from workers.events import Event, Status
+
+log = get_logger(__name__)
 
 SUPERSEDED = Outcome("superseded")
 LOST = Outcome("lost")
@@ -32,7 +35,10 @@ class InContext:
         return None
 
     def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
-        self._context.end(event, outcome)
+        try:
+            self._context.end(event, outcome)
+        except Exception as error:  # a span that cannot be told is no reason to do the event's work again
+            log.error("a span cannot be ended", error=f"{type(error).__name__} at {place(error)}")
         self._opened.finish(index, event, outcome, now)
 
 

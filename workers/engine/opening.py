@@ -10,6 +10,7 @@ from ingest.settings import Settings
 from ingest.store.pipelined import Call, PipelinedConnection
 from ingest.store.queues import Member, lane_of
 from ingest.store.records import unpack
+from workers.dispatch import outcomes
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.event_context import EventContext
 from workers.dispatch.outcomes import Outcome
@@ -86,9 +87,13 @@ class Opening:
             if state.force(index):
                 todo.append((index, event, None))
                 continue
-            claim = claims.of(event, state.waits(index))
+            try:
+                claim = claims.of(event, state.waits(index))
+            except Exception as error:
+                self._end(state, index, event, outcomes.of_fault(error, "claiming the event"))
+                continue
             if claim.place in mine:
-                self._copy(state, index, event)
+                self._end(state, index, event, DUPLICATE)
                 continue
             mine.add(claim.place)
             todo.append((index, event, claim))
@@ -115,7 +120,7 @@ class Opening:
                     busy.append((index, event, claim))
                     continue
                 if answer == claims.DUPLICATE:
-                    self._copy(state, index, event)
+                    self._end(state, index, event, DUPLICATE)
                     continue
                 state.claimed(event, claim)
                 if answer == claims.SUPERSEDED and isinstance(event, Status):
@@ -136,8 +141,9 @@ class Opening:
             calls = self._claims.ask(member, [claim for _, _, claim in one.busy])
             self._add(one, todo, b"".join([await self._answers.of(call) for call in calls]))
 
-    def _copy(self, state: BatchState, index: int, event: Event) -> None:
-        state.finish(index, event, DUPLICATE)
+    def _end(self, state: BatchState, index: int, event: Event, outcome: Outcome) -> None:
+        """An event ends without a handler."""
+        state.finish(index, event, outcome)
         self._dispatcher.ended[lane_of(state.queue)] += 1  # a flood of copies is taken as fast as it goes
 
     def _account(self, state: BatchState) -> Account:

@@ -14,6 +14,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -109,7 +110,11 @@ class Profiles:
     def ask(self, events: Iterable[Event]) -> Asked:
         """Ask Redis for the contacts of a batch's messages; it answers while the worker goes on."""
         self._generation = int(self._now() // GENERATION_SECONDS)
-        found = {id(event): said(event) for event in events if isinstance(event, Message)}
+        found: dict[int, Said] = {}
+        for event in events:
+            if isinstance(event, Message):
+                with suppress(Exception):  # then `news` fails, and that event alone with it
+                    found[id(event)] = said(event)
         self._said |= found
         places = list(dict.fromkeys(place for one in found.values() for place in one.places))
         unknown = iter([place for place in places if place not in self._batches])

@@ -43,7 +43,7 @@ BROKEN = """
 from workers import Handlers
 
 class Broken(Handlers):
-    def calls(self, event, matching=None):
+    def of_kinds(self, *kinds):
         raise LookupError
 
 handlers = Broken()
@@ -361,14 +361,13 @@ def test_an_unforeseen_error_ends_the_process(
     redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """When a batch fails in a way that is not a handler's, the process ends and leaves the batch to the reaper."""
-    # A handlers object whose look-up breaks, as a bug of ours would.
+    """What fails beside the events, in whatever way, ends the process, and leaves what it has to others."""
+    # A handlers object that breaks when the worker asks how much to take, as a bug of ours would.
     monkeypatch.setenv("WA_HANDLERS", "broken:handlers")
     (Path(os.environ["SEEN"]).parent / "broken.py").write_text(BROKEN)
     commit(status())
     assert worker().wait(60) == 1
     assert "LookupError" in log()
-    assert redis.hlen(keys.TAKEN) == 1
     assert redis.zcard(keys.LEDGER) == 1
 
 
