@@ -5,52 +5,32 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
 
 from ingest import routing
 from ingest.loggers import get_logger
 from ingest.state import counters
 from ingest.store.queues import lane_of, partition_number
-from ingest.store.records import MOST_WAITS, Record, digest, pack, unpack
+from ingest.store.records import Record, digest, pack, unpack
 from workers.dispatch import outcomes
 from workers.dispatch.outcomes import HANDLED, Outcome
-from workers.engine import retries
 from workers.engine.claims import Claim, of
+from workers.engine.results import Limits, Results
 from workers.events import Broken, Event, Message, Status
 from workers.events.message import shares_of
 from workers.events.parsing import parse
+from workers.events.together import body_of, together
 
 log = get_logger(__name__)
 
-_LETTERS = 1000  # that are collected at a time, and those of one more record
-_DETAIL = 500  # characters of a dead letter's detail
+# What one `collect` tells at most, so that no script takes long: dead letters, done events, and bytes of dead letters
+# and retries. Those of one more record come on top.
+_LETTERS = 1000
+_DONE = 5000
+_BYTES = 4 * 1024 * 1024
 
-
-class Wait(NamedTuple):
-    """How long events wait for their next try (seconds). `sort` is `w` for those that were put off because a handler
-    always fails: they are due as soon as it works again. It is `r` for all others.
-    """
-
-    sort: str
-    delay: float
-
-
-class Results:
-    """How events ended since the last settle, as settle.lua takes it."""
-
-    __slots__ = ("counts", "done", "errors", "freed", "letters", "raised", "records", "retries", "tally")
-
-    def __init__(self) -> None:
-        self.records = 0
-        self.counts: Counter[str] = Counter()
-        self.tally: dict[str, int] = {}
-        self.letters: list[tuple[Any, ...]] = []
-        self.retries: dict[Wait, list[bytes]] = {}
-        self.done: list[str] = []  # as settle.lua reads it
-        self.freed: list[str] = []  # claims that end
-        self.errors: Counter[tuple[str, str]] = Counter()  # handler and error of failed events
-        self.raised: dict[tuple[str, str], BaseException] = {}  # one exception of each sort of `errors`
+PART = 20
+"""Events of a record that was made from one with too many (`divide`)."""
 
 
 class BatchState:
@@ -58,10 +38,19 @@ class BatchState:
 
     A claimed event is settled as soon as it is done. An event without a claim (a broken element, or one that an
     operator had handled again) is settled when its record leaves the batch, so that a crash does not settle it twice.
+
+    One that is not `opened` goes back as it is.
     """
 
     def __init__(
-        self, queue: str, batch: str, records: list[bytes], max_attempts: int, max_age: float, token: str
+        self,
+        queue: str,
+        batch: str,
+        records: list[bytes],
+        max_attempts: int,
+        max_age: float,
+        token: str,
+        opened: bool = True,
     ) -> None:
         self.queue = queue
         self.batch = batch
@@ -70,9 +59,9 @@ class BatchState:
         self.lost = False  # another worker has it
         self.events: list[tuple[int, Event]] = []
         self._records = [unpack(record) for record in records]
-        self._max_attempts = max_attempts
-        self._max_age = max_age  # seconds
-        self._left = [0] * len(records)  # events of each record that are not done
+        self._limits = Limits(max_attempts, max_age)
+        self._left = [0 if opened else 1] * len(records)  # events of each record that are not done
+        self._untold = [0] * len(records)  # and those that are done, but were not collected
         self._unclaimed: list[list[tuple[Event | Broken, int, Outcome | None]]] = [[] for _ in records]
         self._claims: dict[int, Claim] = {}  # by id() of the event
         self._holds: Counter[str] = Counter()  # statuses for which the claim of each message is held
@@ -80,11 +69,13 @@ class BatchState:
         self._waits: list[float] = []  # seconds of handled events, from arrival to end
         self._first = 0  # number of the first record that has not left the batch
         self._markers: set[int] = set()  # of stages that happened in this batch, see Claim
-        self._delays: dict[tuple[Callable[[int], float], int], float] = {}
+        self._ended: set[int] = set()  # id() of events that are done, of records with several
         self._clock = time.time() - time.monotonic()
-        for index, record in enumerate(self._records):
+        self._divided: tuple[Results, list[Record]] | None = None  # see `divide`
+        for index, record in enumerate(self._records if opened else ()):
             self._take_apart(index, record)
         self._undone = sum(self._left)
+        self._counts = self._left[:]
 
     def _take_apart(self, index: int, record: Record) -> None:
         for event in self._parsed(record):
@@ -112,10 +103,49 @@ class BatchState:
         business, element = (message.business, message.raw) if message else (None, None)
         return routing.handles(partition_number(self.queue), record, business, element)
 
-    def leaving(self) -> list[tuple[int, bytes]]:
-        """What to archive of the notifications that the next `collect` takes out of the batch."""
-        done = itertools.takewhile(lambda n: self._left[n] == 0, range(self._first, len(self._left)))
-        return kept(map(self._records.__getitem__, done))
+    def divide(self, most: int) -> bool:
+        """If there are more than `most` events, have records of few take the place of those with many.
+
+        True when that is to be done: then the batch goes back, and no event of it may begin before that. Nothing that a
+        sender puts into one notification holds up others, or memory, for longer than a record of few events does.
+        """
+        if len(self.events) <= most or max(self._counts) <= PART:
+            return False
+        results, divided = Results(self._records, self._limits), []
+        by_index = self._by_index(range(len(self._records)))
+        for index, record in enumerate(self._records):
+            if self._counts[index] <= PART or record.split or len(results.letters) >= _LETTERS:
+                results.parts.append(_packed(record))
+                continue
+            self._tell_unclaimed(results, index)
+            results.parts += self._parts_of(record, by_index[index])
+            divided.append(record)
+        results.left = len(self._records)
+        self._divided = results, divided
+        self.events, self._left, self._undone = [], [1] * len(self._left), len(self._left)
+        return True
+
+    @property
+    def weight(self) -> tuple[int, int]:
+        """How many records it has, or will have, and how many events."""
+        if self._divided:
+            parts = len(self._divided[0].parts)
+            return parts, parts * PART
+        return len(self._records), len(self.events)
+
+    @property
+    def is_divided(self) -> bool:
+        """True when it goes back divided."""
+        return self._divided is not None
+
+    def leaving(self, goes_back: bool) -> list[tuple[int, bytes]]:
+        """What to archive of the notifications that the next `collect`, or `give_back`, takes out of the batch."""
+        if self._divided:
+            return kept(self._divided[1])
+        numbers = range(self._first, len(self._left))
+        done = list(itertools.takewhile(lambda n: self._left[n] == 0, numbers))
+        begun = [n for n in numbers if self._is_begun(n)] if goes_back else []
+        return kept(self._records[n] for n in (*done, *begun))
 
     def force(self, index: int) -> bool:
         """True when that record is handled even if it was handled before."""
@@ -143,10 +173,13 @@ class BatchState:
         """Note how an event ended; `now` is the time by the monotonic clock, needed for handled events only."""
         self._left[index] -= 1
         self._undone -= 1
+        if self._counts[index] > 1:
+            self._ended.add(id(event))
         if isinstance(event, Status) and outcome.happened:
             self._markers.update(self._claim_of(event).markers)
         if id(event) in self._claims or outcome.name == "duplicate":
             self._done.append((event, index, outcome))
+            self._untold[index] += 1
             record = self._records[index]
             if outcome is HANDLED and record.attempt:  # 0: replayed, so its arrival says nothing of its wait
                 self._waits.append(self._clock + now - record.received_ms / 1000)
@@ -171,31 +204,88 @@ class BatchState:
         return self._first == len(self._left) and not self._done
 
     def collect(self) -> Results:
-        """What was done since the last call; of dead letters no more than a script writes in some milliseconds."""
-        results = Results()
-        upto = self._first
-        while upto < len(self._left) and self._left[upto] == 0 and len(results.letters) < _LETTERS:
-            for event, index, outcome in self._unclaimed[upto]:
-                if isinstance(event, Broken):
-                    body_digest = self._records[upto].body_digest or digest(self._records[upto].body)
-                    _letter(results, event.reason, event, event.detail, body_digest)
-                elif outcome is not None:
-                    self._tell(results, event, index, outcome)
-            self._unclaimed[upto] = []
-            upto += 1
-        results.records = upto - self._first
+        """What was done since the last call, but no more than a script tells in some milliseconds."""
+        results = Results(self._records, self._limits)
+        self._collect(results, _DONE, _LETTERS)
+        return results
+
+    def give_back(self) -> Results:
+        """All that was done since the last call, as the batch goes back.
+
+        Where a part of a record is done, the rest takes its place: nothing of it is parsed, claimed and counted twice.
+        """
+        if self._divided:
+            return self._divided[0]
+        results = Results(self._records, self._limits)
+        self._collect(results, len(self._done), len(self.events) + _LETTERS)
+        begun = [index for index in range(self._first, len(self._left)) if self._is_begun(index)]
+        if not begun:
+            return results
+        upto = begun[-1] + 1
+        rest = self._by_index(begun)
+        for index in range(self._first, upto):
+            if self._left[index] and not self._is_begun(index):
+                results.parts.append(_packed(self._records[index]))
+                continue
+            self._tell_unclaimed(results, index)
+            results.parts += self._parts_of(self._records[index], rest[index]) if index in rest else ()
+        results.write_retries()
+        results.left += upto - self._first
         self._first = upto
-        for event, index, outcome in self._done:
-            self._tell(results, event, index, outcome)
+        return results
+
+    def _is_begun(self, index: int) -> bool:
+        """True when only a part of a record is done; those of format 1 cannot be written in parts."""
+        return 0 < self._left[index] < self._counts[index] and not self._records[index].split
+
+    def _by_index(self, indexes: Iterable[int]) -> dict[int, list[Event]]:
+        """The events of these records that are not done."""
+        found: dict[int, list[Event]] = {index: [] for index in indexes}
+        for index, event in self.events:
+            if index in found and id(event) not in self._ended:
+                found[index].append(event)
+        return found
+
+    def _parts_of(self, record: Record, events: Sequence[Event]) -> Iterator[bytes]:
+        """Records of few events each, in place of one with these."""
+        body_digest = record.body_digest or digest(record.body)
+        for some in together(events, PART):
+            shares = b"".join(dict.fromkeys(map(shares_of, some)))
+            yield _packed(record._replace(body=body_of(some), body_digest=body_digest, shares=shares))
+
+    def _collect(self, results: Results, most_done: int, most_letters: int) -> None:
+        done, self._done = self._done, []
+        for number, (event, index, outcome) in enumerate(done):
+            if number >= most_done or len(results.letters) >= most_letters or results.bytes >= _BYTES:
+                self._done = done[number:]
+                break
+            self._untold[index] -= 1
+            results.tell(event, index, outcome)
             claim = self._claims.pop(id(event), None)
             if claim is not None:
                 results.done.append(claim.done(outcome.happened))
                 self._free(results, claim)
-        self._done = []
+        upto = self._first
+        while upto < len(self._left) and self._left[upto] == self._untold[upto] == 0:
+            if len(results.letters) >= most_letters:
+                break
+            self._tell_unclaimed(results, upto)
+            upto += 1
+        results.write_retries()
+        results.left = upto - self._first
+        self._first = upto
         if self._waits:
             results.tally = counters.observed(counters.WAIT, lane_of(self.queue), self._waits)
             self._waits = []
-        return results
+
+    def _tell_unclaimed(self, results: Results, index: int) -> None:
+        for event, _, outcome in self._unclaimed[index]:
+            if isinstance(event, Broken):
+                body_digest = self._records[index].body_digest or digest(self._records[index].body)
+                results.letter(event.reason, event, event.detail, body_digest)
+            elif outcome is not None:
+                results.tell(event, index, outcome)
+        self._unclaimed[index] = []
 
     def _free(self, results: Results, claim: Claim) -> None:
         """A claim ends with the event; that of a message with the last of its statuses."""
@@ -206,80 +296,28 @@ class BatchState:
             del self._holds[claim.message]
         results.freed.append(claim.field)
 
-    def _tell(self, results: Results, event: Event, index: int, outcome: Outcome) -> None:
-        try:
-            self._account(results, event, index, outcome)
-        except Exception as error:
-            fault = outcomes.of_fault(error, "writing the event")
-            results.errors[fault.handler, fault.error] += 1
-            record = self._records[index]
-            broken = Broken("fault", event.kind, record.body, fault.detail, record.received_ms, record.attempt or 1)
-            _letter(results, broken.reason, broken, broken.detail, record.body_digest or digest(record.body))
-
-    def _account(self, results: Results, event: Event, index: int, outcome: Outcome) -> None:
-        if outcome.name in ("failed", "rejected", "fault"):
-            self._account_failure(results, event, index, outcome)
-        elif outcome.name == "snoozed":
-            self._again(results, event, index, outcome, Wait("r", outcome.delay or 0.0))
-        elif outcome.name == "put_off":
-            delay = max(outcome.delay or 0.0, self._delay(retries.put_off, self.waits(index)))
-            self._again(results, event, index, outcome, Wait("w", delay))
-        else:
-            results.counts[f"{outcome.name}.{event.kind}"] += 1
-
-    def _account_failure(self, results: Results, event: Event, index: int, outcome: Outcome) -> None:
-        what = outcome.handler, outcome.error or outcome.name
-        results.errors[what] += 1
-        if outcome.raised is not None:
-            results.raised.setdefault(what, outcome.raised)
-        if outcome.name != "failed" or event.attempt >= self._max_attempts:
-            _letter(results, outcome.name, event, outcome.detail, event.body_digest)
-            return
-        delay = self._delay(retries.delay, event.attempt) if outcome.delay is None else outcome.delay
-        self._again(results, event, index, outcome, Wait("r", max(delay, outcome.at_least)))
-
-    def _again(self, results: Results, event: Event, index: int, outcome: Outcome, wait: Wait) -> None:
-        """Have the event tried again after that time, unless it is too old by then."""
-        failed = outcome.name == "failed"
-        waits = 0 if failed else self.waits(index) + 1
-        delay = retries.rounded(wait.delay)
-        if time.time() + delay > event.received_ms / 1000 + self._max_age or waits > MOST_WAITS:
-            why = outcome.detail or f"put off, {outcome.handler} always fails"
-            _letter(results, "expired", event, f"older than WA_MAX_AGE at its next try: {why}", event.body_digest)
-            return
-        if outcome.name != "put_off":
-            results.counts[f"{'retried' if failed else 'snoozed'}.{event.kind}"] += 1
-        record = pack(
-            event.body(),
-            event.received_ms,
-            event.attempt + failed,
-            force=self.force(index),
-            body_digest=event.body_digest,
-            shares=shares_of(event),
-            waits=waits,
-            done=outcome.done,
-        )
-        results.retries.setdefault(wait._replace(delay=delay), []).append(record)
-
-    def _delay(self, of: Callable[[int], float], number: int) -> float:
-        """The same for all events of this batch that are tried for that time."""
-        if (of, number) not in self._delays:
-            self._delays[of, number] = of(number)
-        return self._delays[of, number]
-
 
 def kept(records: Iterable[Record]) -> list[tuple[int, bytes]]:
     """What to archive of these: arrival (ms) and body.
 
     A notification that went to several partitions is archived by each, because any of them may settle it first.
-    Retries, and what an operator had handled again, are not archived.
+    Retries, parts, and what an operator had handled again, are not archived.
     """
-    return [(record.received_ms, record.body) for record in records if record.attempt == 1 and not record.force]
+    return [
+        (record.received_ms, record.body)
+        for record in records
+        if record.attempt == 1 and not record.force and not record.body_digest
+    ]
 
 
-def _letter(results: Results, reason: str, event: Event | Broken, detail: str, body_digest: bytes) -> None:
-    results.counts[f"dead.{event.kind}"] += 1
-    body = event.body if isinstance(event, Broken) else event.body()
-    results.letters.append(
-        (reason, event.kind, detail[:_DETAIL], event.attempt, event.received_ms, body, body_digest.hex())
+def _packed(record: Record) -> bytes:
+    return pack(
+        record.body,
+        record.received_ms,
+        record.attempt,
+        record.force,
+        record.body_digest,
+        record.shares,
+        record.waits,
+        record.done,
     )

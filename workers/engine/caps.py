@@ -12,6 +12,7 @@ from ingest.store.constants import TOKENS_SECONDS
 from workers.dispatch.rate_limits import Buckets, Granted
 
 _SOON = 1.0  # seconds
+_MOST = 100
 
 
 class Caps:
@@ -61,6 +62,10 @@ class Caps:
                 self._set(lane, granted.tokens)
         waits = [self._ask_at.get(lane, now) - now for lane in self._tokens if lane in lanes]
         return max(0.0, min(waits)) if waits else None
+
+    def most(self, lane: str) -> int | None:
+        """How many events of one batch may be in hand: what waits for a token may have to go back. None: no cap."""
+        return _MOST if lane in self._tokens else None
 
     def waits_long(self) -> set[str]:
         """Lanes that get no token within a second."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -42,6 +43,7 @@ class Demand:
         self._rates: Counter[str] = Counter()  # events a second lately, by lane
         self._measured_at = time.monotonic()
         self._refill_at: dict[str, float] = {}
+        self._weights = dict.fromkeys(self._lanes, (1.0, 1.0))  # events and records lately, by lane
 
     def asked(self, rooms: Mapping[str, int]) -> None:
         """So much is asked for: a lane of which there is much in hand does so again after some time."""
@@ -63,7 +65,24 @@ class Demand:
         """True when events of a lane wait here for longer than a second."""
         return self._dispatcher.is_full and self._dispatcher.ready(lane) > self._rates[lane] * SOON_SECONDS
 
+    def most(self, lane: str) -> int:
+        """How many events of one batch may be in hand at once: more of them could not begin soon."""
+        return max(MOST_READY, self._rates[lane])
+
+    def weigh(self, lane: str, records: int, events: int) -> None:
+        """A batch was taken that has so many. A notification may hold a thousand events, and there is room for so many
+        events.
+        """
+        before, of = self._weights[lane]
+        self._weights[lane] = before / 2 + events, of / 2 + records
+
     def _room(self, lane: str) -> int:
+        """How many records of a lane to take."""
+        events = self._events(lane)
+        in_records, records = self._weights[lane]
+        return math.ceil(events * min(1.0, records / max(1.0, in_records)))
+
+    def _events(self, lane: str) -> int:
         if (wait := self._dispatcher.all_down(*_KINDS[lane])) is not None:
             return 0 if wait else 1
         ahead = self._ahead(lane)

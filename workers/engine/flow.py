@@ -101,7 +101,7 @@ class Flow:
         demand = Demand(self.dispatcher, hands, by_lane)
         self._taking = taking = Taking(connection, worker, by_lane, demand, hands, caps)
         self._opening = Opening(
-            connection, self._answers, self.dispatcher, hands, caps, settings, profiles, archive, spans
+            connection, self._answers, self.dispatcher, hands, demand, caps, settings, profiles, archive, spans
         )
         self._settling = Settling(
             connection, worker, settings, self.dispatcher, hands, taking, demand, caps, profiles, archive
@@ -271,7 +271,7 @@ class Flow:
         for wait in (self.dispatcher.begin(), self._renew_caps()):
             if wait is not None:
                 until.append(now + wait)
-        if any(one.is_large for one in self._hands.batches):
+        if self._settling.has_more:
             until.append(now)
         if any(one.busy for one in self._hands.batches):
             until.append(self._opening.again_at)

@@ -11,8 +11,9 @@ from ingest.store.queues import MESSAGES, lane_of
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.ready import Account, Source
 from workers.engine import claims
-from workers.engine.batch_state import BatchState, Results
+from workers.engine.batch_state import BatchState
 from workers.engine.profiles import Asked
+from workers.engine.results import Results
 from workers.events import Event
 
 _RELEASE_SECONDS = 10.0  # a partition that others want is kept after all if its handlers take longer
@@ -38,13 +39,15 @@ class Hand:
         self.batches: list[Open] = []
         self.release_at: float | None = None  # since when it is to go back
         self.paused = False
+        self.is_crowded = False  # one of the batches has too many events: it goes back divided, with those after it
 
 
 class Open:
-    """A batch in hand."""
+    """A batch in hand. One that is not opened goes back as it is, or divided."""
 
-    def __init__(self, state: BatchState, hand: Hand) -> None:
+    def __init__(self, state: BatchState, hand: Hand, is_opened: bool) -> None:
         self.state = state
+        self.is_opened = is_opened
         self.hand = hand
         self.settled_at = time.monotonic()
         self.is_large = False  # all is done, but was too much for one settle
@@ -127,6 +130,11 @@ class Hands:
                 continue
             hand.release_at = None
             self._dispatcher.reopen(hand.source)
+
+
+def dividing(hand: Hand) -> list[tuple[Open, str]]:
+    """What is not opened goes back, the youngest first: of a partition that is crowded."""
+    return [(one, "back") for one in reversed(hand.batches) if not one.is_opened]
 
 
 def going_back(hand: Hand) -> list[tuple[Open, str]]:

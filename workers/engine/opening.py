@@ -19,6 +19,7 @@ from workers.engine import claims, hooks, reaper
 from workers.engine.answers import Answers
 from workers.engine.batch_state import BatchState, kept
 from workers.engine.caps import Caps
+from workers.engine.demand import Demand
 from workers.engine.hand import Hands, Open, Taken, Todo
 from workers.engine.profiles import Profiles
 from workers.events import Event, Status
@@ -42,6 +43,7 @@ class Opening:
         answers: Answers,
         dispatcher: Dispatcher,
         hands: Hands,
+        demand: Demand,
         caps: Caps,
         settings: Settings,
         profiles: Profiles | None,
@@ -52,6 +54,7 @@ class Opening:
         self._answers = answers
         self._dispatcher = dispatcher
         self._hands = hands
+        self._demand = demand
         self._caps = caps
         self._settings = settings
         self._profiles = profiles
@@ -71,10 +74,12 @@ class Opening:
         if self._archive and reaper.suspect(taken.batch):  # if it kills this worker too, no settle will archive it
             self._archive.keep(kept(map(unpack, taken.records)), lambda: False)
         tries, age = self._settings.max_attempts, self._settings.max_age
-        state = BatchState(taken.queue, taken.batch, taken.records, tries, age, taken.token)
         hand = self._hands.of(taken.queue)
-        one = Open(state, hand)
+        state = BatchState(taken.queue, taken.batch, taken.records, tries, age, taken.token, not hand.is_crowded)
+        hand.is_crowded = hand.is_crowded or state.divide(self._caps.most(hand.lane) or self._demand.most(hand.lane))
+        one = Open(state, hand, not hand.is_crowded)
         hand.batches.append(one)
+        self._demand.weigh(hand.lane, *state.weight)
         if self._profiles:
             one.asked = self._profiles.ask(event for _, event in state.events)
         todo: list[Todo] = []
@@ -100,6 +105,8 @@ class Opening:
             yield claim
 
     async def _claimed(self, one: Open, todo: list[Todo], calls: list[Call]) -> None:
+        if not one.is_opened:
+            return
         replies = b"".join([await self._answers.of(call) for call in calls])
         account = self._account(one.state)
         if self._profiles and one.asked:

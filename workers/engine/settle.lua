@@ -21,12 +21,14 @@
 --           token      worker#number, as it stands in `taken` while the batch is this worker's
 --           queue, batch   the batch
 --           how        more: the batch goes on; end: all of it is done; back: its rest goes back to the front
---           records    number of records that leave the batch: all of their events are done
+--           records    number of records that leave the batch: all of their events are done, or written anew
+--           parts      number of records that take their place: what is left of notifications that are partly done, or
+--                      many of few events for one of many
 --           letters    number of dead letters
 --           retries    of the events that wait for the same time: sort (see `Wait` in workers/engine/batch_state.py),
 --                      delay, step to which the due time is rounded up (seconds), number of records
 --       then for each batch: for each of its dead letters reason, kind, detail, attempt, received (ms), body, digest of
---         the notification in hex; the records of its retries; what is to be remembered, as one value with a line
+--         the notification in hex; the records of its retries; its parts; what is to be remembered, as one value with a line
 --         for each event: bucket (octal), member, and of a status the markers of earlier stages of its message; and
 --         the claims that end, one a line
 -- Returns how many partitions this worker should give to others; the lanes of these batches that are paused; those that
@@ -204,10 +206,18 @@ local function remove_records(one, lane)
   end
 end
 
+-- Puts the parts of a batch, which begin at `position` of the arguments, in front of its records.
+local function write_parts(one, lane, position)
+  for n = position + one.parts - 1, position, -1 do
+    redis.call('LPUSH', wa .. 'batch:' .. one.batch, ARGV[n])
+  end
+  left[lane] = (left[lane] or 0) - one.parts
+end
+
 local function count_records()
   local flow = wa .. 'flow:' .. math.floor(time[1] / FLOW_SECONDS)
   for lane, count in pairs(left) do
-    redis.call('HINCRBY', flow, 'out.' .. lane, count)
+    redis.call('HINCRBY', flow, (count < 0 and 'in.' or 'out.') .. lane, math.abs(count))
     redis.call('EXPIRE', flow, FLOW_KEPT_SECONDS)
   end
 end
@@ -271,9 +281,11 @@ local function settle(one, position)
   for _, retry in ipairs(one.retries) do
     position = position + retry[4]
   end
+  remove_records(one, lane)
+  write_parts(one, lane, position)
+  position = position + one.parts
   remember(ARGV[position])
   free(ARGV[position + 1])
-  remove_records(one, lane)
   if one.how ~= 'more' then
     let_go(one, lane, member)
   end
@@ -281,7 +293,7 @@ local function settle(one, position)
 end
 
 local function values_of(one)
-  local count = 7 * one.letters + 2
+  local count = 7 * one.letters + one.parts + 2
   for _, retry in ipairs(one.retries) do
     count = count + retry[4]
   end

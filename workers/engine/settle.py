@@ -18,17 +18,22 @@ from ingest.store.pipelined import Call, PipelinedConnection
 from ingest.store.queues import MESSAGES
 from workers.dispatch.dispatcher import Dispatcher
 from workers.engine import retries
-from workers.engine.batch_state import Results
 from workers.engine.caps import Caps
 from workers.engine.demand import SOON_SECONDS, Demand
-from workers.engine.hand import Hands, Open, Part, going_back
+from workers.engine.hand import Hands, Open, Part, dividing, going_back
 from workers.engine.profiles import Profiles
+from workers.engine.results import Results
 from workers.engine.take import Taking
 
 if TYPE_CHECKING:
     from workers.archive.files import Archive
 
 log = get_logger(__name__)
+
+# What one call settles: done events, or dead letters, or bytes that it adds, or some of each.
+_DONE = 10_000
+_LETTERS = 1000
+_BYTES = 4 * 1024 * 1024
 
 SETTLE_SECONDS = 0.5
 """How often a batch settles what it has done, so that a kill repeats little."""
@@ -77,6 +82,8 @@ class Settling:
         self._caps = caps
         self._profiles = profiles
         self._archive = archive
+        self.has_more = False
+        """True when more is due than the last call could hold."""
 
     def due(self, everything: bool) -> list[Part]:
         """What is to be settled now, or `everything`. Batches that end leave the hands with that."""
@@ -87,7 +94,11 @@ class Settling:
             if hand.release_at is not None and not hand.source.in_flight:
                 due += going_back(hand)
                 continue
+            if hand.is_crowded and not any(taken.queue == hand.queue for taken in self._hands.given):
+                due += dividing(hand)
             for one in hand.batches:
+                if not one.is_opened:
+                    continue
                 if one.state.all_done:
                     due.append((one, "end"))
                 elif everything or (
@@ -99,7 +110,7 @@ class Settling:
 
     def rest(self) -> list[Part]:
         """All that is in hand: what has not ended goes back."""
-        return self._parts([one for hand in self._hands for one in going_back(hand)])
+        return self._parts([one for hand in self._hands for one in going_back(hand)], all_at_once=True)
 
     def send(self, parts: list[Part]) -> Call:
         """Settle these, with one call."""
@@ -124,31 +135,39 @@ class Settling:
         self._hands.give_back({lane.decode() for lane in paused})
         return int(share)
 
-    def _parts(self, due: list[tuple[Open, str]]) -> list[Part]:
-        """Collect what is due. First, what leaves its batch is archived: while that fails, nothing is settled and
-        nothing begins.
+    def _parts(self, due: list[tuple[Open, str]], all_at_once: bool = False) -> list[Part]:
+        """Collect what is due, as much as one call may hold. First, what leaves is archived: while that fails,
+        nothing is settled and nothing begins.
         """
         # If the disk does not take all, it may take a part.
         if due and not self._archived(due) and not self._archived(due := due[:1]):
             self._dispatcher.held = True
             return []
         self._dispatcher.held = False
-        return [self._part(one, how) for one, how in due]
+        parts: list[Part] = []
+        cost = 0.0  # 1: Redis has work for some ten milliseconds
+        for one, how in due:
+            parts.append(self._part(one, how))
+            cost += _cost(parts[-1].results)
+            if cost >= 1 and not all_at_once:
+                break
+        self.has_more = len(parts) < len(due) or any(part.one.is_large for part in parts)
+        return parts
 
     def _archived(self, due: list[tuple[Open, str]]) -> bool:
         if not self._archive:
             return True
-        leaving = [record for one, _ in due for record in one.state.leaving()]
+        leaving = [record for one, how in due for record in one.state.leaving(goes_back=how == "back")]
         return not leaving or self._archive.keep(leaving, lambda: False)
 
     def _part(self, one: Open, how: str) -> Part:
         one.settled_at = time.monotonic()
-        if how == "back" and not one.hand.source.gone:
+        if how == "back" and one.hand.release_at is not None and not one.hand.source.gone:
             one.hand.source.gone = True
             self._dispatcher.reopen(one.hand.source)  # what it held is in the way of what comes of these contacts later
             if not one.hand.paused:  # others want it
                 self._taking.leave_to_others(one.hand.queue, one.settled_at + SOON_SECONDS)
-        results = one.state.collect()
+        results = one.state.give_back() if how == "back" else one.state.collect()
         one.is_large = how == "end" and not one.state.is_collected
         if one.is_large:
             how = "more"
@@ -165,6 +184,7 @@ class Settling:
 
     def _leaves(self, one: Open) -> None:
         self._hands.leaves(one)
+        one.hand.is_crowded = one.hand.is_crowded and not all(other.is_opened for other in one.hand.batches)
         if self._profiles and one.asked:
             self._profiles.forget(one.asked)
 
@@ -211,6 +231,11 @@ class Arguments:
         return [orjson.dumps(head), *(value for part in parts for value in _values(part.results))]
 
 
+def _cost(results: Results) -> float:
+    size = results.bytes + sum(map(len, results.parts))
+    return len(results.done) / _DONE + len(results.letters) / _LETTERS + size / _BYTES
+
+
 def _head(part: Part) -> dict[str, Any]:
     opened, results = part.one.state, part.results
     return {
@@ -218,7 +243,8 @@ def _head(part: Part) -> dict[str, Any]:
         "queue": opened.queue,
         "batch": opened.batch,
         "how": part.how,
-        "records": results.records,
+        "records": results.left,
+        "parts": len(results.parts),
         "letters": len(results.letters),
         "retries": [
             (wait.sort, wait.delay, retries.step(wait.delay), len(records)) for wait, records in results.retries.items()
@@ -231,6 +257,7 @@ def _values(results: Results) -> Iterator[Any]:
         yield from letter
     for records in results.retries.values():
         yield from records
+    yield from results.parts
     yield "\n".join(results.done)
     yield "\n".join(results.freed)
 

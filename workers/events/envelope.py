@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -63,11 +64,11 @@ class Envelope:
         self._people: _People | None = None
         self._around: tuple[JsonObject, JsonObject, JsonObject, JsonObject] | None = None
 
-    def around(self, array: str, content: Any, contact: JsonObject | None = None) -> bytes:
-        """The notification with nothing in its arrays but `content`, as `array`, and the contact."""
+    def around(self, array: str, content: Any, contacts: Sequence[JsonObject] = ()) -> bytes:
+        """The notification with nothing in its arrays but `content`, as `array`, and these contacts."""
         value = {**self._bounded()[0]}
-        if contact is not None:
-            value["contacts"] = [contact]
+        if contacts:
+            value["contacts"] = contacts
         value[array] = content
         if self.change is None:
             return write_json(value)

@@ -168,7 +168,7 @@ class Message(Event):
         return routing.order_key(self._envelope.shares, self.business, self.raw)
 
     def body(self) -> bytes:
-        return self._envelope.around("messages", [self.raw], self.contact)
+        return self._envelope.around("messages", [self.raw], [] if (contact := self.contact) is None else [contact])
 
     def _reply(self) -> JsonObject | None:
         interactive = self.interactive or {}

@@ -93,7 +93,7 @@ class Status(Event):
         return self.id
 
     def body(self) -> bytes:
-        return self._envelope.around("statuses", [self.raw], self.contact)
+        return self._envelope.around("statuses", [self.raw], [] if (contact := self.contact) is None else [contact])
 
     def _participant_number(self) -> str | None:
         # Meta's documentation prints both spellings.

@@ -37,6 +37,7 @@ from workers.engine import claims, reaper, settle
 from workers.engine import take as take_room
 from workers.engine.batch_state import BatchState
 from workers.engine.hand import Hand, Open, Part
+from workers.engine.results import Results
 from workers.events import Event
 
 PARTITIONS = 2
@@ -134,6 +135,15 @@ def owed(queue: str, record: bytes) -> Owed:
     ours = [one for one in elements if handles(partition, found, None, one if "messages" in tree else None)]
     names = [name_in(element) for element in ours]
     return Owed(queue, found.attempt, found.waits, tuple(names))
+
+
+def apart(record: Owed) -> list[Owed]:
+    """Its events, each as owed alone: they may be written together or not."""
+    return [record._replace(names=(name,)) for name in record.names] or [record]
+
+
+def results_of(opened: BatchState, how: str) -> Results:
+    return opened.give_back() if how == "back" else opened.collect()
 
 
 def seq_of(record: bytes) -> int:
@@ -320,7 +330,7 @@ class Machine(RuleBasedStateMachine):
         flush: list[Any] = [f"n{len(self.flushes):08x}", self.template, MAX_COUNT, MAX_BYTES, "NOW"]
         for queue, of_queue in records.items():
             flush += (queue, len(of_queue), *of_queue)
-            self.owed.update(owed(queue, record) for record in of_queue)
+            self.owed.update(one for record in of_queue for one in apart(owed(queue, record)))
         self.flushes.append(flush)
         self.send(flush)
 
@@ -633,7 +643,7 @@ class Machine(RuleBasedStateMachine):
         made = []
         for batch, how in parts:
             assert batch.opened is not None
-            made.append(Part(Open(batch.opened, Hand(batch.opened.queue)), batch.opened.collect(), how))
+            made.append(Part(Open(batch.opened, Hand(batch.opened.queue), True), results_of(batch.opened, how), how))
             if how != "more":
                 worker.drop(batch)
         left = {lane_of(batch.queue) for batch, _ in parts} - {lane_of(queue) for queue in worker.hands}
@@ -670,7 +680,7 @@ class Machine(RuleBasedStateMachine):
                 lost.append(batch)
                 continue
             assert reply.decode() == how
-            self.account(batch)
+            self.account(batch, how)
             if how != "more":
                 del self.holders[batch.member]
         ledger = self.look().ledger
@@ -679,7 +689,7 @@ class Machine(RuleBasedStateMachine):
                 self.deaths.pop(batch.member, None)
         return lost
 
-    def account(self, batch: Batch) -> None:
+    def account(self, batch: Batch, how: str) -> None:
         lane = lane_of(batch.queue)
         for one, outcome in batch.done:
             kind = KINDS[one.name[0]]
@@ -703,11 +713,26 @@ class Machine(RuleBasedStateMachine):
         batch.done = []
         while batch.gone < len(batch.records) and not batch.left[batch.gone]:
             record = batch.records[batch.gone]
-            self.owed[record] -= 1
+            self.owed.subtract(apart(record))
             if not record.names:
                 self.counts["dead.notification"] += 1
                 self.letters[lane, "unreadable"] += 1
             batch.gone += 1
+        begun = [n for n in range(batch.gone, len(batch.left)) if 0 < batch.left[n] < len(batch.records[n].names)]
+        for index in range(batch.gone, begun[-1] + 1) if how == "back" and begun else ():
+            self.go_back_in_part(batch, index)
+
+    def go_back_in_part(self, batch: Batch, index: int) -> None:
+        """What is done of a record, before or in the last one of which a part is done, does not go back."""
+        record, lane = batch.records[index], lane_of(batch.queue)
+        left = Counter(batch.try_of(n, event).name for n, event in batch.todo if n == index)
+        left.update(batch.try_of(n, event).name for n, event, _ in batch.busy if n == index)
+        done = Counter(record.names) - left
+        self.owed.subtract(record._replace(names=(name,)) for name in done.elements())
+        if not record.names:
+            self.owed.subtract([record])
+            self.counts["dead.notification"] += 1
+            self.letters[lane, "unreadable"] += 1
 
     def free(self, batch: Batch) -> None:
         """A claim ends with the last event that it is held for."""
@@ -862,7 +887,7 @@ class Machine(RuleBasedStateMachine):
                     self.deaths[f"{queue}|{batch}{'_p' if count > 1 else '_d'}{first + 1:05d}"] = count
                 divided.add(member)
             elif len(records) == 1 and count >= POISON_DEATHS:
-                self.owed[owed(queue, records[0])] -= 1
+                self.owed.subtract(apart(owed(queue, records[0])))
                 self.counts["dead.notification"] += 1
                 self.letters[lane_of(queue), "poison"] += 1
                 self.finished.update(owed(queue, records[0]).names)
@@ -998,7 +1023,8 @@ class Machine(RuleBasedStateMachine):
         )
 
     def everything(self) -> Counter[Owed]:
-        return Counter(owed(m.split("|")[0], r) for m, of_batch in self.look().records.items() for r in of_batch)
+        records = self.look().records.items()
+        return Counter(one for m, of_batch in records for r in of_batch for one in apart(owed(m.split("|")[0], r)))
 
     @invariant()
     def holds(self) -> None:
@@ -1009,7 +1035,7 @@ class Machine(RuleBasedStateMachine):
         assert state.taken == self.holders
         assert state.taken.keys() <= state.ledger.keys(), "given out, but not owed"
         self.check_leases(state)
-        there = Counter(owed(m.split("|")[0], r) for m, of_batch in state.records.items() for r in of_batch)
+        there = self.everything()
         assert there == +self.owed, (there - self.owed, self.owed - there)
         present = {name for record in there for name in record.names}
         assert self.committed <= self.finished | present, "lost"

@@ -1,0 +1,172 @@
+"""What became of the events of a batch since the last settle, as settle.lua takes it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from ingest.store.records import MOST_WAITS, Record, digest, pack
+from workers.dispatch import outcomes
+from workers.dispatch.outcomes import Outcome
+from workers.engine import retries
+from workers.events import Broken, Event
+from workers.events.message import shares_of
+from workers.events.together import body_of, together
+
+_DETAIL = 500  # characters of a dead letter's detail
+
+
+class Wait(NamedTuple):
+    """How long events wait for their next try (seconds). `sort` is `w` for those that were put off because a handler
+    always fails: they are due as soon as it works again. It is `r` for all others.
+    """
+
+    sort: str
+    delay: float
+
+
+class _Retry(NamedTuple):
+    """What events have in common that are written together for their next try: they are of the same record."""
+
+    wait: Wait
+    number: int
+    attempt: int
+    waits: int
+    done: tuple[bytes, ...]
+
+
+class Limits:
+    """How often an event is tried at most, and how old it may be then (seconds); and how long its retries wait."""
+
+    def __init__(self, attempts: int, age: float) -> None:
+        self.attempts = attempts
+        self.age = age
+        self._delays: dict[tuple[Callable[[int], float], int], float] = {}
+
+    def delay(self, of: Callable[[int], float], number: int) -> float:
+        """The same for all events of this batch that are tried for that time."""
+        if (of, number) not in self._delays:
+            self._delays[of, number] = of(number)
+        return self._delays[of, number]
+
+
+class Results:
+    """Of a batch with these records.
+
+    `left` records leave the front of the batch, `parts` take their place. `bytes` is what dead letters and retries add.
+    Events that fail together are written together: what is around them is stored once.
+    """
+
+    def __init__(self, records: Sequence[Record], limits: Limits) -> None:
+        self._records = records
+        self._limits = limits
+        self._again: list[tuple[_Retry, list[Event]]] = []
+        self._newest: dict[tuple[Wait, int], tuple[_Retry, list[Event]]] = {}
+        self.left = 0
+        self.parts: list[bytes] = []
+        self.counts: Counter[str] = Counter()
+        self.tally: dict[str, int] = {}
+        self.letters: list[tuple[Any, ...]] = []
+        self.retries: dict[Wait, list[bytes]] = {}
+        self.done: list[str] = []  # as settle.lua reads it
+        self.freed: list[str] = []  # claims that end
+        self.errors: Counter[tuple[str, str]] = Counter()  # handler and error of failed events
+        self.raised: dict[tuple[str, str], BaseException] = {}  # one exception of each sort of `errors`
+        self.bytes = 0
+
+    def letter(self, reason: str, event: Event | Broken, detail: str, body_digest: bytes) -> None:
+        """Add a dead letter."""
+        body = event.body if isinstance(event, Broken) else event.body()
+        self.counts[f"dead.{event.kind}"] += 1
+        self.bytes += len(body)
+        self.letters.append(
+            (reason, event.kind, detail[:_DETAIL], event.attempt, event.received_ms, body, body_digest.hex())
+        )
+
+    def tell(self, event: Event, index: int, outcome: Outcome) -> None:
+        """Note how an event of that record ended."""
+        try:
+            self._account(event, index, outcome)
+        except Exception as error:
+            self._fault(event, index, error)
+
+    def _fault(self, event: Event, index: int, error: Exception) -> None:
+        """The event cannot be written: the dead letter holds the whole notification."""
+        fault = outcomes.of_fault(error, "writing the event")
+        self.errors[fault.handler, fault.error] += 1
+        record = self._records[index]
+        broken = Broken("fault", event.kind, record.body, fault.detail, record.received_ms, record.attempt or 1)
+        self.letter(broken.reason, broken, broken.detail, record.body_digest or digest(record.body))
+
+    def _account(self, event: Event, index: int, outcome: Outcome) -> None:
+        if outcome.name in ("failed", "rejected", "fault"):
+            self._account_failure(event, index, outcome)
+        elif outcome.name == "snoozed":
+            self._try_again(event, index, outcome, Wait("r", outcome.delay or 0.0))
+        elif outcome.name == "put_off":
+            delay = max(outcome.delay or 0.0, self._limits.delay(retries.put_off, self._records[index].waits))
+            self._try_again(event, index, outcome, Wait("w", delay))
+        else:
+            self.counts[f"{outcome.name}.{event.kind}"] += 1
+
+    def _account_failure(self, event: Event, index: int, outcome: Outcome) -> None:
+        what = outcome.handler, outcome.error or outcome.name
+        self.errors[what] += 1
+        if outcome.raised is not None:
+            self.raised.setdefault(what, outcome.raised)
+        if outcome.name != "failed" or event.attempt >= self._limits.attempts:
+            self.letter(outcome.name, event, outcome.detail, event.body_digest)
+            return
+        delay = self._limits.delay(retries.delay, event.attempt) if outcome.delay is None else outcome.delay
+        self._try_again(event, index, outcome, Wait("r", max(delay, outcome.at_least)))
+
+    def _try_again(self, event: Event, index: int, outcome: Outcome, wait: Wait) -> None:
+        """Have the event tried again after that time, unless it is too old by then."""
+        failed = outcome.name == "failed"
+        waits = 0 if failed else self._records[index].waits + 1
+        delay = retries.rounded(wait.delay)
+        if time.time() + delay > event.received_ms / 1000 + self._limits.age or waits > MOST_WAITS:
+            why = outcome.detail or f"put off, {outcome.handler} always fails"
+            self.letter("expired", event, f"older than WA_MAX_AGE at its next try: {why}", event.body_digest)
+            return
+        if outcome.name != "put_off":
+            self.counts[f"{'retried' if failed else 'snoozed'}.{event.kind}"] += 1
+        wait = wait._replace(delay=delay)
+        retry = _Retry(wait, index, event.attempt + failed, waits, outcome.done)
+        # Only what comes next to each other is written together: a contact's events stay in order.
+        newest = self._newest.get((wait, index))
+        if newest is None or newest[0] != retry:
+            newest = self._newest[wait, index] = (retry, [])
+            self._again.append(newest)
+        newest[1].append(event)
+
+    def write_retries(self) -> None:
+        """To be called after the last `tell`."""
+        again, self._again, self._newest = self._again, [], {}
+        for retry, events in again:
+            record = self._records[retry.number]
+            for some in together(events):
+                try:
+                    self._write_retry(retry, record, some)
+                except Exception:
+                    for event in some:  # one of them is at fault
+                        try:
+                            self._write_retry(retry, record, [event])
+                        except Exception as error:
+                            self._fault(event, retry.number, error)
+
+    def _write_retry(self, retry: _Retry, record: Record, events: Sequence[Event]) -> None:
+        packed = pack(
+            body_of(events),
+            record.received_ms,
+            retry.attempt,
+            force=record.force,
+            body_digest=events[0].body_digest,
+            shares=b"".join(dict.fromkeys(map(shares_of, events))),
+            waits=retry.waits,
+            done=retry.done,
+        )
+        self.bytes += len(packed)
+        self.retries.setdefault(retry.wait, []).append(packed)

@@ -1,0 +1,54 @@
+"""Several events of one notification, written as one notification again: what surrounds them is written once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from workers.events.event import Event
+from workers.events.values import JsonObject
+
+MOST_EVENTS = 500
+"""Events that are written together at most."""
+
+
+def together(events: Iterable[Event], most: int = MOST_EVENTS) -> Iterator[list[Event]]:
+    """Runs of events, each of which one notification can hold: of one array, and all with a contact or all without.
+
+    Their order stays as it is.
+    """
+    run: list[Event] = []
+    place: object = None
+    for event in events:
+        here = _place(event)
+        if run and (here is None or here != place or len(run) == most):
+            yield run
+            run = []
+        run.append(event)
+        place = here
+    if run:
+        yield run
+
+
+def body_of(events: Sequence[Event]) -> bytes:
+    """The body of such a run. Parsing it gives these events again, each with its contact."""
+    first = events[0]
+    place = _place(first)
+    if len(events) == 1 or place is None:
+        return first.body()
+    contacts = [found for event in events if (found := _contact(event)) is not None]
+    if all(contact is contacts[0] for contact in contacts):
+        contacts = contacts[:1]
+    return first._envelope.around(place[1], [event.raw for event in events], contacts)
+
+
+def _place(event: Event) -> tuple[int, str, bool] | None:
+    """Events of the same place may be written together; one without a place is written alone."""
+    array = _ARRAYS.get(event.kind)
+    return None if array is None else (id(event._envelope), array, _contact(event) is not None)
+
+
+def _contact(event: Event) -> JsonObject | None:
+    return getattr(event, "contact", None)
+
+
+_ARRAYS = {"message": "messages", "status": "statuses", "error": "errors"}
