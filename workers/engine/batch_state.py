@@ -15,8 +15,8 @@ from ingest.store.records import MOST_WAITS, Record, digest, pack, unpack
 from workers.dispatch.outcomes import HANDLED, Outcome
 from workers.engine import retries
 from workers.engine.claims import Claim, of
-from workers.events import Broken, Event, Message, Status
-from workers.events.message import shares_of
+from workers.events import Broken, Event, Status
+from workers.events.chat import party, shares_of
 from workers.events.parsing import parse
 
 _LETTERS = 1000  # that are collected at a time, and those of one more record
@@ -94,9 +94,8 @@ class BatchState:
 
     def _is_ours(self, event: Event | Broken, record: Record) -> bool:
         """If a notification went to several partitions, each handles its own contacts, and the first all else."""
-        message = event if isinstance(event, Message) else None
-        business, element = (message.business, message.raw) if message else (None, None)
-        return routing.handles(partition_number(self.queue), record, business, element)
+        business, named = (None, None) if isinstance(event, Broken) else (event.business, party(event))
+        return routing.handles(partition_number(self.queue), record, business, named)
 
     def leaving(self) -> list[tuple[int, bytes]]:
         """What to archive of the notifications that the next `collect` takes out of the batch."""
