@@ -28,12 +28,17 @@ _LONG = 13
 
 def of_message(element: Element, display: str = "") -> Names:
     """The contact of an element of `messages`. `display` is the business's own number, as the notification has it."""
-    number, user, parent = element.get("from"), element.get("from_user_id"), element.get("from_parent_user_id")
     if "system" in element and isinstance(system := element["system"], dict):
         return _of_system(element, system)
     if "_vnd" in element and is_outbound(element):
         return of_echo(element, display)
-    return _sorted(number, user or element.get("from_bsuid"), parent)
+    number, user = element.get("from"), element.get("from_user_id") or element.get("from_bsuid")
+    parent = element.get("from_parent_user_id")
+    if type(number) is str and number.isdigit() and parent is None and (
+        user is None or (type(user) is str and _PARENT not in user)
+    ):
+        return number, user, None  # as `_sorted` does, for nearly every message
+    return _sorted(number, user, parent)
 
 
 def is_outbound(element: Element) -> bool:

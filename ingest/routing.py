@@ -353,15 +353,23 @@ def _urgent(body: Any) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], _
         for array in value:
             if array in _URGENT:
                 yield value, _objects(value[array]), _URGENT[array]
-            elif array == "standby" and isinstance(standby := value[array], dict):
-                for inner in _URGENT.keys() & standby:
-                    yield {**value, **standby}, _objects(standby[inner]), _URGENT[inner]
-        if "_vnd" in value and "messages" not in value and identity.is_outbound(value):
-            yield value, [value], identity.of_echo
-        if field == "messaging_handovers":
-            yield value, [value], identity.of_handover
-        elif field == "calls":
-            yield value, _objects(value.get("statuses")), identity.of_status
+        if field != "messages" or "standby" in value:  # hardly ever
+            yield from _urgent_otherwise(value, field)
+
+
+def _urgent_otherwise(
+    value: dict[str, Any], field: Any
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], _Reader]]:
+    """What is urgent and is no array of its own."""
+    if field == "messaging_handovers":
+        yield value, [value], identity.of_handover
+    if field == "calls":
+        yield value, _objects(value.get("statuses")), identity.of_status
+    if field is None and "messages" not in value and identity.is_outbound(value):  # Turn.io posts it like this
+        yield value, [value], identity.of_echo
+    if isinstance(standby := value.get("standby"), dict):
+        for array in _URGENT.keys() & standby:
+            yield {**value, **standby}, _objects(standby[array]), _URGENT[array]
 
 
 def _values(body: dict[str, Any]) -> list[tuple[dict[str, Any], Any]]:

@@ -42,7 +42,7 @@ class Notification:
     `text` holds the bytes that were parsed. `shares` are the record's.
     """
 
-    __slots__ = ("_digest", "_kept", "attempt", "body", "received_ms", "shares", "text")
+    _kept: dict[int, JsonObject] | None = None
 
     def __init__(
         self, body: JsonObject, received_ms: int, attempt: int, text: bytes, body_digest: bytes, shares: bytes
@@ -53,7 +53,6 @@ class Notification:
         self.text = text
         self.shares = shares
         self._digest = body_digest
-        self._kept: dict[int, JsonObject] | None = None
 
     @property
     def body_digest(self) -> bytes:
@@ -74,23 +73,15 @@ class Envelope:
     """The objects that enclose events, as parsed. One for each Cloud change.
 
     `change` and `entry` are None in the On-Premises form, whose `value` is the body itself. `outer` is the change's
-    value where the elements are one level deeper, in its `standby`. `field` is the change's, `business` the id of the
-    business phone number.
+    value where the elements are one level deeper, in its `standby`. `field` is the change's.
     """
 
-    __slots__ = (
-        "_beside",
-        "_kept",
-        "_people",
-        "_surroundings",
-        "business",
-        "change",
-        "entry",
-        "field",
-        "notification",
-        "outer",
-        "value",
-    )
+    # What most events never ask for is made when it is asked for.
+    _business: str | None = None
+    _people: People | None = None
+    _kept: tuple[JsonObject, JsonObject] | None = None
+    _beside: tuple[JsonObject, JsonObject] | None = None
+    _surroundings: Mapping[str, Any] | None = None
 
     def __init__(
         self,
@@ -106,11 +97,13 @@ class Envelope:
         self.value = value
         self.outer = outer
         self.field = change.get("field") if isinstance(change, dict) else None
-        self.business = identity.business_of(value if outer is None else {**outer, **value}) or None
-        self._people: People | None = None
-        self._kept: tuple[JsonObject, JsonObject] | None = None
-        self._beside: tuple[JsonObject, JsonObject] | None = None
-        self._surroundings: Mapping[str, Any] | None = None
+
+    @property
+    def business(self) -> str | None:
+        """The business phone number's id."""
+        if self._business is None:
+            self._business = identity.business_of(self.value if self.outer is None else {**self.outer, **self.value})
+        return self._business or None
 
     @property
     def display(self) -> str:

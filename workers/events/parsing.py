@@ -74,14 +74,13 @@ def parse(
 class _Parsing:
     """One body while it is parsed."""
 
-    __slots__ = ("crowded", "found", "notification", "parts", "room")
+    parts = _PARTS
+    used = 0
+    crowded = False
 
     def __init__(self, notification: Notification) -> None:
         self.notification = notification
         self.found: list[Event | Broken] = []
-        self.room = _ROOM + _ROOM_PER_BYTE * len(notification.text)
-        self.parts = _PARTS
-        self.crowded = False
 
     def events(self) -> list[Event | Broken]:
         tree = self.notification.body
@@ -134,14 +133,14 @@ class _Parsing:
         before = len(self.found) + self.crowded
         for key in keys:
             content = value[key]
-            if content is None or content == []:
-                continue
             if key in _KINDS:
                 if isinstance(content, list):
                     self._array(envelope, key, content)
-                else:
+                elif content is not None:
                     kind = _KINDS[key].kind
                     self._broken(kind, f"{key} is {_name(content)}", envelope.around, key, content)
+            elif not content:
+                continue
             elif self._deeper(envelope, key, content):
                 continue
             elif envelope.holds(key, content) and (envelope.change or len(self.found) > before):
@@ -182,18 +181,18 @@ class _Parsing:
     def _array(self, envelope: Envelope, array: str, content: list[Any]) -> None:
         """An event for each element."""
         event = _KINDS[array]
-        if array == "errors" and envelope.call_errors:
-            return  # they are told by the call
         make: Callable[[JsonObject, Envelope], Event] = event
-        if envelope.field == "history" and array == "messages":
+        if array == "statuses":
+            make = CallStatus if envelope.field == "calls" else _status
+        elif array == "messages" and envelope.field == "history":
             make = Historic
+        elif array == "errors" and envelope.call_errors:
+            return  # they are told by the call
         for n, raw in enumerate(content):
-            if not isinstance(raw, dict):
-                self._broken(event.kind, f"element {n} of {array} is {_name(raw)}", envelope.around, array, [raw])
-            elif event is Status and (envelope.field == "calls" or raw.get("type") == "call"):
-                self.found.append(CallStatus(raw, envelope))
-            else:
+            if isinstance(raw, dict):
                 self.found.append(make(raw, envelope))
+            else:
+                self._broken(event.kind, f"element {n} of {array} is {_name(raw)}", envelope.around, array, [raw])
 
     def _deeper(self, envelope: Envelope, key: str, content: Any) -> bool:
         """Reads what holds elements in another way; False if it does not."""
@@ -243,12 +242,12 @@ class _Parsing:
             self.found.append(Part(key, content, envelope, False))
 
     def _broken(self, kind: str, detail: str, write: Callable[..., bytes], *part: Any) -> None:
-        if self.room <= 0 or self.parts == 0:
+        if self.parts == 0 or self.used >= _ROOM + _ROOM_PER_BYTE * len(self.notification.text):
             self.crowded = True
             return
         self.parts -= 1
         body = write(*part)
-        self.room -= len(body)
+        self.used += len(body)
         notification = self.notification
         self.found.append(Broken("malformed", kind, body, detail, notification.received_ms, notification.attempt))
 
@@ -262,6 +261,10 @@ class _Parsing:
 
 def _name(value: Any) -> str:
     return _JSON_NAMES.get(type(value), "a number")
+
+
+def _status(raw: JsonObject, envelope: Envelope) -> Event:
+    return CallStatus(raw, envelope) if "type" in raw and raw["type"] == "call" else Status(raw, envelope)
 
 
 def _alone(envelope: Envelope, key: str, content: Any, contact: JsonObject | None = None) -> Change:
