@@ -13,7 +13,7 @@ knows; then, too, the record says which contact that is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, lru_cache
 from hashlib import blake2b
 from struct import Struct
@@ -22,13 +22,17 @@ from zlib import crc32
 
 import orjson
 
+from ingest import identity
 from ingest.store.links import Links, digest_of
 from ingest.store.queues import MESSAGES, OTHER, STATUSES, partition_number
 from ingest.store.records import Record
 
 # Only bodies that match are parsed, so a flood of statuses never is. In valid JSON these bytes cannot stand inside a
 # string, where the quotes would be escaped.
-_MAY_BE_URGENT = re.compile(rb'"(?:messages|calls)"\s*:\s*\[')
+#
+# It finds `"messages": [`, `"message_echoes"`, `"messaging_handovers"`, `"calls"`, `"user_pref` and `"_vnd"`, and a bit
+# more: written like this, it costs no more than two words do.
+_MAY_BE_URGENT = re.compile(rb'"[mcu_](?:essag(?:es"\s*:\s*\[|e_echoes"|ing_handovers")|alls"|ser_pref|vnd")')
 
 # The id of the first status, as senders write it. Where this does not match, `home` goes by the whole body.
 _STATUS_ID = re.compile(rb'"statuses"\s*:\s*\[\s*\{[^{}]*?"id"\s*:\s*"([^"]+)"')
@@ -36,10 +40,6 @@ _STATUS_ID = re.compile(rb'"statuses"\s*:\s*\[\s*\{[^{}]*?"id"\s*:\s*"([^"]+)"')
 # Far more than Meta's largest notifications hold (3 MB, thousands of messages). Parsing so many would block the event
 # loop for a quarter of a second or more.
 _MOST_OBJECTS = 200_000
-
-# Digits at the end of a number that are the same in all its forms: wa_ids of Brazil, Mexico and Argentina have a digit
-# more or less before these.
-_TAIL = 8
 
 # A share: the checksum of business and contact, the contact's partition and key.
 _SHARE = Struct(">IBI")
@@ -70,9 +70,11 @@ _OTHER = (Route(OTHER),)
 
 
 def contact_of(element: dict[str, Any]) -> str | None:
-    """The contact as a message or call names it: the number without a plus, else the business-scoped user id."""
-    number, user = _names(element)
-    return number or user
+    """The contact as a message names it: the number without a plus, else the business-scoped user id, else the id for
+    the parent account.
+    """
+    number, user, parent = identity.of_message(element)
+    return number or user or parent
 
 
 def order_key(shares: bytes, business: str | None, element: dict[str, Any]) -> str | None:
@@ -102,9 +104,7 @@ def partition_of(contact: str | None, partitions: int) -> int:
 
 def partitions_of(body: Any, partitions: int) -> set[int]:
     """The partitions of a parsed body's messages and calls, as receivers of format 1 chose them."""
-    return {
-        partition_of(_contact_in_format_1(element), partitions) for _, elements in _urgent(body) for element in elements
-    }
+    return {partition_of(_contact_in_format_1(element), partitions) for element in _urgent_in_format_1(body)}
 
 
 def partitions_of_business(business: str, partitions: int, per_business: int | None) -> Sequence[int]:
@@ -153,7 +153,8 @@ class Router:
 def handles(partition: int | None, record: Record, business: str | None, element: dict[str, Any] | None) -> bool:
     """Whether a record in this partition is the one to handle an event of its notification: each event has one.
 
-    `element` is the raw message, None for any other event. What no share names is for the lowest partition.
+    `element` is a raw message that names the event's contact, None for an event of no contact. What no share names is
+    for the lowest partition.
     """
     if record.split:
         return partition == _partition_by_split(record, element)
@@ -200,20 +201,23 @@ class _Placing:
         self._linked = False
 
     def place(self, body: Any) -> None:
-        for value, elements in _urgent(body):
-            business, people = _business(value), None
+        for value, elements, names in _urgent(body):
+            business, people, display = identity.business_of(value), None, ""
+            if names is not identity.of_message:
+                display = identity.display_of(value)
             for element in elements:
-                number, user = _names(element)
-                key = _key(number or user)
+                number, user, parent = names(element, display)
+                contact = number or user or parent
+                key = _key(contact)
                 if self._links is not None and (user or self._pairs):
                     if number and user:
                         self._links.learn(business, user, key)
                     else:
                         people = people or _People(value)
-                        key = self._linked_key(self._links, business, number, user, people)
+                        key = self._linked_key(self._links, business, number, user, key, people)
                     if "system" in element:
                         _learn_change(self._links, business, element, key)
-                self.placed[business, number or user] = (self._partition(business, key), key)
+                self.placed[business, contact] = (self._partition(business, key), key)
 
     def _partition(self, business: str, key: int) -> int:
         if self._per_business is None:
@@ -221,23 +225,25 @@ class _Placing:
         mine = partitions_of_business(business, self._partitions, self._per_business)
         return mine[key % len(mine)]
 
-    def _linked_key(self, links: Links, business: str, number: str | None, user: str | None, people: _People) -> int:
+    def _linked_key(
+        self, links: Links, business: str, number: str | None, user: str | None, key: int, people: _People
+    ) -> int:
         """The key of a contact whom a message names by number or user id alone; `contacts` may have the other one."""
         if number:
             if user := people.user(number):
-                links.learn(business, user, _key(number))
-            return _key(number)
+                links.learn(business, user, key)
+            return key
         if not user:
-            return 0
-        key = links.find(business, user)
-        if key is None and (number := people.number(user)):
-            key = _key(number)
-            links.learn(business, user, key)
-        if key is None:
+            return key
+        known = links.find(business, user)
+        if known is None and (number := people.number(user)):
+            known = _key(number)
+            links.learn(business, user, known)
+        if known is None:
             self._unknown.append(digest_of(business, user))
-            return _key(user)
+            return key
         self._linked = True
-        return key
+        return known
 
     def routes(self) -> tuple[Route, ...]:
         found = {partition for partition, _ in self.placed.values()}
@@ -256,48 +262,26 @@ class _People:
         self._value = value
 
     def user(self, number: str) -> str | None:
-        return self._by_tail.get(number[-_TAIL:])
+        return self._users.get(identity.canonical(number))
 
     def number(self, user: str) -> str | None:
         return self._numbers.get(user)
 
     @cached_property
-    def _by_tail(self) -> dict[str, str]:
-        return {number[-_TAIL:]: user for user, number in self._numbers.items()}
+    def _users(self) -> dict[str, str]:
+        return {identity.canonical(number): user for user, number in self._numbers.items()}
 
     @cached_property
     def _numbers(self) -> dict[str, str]:
-        numbers = {}
-        for contact in _objects(self._value.get("contacts")):
-            number, user = contact.get("wa_id"), contact.get("user_id")
-            if isinstance(number, str) and isinstance(user, str) and number and user and "." not in number:
-                numbers[user] = number.removeprefix("+")
-        return numbers
+        pairs = map(identity.of_contact, _objects(self._value.get("contacts")))
+        return {user: number for number, user, _ in pairs if number and user}
 
 
 def _learn_change(links: Links, business: str, element: dict[str, Any], key: int) -> None:
     """A system message that announces a contact's new user id links it, too."""
     system = element.get("system")
-    if key and isinstance(system, dict) and isinstance(user := system.get("user_id"), str) and user:
+    if key and isinstance(system, dict) and (user := identity.new_names(system)[1]):
         links.learn(business, user, key)
-
-
-def _names(element: dict[str, Any]) -> tuple[str | None, str | None]:
-    """The contact's number without a plus, and the business-scoped user id, as far as an element gives them.
-
-    Senders may write the user id, such as US.13491208655302741918, where the number is otherwise. A system message
-    about a new user id belongs to the one before. Turn.io writes `from_bsuid`.
-    """
-    number, user = element.get("from"), element.get("from_user_id") or element.get("from_bsuid")
-    if isinstance(number, str):
-        number = number.removeprefix("+")
-        if "." in number:
-            number, user = None, user or number
-    else:
-        number = str(number) if isinstance(number, int) and not isinstance(number, bool) else None
-    if "system" in element and isinstance(system := element["system"], dict):
-        user = system.get("previous_user_id") or user
-    return number or None, user if user and isinstance(user, str) else None
 
 
 def _contact_in_format_1(element: dict[str, Any]) -> str | None:
@@ -328,34 +312,77 @@ def _read(shares: bytes) -> tuple[dict[int, Share], int | None]:
 
 def _partition_by_split(record: Record, element: dict[str, Any] | None) -> int:
     """For a record of format 1, which says only over how many partitions the contacts were spread."""
-    if element is not None:
-        return partition_of(_contact_in_format_1(element), record.split)
-    return min(partitions_of(orjson.loads(record.body), record.split))
+    found = _partitions_in_format_1(record.body, record.split)
+    mine = min(found) if element is None else partition_of(_contact_in_format_1(element), record.split)
+    return mine if mine in found else min(found)
 
 
-def _urgent(body: Any) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """The messages of either body form, and the calls of the Cloud form, each array with the value that holds it."""
+@lru_cache(maxsize=64)
+def _partitions_in_format_1(body: bytes, partitions: int) -> set[int]:
+    return partitions_of(orjson.loads(body), partitions)
+
+
+def _urgent_in_format_1(body: Any) -> Iterator[dict[str, Any]]:
+    """The messages and calls that receivers of format 1 knew."""
+    if isinstance(body, dict) and "entry" not in body:
+        yield from _objects(body.get("messages"))
+    elif isinstance(body, dict):
+        for value, field in _values(body):
+            yield from _objects(value.get(field)) if field in ("messages", "calls") else ()
+
+
+_Reader = Callable[[dict[str, Any], str], identity.Names]
+_URGENT: dict[str, _Reader] = {
+    "messages": identity.of_message,
+    "message_echoes": identity.of_echo,
+    "calls": identity.of_call,
+    "user_preferences": identity.of_contact,
+}
+
+
+def _urgent(body: Any) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], _Reader]]:
+    """What is urgent in either body form, each array with the value that holds it and with how its contact is read.
+
+    An array is recognised by its name, whatever the field; what comes with the history is never urgent.
+    """
     if not isinstance(body, dict):
         return
-    if "entry" not in body:
-        yield body, _objects(body.get("messages"))
-        return
-    for entry in _objects(body["entry"]):
-        for change in _objects(entry.get("changes")):
-            value, field = change.get("value"), change.get("field")
-            if isinstance(value, dict) and field in ("messages", "calls"):
-                yield value, _objects(value.get(field))
+    for value, field in _values(body) if "entry" in body else [(body, None)]:
+        if field == "history":
+            continue
+        for array in value:
+            if array in _URGENT:
+                yield value, _objects(value[array]), _URGENT[array]
+        if field != "messages" or "standby" in value:  # hardly ever
+            yield from _urgent_otherwise(value, field)
 
 
-def _business(value: dict[str, Any]) -> str:
-    """The business number's id, as `Event.business` reads it."""
-    if "metadata" not in value or not isinstance(metadata := value["metadata"], dict):
-        return ""
-    found = metadata.get("phone_number_id")
-    if isinstance(found, str):
-        return found
-    return str(found) if isinstance(found, int) and not isinstance(found, bool) else ""
+def _urgent_otherwise(
+    value: dict[str, Any], field: Any
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], _Reader]]:
+    """What is urgent and is no array of its own."""
+    if field == "messaging_handovers":
+        yield value, [value], identity.of_handover
+    if field == "calls":
+        yield value, _objects(value.get("statuses")), identity.of_status
+    if field is None and "messages" not in value and identity.is_outbound(value):  # Turn.io posts it like this
+        yield value, [value], identity.of_echo
+    if isinstance(standby := value.get("standby"), dict):
+        for array in _URGENT.keys() & standby:
+            yield {**value, **standby}, _objects(standby[array]), _URGENT[array]
+
+
+def _values(body: dict[str, Any]) -> list[tuple[dict[str, Any], Any]]:
+    """The value of each change in the Cloud form, and its field."""
+    return [
+        (value, change.get("field"))
+        for entry in _objects(body["entry"])
+        for change in _objects(entry.get("changes"))
+        if isinstance(value := change.get("value"), dict)
+    ]
 
 
 def _objects(array: Any) -> list[dict[str, Any]]:
+    if type(array) is list and len(array) == 1 and type(array[0]) is dict:
+        return array
     return [element for element in array if isinstance(element, dict)] if isinstance(array, list) else []

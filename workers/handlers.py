@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -14,13 +14,18 @@ from contextlib import (
     contextmanager,
 )
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ingest.state import rates
 from ingest.store.records import handler_digest
-from workers.events import Change, Error, Event, Message, Profile, Status
+from workers.events import Call, Change, Error, Event, Handover, Message, Preference, Profile, Status
+from workers.events.change import USER_ID_UPDATE, as_change, field_of
 
 _SUBJECTS = 1000  # that are remembered: they come from outside
+_DIRECTIONS = {"in": ("in",), "out": ("out",), "both": ("in", "out")}
+
+HISTORY = "history "
+"""Begins the way of a message of the history."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -37,6 +42,15 @@ OnStatus = TypeVar("OnStatus", bound=Callable[[Status], object])
 OnError = TypeVar("OnError", bound=Callable[[Error], object])
 OnProfile = TypeVar("OnProfile", bound=Callable[[Profile], object])
 OnChange = TypeVar("OnChange", bound=Callable[[Change], object])
+OnCall = TypeVar("OnCall", bound=Callable[[Call], object])
+OnHandover = TypeVar("OnHandover", bound=Callable[[Handover], object])
+OnPreference = TypeVar("OnPreference", bound=Callable[[Preference], object])
+
+Business = str | Iterable[str] | None
+"""The ids of one business phone number, or of several."""
+
+Selector = tuple[str, str | None, str, str | None, str | None]
+"""What handlers are found by: kind, subject, way (see `_way`), field and business number of an event."""
 
 
 class Discard(Exception):
@@ -102,9 +116,22 @@ class Handler:
     """What is called: the function, within the plain context managers of `Handlers.around`."""
     arounds: tuple[Callable[[Any], AbstractAsyncContextManager[object]], ...] = ()
     """The `async` ones: `call` is called within these, too."""
+    business: frozenset[str] = frozenset()
+    """Ids of business numbers; empty: all."""
+    ways: frozenset[str] = frozenset()
+    """Of a message: `in`, `out`, and the same of the history (see `_way`)."""
 
     def __post_init__(self) -> None:
         self.call = self.function
+
+    def matches(self, selector: Selector) -> bool:
+        """Whether it is called with the events that have this selector."""
+        kind, subject, way, field, business = selector
+        if self.business and business not in self.business:
+            return False
+        if self.kind == "change" and kind != "change":  # it gets a change with that event alone
+            return field is not None and (not self.wants or field in self.wants)
+        return self.kind == kind and (not self.wants or subject in self.wants) and (not self.ways or way in self.ways)
 
     def within(self, plain: tuple[Callable[[Any], AbstractContextManager[object]], ...], arounds: Any) -> None:
         """Have each call made within these context managers."""
@@ -155,15 +182,18 @@ class Handlers:
     ignored. An exception means: try this event again later, with this handler. Each handler of an event ends by itself:
     the others are called all the same, and one that has succeeded is not called again.
 
-    Each decorator takes two more arguments. `rate`, such as "50/s", "100/m" or "10/h", is how often its function is
-    called at most, over all workers of one Redis (with several Redis, each has that rate). `concurrency` is how many of
-    its calls are in flight at a time in one worker process. An event waits until all its handlers may be called; this
-    counts neither as an attempt nor for WA_HANDLER_TIMEOUT. Meanwhile the worker goes on with other events.
+    Each decorator takes three more arguments. `business` is the id of a business phone number (Cloud:
+    `metadata.phone_number_id`), or a list of them: the function is called for events of these numbers only. `rate`,
+    such as "50/s", "100/m" or "10/h", is how often its function is called at most, over all workers of one Redis (with
+    several Redis, each has that rate). `concurrency` is how many of its calls are in flight at a time in one worker
+    process. An event waits until all its handlers may be called; this counts neither as an attempt nor for
+    WA_HANDLER_TIMEOUT. Meanwhile the worker goes on with other events.
     """
 
     def __init__(self) -> None:
         self._registered: list[Handler] = []
-        self._matching: dict[tuple[str, str | None], tuple[tuple[Handler, ...], bool | None]] = {}
+        self._matching: dict[Selector, tuple[tuple[Handler, ...], bool | None]] = {}
+        self._any_business = False
         self._arounds: tuple[Callable[[Any], Any], ...] = ()
         self._async_arounds: tuple[Callable[[Any], Any], ...] = ()
         self.on_errors: list[Handler] = []
@@ -176,22 +206,41 @@ class Handlers:
         """True when there is a handler with a rate or a concurrency of its own."""
 
     def message(
-        self, *types: str, rate: str | None = None, concurrency: int | None = None
+        self,
+        *types: str,
+        direction: Literal["in", "out", "both"] = "in",
+        history: bool = False,
+        business: Business = None,
+        rate: str | None = None,
+        concurrency: int | None = None,
     ) -> Callable[[OnMessage], OnMessage]:
-        """For messages of these types (`text`, `image`, `button`, …); none named: every type."""
-        return self._register("message", types, rate, concurrency)
+        """For messages of these types (`text`, `image`, `button`, …); none named: every type.
+
+        What contacts wrote, unless `direction` says `out`, what the business wrote in the phone's app or by another
+        app or agent, or `both`. With `history` it is called with messages of the history instead, which nobody waits to
+        have answered.
+        """
+        if direction not in _DIRECTIONS:
+            raise WrongValue(f"@handlers.message: direction={direction!r} is none of in, out, both")
+        ways = frozenset(f"{HISTORY if history else ''}{way}" for way in _DIRECTIONS[direction])
+        return self._register("message", types, rate, concurrency, business, ways)
 
     def status(
-        self, *statuses: str, rate: str | None = None, concurrency: int | None = None
+        self, *statuses: str, business: Business = None, rate: str | None = None, concurrency: int | None = None
     ) -> Callable[[OnStatus], OnStatus]:
-        """For statuses (`sent`, `delivered`, `read`, `failed`, …); none named: every status."""
-        return self._register("status", statuses, rate, concurrency)
+        """For statuses (`sent`, `delivered`, `read`, `failed`, …; `payment` for all of payments); none named: every
+        status."""
+        return self._register("status", statuses, rate, concurrency, business)
 
-    def error(self, *, rate: str | None = None, concurrency: int | None = None) -> Callable[[OnError], OnError]:
+    def error(
+        self, *, business: Business = None, rate: str | None = None, concurrency: int | None = None
+    ) -> Callable[[OnError], OnError]:
         """For errors that are not part of a message or a status."""
-        return self._register("error", (), rate, concurrency)
+        return self._register("error", (), rate, concurrency, business)
 
-    def profile(self, *, rate: str | None = None, concurrency: int | None = None) -> Callable[[OnProfile], OnProfile]:
+    def profile(
+        self, *, business: Business = None, rate: str | None = None, concurrency: int | None = None
+    ) -> Callable[[OnProfile], OnProfile]:
         """For news of a contact: name, username, number, user id or identity changed.
 
         A message of type system says that a number, a user id or an identity changed; a new name comes with the
@@ -201,13 +250,33 @@ class Handlers:
         handlers returned. Redis keeps only digests of them, for 30 to 60 days after the contact's last message, and
         nothing when there is no profile handler.
         """
-        return self._register("profile", (), rate, concurrency)
+        return self._register("profile", (), rate, concurrency, business)
+
+    def call(
+        self, *events: str, business: Business = None, rate: str | None = None, concurrency: int | None = None
+    ) -> Callable[[OnCall], OnCall]:
+        """For steps of calls (`connect`, `terminate`, `ringing`, `accepted`, `rejected`, …); none named: all."""
+        return self._register("call", events, rate, concurrency, business)
+
+    def handover(
+        self, *types: str, business: Business = None, rate: str | None = None, concurrency: int | None = None
+    ) -> Callable[[OnHandover], OnHandover]:
+        """For conversations that pass from one app to another (`control_passed`, …); none named: all."""
+        return self._register("handover", types, rate, concurrency, business)
+
+    def preference(
+        self, *values: str, business: Business = None, rate: str | None = None, concurrency: int | None = None
+    ) -> Callable[[OnPreference], OnPreference]:
+        """For what contacts want to get (`stop`, `resume`, …: marketing messages); none named: all."""
+        return self._register("preference", values, rate, concurrency, business)
 
     def change(
-        self, *fields: str, rate: str | None = None, concurrency: int | None = None
+        self, *fields: str, business: Business = None, rate: str | None = None, concurrency: int | None = None
     ) -> Callable[[OnChange], OnChange]:
-        """For Cloud changes of these fields (`account_update`, `calls`, …); none named: every field but `messages`."""
-        return self._register("change", fields, rate, concurrency)
+        """For Cloud changes of these fields (`account_update`, …), and of what is not known in field `messages`
+        (`user_actions`, …); none named: all. What is an event of its own in another field (calls, echoes, …) it gets as
+        a change that holds that alone."""
+        return self._register("change", fields, rate, concurrency, business)
 
     def startup(self, function: Hook) -> Hook:
         """Called once in each worker process, before its first event: the place to open clients and pools.
@@ -261,7 +330,13 @@ class Handlers:
         return function
 
     def _register(
-        self, kind: str, wants: tuple[Any, ...], rate: str | None, concurrency: int | None
+        self,
+        kind: str,
+        wants: tuple[Any, ...],
+        rate: str | None,
+        concurrency: int | None,
+        business: Business,
+        ways: frozenset[str] = frozenset(),
     ) -> Callable[[Function], Function]:
         if any(not isinstance(want, str) for want in wants):
             raise WrongType(f"write @handlers.{kind}(…) with parentheses, and names as strings")
@@ -275,6 +350,8 @@ class Handlers:
             raise WrongType(f"@handlers.{kind}: concurrency={concurrency!r} is no whole number")
         if concurrency is not None and concurrency < 1:
             raise WrongValue(f"@handlers.{kind}: concurrency={concurrency} is less than 1")
+
+        numbers = _numbers(kind, business)
 
         def register(function: Function) -> Function:
             is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
@@ -292,11 +369,14 @@ class Handlers:
                 per_second,
                 concurrency,
                 handler_digest(f"{name} {sum(one.name == name for one in self._registered)}"),
+                business=numbers,
+                ways=ways,
             )
             handler.within(self._arounds, self._async_arounds)
             self._registered.append(handler)
             self._matching.clear()
             self.wants_profiles |= kind == "profile"
+            self._any_business |= bool(numbers)
             self.any_throttled |= self._registered[-1].is_throttled
             return function
 
@@ -325,23 +405,51 @@ class Handlers:
         """The handlers of an event, profile handlers apart; and True when handling it may need the loop, False when
         only threads, None when no handler matches it.
         """
-        wanted = event.kind, event.subject
+        business = event.business if self._any_business else None
+        wanted = event.kind, event.subject, _way(event), field_of(event), business
         found = self._matching.get(wanted)
         if found is None:
-            found = self._find(*wanted)
+            found = self._find(wanted)
             if len(self._matching) < _SUBJECTS:
                 self._matching[wanted] = found
         return found
 
     def calls(self, event: Event, matching: tuple[Handler, ...] | None = None) -> list[tuple[Handler, Event]]:
-        """The handlers to call, and with what: a message may also be news of a profile. `matching`, if it is known."""
+        """The handlers to call, and with what: a message may also be news of a profile, and what comes in another field
+        than `messages` is a change, too. `matching`, if it is known."""
         found = self.matching(event)[0] if matching is None else matching
-        calls: list[tuple[Handler, Event]] = [(handler, event) for handler in found]
-        if self.wants_profiles and isinstance(event, Message) and (profile := event.profile) is not None:
-            calls += [(handler, profile) for handler in self.of_kinds("profile")]
+        change = as_change(event) if any(handler.kind != event.kind for handler in found) else None
+        calls: list[tuple[Handler, Event]] = [
+            (handler, event if handler.kind == event.kind or change is None else change) for handler in found
+        ]
+        if self.wants_profiles and isinstance(event, Message | Change) and (profile := event.profile) is not None:
+            calls += [(handler, profile) for handler in self._of_profiles(event.business)]
         return calls
 
-    def _find(self, kind: str, subject: str | None) -> tuple[tuple[Handler, ...], bool | None]:
-        found = tuple(h for h in self._registered if h.kind == kind and (not h.wants or subject in h.wants))
-        called = (*found, *self.of_kinds("profile")) if kind == Message.kind else found
+    def _of_profiles(self, business: str | None) -> list[Handler]:
+        return [one for one in self.of_kinds("profile") if not one.business or business in one.business]
+
+    def _find(self, wanted: Selector) -> tuple[tuple[Handler, ...], bool | None]:
+        found = tuple(handler for handler in self._registered if handler.matches(wanted))
+        has_profile = wanted[0] == Message.kind or wanted[1] == USER_ID_UPDATE
+        called = (*found, *self._of_profiles(wanted[4])) if has_profile else found
         return found, any(handler.needs_loop for handler in called) if called else None
+
+
+def _way(event: Event) -> str:
+    """Which handlers of messages are called: those for what comes `in` or goes `out`, now or in the history."""
+    if not isinstance(event, Message):
+        return ""
+    return f"{HISTORY}{event.direction}" if event.history else event.direction
+
+
+def _numbers(kind: str, business: Business) -> frozenset[str]:
+    if business is None:
+        return frozenset()
+    several = isinstance(business, Iterable) and not isinstance(business, str)
+    numbers: tuple[Any, ...] = tuple(business) if several else (business,)
+    if not all(isinstance(number, str) for number in numbers):
+        raise WrongType(f"@handlers.{kind}: business={business!r} is no id of a business number, nor a list of them")
+    if not numbers or not all(numbers):
+        raise WrongValue(f"@handlers.{kind}: business={business!r} names no business number")
+    return frozenset(numbers)

@@ -1,6 +1,6 @@
 """Prints what arrives: the handlers that run when WA_HANDLERS names no others. Copy it and put your own code in."""
 
-from workers import Change, Error, Handlers, Message, Profile, Status
+from workers import Call, Change, Error, Handlers, Handover, Message, Preference, Profile, Status
 
 handlers = Handlers()
 
@@ -9,9 +9,10 @@ def _say(line: str) -> None:
     print(line + "\n", end="", flush=True)  # in one piece: several threads print
 
 
-@handlers.message()
+@handlers.message(direction="both")
 def on_message(message: Message) -> None:
-    _say(f"message  {message.type} from {message.sender}: {message.text or ''}")
+    who = f"from {message.sender}" if message.direction == "in" else f"to {message.recipient}"
+    _say(f"message  {message.type} {who}: {message.text or ''}")
 
 
 @handlers.status()
@@ -27,6 +28,21 @@ def on_error(error: Error) -> None:
 @handlers.profile()
 def on_profile(profile: Profile) -> None:
     _say(f"profile  {profile.contact}: {', '.join(sorted(profile.changed))} changed")
+
+
+@handlers.call()
+def on_call(call: Call) -> None:
+    _say(f"call     {call.event} of {call.contact_id}")
+
+
+@handlers.handover()
+def on_handover(handover: Handover) -> None:
+    _say(f"handover {handover.type} of {handover.contact_id}, to {handover.new_owner}")
+
+
+@handlers.preference()
+def on_preference(preference: Preference) -> None:
+    _say(f"wants    {preference.value} {preference.category} for {preference.contact_id}")
 
 
 @handlers.change()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import sys
@@ -9,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ingest.settings import Settings, variable
-from workers.events import Change, Conversation, Error, Event, Fault, Media, Message, Pricing, Profile, Status
+from workers import events as kinds
+from workers.events import Event
+from workers.events.chat import ChatEvent
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -80,12 +83,39 @@ reading never raises. Treat `raw` as read-only: a retry is written from it.
 """
 
 
+CLASSES = (
+    Event,
+    ChatEvent,
+    kinds.Message,
+    kinds.Status,
+    kinds.Call,
+    kinds.Handover,
+    kinds.Preference,
+    kinds.Error,
+    kinds.Change,
+    kinds.Profile,
+    kinds.Media,
+    kinds.Place,
+    kinds.Card,
+    kinds.Phone,
+    kinds.OrderItem,
+    kinds.Referral,
+    kinds.Payment,
+    kinds.Pricing,
+    kinds.Conversation,
+    kinds.Fault,
+)
+TITLES: dict[type, tuple[str, str]] = {
+    Event: ("All events", "What all of them have."),
+    ChatEvent: ("Events of one contact", "What messages, calls, handovers and preferences have, too."),
+}
+
+
 def events() -> str:
     """docs/events.md as it must be."""
     parts = [EVENTS]
-    for cls in (Event, Message, Status, Error, Change, Profile, Media, Pricing, Conversation, Fault):
-        title = "All events" if cls is Event else cls.__name__
-        about = "What all of them have." if cls is Event else _text(cls.__doc__)
+    for cls in CLASSES:
+        title, about = TITLES.get(cls, (cls.__name__, _text(cls.__doc__)))
         rows = [f"| `{name}` | {meaning} |\n" for name, meaning in _members(cls)]
         parts += [f"\n## {title}\n\n{about}\n\n", "| | |\n|---|---|\n", *rows]
     return "".join(parts)
@@ -103,7 +133,7 @@ def _members(cls: type) -> Iterator[tuple[str, str]]:
                 yield name, _text(found.__doc__)
         elif below := re.search(rf'^    {name}\b[^\n]*\n    """(.*?)"""', source, re.MULTILINE | re.DOTALL):
             yield name, _text(below[1])
-        elif cls.__module__ == Fault.__module__ and name in annotated:
+        elif dataclasses.is_dataclass(cls) and name in annotated:
             yield name, f"`{annotated[name]}`".replace("|", "\\|")
 
 

@@ -17,7 +17,7 @@ from ingest.store.links import digest_of
 from ingest.store.queues import LANES, lane_of, partition_number, queue_names
 from ingest.store.records import Record, pack_into, unpack
 from workers.events import Message
-from workers.events.message import shares_of
+from workers.events.chat import ChatEvent, party, shares_of
 from workers.events.parsing import parse
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
@@ -65,14 +65,22 @@ ERROR = {"code": 400, "title": "media"}
         (cloud({"messages": [MESSAGE]}), "messages"),
         (cloud({"calls": [{"from": ALICE, "event": "connect"}]}, "calls"), "messages"),
         (cloud({"statuses": [STATUS]}), "statuses"),
-        (cloud({"statuses": [{"type": "call"}]}, "calls"), "statuses"),
+        (cloud({"statuses": [{"type": "call", "recipient_id": ALICE}]}, "calls"), "messages"),
         (cloud({"errors": [ERROR]}), "other"),
         (cloud({"messages": []}), "other"),
         (cloud({"messages": {"from": ALICE}}), "other"),
         (cloud("text"), "other"),
         (cloud({"event": "DISABLED_UPDATE"}, "account_update"), "other"),
-        (cloud({"message_echoes": [MESSAGE]}, "smb_message_echoes"), "other"),
-        (cloud({"messages": [MESSAGE]}, "standby"), "other"),
+        (cloud({"message_echoes": [MESSAGE]}, "smb_message_echoes"), "messages"),
+        (cloud({"message_echoes": [MESSAGE]}), "messages"),
+        (cloud({"messages": [MESSAGE]}, "standby"), "messages"),
+        (cloud({"standby": {"messages": [MESSAGE]}}, "standby"), "messages"),
+        (cloud({"standby": {"statuses": [STATUS]}}, "standby"), "statuses"),
+        (cloud({"sender": {"phone_number": ALICE}}, "messaging_handovers"), "messages"),
+        (cloud({"user_preferences": [{"wa_id": ALICE}]}, "user_preferences"), "messages"),
+        (cloud({"messages": [MESSAGE]}, "history"), "other"),
+        (cloud({"messages": [MESSAGE]}, "new_next_year"), "messages"),
+        ({"to": ALICE, "_vnd": {"v1": {"direction": "outbound"}}}, "messages"),
         ({"object": "whatsapp_business_account", "entry": []}, "other"),
         ({"entry": {"changes": [{"field": "messages", "value": {"messages": [MESSAGE]}}]}}, "other"),
         ({"entry": [None, {"changes": None}, {"changes": [None]}]}, "other"),
@@ -80,7 +88,8 @@ ERROR = {"code": 400, "title": "media"}
     ],
 )
 def test_lane(body: object, expected: str) -> None:
-    """Inbound messages and calls are urgent in either body form, statuses have their lane, the rest goes to `other`."""
+    """What a contact says or does, and what it is told, is urgent in either body form; statuses have their lane, the
+    rest goes to `other`."""
     assert lane(body) == expected
 
 
@@ -344,7 +353,8 @@ def test_samples() -> None:
     for name, kinds in expected.items():
         raw = (CORPUS / name).read_bytes()
         found[name] = {lane_of(p.queue) for p in route(raw, 8)}
-        if "message" in kinds or ('"field": "calls"' in raw.decode() and '"calls": [' in raw.decode()):
+        urgent = any(f'"field": "{f}"' in raw.decode() for f in ("calls", "smb_message_echoes", "user_preferences"))
+        if "message" in kinds or urgent:
             right[name] = {"messages"}
         else:
             right[name] = {"statuses"} if '"statuses"' in raw.decode() else {"other"}
@@ -374,6 +384,44 @@ def said(number: str | None = None, user: str | None = None, *contacts: dict[str
     message = {key: value for key, value in (("from", number), ("from_user_id", user)) if value}
     value: dict[str, Any] = {"metadata": {"phone_number_id": "1"}, "messages": [message]}
     return cloud(value | ({"contacts": list(contacts)} if contacts else {}))
+
+
+NAMED: list[Any] = [
+    *(
+        {"messages": [{side: name}]}
+        for side in ("from", "from_user_id", "from_parent_user_id")
+        for name in (ALICE, CAROL)
+    ),
+    {"messages": [{"type": "system", "system": {"previous_user_id": CAROL}}]},
+    {"messages": [{"to": ALICE, "_vnd": {"v1": {"direction": "outbound"}}}]},
+    {"message_echoes": [{"from": "77", "to": ALICE}]},
+    {"message_echoes": [{"from": ALICE, "to": "77"}]},
+    {"message_echoes": [{"message": {"recipient": CAROL}}]},
+    {"standby": {"messages": [{"from": ALICE}], "message_echoes": [{"message": {"to": BOB}}]}},
+    {"calls": [{"from": ALICE, "to": "77"}, {"from": "77", "to": BOB}, {"from_user_id": CAROL}]},
+    {"calls": [{"to": BOB, "direction": "BUSINESS_INITIATED"}], "statuses": [{"type": "call", "recipient_id": ALICE}]},
+    {"user_preferences": [{"wa_id": ALICE}, {"user_id": CAROL}]},
+    {"sender": {"phone_number": ALICE}},
+]
+
+
+@pytest.mark.parametrize("value", NAMED)
+@pytest.mark.parametrize("partitions", [1, 8, 255])
+def test_receiver_and_worker_read_the_same_contact(value: Any, partitions: int) -> None:
+    """Each event of a contact is handled where the receiver sent that contact, once, whoever named it and how."""
+    field = "messaging_handovers" if "sender" in value else "calls" if "calls" in value else "messages"
+    body = wire(cloud({"metadata": {"display_phone_number": "77", "phone_number_id": "1"}, **value}, field))
+    records: dict[str, list[bytes]] = {}
+    pack_into(records, Router(partitions)(body), body, 1)
+    handled = []
+    for queue, (packed,) in records.items():
+        record = unpack(packed)
+        for event in parse(body, 1, shares=record.shares):
+            assert isinstance(event, ChatEvent)
+            if handles(partition_number(queue), record, event.business, party(event)):
+                handled.append(event.raw)
+                assert queue == f"messages.{partition_of(event.contact_id, partitions)}"
+    assert sorted(map(str, handled)) == sorted(str(e.raw) for e in parse(body, 1))  # type: ignore[union-attr]
 
 
 BOTH = [

@@ -5,13 +5,16 @@ is an error, too).
 from __future__ import annotations
 
 from workers import (
+    Call,
     Change,
     Discard,
     Error,
     Event,
     Handlers,
     HandlerTimeout,
+    Handover,
     Message,
+    Preference,
     Profile,
     Reject,
     RetryIn,
@@ -66,6 +69,23 @@ def every_change(change: Change) -> None: ...
 
 @handlers.change("account_update", "calls", rate="1/s", concurrency=1)
 async def some_changes(change: Change) -> None: ...
+
+
+@handlers.message("text", direction="out", business="106540000000001")
+@handlers.message(direction="both", history=True, business=["1", "2"])
+def what_the_business_wrote(message: Message) -> None: ...
+
+
+@handlers.call("connect", business=("1", "2"), rate="1/s", concurrency=1)
+async def every_call(call: Call) -> None: ...
+
+
+@handlers.handover()
+def every_handover(handover: Handover) -> None: ...
+
+
+@handlers.preference("stop")
+def opted_out(preference: Preference) -> None: ...
 
 
 # One function may take several kinds, by what they have in common. What it returns is not looked at.

@@ -19,20 +19,35 @@ ONPREM = {
     "statuses": [{"id": "s1", "status": "read"}],
     "errors": [{"code": 1000, "title": "Generic error"}],
 }
-CLOUD = {"entry": [{"id": "1", "changes": [{"field": "account_update", "value": {}}]}]}
+CHANGES = [
+    {"field": "account_update", "value": {}},
+    {"field": "messages", "value": {"message_echoes": [{"to": "15550001", "type": "text", "text": {"body": "Hi"}}]}},
+    {"field": "messages", "value": {"calls": [{"event": "connect", "from": "15550001"}]}},
+    {"field": "messages", "value": {"user_preferences": [{"wa_id": "1", "value": "stop", "category": "marketing"}]}},
+    {
+        "field": "messaging_handovers",
+        "value": {"type": "control_passed", "sender": {"wa_id": "1"}, "control_passed": {"new_owner_role": "r"}},
+    },
+]
+CLOUD = {"entry": [{"id": "1", "changes": CHANGES}]}
 
 
 def test_each_kind_of_event_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Messages, statuses, errors, news of contacts and changes are printed, each as one line."""
+    """Messages, calls, statuses, errors, news of contacts and changes are printed, each as one line."""
     outcomes = [called.outcome for body in (ONPREM, CLOUD) for called in call(handlers, body)]
-    assert outcomes == ["handled"] * 5
+    assert outcomes == ["handled"] * 9
     assert sorted(capsys.readouterr().out.splitlines()) == [
+        "call     connect of 15550001",
         "change   account_update of account 1",
+        "change   messaging_handovers of account 1",
         "error    1000 Generic error",
+        "handover control_passed of 1, to r",
         "message  system from 15550001: ",
         "message  text from 15550001: Hello",
+        "message  text to 15550001: Hi",
         "profile  15550001: number changed",
         "status   read of s1",
+        "wants    stop marketing for 1",
     ]
 
 

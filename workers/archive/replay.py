@@ -22,7 +22,8 @@ from ingest.store.jobs import job_template
 from ingest.store.queues import LANES, lane_of, queue_names
 from ingest.store.records import pack_into
 from workers.archive.files import HOUR_MS, Block, Tell, blocks, records
-from workers.events import Broken, Event, Message, Status
+from workers.events import Broken, Event, Status
+from workers.events.chat import ChatEvent
 from workers.events.parsing import parse
 
 PORTION = 1000
@@ -128,10 +129,10 @@ def _fits(event: Event | Broken, wanted: Wanted) -> bool:
 
 
 def _people(event: Event | Broken) -> set[str | None]:
-    if isinstance(event, Message):
-        return {event.sender, event.sender_user_id}
+    if isinstance(event, ChatEvent):
+        return {event.contact_id, event.wa_id, event.user_id, event.parent_user_id}
     if isinstance(event, Status):
-        return {event.recipient, event.recipient_user_id, event.participant}
+        return {event.recipient, event.recipient_user_id, event.participant, event.participant_user_id}
     return set()
 
 

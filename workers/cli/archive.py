@@ -32,7 +32,7 @@ from workers.cli.terminal import (
     stop_on_interrupt,
 )
 
-_KINDS = ("message", "status", "error", "change", "notification")
+_KINDS = ("message", "status", "error", "call", "handover", "preference", "change", "notification")
 
 
 class Hour(NamedTuple):

@@ -38,7 +38,7 @@ from workers.cli.terminal import (
     stop_on_interrupt,
 )
 
-_KINDS = ("message", "status", "error", "change", "notification")
+_KINDS = ("message", "status", "error", "call", "handover", "preference", "change", "notification")
 
 
 def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:

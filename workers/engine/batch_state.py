@@ -16,8 +16,8 @@ from workers.dispatch import outcomes
 from workers.dispatch.outcomes import HANDLED, Outcome
 from workers.engine.claims import Claim, of
 from workers.engine.results import Limits, Results
-from workers.events import Broken, Event, Message, Status
-from workers.events.message import shares_of
+from workers.events import Broken, Event, Status
+from workers.events.chat import party, shares_of
 from workers.events.parsing import parse
 from workers.events.together import body_of, together
 
@@ -99,9 +99,8 @@ class BatchState:
 
     def _is_ours(self, event: Event | Broken, record: Record) -> bool:
         """If a notification went to several partitions, each handles its own contacts, and the first all else."""
-        message = event if isinstance(event, Message) else None
-        business, element = (message.business, message.raw) if message else (None, None)
-        return routing.handles(partition_number(self.queue), record, business, element)
+        business, named = (None, None) if isinstance(event, Broken) else (event.business, party(event))
+        return routing.handles(partition_number(self.queue), record, business, named)
 
     def divide(self, most: int) -> bool:
         """If there are more than `most` events, have records of few take the place of those with many.

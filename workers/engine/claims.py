@@ -26,7 +26,8 @@ from redis import Redis
 
 from ingest.store import keys, scripts
 from ingest.store.pipelined import Call, PipelinedConnection
-from workers.events import Change, Event, Message, Status
+from workers.events import Change, Event, Status
+from workers.events.chat import ChatEvent
 from workers.events.envelope import write_json
 
 ERROR_MS = 600_000
@@ -84,7 +85,7 @@ def of(event: Event, waits: int = 0) -> Claim:
     alone would not do: senders' own samples, dashboards and mocks use an id again with other content, and that is no
     copy. The attempt and `waits` are part of it, too: a retry is not a copy of the attempt before.
     """
-    if isinstance(event, Message):
+    if isinstance(event, ChatEvent):
         return Claim(_place(event, waits, event.contact))
     if isinstance(event, Status):
         return _of_status(event, waits)

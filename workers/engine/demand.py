@@ -29,7 +29,11 @@ MOST_BYTES = 16 * 1024 * 1024
 _MEASURE_SECONDS = 0.25
 _REFILL_SECONDS = 0.25  # another business, in a partition of which nothing is in hand, waits no longer than this
 _SOME = 50  # to take less would divide batches into small parts
-_KINDS = {MESSAGES: ("message", "profile"), "statuses": ("status",), "other": ("error", "change")}
+_KINDS = {
+    MESSAGES: ("message", "profile", "call", "handover", "preference"),
+    "statuses": ("status",),
+    "other": ("error", "change"),
+}
 
 
 class Demand:

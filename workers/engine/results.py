@@ -12,7 +12,7 @@ from workers.dispatch import outcomes
 from workers.dispatch.outcomes import Outcome
 from workers.engine import retries
 from workers.events import Broken, Event
-from workers.events.message import shares_of
+from workers.events.chat import shares_of
 from workers.events.together import body_of, together
 
 _DETAIL = 500  # characters of a dead letter's detail

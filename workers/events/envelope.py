@@ -2,145 +2,213 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 
-from workers.events.values import JsonObject, phone, table, text
+from ingest import identity
+from ingest.store.records import digest
+from workers.events.people import People
+from workers.events.values import JsonObject
 
-_ARRAYS = frozenset({"contacts", "messages", "statuses", "errors"})
+SURROUNDING = frozenset({"messaging_product", "metadata", "contacts", "conversation_context"})
+"""What surrounds the elements of a value and is none itself."""
+
+ELEMENTS = frozenset(
+    {
+        "messages",
+        "message_echoes",
+        "statuses",
+        "calls",
+        "user_preferences",
+        "user_id_update",
+        "errors",
+        "history",
+        "standby",
+    }
+)
+"""The keys of a value that are known to hold elements."""
 
 _AROUND = 4096
 """Bytes of the objects around an event, each, with which it is kept when it is written alone: thousands of events may
 share what is around them, and each is written with it."""
 
 
-class Envelope:
-    """The notification around events: the objects that enclose them, as parsed. One for each Cloud change.
+class Notification:
+    """What all events of one body share: the body as parsed, and what its record says.
 
-    `change` and `entry` are None in the On-Premises form, whose `value` is the body itself. `text` holds the bytes that
-    were parsed, `body_digest` the digest of the received ones if they differ. `shares` are the record's. `business` is
-    the business phone number's id.
+    `text` holds the bytes that were parsed. `shares` are the record's.
     """
 
-    __slots__ = (
-        "_around",
-        "_people",
-        "attempt",
-        "body",
-        "body_digest",
-        "business",
-        "change",
-        "entry",
-        "received_ms",
-        "shares",
-        "text",
-        "value",
-    )
+    _kept: dict[int, JsonObject] | None = None
 
     def __init__(
-        self,
-        body: JsonObject,
-        entry: JsonObject | None,
-        change: JsonObject | None,
-        value: JsonObject,
-        received_ms: int,
-        attempt: int,
-        text: bytes,
-        body_digest: bytes,
-        shares: bytes,
+        self, body: JsonObject, received_ms: int, attempt: int, text: bytes, body_digest: bytes, shares: bytes
     ) -> None:
         self.body = body
-        self.entry = entry
-        self.change = change
-        self.value = value
         self.received_ms = received_ms
         self.attempt = attempt
         self.text = text
-        self.body_digest = body_digest
         self.shares = shares
-        self.business = _business(value)
-        self._people: _People | None = None
-        self._around: tuple[JsonObject, JsonObject, JsonObject, JsonObject] | None = None
+        self._digest = body_digest
 
-    def around(self, array: str, content: Any, contacts: Sequence[JsonObject] = ()) -> bytes:
-        """The notification with nothing in its arrays but `content`, as `array`, and these contacts."""
-        value = {**self._bounded()[0]}
-        if contacts:
-            value["contacts"] = contacts
-        value[array] = content
+    @property
+    def body_digest(self) -> bytes:
+        """The digest of the body as it was received."""
+        if not self._digest:
+            self._digest = digest(self.text)
+        return self._digest
+
+    def kept(self, table: Any, inside: str) -> JsonObject:
+        """What is kept of body, entry or change around events, without what is `inside`. Made once for all of them."""
+        self._kept = {} if self._kept is None else self._kept
+        if id(table) not in self._kept:
+            self._kept[id(table)] = _small(_without(table, inside))
+        return self._kept[id(table)]
+
+
+class Envelope:
+    """The objects that enclose events, as parsed. One for each Cloud change.
+
+    `change` and `entry` are None in the On-Premises form, whose `value` is the body itself. `outer` is the change's
+    value where the elements are one level deeper, in its `standby`. `field` is the change's.
+    """
+
+    # What most events never ask for is made when it is asked for.
+    _business: str | None = None
+    _people: People | None = None
+    _kept: tuple[JsonObject, JsonObject] | None = None
+    _beside: tuple[JsonObject, JsonObject] | None = None
+    _surroundings: Mapping[str, Any] | None = None
+
+    def __init__(
+        self,
+        notification: Notification,
+        entry: JsonObject | None,
+        change: Any,
+        value: JsonObject,
+        outer: JsonObject | None = None,
+    ) -> None:
+        self.notification = notification
+        self.entry = entry
+        self.change = change
+        self.value = value
+        self.outer = outer
+        self.field = change.get("field") if isinstance(change, dict) else None
+
+    @property
+    def business(self) -> str | None:
+        """The business phone number's id."""
+        if self._business is None:
+            self._business = identity.business_of(self.value if self.outer is None else {**self.outer, **self.value})
+        return self._business or None
+
+    @property
+    def display(self) -> str:
+        """The business number as the notification shows it, or an empty string."""
+        return identity.display_of(self.value if self.outer is None else {**self.outer, **self.value})
+
+    @property
+    def is_standby(self) -> bool:
+        """True when another app, such as Meta's agent, has the conversation."""
+        return self.outer is not None or self.field == "standby"
+
+    @property
+    def people(self) -> People:
+        """Whom `contacts` names."""
+        if self._people is None:
+            contacts = self.value.get("contacts") or (self.outer or {}).get("contacts")
+            self._people = People(contacts if isinstance(contacts, list) else [], self.value)
+        return self._people
+
+    @property
+    def surroundings(self) -> Mapping[str, Any]:
+        """Body, entry, change and value in one, without what holds events. Made once for all of them."""
+        if self._surroundings is None:
+            found: JsonObject = {}
+            if self.change is not None:
+                found |= _without(self.notification.body, "entry")
+                found |= _without(self.entry, "changes") | _without(self.change, "value")
+            for value in (self.outer or {}, self.value):
+                found |= {key: item for key, item in value.items() if not self.holds(key, item)}
+            self._surroundings = MappingProxyType(found)
+        return self._surroundings
+
+    @property
+    def call_errors(self) -> list[JsonObject]:
+        """`errors` of a value with one call: they are the call's."""
+        calls, errors = self.value.get("calls"), self.value.get("errors")
+        if not isinstance(calls, list) or len(calls) != 1 or not isinstance(errors, list):
+            return []
+        return errors if all(isinstance(one, dict) for one in (*calls, *errors)) else []
+
+    def holds(self, key: str, item: Any) -> bool:
+        """Whether what stands at a key of the value is events. An array that nobody knows is, and in the Cloud form an
+        object; On-Premises, relays put objects of their own beside the elements.
+        """
+        if key in SURROUNDING:
+            return False
+        return key in ELEMENTS or isinstance(item, list) or (isinstance(item, dict) and self.change is not None)
+
+    def around(self, array: str, content: Any, contact: JsonObject | None = None) -> bytes:
+        """The notification with nothing in its arrays but `content`, as `array`, and the contact."""
+        return self.around_all(array, content, [] if contact is None else [contact])
+
+    def around_all(self, array: str, content: Any, contacts: Sequence[JsonObject]) -> bytes:
+        """The same with several contacts. What is kept of the objects around it is made once for all events."""
+        if self._kept is None:
+            value, outer = self.beside
+            self._kept = _small(value), _small(outer)
+        value = self._with(self._kept, array, content, contacts)
         if self.change is None:
             return write_json(value)
-        return self.around_change({**self._bounded()[1], "value": value})
+        return self.around_change({**self.notification.kept(self.change, "value"), "value": value})
 
     def around_change(self, change: Any) -> bytes:
         """The Cloud notification with this change alone."""
-        _, _, entry, body = self._bounded()
-        return write_json({**body, "entry": [{**entry, "changes": [change]}]})
+        kept = self.notification.kept
+        entry = {**kept(self.entry, "changes"), "changes": [change]}
+        return write_json({**kept(self.notification.body, "entry"), "entry": [entry]})
 
-    def _bounded(self) -> tuple[JsonObject, JsonObject, JsonObject, JsonObject]:
-        """What is kept of value, change, entry and body around an event. Made once for all events."""
-        if self._around is None:
-            self._around = (
-                _small(self.value, _ARRAYS),
-                _small(self.change if isinstance(self.change, dict) else {}, frozenset({"value"})),
-                _small(self.entry or {}, frozenset({"changes"})),
-                _small(self.body, frozenset({"entry"})),
-            )
-        return self._around
+    def change_of(self, array: str, content: Any, contact: JsonObject | None = None) -> JsonObject:
+        """The change with nothing in its arrays but `content`, as `array`, and the contact."""
+        return {
+            **_without(self.change, "value"),
+            "value": self._with(self.beside, array, content, [] if contact is None else [contact]),
+        }
 
     @property
-    def only_contact(self) -> JsonObject | None:
-        """The element of `contacts` when it is the only one and has no user id: then every message gets it."""
-        contacts = self.value.get("contacts")
-        if isinstance(contacts, list) and len(contacts) == 1:
-            lone = contacts[0]
-            if isinstance(lone, dict) and not lone.get("user_id"):
-                return lone
-        return None
+    def beside(self) -> tuple[JsonObject, JsonObject]:
+        """What is in `value` and in `outer` beside events and contacts. Made once for all events."""
+        if self._beside is None:
+            tables = (self.value.items(), (self.outer or {}).items())
+            value, outer = ({k: v for k, v in one if k != "contacts" and not self.holds(k, v)} for one in tables)
+            self._beside = value, outer
+        return self._beside
 
-    def contact(self, numbers: tuple[str | None, ...], users: tuple[str | None, ...]) -> JsonObject | None:
-        """The element of `contacts` with one of these numbers, else one of these user ids, else a lone one.
-
-        A lone contact with a user id is not given to an element with another user id.
-        """
-        contacts = self.value.get("contacts")
-        if not contacts or not isinstance(contacts, list):
-            return None
-        if self._people is None:
-            self._people = _People(contacts)
-        people = self._people
-        for found, keys in ((people.by_number, numbers), (people.by_user, users)):
-            for key in keys:
-                if key is not None and key in found:
-                    return found[key]
-        lone = people.lone
-        return None if lone is None or (any(users) and text(lone, "user_id")) else lone
+    def _with(
+        self, beside: tuple[JsonObject, JsonObject], array: str, content: Any, contacts: Sequence[JsonObject]
+    ) -> JsonObject:
+        value, outer = beside
+        found = {**value, array: content}
+        if contacts:
+            found["contacts"] = contacts
+        if array == "calls" and self.call_errors:
+            found["errors"] = self.call_errors
+        return found if self.outer is None else {**outer, "standby": found}
 
 
-def _business(value: JsonObject) -> str | None:
-    return text(table(value, "metadata") or {}, "phone_number_id")
+def _without(table: Any, inside: str) -> JsonObject:
+    return {key: item for key, item in table.items() if key != inside} if isinstance(table, dict) else {}
 
 
-class _People:
-    """The contacts by number and by user id: a notification of 1,000 elements may hold as many contacts."""
-
-    __slots__ = ("by_number", "by_user", "lone")
-
-    def __init__(self, contacts: list[Any]) -> None:
-        objects = [item for item in contacts if isinstance(item, dict)]
-        # Reversed, so that the first of two equal ones is kept.
-        self.by_number = {n: item for item in reversed(objects) if (n := phone(item, "wa_id"))}
-        self.by_user = {u: item for item in reversed(objects) if (u := text(item, "user_id"))}
-        self.lone = objects[0] if len(objects) == 1 else None
-
-
-def _small(table: JsonObject, without: frozenset[str]) -> JsonObject:
+def _small(table: JsonObject) -> JsonObject:
     """The keys of an object that fit into the bytes that are kept, in order."""
     room, kept = _AROUND, {}
     for key, value in table.items():
-        if key not in without and (size := len(key) + len(write_json(value))) <= room:
+        if (size := len(key) + len(write_json(value))) <= room:
             room -= size
             kept[key] = value
     return kept

@@ -14,6 +14,7 @@ class Error(Event):
 
     __slots__ = ()
     kind = "error"
+    _array = "errors"
 
     @property
     def code(self) -> int | None:
@@ -39,9 +40,6 @@ class Error(Event):
     def href(self) -> str | None:
         """Where the code is documented; may be relative."""
         return text(self.raw, "href")
-
-    def body(self) -> bytes:
-        return self._envelope.around("errors", [self.raw])
 
     @property
     def subject(self) -> str | None:

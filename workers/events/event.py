@@ -8,10 +8,11 @@ makes no sense there, is None; reading never raises. Treat `raw` as read-only: a
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from ingest.store.records import digest, notification_id
+from ingest.store.records import notification_id
 from workers.events.envelope import Envelope
 from workers.events.values import EPOCH, JsonObject, moment, text
 
@@ -25,11 +26,14 @@ class Event:
 
     __slots__ = ("_envelope", "raw")
 
-    kind: ClassVar[Literal["message", "status", "error", "change", "profile"]]
+    kind: ClassVar[Literal["message", "status", "error", "change", "profile", "call", "handover", "preference"]]
     """What sort of event this is; it never changes for a class."""
 
+    _array: ClassVar[str]
+    """Where in a value its element stands."""
+
     raw: JsonObject
-    """The element as parsed, unknown keys kept: of `messages`, `statuses`, `errors` or `changes`."""
+    """The element as parsed, unknown keys kept: of `messages`, `statuses`, `errors`, `calls`, … or `changes`."""
 
     def __init__(self, raw: JsonObject, envelope: Envelope) -> None:
         self.raw = raw
@@ -48,12 +52,12 @@ class Event:
     @property
     def received_at(self) -> datetime:
         """When the notification arrived: aware, UTC, milliseconds. Retries do not change it."""
-        return EPOCH + timedelta(milliseconds=self._envelope.received_ms)
+        return EPOCH + timedelta(milliseconds=self._envelope.notification.received_ms)
 
     @property
     def received_ms(self) -> int:
         """`received_at` as epoch milliseconds."""
-        return self._envelope.received_ms
+        return self._envelope.notification.received_ms
 
     @property
     def notification(self) -> str:
@@ -61,17 +65,17 @@ class Event:
 
         Retries do not change it. Nothing personal can be read from it.
         """
-        return notification_id(self._envelope.received_ms, self.body_digest)
+        return notification_id(self._envelope.notification.received_ms, self.body_digest)
 
     @property
     def body_digest(self) -> bytes:
         """The second half of that id, 8 bytes."""
-        return self._envelope.body_digest or digest(self._envelope.text)
+        return self._envelope.notification.body_digest
 
     @property
     def attempt(self) -> int:
         """Which try this is, from 1."""
-        return self._envelope.attempt
+        return self._envelope.notification.attempt
 
     @property
     def source(self) -> Literal["onprem", "cloud"]:
@@ -79,9 +83,27 @@ class Event:
         return "onprem" if self._envelope.change is None else "cloud"
 
     @property
+    def account(self) -> str | None:
+        """The WhatsApp business account (WABA), the entry's id; None On-Premises."""
+        return text(self._envelope.entry or {}, "id")
+
+    @property
     def business(self) -> str | None:
         """The business phone number's id (Cloud: `metadata.phone_number_id`); None On-Premises."""
         return self._envelope.business
+
+    @property
+    def display_number(self) -> str | None:
+        """The business phone number as the notification shows it (Cloud: `metadata.display_phone_number`)."""
+        return self._envelope.display or None
+
+    @property
+    def envelope(self) -> Mapping[str, Any]:
+        """What surrounds the element in the notification, read-only: the keys of body, entry, change and value in one,
+        without what holds events. What relays add is here, and Meta's `conversation_context`. Of what is longer than
+        4 kB a retry has nothing, and of `contacts` its own only.
+        """
+        return self._envelope.surroundings
 
     @property
     def order_key(self) -> str | None:
@@ -93,12 +115,26 @@ class Event:
 
         Parsing it gives this event again. Retries and dead letters are kept in this form.
         """
-        raise NotImplementedError
+        return self._envelope.around(self._array, [self.raw], self._contact())
 
     @property
     def subject(self) -> str | None:
-        """What handlers select by: a message's type, a status's status, a change's field; an error's code."""
+        """What handlers select by: a message's type, a status's status, a change's field, a call's event, what a
+        handover or a preference is; an error's code. Of a payment's status: `payment`."""
         raise NotImplementedError
+
+    @property
+    def field(self) -> str | None:
+        """The field of the Cloud change that it came in: `messages`, `calls`, …; None On-Premises."""
+        return text(self._envelope.change or {}, "field")
+
+    def _alone(self) -> JsonObject:
+        """The Cloud change that it came in, with this event alone."""
+        return self._envelope.change_of(self._array, [self.raw], self._contact())
+
+    def _contact(self) -> JsonObject | None:
+        """The element of `contacts` to keep with it."""
+        return None
 
     def __repr__(self) -> str:
         label = self.subject or ""

@@ -1,7 +1,7 @@
 """From the bytes of a notification to its events.
 
 One broken part never costs the rest: every element that is an object becomes an event, however incomplete,
-and any other a `Broken` of its own. Nothing here raises, whatever the bytes.
+and any other a `Broken` of its own. What is not known becomes a `Change`. Nothing here raises, whatever the bytes.
 """
 
 from __future__ import annotations
@@ -11,16 +11,30 @@ from typing import Any
 
 import orjson
 
+from ingest import identity
 from workers.events.broken import Broken
-from workers.events.change import Change
-from workers.events.envelope import Envelope, write_json
+from workers.events.call import Call, CallStatus
+from workers.events.change import Change, Part
+from workers.events.envelope import ELEMENTS, SURROUNDING, Envelope, Notification, write_json
 from workers.events.error import Error
 from workers.events.event import Event
-from workers.events.message import Message
+from workers.events.handover import Handover
+from workers.events.message import Echo, Historic, Message, Sent
+from workers.events.preference import Preference
 from workers.events.status import Status
 from workers.events.values import JsonObject
 
-_ARRAYS: dict[str, type[Event]] = {"messages": Message, "statuses": Status, "errors": Error}
+_KINDS: dict[str, type[Event]] = {
+    "messages": Message,
+    "message_echoes": Echo,
+    "statuses": Status,
+    "calls": Call,
+    "user_preferences": Preference,
+    "errors": Error,
+}
+"""Arrays of elements, in the order in which their events are given."""
+
+_ORDER = {key: n for n, key in enumerate(_KINDS)}
 
 _JSON_NAMES = {type(None): "null", bool: "a boolean", str: "a string", list: "an array", dict: "an object"}
 
@@ -34,13 +48,16 @@ _PARTS = 100
 def parse(
     body: bytes, received_ms: int, attempt: int = 1, body_digest: bytes = b"", shares: bytes = b""
 ) -> list[Event | Broken]:
-    """The events of a notification in the order of the body; within an object messages, statuses, errors.
+    """The events of a notification in the order of the body; within an object messages, echoes, statuses, calls,
+    preferences, errors, and then all else.
 
     `received_ms` is when it was received, in epoch milliseconds, `attempt` the try, from 1, `body_digest`
     and `shares` as in a `Record`. A body with the key `entry` is in the Cloud form, any other JSON object in the
     On-Premises form.
-    A Cloud change of another field than `messages` is one `Change`. Bytes that are not a JSON object give one `Broken`
-    (`unreadable`); an object that holds neither an event nor a broken element gives one, too (`unknown_form`).
+    An array is recognised by its name, whatever the field of the change. A change in which no such array stands is one
+    `Change`, unless its field is `messages`: then each key that nobody knows is one, or each element of it. Bytes that
+    are not a JSON object give one `Broken` (`unreadable`); an object that holds neither an event nor a broken element
+    gives one, too (`unknown_form`).
     Source: "webhooks" in the Cloud and On-Premises documentation.
     """
     try:
@@ -51,33 +68,28 @@ def parse(
     if not isinstance(tree, dict):
         detail = f"{_name(tree)}, not an object"
         return [Broken("unreadable", "notification", body, detail, received_ms, attempt)]
-    return _Notification(body, tree, received_ms, attempt, body_digest, shares).events()
+    return _Parsing(Notification(tree, received_ms, attempt, body, body_digest, shares)).events()
 
 
-class _Notification:
+class _Parsing:
     """One body while it is parsed."""
 
-    __slots__ = ("attempt", "body", "body_digest", "crowded", "found", "parts", "received_ms", "room", "shares", "tree")
+    parts = _PARTS
+    used = 0
+    crowded = False
 
-    def __init__(
-        self, body: bytes, tree: JsonObject, received_ms: int, attempt: int, body_digest: bytes, shares: bytes
-    ) -> None:
-        self.body = body
-        self.tree = tree
-        self.received_ms = received_ms
-        self.attempt = attempt
-        self.body_digest = body_digest
-        self.shares = shares
+    def __init__(self, notification: Notification) -> None:
+        self.notification = notification
         self.found: list[Event | Broken] = []
-        self.room = _ROOM + _ROOM_PER_BYTE * len(body)
-        self.parts = _PARTS
-        self.crowded = False
 
     def events(self) -> list[Event | Broken]:
-        if "entry" in self.tree:
-            self._entries(self.tree["entry"])
+        tree = self.notification.body
+        if "entry" in tree:
+            self._entries(tree["entry"])
         else:
-            self._elements(self._envelope(None, None, self.tree))
+            envelope = Envelope(self.notification, None, None, tree)
+            if not self._elements(envelope) and identity.is_outbound(tree):
+                self.found.append(Sent(tree, envelope))
         for item in self.found:
             if not isinstance(item, Broken) or item.kind not in ("notification", "change"):
                 break
@@ -101,53 +113,177 @@ class _Notification:
 
     def _change(self, entry: JsonObject, change: Any) -> None:
         value = change.get("value") if isinstance(change, dict) else None
-        envelope = self._envelope(entry, change, value if isinstance(value, dict) else {})
+        envelope = Envelope(self.notification, entry, change, value if isinstance(value, dict) else {})
         if not isinstance(change, dict):
             self._broken("change", f"a change is {_name(change)}", envelope.around_change, change)
-        elif change.get("field") != "messages":
+        elif envelope.field == "messages":
+            if not self._elements(envelope):
+                self._broken("change", "a change of field messages holds nothing", envelope.around_change, change)
+        elif envelope.field == "messaging_handovers" and isinstance(value, dict):
+            self.found.append(Handover(value, envelope))
+        elif not self._known(envelope):
             self.found.append(Change(change, envelope))
-        elif not self._elements(envelope):
-            self._broken("change", "a change of field messages holds nothing", envelope.around_change, change)
-
-    def _envelope(self, entry: JsonObject | None, change: Any, value: JsonObject) -> Envelope:
-        return Envelope(
-            self.tree, entry, change, value, self.received_ms, self.attempt, self.body, self.body_digest, self.shares
-        )
 
     def _elements(self, envelope: Envelope) -> bool:
-        """Reads the three arrays; False if there is nothing in them."""
-        any_found = False
-        for array, event in _ARRAYS.items():
-            content = envelope.value.get(array)
-            if content is None or content == []:
+        """Reads a value of field `messages`, or an On-Premises body; False if there is nothing in it."""
+        value = envelope.value
+        keys = [key for key in value if key not in SURROUNDING]
+        if len(keys) > 1:
+            keys.sort(key=_place)
+        before = len(self.found) + self.crowded
+        for key in keys:
+            content = value[key]
+            if key in _KINDS:
+                if isinstance(content, list):
+                    self._array(envelope, key, content)
+                elif content is not None:
+                    kind = _KINDS[key].kind
+                    self._broken(kind, f"{key} is {_name(content)}", envelope.around, key, content)
+            elif not content or self._deeper(envelope, key, content):
                 continue
-            any_found = True
-            if not isinstance(content, list):
-                self._broken(event.kind, f"{array} is {_name(content)}", envelope.around, array, content)
-                continue
-            for n, raw in enumerate(content):
-                if isinstance(raw, dict):
-                    self.found.append(event(raw, envelope))
-                else:
-                    detail = f"element {n} of {array} is {_name(raw)}"
-                    self._broken(event.kind, detail, envelope.around, array, [raw])
-        return any_found
+            elif envelope.holds(key, content) and (envelope.change or len(self.found) > before):
+                self._parts(envelope, key, content)
+        if envelope.change and len(self.found) + self.crowded == before:
+            for key in ("contacts", "conversation_context"):
+                if content := value.get(key):
+                    self._parts(envelope, key, content)
+        return len(self.found) + self.crowded > before
+
+    def _known(self, envelope: Envelope) -> bool:
+        """Reads what is known in a change of another field; False if there is nothing, and the change is one event."""
+        value = envelope.value
+        known = [key for key in value if key in ELEMENTS and _has_elements(value[key])]
+        rest = {key: item for key, item in value.items() if key not in known}
+        beside = [key for key in rest if key not in SURROUNDING]
+        if not known or (known == ["errors"] and beside):
+            return False
+        before = len(self.found)
+        for key in sorted(known, key=_place):
+            if key in _KINDS:
+                self._array(envelope, key, value[key])
+            elif not self._deeper(envelope, key, value[key]):
+                beside.append(key)
+                rest[key] = value[key]
+        if any(envelope.holds(key, rest[key]) and rest[key] for key in beside) and len(self.found) > before:
+            self._rest(envelope, rest)
+        return len(self.found) > before
+
+    def _rest(self, envelope: Envelope, rest: JsonObject) -> None:
+        """What is not known in a value beside what is."""
+        if envelope.outer is None:
+            self.found.append(Change({**envelope.change, "value": rest}, envelope))
+        else:
+            around = Envelope(self.notification, envelope.entry, envelope.change, envelope.outer)
+            self.found.append(_alone(around, "standby", rest))
+
+    def _array(self, envelope: Envelope, array: str, content: list[Any]) -> None:
+        """An event for each element."""
+        event = _KINDS[array]
+        make: Callable[[JsonObject, Envelope], Event] = event
+        if array == "statuses":
+            make = CallStatus if envelope.field == "calls" else _status
+        elif array == "messages" and envelope.field == "history":
+            make = Historic
+        elif array == "errors" and envelope.call_errors:
+            return  # they are told by the call
+        for n, raw in enumerate(content):
+            if isinstance(raw, dict):
+                self.found.append(make(raw, envelope))
+            else:
+                self._broken(event.kind, f"element {n} of {array} is {_name(raw)}", envelope.around, array, [raw])
+
+    def _deeper(self, envelope: Envelope, key: str, content: Any) -> bool:
+        """Reads what holds elements in another way; False if it does not."""
+        if key == "history" and isinstance(content, list):
+            for n, chunk in enumerate(content):
+                self._chunk(envelope, n, chunk)
+            return True
+        if key == "user_id_update" and isinstance(content, list):
+            for n, update in enumerate(content):
+                self._update(envelope, n, update)
+            return True
+        if key == "standby" and isinstance(content, dict) and envelope.outer is None:
+            return self._known(Envelope(self.notification, envelope.entry, envelope.change, content, envelope.value))
+        return False
+
+    def _update(self, envelope: Envelope, n: int, update: Any) -> None:
+        if not isinstance(update, dict):
+            detail = f"element {n} of user_id_update is {_name(update)}"
+            self._broken("change", detail, envelope.around, "user_id_update", [update])
+        elif envelope.field == "user_id_update" and len(envelope.value["user_id_update"]) == 1:
+            self.found.append(Change(envelope.change, envelope))
+        else:
+            contact = envelope.people.called(identity.of_contact(update))
+            self.found.append(_alone(envelope, "user_id_update", [update], contact))
+
+    def _chunk(self, envelope: Envelope, n: int, chunk: Any) -> None:
+        """An event for each message of a part of the history, and one for what the part says of itself."""
+        if not isinstance(chunk, dict):
+            self._broken("change", f"element {n} of history is {_name(chunk)}", envelope.around, "history", [chunk])
+            return
+        threads = chunk.get("threads")
+        if not isinstance(threads, list) or not all(map(_is_thread, threads)):
+            self.found.append(_alone(envelope, "history", [chunk]))
+            return
+        itself = {key: item for key, item in chunk.items() if key != "threads"}
+        if itself or not any(thread["messages"] for thread in threads):
+            self.found.append(_alone(envelope, "history", [itself]))
+        for thread in threads:
+            for raw in thread["messages"]:
+                self.found.append(Historic(raw, envelope, thread))
+
+    def _parts(self, envelope: Envelope, key: str, content: Any) -> None:
+        """What is not known: an event for each element if they are objects, else one."""
+        if isinstance(content, list) and all(isinstance(one, dict) for one in content):
+            self.found += [Part(key, one, envelope, True) for one in content]
+        else:
+            self.found.append(Part(key, content, envelope, False))
 
     def _broken(self, kind: str, detail: str, write: Callable[..., bytes], *part: Any) -> None:
-        if self.room <= 0 or self.parts == 0:
+        if self.parts == 0 or self.used >= _ROOM + _ROOM_PER_BYTE * len(self.notification.text):
             self.crowded = True
             return
         self.parts -= 1
         body = write(*part)
-        self.room -= len(body)
-        self.found.append(Broken("malformed", kind, body, detail, self.received_ms, self.attempt))
+        self.used += len(body)
+        notification = self.notification
+        self.found.append(Broken("malformed", kind, body, detail, notification.received_ms, notification.attempt))
 
     def _whole(self, reason: str, detail: str) -> Broken:
-        return Broken(reason, "notification", self.body, detail, self.received_ms, self.attempt)
+        notification = self.notification
+        return Broken(reason, "notification", notification.text, detail, notification.received_ms, notification.attempt)
 
     def _entry_alone(self, entry: Any) -> bytes:
-        return write_json({**self.tree, "entry": [entry]})
+        return write_json({**self.notification.body, "entry": [entry]})
 
 
 def _name(value: Any) -> str:
     return _JSON_NAMES.get(type(value), "a number")
+
+
+def _status(raw: JsonObject, envelope: Envelope) -> Event:
+    return CallStatus(raw, envelope) if "type" in raw and raw["type"] == "call" else Status(raw, envelope)
+
+
+def _alone(envelope: Envelope, key: str, content: Any, contact: JsonObject | None = None) -> Change:
+    """A change with nothing in it but `content`, at this key."""
+    if envelope.change is not None and envelope.field != "messages":
+        return Change(envelope.change_of(key, content, contact), envelope)
+    is_element = isinstance(content, list)
+    return Part(key, content[0] if is_element else content, envelope, is_element)
+
+
+def _place(key: str) -> int:
+    return _ORDER.get(key, len(_ORDER))
+
+
+def _has_elements(content: Any) -> bool:
+    """Whether a known key holds at least one element: an object, or for `standby` an array of them."""
+    if isinstance(content, dict):
+        return any(key in ELEMENTS and isinstance(item, list) and _has_elements(item) for key, item in content.items())
+    return isinstance(content, list) and any(isinstance(one, dict) for one in content)
+
+
+def _is_thread(thread: Any) -> bool:
+    messages = thread.get("messages") if isinstance(thread, dict) else None
+    return isinstance(messages, list) and all(isinstance(one, dict) for one in messages)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from ingest import identity
+from ingest.identity import Names
 from workers.events.event import Event
-from workers.events.values import JsonObject, phone, table, text
+from workers.events.values import JsonObject, table, text
 
 if TYPE_CHECKING:
+    from workers.events.change import Change
     from workers.events.message import Message
 
 _PROFILE_CHANGES = {
@@ -18,11 +21,20 @@ _PROFILE_CHANGES = {
     "user_identity_changed": "identity",
     "customer_identity_changed": "identity",
 }
+_NAMES = ("number", "user_id", "parent_user_id")
 _NOTHING: frozenset[str] = frozenset()
 
 
+class Facts(NamedTuple):
+    """What an event says of a contact: as it was, or is, before the event; what changes; and what is announced."""
+
+    before: dict[str, str | None]
+    after: dict[str, str | None]
+    announced: frozenset[str] = _NOTHING
+
+
 class Profile(Event):
-    """News of a contact, read from one message.
+    """News of a contact, read from one message, or from an element of `user_id_update`.
 
     Either a message of type system announces it, or what comes with a message (`contacts[].profile`, ids, identity)
     differs from what was last seen of the contact. One message gives one of these at most. `raw`, `id` and `timestamp`
@@ -31,38 +43,37 @@ class Profile(Event):
     Source: "system" messages, "contacts" and "identity" in the On-Premises and Cloud webhook documentation.
     """
 
-    __slots__ = ("_after", "_announced", "_before", "_message")
+    __slots__ = ("_after", "_announced", "_before", "_event", "_news")
     kind = "profile"
 
-    def __init__(self, message: Message) -> None:
-        super().__init__(message.raw, message._envelope)
-        self._message = message
-        system = message.system if message.type == "system" else None
-        main = _PROFILE_CHANGES.get(text(system or {}, "type") or "")
-        self._before = _until_now(message, system if system and main else {})
-        self._after = _from_now_on(message, system) if system and main else {}
-        self._announced = self._pairs(main) if main else _NOTHING
+    def __init__(self, event: Message | Change) -> None:
+        super().__init__(event.raw, event._envelope)
+        self._event = event
+        self._before, self._after, self._announced = event._facts()
+        self._news: frozenset[str] = getattr(event, "news", _NOTHING)  # of a message
 
     @property
     def contact(self) -> str | None:
-        """Who changed: the wa_id without a plus, else the business-scoped user id; for a system message, as they were
-        before."""
-        return self._before["number"] or self._before["user_id"]
+        """Who changed: the wa_id without a plus, else the business-scoped user id, else the parent's; where a change is
+        announced, as they were before."""
+        before = self._before
+        return before["number"] or before["user_id"] or before["parent_user_id"]
 
     @property
     def changed(self) -> frozenset[str]:
-        """What changed: of `name`, `username`, `number`, `user_id`, `identity`.
+        """What changed: of `name`, `username`, `number`, `user_id`, `parent_user_id`, `identity`.
 
         A new number brings a new user id: a system message about one names both if it gives the other's old and new
         value, too.
         """
-        return self._announced | self._message.news
+        return self._announced | self._news
 
     @property
     def old(self) -> Mapping[str, str | None]:
         """For each name in `changed` the old value, None where the sender does not give it.
 
-        Only system messages give it, for a number or a user id. Values seen before are not kept, only digests of them.
+        Only what announces a change gives it, for a number or an id. Values seen before are not kept, only digests of
+        them.
         """
         before, after, announced = self._before, self._after, self._announced - {"identity"}
         # A sender that already writes the new value in the message's own fields does not give the old one.
@@ -90,40 +101,49 @@ class Profile(Event):
         return tuple(dict.fromkeys((n, value) for n, value in found if value))
 
     def body(self) -> bytes:
-        return self._message.body()
-
-    def _pairs(self, main: str) -> frozenset[str]:
-        """What a system message says changed: its subject, and a number or user id of which it gives old and new."""
-        if main == "identity":
-            return frozenset({main})
-        pairs = ((n, self._before[n], self._after[n]) for n in ("number", "user_id"))
-        return frozenset(n for n, old, new in pairs if n == main or (old and new not in (None, old)))
+        return self._event.body()
 
     @property
     def subject(self) -> str:
         return "_and_".join(sorted(self.changed))
 
 
-def _until_now(message: Message, system: JsonObject) -> dict[str, str | None]:
-    """The contact by a message's own fields and `contacts`: in a system message mostly as it was before."""
-    raw, contact = message.raw, message.contact or {}
+def facts_of_message(raw: JsonObject, system: JsonObject | None, names: Names, contact: JsonObject | None) -> Facts:
+    """What a message says. `system` is the content of a message of type system; `names` are the contact's, in a system
+    message as they were."""
+    contact = contact or {}
     profile = table(contact, "profile") or {}
-    # The message's own fields first: a contact's wa_id may differ from them (Brazil, Mexico, Argentina).
-    number = phone(system, "customer") or phone(raw, "from") or phone(system, "user") or phone(contact, "wa_id")
-    return {
+    beside = identity.of_contact(contact)
+    main = _PROFILE_CHANGES.get(text(system or {}, "type") or "")
+    key = text(table(raw, "identity") or {}, "hash")
+    before: dict[str, str | None] = {
         "name": text(profile, "name") or None,
-        "username": text(profile, "username") or None,
-        "number": number,
-        "user_id": text(raw, "from_user_id") or text(contact, "user_id") or None,
-        "identity": text(table(raw, "identity") or {}, "hash") or text(contact, "identity_key_hash") or None,
+        "username": text(profile, "username") or text(contact, "username") or None,
+        # The message's own names first: a contact's wa_id may differ from them (Brazil, Mexico, Argentina). That of a
+        # change may be the new one.
+        **{n: mine or (None if main else its) for n, mine, its in zip(_NAMES, names, beside, strict=True)},
+        "identity": key or text(contact, "identity_key_hash") or None,
     }
+    if system is None or main is None:
+        return Facts(before, {})
+    after = dict(zip(_NAMES, identity.new_names(system), strict=True))
+    after["identity"] = text(system, "identity") or key or None
+    return Facts(before, after, frozenset({main}) if main == "identity" else _announced(main, before, after))
 
 
-def _from_now_on(message: Message, system: JsonObject) -> dict[str, str | None]:
-    """The contact by the content of a system message: as it is from now on."""
-    return {
-        # `new_wa_id` up to webhook version 11, `wa_id` from version 12 on.
-        "number": phone(system, "new_wa_id") or phone(system, "wa_id"),
-        "user_id": text(system, "user_id") or None,
-        "identity": text(system, "identity") or text(table(message.raw, "identity") or {}, "hash") or None,
-    }
+def facts_of_update(element: JsonObject, contact: JsonObject | None) -> Facts:
+    """What an element of `user_id_update` says."""
+    number = identity.of_contact(element)[0] or identity.of_contact(contact or {})[0]
+    before: dict[str, str | None] = dict.fromkeys(("name", "username", "number", *_NAMES, "identity"))
+    before["number"] = number
+    after: dict[str, str | None] = {"number": number}
+    for name in ("user_id", "parent_user_id"):
+        change = table(element, name) or {}
+        before[name], after[name] = text(change, "previous") or None, text(change, "current") or None
+    return Facts(before, after, _announced("user_id", before, after))
+
+
+def _announced(main: str, before: Mapping[str, str | None], after: Mapping[str, str | None]) -> frozenset[str]:
+    """What is said to have changed: the subject, and a number or id of which the old and the new value are given."""
+    pairs = ((n, before[n], after[n]) for n in _NAMES)
+    return frozenset(n for n, old, new in pairs if n == main or (old and new not in (None, old)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from workers.events.event import Event
-from workers.events.values import JsonObject
 
 MOST_EVENTS = 500
 """Events that are written together at most."""
@@ -35,20 +34,14 @@ def body_of(events: Sequence[Event]) -> bytes:
     place = _place(first)
     if len(events) == 1 or place is None:
         return first.body()
-    contacts = [found for event in events if (found := _contact(event)) is not None]
+    contacts = [found for event in events if (found := event._contact()) is not None]
     if all(contact is contacts[0] for contact in contacts):
         contacts = contacts[:1]
-    return first._envelope.around(place[1], [event.raw for event in events], contacts)
+    return first._envelope.around_all(first._array, [event.raw for event in events], contacts)
 
 
 def _place(event: Event) -> tuple[int, str, bool] | None:
     """Events of the same place may be written together; one without a place is written alone."""
-    array = _ARRAYS.get(event.kind)
-    return None if array is None else (id(event._envelope), array, _contact(event) is not None)
-
-
-def _contact(event: Event) -> JsonObject | None:
-    return getattr(event, "contact", None)
-
-
-_ARRAYS = {"message": "messages", "status": "statuses", "error": "errors"}
+    if type(event).body is not Event.body:
+        return None
+    return id(event._envelope), event._array, event._contact() is not None

@@ -7,6 +7,7 @@ raises, whatever the JSON holds. `bool` never counts as a number.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 JsonObject = dict[str, Any]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 # More digits than a 64-bit number has: no code or time, and int() refuses strings of thousands of digits.
 _MAX_DIGITS = 19
@@ -41,6 +44,14 @@ def number(element: JsonObject, key: str) -> int | None:
     if isinstance(value, str):
         return int(value) if len(value) <= _MAX_DIGITS and value.isascii() and value.isdigit() else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def decimal(element: JsonObject, key: str) -> float | None:
+    """A number, also when it came as a string."""
+    value = element.get(key)
+    if isinstance(value, str):
+        return float(value) if len(value) <= _MAX_DIGITS and _DECIMAL.fullmatch(value) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def flag(element: JsonObject, key: str) -> bool | None:
@@ -152,9 +163,10 @@ class Media:
 class Pricing:
     """What a message costs, as far as the sender says.
 
-    `model` is `CBP` (per conversation) or `PMP` (per message), `category` names the rate (`marketing`,
-    `utility`, `authentication`, `service`, …), `type` says whether it was charged (`regular`,
-    `free_customer_service`, `free_entry_point`). All three are open sets. `billable` is deprecated.
+    `model` is `CBP` (per conversation) or `PMP` (per message, since July 2025), `category` names the rate (`marketing`,
+    `utility`, `authentication`, `service`, …), `type` says whether it was charged (`regular`, `free_customer_service`,
+    `free_entry_point`). All three are open sets: from October 2026 on, `regular` may stand where
+    `free_customer_service` stood. `billable` is deprecated.
     Source: "pricing" in the Cloud and On-Premises documentation of statuses.
     """
 
@@ -192,4 +204,43 @@ class Conversation:
             text(element, "id"),
             text(table(element, "origin") or {}, "type"),
             moment(element, "expiration_timestamp"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """The payment that a message asked for. `reference_id` is the business's own, `amount` counts in the smallest unit:
+    `offset` of them are one unit of the `currency`. `sender` is who pays. `transaction_*` is what the payment provider
+    says of the last try; its status and type are open sets.
+    Source: "payment" in the Cloud and On-Premises documentation of payments.
+    """
+
+    reference_id: str | None = field(repr=False)
+    amount: int | None = field(repr=False)
+    offset: int | None = field(repr=False)
+    currency: str | None = field(repr=False)
+    sender: str | None = field(repr=False)
+    transaction_id: str | None = field(repr=False)
+    transaction_type: str | None = field(repr=False)
+    transaction_status: str | None = field(repr=False)
+    transaction_created_at: datetime | None = field(repr=False)
+    transaction_updated_at: datetime | None = field(repr=False)
+    transaction_error: Fault | None = field(repr=False)
+
+    @classmethod
+    def read(cls, element: JsonObject) -> Payment:
+        amount, transaction = table(element, "amount") or {}, table(element, "transaction") or {}
+        error = table(transaction, "error")
+        return cls(
+            text(element, "reference_id"),
+            number(amount, "value"),
+            number(amount, "offset"),
+            text(element, "currency"),
+            phone(element, "sender"),
+            text(transaction, "id"),
+            text(transaction, "type"),
+            text(transaction, "status"),
+            moment(transaction, "created_timestamp"),
+            moment(transaction, "updated_timestamp"),
+            None if error is None else Fault.read(error),
         )

@@ -1,0 +1,94 @@
+"""What the events of one contact have in common: messages, calls, handovers, preferences."""
+
+from __future__ import annotations
+
+from ingest import identity, routing
+from ingest.identity import Names
+from workers.events.event import Event
+from workers.events.values import JsonObject, table, text
+
+
+class ChatEvent(Event):
+    """An event of one contact, in order with the others of that contact."""
+
+    __slots__ = ()
+
+    @property
+    def contact(self) -> JsonObject | None:
+        """The element of the notification's `contacts` for this contact: `profile`, `wa_id`, `user_id`, ….
+
+        It is found by number, else by user id, else by parent id; numbers of Brazil, Mexico and Argentina match in all
+        their forms. A lone contact, or the one at the same place of as many, is taken unless its number or id is
+        somebody else's.
+        """
+        return self._envelope.people.of(self._names(), self.raw, self._array)
+
+    @property
+    def contact_id(self) -> str | None:
+        """Who the contact is: the number without a plus, else the business-scoped user id, else the parent's id."""
+        number, user, parent = self._names()
+        return number or user or parent
+
+    @property
+    def wa_id(self) -> str | None:
+        """The contact's WhatsApp id, a number without a plus: from `contacts`, else as the element names it. It may
+        differ from the number that the element names (Brazil, Mexico, Argentina)."""
+        return self._from_contact("wa_id", 0)
+
+    @property
+    def user_id(self) -> str | None:
+        """The contact's business-scoped user id, such as `US.13491208655302741918` (Cloud, since 2026)."""
+        return self._names()[1] or self._from_contact("user_id", 1)
+
+    @property
+    def parent_user_id(self) -> str | None:
+        """The contact's id for the account's parent, such as `US.ENT.11815799212886844830` (Cloud, since 2026)."""
+        return self._names()[2] or self._from_contact("parent_user_id", 2)
+
+    @property
+    def name(self) -> str | None:
+        """The name in the contact's own profile."""
+        return text(table(self.contact or {}, "profile") or {}, "name")
+
+    @property
+    def username(self) -> str | None:
+        """The contact's username (Cloud, since 2026)."""
+        return username(self.contact)
+
+    @property
+    def order_key(self) -> str | None:
+        """A checksum of the contact: what one contact does is handled in order, whether the sender names the number or
+        a user id that came with this number before."""
+        return routing.order_key(self._envelope.notification.shares, self.business, self._party())
+
+    def _names(self) -> Names:
+        raise NotImplementedError
+
+    def _party(self) -> JsonObject:
+        """A message of the contact that names it in the same way."""
+        number, user, parent = self._names()
+        return {"from": number, "from_user_id": user, "from_parent_user_id": parent}
+
+    def _contact(self) -> JsonObject | None:
+        return self.contact
+
+    def _from_contact(self, key: str, place: int) -> str | None:
+        contact = self.contact
+        return (identity.of_contact(contact)[place] if contact else None) or self._names()[place]
+
+
+def username(contact: JsonObject | None) -> str | None:
+    """A contact's username; senders write it into the profile, or beside it."""
+    contact = contact or {}
+    return text(table(contact, "profile") or {}, "username") or text(contact, "username")
+
+
+def party(event: Event) -> JsonObject | None:
+    """A message that names the contact of an event, as `ingest.routing` takes it; None for events of no contact."""
+    return event._party() if isinstance(event, ChatEvent) else None
+
+
+def shares_of(event: Event) -> bytes:
+    """What the record of an event's retry says of its contact, see `ingest.routing`."""
+    named = party(event)
+    return b"" if named is None else routing.share_of(event._envelope.notification.shares, event.business, named)

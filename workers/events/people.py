@@ -1,0 +1,79 @@
+"""Whom the `contacts` of a notification name, and which of them belongs to an element."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ingest import identity
+from ingest.identity import NOBODY, Names
+from workers.events.values import JsonObject
+
+
+class People:
+    """The elements of `contacts`, found by what they are called: a notification of 1,000 elements may hold as many."""
+
+    __slots__ = ("_by_name", "_contacts", "_lone", "_lone_names", "_places", "_value")
+
+    def __init__(self, contacts: list[Any], value: JsonObject) -> None:
+        self._contacts = contacts
+        self._value = value
+        objects = [one for one in contacts if isinstance(one, dict)]
+        self._lone: JsonObject | None = objects[0] if len(objects) == 1 else None
+        self._lone_names = NOBODY if self._lone is None else identity.of_contact(self._lone)
+        self._by_name: dict[tuple[int, str], JsonObject] | None = None
+        self._places: dict[int, int] | None = None
+
+    def called(self, *names: Names) -> JsonObject | None:
+        """The contact with one of these numbers, else with one of these user ids, else with one of these parent ids.
+
+        Numbers of Brazil, Mexico and Argentina are the same in all their forms.
+        """
+        if self._lone is not None:
+            return self._lone if any(_same(one, self._lone_names) for one in names) else None
+        if self._by_name is None:
+            self._by_name = {}
+            for contact in self._contacts:
+                if isinstance(contact, dict):
+                    for key in _keys(identity.of_contact(contact)):
+                        self._by_name.setdefault(key, contact)  # the first of two equal ones
+        for key in sorted(key for one in names for key in _keys(one)):
+            if key in self._by_name:
+                return self._by_name[key]
+        return None
+
+    def of(self, names: Names, raw: JsonObject, array: str) -> JsonObject | None:
+        """The contact of an element of `array`: as it is called; else the one at its place, if there are as many
+        contacts as elements. Never one that the element contradicts.
+        """
+        if self._lone is not None:
+            return None if _contradict(names, self._lone_names) else self._lone
+        if found := self.called(names):
+            return found
+        elements = self._value.get(array)
+        if not isinstance(elements, list) or len(elements) != len(self._contacts):
+            return None
+        if self._places is None:
+            self._places = {id(element): n for n, element in enumerate(elements)}
+        place = self._places.get(id(raw))
+        contact = None if place is None else self._contacts[place]
+        if not isinstance(contact, dict) or _contradict(names, identity.of_contact(contact)):
+            return None
+        return contact
+
+
+def _keys(names: Names) -> list[tuple[int, str]]:
+    number, user, parent = names
+    found = [(0, identity.canonical(number) or number)] if number else []
+    return found + [(n, name) for n, name in ((1, user), (2, parent)) if name]
+
+
+def _same(mine: Names, its: Names) -> bool:
+    return not set(_keys(mine)).isdisjoint(_keys(its))
+
+
+def _contradict(mine: Names, its: Names) -> bool:
+    """True when both say who it is, in the same way, and it is somebody else."""
+    if mine[0] and mine[0] == its[0]:  # nearly always
+        return False
+    pairs = list(zip(mine, its, strict=True))
+    return any(one and other for one, other in pairs) and not _same(mine, its)
