@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 
 from redis.exceptions import RedisError
 
-from ingest import child, metrics
+from ingest import child, garbage, metrics
 from ingest.admin.app import Admin
 from ingest.admin.event_stream import EventStream
 from ingest.commit.committer import make_committer
@@ -49,6 +49,7 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
     await admin.open(None, share_ports)
     if not settings.guards:
         log.warning("anybody who reaches the port may post", remedy=SET_A_GUARD)
+    garbage.start()
     log.info(
         "receiver started",
         listen=host_port(*settings.listen),

@@ -20,7 +20,8 @@ from ingest.state import rates
 from ingest.store.records import handler_digest
 from workers.events import Change, Error, Event, Message, Profile, Status
 
-_SUBJECTS = 1000  # that are remembered: they come from outside
+_SUBJECTS = 1000  # that are remembered, unless they are long: they come from outside
+_LONGEST_SUBJECT = 256
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -329,7 +330,7 @@ class Handlers:
         found = self._matching.get(wanted)
         if found is None:
             found = self._find(*wanted)
-            if len(self._matching) < _SUBJECTS:
+            if len(self._matching) < _SUBJECTS and len(event.subject or "") <= _LONGEST_SUBJECT:
                 self._matching[wanted] = found
         return found
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from workers.engine.garbage import resident
+from ingest.garbage import resident
 from workers.events import Broken, Change, Event, Message
 from workers.events.parsing import parse
 
