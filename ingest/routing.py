@@ -22,6 +22,7 @@ from zlib import crc32
 
 import orjson
 
+from ingest.reading import Unreadable, read
 from ingest.store.links import BUSINESS_LENGTH, Links, digest_of
 from ingest.store.queues import MESSAGES, OTHER, STATUSES, partition_number
 from ingest.store.records import Record
@@ -40,6 +41,8 @@ _STATUS_ID_WITHIN = 4096
 _MOST_PLACED = 16_000
 _PARTS = 20  # commas and opening brackets: with each of them a value begins
 _CONTACTS = 4
+_MOST_LENIENT_PARTS = 40_000
+_MOST_LENIENT_BYTES = 1 << 20
 _CHOICES = 8  # partitions of which some are chosen for a business number
 
 # Digits at the end of a number that are the same in all its forms: wa_ids of Brazil, Mexico and Argentina have a digit
@@ -129,16 +132,17 @@ def route(
 
     `partitions` and `per_business` are WA_PARTITIONS and WA_BUSINESS_PARTITIONS. `links` learns what the body tells.
     """
-    if _MAY_BE_URGENT.search(body):
-        room = _MOST_PLACED - _parts(body) // _PARTS
+    if _MAY_BE_URGENT.search(body) or body.startswith(b'"'):
+        parts = _parts(body)
+        room = _MOST_PLACED - parts // _PARTS
         if room < 0:
             return _OTHER
         try:
-            tree = orjson.loads(body)
-        except orjson.JSONDecodeError:
+            trees = read(body, parts <= _MOST_LENIENT_PARTS and len(body) <= _MOST_LENIENT_BYTES)
+        except Unreadable:
             return _OTHER
         placing = _Placing(partitions, per_business, links, b'"user_id"' in body)
-        if not placing.place(tree, room):
+        if not all(placing.place(tree, room // len(trees)) for tree in trees):
             return _OTHER
         if placing.placed:
             return placing.routes()

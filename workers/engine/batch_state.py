@@ -16,6 +16,7 @@ from workers.dispatch.outcomes import HANDLED, Outcome
 from workers.engine import retries
 from workers.engine.claims import Claim, of
 from workers.events import Broken, Event, Message, Status
+from workers.events.broken import FOREIGN
 from workers.events.message import shares_of
 from workers.events.parsing import parse
 
@@ -162,7 +163,9 @@ class BatchState:
         upto = self._first
         while upto < len(self._left) and self._left[upto] == 0 and len(results.letters) < _LETTERS:
             for event, index, outcome in self._unclaimed[upto]:
-                if isinstance(event, Broken):
+                if isinstance(event, Broken) and event.reason == FOREIGN:
+                    results.counts[f"{FOREIGN}.{event.kind}"] += 1
+                elif isinstance(event, Broken):
                     body_digest = self._records[upto].body_digest or digest(self._records[upto].body)
                     _letter(results, event.reason, event, event.detail, body_digest)
                 elif outcome is not None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import orjson
-
-from workers.events.broken import Broken
+from ingest.reading import Unreadable, platform, read
+from ingest.reading import name_of as _name
+from workers.events.broken import FOREIGN, Broken
 from workers.events.change import Change
 from workers.events.envelope import Envelope, write_json
 from workers.events.error import Error
@@ -21,8 +21,6 @@ from workers.events.status import Status
 from workers.events.values import JsonObject
 
 _ARRAYS: dict[str, type[Event]] = {"messages": Message, "statuses": Status, "errors": Error}
-
-_JSON_NAMES = {type(None): "null", bool: "a boolean", str: "a string", list: "an array", dict: "an object"}
 
 # Every broken part is kept with the objects around it. This bounds their number and their sum: a body made of thousands
 # of broken parts would grow to gigabytes and to thousands of dead letters. What is beyond is kept as the whole body.
@@ -44,14 +42,29 @@ def parse(
     Source: "webhooks" in the Cloud and On-Premises documentation.
     """
     try:
-        tree = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        detail = f"not JSON at character {error.pos}"
-        return [Broken("unreadable", "notification", body, detail, received_ms, attempt)]
-    if not isinstance(tree, dict):
-        detail = f"{_name(tree)}, not an object"
-        return [Broken("unreadable", "notification", body, detail, received_ms, attempt)]
-    return _Notification(body, tree, received_ms, attempt, body_digest, shares).events()
+        trees = read(body)
+    except Unreadable as error:
+        return [Broken("unreadable", "notification", body, str(error), received_ms, attempt)]
+    found: list[Event | Broken] = []
+    for tree in trees:
+        if of := platform(tree):
+            found.append(Broken(FOREIGN, "notification", body, f"of another platform: {of}", received_ms, attempt))
+        else:
+            found += _Notification(body, tree, received_ms, attempt, body_digest, shares).events()
+    return found if len(trees) == 1 else _once(found, body)
+
+
+def _once(found: list[Event | Broken], body: bytes) -> list[Event | Broken]:
+    """Of several broken notifications in a list, only the first keeps the whole body."""
+    kept: list[Event | Broken] = []
+    is_kept = False
+    for item in found:
+        if isinstance(item, Broken) and item.body is body and item.reason != FOREIGN:
+            if is_kept:
+                continue
+            is_kept = True
+        kept.append(item)
+    return kept
 
 
 class _Notification:
@@ -147,7 +160,3 @@ class _Notification:
 
     def _entry_alone(self, entry: Any) -> bytes:
         return write_json({**self.tree, "entry": [entry]})
-
-
-def _name(value: Any) -> str:
-    return _JSON_NAMES.get(type(value), "a number")

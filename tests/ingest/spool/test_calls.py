@@ -91,7 +91,7 @@ def in_use(committer: Committer) -> bool:
 
 
 def test_frozen_redis(own_valkey: Callable[..., Any], tmp_path: Path, kept: Kept) -> None:
-    """What a frozen Redis carries out when it goes on, after the receiver gave up, is not stored again by the replay."""
+    """What a frozen Redis carries out when it goes on, after the receiver gave up, is not stored again by a replay."""
     server = own_valkey()
 
     async def scenario() -> None:
@@ -139,7 +139,7 @@ def test_replay_whose_answer_is_lost(
     monkeypatch: pytest.MonkeyPatch,
     dies: bool,
 ) -> None:
-    """A call of the replay is repeated as it was, by the same process or by the next one, also when more was spooled."""
+    """A call of the replay is repeated as it was, by the same process or by the next one, though more was spooled."""
     monkeypatch.setattr(fallback_room, "CALL_RECORDS", 10)
     server = own_valkey()
     redis = server.client()
