@@ -340,7 +340,7 @@ def _ends(*ends: str) -> frozenset[str]:
     return frozenset(ends)
 
 
-BOMB = gzip.compress(gzip.compress(b"\0" * 300_000_000, 9), 9)
+BOMB = gzip.compress(b"\0" * 300_000_000, 9)
 DEEP = b'{"messages":[' + b"[" * 3_900_000
 
 CASES = [
@@ -437,7 +437,7 @@ CASES = [
     ),
     Case("wrong Content-Length, 10 forms", wrong_lengths, "400, or 413", _ends("400", "413")),
     Case("request smuggling, 16 forms", smuggling, "400, and nothing after it is kept", _ends("400")),
-    Case("a gzip bomb of 300 MB", posts(BOMB, b"Content-Encoding: gzip"), "kept as received: 200", _ends("200")),
+    Case("a gzip bomb of 300 MB", posts(BOMB, b"Content-Encoding: gzip"), "413 at 50 times its size", _ends("413")),
     Case("wrong content type", posts(b"{}", b"Content-Type: image/png"), "ignored: 200", _ends("200")),
     Case(
         "forged signatures over 4 MB",
