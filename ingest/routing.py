@@ -23,7 +23,8 @@ from zlib import crc32
 import orjson
 
 from ingest import identity
-from ingest.store.links import Links, digest_of
+from ingest.reading import Unreadable, read
+from ingest.store.links import BUSINESS_LENGTH, Links, digest_of
 from ingest.store.queues import MESSAGES, OTHER, STATUSES, partition_number
 from ingest.store.records import Record
 
@@ -34,12 +35,19 @@ from ingest.store.records import Record
 # more: written like this, it costs no more than two words do.
 _MAY_BE_URGENT = re.compile(rb'"[mcu_](?:essag(?:es"\s*:\s*\[|e_echoes"|ing_handovers")|alls"|ser_pref|vnd")')
 
-# The id of the first status, as senders write it. Where this does not match, `home` goes by the whole body.
+# The id of the first status, as senders write it, and how far behind its beginning the end of this is looked for. Where
+# it does not match, `home` goes by the whole body.
 _STATUS_ID = re.compile(rb'"statuses"\s*:\s*\[\s*\{[^{}]*?"id"\s*:\s*"([^"]+)"')
+_STATUS_ID_WITHIN = 4096
 
-# Far more than Meta's largest notifications hold (3 MB, thousands of messages). Parsing so many would block the event
-# loop for a quarter of a second or more.
-_MOST_OBJECTS = 200_000
+# What the receiver parses and places at most: more would hold its event loop up for over 50 ms. Meta's largest
+# notifications (3 MB, thousands of messages) stay below. Of each, so many take as long as one message or call.
+_MOST_PLACED = 16_000
+_PARTS = 20  # commas and opening brackets: with each of them a value begins
+_CONTACTS = 4
+_MOST_LENIENT_PARTS = 40_000
+_MOST_LENIENT_BYTES = 1 << 20
+_CHOICES = 8  # partitions of which some are chosen for a business number
 
 # A share: the checksum of business and contact, the contact's partition and key.
 _SHARE = Struct(">IBI")
@@ -114,7 +122,7 @@ def partitions_of_business(business: str, partitions: int, per_business: int | N
     """
     if not business or per_business is None or per_business >= partitions:
         return range(partitions)
-    return _chosen(business, partitions, per_business)
+    return _chosen(business[:BUSINESS_LENGTH], partitions, per_business)
 
 
 def route(
@@ -124,15 +132,18 @@ def route(
 
     `partitions` and `per_business` are WA_PARTITIONS and WA_BUSINESS_PARTITIONS. `links` learns what the body tells.
     """
-    if _MAY_BE_URGENT.search(body):
-        if len(body) > _MOST_OBJECTS and body.count(b"{") > _MOST_OBJECTS:
+    if _MAY_BE_URGENT.search(body) or body.startswith(b'"'):
+        parts = _parts(body)
+        room = _MOST_PLACED - parts // _PARTS
+        if room < 0:
             return _OTHER
         try:
-            tree = orjson.loads(body)
-        except orjson.JSONDecodeError:
+            trees = read(body, parts <= _MOST_LENIENT_PARTS and len(body) <= _MOST_LENIENT_BYTES)
+        except Unreadable:
             return _OTHER
         placing = _Placing(partitions, per_business, links, b'"user_id"' in body)
-        placing.place(tree)
+        if not all(placing.place(tree, room // len(trees)) for tree in trees):
+            return _OTHER
         if placing.placed:
             return placing.routes()
     return _STATUSES if b'"statuses"' in body else _OTHER
@@ -170,8 +181,14 @@ def home(queue: str, body: bytes, count: int) -> int:
     number = partition_number(queue)
     if number is not None:
         return number % count
-    found = _STATUS_ID.search(body)
+    begin = body.find(b'"statuses"')
+    found = _STATUS_ID.match(body, begin, begin + _STATUS_ID_WITHIN) if begin >= 0 else None
     return crc32(found[1] if found else body) % count
+
+
+def _parts(body: bytes) -> int:
+    """How many values a body holds, about; the bytes of one that cannot hold many are not counted one by one."""
+    return len(body) // 8 if len(body) < 64 << 10 else body.count(b",") + body.count(b"{") + body.count(b"[")
 
 
 @cache
@@ -189,7 +206,7 @@ def _chosen(business: str, partitions: int, count: int) -> tuple[int, ...]:
 class _Placing:
     """Places the contacts of one parsed body's messages and calls. `pairs`: user ids may stand in `contacts`."""
 
-    __slots__ = ("_linked", "_links", "_pairs", "_partitions", "_per_business", "_unknown", "placed")
+    __slots__ = ("_chosen_for", "_linked", "_links", "_pairs", "_partitions", "_per_business", "_unknown", "placed")
 
     def __init__(self, partitions: int, per_business: int | None, links: Links | None, pairs: bool) -> None:
         self.placed: dict[tuple[str, str | None], tuple[int, int]] = {}  # partition and key
@@ -198,13 +215,18 @@ class _Placing:
         self._links = links
         self._pairs = pairs
         self._unknown: list[bytes] = []
+        self._chosen_for: set[str] = set()  # business numbers
         self._linked = False
 
-    def place(self, body: Any) -> None:
+    def place(self, body: Any, room: int) -> bool:
+        """False when there are too many for this `room`."""
         for value, elements, names in _urgent(body):
             business, people, display = identity.business_of(value), None, ""
             if names is not identity.of_message:
                 display = identity.display_of(value)
+            room -= self._cost(value, elements, business)
+            if room < 0:
+                return False
             for element in elements:
                 number, user, parent = names(element, display)
                 contact = number or user or parent
@@ -218,6 +240,16 @@ class _Placing:
                     if "system" in element:
                         _learn_change(self._links, business, element, key)
                 self.placed[business, contact] = (self._partition(business, key), key)
+        return True
+
+    def _cost(self, value: dict[str, Any], elements: list[dict[str, Any]], business: str) -> int:
+        contacts, cost = value.get("contacts"), len(elements)
+        if isinstance(contacts, list):
+            cost += len(contacts) // _CONTACTS
+        if self._per_business is not None and business not in self._chosen_for:
+            self._chosen_for.add(business)
+            cost += self._partitions // _CHOICES
+        return cost
 
     def _partition(self, business: str, key: int) -> int:
         if self._per_business is None:
@@ -235,12 +267,13 @@ class _Placing:
             return key
         if not user:
             return key
-        known = links.find(business, user)
+        digest = digest_of(business, user)
+        known = links.find(digest)
         if known is None and (number := people.number(user)):
             known = _key(number)
             links.learn(business, user, known)
         if known is None:
-            self._unknown.append(digest_of(business, user))
+            self._unknown.append(digest)
             return key
         self._linked = True
         return known
@@ -299,10 +332,10 @@ def _key(contact: str | None) -> int:
 
 
 def _checksum(business: str, contact: str | None) -> int:
-    return crc32(f"{business}\0{contact or ''}".encode())
+    return crc32(f"{business[:BUSINESS_LENGTH]}\0{contact or ''}".encode())
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # each of up to 0.1 MB, and its `dict` of 2 MB
 def _read(shares: bytes) -> tuple[dict[int, Share], int | None]:
     """Shares by checksum, and the lowest partition among them, or None when it is the only one."""
     found = {checksum: Share(partition, key) for checksum, partition, key in _SHARE.iter_unpack(shares)}

@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager, suppress
 
 from redis.exceptions import RedisError
 
-from ingest import child, metrics
+from ingest import child, garbage, metrics
 from ingest.admin.app import Admin
 from ingest.admin.event_stream import EventStream
 from ingest.commit.committer import make_committer
+from ingest.commit.group_commit import FLUSH_BYTES
 from ingest.http.listener import Listener, connection_limit
 from ingest.http.webhook import Webhook
 from ingest.loggers import get_logger
@@ -49,6 +50,7 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
     await admin.open(None, share_ports)
     if not settings.guards:
         log.warning("anybody who reaches the port may post", remedy=SET_A_GUARD)
+    garbage.start()
     log.info(
         "receiver started",
         listen=host_port(*settings.listen),
@@ -66,7 +68,7 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
         ):
             await stop.wait()
         public.stop_accepting()
-        await webhook.drain(settings.body_timeout + connection.COMMAND_SECONDS)
+        await webhook.drain(settings.body_timeout + connection.seconds_for(FLUSH_BYTES))
     finally:
         pages.close()
         await public.close()

@@ -21,7 +21,8 @@ from ingest.store.records import handler_digest
 from workers.events import Call, Change, Error, Event, Handover, Message, Preference, Profile, Status
 from workers.events.change import USER_ID_UPDATE, as_change, field_of
 
-_SUBJECTS = 1000  # that are remembered: they come from outside
+_SUBJECTS = 1000  # that are remembered, unless they are long: they come from outside
+_LONGEST_SUBJECT = 256
 _DIRECTIONS = {"in": ("in",), "out": ("out",), "both": ("in", "out")}
 
 HISTORY = "history "
@@ -410,7 +411,7 @@ class Handlers:
         found = self._matching.get(wanted)
         if found is None:
             found = self._find(wanted)
-            if len(self._matching) < _SUBJECTS:
+            if len(self._matching) < _SUBJECTS and sum(map(len, filter(None, wanted))) <= _LONGEST_SUBJECT:
                 self._matching[wanted] = found
         return found
 

@@ -14,10 +14,11 @@ from time import perf_counter
 from ingest import metrics
 from ingest.routing import Route, Router
 from ingest.spool.fallback import SpoolFallback, Writer, routed
+from ingest.store.append import flush_ids
 from ingest.store.records import pack_into
 
 FLUSH_BYTES = 8 << 20
-"""A flush takes no more once it holds this much, so that one call does not hold Redis up for long."""
+"""A flush holds no more, unless it is a single notification, so that one call does not hold Redis up for long."""
 
 FLUSH_RECORDS = 4000
 
@@ -49,6 +50,7 @@ class GroupCommit:
         self._fallback = fallback
         self._waiting: list[_Flush] = []
         self._runner: asyncio.Task[None] | None = None
+        self._names = flush_ids()
 
     def commit(self, body: bytes, received_ms: int, routes: tuple[Route, ...]) -> asyncio.Future[str | None]:
         """Put a notification into the next flush. The result: None when it is durable, else the reason.
@@ -56,7 +58,7 @@ class GroupCommit:
         All of a flush share the future, so cancelling one cancels all. aiohttp cancels a handler only when shutdown
         takes too long (handler_cancellation is off), and then nobody is left to be answered.
         """
-        flush = self._next_flush()
+        flush = self._next_flush(len(routes) * len(body))
         flush.notifications.append((received_ms, body))
         flush.bytes += pack_into(flush.records, routes, body, received_ms)
         flush.count += len(routes)
@@ -66,10 +68,10 @@ class GroupCommit:
             self._runner = asyncio.create_task(self._run())
         return flush.done
 
-    def _next_flush(self) -> _Flush:
-        """The flush that the next record joins. Full ones queue up, so a large record cannot be overtaken."""
+    def _next_flush(self, size: int) -> _Flush:
+        """The flush that records of this size join. Full ones queue up, so a large record cannot be overtaken."""
         last = self._waiting[-1] if self._waiting else None
-        if last is None or last.bytes >= FLUSH_BYTES or last.count >= FLUSH_RECORDS:
+        if last is None or last.bytes + size > FLUSH_BYTES or last.count >= FLUSH_RECORDS:
             last = _Flush(asyncio.get_running_loop())
             self._waiting.append(last)
         return last
@@ -83,13 +85,14 @@ class GroupCommit:
         self._runner = None
 
     def _keep(self, flush: _Flush) -> Awaitable[str | None]:
+        name = next(self._names)
         if self._fallback is None:
-            return self._write(flush)
-        return self._fallback.keep(flush.notifications, partial(self._write, flush))
+            return self._write(flush, name)
+        return self._fallback.keep(flush.notifications, partial(self._write, flush, name), name)
 
-    async def _write(self, flush: _Flush) -> str | None:
+    async def _write(self, flush: _Flush, name: str) -> str | None:
         began = perf_counter()
         again = partial(routed, flush.notifications, self._router) if self._router else None
-        reason = await self._writer.write(flush.records, flush.unknown, again)
+        reason = await self._writer.write(flush.records, flush.unknown, again, name)
         metrics.flushed(flush.count, perf_counter() - began, reason)
         return reason

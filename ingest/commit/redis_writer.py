@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import secrets
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, Respon
 from ingest.settings import Settings
 from ingest.spool.fallback import FULL
 from ingest.store import connection, formats, keys, scripts
-from ingest.store.append import APPEND_KEYS, append_arguments, append_head
+from ingest.store.append import APPEND_KEYS, append_arguments, append_head, flush_ids
 from ingest.store.jobs import job_template
 from ingest.store.links import GENERATION_SECONDS, Links
 from ingest.telemetry.outage import Outage
@@ -43,24 +42,25 @@ class RedisWriter:
         self._confirm = _confirmation(settings.durability)
         self._script = scripts.lua(__file__, "write.lua")
         self._sha = ""
-        self._flush_ids = map("n{}-{:08x}".format, itertools.repeat(secrets.token_hex(5)), itertools.count())
+        self._names = flush_ids()
 
     async def write(
         self,
         records_by_queue: Records,
         unknown: Iterable[bytes] = (),
         again: Callable[[], Records] | None = None,
+        call: str = "",
     ) -> str | None:
-        """None when they are durable, else the reason. One round trip.
+        """None when they are durable, else the reason. One round trip. See `ingest.spool.fallback.Writer`.
 
         If Redis has links of user ids that are `unknown` here, it takes only what `again` returns, when they are known:
         a second round trip. Without `again` it takes the records as they are.
         """
-        head = append_head(next(self._flush_ids), self._template, self._batch)
+        head = append_head(call or next(self._names), self._template, self._batch)
         try:
             found, reason = await self._send(head, records_by_queue, unknown, hold=again is not None)
             if found and again:
-                _, reason = await self._send(head, again())
+                _, reason = await self._send(head, await asyncio.to_thread(again))
         except (RedisError, OSError, RuntimeError, formats.NewerFormat) as error:  # RuntimeError: uvloop, just closed
             reason = _why(error)
         self._outage.report(reason)

@@ -32,7 +32,9 @@ class ShardedWriter:
         self._away: dict[int, asyncio.Task[None]] = {}
         self._reason = ""
 
-    async def write(self, records_by_queue: Mapping[str, list[bytes]], *_: object) -> str | None:
+    async def write(
+        self, records_by_queue: Mapping[str, list[bytes]], unknown: object, again: object, call: str
+    ) -> str | None:
         """None when they are durable, each in its home or the next one, else the reason.
 
         Nothing is routed again here: what it would be for may lie in another Redis.
@@ -43,7 +45,8 @@ class ShardedWriter:
                 n = home(queue, unpack(record).body, len(self.writers))
                 shares.setdefault(n, {}).setdefault(queue, []).append(record)
         writes = [writer.write for writer in self.writers]
-        reason = await _all(self.in_turn(n, writes, share) for n, share in shares.items())
+        # Two shares may go to the same Redis, so each has a name of its own there.
+        reason = await _all(self.in_turn(n, writes, share, (), None, f"{call}-{n}") for n, share in shares.items())
         self._outage.report(reason)
         return reason
 

@@ -14,6 +14,7 @@ from aiohttp import ClientError, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ingest.http.answers import Refused, unavailable
+from ingest.http.compressed import unpacked
 from ingest.settings import Settings
 
 PATIENCE = 1.0
@@ -81,8 +82,15 @@ class Bodies:
             raise unavailable("pending")
         return body
 
+    def unpack(self, body: bytes, encoding: str) -> bytes:
+        """A body that `read` returned, without compression; it counts from now on as large as it is. Raises Refused."""
+        plain = unpacked(body, encoding, self._max)
+        if not self._pending.reserve(len(plain) - len(body)):
+            raise unavailable("pending")
+        return plain
+
     def release(self, body: bytes) -> None:
-        """Free the memory of a body that `read` returned."""
+        """Free the memory of a body that `read` or `unpack` returned."""
         self._pending.release(len(body))
 
     async def _arrive(self, content: StreamReader) -> bytes:

@@ -16,6 +16,8 @@ from ingest.settings import Settings, secrets
 
 Networks = Sequence[IPv4Network | IPv6Network]
 
+_LONGEST_ADDRESS = 128  # with brackets, zone and port: a longer one is none, and not remembered
+
 
 def _hex(key: bytes, body: bytes) -> bytes:
     return b"sha256=" + hmac.digest(key, body, "sha256").hex().encode()
@@ -112,10 +114,14 @@ def any_equal(given: str, expected: list[bytes]) -> bool:
     return any(matches)
 
 
-@lru_cache(maxsize=1024)
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     """An address as sockets and proxies write it: `1.2.3.4`, `1.2.3.4:567`, `::1`, `[::1]:567`, `::ffff:1.2.3.4`."""
     text = text.strip()
+    return _read_address(text) if len(text) <= _LONGEST_ADDRESS else None
+
+
+@lru_cache(maxsize=1024)
+def _read_address(text: str) -> IPv4Address | IPv6Address | None:
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

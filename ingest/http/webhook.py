@@ -117,6 +117,8 @@ class Webhook:
         try:
             received_ms = time.time_ns() // 1_000_000
             self._guards.admit_body(request.headers, body)
+            if not body.startswith(b"{"):
+                body = self._bodies.unpack(body, request.headers.get("Content-Encoding", ""))
             routes = self._committer.route(body)
             await self._committer.commit(body, received_ms, routes)
         except NotDurable:

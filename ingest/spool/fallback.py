@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
 from ingest.loggers import get_logger
-from ingest.routing import Router
-from ingest.spool import spool
+from ingest.routing import Route, Router
+from ingest.spool import calls, spool
+from ingest.store.append import flush_ids
 from ingest.store.records import pack_into
 from ingest.store.segments import Segment, Spooled
 from ingest.telemetry.outage import Outage
@@ -49,12 +50,35 @@ class Writer(Protocol):
         records_by_queue: Mapping[str, list[bytes]],
         unknown: Iterable[bytes],
         again: Callable[[], Mapping[str, list[bytes]]] | None,
+        call: str,
         /,
     ) -> str | None:
-        """Write packed records durably, or those that `again` makes if there are links of the `unknown` user ids."""
+        """Write packed records durably, or those that `again` makes if there are links of the `unknown` user ids.
+
+        `call` names this call: what comes again under a name that was carried out is not written a second time.
+        """
 
     async def probe(self) -> str | None:
         """Find out whether it could write."""
+
+
+class _Call:
+    """Spooled notifications that go to Redis together, and their records by queue, for the partitions of today."""
+
+    __slots__ = ("bytes", "count", "records", "some", "unknown")
+
+    def __init__(self) -> None:
+        self.some: list[Spooled] = []
+        self.records: dict[str, list[bytes]] = {}
+        self.unknown: set[bytes] = set()  # user ids in them of which no link is known
+        self.count = 0
+        self.bytes = 0
+
+    def add(self, item: Spooled, routes: tuple[Route, ...]) -> None:
+        self.some.append(item)
+        self.bytes += pack_into(self.records, routes, item.body, item.received_ms)
+        self.count += len(routes)
+        self.unknown.update(routes[0].unknown)
 
 
 class SpoolFallback:
@@ -71,6 +95,7 @@ class SpoolFallback:
         self._away: str | None = None
         self._replayed = 0
         self._replaying_since = 0.0
+        self._names = flush_ids()
         self._most = CALL_RECORDS  # notifications in a call
 
     def in_use(self) -> bool:
@@ -88,11 +113,11 @@ class SpoolFallback:
         return self._away or (None if self._spool.empty() else "spooled notifications go first")
 
     async def keep(
-        self, notifications: Sequence[tuple[int, bytes]], write: Callable[[], Awaitable[str | None]]
+        self, notifications: Sequence[tuple[int, bytes]], write: Callable[[], Awaitable[str | None]], call: str
     ) -> str | None:
         """Return None when these, each (arrival in ms, body), are on the disk, or in Redis by `write`; else why not.
 
-        After a failed `write`, none is tried until a probe succeeds.
+        After a failed `write`, none is tried until a probe succeeds. `call` is the name under which it sends them.
         """
         try:
             if self.in_use() and await self._append(notifications):
@@ -100,17 +125,17 @@ class SpoolFallback:
             reason = await write()
             if reason is not None:
                 self._away = reason
-                await self._append(notifications)
+                await self._append(notifications, call)
         except OSError as error:
             reason = f"the spool is not writable: {error.strerror}"
             self._outage.down(reason)
             return reason
         return None
 
-    async def _append(self, notifications: Sequence[tuple[int, bytes]]) -> bool:
+    async def _append(self, notifications: Sequence[tuple[int, bytes]], call: str = "") -> bool:
         """False, with nothing kept, when Redis is there and has all that was spooled."""
         unless_empty = self._away is None
-        kept = await self._loop.run_in_executor(self._thread, self._spool.append, notifications, unless_empty)
+        kept = await self._loop.run_in_executor(self._thread, self._spool.append, notifications, unless_empty, call)
         self._outage.up()
         return kept
 
@@ -165,49 +190,57 @@ class SpoolFallback:
         return None
 
     def _send(self, segments: list[Segment]) -> str | None:
-        """Send what is left in these segments to Redis, call by call, until `stop`.
+        """Send what is left in these segments to Redis, call by call, until `stop`. First the calls that Redis may have
+        carried out, each as it was.
 
         A call that a full Redis refuses is sent again in halves, down to single notifications: its memory must hold the
         call itself, too. As long as they succeed, calls grow again, slowly: each that is refused is a line in the log.
         """
+        for name, some in calls.noted(self._spool.folder, segments):
+            reason = self._finish(name, self._call_of(some))
+            if reason is not None and not reason.startswith(FULL):
+                return reason
+            if self._stop.is_set():
+                return None
         items = spool.read(segments)
         while not self._stop.is_set():
-            some, records, unknown = self._next_call(items)
-            if not some:
+            call = self._call_of(items, self._most)
+            if not call.some:
                 spool.note_read(segments)
                 return None
-            again = partial(routed, [(item.received_ms, item.body) for item in some], self._router)
-            write = self._writer.write(records, unknown, again)
-            reason = asyncio.run_coroutine_threadsafe(write, self._loop).result()
-            if reason is not None and reason.startswith(FULL) and len(some) > 1:
-                self._most = len(some) // 2
+            name = next(self._names)
+            calls.note(self._spool.folder, name, calls.parts_of(call.some))
+            reason = self._finish(name, call)
+            if reason is not None and reason.startswith(FULL) and len(call.some) > 1:
+                self._most = len(call.some) // 2
                 items = spool.read(segments)  # from what was noted last
                 continue
             if reason is not None:
                 return reason
-            spool.note_replayed(some)
             self._most = min(CALL_RECORDS, self._most + self._most // 8 + 1)
-            self._replaying_since = self._replaying_since or time.monotonic()
-            self._replayed += len(some)
         return None
 
-    def _next_call(self, items: Iterator[Spooled]) -> tuple[list[Spooled], dict[str, list[bytes]], set[bytes]]:
-        """The notifications of one call, their records by queue, for the partitions of today, and the user ids in them
-        of which no link is known.
-        """
-        some: list[Spooled] = []
-        records: dict[str, list[bytes]] = {}
-        unknown: set[bytes] = set()
-        count = size = 0
+    def _call_of(self, items: Iterable[Spooled], most: int | None = None) -> _Call:
+        """A call of the next of these, `most` at most and no more than a call holds; without `most` all of them."""
+        call = _Call()
         for item in items:
-            some.append(item)
-            routes = self._router(item.body)
-            unknown.update(routes[0].unknown)
-            size += pack_into(records, routes, item.body, item.received_ms)
-            count += len(routes)
-            if count >= CALL_RECORDS or size >= CALL_BYTES or len(some) >= self._most:
+            call.add(item, self._router(item.body))
+            if most is not None and (len(call.some) >= most or call.count >= CALL_RECORDS or call.bytes >= CALL_BYTES):
                 break
-        return some, records, unknown
+        return call
+
+    def _finish(self, name: str, call: _Call) -> str | None:
+        """Send a call, and note that Redis has what is in it; else return why it has not."""
+        again = partial(routed, [(item.received_ms, item.body) for item in call.some], self._router)
+        write = self._writer.write(call.records, call.unknown, again, name)
+        reason = asyncio.run_coroutine_threadsafe(write, self._loop).result()
+        if reason is None:
+            spool.note_replayed(call.some)
+            self._replaying_since = self._replaying_since or time.monotonic()
+            self._replayed += len(call.some)
+        if reason is None or reason.startswith(FULL):
+            calls.forget(self._spool.folder, name)
+        return reason
 
     def _say_done(self) -> None:
         if self._replayed:

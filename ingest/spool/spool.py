@@ -3,6 +3,7 @@
 | in the folder | is |
 |---|---|
 | `WRITER-NUMBER.spool` | a segment (`ingest.store.segments`) |
+| `ID.call` | the note of a call whose outcome is not known (`ingest.spool.calls`) |
 | `WRITER-NUMBER.OFFSET.corrupt` | damaged bytes of a segment, set aside for a person to look at |
 | `replay.lock` | locked by the one process that replays |
 
@@ -23,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ingest.spool import calls
 from ingest.store import disk
 from ingest.store.segments import FIRST, SUFFIX, Segment, Spooled, Writer, look, note, paths, records
 
@@ -69,10 +71,11 @@ class Spool:
             self._changed_ns = changed_ns if time.time_ns() - changed_ns > _SETTLED_NS else 0
         return self._empty
 
-    def append(self, notifications: Sequence[tuple[int, bytes]], unless_empty: bool = False) -> bool:
+    def append(self, notifications: Sequence[tuple[int, bytes]], unless_empty: bool = False, call: str = "") -> bool:
         """Return True when the notifications, each (arrival in ms, body), are on the disk. Raises OSError if not.
 
-        With `unless_empty`, keeps nothing and returns False when no process has anything left to replay.
+        With `unless_empty`, keeps nothing and returns False when no process has anything left to replay. `call` is the
+        id of the one in which they were sent to Redis, which may have carried it out.
         """
         with self._locked(fcntl.LOCK_SH):
             if unless_empty and not paths(self.folder):
@@ -90,6 +93,8 @@ class Spool:
                 except OSError:
                     self._abandon()
                 raise
+            if call:
+                calls.note(self.folder, call, [(writer.path.name, good, writer.length)])
         # Not under the lock: no process waits for another's sync. A segment removed meanwhile is in Redis.
         try:
             writer.sync(is_new=good == FIRST)

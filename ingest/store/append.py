@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import secrets
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ingest.store import keys
@@ -12,6 +14,11 @@ BATCH_BYTES = 1 << 20
 """A batch takes no further notification when it would grow beyond this; a larger body is a batch of its own."""
 
 APPEND_KEYS = (keys.LEDGER, keys.TAILS, keys.RQ_QUEUES)
+
+
+def flush_ids() -> Iterator[str]:
+    """Names for a receiver's calls, in ascending order, that nobody else gives."""
+    return map("n{}-{:08x}".format, itertools.repeat(secrets.token_hex(5)), itertools.count())
 
 
 def append_head(flush: str, template: str, batch: int) -> list[Any]:

@@ -31,7 +31,7 @@ WORKER_SECONDS = 15.0
 """A Redis that has not answered a worker's command by then counts as away."""
 
 COMMAND_SECONDS = 2.0
-"""A Redis that has not answered a receiver's command by then counts as away."""
+"""A Redis that has not answered a receiver's small command by then counts as away. See `seconds_for`."""
 
 OLDEST = (7, 0)
 """Script flags came with Redis 7.0 (every Valkey has them): without them a full Redis could stop a script half-way."""
@@ -57,6 +57,11 @@ def for_receiver(url: str) -> redis.asyncio.Redis:
     with _named():
         url = trust.redis_url(urls.only(url))
         return _checked(discovery.async_client(url, **options) or redis.asyncio.Redis.from_url(url, **options), url)
+
+
+def seconds_for(size: int) -> float:
+    """How long a receiver waits for the answer to a command of so many bytes."""
+    return COMMAND_SECONDS + size / reconnect.SLOWEST
 
 
 def for_worker(url: str) -> redis.Redis:

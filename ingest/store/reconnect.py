@@ -5,6 +5,9 @@ soon as the server says so, and the next one resolves the name again. A new conn
 certificates again, and user and password, which may have been rotated in WA_REDIS_URL_FILE.
 
 NOPERM closes no connection: Redis applies changed rights to open connections, too.
+
+Those of the receiver also wait longer for the answer to a large command: a time-out that is right for a small one would
+give it up half-way, and again whenever it is repeated.
 """
 
 from __future__ import annotations
@@ -36,6 +39,10 @@ _WORDS = (
     "ttempted to access a non local key",  # a script says it, Redis and Valkey in words that begin differently
     "while the cluster is down",
 )
+
+
+SLOWEST = 4 << 20
+"""Bytes in a second that a Redis is expected to take at least."""
 
 
 class NotPrimary(RedisConnectionError):
@@ -105,6 +112,13 @@ class _AsyncConnection(redis.asyncio.connection.AbstractConnection):
     def __init__(self, *, url: str, **options: Any) -> None:
         super().__init__(**options)
         self._url = url
+        self._seconds = self.socket_timeout
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if self._seconds is not None:
+            size = len(command) if isinstance(command, bytes | str) else sum(map(len, command))
+            self.socket_timeout = self._seconds + size / SLOWEST
+        await super().send_packed_command(command, check_health)
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         self.username, self.password = urls.credentials(urls.as_now(self._url))

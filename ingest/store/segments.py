@@ -67,7 +67,7 @@ class Writer:
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        self._path = path
+        self.path = path
         self._seed = _seed(path)
         self._count = 0
         self.length = FIRST
@@ -92,7 +92,7 @@ class Writer:
         """Return when all that was written is on the disk, and a new segment's name too."""
         sync(self._fd)
         if is_new:
-            sync_folder(self._path.parent)
+            sync_folder(self.path.parent)
 
     def cut(self, length: int) -> None:
         """Take back what was written beyond that length."""

@@ -120,13 +120,39 @@ def test_text_that_looks_like_a_message(text: str) -> None:
         b'{"messages":[{"from":"1"}]} trailing',
         b"[" * 100_000,
         b'{"messages":[' * 50_000,
-        b'{"messages":[{"from":"\\ud800"}]}',
-        b'\xef\xbb\xbf{"messages":[{"from":"1"}]}',
     ],
 )
 def test_what_is_no_json(body: bytes) -> None:
     """Bytes that are no JSON go to `other`, whole."""
     assert route(body, 8) == (Route("other"),)
+
+
+PLAIN = wire(cloud({"messages": [MESSAGE]}))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xef\xbb\xbf" + PLAIN,
+        PLAIN.replace(b"hi", b"\n"),
+        PLAIN.replace(b"hi", b"caf\xe9"),
+        PLAIN.replace(b"hi", b"\\ud83d"),
+        b"[" + PLAIN + b"]",
+        wire(PLAIN.decode()),
+        wire({"field": "messages", "value": {"messages": [MESSAGE]}}),
+    ],
+)
+def test_what_is_nearly_a_notification(body: bytes) -> None:
+    """What strict JSON or a relay's wrapping would hide goes where its contact's other messages go."""
+    assert route(body, 8) == route(PLAIN, 8)
+
+
+def test_several_notifications_in_a_list() -> None:
+    """Each contact in a list of notifications has its partition."""
+    bodies = [wire({"messages": [MESSAGE | {"from": sender}]}) for sender in (ALICE, BOB)]
+    together = {place.queue for place in route(b"[" + b",".join(bodies) + b"]", 8)}
+    assert together == {place.queue for body in bodies for place in route(body, 8)}
+    assert len(together) == 2
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,19 @@ def test_registration_after_use_counts(message: Callable[..., bytes]) -> None:
     assert handlers.calls(_event(message())) == []
     handlers.message()(print)
     assert len(handlers.calls(_event(message()))) == 1
+
+
+def test_no_long_type_is_remembered(message: Callable[..., bytes]) -> None:
+    """Types of messages that a sender invents call their handlers, and take no memory for good."""
+    handlers = Handlers()
+    handlers.message()(print)
+    tracemalloc.start()
+    try:
+        for n in range(30):
+            assert len(handlers.calls(_event(message(type=f"{n}" * 500_000)))) == 1
+        assert tracemalloc.get_traced_memory()[0] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_change_fields() -> None:

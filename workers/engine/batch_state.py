@@ -17,6 +17,7 @@ from workers.dispatch.outcomes import HANDLED, Outcome
 from workers.engine.claims import Claim, of
 from workers.engine.results import Limits, Results
 from workers.events import Broken, Event, Status
+from workers.events.broken import FOREIGN
 from workers.events.chat import party, shares_of
 from workers.events.parsing import parse
 from workers.events.together import body_of, together
@@ -279,7 +280,9 @@ class BatchState:
 
     def _tell_unclaimed(self, results: Results, index: int) -> None:
         for event, _, outcome in self._unclaimed[index]:
-            if isinstance(event, Broken):
+            if isinstance(event, Broken) and event.reason == FOREIGN:
+                results.counts[f"{FOREIGN}.{event.kind}"] += 1
+            elif isinstance(event, Broken):
                 body_digest = self._records[index].body_digest or digest(self._records[index].body)
                 results.letter(event.reason, event, event.detail, body_digest)
             elif outcome is not None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import orjson
 from redis.exceptions import RedisError
 
+from ingest.garbage import Growth
 from ingest.loggers import get_logger
 from ingest.settings import Settings
 from ingest.store import connection as connections
@@ -31,7 +32,6 @@ from workers.engine.answers import Answers
 from workers.engine.caps import Caps
 from workers.engine.demand import Demand
 from workers.engine.doorbell import LISTEN_SECONDS, Doorbell
-from workers.engine.garbage import Growth
 from workers.engine.hand import Hands, Taken
 from workers.engine.opening import Opening
 from workers.engine.profiles import Profiles

@@ -21,7 +21,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker import WorkerStatus
 
-from ingest import child, signs
+from ingest import child, garbage, signs
 from ingest.loggers import get_logger
 from ingest.settings import Settings, SettingsError, load, redis_url
 from ingest.state import counters, dead_letters, in_work
@@ -31,7 +31,7 @@ from ingest.store.pipelined import PipelinedConnection
 from ingest.telemetry import logs, tracing
 from workers import loading
 from workers.dispatch import outcomes
-from workers.engine import claims, garbage, reaper
+from workers.engine import claims, reaper
 from workers.engine.answers import outage
 from workers.engine.flow import Flow
 from workers.engine.queue import BatchJob, BatchQueue, NoDeathPenalty, names_of, open_queues

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+FOREIGN = "foreign"
+"""The reason of a notification of another platform of Meta's (`instagram`, `page`, `user`): it is counted, no more."""
+
 
 class Broken:
     """What cannot become an event. It is answered 200 like anything else and becomes a dead letter at once.
 
     `reason`: `unreadable` (not a JSON object) · `unknown_form` (an object of neither sender's form) ·
-    `malformed` (one part of a notification, the rest of which is fine) · `fault` (reading it failed for a reason that
-    nobody foresaw: a bug of this program). `kind` says what it would have been:
+    `malformed` (one part of a notification, the rest of which is fine) · `foreign` · `fault` (reading it failed for a
+    reason that nobody foresaw: a bug of this program). `kind` says what it would have been:
     message, status, error, change or notification. `body` is the notification as received, or, if malformed,
     one that holds the broken part alone. `detail` names the fault without quoting content.
     """

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import orjson
-
 from ingest import identity
-from workers.events.broken import Broken
+from ingest.reading import Unreadable, platform, read
+from ingest.reading import name_of as _name
+from workers.events.broken import FOREIGN, Broken
 from workers.events.call import Call, CallStatus
 from workers.events.change import Change, Part
 from workers.events.envelope import ELEMENTS, SURROUNDING, Envelope, Notification, write_json
@@ -35,8 +35,6 @@ _KINDS: dict[str, type[Event]] = {
 """Arrays of elements, in the order in which their events are given."""
 
 _ORDER = {key: n for n, key in enumerate(_KINDS)}
-
-_JSON_NAMES = {type(None): "null", bool: "a boolean", str: "a string", list: "an array", dict: "an object"}
 
 # Every broken part is kept with the objects around it. This bounds their number and their sum: a body made of thousands
 # of broken parts would grow to gigabytes and to thousands of dead letters. What is beyond is kept as the whole body.
@@ -61,14 +59,29 @@ def parse(
     Source: "webhooks" in the Cloud and On-Premises documentation.
     """
     try:
-        tree = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        detail = f"not JSON at character {error.pos}"
-        return [Broken("unreadable", "notification", body, detail, received_ms, attempt)]
-    if not isinstance(tree, dict):
-        detail = f"{_name(tree)}, not an object"
-        return [Broken("unreadable", "notification", body, detail, received_ms, attempt)]
-    return _Parsing(Notification(tree, received_ms, attempt, body, body_digest, shares)).events()
+        trees = read(body)
+    except Unreadable as error:
+        return [Broken("unreadable", "notification", body, str(error), received_ms, attempt)]
+    found: list[Event | Broken] = []
+    for tree in trees:
+        if of := platform(tree):
+            found.append(Broken(FOREIGN, "notification", body, f"of another platform: {of}", received_ms, attempt))
+        else:
+            found += _Parsing(Notification(tree, received_ms, attempt, body, body_digest, shares)).events()
+    return found if len(trees) == 1 else _once(found, body)
+
+
+def _once(found: list[Event | Broken], body: bytes) -> list[Event | Broken]:
+    """Of several broken notifications in a list, only the first keeps the whole body."""
+    kept: list[Event | Broken] = []
+    is_kept = False
+    for item in found:
+        if isinstance(item, Broken) and item.body is body and item.reason != FOREIGN:
+            if is_kept:
+                continue
+            is_kept = True
+        kept.append(item)
+    return kept
 
 
 class _Parsing:
@@ -255,10 +268,6 @@ class _Parsing:
 
     def _entry_alone(self, entry: Any) -> bytes:
         return write_json({**self.notification.body, "entry": [entry]})
-
-
-def _name(value: Any) -> str:
-    return _JSON_NAMES.get(type(value), "a number")
 
 
 def _status(raw: JsonObject, envelope: Envelope) -> Event:

@@ -234,6 +234,26 @@ def test_redis_that_hangs(own_valkey: Callable[..., Any], kept: Kept) -> None:
     assert [body for body in bodies if body != SECRET_BODY] == [b"1", b"2"]
 
 
+def test_a_large_commit_has_more_time(
+    own_valkey: Callable[..., Any], kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Redis that stalls for longer than a small commit waits does not make a large one fail."""
+    monkeypatch.setattr(connection, "COMMAND_SECONDS", 0.3)
+    server, bodies = own_valkey(), [b"%d" % n + bytes(4 << 20) for n in range(4)]
+
+    async def scenario() -> None:
+        async with committing(server.url) as large, committing(server.url) as small:
+            await asyncio.gather(*(keeper.commit(b"", 0, (Route("other"),)) for keeper in (large, small)))
+            server.freeze()
+            under_way = [asyncio.create_task(large.commit(body, 1, STATUSES)) for body in bodies]
+            assert await refusal(small) == "Redis is away: TimeoutError"
+            server.thaw()
+            await asyncio.gather(*under_way)
+
+    asyncio.run(scenario())
+    assert [record.body for record in kept(server.client())["statuses"] if record.body != SECRET_BODY] == bodies
+
+
 def test_paused_redis(redis: Redis, redis_url: str) -> None:
     """A Redis that holds writes up (CLIENT PAUSE during a failover) for longer than the time-out counts as away."""
 

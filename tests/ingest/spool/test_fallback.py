@@ -132,7 +132,7 @@ def test_spool_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         fallback = SpoolFallback(Spool(tmp_path), redis, Router(8))
         task = asyncio.create_task(fallback.run())
         await until(lambda: fallback.reason == "the spool cannot be replayed: Input/output error")
-        assert await fallback.keep([(2, STATUS + b"2")], refuse) is None
+        assert await fallback.keep([(2, STATUS + b"2")], refuse, "n1") is None
         assert redis.kept == []
         monkeypatch.setattr(spool, "read", real)
         await until(lambda: fallback.reason is None)

@@ -30,7 +30,7 @@ def test_new_links_are_sent_once() -> None:
     assert [outbox.next() for outbox in outboxes] == [b"", digest_of("1", "US.1") + b"\0\0\0\7"]
     for key in (8, 7):
         links.learn("1", "US.1", key)
-        assert (links.find("1", "US.1"), outboxes[0].next()[-1]) == (key, key)
+        assert (links.find(digest_of("1", "US.1")), outboxes[0].next()[-1]) == (key, key)
 
 
 def test_a_change_under_way_is_sent_next() -> None:
@@ -49,7 +49,7 @@ def test_what_redis_tells_is_not_sent_back() -> None:
     links = Links()
     outbox = links.outbox()
     links.told(digest_of("1", "US.1") + b"\0\0\0\7")
-    assert links.find("1", "US.1") == 7
+    assert links.find(digest_of("1", "US.1")) == 7
     links.learn("1", "US.1", 7)
     assert outbox.next() == b""
 
@@ -67,11 +67,11 @@ def test_used_links_stay(seen: str) -> None:
         clock.generation += 1
         links.learn("1", "other", 9)
         if seen == "find":
-            assert links.find("1", "US.1") == 7
+            assert links.find(digest_of("1", "US.1")) == 7
         else:
             links.learn("1", "US.1", 7)
         assert digest_of("1", "US.1") in outbox.next()
-    assert links.find("1", "US.2") is None
+    assert links.find(digest_of("1", "US.2")) is None
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,4 +85,4 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(links._young) + len(links._old) <= 4000
     assert max(len(links._known), len(outbox.links)) <= 2000
     assert len(outbox.next()) == 12 * MOST_SENT
-    assert links.find("1", "US.9999") == 9999
+    assert links.find(digest_of("1", "US.9999")) == 9999

@@ -186,6 +186,21 @@ def test_dead_letters_at_once(
     assert redis.zcard(keys.LEDGER) == 0
 
 
+def test_another_platform_is_counted(
+    commit: Callable[..., None],
+    take: Callable[..., Any],
+    runner: Callable[..., Any],
+    handlers: Handlers,
+    redis: Redis,
+) -> None:
+    """What Instagram or a page sends to the same callback is counted, and is no dead letter."""
+    commit(b'{"object":"instagram","entry":[{"changes":[{"field":"messages","value":{}}]}]}')
+    queue, batch = take()
+    runner(handlers).run(queue, batch)
+    assert redis.hgetall(keys.COUNTS) == {b"foreign.notification": b"1"}
+    assert redis.xlen(keys.dead_key(queue)) == redis.zcard(keys.LEDGER) == 0
+
+
 def test_one_bad_element_costs_nobody(
     commit: Callable[..., None],
     take: Callable[..., Any],

@@ -7,8 +7,8 @@ import resource
 import time
 
 _COUNT = 50_000
-"""New objects between two looks. Reference counts free what a batch makes, and with Python's own threshold, looking for
-cycles took a seventh of a worker's time."""
+"""New objects between two looks. Reference counts free what a batch or a body makes, and with Python's own threshold,
+looking for cycles took a seventh of a worker's time."""
 
 _EVERY = 0.01  # seconds
 
