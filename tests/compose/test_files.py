@@ -34,9 +34,13 @@ def test_every_setting_can_be_given(file: str) -> None:
 
 
 def test_both_files_take_the_same() -> None:
-    """The two files pass the same settings on, but for where Redis is and what a 200 means."""
+    """The two files pass the same settings on, but for where Redis is, what a 200 means and who serves."""
     one, other = (environment_of(file) for file in FILES)
-    assert {line.split(":")[0].strip() for line in set(one) ^ set(other)} == {"WA_REDIS_URL", "WA_DURABILITY"}
+    assert {line.split(":")[0].strip() for line in set(one) ^ set(other)} == {
+        "WA_REDIS_URL",
+        "WA_DURABILITY",
+        "WA_ADMIN_HOSTS",
+    }
 
 
 @pytest.mark.parametrize(("file", "profiles"), USES)
