@@ -68,7 +68,7 @@ def _welcome(settings: Settings, url: str, servers: list[supervisor.ProcessSpec]
     }
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
-        table.add_row(Text(name, style="bold"), value)
+        table.add_row(Text(name, style="bold"), Text(value))
     console = Console(soft_wrap=True)
     with console.capture() as head:
         console.print(table)
