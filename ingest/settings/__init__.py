@@ -43,7 +43,6 @@ _NEEDS = (
     ("tls_key", "tls_cert", "needs its certificate"),
     ("tls_client_ca", "tls_cert", "works only where TLS ends here"),
     ("tls_client_name", "tls_client_ca", "is checked only in certificates that a CA vouches for"),
-    ("trusted_proxies", "allow_networks", "has no effect without the networks to let in"),
 )
 
 
