@@ -163,11 +163,13 @@ def test_a_volume_of_before_keeps_its_data(compose: list[str], empty_env: Path, 
         stack.compose("up", "--detach", "--no-build", "valkey")
         stack.healthy("valkey")
         assert stack.valkey_cli("lrange", "kept", "0", "-1") == "one"
+        stack.valkey_cli("eval", "redis.call('SET', 'a', 1) return redis.call('SET', 'b', 2)", "0")
         passwords = stack.compose("exec", "-T", "valkey", "cat", "/passwords/worker", "/passwords/receiver")
         stack.compose("restart", "valkey")
         stack.healthy("valkey")
         assert stack.compose("exec", "-T", "valkey", "cat", "/passwords/worker", "/passwords/receiver") == passwords
         assert stack.valkey_cli("lrange", "kept", "0", "-1") == "one"
+        assert stack.valkey_cli("get", "b") == "2"  # a script's work, which is read back with the default user's rights
     finally:
         succeeds("docker", "rm", "--force", older)
         stack.down()
