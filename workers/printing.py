@@ -1,12 +1,14 @@
 """Prints what arrives: the handlers that run when WA_HANDLERS names no others. Copy it and put your own code in."""
 
+from ingest.telemetry.printable import printable
 from workers import Call, Change, Error, Handlers, Handover, Message, Preference, Profile, Status
 
 handlers = Handlers()
 
 
 def _say(line: str) -> None:
-    print(line + "\n", end="", flush=True)  # in one piece: several threads print
+    # What senders write could steer the terminal. In one piece, because several threads print.
+    print(printable(line) + "\n", end="", flush=True)
 
 
 @handlers.message(direction="both")

@@ -19,7 +19,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from ingest.admin import page
-from ingest.http.answers import Answer
+from ingest.admin.doorkeeper import WrongTokens
+from ingest.http.answers import Answer, StreamedAnswer
 from ingest.http.guards import any_equal
 from ingest.loggers import get_logger
 from ingest.settings import Settings, secrets
@@ -80,6 +81,7 @@ class Actions:
         self._settings = settings
         self._each = list(clients.values())
         self._tokens = secrets(settings.admin_token)
+        self._wrong_tokens = WrongTokens()
         self._one = asyncio.Lock()
         self._over = False
 
@@ -100,7 +102,7 @@ class Actions:
     def _page(self, action: page.Page) -> page.Page:
         async def answer(request: web.BaseRequest) -> web.StreamResponse:
             try:
-                self._admit(request)
+                await self._admit(request)
                 return await action(request)
             except _Refusal as refusal:
                 return _json(refusal.status, {"error": str(refusal)}, refusal.headers)
@@ -109,13 +111,15 @@ class Actions:
 
         return answer
 
-    def _admit(self, request: web.BaseRequest) -> None:
+    async def _admit(self, request: web.BaseRequest) -> None:
         if not self._tokens:
             raise _Refusal(403, "the page is read-only: set WA_ADMIN_TOKEN to act here")
         if page.foreign(request):  # an extra check: security rests on the token
             raise _Refusal(403, "another site's page may not act here")
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not any_equal(given.strip(), self._tokens):
+            if given and not await self._wrong_tokens.wait():
+                raise _Refusal(429, "too many wrong tokens", {"Retry-After": "5"})
             raise _Refusal(401, "this is not the token in WA_ADMIN_TOKEN", {"WWW-Authenticate": "Bearer"})
         if request.content_type != "application/json":
             raise _Refusal(415, "send JSON, with Content-Type: application/json")
@@ -161,7 +165,7 @@ class Actions:
         """
         if self._one.locked():
             raise _Refusal(409, "dead letters are being retried or dropped already: wait until that has ended")
-        response = web.StreamResponse(headers=_HEADERS | {"Content-Type": "application/x-ndjson"})
+        response = StreamedAnswer(_HEADERS | {"Content-Type": "application/x-ndjson"})
         done = 0
         end: dict[str, Any] = {"ended": True}
         async with self._one:

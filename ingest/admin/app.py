@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from ingest import metrics
 from ingest.admin import collectors, page
 from ingest.admin.actions import Actions
+from ingest.admin.doorkeeper import Names
 from ingest.admin.event_stream import EventStream
 from ingest.commit.committer import Committer
 from ingest.http.answers import Answer
@@ -27,6 +28,7 @@ class Admin:
 
     def __init__(self, settings: Settings, committer: Committer) -> None:
         self._committer = committer
+        self._names = Names(settings)
         # With a short time-out: a Redis that hangs must not keep the figures of the spool from a scrape.
         redis = connection.all_for_tools(redis_url(settings), connection.COMMAND_SECONDS)
         self._collectors: list[Collector] = [collectors.InRedis(redis)]
@@ -45,6 +47,8 @@ class Admin:
         }
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        if not self._names.include(request):
+            return Answer(403, text=self._names.refuse())
         methods, answer = self._pages.get(request.path, ((), None))
         if answer is None:
             return Answer(404)

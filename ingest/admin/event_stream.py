@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from ingest.admin import page
 from ingest.commit.committer import Committer
-from ingest.http.answers import Answer
+from ingest.http.answers import Answer, StreamedAnswer
 from ingest.loggers import get_logger
 from ingest.settings import Settings
 from ingest.state import health, history, snapshot
@@ -55,7 +55,7 @@ class EventStream:
             return Answer(403, page.HEADERS)
         if self._viewers >= VIEWERS or self._over:
             return Answer(503, page.HEADERS | {"Retry-After": "5"})
-        response = web.StreamResponse(headers=_HEADERS)
+        response = StreamedAnswer(_HEADERS)
         self._viewers += 1
         try:
             await response.prepare(request)

@@ -10,11 +10,21 @@ RETRY_AFTER = "5"
 """Seconds that a sender is asked to wait after a 503."""
 
 
+_SERVER = {"Server": "wa-ingest"}  # else aiohttp names itself, Python and their versions
+
+
 class Answer(web.Response):
-    """A response whose Server header does not name aiohttp, Python and their versions."""
+    """An answer that is written at once."""
 
     def __init__(self, status: int = 200, headers: dict[str, str] | None = None, **more: Any) -> None:
-        super().__init__(status=status, headers={"Server": "wa-ingest"} | (headers or {}), **more)
+        super().__init__(status=status, headers=_SERVER | (headers or {}), **more)
+
+
+class StreamedAnswer(web.StreamResponse):
+    """A 200 that is written piece by piece."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        super().__init__(headers=_SERVER | headers)
 
 
 class Refused(Exception):

@@ -23,6 +23,7 @@ from ingest.settings.types import (
     HandlersName,
     Lanes,
     LogLevel,
+    Names,
     Networks,
     PathSecrets,
     Seconds,
@@ -42,7 +43,6 @@ _NEEDS = (
     ("tls_key", "tls_cert", "needs its certificate"),
     ("tls_client_ca", "tls_cert", "works only where TLS ends here"),
     ("tls_client_name", "tls_client_ca", "is checked only in certificates that a CA vouches for"),
-    ("trusted_proxies", "allow_networks", "has no effect without the networks to let in"),
 )
 
 
@@ -77,6 +77,11 @@ class Settings(BaseSettings):
     listen: Address = Field(("0.0.0.0", 8080), description="address of the public listener")  # noqa: S104
     admin_listen: Address = Field(
         ("127.0.0.1", 9100), description="address of the page, /healthz, /readyz and /metrics"
+    )
+    admin_hosts: Names = Field(
+        (),
+        description="names by which that listener may be called, comma separated, besides IP addresses, localhost, "
+        "this machine's name and the one in WA_ADMIN_LISTEN",
     )
     worker_metrics_listen: Address | None = Field(
         None, description="address at which `work` and `up` serve your handlers' own Prometheus metrics; unset: nowhere"
@@ -212,17 +217,28 @@ class Settings(BaseSettings):
         return init_settings, env_settings, _FileVariables(settings_cls)
 
 
+NOT_SET = "# not set"
+"""What a file of `NAME_FILE` holds where there must be a file, and its setting is not to be set."""
+
+
 class _FileVariables(PydanticBaseSettingsSource):
     """`NAME_FILE`: the value of NAME is what that file holds, without white space around it."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         name = variable(field_name) + "_FILE"
         path = os.environ.get(name)
+        if not path:
+            return None, field_name, False
         try:
-            return (Path(path).read_text().strip() or None) if path else None, field_name, False
+            value = Path(path).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             raise SettingsError(f"{name}: cannot read {path}: {reason}") from None
+        if not value:  # a guard whose secret got lost must not open the door
+            raise SettingsError(
+                f"{name}: {path} is empty; write the value into it, or `{NOT_SET}`, or unset the variable"
+            )
+        return None if value == NOT_SET else value, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         values = {name: self.get_field_value(field, name)[0] for name, field in Settings.model_fields.items()}

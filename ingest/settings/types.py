@@ -123,6 +123,12 @@ Networks = Annotated[
     BeforeValidator(_networks),
     PlainSerializer(lambda networks: ",".join(map(str, networks)) or None),
 ]
+Names = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[^\s:/]+$")], ...],
+    NoDecode,
+    BeforeValidator(_comma_list),
+    PlainSerializer(lambda names: ",".join(names) or None),
+]
 HandlersName = Annotated[str, AfterValidator(_handlers_name)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 Durability = Annotated[str, Field(pattern=r"^(redis|fsync|replicas:[1-9][0-9]*)$")]

@@ -139,8 +139,9 @@ class Diagnosis(NamedTuple):
 def config_error(error: Exception) -> Diagnosis | None:
     """The diagnosis of an error that lasts until somebody corrects WA_REDIS_URL or the server's users; else None."""
     why = reason(error)
-    # In a script Redis says NOPERM in other words.
-    if isinstance(error, NoPermissionError) or "ACL failure in script: " in why:
+    # In a script Redis says NOPERM in other words; 7.0 in others than those that came later.
+    in_script = "ACL failure in script: " in why or "The user executing the script can't" in why
+    if isinstance(error, NoPermissionError) or in_script:
         what = why.rpartition("ACL failure in script: ")[2].partition(" script: ")[0]
         return Diagnosis(
             f"the user of WA_REDIS_URL lacks a right: {what.removeprefix('NoPermissionError: ')}",

@@ -18,6 +18,7 @@ import structlog
 
 from ingest import loggers
 from ingest.telemetry.log_throttle import LogThrottle
+from ingest.telemetry.printable import printable
 
 in_work: ContextVar[tuple[Callable[[Any], Mapping[str, object]], Any] | None] = ContextVar("in_work", default=None)
 """What is in work now, after the function that makes log fields of it. That is called only when a line is written."""
@@ -66,6 +67,21 @@ def _frames(logger: Any, method: str, line: structlog.typing.EventDict) -> struc
     return line
 
 
+def _for_a_terminal(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What a sender wrote (an id, or what is in an exception's text) does not steer the terminal."""
+    return {
+        name: "\n".join(map(printable, value.split("\n"))) if isinstance(value, str) else value
+        for name, value in line.items()
+    }
+
+
+_RENDERERS: dict[bool, tuple[structlog.typing.Processor, ...]] = {
+    True: (_for_a_terminal, structlog.dev.ConsoleRenderer()),
+    False: (structlog.processors.JSONRenderer(),),
+}
+"""How a line is written, on a terminal and elsewhere."""
+
+
 class _UnlessHandled(logging.StreamHandler[Any]):
     """Writes the lines that no log handler of the user's gets."""
 
@@ -101,7 +117,7 @@ def configure(level: str = "info") -> None:
             _frames,
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(),
+            *_RENDERERS[sys.stderr.isatty()],
         ],
     )
     ours, others = logging.StreamHandler(sys.stderr), _UnlessHandled(sys.stderr)

@@ -38,10 +38,16 @@ def image(compose: list[str]) -> None:
     """The image of this source, built."""
     if not succeeds("docker", "info"):
         pytest.skip("no Docker engine answers")
-    needs(*re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.M), "valkey/valkey:8-bookworm")
+    needs(*re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.M), image_of("valkey"))
     began = time.monotonic()
     run("docker", "build", "--network", "host", "-t", "wa-ingest", ".")
     print(f"built in {time.monotonic() - began:.1f} s")
+
+
+def image_of(service: str, file: str = "docker-compose.yml") -> str:
+    """The image of a service, unless a variable names another."""
+    text = (ROOT / file).read_text()
+    return re.findall(rf"^  {service}:\n(?:    .*\n)*?    image: \${{\w+:-(\S+)}}", text, re.M)[0]
 
 
 def needs(*images: str) -> None:
@@ -57,8 +63,7 @@ def make(compose: list[str], empty_env: Path, image: None) -> Make:
 
     @contextmanager
     def made(file: str, *services: str, workers: int = 1, **settings: str) -> Iterator[Stack]:
-        text = (ROOT / file).read_text()
-        needs(*(re.findall(rf"^  {name}:\n(?:    .*\n)*?    image: (\S+)", text, re.M)[0] for name in services))
+        needs(*(image_of(name, file) for name in services))
         stack = Stack(compose, empty_env, file, **settings)
         try:
             began = time.monotonic()

@@ -25,6 +25,9 @@ ROOT = Path(__file__).parents[2]
 WAIT = 240.0
 """Seconds for anything to come true: a container to be healthy, a backlog to be gone."""
 
+NETWORK = f"10.213.{os.getpid() % 250}"
+"""The first parts of the addresses of a test's own network."""
+
 _CONNECTIONS = 32
 
 
@@ -68,7 +71,16 @@ class Stack:
         self._receiver = "receiver1" if "  receiver1:" in text else "receiver"
         self._compose = [*compose, "-f", str(ROOT / file), "--env-file", str(env_file), "-p", self.project]
         addresses = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
-        self._env = clean_environment() | addresses | settings
+        self._env = clean_environment() | {"WA_NETWORK": NETWORK} | addresses | settings
+
+    def into_store(self, service: str) -> None:
+        """Let a service reach Valkey, too, which its own networks do not."""
+        (container,) = self.containers(service)
+        run("docker", "network", "connect", f"{self.project}_store", container)
+
+    def valkey_cli(self, *command: str, service: str = "valkey") -> str:
+        """The answer to a command, given with all rights."""
+        return self.compose("exec", "-T", service, "sh", "/valkey/cli.sh", *command).strip()
 
     def compose(self, *arguments: str, **settings: str) -> str:
         return run(*self._compose, *arguments, env=self._env | settings)
@@ -143,10 +155,11 @@ class Stack:
         """How often each HTTP status was answered; 0 is no answer."""
         return Counter(asyncio.run(post_all(f"http://127.0.0.1:{self.port}/webhook", bodies)))
 
-    def beside(self, service: str, *command: str, redis_url: str = "") -> subprocess.Popen[str]:
-        """Run a command of the image, in the network namespace of a service's container."""
+    def beside(self, service: str, *command: str) -> subprocess.Popen[str]:
+        """Run a command of the image, in the network namespace of a service's container, with the workers' Redis."""
         (container,) = self.containers(service)
-        network = ("--network", f"container:{container}", "--env", f"WA_REDIS_URL={redis_url}")
+        login = ("--env", "WA_REDIS_URL_FILE=/login/redis-url", "--volume", f"{self.project}_worker-login:/login:ro")
+        network = ("--network", f"container:{container}", *login)
         entry, *arguments = command
         start = ("docker", "run", "--rm", *network, "--entrypoint", entry, "wa-ingest", *arguments)
         return subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

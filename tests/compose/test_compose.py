@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import threading
 import time
 from collections import Counter
@@ -14,8 +15,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.compose.conftest import Make
-from tests.compose.stack import ROOT, WAIT, Stack, moment, post_all, run
+from tests.compose.conftest import Make, image_of
+from tests.compose.stack import NETWORK, ROOT, WAIT, Stack, moment, post_all, run, succeeds
+from tests.conftest import wait_for as until
 
 CORPUS = ROOT.parent / "shared" / "corpus"
 HANDLERS = Path(__file__).parent / "handlers"
@@ -81,7 +83,7 @@ def test_a_secret_is_a_file(stack: Stack, tmp_path: Path) -> None:
     secret = tmp_path / "app-secret"
     secret.write_text("a secret\n")
     secret.chmod(0o644)  # for user 10001
-    show = ("run", "--rm", "--no-deps", "-T", "worker", "settings", "--json")
+    show = ("run", "--rm", "--no-deps", "-T", "receiver", "settings", "--json")
     before = json.loads(stack.compose(*show))
     after = json.loads(stack.compose(*show, WA_APP_SECRET_FILE=str(secret)))
     changed = {name: one["value"] for name, one in after.items() if one != before[name]}
@@ -108,7 +110,69 @@ def test_both_listeners_are_reached_on_loopback(stack: Stack, wait_for: WaitFor)
     }
     (receiver,) = stack.inspect("receiver")
     bindings = receiver["HostConfig"]["PortBindings"]
-    assert {b["HostIp"] for b in bindings["9100/tcp"]} == {"127.0.0.1"}
+    assert {b["HostIp"] for port in ("8080/tcp", "9100/tcp") for b in bindings[port]} == {"127.0.0.1"}
+
+
+ASK = """
+import socket, sys
+for host in sys.argv[1:]:
+    try:
+        with socket.create_connection((host, 6379), 5) as valkey:
+            valkey.sendall(b"GET x\\r\\n")
+            print(valkey.recv(100).split()[0].decode())
+    except OSError:
+        print("away")
+"""
+"""What Valkey answers to somebody without a password."""
+
+
+def test_valkey_is_for_receiver_and_workers_alone(stack: Stack) -> None:
+    """It is reached from their network alone, says nothing without a password, and each user may do its own work."""
+    (valkey,) = stack.inspect("valkey")
+    address = valkey["NetworkSettings"]["Networks"][f"{stack.project}_store"]["IPAddress"]
+    seen = {}
+    for network in ("edge", "default", "observe", "store"):
+        where = ("--network", f"{stack.project}_{network}", "--entrypoint", "python")
+        out = run("docker", "run", "--rm", *where, "wa-ingest", "-c", ASK, "valkey", address)
+        seen[network] = out.split()
+    assert seen == dict.fromkeys(("edge", "default", "observe"), ["away"] * 2) | {"store": ["-NOAUTH"] * 2}
+
+    logins = {one: stack.compose("exec", "-T", one, "cat", "/login/redis-url") for one in ("receiver", "worker")}
+    users = {one: re.fullmatch(r"redis://(\w+):(\w{48})@valkey:6379/0\n", login) for one, login in logins.items()}
+    assert {one: found and found[1] for one, found in users.items()} == {"receiver": "receiver", "worker": "worker"}
+    assert len({found and found[2] for found in users.values()}) == 2
+    drop = ("wa-ingest", "dead", "drop", "--yes", "--lane", "other")
+    assert "0 of 0" in stack.compose("exec", "-T", "worker", *drop)
+    assert set(re.findall(r"^(?:receiver|worker)$", stack.valkey_cli("acl", "log"), re.M)) == set()
+
+
+def test_a_volume_of_before_keeps_its_data(compose: list[str], empty_env: Path, image: None) -> None:
+    """A Valkey volume of an older version, written without users by another uid, is read; passwords stay the same."""
+    apart = NETWORK.replace("10.213.", "10.212.")
+    stack = Stack(compose, empty_env, "docker-compose.yml", WA_HANDLERS_DIR=str(HANDLERS), WA_NETWORK=apart)
+    older = f"{stack.project}-older"
+    try:
+        stack.compose("up", "--no-start", "--no-build", "valkey")
+        volume = ("--volume", f"{stack.project}_valkey:/data", "--name", older, image_of("valkey"))
+        server = ("valkey-server", "--dir", "/data", "--appendonly", "yes", "--appendfsync", "always", "--save", "")
+        run("docker", "run", "--detach", *volume, *server)
+        until(lambda: succeeds("docker", "exec", older, "valkey-cli", "ping"), 60, "the older server")
+        run("docker", "exec", older, "valkey-cli", "rpush", "kept", "one")
+        run("docker", "rm", "--force", older)
+
+        stack.compose("up", "--detach", "--no-build", "valkey")
+        stack.healthy("valkey")
+        assert stack.valkey_cli("lrange", "kept", "0", "-1") == "one"
+        stack.valkey_cli("eval", "redis.call('SET', 'a', 1) return redis.call('SET', 'b', 2)", "0")
+        passwords = stack.compose("exec", "-T", "valkey", "cat", "/passwords/worker", "/passwords/receiver")
+        stack.compose("restart", "valkey")
+        stack.healthy("valkey")
+        assert stack.compose("exec", "-T", "valkey", "cat", "/passwords/worker", "/passwords/receiver") == passwords
+        assert stack.valkey_cli("lrange", "kept", "0", "-1") == "one"
+        assert stack.valkey_cli("get", "b") == "2"  # a script's work, which is read back with the default user's rights
+    finally:
+        succeeds("docker", "rm", "--force", older)
+        stack.down()
 
 
 def test_check_finds_nothing_that_fails(stack: Stack) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ingest.settings import Settings, variable
 from tests.compose.stack import ROOT, clean_environment, run
@@ -17,10 +18,10 @@ USES = [(file, profiles) for file, all_ in FILES.items() for profiles in ((), *(
 
 
 def environment_of(file: str) -> list[str]:
-    """The lines of `x-environment`, which receivers and workers share."""
-    found = re.search(r"^x-environment: .*\n((?:  .*\n)+)", (ROOT / file).read_text(), re.M)
-    assert found
-    return found[1].splitlines()
+    """The lines of `x-environment`, which receivers and workers share, and of what only receivers get."""
+    found = re.findall(r"^x-(?:receiver-)?environment: .*\n((?:  .*\n)+)", (ROOT / file).read_text(), re.M)
+    assert len(found) == 2
+    return "".join(found).splitlines()
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -29,24 +30,68 @@ def test_every_setting_can_be_given(file: str) -> None:
     text = (ROOT / file).read_text()
     own_address = {"listen"}  # WA_PUBLISH says where it is reachable
     missing = [variable(name) for name in Settings.model_fields if name not in own_address]
-    missing = [name for name in missing if not re.search(rf"^  +{name}:", text, re.M)]
-    assert not missing, f"name it in {file} under x-environment: {missing}"
+    missing = [name for name in missing if not re.search(rf"^  +{name}(_FILE)?:", text, re.M)]
+    assert not missing, f"name it in {file}: {missing}"
 
 
 def test_both_files_take_the_same() -> None:
-    """The two files pass the same settings on, but for where Redis is and what a 200 means."""
+    """The two files pass the same settings on, but for where Redis is, what a 200 means and who is in front."""
     one, other = (environment_of(file) for file in FILES)
-    assert {line.split(":")[0].strip() for line in set(one) ^ set(other)} == {"WA_REDIS_URL", "WA_DURABILITY"}
+    differing = {line.split(":")[0].strip() for line in set(one) ^ set(other)}
+    names = "REDIS_URL_FILE", "DURABILITY", "ADMIN_HOSTS", "TRUSTED_PROXIES", "SPOOL_DIR"
+    assert differing == {f"WA_{name}" for name in names}
 
 
 @pytest.mark.parametrize(("file", "profiles"), USES)
 def test_valid_as_it_is(file: str, profiles: tuple[str, ...], compose: list[str], empty_env: Path) -> None:
-    """Each file is valid with any of its profiles, without any variable, and what has no guard is on loopback only."""
+    """Each file is valid with any of its profiles, without any variable, and all but Caddy is on loopback only."""
     chosen = [part for profile in profiles for part in ("--profile", profile)]
     command = [*compose, "-f", str(ROOT / file), "--env-file", str(empty_env), *chosen, "config"]
     config = run(*command, env=clean_environment())
     assert f"{ROOT}/examples" in config
     assert "printing:handlers" in config
-    for port in (9100, 9090, 3000):  # as compose 1.29 writes it, or as version 2 does
+    for port in (8080, 9100, 9090, 3000):  # as compose 1.29 writes it, or as version 2 does
         published = len(re.findall(rf"^ +- .*:{port}(?:/tcp)?$|target: {port}$", config, re.M))
         assert len(re.findall(rf"127\.0\.0\.1:\d+:{port}|host_ip: 127\.0\.0\.1\n +target: {port}", config)) == published
+
+
+def services(file: str) -> dict[str, dict[str, object]]:
+    """Each service as it stands in the file."""
+    found: dict[str, dict[str, object]] = yaml.safe_load((ROOT / file).read_text())["services"]
+    return found
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_secrets_are_where_they_are_needed(file: str) -> None:
+    """Only receivers get the senders' secrets and the admin token, only servers the passwords of all Redis users."""
+    for name, service in services(file).items():
+        is_receiver, is_server = name.startswith("receiver"), name.startswith(("valkey", "sentinel"))
+        assert ("secrets" in service) is is_receiver, name
+        assert ("SECRET" in str(service.get("environment"))) is is_receiver, name
+        assert ("passwords:/passwords" in service["volumes"]) is is_server, name  # type: ignore[operator]
+        logins = {one for one in service["volumes"] if str(one).endswith("-login:/login:ro")}  # type: ignore[attr-defined]
+        assert logins == ({f"{name.rstrip('12')}-login:/login:ro"} if is_receiver or name == "worker" else set()), name
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_networks_keep_apart(file: str) -> None:
+    """What senders reach does not reach Valkey, nor do observers; Valkey has no way out; workers have one."""
+    networks = {name: set(service["networks"]) for name, service in services(file).items()}  # type: ignore[call-overload]
+    assert yaml.safe_load((ROOT / file).read_text())["networks"]["store"]["internal"] is True
+    for name, its in networks.items():
+        if name.startswith(("valkey", "sentinel")):
+            assert its == {"store"}
+        elif name == "worker":
+            assert its >= {"default", "store"}
+            assert "edge" not in its
+        else:
+            assert ("store" in its) is name.startswith("receiver"), name
+
+
+def test_no_password_is_written_down() -> None:
+    """No file of the deployment holds a password that somebody could know, nor a variable a default for one."""
+    for file in FILES:
+        assert not re.findall(r"\$\{\w*(?:PASSWORD|SECRET|TOKEN)\w*:-[^}.]", (ROOT / file).read_text())
+    passwords = [word for path in (ROOT / "deploy").rglob("*.acl") for word in re.findall(r">(\S+)", path.read_text())]
+    assert passwords
+    assert all(word.startswith("change-me-") for word in passwords)

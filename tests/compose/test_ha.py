@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -15,15 +14,13 @@ pytestmark = pytest.mark.timeout(1200)
 
 WaitFor = Callable[..., None]
 
-NETWORK = f"10.213.{os.getpid() % 250}"
-REDIS = "redis+sentinel://" + ",".join(f"{NETWORK}.2{n}" for n in (1, 2, 3)) + "/wa/0"
-
 
 @pytest.fixture(scope="module")
 def stack(make: Make) -> Iterator[Stack]:
     """Everything but the balancer more than once."""
-    settings = {"WA_HANDLERS": "workers.simulator.verifying:handlers", "WA_NETWORK": NETWORK}
-    with make("docker-compose.ha.yml", "balancer", workers=2, **settings) as stack:
+    handlers = "workers.simulator.verifying:handlers"
+    with make("docker-compose.ha.yml", "balancer", workers=2, WA_HANDLERS=handlers) as stack:
+        stack.into_store("balancer")  # for the simulator, which runs beside it and looks at what was handled
         yield stack
 
 
@@ -31,7 +28,7 @@ def simulate(stack: Stack, *options: str) -> subprocess.Popen[str]:
     """Begin to post as WhatsApp does, through the balancer."""
     fixed = ("simulate", "--to", "http://127.0.0.1:8080/webhook", "--verify", "--json", "--seconds", "300")
     more = ("--timeout", "35", "--connections", "100", *options)
-    return stack.beside("balancer", "wa-ingest", *fixed, *more, redis_url=REDIS)
+    return stack.beside("balancer", "wa-ingest", *fixed, *more)
 
 
 def primary(stack: Stack) -> str:
@@ -43,7 +40,7 @@ def primary(stack: Stack) -> str:
 
 def replicas(stack: Stack, service: str) -> int:
     """How many replicas follow it."""
-    return stack.compose("exec", "-T", service, "valkey-cli", "info", "replication").count("state=online")
+    return stack.valkey_cli("info", "replication", service=service).count("state=online")
 
 
 def test_a_new_version_refuses_nobody(stack: Stack) -> None:

@@ -11,15 +11,13 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.compose.conftest import Make, needs
+from tests.compose.conftest import Make, image_of, needs
 from tests.compose.stack import WAIT, Stack, report, run, succeeds
 from tests.conftest import wait_for as until
 
 pytestmark = pytest.mark.timeout(1200)
 
 WaitFor = Callable[..., None]
-
-REDIS = "redis://valkey:6379/0"
 
 POST = """
 import ssl, sys
@@ -40,11 +38,11 @@ def stack(make: Make) -> Iterator[Stack]:
     settings = {
         "WA_HANDLERS": "workers.simulator.verifying:handlers",
         "WA_ALLOW_NETWORKS": "127.0.0.1",
-        "WA_TRUSTED_PROXIES": "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16",
         "WA_MAX_BODY": "1MiB",
     }
     with make("docker-compose.yml", "caddy", **settings) as stack:
         address = f"https://localhost:{stack.ports['WA_HTTPS_PUBLISH']}"
+        stack.into_store("caddy")  # for the simulator, which runs beside it and looks at what was handled
         until(lambda: succeeds("curl", "--silent", "--insecure", address), 60, "Caddy's certificate")
         yield stack
 
@@ -53,7 +51,7 @@ def simulate(stack: Stack, *options: str) -> subprocess.Popen[str]:
     """Begin to post as WhatsApp does, through Caddy. The certificate is from a CA of its own."""
     fixed = ("simulate", "--to", "https://localhost/webhook", "--insecure", "--verify", "--json", "--seconds", "300")
     more = ("--timeout", "35", "--connections", "100", *options)
-    return stack.beside("caddy", "wa-ingest", *fixed, *more, redis_url=REDIS)
+    return stack.beside("caddy", "wa-ingest", *fixed, *more)
 
 
 def test_https_keeps_the_senders_address(stack: Stack) -> None:
@@ -104,7 +102,7 @@ def test_a_new_receiver_refuses_nobody(stack: Stack) -> None:
 
 def test_prometheus(stack: Stack, wait_for: WaitFor) -> None:
     """Prometheus scrapes the receiver and has loaded the rules."""
-    needs("prom/prometheus:v3.5.0")
+    needs(image_of("prometheus"))
     stack.add("prometheus")
 
     def ask(path: str) -> Any:

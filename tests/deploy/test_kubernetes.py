@@ -141,7 +141,7 @@ def test_the_kustomization_of_the_readme(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_settings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every variable is a setting, its value is a right one, and an empty file of the secret is a setting not set."""
+    """Every variable is a setting, its value is a right one, and a file of the secret that says so sets none."""
     for variable, value in environment(name, tmp_path).items():
         monkeypatch.setenv(variable, value)
     assert unknown_variables() == []

@@ -28,7 +28,7 @@ SECTIONS = {
         "log_level",
         "log_errors",
     ),
-    "Listeners": ("listen", "path", "admin_listen", "admin_token", "worker_metrics_listen", "processes"),
+    "Listeners": ("listen", "path", "admin_listen", "admin_hosts", "admin_token", "worker_metrics_listen", "processes"),
     "Who may post": ("app_secret", "verify_token", "basic_auth", "path_secret", "allow_networks", "trusted_proxies"),
     "TLS": ("tls_cert", "tls_key", "tls_client_ca", "tls_client_name"),
     "Bounds of the receiver": ("max_body", "body_timeout", "max_pending", "max_connections", "keepalive"),
@@ -54,7 +54,8 @@ with the prefix `WA_` that is no setting gives a warning. `wa-ingest settings` s
 masked.
 
 Durations are written `500ms`, `30s`, `15m`, `25h` or `7d`; sizes `64MiB` or bytes; lists with commas. An empty value
-counts as unset.
+counts as unset; an empty file is refused, because a secret that got lost must not turn its guard off. Where there has
+to be a file, `# not set` in it means unset.
 
 <!-- Written by `python -m tests.docs.reference --write` from ingest/settings/: change it there. -->
 """

@@ -48,7 +48,7 @@ class Sender:
 
     def head(self, start: str, *, body: bytes = b"", **headers: object) -> None:
         """Send a request's head, and at once what is given of its body: `head("POST /webhook", Content_Length=5)`."""
-        lines = [f"{start} HTTP/1.1", "Host: receiver"]
+        lines = [f"{start} HTTP/1.1", "Host: localhost"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         self.send("\r\n".join([*lines, "", ""]).encode() + body)
 

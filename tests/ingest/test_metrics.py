@@ -10,6 +10,7 @@ NAMES = {
     "wa_accepted": "counter",
     "wa_refused": "counter",
     "wa_accepted_bytes": "counter",
+    "wa_admin_refused": "counter",
     "wa_connections": "gauge",
     "wa_connections_cut": "counter",
     "wa_tls_certificate_end_seconds": "gauge",

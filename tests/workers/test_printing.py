@@ -51,6 +51,14 @@ def test_each_kind_of_event_is_a_line(capsys: pytest.CaptureFixture[str]) -> Non
     ]
 
 
+def test_what_senders_write_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """A message that would steer a terminal is printed with escapes; emoji and Persian stay as they are."""
+    text = "\x1b]0;evil\x07\u202e\x9b31m\nme\u200c👩\u200d💻"
+    call(handlers, {"messages": [{"from": "\x1b[2J", "id": "m", "type": "text", "text": {"body": text}}]})
+    shown = "\\x1b]0;evil\\x07\\u202e\\x9b31m\\nme\u200c👩\u200d💻"
+    assert capsys.readouterr().out == f"message  text from \\x1b[2J: {shown}\n"
+
+
 def test_they_are_the_default_and_an_example() -> None:
     """Without WA_HANDLERS, and as `examples.printing:handlers`, they are what runs."""
     assert load(Settings().handlers) is handlers is example.handlers

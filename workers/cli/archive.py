@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
-import orjson
 from redis import Redis
 from redis.exceptions import RedisError
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -22,10 +20,12 @@ from ingest.store import connection
 from ingest.store.queues import LANES
 from workers.archive import files as room
 from workers.archive import replay as replaying
+from workers.cli import tables
 from workers.cli.terminal import (
     as_json,
     cli_errors,
     current_settings,
+    print_json,
     progress_bar,
     redis_clients,
     span,
@@ -87,7 +87,7 @@ def archive(as_json: bool) -> None:
         if as_json:
             found = {"hours": [row._asdict() for row in rows]} | total._asdict() | {"age_seconds": settings.archive_age}
             del found["hour"]
-            click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+            print_json(found)
         else:
             Console().print(_table([*rows, total]))
             click.echo(f"Files older than WA_ARCHIVE_AGE ({span(settings.archive_age)}) are removed by workers.")
@@ -111,7 +111,7 @@ def _hours_of(path: Path, tell: room.Tell) -> list[Hour]:
 
 
 def _table(rows: list[Hour]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table = tables.simple()
     table.add_column("hour", no_wrap=True)
     for heading in Hour._fields[1:]:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -199,7 +199,7 @@ def replay(
             done, upto, stopped = _feed(each, paths, wanted, faults.tell, settings, force, matched)
         if as_json:
             last = None if upto is None else iso(upto)
-            click.echo(orjson.dumps({"matched": matched, "done": done, "upto": last}).decode())
+            print_json({"matched": matched, "done": done, "upto": last}, indent=False)
         elif dry_run:
             click.echo(f"{matched:,} notifications match, nothing was changed")
         else:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 
 import click
-import orjson
 from rich.console import Console
 from rich.text import Text
 
 from ingest.settings import load, redis_url
 from workers.cli import checks, tables
-from workers.cli.terminal import as_json, cli_errors
+from workers.cli.terminal import as_json, cli_errors, print_json
 
 
 @click.command()
@@ -29,7 +28,7 @@ def check(as_json: bool) -> None:
         redis_url(current)
         found = checks.run(current)
         if as_json:
-            click.echo(orjson.dumps([one._asdict() for one in found], option=orjson.OPT_INDENT_2).decode())
+            print_json([one._asdict() for one in found])
         else:
             table = tables.ruled("", "check", "finding", "what to do")
             colours = {"ok": "green", "warning": "yellow", "failed": "bold red"}

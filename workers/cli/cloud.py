@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import click
-import orjson
 
 from ingest import trust
 from ingest.settings import load
 from workers.cli import tables
-from workers.cli.terminal import as_json, cli_errors
+from workers.cli.terminal import as_json, cli_errors, print_json
 from workers.setup import graph as graph_room
 from workers.setup.api import ApiError, Server, https_url
 from workers.setup.credentials import from_environment
@@ -111,7 +110,7 @@ def show(api: str, waba: str, as_json: bool) -> None:
     """
     apps = graph_room.subscribed(_graph(api), waba)
     if as_json:
-        click.echo(orjson.dumps([app._asdict() for app in apps], option=orjson.OPT_INDENT_2).decode())
+        print_json([app._asdict() for app in apps])
     elif apps:
         tables.show(("app", "id", "override URL"), apps)
     else:

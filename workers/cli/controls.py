@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
-import orjson
 from redis import Redis
 
 from ingest.state import backlog, controls, rates
 from ingest.store.queues import LANES
-from workers.cli.terminal import as_json, cli_errors, clock, current_settings, redis_clients
+from workers.cli.terminal import as_json, cli_errors, clock, current_settings, print_json, redis_clients
 
 _InForce = dict[str, dict[str, Any]]
 
@@ -31,7 +30,7 @@ def pause(lanes: tuple[str, ...], as_json: bool) -> None:
     with cli_errors():
         before, now = _pull(controls.pause, lanes or LANES)
         if as_json:
-            _print_json(now)
+            print_json({"lanes": now})
             return
         for lane in lanes or LANES:
             was = f" since {clock(now[lane]['paused_since'])}, and stays so" if before[lane]["paused"] else ""
@@ -53,7 +52,7 @@ def resume(lanes: tuple[str, ...], as_json: bool) -> None:
     with cli_errors():
         before, now = _pull(controls.resume, lanes or LANES)
         if as_json:
-            _print_json(now)
+            print_json({"lanes": now})
             return
         for lane in lanes or LANES:
             cap = now[lane]["limit"]
@@ -86,7 +85,7 @@ def limit(lane: str | None, rate: str | None, as_json: bool) -> None:
                 controls.limit(redis, lane, per_second and per_second / len(clients))
         now = _in_force(clients)
         if as_json:
-            _print_json(now)
+            print_json({"lanes": now})
             return
         for name in LANES if lane is None else (lane,):
             cap = now[name]["limit"]
@@ -111,7 +110,3 @@ def _in_force(clients: dict[str, Redis]) -> _InForce:
         name: {"paused": lane.paused, "paused_since": lane.paused_since, "limit": lane.limit, "waiting": lane.waiting}
         for name, lane in lanes.items()
     }
-
-
-def _print_json(now: _InForce) -> None:
-    click.echo(orjson.dumps({"lanes": now}, option=orjson.OPT_INDENT_2).decode())

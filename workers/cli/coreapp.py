@@ -14,7 +14,7 @@ import orjson
 from ingest import trust
 from ingest.telemetry.printable import printable
 from workers.cli import tables
-from workers.cli.terminal import as_json
+from workers.cli.terminal import as_json, print_json
 from workers.setup import certificates, token_file
 from workers.setup import coreapp as calls
 from workers.setup import coreapp_settings as known
@@ -136,7 +136,7 @@ def show_settings(reach: _Reach, as_json: bool) -> None:
     """Show all application settings. With --json: an object of dotted names."""
     found = known.showable(known.flattened(calls.settings(reach.coreapp())))
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         tables.show(("setting", "value"), found.items())
 
@@ -185,7 +185,7 @@ def _report(
     restart = not known.NEED_RESTART.isdisjoint(changed)
     sent, before, after = known.nested(wanted), known.showable(before), known.showable(after)
     if as_json:
-        _print_json({"sent": sent, "before": before, "after": after, "changed": changed, "restart": restart})
+        print_json({"sent": sent, "before": before, "after": after, "changed": changed, "restart": restart})
         return
     if dry_run:
         click.echo(f"Nothing is changed. This would be sent: {orjson.dumps(sent).decode()}\n")
@@ -226,7 +226,7 @@ def show_ca(reach: _Reach, as_json: bool) -> None:
     client = reach.coreapp()
     found = certificates.parse(calls.ca(client), client.server.url)
     if as_json:
-        _print_json([one._asdict() for one in found])
+        print_json([one._asdict() for one in found])
     else:
         tables.show(certificates.Certificate._fields[:-1], [one[:-1] for one in found])
 
@@ -254,13 +254,9 @@ def health(reach: _Reach, as_json: bool) -> None:
     """
     nodes = calls.health(reach.coreapp())
     if as_json:
-        _print_json([node._asdict() for node in nodes])
+        print_json([node._asdict() for node in nodes])
     else:
         tables.show(("node", "gateway_status", "role"), [(node.name or None, *node[1:]) for node in nodes])
     away = [f"{node.name} {node.gateway_status}".strip() for node in nodes if not node.connected]
     if away or not nodes:
         raise ApiError(f"not connected: {', '.join(away) or 'no node'}; see the Coreapp's log and its registration")
-
-
-def _print_json(value: Any) -> None:
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())

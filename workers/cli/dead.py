@@ -16,7 +16,6 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,11 +26,13 @@ from ingest.state import dead_letters as letters
 from ingest.store import connection
 from ingest.store.disk import atomic_write
 from ingest.store.queues import LANES
-from ingest.telemetry.printable import printable
+from ingest.telemetry.printable import printable, printable_json
+from workers.cli import tables
 from workers.cli.terminal import (
     as_json,
     cli_errors,
     current_settings,
+    print_json,
     progress_bar,
     redis_clients,
     span,
@@ -138,7 +139,7 @@ def list_(wanted: letters.Wanted, limit: int, as_json: bool) -> None:
             matched += 1
         if as_json:
             for letter in shown:
-                click.echo(orjson.dumps(letter.as_json()).decode())
+                print_json(letter.as_json(), indent=False)
         elif shown:
             Console().print(_table(shown, chosen[0][1].now_ms))
         else:
@@ -148,7 +149,7 @@ def list_(wanted: letters.Wanted, limit: int, as_json: bool) -> None:
 
 
 def _table(shown: deque[letters.DeadLetter], now_ms: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table = tables.simple()
     table.add_column("age", justify="right", no_wrap=True)
     for heading in ("lane/id", "kind", "reason"):
         table.add_column(heading, no_wrap=True)
@@ -156,8 +157,8 @@ def _table(shown: deque[letters.DeadLetter], now_ms: int) -> Table:
     table.add_column("detail")  # the only one that may be narrowed
     for letter in shown:
         age = span(max(0, now_ms - letter.id.ms) / 1000)
-        words = (age, letter.name, letter.kind, letter.reason, str(letter.attempt), letter.detail)
-        table.add_row(*(Text(printable(word), no_wrap=True, overflow="ellipsis") for word in words))
+        detail = Text(printable(letter.detail), no_wrap=True, overflow="ellipsis")
+        table.add_row(age, letter.name, letter.kind, letter.reason, str(letter.attempt), detail)
     return table
 
 
@@ -174,7 +175,7 @@ def show(name: tuple[str, letters.Id], as_json: bool) -> None:
     if letter is None:
         raise click.ClickException(f"there is no dead letter {name[0]}/{name[1]}: see `wa-ingest dead list`")
     if as_json:
-        click.echo(orjson.dumps(letter.as_json() | letter.body_as_json(), option=orjson.OPT_INDENT_2).decode())
+        print_json(letter.as_json() | letter.body_as_json())
         return
     for field, value in letter.as_json().items():
         click.echo(f"{field:<12} {printable(str(value))}")
@@ -254,7 +255,7 @@ def _change(
                     "the same command goes on with the rest"
                 ) from None
     if as_json:
-        click.echo(orjson.dumps({"matched": matched, "done": done}).decode())
+        print_json({"matched": matched, "done": done}, indent=False)
     elif dry_run:
         click.echo(f"{matched:,} dead letters match, nothing was changed")
     else:
@@ -295,5 +296,6 @@ def export(wanted: letters.Wanted, output: Path) -> None:
 def _write(found: Iterator[letters.DeadLetter], file: IO[bytes]) -> int:
     count = 0
     for count, letter in enumerate(found, 1):  # noqa: B007 - the last one is the answer
-        file.write(orjson.dumps(letter.as_json() | letter.body_as_json(), option=orjson.OPT_APPEND_NEWLINE))
+        line = orjson.dumps(letter.as_json() | letter.body_as_json(), option=orjson.OPT_APPEND_NEWLINE).decode()
+        file.write(printable_json(line).encode())  # somebody may look at the file on a terminal
     return count

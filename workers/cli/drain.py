@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import click
-import orjson
 from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console, Group
@@ -26,7 +25,7 @@ from ingest.store.queues import LANES
 from ingest.telemetry import logs
 from workers.cli import preflight, process_specs
 from workers.cli.drain_estimate import Estimate, Left, Watch, together
-from workers.cli.terminal import cli_errors, current_settings, span
+from workers.cli.terminal import cli_errors, current_settings, print_json, span
 
 _LOOK_SECONDS = 0.25
 _LOOK_SHARE = 20  # from one look to the next, at least so many times as long as a look takes
@@ -208,7 +207,7 @@ def _lines(console: Console) -> Iterator[Say]:
 def _json(console: Console) -> Iterator[Say]:
     def say(lanes: dict[str, Left], remark: str) -> None:
         content = {"lanes": {lane: left._asdict() for lane, left in lanes.items()}, "remark": remark or None}
-        click.echo(orjson.dumps(content))
+        print_json(content, indent=False)
 
     yield say
 

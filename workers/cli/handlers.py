@@ -7,7 +7,6 @@ import os
 from typing import IO, Any
 
 import click
-import orjson
 from rich.console import Console
 from rich.text import Text
 
@@ -16,7 +15,7 @@ from ingest.state import rates
 from ingest.telemetry.printable import printable
 from workers import loading
 from workers.cli import tables
-from workers.cli.terminal import as_json, current_settings
+from workers.cli.terminal import as_json, current_settings, print_json
 from workers.events import Broken, Event
 from workers.handlers import Handler, Handlers, HandlersError
 from workers.testing import Called
@@ -36,7 +35,7 @@ def handlers(as_json: bool) -> None:
     """
     rows = [_row(one) for one in _load().registered]
     if as_json:
-        click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+        print_json(rows)
         return
     tables.show(
         ("kind", "wants", "handler", "", "defined"),
@@ -94,15 +93,13 @@ def call(file: IO[bytes], as_json: bool) -> None:
     """
     found = call_handlers(_load(), file.read(), timeout=current_settings().handler_timeout)
     if as_json:
-        click.echo(orjson.dumps([_as_json(one) for one in found], option=orjson.OPT_INDENT_2).decode())
+        print_json([_as_json(one) for one in found])
     else:
         table = tables.ruled("event", "", "handlers", "outcome", "detail")
         for one in found:
             colour = _COLOURS.get(one.outcome, "bold red")
-            detail = Text(printable(one.detail))
-            table.add_row(
-                one.event.kind, _subject(one.event), "\n".join(one.handlers), Text(one.outcome, colour), detail
-            )
+            called = Text("\n".join(map(printable, one.handlers)))
+            table.add_row(one.event.kind, _subject(one.event), called, Text(one.outcome, colour), one.detail)
         Console().print(table)
     if wrong := sum(one.outcome not in _COLOURS for one in found):
         raise click.ClickException(f"{wrong} of {len(found)} events did not end well, see above")
@@ -113,7 +110,7 @@ def _as_json(called: Called) -> dict[str, Any]:
 
 
 def _subject(event: Event | Broken) -> str:
-    return printable("" if isinstance(event, Broken) else event.subject or "")
+    return "" if isinstance(event, Broken) else event.subject or ""
 
 
 def _load() -> Handlers:

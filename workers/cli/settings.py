@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import click
-import orjson
 from rich.console import Console
 from rich.text import Text
 
 from ingest.settings import Settings, variable
 from workers.cli import tables
-from workers.cli.terminal import as_json, cli_errors, current_settings
+from workers.cli.terminal import as_json, cli_errors, current_settings, print_json
 
 
 @click.command()
@@ -26,7 +25,7 @@ def settings(as_json: bool) -> None:
             rows = {
                 variable(name): {"value": value, "meaning": fields[name].description} for name, value in current.items()
             }
-            click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+            print_json(rows)
             return
         table = tables.ruled("variable", "value", "meaning")
         for name, value in current.items():

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 import uvloop
 from redis import Redis
 from rich.console import Console
@@ -22,7 +21,7 @@ from yarl import URL
 from ingest import trust
 from ingest.settings import redis_url, secrets
 from ingest.store import connection
-from workers.cli.terminal import as_json, cli_errors, current_settings
+from workers.cli.terminal import as_json, cli_errors, current_settings, print_json
 from workers.simulator import report, sender, verifying
 from workers.simulator.bodies import MIX, Content
 from workers.simulator.counters import Tally
@@ -207,7 +206,7 @@ def simulate(
             findings = _verify(redis, content.run, check, verify_seconds)
     if as_json:
         found = {"run": content.run, "form": form} | report.as_json(tally, findings)
-        click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+        print_json(found)
     else:
         Console().print(report.table(tally, findings))
     if wrong := report.wrong(tally, findings):

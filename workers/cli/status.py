@@ -6,9 +6,7 @@ import time
 from typing import Any
 
 import click
-import orjson
 from redis.exceptions import RedisError
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -18,8 +16,10 @@ from ingest.settings import redis_url
 from ingest.state import backlog, history, rates
 from ingest.state.spooled import SpoolFigures, spool_figures
 from ingest.store import connection
+from ingest.telemetry.printable import printable
+from workers.cli import tables
 from workers.cli.sparkline import SECONDS, Lines
-from workers.cli.terminal import as_json, cli_errors, clock, current_settings, span
+from workers.cli.terminal import as_json, cli_errors, clock, current_settings, print_json, span
 
 _WATCH_SECONDS = 1.0
 _DRAWN = f"waiting, last {span(SECONDS)}"
@@ -49,19 +49,19 @@ def status(watch: bool, as_json: bool) -> None:
                 return now, spooled
             except (RedisError, OSError):
                 if spooled is not None:  # while Redis is away this is what there is to see
-                    click.echo(orjson.dumps({"spool": spooled}) if as_json else _spool_line(spooled))
+                    _print_spool(spooled, as_json)
                 raise
 
         if not watch:
             if as_json:
-                click.echo(orjson.dumps(_json(*look()), option=orjson.OPT_INDENT_2).decode())
+                print_json(_json(*look()))
             else:
                 Console().print(_table(*look()))
             return
         try:
             if as_json:
                 while True:
-                    click.echo(orjson.dumps(_json(*look())).decode())
+                    print_json(_json(*look()), indent=False)
                     time.sleep(_WATCH_SECONDS)
             console, lines = Console(), Lines(history.read_all(redis))
 
@@ -112,8 +112,8 @@ def _table(
     below: list[RenderableType] = [table, workers]
     if now.idle_workers:
         below.append(Text(now.idle_workers, style="yellow"))
-    below += [Text(str(broken), style="red") for broken in now.broken]
-    below += [Text(str(call), style="red") for call in now.in_work if call.is_long][:_CALLS]
+    below += [Text(printable(str(broken)), style="red") for broken in now.broken]
+    below += [Text(printable(str(call)), style="red") for call in now.in_work if call.is_long][:_CALLS]
     if drawn and not wide:
         plots = _columns()
         plots.add_column(_DRAWN, no_wrap=True)
@@ -137,11 +137,18 @@ def _table(
 
 
 def _columns(*figures: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table = tables.simple()
     table.add_column("lane", no_wrap=True)
     for heading in figures:
         table.add_column(heading, justify="right", overflow="fold")  # a figure that was cut would be another figure
     return table
+
+
+def _print_spool(spooled: SpoolFigures, as_json: bool) -> None:
+    if as_json:
+        print_json({"spool": spooled}, indent=False)
+    else:
+        click.echo(_spool_line(spooled))
 
 
 def _spool_line(spooled: SpoolFigures) -> str:

@@ -7,29 +7,36 @@ from typing import Any
 
 import orjson
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
 from ingest.telemetry.printable import printable
 
 
+class PlainTable(Table):
+    """A table that shows words as they are: nothing in them is markup, and nothing steers the terminal."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Add a row. A `Text` is shown with its style."""
+        super().add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
 def ruled(*headings: str) -> Table:
     """A table with lines around each cell, for longer texts."""
-    return Table(*(Column(heading, overflow="fold") for heading in headings))
+    return PlainTable(*(Column(heading, overflow="fold") for heading in headings))
+
+
+def simple(*columns: Column) -> Table:
+    """A table with one line, below its headings."""
+    return PlainTable(*columns, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def show(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table of short values, such as a sender's API answers."""
-    table = Table(
-        *(Column(heading, overflow="fold") for heading in headings),
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    table = simple(*(Column(heading, overflow="fold") for heading in headings))
     for row in rows:
-        table.add_row(*(Text(printable(_word(value))) for value in row))
+        table.add_row(*map(_word, row))
     Console().print(table)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import orjson
 from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
@@ -21,8 +22,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from ingest.settings import Settings, SettingsError, load, redis_url, unknown_variables
 from ingest.state.backlog import span as span  # what the commands print
 from ingest.store import connection, formats
+from ingest.telemetry.printable import printable_json
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+def print_json(value: Any, indent: bool = True) -> None:
+    """Print it for a program, in one line or indented; what a sender wrote cannot steer a terminal."""
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else 0).decode()
+    click.echo(printable_json(text))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from wsgiref.simple_server import ServerHandler, WSGIRequestHandler
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -20,6 +21,9 @@ def main() -> None:
     host, port = sys.argv[1], int(sys.argv[2])
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    # Else answers name Python and its version.
+    ServerHandler.server_software = "wa-ingest"
+    WSGIRequestHandler.server_version, WSGIRequestHandler.sys_version = "wa-ingest", ""
     try:
         start_http_server(port, host, registry)
     except OSError as error:

@@ -29,7 +29,7 @@ def from_file(path: Path, named: str) -> str:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ApiError(f"{named}: cannot read {path}: {reason}") from None
     if not found:
-        raise ApiError(f"{named}: {path} is empty")
+        raise ApiError(f"{named}: {path} is empty; write the value into it")
     return found
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -11,8 +14,10 @@ from typing import Any, NamedTuple
 import pytest
 from redis import Redis
 
+from ingest.admin import doorkeeper
 from ingest.state import controls, dead_groups
 from ingest.store import keys
+from tests.conftest import wait_for as until
 
 Start = Callable[..., Any]
 TOKEN = "correct-horse-battery"
@@ -85,16 +90,46 @@ def test_without_a_token_the_page_is_read_only(redis_url: str, start_receiver: S
         assert "WA_ADMIN_TOKEN" in answer.lines[0]["error"]
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    "given", [None, "", TOKEN, f"Basic {TOKEN}", "Bearer", f"Bearer {TOKEN[:-1]}", f"Bearer {OLD}, {TOKEN}"]
+    ("name", "given"),
+    [
+        *((name, None) for name in NAMES),
+        *((name, f"Bearer {TOKEN[:-1]}") for name in NAMES),
+        *(("drop", given) for given in ("", TOKEN, f"Basic {TOKEN}", "Bearer", f"Bearer {OLD}, {TOKEN}")),
+    ],
 )
 def test_a_wrong_token_is_refused(receiver: Any, redis: Redis, name: str, given: str | None) -> None:
-    """Anything but `Bearer` and a token is 401, whatever else is sent; nothing is done, nothing is logged."""
+    """Anything but `Bearer` and a token is 401, whatever else is sent; nothing is done."""
     answer = act(receiver, name, GROUP, Authorization=given, Cookie=f"token={TOKEN}")
     assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
     assert not redis.exists(keys.CONTROLS)
     assert TOKEN not in json.dumps(answer.lines)
+
+
+def test_wrong_tokens_are_slow_and_seen(receiver: Any) -> None:
+    """Many wrong tokens at once are answered one by one, counted and logged in bounded lines without their value; some
+    are too many. A right token and scrapes do not wait meanwhile.
+    """
+    guesses = doorkeeper.WAITING + 5
+    before, logged = refused(receiver), receiver.log().count('"wrong admin token"')
+    with ThreadPoolExecutor(guesses) as pool:
+        began = time.monotonic()
+        wrong = [pool.submit(act, receiver, "check", token=f"guess-number-{n:06}") for n in range(guesses)]
+        until(lambda: refused(receiver) >= before + guesses, what="every guess")
+        assert act(receiver, "check").status == 200
+        assert receiver.admin("/healthz").status == 200
+        assert not all(one.done() for one in wrong)
+        found = Counter(one.result().status for one in wrong)
+    assert time.monotonic() - began >= doorkeeper.WAITING * doorkeeper.WRONG_TOKEN_SECONDS
+    assert found == {401: doorkeeper.WAITING, 429: 5}
+    assert 1 <= receiver.log().count('"wrong admin token"') - logged <= 3
+    assert "guess-number" not in receiver.log()
+
+
+def refused(receiver: Any, reason: str = "token") -> float:
+    """How often the admin listener refused that."""
+    text = receiver.admin("/metrics").body.decode()
+    return float(re.findall(rf'wa_admin_refused_total{{reason="{reason}"}} (\S+)', text)[0])
 
 
 @pytest.mark.parametrize("token", [TOKEN, OLD])

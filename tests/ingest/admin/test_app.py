@@ -130,7 +130,7 @@ def test_metrics_hold_nothing_personal(receiver: Any) -> None:
     assert b"Kerry" not in text
     assert b"hunter2" not in text
     known = {"messages", "statuses", "other", "401", "404", "405", "403", "+Inf"}
-    known |= {"signature", "path", "method", "handshake", "public", "admin", *counters.REASONS}
+    known |= {"token", "host", "signature", "path", "method", "handshake", "public", "admin", *counters.REASONS}
     labels = {label for _, *labels in figures(receiver) for label in labels if not is_number(label)}
     assert labels <= known
 

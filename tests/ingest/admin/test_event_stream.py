@@ -214,7 +214,7 @@ def test_a_viewer_that_reads_nothing_is_cut(
         await serving.open(None, False)
         silent, other = socket.create_connection(address), socket.create_connection(address)
         for viewer in (silent, other):
-            viewer.sendall(b"GET /events HTTP/1.1\r\nHost: here\r\n\r\n")
+            viewer.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             viewer.setblocking(False)
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(60):

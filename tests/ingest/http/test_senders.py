@@ -151,9 +151,12 @@ def test_they_combine(redis_url: str, redis: Redis, start_receiver: Start) -> No
 
 
 def test_server_header(proxied: Any) -> None:
-    """No answer names software or versions."""
+    """No answer names software or versions, nor do those that are written piece by piece."""
     for answer in (proxied.sender().ask("GET /"), proxied.admin("/healthz"), proxied.admin("/other")):
         assert answer.headers["server"] == "wa-ingest"
+    watching = proxied.sender(proxied.admin_port)
+    watching.send(b"GET /events HTTP/1.0\r\n\r\n")
+    assert watching.answer().headers["server"] == "wa-ingest"
     broken = proxied.sender()
     broken.send(b"no HTTP\r\n\r\n")
     assert broken.answer().headers["server"] == "wa-ingest"

@@ -21,7 +21,7 @@ from redis.retry import Retry
 from ingest import child
 from ingest.settings import SettingsError
 from ingest.store.local import answers, socket_path
-from workers.cli.embedded import locked
+from workers.cli.data_folder import locked
 
 ROOT = Path(__file__).parents[3]
 WaitFor = Callable[..., None]
@@ -254,7 +254,7 @@ def test_lock(folder: Path) -> None:
 def test_lock_of_a_killed_holder(folder: Path) -> None:
     """The lock names its token in another process, and is no obstacle once that was killed."""
     code = (
-        "import signal, sys; from pathlib import Path; from workers.cli.embedded import locked\n"
+        "import signal, sys; from pathlib import Path; from workers.cli.data_folder import locked\n"
         "with locked(Path(sys.argv[1])):\n  print('held', flush=True); signal.pause()"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT, stdout=subprocess.PIPE) as token:

