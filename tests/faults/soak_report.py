@@ -15,7 +15,7 @@ LOOK_SECONDS = 2.0
 """From one look at the processes to the next."""
 
 NAMED_AS: Mapping[str, tuple[str, float, float]] = {
-    "blocks": ("async handler blocks the event loop: all others stand still", 1.0, 5.0),
+    "blocks": ("async handler blocks the event loop: all others stand still", 0.9, 5.0),
     "hangs_in_a_thread": ("handler hangs, its thread is replaced", 4.9, 12.0),
     "hangs_on_the_loop": ("handler hangs, this process is replaced", 4.9, 12.0),
 }
@@ -90,18 +90,15 @@ def log_lines(path: Path) -> list[dict[str, Any]]:
 def named(
     hangs: Iterable[Hang], lines: Iterable[Mapping[str, Any]], last_seen: Mapping[int, float]
 ) -> dict[str, Named]:
-    """Match each hang with a line of the log. `last_seen`: when each process was last seen alive.
-
-    Lines do not tell the process, so the times have to.
-    """
-    said: dict[tuple[str, str], list[float]] = defaultdict(list)
+    """Match each hang with a line of the log. `last_seen`: when each process was last seen alive."""
+    said: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for line in lines:
         handler = str(line.get("handler", "")).rpartition(".")[2]
-        said[handler, line["event"]].append(datetime.fromisoformat(line["timestamp"]).timestamp())
+        said[handler, line["event"], line.get("pid", 0)].append(datetime.fromisoformat(line["timestamp"]).timestamp())
     found = {handler: Named() for handler in NAMED_AS}
     for hang in sorted(hangs):
         event, at_least, at_most = NAMED_AS[hang.handler]
-        of_handler, times = found[hang.handler], said[hang.handler, event]
+        of_handler, times = found[hang.handler], said[hang.handler, event, hang.pid]
         of_handler.begun += 1
         seen = last_seen.get(hang.pid, 0.0)
         first, last = hang.at + at_least, min(hang.at + _LATEST, seen + LOOK_SECONDS + 1)

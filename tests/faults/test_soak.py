@@ -12,19 +12,22 @@ import pytest
 from tests.faults.soak_report import NAMED_AS, Hang, Sample, Seen, complaints, log_lines, memory, named
 
 
-def _line(handler: str, at: float, event: str = "") -> dict[str, Any]:
+def _line(handler: str, at: float, event: str = "", pid: int = 1) -> dict[str, Any]:
     timestamp = datetime.fromtimestamp(at, UTC).isoformat()
-    return {"event": event or NAMED_AS[handler][0], "handler": f"bot.{handler}", "timestamp": timestamp}
+    return {"event": event or NAMED_AS[handler][0], "handler": f"bot.{handler}", "timestamp": timestamp, "pid": pid}
 
 
 def test_each_hang_needs_a_line_of_its_own() -> None:
-    """Two hangs of a handler are not named by one line, nor by another handler's, an earlier or a much later one."""
+    """Two hangs of a handler are not named by one line, nor by another handler's, another process', an earlier or a
+    much later one.
+    """
     hangs = [Hang(100.0, 1, "hangs_in_a_thread"), Hang(103.0, 1, "hangs_in_a_thread")]
     others = [
         _line("hangs_in_a_thread", 99.0),
         _line("hangs_in_a_thread", 200.0),
         _line("hangs_in_a_thread", 108.0, event="events failed"),
         _line("blocks", 105.0),
+        _line("hangs_in_a_thread", 105.0, pid=2),
     ]
     alive = {1: 150.0}
     assert named(hangs, others, alive)["hangs_in_a_thread"].unnamed == hangs

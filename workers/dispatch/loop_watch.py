@@ -49,6 +49,8 @@ class LoopWatch:
         self._over = threading.Event()
         self._watched: threading.Thread | None = None  # in which the loop runs
         self._raises: BaseException | None = None  # in the task that is running
+        self._task: asyncio.Task[object] | None = None  # that blocks the loop
+        self._since = 0.0
         self._asked: float | None = None  # when the loop was asked to turn, until it does
         self._stood_still = 0.0
         self._gives_up = False
@@ -88,10 +90,10 @@ class LoopWatch:
                 self._loop.call_soon_threadsafe(self._turns, turned)
             except RuntimeError:  # it is closed
                 return
-            told = ""
+            self._since, told = asked, ""
             while not turned.wait(_LOOK_EVERY) and not self._over.is_set():
-                told = self._look(time.monotonic() - asked, told)
-            self._raises = None
+                told = self._look(told)
+            self._raises = self._task = None
             self._over.wait(_LOOK_EVERY)
 
     def stood_still(self) -> float:
@@ -107,9 +109,14 @@ class LoopWatch:
         self._asked = None
         turned.set()
 
-    def _look(self, blocked: float, told: str) -> str:
-        """The loop has been blocked for so many seconds; `told`: who was named. Returns who is named now."""
-        task = asyncio.current_task(self._loop)
+    def _look(self, told: str) -> str:
+        """The loop is blocked. `told`: who was named. Returns who is named now."""
+        now, task = time.monotonic(), asyncio.current_task(self._loop)
+        if task is not self._task:
+            if self._task is not None:  # one after another blocks it: each has its own time
+                self._since, told = now, ""
+            self._raises, self._task = None, task
+        blocked = now - self._since
         name = None if task is None else self._name_of(task)
         if task is None or name is None or blocked < BLOCKED_SECONDS or self._watched is None:
             return told
@@ -143,5 +150,5 @@ class LoopWatch:
             task = asyncio.current_task()
         except RuntimeError:  # the loop does not run
             return
-        if self._raises is not None and task is not None and self._name_of(task) is not None:
+        if self._raises is not None and task is self._task:
             raise self._raises

@@ -38,6 +38,7 @@ _KEYS = [keys.TAKEN, keys.CLAIMS, keys.GENERATIONS]
 _CHUNK = 125  # events a call
 _PORTION = 1000  # sets that one call forgets
 _PORTIONS = 100  # portions that one round forgets at most
+_LONGEST = 64
 _DIGEST, _BUCKETS = Struct(">qI"), 8**10 - 1
 
 
@@ -90,7 +91,7 @@ def of(event: Event, waits: int = 0) -> Claim:
     if isinstance(event, Status):
         return _of_status(event, waits)
     if isinstance(event, Change):
-        return Claim(_place(event, waits, event.account, event.time and event.time.timestamp()))
+        return Claim(_place(event, waits, _short(event.account), event.time and event.time.timestamp()))
     bucket, _ = _digest(_identity(event, waits))
     slot = event.received_ms // ERROR_MS
     (_, now), (_, before) = (_digest(_identity(event, waits, n)) for n in (slot, slot - 1))
@@ -100,11 +101,14 @@ def of(event: Event, waits: int = 0) -> Claim:
 def _of_status(event: Status, waits: int) -> Claim:
     _, member = _digest(_identity(event, waits, event.contact))
     # The message's bucket, so that a status and the markers of its message are in one set.
-    bucket, message = _digest((event.business, event.id, event.participant or event.recipient))
+    bucket, message = _digest((_short(event.business), event.id, event.participant or event.recipient))
     place = f"{bucket} {member}"
     if event.id is None:
         return Claim(place)
-    field = "m" + blake2b(f"{event.business}\0{event.id}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    field = (
+        "m"
+        + blake2b(f"{_short(event.business)}\0{event.id}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    )
     rank = STAGES.get(event.status or "")
     if rank is None:
         return Claim(place, None, field)
@@ -119,7 +123,12 @@ def _place(event: Event, waits: int, *more: Any) -> str:
 
 
 def _identity(event: Event, waits: int, *more: Any) -> tuple[Any, ...]:
-    return (event.kind, event.attempt | waits << 8, event.business, event.raw, *more)
+    return (event.kind, event.attempt | waits << 8, _short(event.business), event.raw, *more)
+
+
+def _short(name: str | None) -> str | None:
+    """The id of a business or an account, as much of it as an id has: thousands of events may share an endless one."""
+    return name and name[:_LONGEST]
 
 
 def _digest(identity: tuple[Any, ...]) -> tuple[str, int]:

@@ -117,6 +117,10 @@ class Part(Change):
         around = "" if self._envelope.change is None else "entry[].changes[].value."
         return f"{around}{self._key}{'[]' if isinstance(self._content, list) else ''}"
 
+    @property
+    def _element(self) -> tuple[str, Any] | None:
+        return (self._key, self._content[0]) if isinstance(self._content, list) else None
+
     def body(self) -> bytes:
         return self._envelope.around(self._key, self._content)
 

@@ -31,9 +31,12 @@ ELEMENTS = frozenset(
 )
 """The keys of a value that are known to hold elements."""
 
+# Bytes of the objects around an event, each, with which it is kept when it is written alone: thousands of events may
+# share what is around them, and each is written with it. Together they add about as much as the notification has.
 _AROUND = 4096
-"""Bytes of the objects around an event, each, with which it is kept when it is written alone: thousands of events may
-share what is around them, and each is written with it."""
+_LEAST_AROUND = 128
+_LARGE, _OBJECTS = 16_384, 8  # a larger notification may have an event for so many objects
+_FIRST = ("metadata", "id", "field", "time")  # what is kept before all else
 
 
 class Notification:
@@ -53,6 +56,8 @@ class Notification:
         self.text = text
         self.shares = shares
         self._digest = body_digest
+        self.count = max(1, text.count(b"{") // _OBJECTS) if len(text) > _LARGE else 1
+        """How many events it has, or may have."""
 
     @property
     def body_digest(self) -> bytes:
@@ -61,11 +66,21 @@ class Notification:
             self._digest = digest(self.text)
         return self._digest
 
+    def small(self, table: JsonObject) -> JsonObject:
+        """The keys of an object around events that fit into what is kept of it."""
+        room = min(_AROUND, max(_LEAST_AROUND, len(self.text) // (2 * self.count)))
+        kept = {}
+        for key in sorted(table, key=lambda key: key not in _FIRST):
+            if (size := len(key) + len(write_json(table[key]))) <= room:
+                room -= size
+                kept[key] = table[key]
+        return kept
+
     def kept(self, table: Any, inside: str) -> JsonObject:
         """What is kept of body, entry or change around events, without what is `inside`. Made once for all of them."""
         self._kept = {} if self._kept is None else self._kept
         if id(table) not in self._kept:
-            self._kept[id(table)] = _small(_without(table, inside))
+            self._kept[id(table)] = self.small(_without(table, inside))
         return self._kept[id(table)]
 
 
@@ -160,7 +175,7 @@ class Envelope:
         """The same with several contacts. What is kept of the objects around it is made once for all events."""
         if self._kept is None:
             value, outer = self.beside
-            self._kept = _small(value), _small(outer)
+            self._kept = self.notification.small(value), self.notification.small(outer)
         value = self._with(self._kept, array, content, contacts)
         if self.change is None:
             return write_json(value)
@@ -202,16 +217,6 @@ class Envelope:
 
 def _without(table: Any, inside: str) -> JsonObject:
     return {key: item for key, item in table.items() if key != inside} if isinstance(table, dict) else {}
-
-
-def _small(table: JsonObject) -> JsonObject:
-    """The keys of an object that fit into the bytes that are kept, in order."""
-    room, kept = _AROUND, {}
-    for key, value in table.items():
-        if (size := len(key) + len(write_json(value))) <= room:
-            room -= size
-            kept[key] = value
-    return kept
 
 
 def write_json(tree: Any) -> bytes:

@@ -110,6 +110,11 @@ class Event:
         """Events with the same key are handled one after another; None: in any order. Personal data."""
         return None
 
+    @property
+    def _element(self) -> tuple[str, Any] | None:
+        """Its element and the array of the value that it stands in. None when it cannot stand beside others there."""
+        return (self._array, self.raw) if type(self).body is Event.body else None
+
     def body(self) -> bytes:
         """A notification in the sender's own form that holds this event alone, with its contact.
 

@@ -36,10 +36,12 @@ _KINDS: dict[str, type[Event]] = {
 
 _ORDER = {key: n for n, key in enumerate(_KINDS)}
 
-# Every broken part is kept with the objects around it. This bounds their number and their sum: a body made of thousands
-# of broken parts would grow to gigabytes and to thousands of dead letters. What is beyond is kept as the whole body.
-_ROOM = 1024 * 1024
-_ROOM_PER_BYTE = 4
+# Every broken part is kept with the objects around it. This bounds their number and their sum, with what Redis needs for
+# each: a body made of thousands of broken parts would grow to gigabytes and to thousands of dead letters. What is beyond
+# is kept as the whole body.
+_ROOM = 4096
+_ROOM_PER_BYTE = 2
+_PART_BYTES = 200
 _PARTS = 100
 
 
@@ -108,6 +110,7 @@ class _Parsing:
                 break
         else:
             return [self._whole("unknown_form", "neither a Cloud nor an On-Premises notification")]
+        self.notification.count = max(self.notification.count, len(self.found))
         if self.crowded:
             self.found.append(self._whole("malformed", "too many broken parts to keep each apart"))
         return self.found
@@ -258,7 +261,7 @@ class _Parsing:
             return
         self.parts -= 1
         body = write(*part)
-        self.used += len(body)
+        self.used += len(body) + _PART_BYTES
         notification = self.notification
         self.found.append(Broken("malformed", kind, body, detail, notification.received_ms, notification.attempt))
 

@@ -34,14 +34,14 @@ def body_of(events: Sequence[Event]) -> bytes:
     place = _place(first)
     if len(events) == 1 or place is None:
         return first.body()
+    elements = [event._element for event in events]
     contacts = [found for event in events if (found := event._contact()) is not None]
     if all(contact is contacts[0] for contact in contacts):
         contacts = contacts[:1]
-    return first._envelope.around_all(first._array, [event.raw for event in events], contacts)
+    return first._envelope.around_all(place[1], [raw for _, raw in filter(None, elements)], contacts)
 
 
 def _place(event: Event) -> tuple[int, str, bool] | None:
     """Events of the same place may be written together; one without a place is written alone."""
-    if type(event).body is not Event.body:
-        return None
-    return id(event._envelope), event._array, event._contact() is not None
+    element = event._element
+    return None if element is None else (id(event._envelope), element[0], event._contact() is not None)

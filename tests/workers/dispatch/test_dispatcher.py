@@ -264,6 +264,27 @@ def test_a_blocking_async_handler(message: Callable[..., bytes], capsys: pytest.
     assert "HandlerTimeout" in dict(run.ends)["a"].detail
 
 
+def test_one_blocks_after_another(message: Callable[..., bytes], capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the loop does not turn in between, each handler that blocks it is named, and has its own time."""
+    handlers = Handlers()
+
+    @handlers.message("text")
+    async def blocks(_: object) -> None:
+        time.sleep(60)  # noqa: ASYNC251
+
+    @handlers.message("image")
+    async def blocks_for_less(_: object) -> None:
+        time.sleep(1.8)  # noqa: ASYNC251
+
+    run = Run(handlers, timeout=4)
+    # Both begin in the same turn of the loop.
+    assert sorted(run(message("a", sender="1"), message("b", sender="2", type="image"))) == ["failed", "handled"]
+    assert dict(run.ends)["b"].name == "handled"
+    out = capsys.readouterr().err
+    assert ".blocks " in out
+    assert ".blocks_for_less " in out
+
+
 @pytest.mark.parametrize("uvloop", [True, False])
 def test_a_blocked_loop_is_no_fault_of_others(message: Callable[..., bytes], uvloop: bool) -> None:
     """Time in which another handler blocks the loop counts for nobody's limit: only the one that blocks has failed."""

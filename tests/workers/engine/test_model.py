@@ -170,6 +170,7 @@ class Batch:
     busy: list[tuple[int, Event, claims.Claim]] = field(default_factory=list)
     left: list[int] = field(default_factory=list)  # events of each record that are not done
     done: list[tuple[Try, str]] = field(default_factory=list)  # not settled yet
+    ended: list[tuple[int, str]] = field(default_factory=list)  # all that are done, with their records
     gone: int = 0
 
     def __post_init__(self) -> None:
@@ -486,6 +487,7 @@ class Machine(RuleBasedStateMachine):
         batch.opened.finish(index, event, Outcome("duplicate"))
         batch.left[index] -= 1
         batch.done.append((one, "duplicate"))
+        batch.ended.append((index, one.name))
 
     def claim(self, batch: Batch, asked: list[tuple[int, Event, claims.Claim]]) -> None:
         assert batch.opened is not None
@@ -564,6 +566,7 @@ class Machine(RuleBasedStateMachine):
         opened.finish(item.index, item.event, Outcome(outcome, delay=DELAYS.get(outcome)))
         item.batch.left[item.index] -= 1
         item.batch.done.append((item.one, outcome))
+        item.batch.ended.append((item.index, item.one.name))
 
     @rule(n=st.integers(0, 2), room=st.sampled_from([1, 2, 500]), outcomes=OUTCOMES, settles=st.booleans())
     def work(self, n: int, room: int, outcomes: list[str], settles: bool) -> None:
@@ -725,10 +728,7 @@ class Machine(RuleBasedStateMachine):
     def go_back_in_part(self, batch: Batch, index: int) -> None:
         """What is done of a record, before or in the last one of which a part is done, does not go back."""
         record, lane = batch.records[index], lane_of(batch.queue)
-        left = Counter(batch.try_of(n, event).name for n, event in batch.todo if n == index)
-        left.update(batch.try_of(n, event).name for n, event, _ in batch.busy if n == index)
-        done = Counter(record.names) - left
-        self.owed.subtract(record._replace(names=(name,)) for name in done.elements())
+        self.owed.subtract(record._replace(names=(name,)) for n, name in batch.ended if n == index)
         if not record.names:
             self.owed.subtract([record])
             self.counts["dead.notification"] += 1

@@ -361,12 +361,20 @@ def test_what_is_malformed_is_malformed_again() -> None:
 
 def test_a_thousand_broken_elements() -> None:
     """A hundred broken elements of one notification are kept one by one, all beyond as the whole body, once."""
-    body = b'{"statuses":[' + b"0," * 999 + b'{"id":"s"}]}'
+    body = b'{"statuses":[' + b'"%b",' % (b"x" * 100) * 999 + b'{"id":"s"}]}'
     *broken, status, whole = parse(body, 0)
     assert [(item.reason, item.kind) for item in broken if isinstance(item, Broken)] == [("malformed", "status")] * 100
     assert status.kind == "status"
     assert isinstance(whole, Broken)
     assert (whole.reason, whole.kind, whole.body) == ("malformed", "notification", body)
+
+
+def test_broken_elements_add_little() -> None:
+    """What is kept of them one by one is no more than a few times their notification, however small they are."""
+    body = b'{"messages":[' + b"1," * 900 + b"1]}"
+    items = parse(body, 0)
+    assert 10 < len(items) < 60
+    assert sum(len(item.body) + 120 for item in items if isinstance(item, Broken)) < 4 * len(body)
 
 
 def test_a_broken_element_takes_little_memory() -> None:
