@@ -24,6 +24,7 @@ import orjson
 
 from ingest import identity
 from ingest.reading import Unreadable, read
+from ingest.splitting import SPLIT_BYTES, split
 from ingest.store.links import BUSINESS_LENGTH, Links, digest_of
 from ingest.store.queues import MESSAGES, OTHER, STATUSES, partition_number
 from ingest.store.records import Record
@@ -57,13 +58,14 @@ class Route(NamedTuple):
     """One queue that a notification goes to.
 
     `shares` is empty when this queue takes the whole notification. Otherwise it says of each contact in it which
-    partition handles that contact's messages: each of these partitions gets a copy. `unknown` are digests of user ids
-    in the notification of which no number is known here.
+    partition handles that contact's messages: each of these partitions gets a copy, or of a large one a `part`.
+    `unknown` are digests of user ids in the notification of which no number is known here.
     """
 
     queue: str
     shares: bytes = b""
     unknown: tuple[bytes, ...] = ()
+    part: bytes = b""
 
 
 class Share(NamedTuple):
@@ -145,7 +147,7 @@ def route(
         if not all(placing.place(tree, room // len(trees)) for tree in trees):
             return _OTHER
         if placing.placed:
-            return placing.routes()
+            return placing.routes(trees, len(body))
     return _STATUSES if b'"statuses"' in body else _OTHER
 
 
@@ -278,14 +280,35 @@ class _Placing:
         self._linked = True
         return known
 
-    def routes(self) -> tuple[Route, ...]:
-        found = {partition for partition, _ in self.placed.values()}
+    def routes(self, trees: Sequence[Any], size: int) -> tuple[Route, ...]:
+        """Those of these notifications, of `size` bytes together."""
+        found = sorted({partition for partition, _ in self.placed.values()})
         if len(found) == 1 and not (self._linked or self._unknown):
             return _alone(*found)
-        shares, unknown = b"", tuple(self._unknown)
-        if len(found) > 1 or self._linked:
-            shares = b"".join(_SHARE.pack(_checksum(*who), *share) for who, share in self.placed.items())
-        return tuple(Route(f"{MESSAGES}.{n}", shares, unknown) for n in sorted(found))
+        unknown = tuple(self._unknown)
+        shares = {n: bytearray() for n in found}
+        for who, share in self.placed.items() if len(found) > 1 or self._linked else ():
+            shares[share[0]] += _SHARE.pack(_checksum(*who), *share)
+        every = b"".join(shares.values())
+        parts = (split(trees, self._owners(trees)) if (len(found) - 1) * size > SPLIT_BYTES else None) or {}
+        return tuple(
+            Route(f"{MESSAGES}.{n}", bytes(shares[n]), unknown, parts[n])
+            if n in parts and n != found[0]
+            else Route(f"{MESSAGES}.{n}", every, unknown)
+            for n in found
+        )
+
+    def _owners(self, trees: Sequence[Any]) -> dict[int, int]:
+        """The partition of each contact's element, by its id()."""
+        owners = {}
+        for tree in trees:
+            for value, elements, names in _urgent(tree):
+                business = identity.business_of(value)
+                display = "" if names is identity.of_message else identity.display_of(value)
+                for element in elements:
+                    number, user, parent = names(element, display)
+                    owners[id(element)] = self.placed[business, number or user or parent][0]
+        return owners
 
 
 class _People:

@@ -58,7 +58,7 @@ class GroupCommit:
         All of a flush share the future, so cancelling one cancels all. aiohttp cancels a handler only when shutdown
         takes too long (handler_cancellation is off), and then nobody is left to be answered.
         """
-        flush = self._next_flush(len(routes) * len(body))
+        flush = self._next_flush(sum(len(route.part or body) for route in routes))
         flush.notifications.append((received_ms, body))
         flush.bytes += pack_into(flush.records, routes, body, received_ms)
         flush.count += len(routes)

@@ -67,7 +67,7 @@ def pack(
 
 def pack_into(
     by_queue: dict[str, list[bytes]],
-    routes: Iterable[tuple[str, bytes, Iterable[bytes]]],
+    routes: Iterable[tuple[str, bytes, Iterable[bytes], bytes]],
     body: bytes,
     received_ms: int,
     attempt: int = 1,
@@ -75,9 +75,13 @@ def pack_into(
     body_digest: bytes = b"",
 ) -> int:
     """Add a notification's records, one for each of its routes, to those of each queue. Returns their bytes."""
-    size = 0
-    for queue, shares, _ in routes:
-        record = pack(body, received_ms, attempt, force, body_digest, shares)
+    size, whole_digest = 0, body_digest
+    for queue, shares, _, part in routes:
+        if part:
+            body_digest = body_digest or digest(body)
+            record = pack(part, received_ms, attempt, force, body_digest, shares)
+        else:
+            record = pack(body, received_ms, attempt, force, whole_digest, shares)
         by_queue.setdefault(queue, []).append(record)
         size += len(record)
     return size

@@ -36,9 +36,9 @@ _KINDS: dict[str, type[Event]] = {
 
 _ORDER = {key: n for n, key in enumerate(_KINDS)}
 
-# Every broken part is kept with the objects around it. This bounds their number and their sum, with what Redis needs for
-# each: a body made of thousands of broken parts would grow to gigabytes and to thousands of dead letters. What is beyond
-# is kept as the whole body.
+# Every broken part is kept with the objects around it. This bounds their number and their sum, with what Redis needs
+# for each: a body made of thousands of broken parts would grow to gigabytes and to thousands of dead letters. What is
+# beyond is kept as the whole body.
 _ROOM = 4096
 _ROOM_PER_BYTE = 2
 _PART_BYTES = 200

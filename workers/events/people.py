@@ -21,7 +21,7 @@ class People:
         self._lone: JsonObject | None = objects[0] if len(objects) == 1 else None
         self._lone_names = NOBODY if self._lone is None else identity.of_contact(self._lone)
         self._by_name: dict[tuple[int, str], JsonObject] | None = None
-        self._places: dict[int, int] | None = None
+        self._places: dict[str, dict[int, int]] = {}  # by array
 
     def called(self, *names: Names) -> JsonObject | None:
         """The contact with one of these numbers, else with one of these user ids, else with one of these parent ids.
@@ -52,9 +52,9 @@ class People:
         elements = self._value.get(array)
         if not isinstance(elements, list) or len(elements) != len(self._contacts):
             return None
-        if self._places is None:
-            self._places = {id(element): n for n, element in enumerate(elements)}
-        place = self._places.get(id(raw))
+        if array not in self._places:
+            self._places[array] = {id(element): n for n, element in enumerate(elements)}
+        place = self._places[array].get(id(raw))
         contact = None if place is None else self._contacts[place]
         if not isinstance(contact, dict) or _contradict(names, identity.of_contact(contact)):
             return None
