@@ -130,15 +130,21 @@ class _Contacts:
         """As workers find them: a lone one, the one that is called so, or else the one at the same place of as many."""
         if len(self._all) <= 1:
             return self._all
-        called = [self._called(element) for _, element in numbered]
         if len(self._all) == len(self._value[array]):
-            pairs = zip(numbered, called, strict=True)
-            return [self._all[number] if named is None else named for (number, _), named in pairs]
+            return [self._at(number, element) for number, element in numbered]
+        called = [self._called(element) for _, element in numbered]
         contacts = list({id(contact): contact for contact in called if contact is not None}.values())
         # Neither a lone contact nor as many as elements, which would be taken for those that have none.
         while contacts and (len(contacts) == 1 or len(contacts) == len(numbered)):
             contacts.append({})
         return contacts
+
+    def _at(self, number: int, element: dict[str, Any]) -> Any:
+        here = self._all[number]
+        if isinstance(here, dict) and element.get("from") == here.get("wa_id") is not None:  # nearly always
+            return here
+        named = self._called(element)
+        return here if named is None else named
 
     def _called(self, element: dict[str, Any]) -> Any:
         if self._by_name is None:
