@@ -34,8 +34,11 @@ def of_message(element: Element, display: str = "") -> Names:
         return of_echo(element, display)
     number, user = element.get("from"), element.get("from_user_id") or element.get("from_bsuid")
     parent = element.get("from_parent_user_id")
-    if type(number) is str and number.isdigit() and parent is None and (
-        user is None or (type(user) is str and _PARENT not in user)
+    if (
+        type(number) is str
+        and number.isdigit()
+        and parent is None
+        and (user is None or (type(user) is str and _PARENT not in user))
     ):
         return number, user, None  # as `_sorted` does, for nearly every message
     return _sorted(number, user, parent)
@@ -65,14 +68,10 @@ def of_echo(element: Element, display: str = "") -> Names:
 
 def of_call(element: Element, display: str = "") -> Names:
     """The contact of an element of `calls`: who calls, or who is called."""
-    return _side(element, "to" if goes_out(element, display) else "from")
-
-
-def goes_out(call: Element, display: str = "") -> bool:
-    """True when the business calls."""
-    if is_display(call.get("from"), display):
-        return True
-    return call.get("direction") == "BUSINESS_INITIATED" and not is_display(call.get("to"), display)
+    if is_display(element.get("from"), display):
+        return _side(element, "to")
+    goes_out = element.get("direction") == "BUSINESS_INITIATED" and not is_display(element.get("to"), display)
+    return _side(element, "to" if goes_out else "from")
 
 
 def of_history(element: Element, display: str = "", thread: Element | None = None) -> Names:

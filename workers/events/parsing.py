@@ -139,9 +139,7 @@ class _Parsing:
                 elif content is not None:
                     kind = _KINDS[key].kind
                     self._broken(kind, f"{key} is {_name(content)}", envelope.around, key, content)
-            elif not content:
-                continue
-            elif self._deeper(envelope, key, content):
+            elif not content or self._deeper(envelope, key, content):
                 continue
             elif envelope.holds(key, content) and (envelope.change or len(self.found) > before):
                 self._parts(envelope, key, content)
