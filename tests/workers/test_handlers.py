@@ -100,7 +100,7 @@ OLD = {"history": [{"threads": [{"id": "1555", "messages": [{"from": "1555", "ty
     ],
 )
 def test_who_gets_what(body: bytes, wanted: set[str]) -> None:
-    """Handlers of messages get what contacts write now, unless they ask; what comes in other fields is a change, too."""
+    """Handlers of messages get what contacts write now, unless they ask; what comes in another field is a change."""
     handlers = Handlers()
     registered: dict[str, Any] = {
         "in": handlers.message("text"),
