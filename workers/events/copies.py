@@ -36,18 +36,21 @@ _LEVELS = 4  # at which media stand: in an edit, `edit.message.image`
 
 
 def lasting(event: Event) -> tuple[Any, ...]:
-    """What an event has in common with its copies: its kind, business number, contact and content."""
+    """What an event has in common with its copies: its kind, business number, contact and content; that there is a
+    profile of the contact, or an address of a picture, but not what it says."""
     raw = event.raw
     if isinstance(event, ChatEvent):
         content = _content({key: value for key, value in raw.items() if key not in _WHO}, _LEVELS)
-        return event.kind, event.business, event.order_key, content
-    if isinstance(event, Status) and any(key in raw for key in _RECIPIENT) and "recipient_id" in raw:
-        raw = {key: value for key, value in raw.items() if key not in _RECIPIENT}
+        return event.kind, event.business, event.order_key, event.contact is not None, content
+    if isinstance(event, Status):
+        if "recipient_id" in raw and any(key in raw for key in _RECIPIENT):
+            raw = {key: value for key, value in raw.items() if key not in _RECIPIENT}
+        return event.kind, event.business, event.contact is not None, raw
     return event.kind, event.business, raw
 
 
 def _content(table: JsonObject, levels: int) -> JsonObject:
-    """Without the addresses of media."""
+    """Without what the addresses of media are."""
     if levels == 0 or not any(isinstance(value, dict) for value in table.values()):
         return _unsigned(table)
     return {
@@ -58,5 +61,5 @@ def _content(table: JsonObject, levels: int) -> JsonObject:
 
 def _unsigned(table: JsonObject) -> JsonObject:
     if "mime_type" in table or "sha256" in table:
-        return {key: value for key, value in table.items() if key not in _SIGNED}
+        return {key: "" if key in _SIGNED else value for key, value in table.items()}
     return table

@@ -189,6 +189,8 @@ class Envelope:
     ) -> JsonObject:
         value, outer = beside
         found = {**value, array: content}
+        if self.change is None and array not in ELEMENTS:
+            found["messages"] = []  # so that the body is known to be a notification
         if contact is not None:
             found["contacts"] = [contact]
         if array == "calls" and self.call_errors:
