@@ -68,14 +68,10 @@ def of_echo(element: Element, display: str = "") -> Names:
 
 def of_call(element: Element, display: str = "") -> Names:
     """The contact of an element of `calls`: who calls, or who is called."""
-    return _side(element, "to" if goes_out(element, display) else "from")
-
-
-def goes_out(call: Element, display: str = "") -> bool:
-    """True when the business calls."""
-    if is_display(call.get("from"), display):
-        return True
-    return call.get("direction") == "BUSINESS_INITIATED" and not is_display(call.get("to"), display)
+    if is_display(element.get("from"), display):
+        return _side(element, "to")
+    goes_out = element.get("direction") == "BUSINESS_INITIATED" and not is_display(element.get("to"), display)
+    return _side(element, "to" if goes_out else "from")
 
 
 def of_history(element: Element, display: str = "", thread: Element | None = None) -> Names:

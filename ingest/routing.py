@@ -23,6 +23,7 @@ from zlib import crc32
 import orjson
 
 from ingest import identity
+from ingest.identity import business_of, display_of, of_message
 from ingest.reading import Unreadable, read
 from ingest.splitting import SPLIT_BYTES, split
 from ingest.store.links import BUSINESS_LENGTH, Links, digest_of
@@ -83,7 +84,7 @@ def contact_of(element: dict[str, Any]) -> str | None:
     """The contact as a message names it: the number without a plus, else the business-scoped user id, else the id for
     the parent account.
     """
-    number, user, parent = identity.of_message(element)
+    number, user, parent = of_message(element)
     return number or user or parent
 
 
@@ -223,9 +224,8 @@ class _Placing:
     def place(self, body: Any, room: int) -> bool:
         """False when there are too many for this `room`."""
         for value, elements, names in _urgent(body):
-            business, people, display = identity.business_of(value), None, ""
-            if names is not identity.of_message:
-                display = identity.display_of(value)
+            business, people = business_of(value), None
+            display = "" if names is of_message else display_of(value)
             room -= self._cost(value, elements, business)
             if room < 0:
                 return False
@@ -282,6 +282,9 @@ class _Placing:
 
     def routes(self, trees: Sequence[Any], size: int) -> tuple[Route, ...]:
         """Those of these notifications, of `size` bytes together."""
+        if len(self.placed) == 1 and not (self._linked or self._unknown):  # nearly always
+            ((partition, _),) = self.placed.values()
+            return _alone(partition)
         found = sorted({partition for partition, _ in self.placed.values()})
         if len(found) == 1 and not (self._linked or self._unknown):
             return _alone(*found)
@@ -383,13 +386,16 @@ def _urgent_in_format_1(body: Any) -> Iterator[dict[str, Any]]:
     if isinstance(body, dict) and "entry" not in body:
         yield from _objects(body.get("messages"))
     elif isinstance(body, dict):
-        for value, field in _values(body):
-            yield from _objects(value.get(field)) if field in ("messages", "calls") else ()
+        for entry in _objects(body["entry"]):
+            for change in _objects(entry.get("changes")):
+                value, field = change.get("value"), change.get("field")
+                if isinstance(value, dict) and field in ("messages", "calls"):
+                    yield from _objects(value.get(field))
 
 
 _Reader = Callable[[dict[str, Any], str], identity.Names]
 _URGENT: dict[str, _Reader] = {
-    "messages": identity.of_message,
+    "messages": of_message,
     "message_echoes": identity.of_echo,
     "calls": identity.of_call,
     "user_preferences": identity.of_contact,
@@ -403,20 +409,28 @@ def _urgent(body: Any) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], _
     """
     if not isinstance(body, dict):
         return
-    for value, field in _values(body) if "entry" in body else [(body, None)]:
-        if field == "history":
-            continue
-        for array in value:
-            if array in _URGENT:
-                yield value, _objects(value[array]), _URGENT[array]
-        if field != "messages" or "standby" in value:  # hardly ever
-            yield from _urgent_otherwise(value, field)
+    if "entry" not in body:
+        yield from _urgent_otherwise(body, None)
+        return
+    for entry in _objects(body["entry"]):
+        for change in _objects(entry.get("changes")):
+            value, field = change.get("value"), change.get("field")
+            if not isinstance(value, dict) or field == "history":
+                continue
+            if field != "messages" or "standby" in value:  # hardly ever
+                yield from _urgent_otherwise(value, field)
+                continue
+            for array in value:
+                if array in _URGENT:
+                    yield value, _objects(value[array]), _URGENT[array]
 
 
 def _urgent_otherwise(
     value: dict[str, Any], field: Any
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], _Reader]]:
-    """What is urgent and is no array of its own."""
+    """The same, and what is no array: a handover, a call's status, what Turn.io posts alone, what is in standby."""
+    for array in [key for key in _URGENT if key in value]:
+        yield value, _objects(value[array]), _URGENT[array]
     if field == "messaging_handovers":
         yield value, [value], identity.of_handover
     if field == "calls":
@@ -424,18 +438,8 @@ def _urgent_otherwise(
     if field is None and "messages" not in value and identity.is_outbound(value):  # Turn.io posts it like this
         yield value, [value], identity.of_echo
     if isinstance(standby := value.get("standby"), dict):
-        for array in _URGENT.keys() & standby:
+        for array in [key for key in _URGENT if key in standby]:
             yield {**value, **standby}, _objects(standby[array]), _URGENT[array]
-
-
-def _values(body: dict[str, Any]) -> list[tuple[dict[str, Any], Any]]:
-    """The value of each change in the Cloud form, and its field."""
-    return [
-        (value, change.get("field"))
-        for entry in _objects(body["entry"])
-        for change in _objects(entry.get("changes"))
-        if isinstance(value := change.get("value"), dict)
-    ]
 
 
 def _objects(array: Any) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ingest.settings import Settings, variable
+from tests.docs import paths
 from workers import events as kinds
 from workers.events import Event
 from workers.events.chat import ChatEvent
@@ -119,7 +120,29 @@ def events() -> str:
         title, about = TITLES.get(cls, (cls.__name__, _text(cls.__doc__)))
         rows = [f"| `{name}` | {meaning} |\n" for name, meaning in _members(cls)]
         parts += [f"\n## {title}\n\n{about}\n\n", "| | |\n|---|---|\n", *rows]
+    parts += [PATHS, *(_paths() if paths.SHARED.is_dir() else _paths_as_they_are())]
     return "".join(parts)
+
+
+PATHS = """
+## What stands where
+
+Each place in the notifications that are known, and the attribute that gives what stands there. `Change.value` gives the
+value of a change whole. Everything else can be read in `raw`, as sent, and in `envelope`, which has what surrounds the
+element.
+
+"""
+ROWS = "| place | attribute |\n|---|---|\n"
+
+
+def _paths() -> list[str]:
+    given, _ = paths.attributes_by_path()
+    return [ROWS, *(f"| `{place}` | `{name}` |\n" for place, name in sorted(given.items()))]
+
+
+def _paths_as_they_are() -> list[str]:
+    """The rows on the page, where there are no notifications to make them from."""
+    return [ROWS, (DOCS / "events.md").read_text().partition(ROWS)[2]]
 
 
 def _members(cls: type) -> Iterator[tuple[str, str]]:

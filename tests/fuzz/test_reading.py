@@ -15,6 +15,8 @@ from tests.fuzz.reading import check
 
 SEEDS = sorted(Path(__file__).with_name("corpus").iterdir())
 WORDS = ["messages", "statuses", "errors", "contacts", "entry", "changes", "field", "value", "id", "from", "wa_id"]
+WORDS += ["message_echoes", "calls", "user_preferences", "history", "threads", "standby", "user_actions", "to"]
+WORDS += ["user_id_update", "sender", "recipient", "_vnd", "edit", "message", "image", "url"]
 WORDS += ["user_id", "from_user_id", "type", "text", "status", "recipient_id", "timestamp", "system", "metadata"]
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(), st.text(), st.sampled_from(WORDS)

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
-from workers import Handlers, RetryIn, Snooze
+from workers import Change, Handlers, RetryIn, Snooze
 from workers.events import Event
 from workers.events.parsing import parse
 from workers.handlers import HandlersError
@@ -81,6 +83,110 @@ def test_news_of_a_profile(message: Callable[..., bytes]) -> None:
     for handler, event in handlers.calls(_event(body)):
         handler.call(event)
     assert seen == ["message", "profile"]
+
+
+def _cloud(field: str = "messages", number: str = "1", **value: Any) -> bytes:
+    value = {"metadata": {"phone_number_id": number, "display_phone_number": "77"}, **value}
+    return orjson.dumps({"entry": [{"id": "1", "changes": [{"field": field, "value": value}]}]})
+
+
+ECHO = {"from": "77", "to": "1555", "type": "text", "text": {"body": "hi"}}
+OLD = {"history": [{"threads": [{"id": "1555", "messages": [{"from": "1555", "type": "text"}]}]}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        (_cloud(messages=[{"from": "1555", "type": "text"}]), {"in", "both"}),
+        (_cloud(messages=[{"to": "1555", "type": "text", "_vnd": {"v1": {"direction": "outbound"}}}]), {"out", "both"}),
+        (_cloud(message_echoes=[ECHO]), {"out", "both"}),
+        (_cloud("smb_message_echoes", message_echoes=[ECHO]), {"out", "both", "change"}),
+        (_cloud("history", **OLD), {"old", "old both"}),
+        (_cloud("history", messages=[{"from": "1555", "type": "text"}]), {"old", "old both", "change"}),
+        (_cloud("history", messages=[{"from": "77", "type": "text"}]), {"old both", "change"}),
+        (_cloud("standby", standby={"messages": [{"from": "1555", "type": "text"}]}), {"in", "both", "change"}),
+        (_cloud("calls", calls=[{"from": "1555", "event": "connect"}]), {"call", "change"}),
+        (_cloud(calls=[{"from": "1555", "event": "CONNECT"}]), {"call"}),
+        (_cloud("messaging_handovers", sender={"phone_number": "1555"}), {"handover", "change"}),
+        (_cloud("user_preferences", user_preferences=[{"wa_id": "1555", "value": "stop"}]), {"preference", "change"}),
+        (_cloud(user_actions=[{"timestamp": "5"}]), {"change"}),
+        (_cloud("calls", errors=[{"code": 1}]), {"error", "change"}),
+    ],
+)
+def test_who_gets_what(body: bytes, wanted: set[str]) -> None:
+    """Handlers of messages get what contacts write now, unless they ask; what comes in another field is a change."""
+    handlers = Handlers()
+    registered: dict[str, Any] = {
+        "in": handlers.message("text"),
+        "out": handlers.message("text", direction="out"),
+        "both": handlers.message(direction="both"),
+        "old": handlers.message(history=True),
+        "old both": handlers.message(history=True, direction="both"),
+        "call": handlers.call("connect"),
+        "handover": handlers.handover(),
+        "preference": handlers.preference("stop"),
+        "error": handlers.error(),
+        "change": handlers.change(),
+    }
+    for name, register in registered.items():
+        register(functools.partial(str, name))
+    calls = handlers.calls(_event(body))
+    assert {handler.function.args[0] for handler, _ in calls} == wanted  # type: ignore[attr-defined]
+    for handler, event in calls:
+        assert event.kind == handler.kind
+
+
+def test_a_change_holds_one_event_alone() -> None:
+    """Of ten echoes each is a change with that echo and its contact, so that one that fails is tried again alone."""
+    handlers = Handlers()
+    handlers.change("smb_message_echoes")(print)
+    contacts = [{"wa_id": str(n)} for n in range(10)]
+    echoes = [{"to": str(n), "id": f"e{n}"} for n in range(10)]
+    body = _cloud("smb_message_echoes", contacts=contacts, message_echoes=echoes)
+    for n, event in enumerate(parse(body, 0)):
+        assert isinstance(event, Event)
+        ((_, change),) = handlers.calls(event)
+        assert isinstance(change, Change)
+        assert (change.value["contacts"], change.value["message_echoes"]) == ([contacts[n]], [echoes[n]])
+        assert (change.field, change.business, change.account) == ("smb_message_echoes", "1", "1")
+
+
+def test_handlers_of_one_business_number() -> None:
+    """A handler with `business` gets the events of these numbers, whatever the kind; without it, of all."""
+    handlers = Handlers()
+    registered: list[Any] = [handlers.message(business="1"), handlers.status(business=["1", "2"]), handlers.message()]
+    registered += [handlers.profile(business="2"), handlers.change(business="3"), handlers.call(business=("2",))]
+    for register in registered:
+        register(print)
+    found = {}
+    for number in ("1", "2", "3"):
+        system = {"from": "1", "type": "system", "system": {"type": "user_changed_number", "wa_id": "2"}}
+        items = parse(_cloud("calls", number, messages=[system], statuses=[{"type": "message"}], calls=[{}]), 0)
+        calls = [call for item in items if isinstance(item, Event) for call in handlers.calls(item)]
+        found[number] = [event.kind for _, event in calls]
+    assert found == {
+        "1": ["message", "message"],
+        "2": ["message", "profile", "call", "call"],
+        "3": ["message", "change", "change", "change"],
+    }
+    onprem = _event(b'{"messages":[{"from":"1"}]}')
+    assert len(handlers.calls(onprem)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"business": 5}, "business=5 is no id of a business number"),
+        ({"business": ["1", 5]}, "is no id of a business number"),
+        ({"business": ""}, "names no business number"),
+        ({"business": []}, "names no business number"),
+        ({"direction": "sideways"}, "direction='sideways' is none of in, out, both"),
+    ],
+)
+def test_what_no_handler_can_be_for(arguments: Any, error: str) -> None:
+    """A decorator says at once what is wrong with its arguments."""
+    with pytest.raises(HandlersError, match=re.escape(error)):
+        Handlers().message(**arguments)
 
 
 def test_async_is_recognised() -> None:

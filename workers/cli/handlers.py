@@ -31,7 +31,8 @@ def handlers(as_json: bool) -> None:
 
     wants are message types, statuses or change fields; * means all. With --json: a list of objects of kind, wants,
     handler, is_async, rate (calls per second, over all workers of one Redis), concurrency (calls at a time, in one
-    worker process), defined (file:line).
+    worker process), business (ids of business numbers; empty: all), ways (of messages: in, out, history in, history
+    out), defined (file:line).
     """
     rows = [_row(one) for one in _load().registered]
     if as_json:
@@ -50,6 +51,8 @@ def _how(row: dict[str, Any]) -> str:
     words = ["async"] if row["is_async"] else []
     words += [rates.in_words(row["rate"])] if row["rate"] else []
     words += [f"{row['concurrency']} at a time"] if row["concurrency"] else []
+    words += [way for way in row["ways"] if row["ways"] != ["in"]]
+    words += [f"business {number}" for number in row["business"]]
     return ", ".join(words)
 
 
@@ -61,6 +64,8 @@ def _row(handler: Handler) -> dict[str, Any]:
         "is_async": handler.is_async,
         "rate": handler.rate,
         "concurrency": handler.concurrency,
+        "business": sorted(handler.business),
+        "ways": sorted(handler.ways),
         "defined": _defined(handler),
     }
 

@@ -26,19 +26,20 @@ from redis import Redis
 
 from ingest.store import keys, scripts
 from ingest.store.pipelined import Call, PipelinedConnection
-from workers.events import Change, Event, Status
-from workers.events.chat import ChatEvent
+from workers.events import Change, Error, Event, Status
+from workers.events.copies import lasting, short
 from workers.events.envelope import write_json
 
 ERROR_MS = 600_000
 """Errors have no id: an equal one counts as a copy if it arrives in the same or the next slot of ten minutes."""
 
-STAGES = {"sent": 1, "delivered": 2, "read": 3, "played": 4}
+STAGES = {"sent": 1, "delivered": 2, "read": 3, "played": 4, "failed": 4}
+"""Nothing comes after a message that failed or was played."""
+
 _KEYS = [keys.TAKEN, keys.CLAIMS, keys.GENERATIONS]
 _CHUNK = 125  # events a call
 _PORTION = 1000  # sets that one call forgets
 _PORTIONS = 100  # portions that one round forgets at most
-_LONGEST = 64
 _DIGEST, _BUCKETS = Struct(">qI"), 8**10 - 1
 
 
@@ -80,36 +81,31 @@ GO, DUPLICATE, SUPERSEDED, BUSY = b"0123"
 def of(event: Event, waits: int = 0) -> Claim:
     """The claim of an event that was put off `waits` times.
 
-    It is made from the business number, the element (with the id in it) and the contact.
-
-    A copy has all of them in common: senders repeat a notification byte for byte, and to each subscribed app. The id
-    alone would not do: senders' own samples, dashboards and mocks use an id again with other content, and that is no
-    copy. The attempt and `waits` are part of it, too: a retry is not a copy of the attempt before.
+    It is made from what lasts of the event (see `workers.events.copies`): what all its copies have in common. The
+    attempt and `waits` are part of it, too: a retry is not a copy of the attempt before.
     """
-    if isinstance(event, ChatEvent):
-        return Claim(_place(event, waits, event.contact))
     if isinstance(event, Status):
         return _of_status(event, waits)
+    if isinstance(event, Error):
+        bucket, _ = _digest(_identity(event, waits))
+        slot = event.received_ms // ERROR_MS
+        (_, now), (_, before) = (_digest(_identity(event, waits, n)) for n in (slot, slot - 1))
+        return Claim(f"{bucket} {now}", also=before)
     if isinstance(event, Change):
-        return Claim(_place(event, waits, _short(event.account), event.time and event.time.timestamp()))
-    bucket, _ = _digest(_identity(event, waits))
-    slot = event.received_ms // ERROR_MS
-    (_, now), (_, before) = (_digest(_identity(event, waits, n)) for n in (slot, slot - 1))
-    return Claim(f"{bucket} {now}", also=before)
+        return Claim(_place(event, waits, short(event.account), event.time and event.time.timestamp()))
+    return Claim(_place(event, waits))
 
 
 def _of_status(event: Status, waits: int) -> Claim:
-    _, member = _digest(_identity(event, waits, event.contact))
+    _, member = _digest(_identity(event, waits))
     # The message's bucket, so that a status and the markers of its message are in one set.
-    bucket, message = _digest((_short(event.business), event.id, event.participant or event.recipient))
+    bucket, message = _digest((short(event.business), event.id, event.participant))
     place = f"{bucket} {member}"
     if event.id is None:
         return Claim(place)
-    field = (
-        "m"
-        + blake2b(f"{_short(event.business)}\0{event.id}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-    )
-    rank = STAGES.get(event.status or "")
+    name = f"{short(event.business)}\0{event.id}".encode("utf-8", "surrogatepass")
+    field = "m" + blake2b(name, digest_size=8).hexdigest()
+    rank = STAGES.get(event.subject or "")
     if rank is None:
         return Claim(place, None, field)
     # Three markers for each message: a stage after the first, the second or the third has happened.
@@ -123,12 +119,7 @@ def _place(event: Event, waits: int, *more: Any) -> str:
 
 
 def _identity(event: Event, waits: int, *more: Any) -> tuple[Any, ...]:
-    return (event.kind, event.attempt | waits << 8, _short(event.business), event.raw, *more)
-
-
-def _short(name: str | None) -> str | None:
-    """The id of a business or an account, as much of it as an id has: thousands of events may share an endless one."""
-    return name and name[:_LONGEST]
+    return (*lasting(event), event.attempt | waits << 8, *more)
 
 
 def _digest(identity: tuple[Any, ...]) -> tuple[str, int]:

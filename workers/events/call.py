@@ -31,7 +31,16 @@ class Call(ChatEvent):
     @property
     def direction(self) -> Literal["in", "out"]:
         """`in`: the contact calls. `out`: the business does."""
-        return "out" if identity.goes_out(self.raw, self._envelope.display) else "in"
+        said = text(self.raw, "direction")
+        is_ours = said == "BUSINESS_INITIATED" or (
+            said is None and identity.is_display(self.caller, self._envelope.display)
+        )
+        return "out" if is_ours else "in"
+
+    @property
+    def initiator(self) -> str | None:
+        """The same as Meta writes it: `USER_INITIATED`, `BUSINESS_INITIATED`."""
+        return text(self.raw, "direction")
 
     @property
     def status(self) -> str | None:

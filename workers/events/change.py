@@ -49,11 +49,6 @@ class Change(Event):
         return "entry[].changes[].value"
 
     @property
-    def time(self) -> datetime | None:
-        """The entry's time: aware, UTC, whole seconds."""
-        return moment(self._envelope.entry or {}, "time")
-
-    @property
     def timestamp(self) -> datetime | None:
         """When it happened, as the value or its first element says, else the entry's time: aware, UTC."""
         return next(self._times(), None) or self.time

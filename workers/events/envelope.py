@@ -208,6 +208,8 @@ class Envelope:
     ) -> JsonObject:
         value, outer = beside
         found = {**value, array: content}
+        if self.change is None and array not in ELEMENTS:
+            found["messages"] = []  # so that the body is known to be a notification
         if contacts:
             found["contacts"] = contacts
         if array == "calls" and self.call_errors:

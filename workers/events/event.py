@@ -88,6 +88,11 @@ class Event:
         return text(self._envelope.entry or {}, "id")
 
     @property
+    def time(self) -> datetime | None:
+        """The entry's time, where the sender gives one: aware, UTC, whole seconds."""
+        return moment(self._envelope.entry or {}, "time")
+
+    @property
     def business(self) -> str | None:
         """The business phone number's id (Cloud: `metadata.phone_number_id`); None On-Premises."""
         return self._envelope.business

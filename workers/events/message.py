@@ -59,7 +59,9 @@ class Message(ChatEvent):
     def sender(self) -> str | None:
         """Who wrote it: the contact's number without a plus, else the business-scoped user id, else the id for the
         parent; of a message of the business, the business's number."""
-        return self.contact_id if self.direction == "in" else phone(self._content, "from") or self.display_number
+        if self.direction == "in":
+            return self.contact_id
+        return phone(self.raw, "from") or phone(self._content, "from") or self.display_number
 
     @property
     def sender_user_id(self) -> str | None:
@@ -69,7 +71,7 @@ class Message(ChatEvent):
     @property
     def recipient(self) -> str | None:
         """Whom it went to: of a message of the business, the contact; else the business's number."""
-        return self.contact_id if self.direction == "out" else self.display_number
+        return self.contact_id if self.direction == "out" else phone(self.raw, "to") or self.display_number
 
     @property
     def type(self) -> str | None:
@@ -253,7 +255,7 @@ class Message(ChatEvent):
     @property
     def group_id(self) -> str | None:
         """The group that the message was written in."""
-        return text(self._content, "group_id")
+        return text(self.raw, "group_id") or text(self._content, "group_id")
 
     @property
     def contact(self) -> JsonObject | None:

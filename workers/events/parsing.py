@@ -157,7 +157,7 @@ class _Parsing:
                     self._broken(kind, f"{key} is {_name(content)}", envelope.around, key, content)
             elif not content or self._deeper(envelope, key, content):
                 continue
-            elif envelope.holds(key, content) and (envelope.change or len(self.found) > before):
+            elif envelope.holds(key, content) and (envelope.change or not ELEMENTS.isdisjoint(keys)):
                 self._parts(envelope, key, content)
         if envelope.change and len(self.found) + self.crowded == before:
             for key in ("contacts", "conversation_context"):
@@ -290,10 +290,10 @@ def _place(key: str) -> int:
 
 
 def _has_elements(content: Any) -> bool:
-    """Whether a known key holds at least one element: an object, or for `standby` an array of them."""
+    """Whether something stands at a known key: an array of elements, or for `standby` arrays of them."""
     if isinstance(content, dict):
-        return any(key in ELEMENTS and isinstance(item, list) and _has_elements(item) for key, item in content.items())
-    return isinstance(content, list) and any(isinstance(one, dict) for one in content)
+        return any(key in ELEMENTS and isinstance(item, list) and item for key, item in content.items())
+    return isinstance(content, list) and bool(content)
 
 
 def _is_thread(thread: Any) -> bool:

@@ -22,7 +22,8 @@ class Status(Event):
     _array = "statuses"
 
     superseded: bool
-    """True when a later stage of the same message (sent < delivered < read < played) was handled before this one."""
+    """True when a later stage of the same message (sent < delivered < read < played; failed is the last one, too) was
+    handled before this one."""
 
     def __init__(self, raw: JsonObject, envelope: Envelope) -> None:
         self.raw = raw

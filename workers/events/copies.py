@@ -1,0 +1,73 @@
+"""What makes an event a copy of another one: what lasts of it.
+
+Senders repeat a notification byte for byte, relays do not: their counters move, Meta signs the address of a picture
+again, ids are added while they are introduced, a contact's profile is another by then. None of that makes another
+message. The id alone would not do: samples, dashboards and mocks use an id again with other content.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workers.events.chat import ChatEvent
+from workers.events.event import Event
+from workers.events.status import Status
+from workers.events.values import JsonObject
+
+_WHO = frozenset(
+    {
+        *("from", "from_user_id", "from_bsuid", "from_parent_user_id"),
+        *("to", "to_user_id", "to_parent_user_id"),
+        *("identity", "_vnd"),
+    }
+)
+"""Keys of a message that name the contact, or say what is so at the moment."""
+
+_RECIPIENT = frozenset(
+    {
+        *("recipient_user_id", "parent_recipient_user_id", "recipient_parent_user_id", "parent_user_id"),
+        *("recipient_participant_user_id", "recipient_participant_parent_user_id", "recipient_identity_key_hash"),
+    }
+)
+"""Keys of a status that may be added to the number that is there."""
+
+_SIGNED = frozenset({"url", "link"})
+_LEVELS = 4  # at which media stand: in an edit, `edit.message.image`
+
+
+_LONGEST = 64
+
+
+def short(name: str | None) -> str | None:
+    """The id of a business or an account, as much of it as an id has: thousands of events may share an endless one."""
+    return name and name[:_LONGEST]
+
+
+def lasting(event: Event) -> tuple[Any, ...]:
+    """What an event has in common with its copies: its kind, business number, contact and content; that there is a
+    profile of the contact, or an address of a picture, but not what it says."""
+    raw = event.raw
+    if isinstance(event, ChatEvent):
+        content = _content({key: value for key, value in raw.items() if key not in _WHO}, _LEVELS)
+        return event.kind, short(event.business), event.order_key, event.contact is not None, content
+    if isinstance(event, Status):
+        if "recipient_id" in raw and any(key in raw for key in _RECIPIENT):
+            raw = {key: value for key, value in raw.items() if key not in _RECIPIENT}
+        return event.kind, short(event.business), event.contact is not None, raw
+    return event.kind, short(event.business), raw
+
+
+def _content(table: JsonObject, levels: int) -> JsonObject:
+    """Without what the addresses of media are."""
+    if levels == 0 or not any(isinstance(value, dict) for value in table.values()):
+        return _unsigned(table)
+    return {
+        key: _content(value, levels - 1) if isinstance(value, dict) else value
+        for key, value in _unsigned(table).items()
+    }
+
+
+def _unsigned(table: JsonObject) -> JsonObject:
+    if "mime_type" in table or "sha256" in table:
+        return {key: "" if key in _SIGNED else value for key, value in table.items()}
+    return table
