@@ -44,6 +44,7 @@ _STATUS_ID_WITHIN = 4096
 
 # What the receiver parses and places at most: more would hold its event loop up for over 50 ms. Meta's largest
 # notifications (3 MB, thousands of messages) stay below. Of each, so many take as long as one message or call.
+_SMALL = 16 << 10  # bytes: less holds too little for any of this
 _MOST_PLACED = 16_000
 _PARTS = 20  # commas and opening brackets: with each of them a value begins
 _CONTACTS = 4
@@ -136,17 +137,19 @@ def route(
     `partitions` and `per_business` are WA_PARTITIONS and WA_BUSINESS_PARTITIONS. `links` learns what the body tells.
     """
     if _MAY_BE_URGENT.search(body) or body.startswith(b'"'):
-        parts = _parts(body)
-        room = _MOST_PLACED - parts // _PARTS
-        if room < 0:
+        is_small = len(body) < _SMALL
+        parts = 0 if is_small else body.count(b",") + body.count(b"{") + body.count(b"[")
+        if parts > _MOST_PLACED * _PARTS:
             return _OTHER
         try:
             trees = read(body, parts <= _MOST_LENIENT_PARTS and len(body) <= _MOST_LENIENT_BYTES)
         except Unreadable:
             return _OTHER
         placing = _Placing(partitions, per_business, links, b'"user_id"' in body)
-        if not all(placing.place(tree, room // len(trees)) for tree in trees):
+        if not is_small and placing.cost(trees) > _MOST_PLACED - parts // _PARTS:
             return _OTHER
+        for tree in trees:
+            placing.place(tree)
         if placing.placed:
             return placing.routes(trees, len(body))
     return _STATUSES if b'"statuses"' in body else _OTHER
@@ -189,11 +192,6 @@ def home(queue: str, body: bytes, count: int) -> int:
     return crc32(found[1] if found else body) % count
 
 
-def _parts(body: bytes) -> int:
-    """How many values a body holds, about; the bytes of one that cannot hold many are not counted one by one."""
-    return len(body) // 8 if len(body) < 64 << 10 else body.count(b",") + body.count(b"{") + body.count(b"[")
-
-
 @cache
 def _alone(partition: int) -> tuple[Route, ...]:
     return (Route(f"{MESSAGES}.{partition}"),)
@@ -209,7 +207,7 @@ def _chosen(business: str, partitions: int, count: int) -> tuple[int, ...]:
 class _Placing:
     """Places the contacts of one parsed body's messages and calls. `pairs`: user ids may stand in `contacts`."""
 
-    __slots__ = ("_chosen_for", "_linked", "_links", "_pairs", "_partitions", "_per_business", "_unknown", "placed")
+    __slots__ = ("_linked", "_links", "_pairs", "_partitions", "_per_business", "_unknown", "placed")
 
     def __init__(self, partitions: int, per_business: int | None, links: Links | None, pairs: bool) -> None:
         self.placed: dict[tuple[str, str | None], tuple[int, int]] = {}  # partition and key
@@ -218,17 +216,22 @@ class _Placing:
         self._links = links
         self._pairs = pairs
         self._unknown: list[bytes] = []
-        self._chosen_for: set[str] = set()  # business numbers
         self._linked = False
 
-    def place(self, body: Any, room: int) -> bool:
-        """False when there are too many for this `room`."""
+    def cost(self, bodies: list[Any]) -> int:
+        """How many of `_MOST_PLACED` these take."""
+        cost, businesses = 0, set()
+        for body in bodies:
+            for value, elements, _ in _urgent(body):
+                contacts = value.get("contacts")
+                cost += 1 + len(elements) + (len(contacts) // _CONTACTS if isinstance(contacts, list) else 0)
+                businesses.add(business_of(value))
+        return cost + (0 if self._per_business is None else len(businesses) * self._partitions // _CHOICES)
+
+    def place(self, body: Any) -> None:
         for value, elements, names in _urgent(body):
             business, people = business_of(value), None
             display = "" if names is of_message else display_of(value)
-            room -= self._cost(value, elements, business)
-            if room < 0:
-                return False
             for element in elements:
                 number, user, parent = names(element, display)
                 contact = number or user or parent
@@ -242,16 +245,6 @@ class _Placing:
                     if "system" in element:
                         _learn_change(self._links, business, element, key)
                 self.placed[business, contact] = (self._partition(business, key), key)
-        return True
-
-    def _cost(self, value: dict[str, Any], elements: list[dict[str, Any]], business: str) -> int:
-        contacts, cost = value.get("contacts"), len(elements)
-        if isinstance(contacts, list):
-            cost += len(contacts) // _CONTACTS
-        if self._per_business is not None and business not in self._chosen_for:
-            self._chosen_for.add(business)
-            cost += self._partitions // _CHOICES
-        return cost
 
     def _partition(self, business: str, key: int) -> int:
         if self._per_business is None:

@@ -18,18 +18,20 @@ from ingest.admin.event_stream import EventStream
 from ingest.commit.committer import make_committer
 from ingest.commit.group_commit import FLUSH_BYTES
 from ingest.http.listener import Listener, connection_limit
+from ingest.http.refusals import Refusals
 from ingest.http.webhook import Webhook
 from ingest.loggers import get_logger
 from ingest.settings import SET_A_GUARD, Settings, SettingsError, host_port, load, redis_url, tls
 from ingest.spool.fallback import SpoolFallback
 from ingest.spool.spool import Spool
-from ingest.state import history
+from ingest.state import history, refusals
 from ingest.store import agreement, connection, formats
 from ingest.telemetry import logs, tracing
 
 log = get_logger("ingest.server")
 
 _ADMIN_CONNECTIONS = 100
+_TELL_SECONDS = 5.0
 _LOOK_SECONDS = 1.0  # how often certificate files are checked for changes
 
 
@@ -65,6 +67,7 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
             _renewing(settings, public),
             _sampling(pages.events),
             _agreeing(settings),
+            _telling(settings, webhook.refusals),
         ):
             await stop.wait()
         public.stop_accepting()
@@ -172,6 +175,33 @@ async def _agreeing(settings: Settings) -> AsyncIterator[None]:
             await asyncio.sleep(agreement.SAY_SECONDS)
 
     task = asyncio.create_task(say())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        for client in clients:
+            client.close()
+
+
+@asynccontextmanager
+async def _telling(settings: Settings, counted: Refusals) -> AsyncIterator[None]:
+    """Say in Redis what is refused, for the page and the commands; in the first that answers."""
+    clients = connection.all_for_tools(redis_url(settings), connection.COMMAND_SECONDS).values()
+
+    def say(counts: dict[str, int]) -> None:
+        for client in clients:
+            with suppress(RedisError, OSError):
+                refusals.note(client, counts)
+                return
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(_TELL_SECONDS)
+            if counts := counted.take():
+                await asyncio.to_thread(say, counts)
+
+    task = asyncio.create_task(tell())
     try:
         yield
     finally:

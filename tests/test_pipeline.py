@@ -201,7 +201,7 @@ def test_strange_bodies(up: Up, wait_for: Callable[..., None]) -> None:
         b"": "unreadable",
         b'{"entry":[{}]}': "unknown_form",
         b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}": "unreadable",
-        b'{"statuses":[{"id":"\xff\xfe"}]}': "unreadable",
+        b'{"statuses":[{"id":"\xff\xfe"}': "unreadable",
     }
     assert up.post_all(list(bodies), connections=1) == [200] * len(bodies)
     assert up.post_all([b"x" * ((4 << 20) + 1)]) == [413]

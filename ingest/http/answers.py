@@ -28,11 +28,15 @@ class StreamedAnswer(web.StreamResponse):
 
 
 class Refused(Exception):
-    """Raised to answer with this status. `reason` is a word for the metrics; header names have `_` for `-`."""
+    """Raised to answer with this status. `reason` is a word for the metrics; header names have `_` for `-`.
 
-    def __init__(self, status: int, reason: str, **headers: str) -> None:
+    `because` is the reason in more detail, where that needs another remedy (`ingest.state.refusals`).
+    """
+
+    def __init__(self, status: int, reason: str, because: str = "", **headers: str) -> None:
         self.status = status
         self.reason = reason
+        self.because = because or reason
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -12,27 +13,34 @@ from typing import Any
 from aiohttp import web
 
 from ingest.http.answers import Refused
-from ingest.settings import Settings, secrets
+from ingest.settings import Settings, header_secrets, secrets
+
+_SLASHES = re.compile("//+")
 
 Networks = Sequence[IPv4Network | IPv6Network]
 
 _LONGEST_ADDRESS = 128  # with brackets, zone and port: a longer one is none, and not remembered
 
 
-def _hex(key: bytes, body: bytes) -> bytes:
-    return b"sha256=" + hmac.digest(key, body, "sha256").hex().encode()
+def _named_hex(digest: bytes) -> list[bytes]:
+    return [b"sha256=" + digest.hex().encode()]
 
 
-def _base64(key: bytes, body: bytes) -> bytes:
-    return base64.b64encode(hmac.digest(key, body, "sha256"))
+def _base64(digest: bytes) -> list[bytes]:
+    return [base64.b64encode(digest)]
 
 
-SIGNATURES: dict[str, Callable[[bytes, bytes], bytes]] = {
-    "X-Hub-Signature-256": _hex,
+def _any_hex(digest: bytes) -> list[bytes]:
+    return [digest.hex().encode(), *_named_hex(digest)]
+
+
+SIGNATURES: dict[str, Callable[[bytes], list[bytes]]] = {
+    "X-Hub-Signature-256": _named_hex,
     "X-Turn-Hook-Signature": _base64,
+    "X-360dialog-Signature": _any_hex,
 }
-"""Header -> how it is made of an app secret and the untouched bytes: HMAC-SHA256, in hex (Cloud API webhooks,
-"Validating payloads") or in base64 (Turn.io's webhooks, which relay the On-Premises form).
+"""Header -> how the HMAC-SHA256 of the untouched bytes under an app secret is written there: as in the Cloud API's
+webhooks ("Validating payloads"), by Turn.io, which relays the On-Premises form, and by 360dialog.
 """
 
 
@@ -41,10 +49,11 @@ class Guards:
 
     def __init__(self, settings: Settings) -> None:
         self._secrets = secrets(settings.app_secret)
-        self._verify_token = settings.verify_token.get_secret_value().encode() if settings.verify_token else None
-        self._path = settings.path
+        self._verify_tokens = secrets(settings.verify_token)
+        self._path = _tidied(settings.path)
         self._paths = [f"{settings.path.rstrip('/')}/{s.decode()}".encode() for s in secrets(settings.path_secret)]
         self._credentials = [b"Basic " + base64.b64encode(s) for s in secrets(settings.basic_auth)]
+        self._headers = header_secrets(settings.header_secret)
         self._networks = settings.allow_networks
         self._proxies = settings.trusted_proxies
         self._client_name = settings.tls_client_name
@@ -55,14 +64,16 @@ class Guards:
             raise Refused(403, "network")
         if self._client_name and not _names(request.get_extra_info("peercert"), self._client_name):
             raise Refused(401, "certificate")
-        path = request.path
-        if not (any_equal(path, self._paths) if self._paths else path == self._path):
+        if not (self._is_ours(request.path) or self._is_ours(_tidied(request.path))):
             raise Refused(404, "path")
 
     def admit_post(self, headers: Mapping[str, str]) -> None:
         """Raise Refused when a POST lacks the credential; called before its body is read."""
         if self._credentials and not any_equal(headers.get("Authorization", ""), self._credentials):
             raise Refused(401, "credential", WWW_Authenticate='Basic realm="webhook", charset="UTF-8"')
+        shown = [any_equal(headers.get(name, ""), values) for name, values in self._headers]
+        if shown and not any(shown):
+            raise Refused(401, "header")
 
     def admit_body(self, headers: Mapping[str, str], body: bytes) -> None:
         """Raise Refused when a secret is set and the signature is missing, malformed or made with none of the secrets.
@@ -72,8 +83,11 @@ class Guards:
         """
         if not self._secrets:
             return
-        given = [(headers[name], make) for name, make in SIGNATURES.items() if name in headers]
-        if not given or not all(any_equal(value, [make(s, body) for s in self._secrets]) for value, make in given):
+        given = [(headers[name], written) for name, written in SIGNATURES.items() if name in headers]
+        if not given:
+            raise Refused(401, "signature", "unsigned")
+        digests = [hmac.digest(secret, body, "sha256") for secret in self._secrets]
+        if not all(any_equal(value, [one for d in digests for one in written(d)]) for value, written in given):
             raise Refused(401, "signature")
 
     def challenge(self, query: Mapping[str, str]) -> str:
@@ -81,14 +95,16 @@ class Guards:
 
         Raises Refused when the token is wrong, or none is set.
         """
-        token = query.get("hub.verify_token", "")
-        if (
-            self._verify_token is None
-            or query.get("hub.mode") != "subscribe"
-            or not any_equal(token, [self._verify_token])
-        ):
+        if query.get("hub.mode") != "subscribe":
+            raise Refused(403, "handshake", "visit")
+        if not self._verify_tokens:
+            raise Refused(403, "handshake", "no_token")
+        if not any_equal(query.get("hub.verify_token", ""), self._verify_tokens):
             raise Refused(403, "handshake")
         return query.get("hub.challenge", "")
+
+    def _is_ours(self, path: str) -> bool:
+        return any_equal(path, self._paths) if self._paths else path == self._path
 
     def _in_networks(self, request: web.BaseRequest) -> bool:
         """Whether the sender is in an allowed network. Behind trusted proxies the sender is the last hop that is not
@@ -105,6 +121,11 @@ class Guards:
             if address is None or not _within(address, self._proxies):
                 break
         return address is not None and _within(address, self._networks)
+
+
+def _tidied(path: str) -> str:
+    """A path as it was meant: people add a slash at the end of the URL, or one to a host that ends with one."""
+    return _SLASHES.sub("/", path).rstrip("/") or "/"
 
 
 def any_equal(given: str, expected: list[bytes]) -> bool:

@@ -16,6 +16,7 @@ from ingest.commit.committer import Committer, NotDurable
 from ingest.http.answers import Answer, Refused, unavailable
 from ingest.http.bodies import Bodies
 from ingest.http.guards import Guards
+from ingest.http.refusals import Refusals
 from ingest.settings import Settings
 from ingest.store.queues import lane_of
 from ingest.store.records import digest, notification_id
@@ -62,6 +63,7 @@ class Webhook:
         self._committer = committer
         self._guards = Guards(settings)
         self._bodies = Bodies(settings)
+        self.refusals = Refusals()
         self._in_work = 0
         self._draining = False
         self._idle = asyncio.Event()
@@ -94,6 +96,7 @@ class Webhook:
             if request.method == "POST":
                 lane, size = await self._receive(request, began)
                 metrics.accepted(lane, size, time.perf_counter() - began)
+                self.refusals.accepted += 1
                 plain = request.version == HttpVersion11 and request.keep_alive and not self._draining
                 return _KEPT if plain else Answer()
             if request.method == "GET":
@@ -101,6 +104,7 @@ class Webhook:
                 return Answer(text=answer, headers={"X-Content-Type-Options": "nosniff"})
             raise Refused(405, "method", Allow="GET, POST")
         except Refused as refusal:
+            self.refusals.note(refusal)
             metrics.refused(refusal.status, refusal.reason, time.perf_counter() - began)
             if self._spans is not None and request.method == "POST":
                 attributes = ({} if refusal.reason == "path" else self._route) | {"wa.refused": refusal.reason}

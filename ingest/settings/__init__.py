@@ -21,6 +21,7 @@ from ingest.settings.types import (
     Credentials,
     Durability,
     HandlersName,
+    HeaderSecrets,
     Lanes,
     LogLevel,
     Names,
@@ -30,7 +31,9 @@ from ingest.settings.types import (
     Secrets,
     Size,
     Tokens,
+    UrlPath,
 )
+from ingest.settings.types import header_secrets as header_secrets
 from ingest.settings.types import host_port as host_port
 from ingest.settings.types import secrets as secrets
 from ingest.store import local
@@ -49,6 +52,7 @@ _NEEDS = (
 GUARDS = {
     "app_secret": "a signature",
     "basic_auth": "Basic auth",
+    "header_secret": "a header",
     "path_secret": "a secret path",
     "allow_networks": "networks",
     "tls_client_ca": "client certificates",
@@ -56,7 +60,8 @@ GUARDS = {
 """Settings that decide who may post, and what each requires."""
 
 SET_A_GUARD = (
-    "set WA_APP_SECRET (Cloud API, Turn.io); else WA_PATH_SECRET, WA_BASIC_AUTH, WA_ALLOW_NETWORKS or WA_TLS_CLIENT_CA"
+    "set WA_APP_SECRET (Cloud API, Turn.io, 360dialog); else WA_PATH_SECRET, WA_HEADER_SECRET, WA_BASIC_AUTH, "
+    "WA_ALLOW_NETWORKS or WA_TLS_CLIENT_CA"
 )
 
 
@@ -89,15 +94,18 @@ class Settings(BaseSettings):
     admin_token: Tokens | None = Field(
         None, description="token(s), comma separated, that unlock actions on the page; unset: it is read-only"
     )
-    path: str = Field("/webhook", pattern=r"^/\S*$", description="path that senders post to")
+    path: UrlPath = Field("/webhook", description="path that senders post to")
     app_secret: Secrets | None = Field(
         None, description="app secret(s), comma separated; when set, every POST must carry a valid signature"
     )
-    verify_token: SecretStr | None = Field(
-        None, description="token that the GET handshake must carry; unset: it is refused"
+    verify_token: Secrets | None = Field(
+        None, description="token(s), comma separated, of which the GET handshake must carry one; unset: it is refused"
     )
     basic_auth: Credentials | None = Field(
         None, description="USER:PASSWORD, comma separated; when set, every POST must carry one (Basic auth)"
+    )
+    header_secret: HeaderSecrets | None = Field(
+        None, description="NAME:VALUE, comma separated; when set, every POST must carry one of these headers"
     )
     path_secret: PathSecrets | None = Field(
         None, description="secret last segment(s) of the path, comma separated: senders post to WA_PATH/SECRET"

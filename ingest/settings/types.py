@@ -74,6 +74,29 @@ def _credentials(value: SecretStr) -> SecretStr:
     return value
 
 
+def _url_path(value: str) -> str:
+    if "+" in value:
+        raise ValueError("holds a +, which Meta turns into a space: name the path without one")
+    if not re.fullmatch(r"/[^\s?#]*", value):
+        raise ValueError("give a path such as /webhook, without spaces, ? and #")
+    return value
+
+
+def _header_secrets(value: SecretStr) -> SecretStr:
+    if not all(re.fullmatch(rb"[A-Za-z0-9_-]+:\s*[!-~](?:[ -~]*[!-~])?", one) for one in secrets(value)):
+        raise ValueError("give NAME:VALUE, for example X-Webhook-Key:SECRET; commas separate several")
+    return value
+
+
+def header_secrets(value: SecretStr | None) -> list[tuple[str, list[bytes]]]:
+    """The headers of which a POST must carry one, each with the values that it may have."""
+    found: dict[str, list[bytes]] = {}
+    for one in secrets(value):
+        name, _, wanted = one.partition(b":")
+        found.setdefault(name.decode().lower(), []).append(wanted.strip())
+    return list(found.items())
+
+
 def _segments(value: SecretStr) -> SecretStr:
     if not all(re.fullmatch(rb"[A-Za-z0-9._~-]{16,}", one) for one in secrets(value)):
         raise ValueError("give 16 characters or more of A-Z a-z 0-9 . _ ~ - (try: openssl rand -hex 24)")
@@ -115,6 +138,8 @@ Lanes = Annotated[
 ]
 Secrets = Annotated[SecretStr, AfterValidator(_some_secret)]
 Credentials = Annotated[Secrets, AfterValidator(_credentials)]
+HeaderSecrets = Annotated[Secrets, AfterValidator(_header_secrets)]
+UrlPath = Annotated[str, AfterValidator(_url_path)]
 PathSecrets = Annotated[Secrets, AfterValidator(_segments)]
 Tokens = Annotated[Secrets, AfterValidator(_tokens)]
 Networks = Annotated[

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest.state import breakdowns, controls, in_work
+from ingest.state import breakdowns, controls, in_work, refusals
 from ingest.state.breakdowns import Broken
 from ingest.state.in_work import Call
 from ingest.store import keys
@@ -76,6 +76,13 @@ class Backlog:
     """Handlers that always fail."""
     in_work: list[Call] = field(default_factory=list)
     """Calls of handlers that take long, the longest first: one for each lane of a worker."""
+    requests: dict[str, int] = field(default_factory=dict)
+    """Lately `accepted`, or refused, by cause (`ingest.state.refusals`)."""
+
+    @property
+    def refused(self) -> list[refusals.Told]:
+        """What to tell of refused requests."""
+        return refusals.told(self.requests, bool(self.counts))
 
     def as_json(self) -> dict[str, Any]:
         """The shape of `wa-ingest status --json`."""
@@ -123,6 +130,7 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
         tuple(away),
         broken=list({broken.handler: broken for one in found for broken in one.broken}.values()),
         in_work=sorted((call for one in found for call in one.in_work), key=lambda call: -call.seconds),
+        requests=dict(sum((Counter(one.requests) for one in found), Counter[str]())),
     )
 
 
@@ -205,7 +213,15 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     for call in seen.in_work:
         lane = lanes[call.lane]
         lane.working_oldest_seconds = max(lane.working_oldest_seconds, round(call.seconds, 3))
-    return Backlog(lanes, seen.workers, seen.suspended, seen.counts, broken=seen.broken, in_work=seen.in_work)
+    return Backlog(
+        lanes,
+        seen.workers,
+        seen.suspended,
+        seen.counts,
+        broken=seen.broken,
+        in_work=seen.in_work,
+        requests=seen.requests,
+    )
 
 
 class _Seen(NamedTuple):
@@ -220,6 +236,7 @@ class _Seen(NamedTuple):
     broken: list[Broken]
     in_work: list[Call]
     dead: dict[str, int]
+    requests: dict[str, int]
     flows: list[dict[bytes, bytes]]
 
 
@@ -236,6 +253,9 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         pipe.hgetall(keys.IN_WORK)
         for lane in LANES:
             pipe.xlen(keys.dead_key(lane))
+        counted = refusals.buckets(now_ms / 1000)
+        for key in counted:
+            pipe.hgetall(key)
         for back in range(1, _RATE_BUCKETS + 1):
             pipe.hgetall(keys.flow_key(bucket - back))
         ledger, taken, workers, suspended, counts, steering, broken, calls, *rest = pipe.execute()
@@ -249,7 +269,8 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         broken=breakdowns.parse(broken),
         in_work=in_work.parse(calls, workers, now_ms / 1000),
         dead=dict(zip(LANES, rest[: len(LANES)], strict=True)),
-        flows=rest[len(LANES) :],
+        requests=refusals.parse(rest[len(LANES) : len(LANES) + len(counted)]),
+        flows=rest[len(LANES) + len(counted) :],
     )
 
 

@@ -64,6 +64,8 @@ def _all(now: Snapshot) -> Iterator[Finding]:
             f"One of several Redis is away: {name}",
             "Start it; the others take its work meanwhile",
         )
+    for refused in now.backlog.refused:
+        yield Finding(refused.level, f"refused.{refused.cause}", refused.text, refused.remedy)
     waiting = sum(lane.waiting for lane in now.backlog.lanes.values())
     if not now.backlog.workers:
         text = "No worker is alive" + (f": {waiting:,} {_wait('notification', waiting)}" if waiting else "")

@@ -36,6 +36,7 @@ TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:
 | `counts` | hash | - | what became of events, ever |
 | `tally` | hash | - | what else workers count, see `ingest/state/counters.py` |
 | `flow:T` | hash | 10 min | notifications in and out per lane in the ten seconds T |
+| `flow:refused:T` | hash | 30 min | requests by why they were refused, and those accepted, in the ten minutes T |
 | `steering` | hash | - | what an operator set: paused lanes and caps, see `ingest/state/controls.py` |
 | `rates` | hash | - | tokens of handlers with a rate, see `workers/dispatch/rate_limits.py` |
 | `history` | stream | - | the backlog over the last hour, see `ingest/state/history.py` |
@@ -105,6 +106,10 @@ def dead_key(lane: str) -> str:
 
 def flow_key(bucket: int) -> str:
     return f"{WA}flow:{bucket}"
+
+
+def refused_key(bucket: int) -> str:
+    return f"{WA}flow:refused:{bucket}"
 
 
 def simulated_key(run: str) -> str:

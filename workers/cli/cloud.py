@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ingest import trust
-from ingest.settings import load
+from ingest.settings import load, secrets
 from workers.cli import tables
 from workers.cli.terminal import as_json, cli_errors, print_json
 from workers.setup import graph as graph_room
@@ -96,7 +96,7 @@ def _override(url: str) -> Override:
     click.echo(
         f"Meta calls {url} now: the receiver there must be up, with the same WA_VERIFY_TOKEN as this command.", err=True
     )
-    return Override(url, token.get_secret_value())
+    return Override(url, secrets(token)[0].decode())
 
 
 @cloud.command()

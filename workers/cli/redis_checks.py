@@ -53,6 +53,8 @@ def _workers(settings: Settings, clients: dict[str, Redis]) -> Iterator[Check]:
         now = backlog.read_all(clients)
     except (RedisError, OSError):
         return
+    for refused in now.refused:
+        yield Check("requests", "ok" if refused.level == "info" else "warning", refused.text, refused.remedy)
     if now.workers:
         return
     waiting = sum(lane.waiting for lane in now.lanes.values())

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ingest.settings import redis_url
 from ingest.state import backlog, history, rates
+from ingest.state.refusals import Told
 from ingest.state.spooled import SpoolFigures, spool_figures
 from ingest.store import connection
 from ingest.telemetry.printable import printable
@@ -24,6 +25,7 @@ from workers.cli.terminal import as_json, cli_errors, clock, current_settings, p
 _WATCH_SECONDS = 1.0
 _DRAWN = f"waiting, last {span(SECONDS)}"
 _CALLS = 5  # that take long, and are shown at most
+_REFUSALS = 3  # causes that are shown at most
 _WIDE = 100  # columns of a terminal that has room for the plots beside the figures
 
 
@@ -112,6 +114,7 @@ def _table(
     below: list[RenderableType] = [table, workers]
     if now.idle_workers:
         below.append(Text(now.idle_workers, style="yellow"))
+    below += [_refused(one) for one in now.refused[:_REFUSALS]]
     below += [Text(printable(str(broken)), style="red") for broken in now.broken]
     below += [Text(printable(str(call)), style="red") for call in now.in_work if call.is_long][:_CALLS]
     if drawn and not wide:
@@ -134,6 +137,10 @@ def _table(
         soon = f"dead letters to be removed within 2 days: {backlog.expiring_text(expiring)}, see `wa-ingest dead`"
         below.append(Text(soon, style="red"))
     return Group(*below)
+
+
+def _refused(one: Told) -> Text:
+    return Text(f"{one.text}: {one.remedy}", style="red" if one.level == "warning" else "dim")
 
 
 def _columns(*figures: str) -> Table:

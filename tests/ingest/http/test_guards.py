@@ -10,6 +10,7 @@ from hashlib import sha256
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
 from ingest.http.answers import Refused
 from ingest.http.guards import Guards
@@ -122,6 +123,49 @@ def test_turn() -> None:
     assert not admits(guards, {TURN: signature}, b"payload ")
 
 
+def test_360dialog() -> None:
+    """360dialog's signature is the same HMAC in hex, which public code writes with and without the algorithm."""
+    guards = Guards(load(app_secret="old,secret"))
+    right = sign(b"payload", "secret")
+    for form in (right, right.removeprefix("sha256=")):
+        assert admits(guards, {"X-360dialog-Signature": form}, b"payload")
+        assert not admits(guards, {"X-360dialog-Signature": form}, b"payload ")
+    for wrong in ("", "sha256=", right[:-1], f"sha1={right[7:]}", sign(b"payload", "another")):
+        assert not admits(guards, {"X-360dialog-Signature": wrong}, b"payload")
+
+
+def shows(guards: Guards, headers: dict[str, str]) -> bool:
+    """False when a POST is refused for want of the header."""
+    try:
+        guards.admit_post(CIMultiDict(headers))
+    except Refused as refused:
+        if (refused.status, refused.reason) == (401, "header"):
+            return False
+        raise
+    return True
+
+
+def test_header() -> None:
+    """One of the headers that WA_HEADER_SECRET names must be there with one of its values, in any case of its name."""
+    guards = Guards(load(header_secret="X-Key:old, X-Key: new ,Authorization:Bearer a:b"))
+    for name, value in (("X-Key", "old"), ("x-key", "new"), ("Authorization", "Bearer a:b")):
+        assert shows(guards, {name: value})
+    for name, value in (("X-Key", ""), ("X-Key", "old "), ("X-Key", "Bearer a:b"), ("Y", "old"), ("X-Key", "ne")):
+        assert not shows(guards, {name: value})
+    assert not shows(guards, {})
+    assert shows(Guards(load()), {})
+
+
+def test_header_beside_a_password() -> None:
+    """Every guard that is set is enforced: the header does not stand for a password."""
+    guards = Guards(load(header_secret="X-Key:key", basic_auth="a:b"))
+    assert not shows(guards, {"Authorization": "Basic YTpi"})
+    with pytest.raises(Refused) as refused:
+        guards.admit_post(CIMultiDict({"X-Key": "key"}))
+    assert refused.value.reason == "credential"
+    assert shows(guards, {"X-Key": "key", "Authorization": "Basic YTpi"})
+
+
 def test_each_signature_must_fit() -> None:
     """Of two signature headers both must be right: a right one does not excuse a forged one."""
     guards = Guards(load(app_secret="secret"))
@@ -151,6 +195,13 @@ QUERY = {"hub.mode": "subscribe", "hub.challenge": "1158201444", "hub.verify_tok
 def test_challenge() -> None:
     """The right token gets the challenge back."""
     assert challenge(Guards(load(verify_token="tökén")), QUERY) == "1158201444"
+
+
+def test_several_tokens() -> None:
+    """Each of the tokens gets the challenge back, the list itself none: several apps, or one token after another."""
+    guards = Guards(load(verify_token="one, two"))
+    for token, answer in (("one", "1158201444"), ("two", "1158201444"), ("one, two", None), ("one,two", None)):
+        assert challenge(guards, QUERY | {"hub.verify_token": token}) == answer
 
 
 @pytest.mark.parametrize(

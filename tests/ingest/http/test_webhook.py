@@ -170,8 +170,15 @@ def test_query_is_no_path(receiver: Any) -> None:
     assert receiver.sender().ask("POST /webhook?key=1", BODY).status == 200
 
 
+@pytest.mark.parametrize("path", ["/webhook/", "//webhook", "//webhook//?x=1"])
+def test_slashes(receiver: Any, bodies: Callable[[], list[bytes]], path: str) -> None:
+    """A slash too many in the URL that a sender was given makes no other path of it."""
+    assert receiver.sender().ask(f"POST {path}", BODY).status == 200
+    assert bodies() == [BODY]
+
+
 @pytest.mark.parametrize(
-    "path", ["/", "/webhook/", "/webhook/x", "/Webhook", "/healthz", "/readyz", "/metrics", "/x?/webhook"]
+    "path", ["/", "/webhook/x", "/web/hook", "/Webhook", "/healthz", "/readyz", "/metrics", "/x?/webhook"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_404(receiver: Any, redis: Redis, path: str, method: str) -> None:
@@ -486,7 +493,8 @@ def test_broken_in_the_middle(redis_url: str, redis: Redis, start_receiver: Call
     assert sender.answer().status in (400, 408)  # aiohttp's parser in C does not tell, so the time runs out
     assert sender.ended()
     assert not redis.exists(keys.LEDGER)
-    assert receiver.log() == log_before
+    assert "12345" not in receiver.log().removeprefix(log_before)
+    assert "Traceback" not in receiver.log()
 
 
 def test_sender_that_goes_away(receiver: Any, redis: Redis, wait_for: Callable[..., None]) -> None:

@@ -177,6 +177,13 @@ WRONG = [
     ("BASIC_AUTH", "user"),
     ("BASIC_AUTH", "user:password,with comma"),
     ("BASIC_AUTH", ","),
+    ("HEADER_SECRET", "a word"),
+    ("HEADER_SECRET", "X-Key:"),
+    ("HEADER_SECRET", "X-Key:ok,two words"),
+    ("PATH", "webhook"),
+    ("PATH", "/web hook"),
+    ("PATH", "/web+hook"),
+    ("PATH", "/webhook?x"),
     ("PATH_SECRET", "short"),
     ("PATH_SECRET", "with/slash-and-more-than-16"),
     ("ALLOW_NETWORKS", "10.0.0.0/33"),
@@ -211,7 +218,9 @@ def test_wrong_value(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> 
     assert caught.value.__cause__ is None
 
 
-@pytest.mark.parametrize("name", ["APP_SECRET", "REDIS_URL", "VERIFY_TOKEN", "BASIC_AUTH", "PATH_SECRET"])
+@pytest.mark.parametrize(
+    "name", ["APP_SECRET", "REDIS_URL", "VERIFY_TOKEN", "BASIC_AUTH", "HEADER_SECRET", "PATH_SECRET"]
+)
 def test_no_secret_in_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The line about one wrong variable quotes the secret of no other."""
     monkeypatch.setenv(f"WA_{name}", "hunter2")
@@ -264,7 +273,7 @@ def test_start_prints_one_line(start_receiver, redis_url: str) -> None:
 
 def test_secrets_are_masked() -> None:
     """What `wa-ingest settings` prints holds no secret, and the rest in the form in which it is set."""
-    names = ("app_secret", "verify_token", "redis_url", "basic_auth", "path_secret")
+    names = ("app_secret", "verify_token", "redis_url", "basic_auth", "header_secret", "path_secret")
     secret = dict.fromkeys(names, "hunter2:hunter2") | {"path_secret": "hunter2hunter2hunter2"}
     shown = load(**secret, handler_timeout="90m", listen=":80", admin_listen="[::1]:81", lanes="other").model_dump(
         mode="json"

@@ -170,4 +170,5 @@ def test_as_json() -> None:
         "idle_workers": "",
         "broken": [],
         "in_work": [],
+        "requests": {},
     }

@@ -15,6 +15,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from ingest.settings import load
+from ingest.state import refusals
 from ingest.store import keys
 from ingest.store.agreement import OF_RECEIVERS, OF_WORKERS, Agreement
 from workers.cli import checks, redis_checks
@@ -31,8 +32,24 @@ def test_no_guard(redis_url: str) -> None:
     """A receiver that takes from anybody is warned of, with all that would change it."""
     check = found()["senders"]
     assert check.result == "warning"
-    for name in ("WA_APP_SECRET", "WA_PATH_SECRET", "WA_BASIC_AUTH", "WA_ALLOW_NETWORKS", "WA_TLS_CLIENT_CA"):
+    for name in (
+        "WA_APP_SECRET",
+        "WA_PATH_SECRET",
+        "WA_HEADER_SECRET",
+        "WA_BASIC_AUTH",
+        "WA_ALLOW_NETWORKS",
+        "WA_TLS_CLIENT_CA",
+    ):
         assert name in check.advice
+
+
+def test_refused_requests(redis: Redis) -> None:
+    """What receivers refuse is told with its likely cause and what to do; a few beside many is no warning."""
+    refusals.note(redis, {"signature": 5, "accepted": 10, "path": 1})
+    signature, path = [check for check in checks.run(load()) if check.name == "requests"]
+    assert (signature.result, path.result) == ("warning", "ok")
+    assert signature.finding == "5 requests refused lately with a wrong signature"
+    assert "WA_APP_SECRET" in signature.advice
 
 
 def test_more_workers_than_partitions(redis: Redis) -> None:
@@ -51,6 +68,7 @@ def test_more_workers_than_partitions(redis: Redis) -> None:
     [
         ({"app_secret": "s"}, "a signature"),
         ({"basic_auth": "u:p"}, "Basic auth"),
+        ({"header_secret": "X-Key:x"}, "a header"),
         ({"path_secret": "x" * 16}, "a secret path"),
         ({"allow_networks": "10.0.0.0/8", "app_secret": "s"}, "a signature, networks"),
     ],

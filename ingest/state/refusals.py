@@ -1,0 +1,117 @@
+"""What receivers refused lately, why, and what to do about it: counted in Redis for the page, `check` and `status`.
+
+Each receiver process adds what it counted to a hash of ten minutes. A field is the cause of a refusal, or `accepted`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+from redis import Redis
+
+from ingest.store import keys
+
+SECONDS = 600
+"""Length of a bucket. The one under way and the one before are read."""
+
+ACCEPTED = "accepted"
+
+
+class Cause(NamedTuple):
+    """Why requests are refused, and what to do: `text` follows their number."""
+
+    text: str
+    remedy: str
+
+
+CAUSES = {
+    "signature": Cause(
+        "with a wrong signature",
+        "Compare WA_APP_SECRET with the secret of the app that sends; a proxy in front must pass bodies on unchanged",
+    ),
+    "unsigned": Cause(
+        "without a signature",
+        "Have the sender sign (Turn.io, 360dialog: give the webhook a secret), or use another guard than WA_APP_SECRET",
+    ),
+    "credential": Cause("without the right user and password", "Compare WA_BASIC_AUTH with what the sender has"),
+    "header": Cause("without the right header", "Compare WA_HEADER_SECRET with what the sender has"),
+    "certificate": Cause("with another client certificate", "Compare WA_TLS_CLIENT_NAME with the certificate's name"),
+    "network": Cause(
+        "from other networks", "See WA_ALLOW_NETWORKS; if a proxy is in front, name it in WA_TRUSTED_PROXIES"
+    ),
+    "path": Cause(
+        "for another path",
+        "The URL that the sender has must end with WA_PATH, and with WA_PATH_SECRET behind it if that is set",
+    ),
+    "method": Cause("that were neither POST nor GET", "See what the sender was told to call"),
+    "handshake": Cause(
+        "to register the webhook, with a wrong token", "Compare WA_VERIFY_TOKEN with the token that Meta was given"
+    ),
+    "no_token": Cause(
+        "to register the webhook, and no token is set", "Set WA_VERIFY_TOKEN to the token that Meta was given"
+    ),
+    "visit": Cause("to look at the webhook (GET)", "Senders post; a browser sees nothing there"),
+    "size": Cause("that were too large", "If they are genuine, raise WA_MAX_BODY"),
+    "slow": Cause(
+        "that did not arrive within WA_BODY_TIMEOUT", "See the network, and whether a proxy holds bodies back"
+    ),
+    "pending": Cause(
+        "for want of room", "See whether Redis is slow; raise WA_MAX_PENDING, or WA_PROCESSES of the receiver"
+    ),
+}
+"""By the cause of a refusal (`ingest.http.answers.Refused`). What is not named here is told elsewhere, or is no news: a
+sender that goes away."""
+
+_OF_STRANGERS = frozenset({"path", "method", "visit"})
+
+
+class Told(NamedTuple):
+    """Refusals of one cause, as a person is told of them."""
+
+    level: Literal["warning", "info"]
+    cause: str
+    text: str
+    remedy: str
+
+
+def note(redis: Redis, counts: Mapping[str, int]) -> None:
+    """Add what a receiver process counted since the last time."""
+    seconds, _ = redis.time()
+    key = keys.refused_key(seconds // SECONDS)
+    with redis.pipeline(transaction=False) as pipe:
+        for cause, count in counts.items():
+            pipe.hincrby(key, cause, count)
+        pipe.expire(key, 3 * SECONDS)
+        pipe.execute()
+
+
+def buckets(now: float) -> list[str]:
+    """The keys to read at that time (epoch seconds)."""
+    number = int(now) // SECONDS
+    return [keys.refused_key(number), keys.refused_key(number - 1)]
+
+
+def parse(found: Iterable[Mapping[bytes, bytes]]) -> dict[str, int]:
+    """The counts in these hashes, added up."""
+    total = Counter[str]()
+    for bucket in found:
+        total.update({cause.decode(): int(count) for cause, count in bucket.items()})
+    return dict(total)
+
+
+def told(counts: Mapping[str, int], ever: bool) -> list[Told]:
+    """What to tell of these, the most first. `ever`: notifications were handled here at some time.
+
+    It is a warning when one in ten is refused. Strangers who try other paths are one only while nothing else arrives.
+    """
+    accepted = counts.get(ACCEPTED, 0)
+    found = []
+    for cause, count in sorted(counts.items(), key=lambda one: -one[1]):
+        if cause not in CAUSES:
+            continue
+        quiet = (accepted or ever) if cause in _OF_STRANGERS else count * 10 < accepted
+        text = f"{count:,} {'request' if count == 1 else 'requests'} refused lately {CAUSES[cause].text}"
+        found.append(Told("info" if quiet else "warning", cause, text, CAUSES[cause].remedy))
+    return found
