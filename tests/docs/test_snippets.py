@@ -151,7 +151,8 @@ def _docker(arguments: list[str], loosely: bool) -> None:
         if word in values:
             assert values[word](next(words)), arguments
         elif word == "exec":
-            assert (service := next(words)) in services, arguments
+            service = next(words)
+            assert service in services, arguments
             inside, *rest = words
             if inside in ("cat", "rm", "sh"):
                 return _in_container(services[service], rest)
