@@ -1,4 +1,4 @@
-"""Handlers for test_compose.py: every call is a line on standard output. A message `slow` takes a tenth of a second."""
+"""Handlers for test_compose.py: every call is a line on standard output. A message `slow` takes 30 ms."""
 
 import time
 
@@ -14,7 +14,7 @@ def say(event: Message | Status | Error | Change) -> None:
 @handlers.message()
 def on_message(message: Message) -> None:
     if message.text == "slow":
-        time.sleep(0.1)
+        time.sleep(0.03)
     say(message)
 
 
