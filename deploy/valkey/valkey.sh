@@ -73,7 +73,7 @@ fi
 umask 077
 if [ -n "${CONFIG-}" ]; then
     if [ -e /data/valkey.conf ]; then
-        sed -E '/^(masteruser|masterauth|aclfile|sentinel auth-(user|pass)) /d' /data/valkey.conf
+        sed -E '/^(user|masteruser|masterauth|aclfile|sentinel auth-(user|pass)) /d' /data/valkey.conf
     else
         printf '%s\n' "$CONFIG"
     fi >/data/valkey.conf.new

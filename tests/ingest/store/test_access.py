@@ -302,8 +302,8 @@ def test_what_workers_do_seldom_is_allowed(system: System) -> None:
 
 
 def test_the_file_holds_no_real_password() -> None:
-    """Its passwords are placeholders that say so. Nobody can be the default user, which must have all rights all the
-    same: as this user Redis 7.0 reads its append-only file, and leaves out whatever the user may not do.
+    """Its passwords are placeholders that say so. Nobody can be the default user, which must have all rights: as
+    this user Redis 7.0 reads its append-only file, and leaves out whatever the user may not do.
     """
     text = ACL.read_text()
     assert re.findall(r">(\S+)", text) == [f"change-me-{user}" for user in USERS]

@@ -215,6 +215,7 @@ NAMES = {
         ("elasticache", "redis", {"aof_enabled": None}, "warning"),
         ("elasticache", "fsync", {"aof_enabled": None}, "ok"),
         ("elasticache", "redis", {}, "warning"),  # it is on, but CONFIG is hidden
+        ("elasticache", "replicas:1", {}, "ok"),
     ],
 )
 def test_declared_durability(
