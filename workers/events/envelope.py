@@ -35,8 +35,9 @@ ELEMENTS = frozenset(
 # share what is around them, and each is written with it. Together they add about as much as the notification has.
 _AROUND = 4096
 _LEAST_AROUND = 128
+_LEAST_OF_CONTACT = 1024
 _LARGE, _OBJECTS = 16_384, 8  # a larger notification may have an event for so many objects
-_FIRST = ("metadata", "id", "field", "time")  # what is kept before all else
+_FIRST = ("metadata", "id", "field", "time", "wa_id", "user_id", "parent_user_id")  # what is kept before all else
 
 
 class Notification:
@@ -66,15 +67,25 @@ class Notification:
             self._digest = digest(self.text)
         return self._digest
 
-    def small(self, table: JsonObject) -> JsonObject:
+    def small(self, table: JsonObject, least: int = _LEAST_AROUND) -> JsonObject:
         """The keys of an object around events that fit into what is kept of it."""
-        room = min(_AROUND, max(_LEAST_AROUND, len(self.text) // (2 * self.count)))
+        room = min(_AROUND, max(least, len(self.text) // (2 * self.count)))
         kept = {}
         for key in sorted(table, key=lambda key: key not in _FIRST):
             if (size := len(key) + len(write_json(table[key]))) <= room:
                 room -= size
                 kept[key] = table[key]
         return kept
+
+    def kept_contacts(self, contacts: Sequence[JsonObject]) -> Sequence[JsonObject]:
+        """What is kept of contacts: all, unless one is long that several events may share."""
+        if self.count == 1:
+            return contacts
+        self._kept = {} if self._kept is None else self._kept
+        for contact in contacts:
+            if id(contact) not in self._kept:
+                self._kept[id(contact)] = self.small(contact, _LEAST_OF_CONTACT)
+        return [self._kept[id(contact)] for contact in contacts]
 
     def kept(self, table: Any, inside: str) -> JsonObject:
         """What is kept of body, entry or change around events, without what is `inside`. Made once for all of them."""
@@ -176,7 +187,7 @@ class Envelope:
         if self._kept is None:
             value, outer = self.beside
             self._kept = self.notification.small(value), self.notification.small(outer)
-        value = self._with(self._kept, array, content, contacts)
+        value = self._with(self._kept, array, content, self.notification.kept_contacts(contacts))
         if self.change is None:
             return write_json(value)
         return self.around_change({**self.notification.kept(self.change, "value"), "value": value})
