@@ -47,6 +47,8 @@ _STATUS_ID_WITHIN = 4096
 _SMALL = 16 << 10  # bytes: less holds too little for any of this
 _MOST_PLACED = 16_000
 _PARTS = 20  # commas and opening brackets: with each of them a value begins
+_MOST_PARTS = 200_000
+_SYSTEM = 20  # parts as which a system message counts beside its own: it may tell of another user id
 _CONTACTS = 4
 _MOST_LENIENT_PARTS = 40_000
 _MOST_LENIENT_BYTES = 1 << 20
@@ -138,8 +140,8 @@ def route(
     """
     if _MAY_BE_URGENT.search(body) or body.startswith(b'"'):
         is_small = len(body) < _SMALL
-        parts = 0 if is_small else body.count(b",") + body.count(b"{") + body.count(b"[")
-        if parts > _MOST_PLACED * _PARTS:
+        parts = 0 if is_small else _parts(body)
+        if parts > _MOST_PARTS:
             return _OTHER
         try:
             trees = read(body, parts <= _MOST_LENIENT_PARTS and len(body) <= _MOST_LENIENT_BYTES)
@@ -190,6 +192,10 @@ def home(queue: str, body: bytes, count: int) -> int:
     begin = body.find(b'"statuses"')
     found = _STATUS_ID.match(body, begin, begin + _STATUS_ID_WITHIN) if begin >= 0 else None
     return crc32(found[1] if found else body) % count
+
+
+def _parts(body: bytes) -> int:
+    return body.count(b",") + body.count(b"{") + body.count(b"[") + _SYSTEM * body.count(b'"system"')
 
 
 @cache

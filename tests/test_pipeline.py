@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -26,6 +27,7 @@ from ingest.store import keys
 
 ROOT = Path(__file__).parents[1]
 CORPUS = ROOT.parent / "shared" / "corpus"
+CASES = ROOT.parent / "shared" / "cases"
 
 RECORDER = """
 import json, os
@@ -172,6 +174,24 @@ def test_corpus(up: Up, wait_for: Callable[..., None]) -> None:
         assert up.post_all([body]) == [200], name
         wait_for(lambda: len(up.seen()) >= before + sum(counts.values()), 30, name)  # noqa: B023
         assert Counter(kind for kind, _ in up.seen()[before:]) == counts, name
+    assert sum(lane["dead"] for lane in up.status()["lanes"].values()) == 0
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="the cases are not beside the project")
+def test_reported_bytes(up: Up, wait_for: Callable[..., None]) -> None:
+    """Bodies that people reported to break parsers give all their messages; other platforms' are no dead letters."""
+    up.start()
+    readable = sorted(CASES.glob("by0[1-9]-*.json")) + sorted(CASES.glob("by10-*.json"))
+    for file in readable:
+        before, body = len(up.seen()), file.read_bytes()
+        is_packed = body.startswith(b"\x1f\x8b")
+        body = gzip.decompress(body) if is_packed else body
+        body = body.replace(b"wamid.BY", b"wamid.%b.BY" % file.name[:4].encode())  # else it is a copy of another case
+        assert up.post_all([gzip.compress(body) if is_packed else body]) == [200]
+        wait_for(lambda: len(up.seen()) >= before + 2, 30, file.name)  # noqa: B023
+    others = [file.read_bytes() for name in ("by13", "by16") for file in CASES.glob(f"{name}-*.json")]
+    assert up.post_all(others) == [200, 200]
+    wait_for(lambda: up.status()["counts"].get("foreign.notification") == 2)
     assert sum(lane["dead"] for lane in up.status()["lanes"].values()) == 0
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TypeVarTuple
+from zlib import crc32
 
 from ingest.commit.group_commit import GroupCommit
 from ingest.commit.redis_writer import RedisWriter
@@ -45,8 +47,7 @@ class ShardedWriter:
                 n = home(queue, unpack(record).body, len(self.writers))
                 shares.setdefault(n, {}).setdefault(queue, []).append(record)
         writes = [writer.write for writer in self.writers]
-        # Two shares may go to the same Redis, so each has a name of its own there.
-        reason = await _all(self.in_turn(n, writes, share, (), None, f"{call}-{n}") for n, share in shares.items())
+        reason = await _all(self.in_turn(n, writes, share, (), None, _name(call, share)) for n, share in shares.items())
         self._outage.report(reason)
         return reason
 
@@ -125,6 +126,16 @@ def _by_home(body: bytes, routes: tuple[Route, ...], count: int) -> dict[int, tu
         n = home(place.queue, body, count)
         shares[n] = (*shares.get(n, ()), place)
     return shares
+
+
+def _name(call: str, share: Mapping[str, list[bytes]]) -> str:
+    """The name of a share of a call: two may go to the same Redis. It is that of this content alone, because a call may
+    be divided otherwise when it is repeated, after a restart with other settings.
+    """
+    checksum = 0
+    for record in chain.from_iterable(share.values()):
+        checksum = crc32(record, checksum)
+    return f"{call}-{checksum:08x}"
 
 
 async def _all(attempts: Iterable[Awaitable[str | None]]) -> str | None:

@@ -115,10 +115,15 @@ class _AsyncConnection(redis.asyncio.connection.AbstractConnection):
         self._seconds = self.socket_timeout
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        # What must come first are commands, too: they have the time of small ones.
+        if not self.is_connected:
+            await self.connect_check_health(check_health=False)
+        if check_health:
+            await self.check_health()  # type: ignore[no-untyped-call]
         if self._seconds is not None:
             size = len(command) if isinstance(command, bytes | str) else sum(map(len, command))
             self.socket_timeout = self._seconds + size / SLOWEST
-        await super().send_packed_command(command, check_health)
+        await super().send_packed_command(command, check_health=False)
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         self.username, self.password = urls.credentials(urls.as_now(self._url))

@@ -39,7 +39,7 @@ OVERRIDES: list[tuple[type, type, str]] = [
     (
         reconnect._AsyncConnection,
         redis.asyncio.connection.AbstractConnection,
-        "on_connect_check_health read_response",
+        "on_connect_check_health read_response send_packed_command",
     ),
     (reconnect._AsyncTls, redis.asyncio.SSLConnection, "_connect"),
     (

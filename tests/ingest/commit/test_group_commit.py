@@ -134,6 +134,20 @@ def test_flush_is_bounded(redis: Redis, redis_url: str, kept: Kept) -> None:
     assert [record.body for record in kept(redis)["statuses"]] == large + small
 
 
+def test_flush_counts_copies(redis: Redis, redis_url: str) -> None:
+    """What goes to several partitions counts as often as it is written: no call holds more than it may."""
+    body, routes = bytes(1 << 20), tuple(Route(f"messages.{n}") for n in range(3))
+
+    async def scenario() -> int:
+        async with committing(redis_url) as keeper:
+            await keeper.commit(b"first", 0, (Route("other"),))
+            redis.config_resetstat()
+            await asyncio.gather(*(keeper.commit(body, 0, routes) for _ in range(6)))
+            return calls(redis)
+
+    assert asyncio.run(scenario()) == 3
+
+
 def test_full_redis_refuses(redis: Redis, redis_url: str, kept: Kept) -> None:
     """A full Redis: all who wait are told why, nothing is kept, and it goes on when there is room again."""
 

@@ -17,6 +17,7 @@ from ingest.commit.group_commit import GroupCommit
 from ingest.routing import home, route
 from ingest.settings import SettingsError, each_redis, load
 from ingest.store import keys
+from ingest.store.records import pack
 from ingest.store.urls import address
 
 BODIES = {
@@ -117,6 +118,29 @@ def test_contacts_of_a_notification(run: Callable[..., Any], kept: Callable[...,
             [f"messages.{n}" for n in range(start, 8, 2)] for start in (0, 1)
         ]
         assert all(record.shares for found in queues for (record,) in found.values())
+
+    run(test)
+
+
+def test_repeated_call(run: Callable[..., Any], kept: Callable[..., Any]) -> None:
+    """A call that comes again under its name is stored once, also where one Redis has the shares of both; with other
+    content under that name, which another division of it may bring, it is stored.
+    """
+
+    async def test(keeper: Committer, first: Any, second: Any) -> None:
+        def records(*numbers: int) -> dict[str, list[bytes]]:
+            return {f"messages.{n}": [pack(b"%d" % n, 1)] for n in numbers}
+
+        def stored(server: Any) -> list[int]:
+            return sorted(int(r.body) for found in kept(server.client()).values() for r in found)
+
+        for numbers in ((0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 4)):
+            assert await keeper._writer.write(records(*numbers), (), None, "n1-1") is None
+        assert (stored(first), stored(second)) == ([0, 0, 2, 2, 4], [1, 1, 3])
+        first.stop()
+        for _ in range(2):
+            assert await keeper._writer.write(records(5, 6), (), None, "n1-2") is None
+        assert stored(second) == [1, 1, 3, 5, 6]
 
     run(test)
 

@@ -248,3 +248,30 @@ def test_one_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(urls.ONLY, "two/0")
     assert url_of(load(redis_url=both)) == "redis://:b@two/0"
     assert url_of(load(redis_url="redis://three/0")) == "redis://three/0"
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_time_for_a_large_command(redis_url: str, connected: bool) -> None:
+    """A receiver's connection waits longer for a large command, also when it has to connect first, and no longer for
+    the next one.
+    """
+
+    async def scenario() -> list[float]:
+        client = connection.for_receiver(redis_url)
+        one = client.connection_pool.make_connection()
+        try:
+            if connected:
+                await one.connect()
+            seconds = []
+            for value in (bytes(8 << 20), b""):
+                await one.send_command("SET", "large", value)
+                seconds.append(one.socket_timeout)
+                assert await one.read_response() in (b"OK", "OK")
+            return seconds
+        finally:
+            await one.disconnect()
+            await client.aclose()
+
+    large, small = asyncio.run(scenario())
+    assert large == pytest.approx(connection.seconds_for(8 << 20), rel=0.01)
+    assert small == pytest.approx(connection.COMMAND_SECONDS, rel=0.01)
