@@ -33,9 +33,9 @@ from ingest.store.records import Record
 # Only bodies that match are parsed, so a flood of statuses never is. In valid JSON these bytes cannot stand inside a
 # string, where the quotes would be escaped.
 #
-# It finds `"messages": [`, `"message_echoes"`, `"messaging_handovers"`, `"calls"`, `"user_pref` and `"_vnd"`, and a bit
-# more: written like this, it costs no more than two words do.
-_MAY_BE_URGENT = re.compile(rb'"[mcu_](?:essag(?:es"\s*:\s*\[|e_echoes"|ing_handovers")|alls"|ser_pref|vnd")')
+# It finds `"messages": [`, `"message_echoes"`, `"messaging_handovers"`, `"call"`, `"calls"`, `"user_pref` and `"_vnd"`,
+# and a bit more: written like this, it costs no more than two words do.
+_MAY_BE_URGENT = re.compile(rb'"[mcu_](?:essag(?:es"\s*:\s*\[|e_echoes"|ing_handovers")|alls?"|ser_pref|vnd")')
 
 # The id of the first status, as senders write it, and how far behind its beginning the end of this is looked for. Where
 # it does not match, `home` goes by the whole body.
@@ -416,7 +416,7 @@ def _urgent(body: Any) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], _
             value, field = change.get("value"), change.get("field")
             if not isinstance(value, dict) or field == "history":
                 continue
-            if field != "messages" or "standby" in value:  # hardly ever
+            if field != "messages" or "standby" in value or "statuses" in value:  # hardly ever
                 yield from _urgent_otherwise(value, field)
                 continue
             for array in value:
@@ -432,13 +432,14 @@ def _urgent_otherwise(
         yield value, _objects(value[array]), _URGENT[array]
     if field == "messaging_handovers":
         yield value, [value], identity.of_handover
-    if field == "calls":
-        yield value, _objects(value.get("statuses")), identity.of_status
+    statuses = _objects(value.get("statuses"))
+    if calls := [one for one in statuses if field == "calls" or one.get("type") == "call"]:
+        yield value, calls, identity.of_status
     if field is None and "messages" not in value and identity.is_outbound(value):  # Turn.io posts it like this
         yield value, [value], identity.of_echo
     if isinstance(standby := value.get("standby"), dict):
-        for array in [key for key in _URGENT if key in standby]:
-            yield {**value, **standby}, _objects(standby[array]), _URGENT[array]
+        around = {key: value.get(key) for key in ("metadata", "contacts")}
+        yield from _urgent_otherwise({**around, **standby, "standby": None}, "standby")
 
 
 def _objects(array: Any) -> list[dict[str, Any]]:

@@ -419,11 +419,12 @@ class Handlers:
         """The handlers to call, and with what: a message may also be news of a profile, and what comes in another field
         than `messages` is a change, too. `matching`, if it is known."""
         found = self.matching(event)[0] if matching is None else matching
-        change = as_change(event) if any(handler.kind != event.kind for handler in found) else None
-        calls: list[tuple[Handler, Event]] = [
-            (handler, event if handler.kind == event.kind or change is None else change) for handler in found
-        ]
-        if self.wants_profiles and isinstance(event, Message | Change) and (profile := event.profile) is not None:
+        calls: list[tuple[Handler, Event]] = [(handler, event) for handler in found]
+        change: Change | None = None
+        for n, handler in enumerate(found):
+            if handler.kind != event.kind and (change := change or as_change(event)):
+                calls[n] = handler, change
+        if self.wants_profiles and isinstance(event, (Message, Change)) and (profile := event.profile) is not None:
             calls += [(handler, profile) for handler in self._of_profiles(event.business)]
         return calls
 

@@ -73,6 +73,8 @@ ERROR = {"code": 400, "title": "media"}
         (cloud({"event": "DISABLED_UPDATE"}, "account_update"), "other"),
         (cloud({"message_echoes": [MESSAGE]}, "smb_message_echoes"), "messages"),
         (cloud({"message_echoes": [MESSAGE]}), "messages"),
+        (cloud({"statuses": [STATUS, {"type": "call", "recipient_id": ALICE}]}), "messages"),
+        (cloud({"statuses": [STATUS | {"type": "message", "biz_opaque_callback_data": "call"}]}), "statuses"),
         (cloud({"messages": [MESSAGE]}, "standby"), "messages"),
         (cloud({"standby": {"messages": [MESSAGE]}}, "standby"), "messages"),
         (cloud({"standby": {"statuses": [STATUS]}}, "standby"), "statuses"),

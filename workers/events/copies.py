@@ -11,6 +11,7 @@ from typing import Any
 
 from workers.events.chat import ChatEvent
 from workers.events.event import Event
+from workers.events.message import MEDIA
 from workers.events.status import Status
 from workers.events.values import JsonObject
 
@@ -31,6 +32,8 @@ _RECIPIENT = frozenset(
 )
 """Keys of a status that may be added to the number that is there."""
 
+_WITH_MEDIA = frozenset({*MEDIA, "edit"})
+
 _SIGNED = frozenset({"url", "link"})
 _LEVELS = 4  # at which media stand: in an edit, `edit.message.image`
 
@@ -48,10 +51,12 @@ def lasting(event: Event) -> tuple[Any, ...]:
     profile of the contact, or an address of a picture, but not what it says."""
     raw = event.raw
     if isinstance(event, ChatEvent):
-        content = _content({key: value for key, value in raw.items() if key not in _WHO}, _LEVELS)
-        return event.kind, short(event.business), event.order_key, event.contact is not None, content
+        content = {key: value for key, value in raw.items() if key not in _WHO}
+        if raw.get("type") in _WITH_MEDIA or "message" in raw:
+            content = _content(content, _LEVELS)
+        return event.kind, short(event.business), event.contact_id, event.contact is not None, content
     if isinstance(event, Status):
-        if "recipient_id" in raw and any(key in raw for key in _RECIPIENT):
+        if "recipient_id" in raw and not _RECIPIENT.isdisjoint(raw):
             raw = {key: value for key, value in raw.items() if key not in _RECIPIENT}
         return event.kind, short(event.business), event.contact is not None, raw
     return event.kind, short(event.business), raw

@@ -13,7 +13,7 @@ from ingest.store.records import digest
 from workers.events.people import People
 from workers.events.values import JsonObject
 
-SURROUNDING = frozenset({"messaging_product", "metadata", "contacts", "conversation_context"})
+SURROUNDING = frozenset({"messaging_product", "metadata", "contacts", "recipient", "conversation_context"})
 """What surrounds the elements of a value and is none itself."""
 
 ELEMENTS = frozenset(

@@ -14,7 +14,9 @@ from workers.events.envelope import Envelope, write_json
 from workers.events.profile import Facts, Profile, facts_of_message
 from workers.events.values import Fault, JsonObject, Media, flag, phone, table, tables, text
 
-_MEDIA = frozenset({"image", "video", "audio", "voice", "document", "sticker"})
+MEDIA = frozenset({"image", "video", "audio", "voice", "document", "sticker"})
+"""Types with media."""
+
 _REPLIES = ("button_reply", "list_reply")
 _NO_NEWS: frozenset[str] = frozenset()
 
@@ -330,7 +332,7 @@ class Message(ChatEvent):
     def _media(self) -> tuple[str, JsonObject] | None:
         content = self._content
         type_ = text(content, "type")
-        found = table(content, type_) if type_ in _MEDIA else None
+        found = table(content, type_) if type_ in MEDIA else None
         return None if found is None or type_ is None else (type_, found)
 
 

@@ -36,6 +36,9 @@ _KINDS: dict[str, type[Event]] = {
 
 _ORDER = {key: n for n, key in enumerate(_KINDS)}
 
+_OF_ELEMENTS = frozenset({"calls", "history", "message_echoes", "smb_message_echoes", "standby", "user_preferences"})
+"""Fields in which errors are events. In others they belong to what stands beside them."""
+
 # Every broken part is kept with the objects around it. This bounds their number and their sum, with what Redis needs
 # for each: a body made of thousands of broken parts would grow to gigabytes and to thousands of dead letters. What is
 # beyond is kept as the whole body.
@@ -171,7 +174,7 @@ class _Parsing:
         known = [key for key in value if key in ELEMENTS and _has_elements(value[key])]
         rest = {key: item for key, item in value.items() if key not in known}
         beside = [key for key in rest if key not in SURROUNDING]
-        if not known or (known == ["errors"] and beside):
+        if not known or (known == ["errors"] and beside and envelope.field not in _OF_ELEMENTS):
             return False
         before = len(self.found)
         for key in sorted(known, key=_place):
@@ -226,8 +229,6 @@ class _Parsing:
         if not isinstance(update, dict):
             detail = f"element {n} of user_id_update is {_name(update)}"
             self._broken("change", detail, envelope.around, "user_id_update", [update])
-        elif envelope.field == "user_id_update" and len(envelope.value["user_id_update"]) == 1:
-            self.found.append(Change(envelope.change, envelope))
         else:
             contact = envelope.people.called(identity.of_contact(update))
             self.found.append(_alone(envelope, "user_id_update", [update], contact))
