@@ -18,6 +18,9 @@ end
 
 local links, before = KEYS[4], KEYS[5]
 local ends, hold = table.remove(ARGV), table.remove(ARGV)
+if not ends:match('^%d+$') then -- before anything is written
+  error('not a time')
+end
 local asked, fresh = table.remove(ARGV), table.remove(ARGV)
 
 local function keep(digest, key)
@@ -31,19 +34,23 @@ local function keep(digest, key)
   end
 end
 
-local found = {}
+local found, used = {}, {}
 for at = 1, #asked, LINK_DIGEST_BYTES do
   local digest = asked:sub(at, at + LINK_DIGEST_BYTES - 1)
   local key = redis.call('HGET', links, digest)
   if not key then
     key = redis.call('HGET', before, digest)
-    if key then -- it is in use
-      keep(digest, key)
-    end
+    used[digest] = key or nil -- it is in use
   end
   if key then
     found[#found + 1] = digest .. key
   end
+end
+if #found == 0 or hold ~= '1' then
+  append(KEYS, ARGV) -- it fails before it writes, if it fails
+end
+for digest, key in pairs(used) do
+  keep(digest, key)
 end
 if #found > 0 and hold == '1' then
   return table.concat(found)
@@ -53,5 +60,4 @@ for at = 1, #fresh, LINK_DIGEST_BYTES + 4 do
   local key = at + LINK_DIGEST_BYTES
   keep(fresh:sub(at, key - 1), fresh:sub(key, key + 3))
 end
-append(KEYS, ARGV)
 return table.concat(found)

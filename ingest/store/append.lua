@@ -10,12 +10,30 @@
 -- A batch is joined only while it waits: `tails` names the batch that append put at the end of the queue, take.lua
 -- removes that name, and a batch that was retried or put back never gets it again.
 -- include ingest/store/queues.lua
--- constants CHUNK FLOW_SECONDS FLOW_KEPT_SECONDS FLUSH_KEPT_SECONDS
+-- include ingest/store/checks.lua
+-- constants CHUNK FLOW_SECONDS FLOW_KEPT_SECONDS FLUSH_KEPT_SECONDS HEADER_BYTES
 local ledger, tails, queues = unpack(KEYS)
 local rq, wa, flush, template = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local max_count, max_bytes, now = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local max_count, max_bytes, now = whole(ARGV[5]), whole(ARGV[6]), ARGV[7]
 local flow = wa .. 'flow:' .. math.floor(redis.call('TIME')[1] / FLOW_SECONDS)
 local made = 0
+
+-- What is the same for all queues is asked and written together: each command costs more than what it does here.
+local asked, lanes = {}, {}
+local i = 8
+while ARGV[i] do
+  local last = i + 1 + whole(ARGV[i + 1])
+  text(lane_of(ARGV[i]))
+  job_of(template, flush, ARGV[i], now)
+  for n = i + 2, last do
+    if #text(ARGV[n]) < HEADER_BYTES then
+      error('not a record')
+    end
+  end
+  asked[#asked + 1] = ARGV[i] .. '|id'
+  asked[#asked + 1] = ARGV[i] .. '|bytes'
+  i = last + 1
+end
 
 -- redis-py sends a call again when its connection broke before the answer came, though it may have been carried out.
 if ARGV[8] and not redis.call('SET', wa .. 'flush:' .. flush, 1, 'NX', 'EX', FLUSH_KEPT_SECONDS) then
@@ -25,21 +43,12 @@ end
 local function open_batch(queue, queue_key, first)
   made = made + 1
   local id = flush .. string.format('-%03d', made) -- ids sort in the order they were made: the reaper relies on it
-  local job = template:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', now)
-  redis.call('HSET', rq .. ':job:' .. id, unpack(cjson.decode(job)))
+  redis.call('HSET', rq .. ':job:' .. id, unpack(job_of(template, id, queue, now)))
   redis.call('RPUSH', queue_key, id)
   redis.call('ZADD', ledger, struct.unpack('>I6', first), member_of(queue, id))
   return id
 end
 
--- What is the same for all queues is asked and written together: each command costs more than what it does here.
-local asked, lanes = {}, {}
-local i = 8
-while ARGV[i] do
-  asked[#asked + 1] = ARGV[i] .. '|id'
-  asked[#asked + 1] = ARGV[i] .. '|bytes'
-  i = i + 2 + tonumber(ARGV[i + 1])
-end
 local known = #asked > 0 and redis.call('HMGET', tails, unpack(asked)) or {}
 local written = {}
 

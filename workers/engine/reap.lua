@@ -15,10 +15,12 @@
 -- Returns the batches put back, QUEUE|ID, and the lane of each dead letter.
 -- include ingest/store/queues.lua
 -- include ingest/store/records.lua
+-- include ingest/store/checks.lua
 -- constants APART POISON_DEATHS POISON_SECONDS SEARCH_BATCHES SEARCH_COST SEARCH_LISTED
 local ledger, taken, leases, alive, lock, queues, deaths, claims, tally, wanted, reaped = unpack(KEYS)
-local rq, wa, worker, leaves, silence = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5])
-local interval, ended = ARGV[6], ARGV[7]
+local rq, wa, worker, leaves, silence = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', whole(ARGV[5])
+local interval, ended = whole(ARGV[6]), text(ARGV[7])
+text(worker)
 local only -- when set, nobody is judged but this worker
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -9,7 +9,11 @@
 --
 -- allow-oom: it takes little memory, and bounded. Were it refused, every message would give handlers the same news.
 -- constants PLACE_BYTES PROFILE_BYTES
-local prefix, ends, most = KEYS[1], ARGV[1], tonumber(ARGV[2])
+-- include ingest/store/checks.lua
+local prefix, ends, most = KEYS[1], string.format('%d', whole(ARGV[1])), whole(ARGV[2])
+if #ARGV[3] % (PLACE_BYTES + PROFILE_BYTES) ~= 0 then
+  error('not places and records')
+end
 
 for at = 1, #ARGV[3], PLACE_BYTES + PROFILE_BYTES do
   local key = prefix .. struct.unpack('>I2', ARGV[3], at)

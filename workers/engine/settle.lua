@@ -36,8 +36,9 @@
 --
 -- allow-oom: settling makes room.
 -- include ingest/store/queues.lua
+-- include ingest/store/checks.lua
 -- constants CHUNK FLOW_SECONDS FLOW_KEPT_SECONDS CALLS_KEPT_SECONDS SPENT_MS SEEN_FULL SLOTS_PER_SECOND PARKED_RECORDS
--- constants PARKED_BYTES
+-- constants PARKED_BYTES HEADER_BYTES
 local ledger, taken, leases, counts, claims, generations, spent, deaths, steering, tally, wanted = unpack(KEYS)
 local turn, parked, put_off = unpack(KEYS, 12)
 local it = cjson.decode(ARGV[1])
@@ -75,9 +76,8 @@ end
 
 local function open_parked(queue, name, due, sort)
   local id = name .. '-' .. redis.call('INCR', turn)
-  local fields = it.template:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', it.now)
   redis.call('ZADD', rq .. ':scheduled:' .. queue, due, id)
-  redis.call('HSET', rq .. ':job:' .. id, unpack(cjson.decode(fields)))
+  redis.call('HSET', rq .. ':job:' .. id, unpack(job_of(it.template, id, queue, it.now)))
   redis.call('HSET', rq .. ':job:' .. id, 'status', 'scheduled')
   if sort == 'w' then
     redis.call('SADD', put_off, member_of(queue, id))
@@ -300,6 +300,57 @@ local function values_of(one)
   return count
 end
 
+-- Fails when something is wrong with a batch, whose values begin at `position` of the arguments.
+local function check_batch(one, position)
+  whole(one.records)
+  position = position + 7 * whole(one.letters)
+  text(lane_of(one.queue))
+  text(text(one.token) .. text(one.batch) .. text(one.how))
+  for _, retry in ipairs(one.retries) do
+    local sort, delay, step, count = unpack(retry)
+    if text(sort) == '' or finite(delay) < 0 or finite(step) <= 0 or whole(count) == 0 then
+      error('not a retry')
+    end
+    job_of(it.template, one.batch, one.queue, it.now)
+    for _ = 1, count do
+      if #text(ARGV[position]) < HEADER_BYTES then
+        error('not a record')
+      end
+      position = position + 1
+    end
+  end
+  for _ = 1, whole(one.parts) do
+    text(ARGV[position])
+    position = position + 1
+  end
+end
+
+-- Fails when something is wrong with what is to be settled.
+local function check()
+  text(text(rq) .. text(wa) .. text(it.worker) .. text(it.now))
+  whole(it.call)
+  finite(it.window)
+  for _, amounts in ipairs({ it.counts, it.tally, it.spent }) do
+    for _, amount in pairs(amounts) do
+      whole(amount)
+    end
+  end
+  for _, tokens in pairs(it.unused) do
+    finite(tokens)
+  end
+  for _, lane in ipairs(it.ring) do
+    text(lane)
+  end
+  local position = 2
+  for _, one in ipairs(it.batches) do
+    check_batch(one, position)
+    position = position + values_of(one)
+  end
+  if position ~= #ARGV + 1 then
+    error('too many values, or too few')
+  end
+end
+
 -- Which lanes of these batches are paused, and which have a cap.
 local function read_steering()
   local paused, capped, known = {}, {}, {}
@@ -326,6 +377,7 @@ if it.call <= tonumber(redis.call('GET', calls) or 0) then
   end
   return replies
 end
+check()
 redis.call('SET', calls, it.call, 'EX', CALLS_KEPT_SECONDS)
 time = redis.call('TIME')
 now = time[1] + time[2] / 1000000

@@ -31,7 +31,7 @@ from workers.handlers import Handlers
 ROOT = Path(__file__).parents[3]
 ROOMS = ("ingest", "workers", "examples", "benchmarks")
 LUA = {path.name: path for room in ("ingest", "workers") for path in (ROOT / room).rglob("*.lua")}
-INCLUDED = {"bucket.lua", "queues.lua", "records.lua"}  # are no scripts themselves
+INCLUDED = {"bucket.lua", "checks.lua", "queues.lua", "records.lua"}  # are no scripts themselves
 
 HANDLERS = """
 from examples.alarm import on_error
