@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ingest import identity
 from ingest.identity import NOBODY, Names
 from workers.events.values import JsonObject
+
+_READERS: dict[str, Callable[[JsonObject], Names]] = {
+    "messages": identity.of_message,
+    "message_echoes": identity.of_echo,
+    "statuses": identity.of_status,
+    "calls": identity.of_call,
+    "user_preferences": identity.of_contact,
+}
 
 
 class People:
@@ -21,7 +30,7 @@ class People:
         self._lone: JsonObject | None = objects[0] if len(objects) == 1 else None
         self._lone_names = NOBODY if self._lone is None else identity.of_contact(self._lone)
         self._by_name: dict[tuple[int, str], JsonObject] | None = None
-        self._places: dict[int, int] | None = None
+        self._places: dict[str, dict[int, JsonObject]] = {}  # for each array, see `_by_place`
 
     def called(self, *names: Names) -> JsonObject | None:
         """The contact with one of these numbers, else with one of these user ids, else with one of these parent ids.
@@ -43,22 +52,29 @@ class People:
 
     def of(self, names: Names, raw: JsonObject, array: str) -> JsonObject | None:
         """The contact of an element of `array`: as it is called; else the one at its place, if there are as many
-        contacts as elements. Never one that the element contradicts.
+        contacts as elements and none contradicts the one beside it. Never one that the element contradicts.
         """
         if self._lone is not None:
             return None if _contradict(names, self._lone_names) else self._lone
         if found := self.called(names):
             return found
-        elements = self._value.get(array)
-        if not isinstance(elements, list) or len(elements) != len(self._contacts):
-            return None
-        if self._places is None:
-            self._places = {id(element): n for n, element in enumerate(elements)}
-        place = self._places.get(id(raw))
-        contact = None if place is None else self._contacts[place]
-        if not isinstance(contact, dict) or _contradict(names, identity.of_contact(contact)):
-            return None
-        return contact
+        if array not in self._places:
+            self._places[array] = self._by_place(array)
+        return self._places[array].get(id(raw))
+
+    def _by_place(self, array: str) -> dict[int, JsonObject]:
+        """The contact at the place of each element, by the id() of the element, if nowhere the two contradict."""
+        elements, read = self._value.get(array), _READERS.get(array)
+        if read is None or not isinstance(elements, list) or len(elements) != len(self._contacts):
+            return {}
+        found: dict[int, JsonObject] = {}
+        for element, contact in zip(elements, self._contacts, strict=True):
+            if not isinstance(element, dict) or not isinstance(contact, dict):
+                return {}
+            if _contradict(read(element), identity.of_contact(contact)):
+                return {}
+            found[id(element)] = contact
+        return found
 
 
 def _keys(names: Names) -> list[tuple[int, str]]:
