@@ -9,7 +9,8 @@ otherwise; what looks like one is a user id wherever it stands. Nothing here rai
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeGuard
 
 Element = dict[str, Any]
 
@@ -204,3 +205,44 @@ def _written(value: Any) -> str | None:
     if isinstance(value, str):
         return value or None
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def keys_of(names: Names) -> list[tuple[int, str]]:
+    """What tells a contact from others, with its sort: number, user id or parent id."""
+    number, user, parent = names
+    found = [(0, canonical(number) or number)] if number else []
+    return found + [(n, name) for n, name in ((1, user), (2, parent)) if name]
+
+
+def same(mine: Names, its: Names) -> bool:
+    """True when both are called the same in some way."""
+    return not set(keys_of(mine)).isdisjoint(keys_of(its))
+
+
+def contradict(mine: Names, its: Names) -> bool:
+    """True when both say who it is, in the same way, and it is somebody else."""
+    if mine[0] and mine[0] == its[0]:  # nearly always
+        return False
+    pairs = list(zip(mine, its, strict=True))
+    return any(one and other for one, other in pairs) and not same(mine, its)
+
+
+READERS: dict[str, Callable[[Element], Names]] = {
+    "messages": of_message,
+    "message_echoes": of_echo,
+    "statuses": of_status,
+    "calls": of_call,
+    "user_preferences": of_contact,
+}
+"""How the contact of an element is read, by the array that it stands in."""
+
+
+def go_by_place(array: str, elements: Any, contacts: list[Any]) -> TypeGuard[list[Element]]:
+    """Whether each element of an array goes with the contact at its place: there are as many, and none contradicts."""
+    read = READERS.get(array)
+    if read is None or not isinstance(elements, list) or len(elements) != len(contacts):
+        return False
+    return all(
+        isinstance(element, dict) and isinstance(contact, dict) and not contradict(read(element), of_contact(contact))
+        for element, contact in zip(elements, contacts, strict=True)
+    )

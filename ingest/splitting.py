@@ -14,19 +14,13 @@ from typing import Any
 import orjson
 
 from ingest import identity
+from ingest.identity import Names
 
 SPLIT_BYTES = 64 << 10
 """Copies of a notification may take so much together; beyond it, it is split."""
 
 _AROUND = 4096  # bytes of each object around the elements that are kept
 _SURROUNDING = ("messaging_product", "metadata", "conversation_context")
-
-_NAMING = (
-    *("from", "to", "wa_id", "recipient_id", "customer", "from_user_id", "from_bsuid", "to_user_id", "user_id"),
-    *("recipient", "recipient_user_id", "previous_user_id", "from_parent_user_id", "to_parent_user_id"),
-    *("parent_user_id", "previous_parent_user_id"),
-)
-"""The keys at which an element, or a contact, says who it is of; a number first."""
 
 _Parts = dict[int, list[Any]]  # by partition
 
@@ -124,45 +118,34 @@ class _Contacts:
         self._value = value
         contacts = value.get("contacts")
         self._all = contacts if isinstance(contacts, list) else []
-        self._by_name: dict[str, Any] | None = None
+        self._by_place: dict[str, bool] = {}  # of each array
+        self._by_name: dict[tuple[int, str], Any] | None = None
 
     def of(self, array: str, numbered: list[tuple[int, Any]]) -> list[Any]:
         """As workers find them: a lone one, the one that is called so, or else the one at the same place of as many."""
         if len(self._all) <= 1:
             return self._all
-        if len(self._all) == len(self._value[array]):
-            return [self._at(number, element) for number, element in numbered]
-        called = [self._called(element) for _, element in numbered]
+        if array not in self._by_place:
+            self._by_place[array] = identity.go_by_place(array, self._value[array], self._all)
+        if self._by_place[array]:
+            return [self._all[number] for number, _ in numbered]
+        read = identity.READERS[array]
+        called = [self._called(read(element)) for _, element in numbered]
         contacts = list({id(contact): contact for contact in called if contact is not None}.values())
         # Neither a lone contact nor as many as elements, which would be taken for those that have none.
         while contacts and (len(contacts) == 1 or len(contacts) == len(numbered)):
             contacts.append({})
         return contacts
 
-    def _at(self, number: int, element: dict[str, Any]) -> Any:
-        here = self._all[number]
-        if isinstance(here, dict) and element.get("from") == here.get("wa_id") is not None:  # nearly always
-            return here
-        named = self._called(element)
-        return here if named is None else named
-
-    def _called(self, element: dict[str, Any]) -> Any:
+    def _called(self, names: Names) -> Any:
         if self._by_name is None:
             self._by_name = {
-                name: contact
+                key: contact
                 for contact in reversed(self._all)
                 if isinstance(contact, dict)
-                for name in _names(contact)
+                for key in identity.keys_of(identity.of_contact(contact))
             }
-        system = element.get("system")
-        names = _names(element) + (_names(system) if isinstance(system, dict) else [])
-        return next((self._by_name[name] for name in names if name in self._by_name), None)
-
-
-def _names(element: dict[str, Any]) -> list[str]:
-    """What the element, or the contact, is called."""
-    values = (element[key] for key in _NAMING if key in element)
-    return [identity.canonical(str(one)) or str(one) for one in values if isinstance(one, str | int) and one]
+        return next((self._by_name[key] for key in identity.keys_of(names) if key in self._by_name), None)
 
 
 def _surrounds(key: str, item: Any, is_cloud: bool) -> bool:

@@ -52,7 +52,7 @@ def lasting(event: Event) -> tuple[Any, ...]:
     raw = event.raw
     if isinstance(event, ChatEvent):
         content = {key: value for key, value in raw.items() if key not in _WHO}
-        if raw.get("type") in _WITH_MEDIA or "message" in raw:
+        if event.subject in _WITH_MEDIA or "message" in raw:
             content = _content(content, _LEVELS)
         return event.kind, short(event.business), event.contact_id, event.contact is not None, content
     if isinstance(event, Status):

@@ -369,14 +369,14 @@ class Sent(Echo):
 class Historic(Message):
     """A message of the history, which the Cloud API sends when a number of the phone's app is connected.
 
-    `thread` is what encloses it, None for a message whose media come later, in an array of its own.
+    `thread` is what encloses it but for its messages; None for one whose media come later, in an array of their own.
     """
 
     __slots__ = ("thread",)
 
     def __init__(self, raw: JsonObject, envelope: Envelope, thread: JsonObject | None = None) -> None:
         super().__init__(raw, envelope)
-        self.thread = None if thread is None else {key: item for key, item in thread.items() if key != "messages"}
+        self.thread = thread
 
     @property
     def history(self) -> bool:

@@ -246,8 +246,8 @@ class _Parsing:
         if itself or not any(thread["messages"] for thread in threads):
             self.found.append(_alone(envelope, "history", [itself]))
         for thread in threads:
-            for raw in thread["messages"]:
-                self.found.append(Historic(raw, envelope, thread))
+            around = {key: item for key, item in thread.items() if key != "messages"}
+            self.found += [Historic(raw, envelope, around) for raw in thread["messages"]]
 
     def _parts(self, envelope: Envelope, key: str, content: Any) -> None:
         """What is not known: an event for each element if they are objects, else one."""

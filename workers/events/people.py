@@ -21,7 +21,7 @@ class People:
         self._lone: JsonObject | None = objects[0] if len(objects) == 1 else None
         self._lone_names = NOBODY if self._lone is None else identity.of_contact(self._lone)
         self._by_name: dict[tuple[int, str], JsonObject] | None = None
-        self._places: dict[str, dict[int, int]] = {}  # by array
+        self._places: dict[str, dict[int, JsonObject]] = {}  # for each array, see `_by_place`
 
     def called(self, *names: Names) -> JsonObject | None:
         """The contact with one of these numbers, else with one of these user ids, else with one of these parent ids.
@@ -29,51 +29,33 @@ class People:
         Numbers of Brazil, Mexico and Argentina are the same in all their forms.
         """
         if self._lone is not None:
-            return self._lone if any(_same(one, self._lone_names) for one in names) else None
+            return self._lone if any(identity.same(one, self._lone_names) for one in names) else None
         if self._by_name is None:
             self._by_name = {}
             for contact in self._contacts:
                 if isinstance(contact, dict):
-                    for key in _keys(identity.of_contact(contact)):
+                    for key in identity.keys_of(identity.of_contact(contact)):
                         self._by_name.setdefault(key, contact)  # the first of two equal ones
-        for key in sorted(key for one in names for key in _keys(one)):
+        for key in sorted(key for one in names for key in identity.keys_of(one)):
             if key in self._by_name:
                 return self._by_name[key]
         return None
 
     def of(self, names: Names, raw: JsonObject, array: str) -> JsonObject | None:
         """The contact of an element of `array`: as it is called; else the one at its place, if there are as many
-        contacts as elements. Never one that the element contradicts.
+        contacts as elements and none contradicts the one beside it. Never one that the element contradicts.
         """
         if self._lone is not None:
-            return None if _contradict(names, self._lone_names) else self._lone
+            return None if identity.contradict(names, self._lone_names) else self._lone
         if found := self.called(names):
             return found
-        elements = self._value.get(array)
-        if not isinstance(elements, list) or len(elements) != len(self._contacts):
-            return None
         if array not in self._places:
-            self._places[array] = {id(element): n for n, element in enumerate(elements)}
-        place = self._places[array].get(id(raw))
-        contact = None if place is None else self._contacts[place]
-        if not isinstance(contact, dict) or _contradict(names, identity.of_contact(contact)):
-            return None
-        return contact
+            self._places[array] = self._by_place(array)
+        return self._places[array].get(id(raw))
 
-
-def _keys(names: Names) -> list[tuple[int, str]]:
-    number, user, parent = names
-    found = [(0, identity.canonical(number) or number)] if number else []
-    return found + [(n, name) for n, name in ((1, user), (2, parent)) if name]
-
-
-def _same(mine: Names, its: Names) -> bool:
-    return not set(_keys(mine)).isdisjoint(_keys(its))
-
-
-def _contradict(mine: Names, its: Names) -> bool:
-    """True when both say who it is, in the same way, and it is somebody else."""
-    if mine[0] and mine[0] == its[0]:  # nearly always
-        return False
-    pairs = list(zip(mine, its, strict=True))
-    return any(one and other for one, other in pairs) and not _same(mine, its)
+    def _by_place(self, array: str) -> dict[int, JsonObject]:
+        """The contact at the place of each element, by the id() of the element, if nowhere the two contradict."""
+        elements: Any = self._value.get(array)
+        if not identity.go_by_place(array, elements, self._contacts):
+            return {}
+        return {id(element): contact for element, contact in zip(elements, self._contacts, strict=True)}

@@ -49,6 +49,7 @@ def _cloud(phone: str, **message: Any) -> bytes:
         (_cloud("p", id="m"), _cloud("q", id="m"), False),
         (_cloud("p", id="m"), _cloud("p", id="n"), False),
         (_cloud("p", id="m", type="text"), _cloud("p", id="m", type="edit"), False),
+        (_cloud("p", id="m", type=["image"]), _cloud("p", id="m", type=["image"]), True),
         (_status(), _status(), True),
         (_status(), _status(status="read"), False),
         (_cloud("p", id="m", **{"from": "1"}), _cloud("p", id="m", **{"from": "2"}), False),

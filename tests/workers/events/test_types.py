@@ -202,6 +202,20 @@ def test_contact_of_a_message(raw: dict[str, Any], contacts: Any, name: str | No
     assert one(onprem(contacts=contacts, messages=[raw])).name == name
 
 
+def test_contact_by_its_place() -> None:
+    """As many contacts as elements: each has the one at its place, unless one of them says otherwise."""
+    named = [{"user_id": f"US.{n}", "profile": {"name": str(n)}} for n in range(3)]
+    arrays = {
+        "messages": [{"from": "1"}, {"from_user_id": "US.1"}, {"from": "3"}],
+        "message_echoes": [{"to": "1"}, {"to_user_id": "US.0"}, {"to": "3"}],
+        "calls": [{"from": "1"}],
+        "user_preferences": [{"wa_id": str(n)} for n in range(3)],
+    }
+    events = parse(onprem(contacts=named, **arrays), RECEIVED)
+    names = [event.name for event in events]  # type: ignore[union-attr]
+    assert names == ["0", "1", "2", None, "0", None, None, "0", "1", "2"]
+
+
 @pytest.mark.parametrize(
     "raw",
     [
