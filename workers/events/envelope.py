@@ -69,7 +69,8 @@ class Notification:
 
     def small(self, table: JsonObject, least: int = _LEAST_AROUND) -> JsonObject:
         """The keys of an object around events that fit into what is kept of it."""
-        room = min(_AROUND, max(least, len(self.text) // (2 * self.count)))
+        # An event that is alone keeps all of it: what was kept once is kept at each further try.
+        room = _AROUND if self.count == 1 else min(_AROUND, max(least, len(self.text) // (2 * self.count)))
         kept = {}
         for key in sorted(table, key=lambda key: key not in _FIRST):
             if (size := len(key) + len(write_json(table[key]))) <= room:
