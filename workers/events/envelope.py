@@ -35,6 +35,7 @@ ELEMENTS = frozenset(
 # share what is around them, and each is written with it. Together they add about as much as the notification has.
 _AROUND = 4096
 _LEAST_AROUND = 128
+_FEW = 8
 _LEAST_OF_CONTACT = 1024
 _LARGE, _OBJECTS = 16_384, 8  # a larger notification may have an event for so many objects
 _FIRST = ("metadata", "id", "field", "time", "wa_id", "user_id", "parent_user_id")  # what is kept before all else
@@ -69,8 +70,8 @@ class Notification:
 
     def small(self, table: JsonObject, least: int = _LEAST_AROUND) -> JsonObject:
         """The keys of an object around events that fit into what is kept of it."""
-        # An event that is alone keeps all of it: what was kept once is kept at each further try.
-        room = _AROUND if self.count == 1 else min(_AROUND, max(least, len(self.text) // (2 * self.count)))
+        # A few events keep all of it. So does one that is alone: what was kept once is kept at each further try.
+        room = _AROUND if self.count <= _FEW else min(_AROUND, max(least, len(self.text) // (2 * self.count)))
         kept = {}
         for key in sorted(table, key=lambda key: key not in _FIRST):
             if (size := len(key) + len(write_json(table[key]))) <= room:
@@ -123,7 +124,8 @@ class Envelope:
         self.change = change
         self.value = value
         self.outer = outer
-        self.field = change.get("field") if isinstance(change, dict) else None
+        field = change.get("field") if isinstance(change, dict) else None
+        self.field = field if isinstance(field, str) else None
 
     @property
     def business(self) -> str | None:

@@ -249,6 +249,15 @@ def test_history_is_a_message_each_and_one_change_a_chunk() -> None:
         assert (again.raw, again.contact_id, again.direction) == (message.raw, message.contact_id, message.direction)
 
 
+@pytest.mark.parametrize("field", [{"field": "messages"}, ["messages"], 5, True, None])
+@pytest.mark.parametrize("value", [{"errors": [{"code": 1}], "x": 1}, {"messages": [{}]}, {"standby": {"calls": [{}]}}])
+def test_a_field_that_is_no_word(field: Any, value: dict[str, Any]) -> None:
+    """Whatever stands where the field's name should, what is in the value is read."""
+    (item,) = parse(cloud({"field": field, "value": value}), 1)
+    touch(item)
+    assert isinstance(item, Event)
+
+
 @pytest.mark.parametrize("threads", ["x", [1], [{"messages": "x"}], [{"messages": [1]}], [{}]])
 def test_a_strange_chunk_of_the_history_is_a_change(threads: Any) -> None:
     """A chunk that is not as Meta describes it is given whole."""
