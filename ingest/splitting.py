@@ -123,8 +123,8 @@ class _Contacts:
 
     def of(self, array: str, numbered: list[tuple[int, Any]]) -> list[Any]:
         """As workers find them: a lone one, the one that is called so, or else the one at the same place of as many."""
-        if len(self._all) <= 1:
-            return self._all
+        if len(self._all) <= 1:  # all partitions get it
+            return [_small(one) if isinstance(one, dict) else one for one in self._all]
         if array not in self._by_place:
             self._by_place[array] = identity.go_by_place(array, self._value[array], self._all)
         if self._by_place[array]:

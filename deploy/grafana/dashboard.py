@@ -157,7 +157,10 @@ ROWS: dict[str, list[Panel]] = {
             "Refused",
             "reqps",
             "Requests answered otherwise. 5xx are ours; 401 and 403 mean secrets or addresses that do not fit.",
-            (("sum by (status, reason) (rate(wa_refused_total[$__rate_interval]))", "{{status}} {{reason}}"),),
+            (
+                ("sum by (status, reason) (rate(wa_refused_total[$__rate_interval]))", "{{status}} {{reason}}"),
+                ("sum by (reason) (rate(wa_admin_refused_total[$__rate_interval]))", "admin listener: {{reason}}"),
+            ),
             stacked=True,
         ),
         Panel(

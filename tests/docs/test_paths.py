@@ -6,7 +6,10 @@ import pytest
 
 from tests.docs import paths
 
-pytestmark = pytest.mark.skipif(not paths.SHARED.is_dir(), reason="there are no notifications here")
+pytestmark = [
+    pytest.mark.skipif(not paths.SHARED.is_dir(), reason="there are no notifications here"),
+    pytest.mark.timeout(400),
+]
 
 
 def test_every_place_has_its_attribute() -> None:

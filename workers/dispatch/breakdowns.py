@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 from ingest.loggers import get_logger
 from workers.dispatch.outcomes import Ended, place
+from workers.events import Event
 from workers.handlers import Handler
 
 log = get_logger(__name__)
 
 FAILURES = 10
-"""First tries of events in a row that failed, before a handler counts as broken down."""
+"""First tries in a row that failed, each of another notification, before a handler counts as broken down: whatever is
+wrong with one notification, and however many events it has, the handler goes on for others.
+"""
 
 LONGEST_SECONDS = 60.0
 """No longer than this from one try to the next."""
@@ -28,10 +31,11 @@ class Breakdown(NamedTuple):
 
 
 class _State:
-    __slots__ = ("error", "failures", "tries", "trying", "until")
+    __slots__ = ("error", "failures", "notification", "tries", "trying", "until")
 
     def __init__(self) -> None:
         self.failures = self.tries = 0
+        self.notification = ""  # of the last one that failed
         self.until = 0.0
         self.trying = False
         self.error = ""
@@ -78,7 +82,7 @@ class Breakdowns:
         if (state := self._failing.get(handler)) is not None:
             state.trying = False
 
-    def note(self, call: Ended, first_try: bool) -> bool:
+    def note(self, call: Ended, event: Event) -> bool:
         """Note how a call ended. True when its failure is that of a broken handler, and no fault of the event."""
         if call.error is None and not self._failing:  # nearly always
             return False
@@ -93,7 +97,8 @@ class Breakdowns:
         if state is None:
             state = self._failing[call.handler] = _State()
         if not state.until:
-            state.failures += first_try
+            if event.attempt == 1 and event.notification != state.notification:
+                state.failures, state.notification = state.failures + 1, event.notification
             if state.failures < FAILURES:
                 return False
         elif not state.trying:

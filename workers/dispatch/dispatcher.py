@@ -305,7 +305,7 @@ class Dispatcher:
             limiter.end()
         for number, call in enumerate(ended):
             self.tally.note(item.source.lane, call)
-            if self.breakdowns is not None and self.breakdowns.note(call, item.event.attempt == 1):
+            if self.breakdowns is not None and self.breakdowns.note(call, item.event):
                 ended[number] = Ended(call.handler, waits=self.breakdowns.wait(call.handler) or 1.0)
         self._finish(item, self._outcome(item, ended + begun.put_off if begun.put_off else ended), time.monotonic())
 

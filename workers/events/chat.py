@@ -21,7 +21,8 @@ class ChatEvent(Event):
         their forms. A lone contact, or the one at the same place of as many, is taken unless its number or id is
         somebody else's.
         """
-        return self._envelope.people.of(self._names(), self.raw, self._array)
+        people = self._envelope.people
+        return people.of(self._names(), self.raw, self._array) if people else None
 
     @property
     def contact_id(self) -> str | None:
@@ -90,5 +91,7 @@ def party(event: Event) -> JsonObject | None:
 
 def shares_of(event: Event) -> bytes:
     """What the record of an event's retry says of its contact, see `ingest.routing`."""
-    named = party(event)
-    return b"" if named is None else routing.share_of(event._envelope.notification.shares, event.business, named)
+    shares = event._envelope.notification.shares
+    if not shares or (named := party(event)) is None:
+        return b""
+    return routing.share_of(shares, event.business, named)

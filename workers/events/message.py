@@ -268,6 +268,8 @@ class Message(ChatEvent):
         somebody else's; by a system message never, because it may be another's.
         """
         people = self._envelope.people
+        if not people:
+            return None
         if "system" in self.raw and (system := table(self.raw, "system")) is not None:
             return people.called(self._names(), identity.new_names(system))
         return people.of(self._names(), self.raw, self._array)

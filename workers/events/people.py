@@ -23,6 +23,10 @@ class People:
         self._by_name: dict[tuple[int, str], JsonObject] | None = None
         self._places: dict[str, dict[int, JsonObject]] = {}  # for each array, see `_by_place`
 
+    def __bool__(self) -> bool:
+        """False when nobody is named."""
+        return bool(self._contacts)
+
     def called(self, *names: Names) -> JsonObject | None:
         """The contact with one of these numbers, else with one of these user ids, else with one of these parent ids.
 

@@ -165,3 +165,19 @@ def test_what_is_done_does_not_go_back(
     made.run(*take())
     assert seen == [f"m{n}" for n in range(9)]
     assert redis.hgetall(keys.COUNTS) == {b"handled.message": b"9"}
+
+
+def test_one_notification_breaks_no_handler(commit: Any, take: Any, runner: Any, message: Any, redis: Redis) -> None:
+    """A handler that fails for each event of one notification has not broken down: others' events do not wait."""
+    handlers, seen = Handlers(), []
+
+    @handlers.message()
+    def handle(event: Any) -> None:
+        if event.id.startswith("m"):
+            raise ValueError
+        seen.append(event.id)
+
+    commit(_body(*[f"m{n}" for n in range(50)]), *[message(f"other{n}", sender="1555") for n in range(3)], partitions=1)
+    runner(handlers, partitions=1).run(*take())
+    assert seen == ["other0", "other1", "other2"]
+    assert redis.hgetall(keys.COUNTS) == {b"retried.message": b"50", b"handled.message": b"3"}
