@@ -6,23 +6,15 @@ Times are of the CPU, the least of several tries; a step counts only where it ta
 from __future__ import annotations
 
 import gc
-import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 import pytest
 
-from ingest.routing import route
-from ingest.store.records import pack
-from workers.dispatch.outcomes import Outcome
-from workers.dispatch.ready import Item, Source
+from tests.workers.cost import steps
 from workers.engine import claims
-from workers.engine.batch_state import BatchState
-from workers.engine.profiles import said
-from workers.engine.results import Results
-from workers.events import Message
 
 MOST = 2.5
 """What twice the size may cost, in times and in memory; a step that is quadratic takes four times."""
@@ -111,52 +103,11 @@ SHAPES: dict[str, Shape] = {
 }
 
 
-def _collected(state: BatchState) -> list[Results]:
-    found = [state.collect()]
-    while not state.is_collected and (found[-1].done or found[-1].left):
-        found.append(state.collect())
-    return found
-
-
-def _steps(body: bytes) -> Iterator[tuple[str, float]]:
-    """The CPU's seconds for each step, with all events in one partition; half of them fail, half are rejected."""
-    began = time.process_time()
-    routes = route(body, 1)
-    yield "route", time.process_time() - began
-    route(body, 32)
-    began = time.process_time()
-    state = BatchState(routes[0].queue, "b", [pack(body, 1_700_000_000_000)], 3, 1e12, "t")
-    yield "parse", time.process_time() - began
-    began = time.process_time()
-    claimed = [(index, event, claims.of(event)) for index, event in state.events]
-    yield "claim", time.process_time() - began
-    began = time.process_time()
-    source = Source("messages")
-    for index, event in state.events:
-        Item(index, event, None, source)  # type: ignore[arg-type]
-        if isinstance(event, Message):
-            said(event)
-        (event.notification, event.subject, event.timestamp, getattr(event, "name", None), event.envelope)
-    yield "dispatch", time.process_time() - began
-    for _, event, claim in claimed:
-        state.claimed(event, claim)
-    half = len(state.events) // 2
-    for what, outcome, some in (
-        ("retry", Outcome("failed", "x", "E", "h"), state.events[:half]),
-        ("letter", Outcome("rejected", "x", "E", "h"), state.events[half:]),
-    ):
-        began = time.process_time()
-        for index, event in some:
-            state.finish(index, event, outcome)
-        _collected(state)
-        yield what, time.process_time() - began
-
-
 def _times(body: bytes) -> dict[str, float]:
     least: dict[str, float] = {}
     for _ in range(TRIES):
         gc.collect()
-        for step, seconds in _steps(body):
+        for step, seconds in steps(body):
             least[step] = min(seconds, least.get(step, seconds))
     return least
 
@@ -192,7 +143,7 @@ def test_twice_the_size_twice_the_memory(name: str) -> None:
         body = orjson.dumps(SHAPES[name](size))
         tracemalloc.start()
         try:
-            for _ in _steps(body):
+            for _ in steps(body):
                 pass
             return tracemalloc.get_traced_memory()[1]
         finally:
