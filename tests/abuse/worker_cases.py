@@ -164,7 +164,7 @@ def run(case: Case) -> Result:
         finally:
             if worker is not None:
                 worker.kill()
-                worker.wait()
+                worker.communicate()
             redis.close()
             server.terminate()
 
@@ -180,7 +180,8 @@ def _attack(case: Case, receiver: Receiver, worker: subprocess.Popen[bytes], red
     resident, used = _resident(worker.pid), _used(redis)
     most = [resident, used]
     ends = time.monotonic() + SECONDS
-    threading.Thread(target=_post_all, args=(receiver, bodies), daemon=True).start()
+    attacker = threading.Thread(target=_post_all, args=(receiver, bodies))
+    attacker.start()
     for n in itertools.count():
         _other(receiver)
         if n % 5 == 0 and worker.poll() is None:
@@ -192,6 +193,7 @@ def _attack(case: Case, receiver: Receiver, worker: subprocess.Popen[bytes], red
     while len(lines := seen.read_text().splitlines()) < sent and time.monotonic() < until:
         time.sleep(0.1)
     lost = [20.0] * (sent - len(lines))
+    attacker.join()
     slow: Any = redis.slowlog_get(1000)
     return Result(
         case,
