@@ -54,12 +54,21 @@ def lasting(event: Event) -> tuple[Any, ...]:
         content = {key: value for key, value in raw.items() if key not in _WHO}
         if event.subject in _WITH_MEDIA or "message" in raw:
             content = _content(content, _LEVELS)
-        return event.kind, short(event.business), event.contact_id, event.contact is not None, content
+        return event.kind, short(event.business), event.contact_id, _has_contact(event), content
     if isinstance(event, Status):
         if "recipient_id" in raw and not _RECIPIENT.isdisjoint(raw):
             raw = {key: value for key, value in raw.items() if key not in _RECIPIENT}
         return event.kind, short(event.business), event.contact is not None, raw
     return event.kind, short(event.business), raw
+
+
+def _has_contact(event: ChatEvent) -> bool:
+    contacts = event._envelope.value.get("contacts")
+    if type(contacts) is list and len(contacts) == 1 and type(lone := contacts[0]) is dict and "from" in event.raw:
+        number = event.raw["from"]
+        if type(number) is str and number == lone.get("wa_id") and "system" not in event.raw:  # nearly always
+            return True
+    return event.contact is not None
 
 
 def _content(table: JsonObject, levels: int) -> JsonObject:
