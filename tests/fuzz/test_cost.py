@@ -19,7 +19,9 @@ MOST = 3.5
 """Times the work of half the size. Twice is linear, four times quadratic."""
 
 ENOUGH_SECONDS = 0.02
-QUICK = settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(
+    max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 
 
 def _objects(bodies: Iterator[bytes]) -> list[Any]:
