@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from ingest import routing
 from ingest.loggers import get_logger
@@ -114,12 +114,17 @@ class BatchState:
         results, divided = Results(self._records, self._limits), []
         by_index = self._by_index(range(len(self._records)))
         for index, record in enumerate(self._records):
-            if self._counts[index] <= PART or record.split or len(results.letters) >= _LETTERS:
+            parts = None
+            if self._counts[index] > PART and not record.split and len(results.letters) < _LETTERS:
+                parts = self._parts_of(record, by_index[index])
+            if parts is None:
                 results.parts.append(_packed(record))
                 continue
             self._tell_unclaimed(results, index)
-            results.parts += self._parts_of(record, by_index[index])
+            results.parts += parts
             divided.append(record)
+        if not divided:  # it would come back the same again and again
+            return False
         results.left = len(self._records)
         self._divided = results, divided
         self.events, self._left, self._undone = [], [1] * len(self._left), len(self._left)
@@ -132,11 +137,6 @@ class BatchState:
             parts = len(self._divided[0].parts)
             return parts, parts * PART
         return len(self._records), len(self.events)
-
-    @property
-    def is_divided(self) -> bool:
-        """True when it goes back divided."""
-        return self._divided is not None
 
     def leaving(self, goes_back: bool) -> list[tuple[int, bytes]]:
         """What to archive of the notifications that the next `collect`, or `give_back`, takes out of the batch."""
@@ -224,11 +224,13 @@ class BatchState:
         upto = begun[-1] + 1
         rest = self._by_index(begun)
         for index in range(self._first, upto):
-            if self._left[index] and not self._is_begun(index):
-                results.parts.append(_packed(self._records[index]))
+            record = self._records[index]
+            parts = self._parts_of(record, rest.get(index, ())) if not self._left[index] or index in rest else None
+            if parts is None:
+                results.parts.append(_packed(record))
                 continue
             self._tell_unclaimed(results, index)
-            results.parts += self._parts_of(self._records[index], rest[index]) if index in rest else ()
+            results.parts += parts
         results.write_retries()
         results.left += upto - self._first
         self._first = upto
@@ -246,12 +248,17 @@ class BatchState:
                 found[index].append(event)
         return found
 
-    def _parts_of(self, record: Record, events: Sequence[Event]) -> Iterator[bytes]:
-        """Records of few events each, in place of one with these."""
-        body_digest = record.body_digest or digest(record.body)
-        for some in together(events, PART):
-            shares = b"".join(dict.fromkeys(map(shares_of, some)))
-            yield _packed(record._replace(body=body_of(some), body_digest=body_digest, shares=shares))
+    def _parts_of(self, record: Record, events: Sequence[Event]) -> list[bytes] | None:
+        """Records of few events each, in place of one with these. None when they cannot be written: it stays whole."""
+        body_digest, parts = record.body_digest or digest(record.body), []
+        try:
+            for some in together(events, PART):
+                shares = b"".join(dict.fromkeys(map(shares_of, some)))
+                parts.append(_packed(record._replace(body=body_of(some), body_digest=body_digest, shares=shares)))
+        except Exception as error:
+            log.error("a notification cannot be written in parts", error=outcomes.of_fault(error, "").error)
+            return None
+        return parts
 
     def _collect(self, results: Results, most_done: int, most_letters: int) -> None:
         done, self._done = self._done, []

@@ -8,6 +8,7 @@ import orjson
 import pytest
 from redis import Redis
 
+from ingest.routing import partition_of
 from ingest.state import controls
 from ingest.store import keys
 from ingest.store.records import Record, digest, unpack
@@ -181,3 +182,29 @@ def test_one_notification_breaks_no_handler(commit: Any, take: Any, runner: Any,
     runner(handlers, partitions=1).run(*take())
     assert seen == ["other0", "other1", "other2"]
     assert redis.hgetall(keys.COUNTS) == {b"retried.message": b"50", b"handled.message": b"3"}
+
+
+@pytest.mark.parametrize("why", ["it cannot be written", "it is of format 1"])
+def test_what_cannot_be_divided_is_handled_whole(
+    why: str, few: None, commit: Any, take: Any, runner: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is neither given back again and again nor the end of the worker."""
+    handlers, seen = Handlers(), []
+
+    @handlers.message()
+    def handle(event: Any) -> None:
+        seen.append(event.id)
+
+    def broken(_: Any) -> bytes:
+        raise KeyError
+
+    commit(_body(*[f"m{n}" for n in range(20)], senders=1), partitions=1)
+    if why == "it cannot be written":
+        monkeypatch.setattr(batch_state, "body_of", broken)
+    else:
+        (key,) = redis.scan_iter("*batch:*")
+        (record,) = redis.lrange(key, 0, -1)  # type: ignore[misc]
+        partitions = next(n for n in range(2, 256) if partition_of("15550", n) == 0)
+        redis.lset(key, 0, record[:7] + bytes([partitions]) + record[8:])
+    runner(handlers, partitions=1).run(*take())
+    assert sorted(seen) == sorted(f"m{n}" for n in range(20))
