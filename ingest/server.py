@@ -7,9 +7,12 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any
 
+from redis import Redis
 from redis.exceptions import RedisError
 
 from ingest import child, garbage, metrics
@@ -66,8 +69,8 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
             _replaying(committer.fallback, stop),
             _renewing(settings, public),
             _sampling(pages.events),
-            _agreeing(settings),
-            _telling(settings, webhook.refusals),
+            _telling(settings, partial(_say_settings, settings)),
+            _telling(settings, partial(_say_refusals, webhook.refusals)),
         ):
             await stop.wait()
         public.stop_accepting()
@@ -162,19 +165,12 @@ def _new_loop(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 @asynccontextmanager
-async def _agreeing(settings: Settings) -> AsyncIterator[None]:
-    """Say with which settings this receiver runs, for others that must have the same."""
+async def _telling(
+    settings: Settings, say: Callable[[Iterable[Redis]], Coroutine[Any, Any, None]]
+) -> AsyncIterator[None]:
+    """Meanwhile, tell every Redis something again and again: `say` does so until it is cancelled."""
     clients = connection.all_for_tools(redis_url(settings), connection.COMMAND_SECONDS).values()
-    agreements = [agreement.Agreement(client, settings, agreement.OF_RECEIVERS) for client in clients]
-
-    async def say() -> None:
-        while True:
-            for one in agreements:
-                with suppress(RedisError, OSError):  # others say that Redis is away
-                    await asyncio.to_thread(one.say)
-            await asyncio.sleep(agreement.SAY_SECONDS)
-
-    task = asyncio.create_task(say())
+    task = asyncio.create_task(say(clients))
     try:
         yield
     finally:
@@ -184,10 +180,18 @@ async def _agreeing(settings: Settings) -> AsyncIterator[None]:
             client.close()
 
 
-@asynccontextmanager
-async def _telling(settings: Settings, counted: Refusals) -> AsyncIterator[None]:
-    """Say in Redis what is refused, for the page and the commands; in the first that answers."""
-    clients = connection.all_for_tools(redis_url(settings), connection.COMMAND_SECONDS).values()
+async def _say_settings(settings: Settings, clients: Iterable[Redis]) -> None:
+    """With which settings this receiver runs, for others that must have the same."""
+    agreements = [agreement.Agreement(client, settings, agreement.OF_RECEIVERS) for client in clients]
+    while True:
+        for one in agreements:
+            with suppress(RedisError, OSError):  # others say that Redis is away
+                await asyncio.to_thread(one.say)
+        await asyncio.sleep(agreement.SAY_SECONDS)
+
+
+async def _say_refusals(counted: Refusals, clients: Iterable[Redis]) -> None:
+    """What is refused, for the page and the commands; in the first that answers."""
 
     def say(counts: dict[str, int]) -> None:
         for client in clients:
@@ -195,20 +199,10 @@ async def _telling(settings: Settings, counted: Refusals) -> AsyncIterator[None]
                 refusals.note(client, counts)
                 return
 
-    async def tell() -> None:
-        while True:
-            await asyncio.sleep(_TELL_SECONDS)
-            if counts := counted.take():
-                await asyncio.to_thread(say, counts)
-
-    task = asyncio.create_task(tell())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        for client in clients:
-            client.close()
+    while True:
+        await asyncio.sleep(_TELL_SECONDS)
+        if counts := counted.take():
+            await asyncio.to_thread(say, counts)
 
 
 def _open_spool(settings: Settings) -> Spool | None:

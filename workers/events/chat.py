@@ -49,7 +49,7 @@ class ChatEvent(Event):
     @property
     def name(self) -> str | None:
         """The name in the contact's own profile."""
-        return text(table(self.contact or {}, "profile") or {}, "name")
+        return profile_name(self.contact)
 
     @property
     def username(self) -> str | None:
@@ -76,6 +76,11 @@ class ChatEvent(Event):
     def _from_contact(self, key: str, place: int) -> str | None:
         contact = self.contact
         return (identity.of_contact(contact)[place] if contact else None) or self._names()[place]
+
+
+def profile_name(contact: JsonObject | None) -> str | None:
+    """The name in a contact's own profile."""
+    return text(table(contact or {}, "profile") or {}, "name")
 
 
 def username(contact: JsonObject | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ingest import identity
-from workers.events.chat import username
+from workers.events.chat import profile_name, username
 from workers.events.envelope import Envelope
 from workers.events.event import Event
 from workers.events.values import Conversation, Fault, JsonObject, Payment, Pricing, table, tables, text
@@ -77,7 +77,7 @@ class Status(Event):
     @property
     def name(self) -> str | None:
         """The name in the profile of the recipient, or of the group's participant."""
-        return text(table(self.contact or {}, "profile") or {}, "name")
+        return profile_name(self.contact)
 
     @property
     def username(self) -> str | None:
