@@ -27,6 +27,7 @@ from redis import Redis
 from ingest.store import keys, scripts
 from ingest.store.pipelined import Call, PipelinedConnection
 from workers.events import Change, Error, Event, Status
+from workers.events.chat import ChatEvent
 from workers.events.copies import lasting, short
 from workers.events.envelope import write_json
 
@@ -84,6 +85,8 @@ def of(event: Event, waits: int = 0) -> Claim:
     It is made from what lasts of the event (see `workers.events.copies`): what all its copies have in common. The
     attempt and `waits` are part of it, too: a retry is not a copy of the attempt before.
     """
+    if isinstance(event, ChatEvent):
+        return Claim(_place(event, waits))
     if isinstance(event, Status):
         return _of_status(event, waits)
     if isinstance(event, Error):

@@ -51,7 +51,10 @@ def lasting(event: Event) -> tuple[Any, ...]:
     profile of the contact, or an address of a picture, but not what it says."""
     raw = event.raw
     if isinstance(event, ChatEvent):
-        content = {key: value for key, value in raw.items() if key not in _WHO}
+        content = raw.copy()
+        content.pop("from", None)
+        if not _WHO.isdisjoint(content):  # most messages name a number alone
+            content = {key: value for key, value in content.items() if key not in _WHO}
         if event.subject in _WITH_MEDIA or "message" in raw:
             content = _content(content, _LEVELS)
         return event.kind, short(event.business), event.contact_id, _has_contact(event), content
