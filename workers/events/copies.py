@@ -57,7 +57,8 @@ def lasting(event: Event) -> tuple[Any, ...]:
             content = {key: value for key, value in content.items() if key not in _WHO}
         if event.subject in _WITH_MEDIA or "message" in raw:
             content = _content(content, _LEVELS)
-        return event.kind, short(event.business), event.contact_id, _has_contact(event), content
+        business = event._envelope.business  # as `event.business` of these
+        return event.kind, business and business[:_LONGEST], event.contact_id, _has_contact(event), content
     if isinstance(event, Status):
         if "recipient_id" in raw and not _RECIPIENT.isdisjoint(raw):
             raw = {key: value for key, value in raw.items() if key not in _RECIPIENT}
