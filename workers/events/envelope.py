@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from ingest import identity
+from ingest.store import headers
 from ingest.store.records import digest
 from workers.events.people import People
 from workers.events.values import JsonObject
@@ -44,19 +46,27 @@ _FIRST = ("metadata", "id", "field", "time", "wa_id", "user_id", "parent_user_id
 class Notification:
     """What all events of one body share: the body as parsed, and what its record says.
 
-    `text` holds the bytes that were parsed. `shares` are the record's.
+    `text` holds the bytes that were parsed. `shares` and `kept_headers` are the record's.
     """
 
     _kept: dict[int, JsonObject] | None = None
 
     def __init__(
-        self, body: JsonObject, received_ms: int, attempt: int, text: bytes, body_digest: bytes, shares: bytes
+        self,
+        body: JsonObject,
+        received_ms: int,
+        attempt: int,
+        text: bytes,
+        body_digest: bytes,
+        shares: bytes,
+        kept_headers: bytes,
     ) -> None:
         self.body = body
         self.received_ms = received_ms
         self.attempt = attempt
         self.text = text
         self.shares = shares
+        self._headers = kept_headers
         self._digest = body_digest
         self.count = max(1, text.count(b"{") // _OBJECTS) if len(text) > _LARGE else 1
         """How many events it has, or may have."""
@@ -67,6 +77,18 @@ class Notification:
         if not self._digest:
             self._digest = digest(self.text)
         return self._digest
+
+    @cached_property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of its request that were kept."""
+        return MappingProxyType(headers.read(self._headers))
+
+    @cached_property
+    def headers_of_part(self) -> bytes:
+        """Those that are kept with a part of it, as JSON: all, unless they are long and there may be many parts."""
+        if self.count <= _FEW:
+            return self._headers
+        return headers.within(self._headers, max(headers.PART_BYTES, len(self.text) // (2 * self.count)))
 
     def small(self, table: JsonObject, least: int = _LEAST_AROUND) -> JsonObject:
         """The keys of an object around events that fit into what is kept of it."""

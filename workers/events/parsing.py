@@ -49,14 +49,19 @@ _PARTS = 100
 
 
 def parse(
-    body: bytes, received_ms: int, attempt: int = 1, body_digest: bytes = b"", shares: bytes = b""
+    body: bytes,
+    received_ms: int,
+    attempt: int = 1,
+    body_digest: bytes = b"",
+    shares: bytes = b"",
+    headers: bytes = b"",
 ) -> list[Event | Broken]:
     """The events of a notification in the order of the body; within an object messages, echoes, statuses, calls,
     preferences, errors, and then all else.
 
-    `received_ms` is when it was received, in epoch milliseconds, `attempt` the try, from 1, `body_digest`
-    and `shares` as in a `Record`. A body with the key `entry` is in the Cloud form, any other JSON object in the
-    On-Premises form.
+    `received_ms` is when it was received, in epoch milliseconds, `attempt` the try, from 1, `body_digest`,
+    `shares` and `headers` as in a `Record`. A body with the key `entry` is in the Cloud form, any other JSON object in
+    the On-Premises form.
     An array is recognised by its name, whatever the field of the change. A change in which no such array stands is one
     `Change`, unless its field is `messages`: then each key that nobody knows is one, or each element of it. Bytes that
     are not a JSON object give one `Broken` (`unreadable`); an object that holds neither an event nor a broken element
@@ -72,7 +77,7 @@ def parse(
         if of := platform(tree):
             found.append(Broken(FOREIGN, "notification", body, f"of another platform: {of}", received_ms, attempt))
         else:
-            found += _Parsing(Notification(tree, received_ms, attempt, body, body_digest, shares)).events()
+            found += _Parsing(Notification(tree, received_ms, attempt, body, body_digest, shares, headers)).events()
     return found if len(trees) == 1 else _once(found, body)
 
 
