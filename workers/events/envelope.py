@@ -33,6 +33,11 @@ ELEMENTS = frozenset(
 )
 """The keys of a value that are known to hold elements."""
 
+OF_ELEMENTS = frozenset(
+    {"messages", "calls", "history", "message_echoes", "smb_message_echoes", "standby", "user_preferences"}
+)
+"""Fields in which errors are events. In others they belong to what stands beside them, unless that is elements."""
+
 # Bytes of the objects around an event, each, with which it is kept when it is written alone: thousands of events may
 # share what is around them, and each is written with it. Together they add about as much as the notification has.
 _AROUND = 4096
@@ -246,6 +251,8 @@ class Envelope:
         found = {**value, array: content}
         if self.change is None and array not in ELEMENTS:
             found["messages"] = []  # so that the body is known to be a notification
+        if array == "errors" and self.change is not None and self.field not in OF_ELEMENTS:
+            found.setdefault("messages", [])  # so that the error is an event also beside what is kept of the value
         if contacts:
             found["contacts"] = contacts
         if array == "calls" and self.call_errors:

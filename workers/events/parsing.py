@@ -15,7 +15,7 @@ from ingest.reading import name_of as _name
 from workers.events.broken import FOREIGN, Broken
 from workers.events.call import Call, CallStatus
 from workers.events.change import Change, Part
-from workers.events.envelope import ELEMENTS, SURROUNDING, Envelope, Notification, write_json
+from workers.events.envelope import ELEMENTS, OF_ELEMENTS, SURROUNDING, Envelope, Notification, write_json
 from workers.events.error import Error
 from workers.events.event import Event
 from workers.events.handover import Handover
@@ -35,9 +35,6 @@ _KINDS: dict[str, type[Event]] = {
 """Arrays of elements, in the order in which their events are given."""
 
 _ORDER = {key: n for n, key in enumerate(_KINDS)}
-
-_OF_ELEMENTS = frozenset({"calls", "history", "message_echoes", "smb_message_echoes", "standby", "user_preferences"})
-"""Fields in which errors are events. In others they belong to what stands beside them."""
 
 # Every broken part is kept with the objects around it. This bounds their number and their sum, with what Redis needs
 # for each: a body made of thousands of broken parts would grow to gigabytes and to thousands of dead letters. What is
@@ -179,7 +176,9 @@ class _Parsing:
         known = [key for key in value if key in ELEMENTS and _has_elements(value[key])]
         rest = {key: item for key, item in value.items() if key not in known}
         beside = [key for key in rest if key not in SURROUNDING]
-        if not known or (known == ["errors"] and beside and envelope.field not in _OF_ELEMENTS):
+        if not known:
+            return False
+        if known == ["errors"] and beside and ELEMENTS.isdisjoint(beside) and envelope.field not in OF_ELEMENTS:
             return False
         before = len(self.found)
         for key in sorted(known, key=_place):

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ingest.garbage import resident
-from workers.events import Broken, Call, Change, Event, Message
+from workers.events import Broken, Call, Change, Error, Event, Message
 from workers.events.parsing import parse
 from workers.handlers import Handlers
 
@@ -256,6 +256,18 @@ def test_a_field_that_is_no_word(field: Any, value: dict[str, Any]) -> None:
     (item,) = parse(cloud({"field": field, "value": value}), 1)
     touch(item)
     assert isinstance(item, Event)
+
+
+@pytest.mark.parametrize("field", ["messages", "anything"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_an_error_beside_messages_stays_an_error(field: str, deep: bool) -> None:
+    """What else stands in the value does not make a change of it when it is written alone."""
+    value: dict[str, Any] = {"x": 1, "errors": [{"code": 1}], "messages": [{"id": "m", "from": "1"}]}
+    _, error = parse(cloud({"field": field, "value": {"standby": value} if deep else value}), 1)
+    assert isinstance(error, Error)
+    (again,) = parse(error.body(), 1)
+    assert isinstance(again, Error)
+    assert (again.raw, again.envelope["x"]) == (error.raw, 1)
 
 
 @pytest.mark.parametrize("threads", ["x", [1], [{"messages": "x"}], [{"messages": [1]}], [{}]])
