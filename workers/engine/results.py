@@ -117,17 +117,22 @@ class Results:
             self._try_again(event, index, outcome, Wait("w", delay))
         else:
             self.counts[f"{outcome.name}.{event.kind}"] += 1
+            if outcome.error:  # of a copy that brought news
+                self._note_error(outcome)
 
     def _account_failure(self, event: Event, index: int, outcome: Outcome) -> None:
-        what = outcome.handler, outcome.error or outcome.name
-        self.errors[what] += 1
-        if outcome.raised is not None:
-            self.raised.setdefault(what, outcome.raised)
+        self._note_error(outcome)
         if outcome.name != "failed" or event.attempt >= self._limits.attempts:
             self.letter(outcome.name, event, outcome.detail, index)
             return
         delay = self._limits.delay(retries.delay, event.attempt) if outcome.delay is None else outcome.delay
         self._try_again(event, index, outcome, Wait("r", max(delay, outcome.at_least)))
+
+    def _note_error(self, outcome: Outcome) -> None:
+        what = outcome.handler, outcome.error or outcome.name
+        self.errors[what] += 1
+        if outcome.raised is not None:
+            self.raised.setdefault(what, outcome.raised)
 
     def _try_again(self, event: Event, index: int, outcome: Outcome, wait: Wait) -> None:
         """Have the event tried again after that time, unless it is too old by then."""
