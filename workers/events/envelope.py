@@ -48,6 +48,10 @@ _LARGE, _OBJECTS = 16_384, 8  # a larger notification may have an event for so m
 _FIRST = ("metadata", "id", "field", "time", "wa_id", "user_id", "parent_user_id")  # what is kept before all else
 
 
+_NUMBER = ("phone_number_id", "display_phone_number")  # what is kept of metadata that is too long
+_LONGEST_NUMBER = 64
+
+
 class Notification:
     """What all events of one body share: the body as parsed, and what its record says.
 
@@ -104,6 +108,8 @@ class Notification:
             if (size := len(key) + len(write_json(table[key]))) <= room:
                 room -= size
                 kept[key] = table[key]
+            elif key == "metadata" and isinstance(table[key], dict):
+                kept[key] = {name: table[key][name] for name in _NUMBER if _is_short(table[key].get(name))}
         return kept
 
     def kept_contacts(self, contacts: Sequence[JsonObject]) -> Sequence[JsonObject]:
@@ -258,6 +264,10 @@ class Envelope:
         if array == "calls" and self.call_errors:
             found["errors"] = self.call_errors
         return found if self.outer is None else {**outer, "standby": found}
+
+
+def _is_short(item: Any) -> bool:
+    return isinstance(item, str) and len(item) <= _LONGEST_NUMBER
 
 
 def _without(table: Any, inside: str) -> JsonObject:

@@ -418,6 +418,17 @@ def test_broken_parts_in_a_large_object_stay_bounded() -> None:
     assert (last.reason, last.kind, last.body) == ("malformed", "notification", body)
 
 
+def test_long_metadata_keeps_the_business_number() -> None:
+    """However long the metadata beside many events is, each event alone is of the same business number."""
+    metadata = {"phone_number_id": "1", "display_phone_number": "15550", "relay": "x" * 9000}
+    value = {"metadata": metadata, "messages": [{"id": f"m{n}", "from": "2"} for n in range(20)]}
+    for event in parse(cloud({"field": "messages", "value": value}), 1):
+        assert isinstance(event, Message)
+        (again,) = parse(event.body(), 1)
+        assert isinstance(again, Message)
+        assert (again.business, again.display_number) == ("1", "15550")
+
+
 def test_events_do_not_carry_what_is_large_around_them() -> None:
     """Written alone, as for a retry, an event is kept with what is small around it, and is the same event."""
     junk = "x" * 100_000
