@@ -26,7 +26,7 @@ from redis import Redis
 
 from ingest.store import keys, scripts
 from ingest.store.pipelined import Call, PipelinedConnection
-from workers.events import Change, Error, Event, Status
+from workers.events import Change, Error, Event, Message, Status
 from workers.events.copies import lasting, short
 from workers.events.envelope import write_json
 
@@ -49,7 +49,8 @@ class Claim(NamedTuple):
     `place` is a bucket (30 bits, which name the set) and a member (64 bits of the event's identity). `also` is an
     earlier member that means the same event. Of a status, `message` is what is claimed, `later` the marker that a later
     stage of the message leaves behind, and `markers` are those that it leaves itself, one for each earlier stage. All
-    lie in one set, so Redis looks in one place.
+    lie in one set, so Redis looks in one place. `version` is the place of a message with what it says of its contact,
+    which its copies may have in another version; empty where nobody asks for news.
     """
 
     place: str
@@ -57,6 +58,7 @@ class Claim(NamedTuple):
     message: str = ""
     later: int | None = None
     markers: tuple[int, ...] = ()
+    version: str = ""
 
     @property
     def asked(self) -> str:
@@ -71,7 +73,9 @@ class Claim(NamedTuple):
         return self.message or self.place.partition(" ")[2]
 
     def done(self, happened: bool) -> str:
-        """As settle.lua reads it; `happened`: the status leaves its markers."""
+        """As settle.lua reads it; `happened`: the status leaves its markers, the message its version."""
+        if happened and self.version:
+            return f"{self.place}\n{self.version}"
         return " ".join((self.place, *map(str, self.markers))) if happened and self.markers else self.place
 
 
@@ -98,6 +102,12 @@ def _of_error(event: Error, waits: int) -> Claim:
 def _of_change(event: Change, waits: int) -> Claim:
     time = event.time and event.time.timestamp()
     return Claim(_place(*_digest(_identity(event, waits, short(event.account), time))))
+
+
+def version(event: Message, facts: bytes) -> str:
+    """The place of a message that says these facts of its contact, at whichever try it is handled."""
+    bucket, member = _digest((*lasting(event), facts.hex()))
+    return f"{bucket} {member}"
 
 
 def _of_status(event: Status, waits: int) -> Claim:

@@ -11,7 +11,7 @@ from typing import Any
 
 from workers.events.chat import ChatEvent
 from workers.events.event import Event
-from workers.events.message import MEDIA
+from workers.events.message import MEDIA, Message
 from workers.events.status import Status
 from workers.events.values import JsonObject
 
@@ -68,10 +68,11 @@ def lasting(event: Event) -> tuple[Any, ...]:
 
 def _has_contact(event: ChatEvent) -> bool:
     contacts = event._envelope.value.get("contacts")
-    if type(contacts) is list and len(contacts) == 1 and type(lone := contacts[0]) is dict and "from" in event.raw:
-        number = event.raw["from"]
-        if type(number) is str and number == lone.get("wa_id") and "system" not in event.raw:  # nearly always
-            return True
+    if type(event) is Message and type(contacts) is list and len(contacts) == 1 and type(lone := contacts[0]) is dict:
+        raw, number = event.raw, event.raw.get("from")
+        is_number = type(number) is str and number.isdigit()
+        if is_number and number == lone.get("wa_id") and "system" not in raw and "_vnd" not in raw:
+            return True  # nearly always
     return event.contact is not None
 
 

@@ -114,6 +114,13 @@ class Event:
         return self._envelope.surroundings
 
     @property
+    def headers(self) -> Mapping[str, str]:
+        """The request's headers that WA_KEEP_HEADERS names, read-only; names are in lower case, several values of one
+        are joined by a comma. Empty when none were kept.
+        """
+        return self._envelope.notification.headers
+
+    @property
     def order_key(self) -> str | None:
         """Events with the same key are handled one after another; None: in any order. Personal data."""
         return None

@@ -15,7 +15,7 @@ from ingest.reading import name_of as _name
 from workers.events.broken import FOREIGN, Broken
 from workers.events.call import Call, CallStatus
 from workers.events.change import Change, Part
-from workers.events.envelope import ELEMENTS, SURROUNDING, Envelope, Notification, write_json
+from workers.events.envelope import ELEMENTS, OF_ELEMENTS, SURROUNDING, Envelope, Notification, write_json
 from workers.events.error import Error
 from workers.events.event import Event
 from workers.events.handover import Handover
@@ -36,9 +36,6 @@ _KINDS: dict[str, type[Event]] = {
 
 _ORDER = {key: n for n, key in enumerate(_KINDS)}
 
-_OF_ELEMENTS = frozenset({"calls", "history", "message_echoes", "smb_message_echoes", "standby", "user_preferences"})
-"""Fields in which errors are events. In others they belong to what stands beside them."""
-
 # Every broken part is kept with the objects around it. This bounds their number and their sum, with what Redis needs
 # for each: a body made of thousands of broken parts would grow to gigabytes and to thousands of dead letters. What is
 # beyond is kept as the whole body.
@@ -49,14 +46,19 @@ _PARTS = 100
 
 
 def parse(
-    body: bytes, received_ms: int, attempt: int = 1, body_digest: bytes = b"", shares: bytes = b""
+    body: bytes,
+    received_ms: int,
+    attempt: int = 1,
+    body_digest: bytes = b"",
+    shares: bytes = b"",
+    headers: bytes = b"",
 ) -> list[Event | Broken]:
     """The events of a notification in the order of the body; within an object messages, echoes, statuses, calls,
     preferences, errors, and then all else.
 
-    `received_ms` is when it was received, in epoch milliseconds, `attempt` the try, from 1, `body_digest`
-    and `shares` as in a `Record`. A body with the key `entry` is in the Cloud form, any other JSON object in the
-    On-Premises form.
+    `received_ms` is when it was received, in epoch milliseconds, `attempt` the try, from 1, `body_digest`,
+    `shares` and `headers` as in a `Record`. A body with the key `entry` is in the Cloud form, any other JSON object in
+    the On-Premises form.
     An array is recognised by its name, whatever the field of the change. A change in which no such array stands is one
     `Change`, unless its field is `messages`: then each key that nobody knows is one, or each element of it. Bytes that
     are not a JSON object give one `Broken` (`unreadable`); an object that holds neither an event nor a broken element
@@ -72,7 +74,7 @@ def parse(
         if of := platform(tree):
             found.append(Broken(FOREIGN, "notification", body, f"of another platform: {of}", received_ms, attempt))
         else:
-            found += _Parsing(Notification(tree, received_ms, attempt, body, body_digest, shares)).events()
+            found += _Parsing(Notification(tree, received_ms, attempt, body, body_digest, shares, headers)).events()
     return found if len(trees) == 1 else _once(found, body)
 
 
@@ -175,7 +177,9 @@ class _Parsing:
         known = [key for key in value if key in ELEMENTS and _has_elements(value[key])]
         rest = {key: item for key, item in value.items() if key not in known}
         beside = [key for key in rest if key not in SURROUNDING]
-        if not known or (known == ["errors"] and beside and envelope.field not in _OF_ELEMENTS):
+        if not known:
+            return False
+        if known == ["errors"] and beside and ELEMENTS.isdisjoint(beside) and envelope.field not in OF_ELEMENTS:
             return False
         before = len(self.found)
         for key in sorted(known, key=_place):
