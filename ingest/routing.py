@@ -45,7 +45,8 @@ _STATUS_ID_WITHIN = 4096
 # What the receiver parses and places at most: more would hold its event loop up for over 50 ms. Meta's largest
 # notifications (3 MB, thousands of messages) stay below. Of each, so many take as long as one message or call.
 _SMALL = 16 << 10  # bytes: less holds too little for any of this
-_MOST_PLACED = 16_000
+_MOST_PLACED = 10_000
+_VALUE = 3  # elements as which what holds them counts: each partition gets a part of it
 _PARTS = 20  # commas and opening brackets: with each of them a value begins
 _MOST_PARTS = 200_000
 _SYSTEM = 20  # parts as which a system message counts beside its own: it may tell of another user id
@@ -139,7 +140,7 @@ def route(
         except Unreadable:
             return _OTHER
         placing = _Placing(partitions, per_business, links, b'"user_id"' in body)
-        if not is_small and placing.cost(trees) > _MOST_PLACED - parts // _PARTS:
+        if not is_small and not placing.is_affordable(trees, _MOST_PLACED - parts // _PARTS):
             return _OTHER
         for tree in trees:
             placing.place(tree)
@@ -217,15 +218,17 @@ class _Placing:
         self._unknown: list[bytes] = []
         self._linked = False
 
-    def cost(self, bodies: list[Any]) -> int:
-        """How many of `_MOST_PLACED` these take."""
-        cost, businesses = 0, set()
-        for body in bodies:
-            for value, elements, _ in _urgent(body):
-                contacts = value.get("contacts")
-                cost += 1 + len(elements) + (len(contacts) // _CONTACTS if isinstance(contacts, list) else 0)
-                businesses.add(business_of(value))
-        return cost + (0 if self._per_business is None else len(businesses) * self._partitions // _CHOICES)
+    def is_affordable(self, bodies: list[Any], most: int) -> bool:
+        """Whether these take no more than `most` of `_MOST_PLACED`."""
+        choice = 0 if self._per_business is None else self._partitions // _CHOICES
+        businesses = set()
+        for value, elements, _ in (found for body in bodies for found in _urgent(body)):
+            contacts = value.get("contacts")
+            most -= _VALUE + len(elements) + (len(contacts) // _CONTACTS if isinstance(contacts, list) else 0)
+            businesses.add(business_of(value))
+            if most < len(businesses) * choice:
+                return False
+        return True
 
     def place(self, body: Any) -> None:
         for value, elements, names in _urgent(body):
