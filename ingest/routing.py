@@ -83,29 +83,20 @@ _STATUSES = (Route(STATUSES),)
 _OTHER = (Route(OTHER),)
 
 
-def contact_of(element: dict[str, Any]) -> str | None:
-    """The contact as a message names it: the number without a plus, else the business-scoped user id, else the id for
-    the parent account.
+def order_key(shares: bytes, business: str | None, contact: str | None) -> str | None:
+    """The same for all messages of a contact, by whatever they name it; None when they name nobody.
+
+    It is a checksum. `shares` are those of the record; `contact` is the number, else the user id, else the
+    parent's id.
     """
-    number, user, parent = of_message(element)
-    return number or user or parent
-
-
-def order_key(shares: bytes, business: str | None, element: dict[str, Any]) -> str | None:
-    """The same for all messages of a contact, by whatever they name it; None when an element names nobody.
-
-    It is a checksum. `shares` are those of the record.
-    """
-    contact = contact_of(element)
     if contact is None:
         return None
     share = _read(shares)[0].get(_checksum(business or "", contact)) if shares else None
     return f"{share.key if share else _key(contact):08x}"
 
 
-def share_of(shares: bytes, business: str | None, element: dict[str, Any]) -> bytes:
-    """The shares of a record for this element alone: empty unless its contact is named by a linked user id."""
-    contact = contact_of(element)
+def share_of(shares: bytes, business: str | None, contact: str | None) -> bytes:
+    """The shares of a record for this contact alone: empty unless it is named by a linked user id."""
     checksum = _checksum(business or "", contact)
     share = _read(shares)[0].get(checksum) if shares else None
     return _SHARE.pack(checksum, *share) if share and share.key != _key(contact) else b""
@@ -169,18 +160,20 @@ class Router:
         return route(body, self.partitions, self._per_business, self._links)
 
 
-def handles(partition: int | None, record: Record, business: str | None, element: dict[str, Any] | None) -> bool:
+def handles(
+    partition: int | None, record: Record, business: str | None, element: dict[str, Any] | None, contact: str | None
+) -> bool:
     """Whether a record in this partition is the one to handle an event of its notification: each event has one.
 
-    `element` is a raw message that names the event's contact, None for an event of no contact. What no share names is
-    for the lowest partition.
+    `element` is what the event was made from, and names `contact`; None for an event of no contact. What no share names
+    is for the lowest partition.
     """
     if record.split:
         return partition == _partition_by_split(record, element)
     shares, lowest = _read(record.shares)
     if lowest is None:
         return True
-    share = None if element is None else shares.get(_checksum(business or "", contact_of(element)))
+    share = None if element is None else shares.get(_checksum(business or "", contact))
     return partition == (share.partition if share else lowest)
 
 

@@ -23,7 +23,7 @@ from workers.events import (
     Referral,
     Status,
 )
-from workers.handlers import Discard, Handlers, Reject, RetryIn, Snooze
+from workers.handlers import Discard, Handlers, PartialFailure, Reject, RetryIn, Snooze
 
 __all__ = [
     "Broken",
@@ -41,6 +41,7 @@ __all__ = [
     "Media",
     "Message",
     "OrderItem",
+    "PartialFailure",
     "Payment",
     "Phone",
     "Place",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -14,19 +14,17 @@ from contextlib import (
     contextmanager,
 )
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Required, TypedDict, TypeVar, Unpack, overload
 
 from ingest.state import rates
 from ingest.store.records import handler_digest
 from workers.events import Call, Change, Error, Event, Handover, Message, Preference, Profile, Status
 from workers.events.change import USER_ID_UPDATE, as_change, field_of
+from workers.events.message import HISTORY
 
 _SUBJECTS = 1000  # that are remembered, unless they are long: they come from outside
 _LONGEST_SUBJECT = 256
 _DIRECTIONS = {"in": ("in",), "out": ("out",), "both": ("in", "out")}
-
-HISTORY = "history "
-"""Begins the way of a message of the history."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -47,11 +45,37 @@ OnCall = TypeVar("OnCall", bound=Callable[[Call], object])
 OnHandover = TypeVar("OnHandover", bound=Callable[[Handover], object])
 OnPreference = TypeVar("OnPreference", bound=Callable[[Preference], object])
 
+# And the same with `bulk`.
+OnMessages = TypeVar("OnMessages", bound=Callable[[list[Message]], object])
+OnStatuses = TypeVar("OnStatuses", bound=Callable[[list[Status]], object])
+OnErrors = TypeVar("OnErrors", bound=Callable[[list[Error]], object])
+OnChanges = TypeVar("OnChanges", bound=Callable[[list[Change]], object])
+OnCalls = TypeVar("OnCalls", bound=Callable[[list[Call]], object])
+OnHandovers = TypeVar("OnHandovers", bound=Callable[[list[Handover]], object])
+OnPreferences = TypeVar("OnPreferences", bound=Callable[[list[Preference]], object])
+
+AnEvent = TypeVar("AnEvent", bound=Event)
+
 Business = str | Iterable[str] | None
 """The ids of one business phone number, or of several."""
 
 Selector = tuple[str, str | None, str, str | None, str | None]
 """What handlers are found by: kind, subject, way (see `_way`), field and business number of an event."""
+
+
+class Options(TypedDict, total=False):
+    """What each decorator takes by name, see `Handlers`."""
+
+    business: Business
+    rate: str | None
+    concurrency: int | None
+
+
+class BulkOptions(Options, total=False):
+    """The same of a handler that is called with lists."""
+
+    bulk: Required[int]
+    linger: float
 
 
 class Discard(Exception):
@@ -82,6 +106,20 @@ class Snooze(_Later):
     """
 
 
+class PartialFailure(Exception):
+    """Raised by a bulk handler: these events of its list failed, each with its error; the others are handled.
+
+    What an error means is what it would mean if a handler of that event alone had raised it: an exception has the event
+    tried again, and so do RetryIn and Snooze; Discard and Reject end it.
+    """
+
+    def __init__(self, errors: Mapping[AnEvent, BaseException]) -> None:
+        if not isinstance(errors, Mapping) or not all(isinstance(each, BaseException) for each in errors.values()):
+            raise TypeError("PartialFailure takes a dict of events and exceptions, such as {status: RetryIn(60)}")
+        super().__init__(f"{len(errors)} events of the list failed")
+        self.errors: Mapping[Any, BaseException] = dict(errors)
+
+
 class HandlersError(Exception):
     """WA_HANDLERS names something that is no registry, or a handler is registered wrongly. The message is one line with
     the remedy.
@@ -108,9 +146,13 @@ class Handler:
     name: str
     """`module.function`, for logs and metrics."""
     rate: float | None = None
-    """Calls per second at most, over all workers of one Redis."""
+    """Calls per second at most, over all workers of one Redis; with `bulk`: events per second."""
     concurrency: int | None = None
     """Calls in flight at a time at most, in one worker process."""
+    bulk: int | None = None
+    """It is called with lists of so many events at most; None: with one event."""
+    linger: float = 0.0
+    """Seconds for which an event waits for company at most."""
     digest: bytes = b""
     """Of the name, and of how many were registered with it before: a retry remembers by it that this one is done."""
     call: Callable[[Any], Any] = None  # type: ignore[assignment]  # see __post_init__
@@ -120,7 +162,7 @@ class Handler:
     business: frozenset[str] = frozenset()
     """Ids of business numbers; empty: all."""
     ways: frozenset[str] = frozenset()
-    """Of a message: `in`, `out`, and the same of the history (see `_way`)."""
+    """Of a message: `in`, `out`, and the same of the history (see `Event._way`)."""
 
     def __post_init__(self) -> None:
         self.call = self.function
@@ -183,12 +225,18 @@ class Handlers:
     ignored. An exception means: try this event again later, with this handler. Each handler of an event ends by itself:
     the others are called all the same, and one that has succeeded is not called again.
 
-    Each decorator takes three more arguments. `business` is the id of a business phone number (Cloud:
+    Each decorator takes more arguments. `business` is the id of a business phone number (Cloud:
     `metadata.phone_number_id`), or a list of them: the function is called for events of these numbers only. `rate`,
     such as "50/s", "100/m" or "10/h", is how often its function is called at most, over all workers of one Redis (with
     several Redis, each has that rate). `concurrency` is how many of its calls are in flight at a time in one worker
     process. An event waits until all its handlers may be called; this counts neither as an attempt nor for
     WA_HANDLER_TIMEOUT. Meanwhile the worker goes on with other events.
+
+    With `bulk=N` (every decorator but `profile`) the function is called with a list of up to N events, in order of
+    arrival. An event waits for company for `linger` seconds at most (0), and not at all in a backlog. When the function
+    returns, all are handled; `PartialFailure` says which are not; any other exception is raised for all, and parts of
+    the list are tried at once to find the event at fault. `rate` is then in events, `concurrency` and
+    WA_HANDLER_TIMEOUT are for lists.
     """
 
     def __init__(self) -> None:
@@ -205,16 +253,26 @@ class Handlers:
         """True when there is a profile handler."""
         self.any_throttled = False
         """True when there is a handler with a rate or a concurrency of its own."""
+        self.any_bulk = False
+        """True when there is a handler that is called with lists."""
 
+    @overload
     def message(
         self,
         *types: str,
         direction: Literal["in", "out", "both"] = "in",
         history: bool = False,
-        business: Business = None,
-        rate: str | None = None,
-        concurrency: int | None = None,
-    ) -> Callable[[OnMessage], OnMessage]:
+        **options: Unpack[Options],
+    ) -> Callable[[OnMessage], OnMessage]: ...
+    @overload
+    def message(
+        self,
+        *types: str,
+        direction: Literal["in", "out", "both"] = "in",
+        history: bool = False,
+        **options: Unpack[BulkOptions],
+    ) -> Callable[[OnMessages], OnMessages]: ...
+    def message(self, *types: str, direction: str = "in", history: bool = False, **options: Any) -> Any:
         """For messages of these types (`text`, `image`, `button`, …); none named: every type.
 
         What contacts wrote, unless `direction` says `out`, what the business wrote in the phone's app or by another
@@ -224,24 +282,26 @@ class Handlers:
         if direction not in _DIRECTIONS:
             raise WrongValue(f"@handlers.message: direction={direction!r} is none of in, out, both")
         ways = frozenset(f"{HISTORY if history else ''}{way}" for way in _DIRECTIONS[direction])
-        return self._register("message", types, rate, concurrency, business, ways)
+        return self._register("message", types, ways, **options)
 
-    def status(
-        self, *statuses: str, business: Business = None, rate: str | None = None, concurrency: int | None = None
-    ) -> Callable[[OnStatus], OnStatus]:
+    @overload
+    def status(self, *statuses: str, **options: Unpack[Options]) -> Callable[[OnStatus], OnStatus]: ...
+    @overload
+    def status(self, *statuses: str, **options: Unpack[BulkOptions]) -> Callable[[OnStatuses], OnStatuses]: ...
+    def status(self, *statuses: str, **options: Any) -> Any:
         """For statuses (`sent`, `delivered`, `read`, `failed`, …; `payment` for all of payments); none named: every
         status."""
-        return self._register("status", statuses, rate, concurrency, business)
+        return self._register("status", statuses, **options)
 
-    def error(
-        self, *, business: Business = None, rate: str | None = None, concurrency: int | None = None
-    ) -> Callable[[OnError], OnError]:
+    @overload
+    def error(self, **options: Unpack[Options]) -> Callable[[OnError], OnError]: ...
+    @overload
+    def error(self, **options: Unpack[BulkOptions]) -> Callable[[OnErrors], OnErrors]: ...
+    def error(self, **options: Any) -> Any:
         """For errors that are not part of a message or a status."""
-        return self._register("error", (), rate, concurrency, business)
+        return self._register("error", (), **options)
 
-    def profile(
-        self, *, business: Business = None, rate: str | None = None, concurrency: int | None = None
-    ) -> Callable[[OnProfile], OnProfile]:
+    def profile(self, **options: Unpack[Options]) -> Callable[[OnProfile], OnProfile]:
         """For news of a contact: name, username, number, user id or identity changed.
 
         A message of type system says that a number, a user id or an identity changed; a new name comes with the
@@ -251,33 +311,41 @@ class Handlers:
         handlers returned. Redis keeps only digests of them, for 30 to 60 days after the contact's last message, and
         nothing when there is no profile handler.
         """
-        return self._register("profile", (), rate, concurrency, business)
+        return self._register("profile", (), **options)
 
-    def call(
-        self, *events: str, business: Business = None, rate: str | None = None, concurrency: int | None = None
-    ) -> Callable[[OnCall], OnCall]:
+    @overload
+    def call(self, *events: str, **options: Unpack[Options]) -> Callable[[OnCall], OnCall]: ...
+    @overload
+    def call(self, *events: str, **options: Unpack[BulkOptions]) -> Callable[[OnCalls], OnCalls]: ...
+    def call(self, *events: str, **options: Any) -> Any:
         """For steps of calls (`connect`, `terminate`, `ringing`, `accepted`, `rejected`, …); none named: all."""
-        return self._register("call", events, rate, concurrency, business)
+        return self._register("call", events, **options)
 
-    def handover(
-        self, *types: str, business: Business = None, rate: str | None = None, concurrency: int | None = None
-    ) -> Callable[[OnHandover], OnHandover]:
+    @overload
+    def handover(self, *types: str, **options: Unpack[Options]) -> Callable[[OnHandover], OnHandover]: ...
+    @overload
+    def handover(self, *types: str, **options: Unpack[BulkOptions]) -> Callable[[OnHandovers], OnHandovers]: ...
+    def handover(self, *types: str, **options: Any) -> Any:
         """For conversations that pass from one app to another (`control_passed`, …); none named: all."""
-        return self._register("handover", types, rate, concurrency, business)
+        return self._register("handover", types, **options)
 
-    def preference(
-        self, *values: str, business: Business = None, rate: str | None = None, concurrency: int | None = None
-    ) -> Callable[[OnPreference], OnPreference]:
+    @overload
+    def preference(self, *values: str, **options: Unpack[Options]) -> Callable[[OnPreference], OnPreference]: ...
+    @overload
+    def preference(self, *values: str, **options: Unpack[BulkOptions]) -> Callable[[OnPreferences], OnPreferences]: ...
+    def preference(self, *values: str, **options: Any) -> Any:
         """For what contacts want to get (`stop`, `resume`, …: marketing messages); none named: all."""
-        return self._register("preference", values, rate, concurrency, business)
+        return self._register("preference", values, **options)
 
-    def change(
-        self, *fields: str, business: Business = None, rate: str | None = None, concurrency: int | None = None
-    ) -> Callable[[OnChange], OnChange]:
+    @overload
+    def change(self, *fields: str, **options: Unpack[Options]) -> Callable[[OnChange], OnChange]: ...
+    @overload
+    def change(self, *fields: str, **options: Unpack[BulkOptions]) -> Callable[[OnChanges], OnChanges]: ...
+    def change(self, *fields: str, **options: Any) -> Any:
         """For Cloud changes of these fields (`account_update`, …), and of what is not known in field `messages`
         (`user_actions`, …); none named: all. What is an event of its own in another field (calls, echoes, …) it gets as
         a change that holds that alone."""
-        return self._register("change", fields, rate, concurrency, business)
+        return self._register("change", fields, **options)
 
     def startup(self, function: Hook) -> Hook:
         """Called once in each worker process, before its first event: the place to open clients and pools.
@@ -334,10 +402,13 @@ class Handlers:
         self,
         kind: str,
         wants: tuple[Any, ...],
-        rate: str | None,
-        concurrency: int | None,
-        business: Business,
         ways: frozenset[str] = frozenset(),
+        *,
+        business: Business = None,
+        rate: str | None = None,
+        concurrency: int | None = None,
+        bulk: int | None = None,
+        linger: float | None = None,
     ) -> Callable[[Function], Function]:
         if any(not isinstance(want, str) for want in wants):
             raise WrongType(f"write @handlers.{kind}(…) with parentheses, and names as strings")
@@ -351,7 +422,7 @@ class Handlers:
             raise WrongType(f"@handlers.{kind}: concurrency={concurrency!r} is no whole number")
         if concurrency is not None and concurrency < 1:
             raise WrongValue(f"@handlers.{kind}: concurrency={concurrency} is less than 1")
-
+        _check_bulk(kind, bulk, linger)
         numbers = _numbers(kind, business)
 
         def register(function: Function) -> Function:
@@ -369,6 +440,8 @@ class Handlers:
                 name,
                 per_second,
                 concurrency,
+                bulk,
+                linger or 0.0,
                 handler_digest(f"{name} {sum(one.name == name for one in self._registered)}"),
                 business=numbers,
                 ways=ways,
@@ -378,7 +451,8 @@ class Handlers:
             self._matching.clear()
             self.wants_profiles |= kind == "profile"
             self._any_business |= bool(numbers)
-            self.any_throttled |= self._registered[-1].is_throttled
+            self.any_throttled |= handler.is_throttled
+            self.any_bulk |= handler.bulk is not None
             return function
 
         return register
@@ -403,11 +477,12 @@ class Handlers:
         return [handler for handler in self._registered if handler.kind in kinds]
 
     def matching(self, event: Event) -> tuple[tuple[Handler, ...], bool | None]:
-        """The handlers of an event, profile handlers apart; and True when handling it may need the loop, False when
-        only threads, None when no handler matches it.
+        """The handlers of an event, profile handlers apart; and True when the single ones may need the loop, False when
+        only threads, None when none of them matches it.
         """
         business = event.business if self._any_business else None
-        wanted = event.kind, event.subject, _way(event), field_of(event), business
+        field = None if event._envelope.field == "messages" else field_of(event)
+        wanted = event.kind, event.subject, event._way, field, business
         found = self._matching.get(wanted)
         if found is None:
             found = self._find(wanted)
@@ -420,10 +495,11 @@ class Handlers:
         than `messages` is a change, too. `matching`, if it is known."""
         found = self.matching(event)[0] if matching is None else matching
         calls: list[tuple[Handler, Event]] = [(handler, event) for handler in found]
-        change: Change | None = None
-        for n, handler in enumerate(found):
-            if handler.kind != event.kind and (change := change or as_change(event)):
-                calls[n] = handler, change
+        if event._envelope.field != "messages":
+            change: Change | None = None
+            for n, handler in enumerate(found):
+                if handler.kind != event.kind and (change := change or as_change(event)):
+                    calls[n] = handler, change
         if self.wants_profiles and isinstance(event, (Message, Change)) and (profile := event.profile) is not None:
             calls += [(handler, profile) for handler in self._of_profiles(event.business)]
         return calls
@@ -435,14 +511,28 @@ class Handlers:
         found = tuple(handler for handler in self._registered if handler.matches(wanted))
         has_profile = wanted[0] == Message.kind or wanted[1] == USER_ID_UPDATE
         called = (*found, *self._of_profiles(wanted[4])) if has_profile else found
-        return found, any(handler.needs_loop for handler in called) if called else None
+        single = [handler for handler in called if handler.bulk is None]
+        return found, any(handler.needs_loop for handler in single) if single else None
 
 
-def _way(event: Event) -> str:
-    """Which handlers of messages are called: those for what comes `in` or goes `out`, now or in the history."""
-    if not isinstance(event, Message):
-        return ""
-    return f"{HISTORY}{event.direction}" if event.history else event.direction
+def _check_bulk(kind: str, bulk: Any, linger: Any) -> None:
+    where = f"@handlers.{kind}"
+    if bulk is None and linger is None:
+        return
+    if kind == "profile":
+        raise WrongValue(f"{where}: bulk and linger are for events; news of a profile comes by itself")
+    if bulk is None:
+        raise WrongValue(f"{where}: linger={linger!r} needs bulk, the most events of a list")
+    if isinstance(bulk, bool) or not isinstance(bulk, int):
+        raise WrongType(f"{where}: bulk={bulk!r} is no whole number")
+    if bulk < 1:
+        raise WrongValue(f"{where}: bulk={bulk} is less than 1")
+    if linger is None:
+        return
+    if isinstance(linger, bool) or not isinstance(linger, int | float):
+        raise WrongType(f"{where}: linger={linger!r} is no number of seconds")
+    if not 0 <= linger < math.inf:
+        raise WrongValue(f"{where}: linger={linger} is no number of seconds, 0 or more")
 
 
 def _numbers(kind: str, business: Business) -> frozenset[str]:

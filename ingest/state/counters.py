@@ -8,6 +8,7 @@ receiver's `/metrics` shows it (`ingest/admin/collectors.py`). A field is `WHAT|
 | `handler|NAME|BOUND` | calls of that handler that took up to BOUND seconds, and longer than the bound before it |
 | `handler|NAME|sum`, `…|failed`, `…|seen` | microseconds of all; how many failed; epoch seconds of the last settle |
 | `wait|LANE|BOUND`, `wait|LANE|sum` | the same of handled events, from arrival to end; the sum in milliseconds |
+| `list|NAME|BOUND`, `list|NAME|sum` | lists that a bulk handler was called with, of up to BOUND events; events of all |
 | `dead|LANE|REASON` | dead letters |
 | `reaped|LANE|batches` | batches that were put back into their queue |
 """
@@ -22,16 +23,17 @@ from redis import Redis
 
 from ingest.store import keys
 
-HANDLER, WAIT, DEAD, REAPED = "handler", "wait", "dead", "reaped"
+HANDLER, WAIT, LIST, DEAD, REAPED = "handler", "wait", "list", "dead", "reaped"
 
 BOUNDS = {
     HANDLER: (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, math.inf),
     WAIT: (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, math.inf),
+    LIST: (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, math.inf),
 }
-"""Seconds. Other bounds in Redis, written by another version, are not shown."""
+"""Seconds; of lists: events. Other bounds in Redis, written by another version, are not shown."""
 
-PARTS = {HANDLER: 1_000_000, WAIT: 1000}
-"""How many units of a sum make a second. Sums of some 100 billion events still fit into Redis' 64 bits."""
+PARTS = {HANDLER: 1_000_000, WAIT: 1000, LIST: 1}
+"""How many units of a sum make a second, or an event. Sums of some 100 billion events still fit into Redis' 64 bits."""
 
 _LONGEST = 86_400.0
 """Most seconds that one duration adds: after a clock was set, a duration can be anything."""
@@ -75,7 +77,7 @@ def forget(redis: Redis) -> None:
 
 def read(redis: Redis) -> dict[str, dict[str, dict[str, int]]]:
     """The hash, as what → label → part → value."""
-    found: dict[str, dict[str, dict[str, int]]] = {HANDLER: {}, WAIT: {}, DEAD: {}, REAPED: {}}
+    found: dict[str, dict[str, dict[str, int]]] = {HANDLER: {}, WAIT: {}, LIST: {}, DEAD: {}, REAPED: {}}
     fields: Mapping[bytes, bytes] = redis.hgetall(keys.COUNTERS)  # type: ignore[assignment]
     for field, value in fields.items():
         what, _, rest = field.decode().partition("|")

@@ -14,6 +14,7 @@ from workers import (
     HandlerTimeout,
     Handover,
     Message,
+    PartialFailure,
     Preference,
     Profile,
     Reject,
@@ -69,6 +70,38 @@ def every_change(change: Change) -> None: ...
 
 @handlers.change("account_update", "calls", rate="1/s", concurrency=1)
 async def some_changes(change: Change) -> None: ...
+
+
+@handlers.message(bulk=100)
+def many_messages(messages: list[Message]) -> None: ...
+
+
+@handlers.status("delivered", "read", bulk=500, linger=0.2, rate="1000/s", concurrency=2)
+async def many_statuses(statuses: list[Status]) -> None:
+    failed: dict[Status, Exception] = {}
+    for status in statuses:
+        failed[status] = RetryIn(60)
+    raise PartialFailure(failed)
+
+
+@handlers.error(bulk=1)
+def many_errors(errors: list[Error]) -> None: ...
+
+
+@handlers.change("account_update", bulk=10, linger=1)
+async def many_changes(changes: list[Change]) -> None: ...
+
+
+@handlers.call(bulk=10)
+async def many_calls(calls: list[Call]) -> None: ...
+
+
+@handlers.handover(bulk=10)
+def many_handovers(handovers: list[Handover]) -> None: ...
+
+
+@handlers.preference(bulk=10, business="1")
+def many_preferences(preferences: list[Preference]) -> None: ...
 
 
 @handlers.message("text", direction="out", business="106540000000001")
@@ -133,18 +166,28 @@ def no_profile(message: Message) -> None: ...
 def not_an_error(error: Error) -> None: ...
 
 
+@handlers.message(bulk=10)  # type: ignore[type-var]
+def not_a_list(message: Message) -> None: ...
+
+
+@handlers.status()  # type: ignore[type-var]
+def no_bulk(statuses: list[Status]) -> None: ...
+
+
 @handlers.message()  # type: ignore[type-var]
 def no_argument() -> None: ...
 
 
-@handlers.message  # type: ignore[arg-type]
+@handlers.message  # type: ignore[call-overload]
 def no_parentheses(message: Message) -> None: ...
 
 
-handlers.message(1)  # type: ignore[arg-type]
-handlers.message(rate=50)  # type: ignore[arg-type]
-handlers.message(concurrency="4")  # type: ignore[arg-type]
-handlers.error("130429")  # type: ignore[call-arg]
+handlers.message(1)  # type: ignore[call-overload]
+handlers.message(rate=50)  # type: ignore[call-overload]
+handlers.message(concurrency="4")  # type: ignore[call-overload]
+handlers.error("130429")  # type: ignore[call-overload]
+handlers.status(linger=0.2)  # type: ignore[call-overload]
+handlers.profile(bulk=10)  # type: ignore[call-arg]
 handlers.no_such_kind()  # type: ignore[attr-defined]
 
 RetryIn("soon")  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import pytest
 from workers import Change, Handlers, RetryIn, Snooze
 from workers.events import Event
 from workers.events.parsing import parse
-from workers.handlers import HandlersError
+from workers.handlers import HandlersError, WrongValue
 from workers.loading import load
 
 
@@ -278,10 +278,17 @@ def test_load_passes_the_modules_own_error_on(module: Callable[[str], None], tex
         ({"concurrency": 0}, ValueError, "@handlers.message: concurrency=0 is less than 1"),
         ({"concurrency": "4"}, TypeError, "@handlers.message: concurrency='4' is no whole number"),
         ({"concurrency": True}, TypeError, "@handlers.message: concurrency=True is no whole number"),
+        ({"bulk": 0}, ValueError, "@handlers.message: bulk=0 is less than 1"),
+        ({"bulk": True}, TypeError, "@handlers.message: bulk=True is no whole number"),
+        ({"bulk": "500"}, TypeError, "@handlers.message: bulk='500' is no whole number"),
+        ({"linger": 0.2}, ValueError, "@handlers.message: linger=0.2 needs bulk, the most events of a list"),
+        ({"bulk": 5, "linger": -1}, ValueError, "@handlers.message: linger=-1 is no number of seconds, 0 or more"),
+        ({"bulk": 5, "linger": math.inf}, ValueError, "@handlers.message: linger=inf is no number of seconds"),
+        ({"bulk": 5, "linger": "1s"}, TypeError, "@handlers.message: linger='1s' is no number of seconds"),
     ],
 )
-def test_wrong_rate_or_concurrency(options: dict[str, Any], error: type[Exception], says: str) -> None:
-    """A rate or a concurrency that is none is refused where it is written, in one sentence."""
+def test_wrong_options(options: dict[str, Any], error: type[Exception], says: str) -> None:
+    """A rate, a concurrency or a bulk that is none is refused where it is written, in one sentence."""
     with pytest.raises(error) as caught:
         Handlers().message("text", **options)
     assert str(caught.value).startswith(says)
@@ -297,3 +304,14 @@ def test_every_decorator_takes_them() -> None:
         decorator(rate="30/m", concurrency=4)(print)
         assert handlers.any_throttled
     assert [(one.rate, one.concurrency) for one in handlers.registered] == [(None, None), (0.5, 4)] * 5
+
+
+def test_every_decorator_but_profile_takes_bulk() -> None:
+    """News of a profile comes by itself, and the error says so; all else may come in lists."""
+    handlers = Handlers()
+    on = handlers
+    for decorator in (on.message, on.status, on.error, on.change, on.call, on.handover, on.preference):
+        decorator(bulk=500, linger=0.2)(print)
+        assert (on.registered[-1].bulk, on.registered[-1].linger) == (500, 0.2)
+    with pytest.raises(WrongValue, match=r"@handlers\.profile: bulk and linger are for events"):
+        handlers.profile(bulk=500)  # type: ignore[call-arg]

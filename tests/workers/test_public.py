@@ -72,7 +72,7 @@ def test_what_a_handler_may_raise_is_exported() -> None:
     """The exceptions that mean something when a handler raises them are exported; those of a wrong registry are not."""
     errors = [v for v in public(workers.handlers).values() if inspect.isclass(v) and issubclass(v, Exception)]
     raised = {error.__name__ for error in errors if not issubclass(error, HandlersError)}
-    assert raised == {"Discard", "Reject", "RetryIn", "Snooze"} <= set(workers.__all__)
+    assert raised == {"Discard", "PartialFailure", "Reject", "RetryIn", "Snooze"} <= set(workers.__all__)
 
 
 @pytest.mark.parametrize("name", workers.events.__all__)

@@ -56,6 +56,10 @@ class Breakdowns:
         """False while no handler's last call failed."""
         return bool(self._failing)
 
+    def is_down(self, handler: Handler) -> bool:
+        """True while it counts as broken down."""
+        return (state := self._failing.get(handler)) is not None and state.until > 0
+
     def wait(self, handler: Handler) -> float:
         """Seconds until the next try, 0 when the handler may be called now. That call is the one try, if it fails."""
         state = self._failing.get(handler)

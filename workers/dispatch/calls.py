@@ -16,7 +16,7 @@ from workers.dispatch.loop_watch import LoopWatch
 from workers.dispatch.outcomes import Ended, HandlerTimeout, decided
 from workers.dispatch.rate_limits import HandlerLimiter
 from workers.dispatch.ready import Item, Ready
-from workers.dispatch.threads import Job, Threads
+from workers.dispatch.threads import Failure, Job, Threads
 from workers.dispatch.time_limit import TimeLimit
 from workers.events import Event
 from workers.handlers import Handler
@@ -44,12 +44,26 @@ class Room:
 
 
 class Begun(Job):
-    """An event that begins. `put_off` are handlers of it that have to wait, `limiters` learn when it has ended.
+    """What begins, in one slot: calls for an event or a list of events, of this lane.
 
     `handler` is the async one that is called now, since `began` by the monotonic clock.
     """
 
-    __slots__ = ("began", "handler", "item", "limiters", "put_off")
+    __slots__ = ("began", "handler", "lane")
+
+    def __init__(
+        self, lane: str, calls: list[tuple[Handler, Any]], context: Context, failures: Sequence[Failure] = ()
+    ) -> None:
+        super().__init__(calls, context, failures)
+        self.lane = lane
+        self.handler: Handler | None = None
+        self.began = 0.0
+
+
+class BegunEvent(Begun):
+    """An event that begins. `put_off` are handlers of it that have to wait, `limiters` learn when it has ended."""
+
+    __slots__ = ("item", "limiters", "put_off")
 
     def __init__(
         self,
@@ -59,12 +73,10 @@ class Begun(Job):
         put_off: list[Ended],
         limiters: tuple[HandlerLimiter, ...],
     ) -> None:
-        super().__init__(calls, context)
+        super().__init__(item.source.lane, calls, context)
         self.item = item
         self.put_off = put_off
         self.limiters = limiters
-        self.handler: Handler | None = None
-        self.began = 0.0
 
 
 class _Part(Job):
@@ -83,8 +95,8 @@ class Calls:
 
     `on_errors` are called when a handler has failed, in the slot of its event.
 
-    `ended` is called on the loop with each event that has ended, `interrupted` with each that counts as not begun, and
-    then `more`: slots are free again. `hung` is called in another thread once an async handler has blocked the loop for
+    `ended` is called on the loop with what has ended, `interrupted` with what counts as not begun, and then `more`:
+    slots are free again. `hung` is called in another thread once an async handler has blocked the loop for
     good, and counts as failed: the loop and its thread do nothing more. With `here`, plain functions are called by the
     thread that calls `run_beside`.
     """
@@ -117,7 +129,7 @@ class Calls:
         )
         self._from_threads: deque[Job] = deque()
         self._context = copy_context()  # of nobody's event
-        self._told = self._interrupts = False
+        self._told = self._interrupts = self._is_over = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._running: dict[asyncio.Task[Any], Begun] = {}
         self._watch = LoopWatch(loop, timeout, self._name_of, None if hung is None else self._hangs)
@@ -125,8 +137,8 @@ class Calls:
 
     @property
     def hangs(self) -> bool:
-        """True when as many threads hang for good as there should be."""
-        return self._threads.abandoned >= self._thread_count
+        """True when as many threads hang for good as there should be, or the loop does."""
+        return self._is_over or self._threads.abandoned >= self._thread_count
 
     def new_context(self) -> Context:
         """A context for one event."""
@@ -182,10 +194,10 @@ class Calls:
         """What is called now: lane, handler, and since when by the monotonic clock. Any thread may ask."""
         for job, handler, began in self._threads.calls():
             if isinstance(job, Begun):
-                yield job.item.source.lane, handler, began
+                yield job.lane, handler, began
         for begun in list(self._running.values()):
             if begun.handler is not None:
-                yield begun.item.source.lane, begun.handler, begun.began
+                yield begun.lane, begun.handler, begun.began
 
     def end_by(self, deadline: float) -> None:
         """At this time by the monotonic clock, an async handler that blocks the loop is interrupted, too."""
@@ -215,8 +227,10 @@ class Calls:
                 begun.handler, begun.began = handler, time.monotonic()
                 ended = await self._call_one(handler, argument, task)
                 begun.ended.append(ended)
-                if ended.broke and self._on_errors:
+                if ended.broke and self._on_errors and begun.tells_failures:
                     await self._failed(argument, ended, task)
+            for argument, ended in begun.failures:
+                await self._failed(argument, ended, task)
         except asyncio.CancelledError:  # the worker stops
             tell = self._interrupted
         finally:
@@ -272,6 +286,7 @@ class Calls:
         begun = self._running[task]
         if begun.handler is None or self._hung is None:
             return
+        self._is_over = True
         if self._watch.is_over:
             self._interrupted(begun)
         else:
@@ -319,7 +334,7 @@ class Calls:
         self._more()
 
     def _thread_call_ended(self, begun: Begun) -> None:
-        if self._interrupts or not begun.ended:
+        if self._interrupts or (begun.calls and not begun.ended):
             self._interrupted(begun)
             return
         seconds = begun.ended[0].seconds if len(begun.ended) == 1 else sum(call.seconds for call in begun.ended)

@@ -1,6 +1,7 @@
 """Calls the handlers of events: async ones on the loop, plain ones in threads, each as soon as there is a slot.
 
-Events with the same `order_key` (one contact's messages, one message's statuses) never overlap and keep their order.
+Events with the same `order_key` (one contact's messages, one message's statuses) never overlap and keep their order;
+several of them may be in one list for a bulk handler.
 """
 
 from __future__ import annotations
@@ -9,20 +10,24 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable
+from contextvars import Context
 from typing import Any
 
 from ingest.store.queues import LANES
 from workers.dispatch import loops, outcomes
 from workers.dispatch.breakdowns import Breakdown, Breakdowns
-from workers.dispatch.calls import Begun, Calls, Result, Room
-from workers.dispatch.outcomes import HANDLED, UNHANDLED, Ended, Outcome
+from workers.dispatch.calls import Begun, BegunEvent, Calls, Result, Room
+from workers.dispatch.gathering import Gathering, Place
+from workers.dispatch.lines import Lines
+from workers.dispatch.lists import ListCall, Lists
+from workers.dispatch.outcomes import HANDLED, NOT_BEGUN, UNHANDLED, Ended, Outcome
 from workers.dispatch.rate_limits import HandlerLimiter, RateLimited, RateLimits, longest_wait
 from workers.dispatch.ready import Account, Item, Ready, Shares, Source
 from workers.dispatch.tally import Tally
 from workers.events import Event
 from workers.handlers import Handler, Handlers
 
-_NO_SLOT = 1 << 62  # events that no handler matches need none
+_NO_SLOT = 1 << 62  # events that no handler matches need none, nor do those that wait for company
 _LOOK_SECONDS = 0.005  # until what has its turn, but no slot, looks again
 
 
@@ -67,9 +72,11 @@ class Dispatcher:
         self._owns_loop = loop is None
         self.in_main_thread = one_by_one and not handlers.any_async
         """True when handlers are called by the thread that calls `run_until_complete`."""
+        self.hurried: set[str] = set()
+        """Lanes of which events wait for no company that is not in hand, because no more of them may be in hand."""
         self._shares = Shares()
         self._no_slot, self._async, self._thread = self._rooms = [
-            Room(free, Ready(self._shares)) for free in (_NO_SLOT, concurrency, threads)
+            Room(free, Ready(self._shares, self.hurried)) for free in (_NO_SLOT, concurrency, threads)
         ]
         self._calls = Calls(
             self.loop,
@@ -84,11 +91,23 @@ class Dispatcher:
             hung,
             self.in_main_thread,
         )
+        self.tally = Tally()
+        self._lists = Lists(
+            self._calls,
+            timeout,
+            self.tally,
+            self.breakdowns,
+            rate_limits,
+            bool(handlers.on_errors),
+            stopping,
+            lambda item, ended: self._part_ended(item, [ended]),
+            self._company,
+        )
         self._started = False
         self._own_tasks: set[asyncio.Task[object]] = set()  # that the user's startup functions began
-        self._behind: dict[tuple[str, str], deque[Item] | None] = {}  # what waits for an event of its order key
+        self._lines = Lines()
+        self._added = 0
         self._parked: dict[tuple[HandlerLimiter, ...], deque[Item]] = {}
-        self.tally = Tally()
         self.in_flight = 0
         self.ended: Counter[str] = Counter()
         """How many events ended, by lane; it only rises."""
@@ -98,17 +117,11 @@ class Dispatcher:
     def add(self, events: Iterable[tuple[int, Event]], account: Account, source: Source) -> None:
         """Have events handled, given with the number of their record, in this order for each order key."""
         for index, event in events:
-            item = Item(index, event, account, source)
+            self._added += 1
+            item = Item(index, event, account, source, self._added)
             source.waiting += 1
-            if item.key is not None:
-                if item.key in self._behind:
-                    behind = self._behind[item.key]
-                    if behind is None:
-                        behind = self._behind[item.key] = deque()
-                    behind.append(item)
-                    continue
-                self._behind[item.key] = None
-            self._make_ready(item)
+            if self._lines.enter(item):
+                self._make_ready(item)
 
     def reopen(self, source: Source) -> None:
         """What a source held may begin again."""
@@ -119,14 +132,22 @@ class Dispatcher:
 
     def begin(self) -> float | None:
         """Begin what can begin. Returns the seconds until something that waits for its turn may, if anything does."""
-        if self._stopping() or self.held or not self._may_begin():
+        if self._stopping():
+            self._lists.give_back()
+            return None
+        if self.held or not self._may_begin():
             return None
         try:
             self._shares.add(self.tally.lately())
             wait = self._begin_parked()
             for room in self._rooms:
-                while room.free > 0 and (item := room.ready.next(self.closed)) is not None:
-                    self._begin(item, room)
+                while room.free > 0 and (first := room.ready.next(self.closed)) is not None:
+                    if isinstance(first, Gathering):
+                        self._lists.begin(first, room)
+                    else:
+                        self._begin(first, room)
+            if self._handlers.any_bulk:
+                wait = self._next_list(wait)
         except Exception as error:
             self._fail(error)
             return None
@@ -162,16 +183,20 @@ class Dispatcher:
     def free(self, *kinds: str) -> int:
         """How many events of these kinds could begin now, if none waited."""
         found = self._handlers.of_kinds(*kinds)
-        rooms = {self._async if handler.needs_loop else self._thread for handler in found}
-        return max(0, sum(room.free for room in rooms)) if rooms else _NO_SLOT
+        most: Counter[Room] = Counter()  # events that a slot takes at a time
+        for handler in found:
+            room = self._room_of(handler)
+            most[room] = max(most[room], handler.bulk or 1)
+        return max(0, sum(room.free * events for room, events in most.items())) if most else _NO_SLOT
 
     def ready(self, lane: str) -> int:
-        """How many events of a lane may begin as soon as there is a slot."""
+        """How many events of a lane may begin as soon as there is a slot, or wait for company."""
         return sum(room.ready.count(lane) for room in self._rooms)
 
     def run(self, events: Iterable[tuple[int, Event]], account: Account) -> None:
         """Handle these events and return when all have ended."""
         source = Source(LANES[0])
+        self.hurried.update(LANES)
         self.add(events, account, source)
         self.loop.run_until_complete(self._until_done(source))
 
@@ -256,15 +281,13 @@ class Dispatcher:
             source.held.append(item)
             return
         context = self._calls.new_context()
-        try:
-            outcome = item.fault or context.run(item.account.admit, item.event)
-            calls, put_off = ([], []) if outcome else self._to_call(item)
-        except Exception as error:
-            outcome = outcomes.of_fault(error, "beginning the event")
-        if outcome is not None:
-            self._begun(item)
-            self._finish(item, outcome, time.monotonic())
+        begun = self._admit(item, context)
+        if begun is None:
             return
+        calls, put_off = begun
+        lists = [call for call in calls if call[0].bulk] if self._handlers.any_bulk else []
+        if lists:
+            calls = [call for call in calls if not call[0].bulk]
         try:
             limiters = self._rate_limits.begin(calls) if self._rate_limits and self._handlers.any_throttled else ()
         except RateLimited as turn:
@@ -274,32 +297,105 @@ class Dispatcher:
             self._parked.setdefault(turn.limiters, deque()).append(item)
             return
         self._begun(item)
+        if lists:
+            self._gather(item, lists, bool(calls), put_off)
         if calls:
-            self._calls.begin(Begun(item, calls, context, put_off, limiters), room)
-        else:
+            self._calls.begin(BegunEvent(item, calls, context, put_off, limiters), room)
+        elif not lists:
             self._finish(item, self._outcome(item, put_off) if put_off else UNHANDLED, time.monotonic())
 
+    def _admit(self, item: Item, context: Context) -> tuple[list[tuple[Handler, Event]], list[Ended]] | None:
+        """The event may begin: what to call, and what has to wait. None when it has ended by that."""
+        try:
+            outcome = item.fault or context.run(item.account.admit, item.event)
+            found: tuple[list[tuple[Handler, Event]], list[Ended]] = ([], []) if outcome else self._to_call(item)
+        except Exception as error:
+            outcome = outcomes.of_fault(error, "beginning the event")
+        if outcome is None:
+            return found
+        self._begun(item)
+        self._finish(item, outcome, time.monotonic())
+        return None
+
+    def _gather(self, item: Item, lists: list[tuple[Handler, Event]], calls_others: bool, put_off: list[Ended]) -> None:
+        """Have an event that has begun wait for company."""
+        item.ended = put_off
+        item.parts = len(lists) + calls_others
+        for handler, argument in lists:
+            gathering = self._lists.gathering(handler, item.source.lane, self._room_of(handler))
+            if gathering.add(item, argument) and item.parts == 1:
+                self._lines.gathered(item, gathering)
+
+    def _company(self, gathering: Gathering, places: list[Place], more: int) -> list[Place]:
+        """At most so many later events of the same contacts, for the same list."""
+        joined: list[Place] = []
+        for place in places:
+            self._lines.called(place.item)
+            while len(joined) < more and place.item.parts == 1:
+                item = self._lines.behind(place.item)
+                argument = None if item is None else self._joins(item, gathering)
+                if item is None or argument is None:
+                    break
+                self._lines.join(place.item)
+                if self._admit(item, self._calls.new_context()) is not None:
+                    self._begun(item)
+                    item.parts = 1
+                    joined.append(Place(item, argument, 0.0))
+        return joined
+
+    def _joins(self, item: Item, gathering: Gathering) -> Event | None:
+        """What the handler gets of this event, if it is called for it, and no other one is."""
+        source = item.source
+        if not source.open or source.gone or source.lane != gathering.lane or source.lane in self.closed:
+            return None
+        if item.event.attempt > 1 or item.fault:
+            return None
+        try:
+            calls = self._calls_of(item)
+        except Exception:  # it tells when it begins by itself
+            return None
+        return calls[0][1] if [handler for handler, _ in calls] == [gathering.handler] else None
+
+    def _next_list(self, wait: float | None) -> float | None:
+        """Seconds until a list may begin, or until what was found before that, if anything may."""
+        now = time.monotonic()
+        waits = [seconds for room in self._rooms for seconds in room.ready.waits(now)]
+        return min(waits if wait is None else [*waits, wait], default=None)
+
     def _to_call(self, item: Item) -> tuple[list[tuple[Handler, Event]], list[Ended]]:
-        """The handlers to call, and those that have to wait because they always fail."""
-        calls = self._handlers.calls(item.event, item.handlers)
-        if before := item.account.done_before(item.index):
-            calls = [call for call in calls if call[0].digest not in before]
+        """The handlers to call, and the single ones that have to wait because they always fail."""
+        calls = self._calls_of(item)
         put_off: list[Ended] = []
         if self.breakdowns is None or not self.breakdowns.any_failing:
             return calls, put_off
         for call in calls:
-            if seconds := self.breakdowns.wait(call[0]):
+            if call[0].bulk is None and (seconds := self.breakdowns.wait(call[0])):
                 put_off.append(Ended(call[0], waits=seconds))
         if put_off:
             waiting = {call.handler for call in put_off}
             calls = [call for call in calls if call[0] not in waiting]
         return calls, put_off
 
+    def _calls_of(self, item: Item) -> list[tuple[Handler, Event]]:
+        calls = self._handlers.calls(item.event, item.handlers)
+        if before := item.account.done_before(item.index):
+            calls = [call for call in calls if call[0].digest not in before]
+        return calls
+
+    def _room_of(self, handler: Handler) -> Room:
+        return self._async if handler.needs_loop else self._thread
+
     def _not_called(self, handler: Handler) -> None:
         if self.breakdowns is not None:
             self.breakdowns.not_called(handler)
 
     def _ended(self, begun: Begun) -> None:
+        if isinstance(begun, ListCall):
+            self._lists.call_ended(begun)
+        elif isinstance(begun, BegunEvent):
+            self._event_ended(begun)
+
+    def _event_ended(self, begun: BegunEvent) -> None:
         item, ended = begun.item, begun.ended
         for limiter in begun.limiters:
             limiter.end()
@@ -307,7 +403,22 @@ class Dispatcher:
             self.tally.note(item.source.lane, call)
             if self.breakdowns is not None and self.breakdowns.note(call, item.event):
                 ended[number] = Ended(call.handler, waits=self.breakdowns.wait(call.handler) or 1.0)
+        if item.parts:
+            self._part_ended(item, ended)
+            return
         self._finish(item, self._outcome(item, ended + begun.put_off if begun.put_off else ended), time.monotonic())
+
+    def _part_ended(self, item: Item, ended: list[Ended]) -> None:
+        """A bulk handler of the event has ended, or its single ones."""
+        self._lines.called(item)
+        item.ended += ended
+        item.parts -= 1
+        if item.parts:
+            return
+        if any(call.waits == NOT_BEGUN for call in item.ended) and all(call.waits is not None for call in item.ended):
+            self._leaves(item)
+        else:
+            self._finish(item, self._outcome(item, item.ended), time.monotonic())
 
     def _outcome(self, item: Item, ended: list[Ended]) -> Outcome:
         if len(ended) == 1 and ended[0].error is None and ended[0].waits is None:  # nearly always
@@ -334,22 +445,30 @@ class Dispatcher:
         item.source.waiting -= 1
 
     def _not_begun(self, begun: Begun) -> None:
+        if isinstance(begun, ListCall):
+            self._lists.not_begun(begun)
+        elif isinstance(begun, BegunEvent):
+            self._event_not_begun(begun)
+
+    def _event_not_begun(self, begun: BegunEvent) -> None:
         for limiter in begun.limiters:
             limiter.end()
+        if begun.item.parts:
+            self._part_ended(begun.item, [Ended(handler, waits=NOT_BEGUN) for handler, _ in begun.calls])
+        else:
+            self._leaves(begun.item)
+
+    def _leaves(self, item: Item) -> None:
+        """The event counts as not begun."""
         self.in_flight -= 1
-        begun.item.source.in_flight -= 1
-        begun.item.account.put_off(begun.item.event)
+        item.source.in_flight -= 1
+        item.account.put_off(item.event)
         self._changed()
 
     def _next_of(self, item: Item) -> None:
         """The next event of this order key may begin."""
-        if item.key is None:
-            return
-        behind = self._behind[item.key]
-        if behind:
-            self._make_ready(behind.popleft())
-        else:
-            del self._behind[item.key]
+        if (behind := self._lines.leave(item)) is not None:
+            self._make_ready(behind)
 
     def _fail(self, error: BaseException) -> None:
         self.crash = self.crash or error

@@ -56,6 +56,10 @@ HANDLED = Outcome("handled")
 UNHANDLED = Outcome("unhandled")
 
 
+NOT_BEGUN = 0.0
+"""Seconds for which a call waits that was not made because the worker stops."""
+
+
 class Ended(NamedTuple):
     """One call of a handler: how long it took, and what it raised. `waits`: it was not called, for so many seconds."""
 

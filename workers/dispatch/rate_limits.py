@@ -76,10 +76,14 @@ class HandlerLimiter:
             self._ask_at = now + (TOKENS_SECONDS if self._tokens else granted.wait)
         return 0.0 if self._tokens else max(0.001, self._ask_at - now)
 
-    def begin(self) -> None:
+    def most(self, events: int) -> int:
+        """How many of so many events one list may hold now, once there is nothing to wait for."""
+        return events if self._rate is None else min(events, self._tokens)
+
+    def begin(self, events: int = 1) -> None:
         self._in_flight += 1
         if self._rate is not None:
-            self._tokens -= 1
+            self._tokens -= events
             if not self._tokens:
                 self._ask_at = 0.0
 
@@ -96,14 +100,15 @@ class RateLimits:
 
     def begin(self, calls: Iterable[tuple[Handler, Event]]) -> tuple[HandlerLimiter, ...]:
         """Begin all the calls of an event, or raise RateLimited. Call `end` of each returned limiter afterwards."""
-        limiters = tuple(self._limiter(handler) for handler, _ in calls if handler.is_throttled)
+        limiters = tuple(self.of(handler) for handler, _ in calls if handler.is_throttled)
         if seconds := longest_wait(limiters):
             raise RateLimited(limiters, seconds)
         for limiter in limiters:
             limiter.begin()
         return limiters
 
-    def _limiter(self, handler: Handler) -> HandlerLimiter:
+    def of(self, handler: Handler) -> HandlerLimiter:
+        """The limiter of a handler that has one."""
         if id(handler) not in self._limiters:
             self._limiters[id(handler)] = HandlerLimiter(self._buckets, handler)
         return self._limiters[id(handler)]

@@ -1,14 +1,16 @@
-"""Which event begins next: the most urgent lane first, and of each lane the businesses in turn."""
+"""Which event or list begins next: the most urgent lane first, and of each lane the businesses in turn."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from ingest.store.constants import SPENT_MS
 from ingest.store.queues import LANES
-from workers.dispatch.outcomes import Outcome, of_fault
+from workers.dispatch.gathering import Gathering
+from workers.dispatch.outcomes import Ended, Outcome, of_fault
 from workers.events import Event
 from workers.handlers import Handler
 
@@ -49,20 +51,25 @@ class Source:
 class Item:
     """An event in hand, with the number of its record in its batch. `handlers` are those that match it.
 
-    `key` is None when it may begin in any order. With a `fault`, it ends with that at once.
+    `key` is None when it may begin in any order. With a `fault`, it ends with that at once. When it goes to bulk
+    handlers, `parts` is how many of them, and of its single handlers' one call, have not `ended`. Events are `numbered`
+    as they come.
     """
 
-    __slots__ = ("account", "event", "fault", "handlers", "index", "key", "room", "source")
+    __slots__ = ("account", "ended", "event", "fault", "handlers", "index", "key", "number", "parts", "room", "source")
 
-    def __init__(self, index: int, event: Event, account: Account, source: Source) -> None:
+    def __init__(self, index: int, event: Event, account: Account, source: Source, number: int = 0) -> None:
         self.index = index
+        self.number = number
         self.event = event
         self.account = account
         self.source = source
         self.key: tuple[str, str] | None = None
         self.fault: Outcome | None = None
-        self.handlers: tuple[Handler, ...] = ()
+        self.handlers: tuple[Handler, ...] | None = None
         self.room: Any = None
+        self.parts = 0
+        self.ended: list[Ended] = []
         try:
             if (order_key := event.order_key) is not None:
                 self.key = (event.kind, order_key)
@@ -124,25 +131,65 @@ class _Businesses:
 
 
 class Ready:
-    """Events that may begin as soon as there is a slot."""
+    """Events that may begin as soon as there is a slot, and those that gather. In lanes that are `hurried`, these wait
+    for none but those that may begin.
+    """
 
-    def __init__(self, shares: Shares) -> None:
+    def __init__(self, shares: Shares, hurried: Collection[str] = ()) -> None:
         self._shares = shares
+        self._hurried = hurried
         self._lanes = {lane: _Businesses() for lane in LANES}
+        # Whose turn it is in a lane with bulk handlers; None: that of the single events.
+        self._turns: dict[str, deque[Gathering | None]] = {}
 
     def __len__(self) -> int:
-        return sum(lane.count for lane in self._lanes.values())
+        return sum(map(self.count, LANES))
 
     def count(self, lane: str) -> int:
-        return self._lanes[lane].count
+        gathered = sum(len(one) for one in self._turns.get(lane, ()) if one is not None)
+        return self._lanes[lane].count + gathered
 
     def add(self, item: Item) -> None:
         self._lanes[item.source.lane].add(item)
 
-    def next(self, closed: Collection[str] = ()) -> Item | None:
-        """The next event, of no lane that is closed."""
+    def add_gathering(self, gathering: Gathering) -> None:
+        """Its lists begin from here."""
+        self._turns.setdefault(gathering.lane, deque([None])).append(gathering)
+
+    def next(self, closed: Collection[str] = ()) -> Item | Gathering | None:
+        """The next event, of no lane that is closed, or a list, whose events have begun before."""
         for lane in self._shares.order:
             waiting = self._lanes[lane]
-            if waiting.count and lane not in closed:
+            may_begin = waiting.count and lane not in closed
+            if turns := self._turns.get(lane):
+                found = self._in_turn(turns, lane, bool(may_begin))
+                if found is not None:
+                    return found
+            if may_begin:
                 return waiting.next()
         return None
+
+    def _in_turn(self, turns: deque[Gathering | None], lane: str, single: bool) -> Gathering | None:
+        """The gathering that has its turn. None when it is that of a `single` event, or of none."""
+        now, hurried = time.monotonic(), self._is_hurried(lane)
+        for _ in range(len(turns)):
+            gathering = turns[0]
+            turns.rotate(-1)
+            if gathering is None and single:
+                return None
+            if gathering is not None and gathering.wait(now, hurried) == 0:
+                return gathering
+        return None
+
+    def waits(self, now: float) -> list[float]:
+        """Seconds until lists may begin, those for which only a slot is missing apart."""
+        found = [
+            one.wait(now, self._is_hurried(lane))
+            for lane, turns in self._turns.items()
+            for one in turns
+            if one is not None
+        ]
+        return [wait for wait in found if wait]
+
+    def _is_hurried(self, lane: str) -> bool:
+        return lane in self._hurried and not self._lanes[lane].count

@@ -15,6 +15,7 @@ class Tally:
     def __init__(self) -> None:
         self._took: defaultdict[str, list[float]] = defaultdict(list)  # seconds, by handler
         self._failures: Counter[str] = Counter()
+        self._sizes: defaultdict[str, list[float]] = defaultdict(list)  # of lists, by handler
         self._lately: defaultdict[str, float] = defaultdict(float)  # seconds, by lane
         self._spent: defaultdict[str, float] = defaultdict(float)
 
@@ -26,6 +27,10 @@ class Tally:
         if call.error is not None and call.broke:
             self._failures[call.handler.name] += 1
 
+    def note_list(self, handler: str, size: int) -> None:
+        """A handler was called with a list of so many events."""
+        self._sizes[handler].append(size)
+
     def lately(self) -> Mapping[str, float]:
         """Seconds of handlers since the last call, by lane."""
         lately, self._lately = self._lately, defaultdict(float)
@@ -36,7 +41,10 @@ class Tally:
         fields = {f"{counters.HANDLER}|{name}|failed": count for name, count in self._failures.items()}
         for name, seconds in self._took.items():
             fields |= counters.observed(counters.HANDLER, name, seconds)
+        for name, sizes in self._sizes.items():
+            fields |= counters.observed(counters.LIST, name, sizes)
         self._took.clear()
+        self._sizes.clear()
         self._failures.clear()
         return fields
 

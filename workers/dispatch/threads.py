@@ -23,34 +23,24 @@ log = get_logger(__name__)
 _AGAIN = 1.0  # seconds; a handler that swallows the time-out gets it again
 
 
-class Job:
-    """Calls of plain functions, one after another, for one event. `ended` is how those ended that were begun."""
+Failure = tuple[Event, Ended]
+"""An event, and the call that failed."""
 
-    __slots__ = ("calls", "context", "ended")
+
+class Job:
+    """Calls of plain functions, one after another, in one slot. `ended` is how those ended that were begun.
+
+    `failures`, of calls before, are told after that.
+    """
+
+    __slots__ = ("calls", "context", "ended", "failures")
     tells_failures = True
 
-    def __init__(self, calls: list[tuple[Handler, Event]], context: Context) -> None:
+    def __init__(self, calls: list[tuple[Handler, Any]], context: Context, failures: Sequence[Failure] = ()) -> None:
         self.calls = calls
         self.context = context
+        self.failures = failures
         self.ended: list[Ended] = []
-
-    def run(self, place: _Place, wait: Callable[[Any], None]) -> None:
-        """To be called in a thread."""
-        place.call(self, wait)
-
-
-class _Failure(Job):
-    """What is still to be told of a call that was left to itself."""
-
-    __slots__ = ("argument", "call")
-
-    def __init__(self, argument: Event, call: Ended) -> None:
-        super().__init__([], copy_context())
-        self.argument = argument
-        self.call = call
-
-    def run(self, place: _Place, wait: Callable[[Any], None]) -> None:
-        place.tell(self.argument, self.call, wait)
 
 
 class _Place:
@@ -76,9 +66,11 @@ class _Place:
                 return
             job.ended.append(ended)
             if ended.broke and self.on_errors and job.tells_failures:
-                self.tell(argument, ended, wait)
+                self._tell(argument, ended, wait)
+        for argument, ended in job.failures:
+            self._tell(argument, ended, wait)
 
-    def tell(self, argument: Event, ended: Ended, wait: Callable[[Any], None]) -> None:
+    def _tell(self, argument: Event, ended: Ended, wait: Callable[[Any], None]) -> None:
         """Call the hooks for a failed call."""
         for hook in self.on_errors:
             failures.note(self._call(hook, failures.told(argument, ended), wait))
@@ -226,7 +218,7 @@ class Threads:
     def _do(self, job: Job, place: _Place) -> None:
         place.job = job
         if not self._stopping():
-            job.context.run(job.run, place, self._wait)
+            job.context.run(place.call, job, self._wait)
             if place.abandoned:
                 return
         place.job = None
@@ -248,8 +240,8 @@ class Threads:
         error = HandlerTimeout(f"not done after {self._timeout:g} s, nor could it be interrupted")
         job.ended.append(Ended(handler, time.monotonic() - place.began, error))
         self._ended(job)
-        if self._on_errors and not self._here:
-            self.put(_Failure(place.argument, job.ended[-1]))
+        if self._on_errors and job.tells_failures and not self._here:
+            self.put(Job([], copy_context(), [(place.argument, job.ended[-1])]))
 
 
 def _raise_in(thread: threading.Thread, error: type[BaseException] | None) -> None:

@@ -19,7 +19,7 @@ from workers.engine.claims import Claim, of
 from workers.engine.results import Limits, Results
 from workers.events import Broken, Event, Status
 from workers.events.broken import FOREIGN
-from workers.events.chat import party, shares_of
+from workers.events.chat import ChatEvent, shares_of
 from workers.events.parsing import parse
 from workers.events.together import body_of, headers_of, together
 
@@ -101,8 +101,10 @@ class BatchState:
 
     def _is_ours(self, event: Event | Broken, record: Record) -> bool:
         """If a notification went to several partitions, each handles its own contacts, and the first all else."""
-        business, named = (None, None) if isinstance(event, Broken) else (event.business, party(event))
-        return routing.handles(partition_number(self.queue), record, business, named)
+        partition = partition_number(self.queue)
+        if isinstance(event, ChatEvent):
+            return routing.handles(partition, record, event.business, event.raw, event.contact_id)
+        return routing.handles(partition, record, None, None, None)
 
     def divide(self, most: int) -> bool:
         """If there are more than `most` events, have records of few take the place of those with many.

@@ -15,7 +15,7 @@ generation is forgotten one window after it ended (`forget`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from itertools import islice
 from struct import Struct
@@ -88,16 +88,20 @@ def of(event: Event, waits: int = 0) -> Claim:
     It is made from what lasts of the event (see `workers.events.copies`): what all its copies have in common. The
     attempt and `waits` are part of it, too: a retry is not a copy of the attempt before.
     """
-    if isinstance(event, Status):
-        return _of_status(event, waits)
-    if isinstance(event, Error):
-        bucket, _ = _digest(_identity(event, waits))
-        slot = event.received_ms // ERROR_MS
-        (_, now), (_, before) = (_digest(_identity(event, waits, n)) for n in (slot, slot - 1))
-        return Claim(f"{bucket} {now}", also=before)
-    if isinstance(event, Change):
-        return Claim(_place(event, waits, short(event.account), event.time and event.time.timestamp()))
-    return Claim(_place(event, waits))
+    special = _SPECIAL.get(event.kind)
+    return special(event, waits) if special else Claim(_place(*_digest(_identity(event, waits))))
+
+
+def _of_error(event: Error, waits: int) -> Claim:
+    bucket, _ = _digest(_identity(event, waits))
+    slot = event.received_ms // ERROR_MS
+    (_, now), (_, before) = (_digest(_identity(event, waits, n)) for n in (slot, slot - 1))
+    return Claim(_place(bucket, now), also=before)
+
+
+def _of_change(event: Change, waits: int) -> Claim:
+    time = event.time and event.time.timestamp()
+    return Claim(_place(*_digest(_identity(event, waits, short(event.account), time))))
 
 
 def version(event: Message, facts: bytes) -> str:
@@ -110,7 +114,7 @@ def _of_status(event: Status, waits: int) -> Claim:
     _, member = _digest(_identity(event, waits))
     # The message's bucket, so that a status and the markers of its message are in one set.
     bucket, message = _digest((short(event.business), event.id, event.participant))
-    place = f"{bucket} {member}"
+    place = _place(bucket, member)
     if event.id is None:
         return Claim(place)
     name = f"{short(event.business)}\0{event.id}".encode("utf-8", "surrogatepass")
@@ -123,22 +127,25 @@ def _of_status(event: Status, waits: int) -> Claim:
     return Claim(place, None, field, markers[rank - 1] if rank <= len(markers) else None, markers[: rank - 1])
 
 
-def _place(event: Event, waits: int, *more: Any) -> str:
-    bucket, member = _digest(_identity(event, waits, *more))
-    return f"{bucket} {member}"
+_SPECIAL: dict[str, Callable[[Any, int], Claim]] = {"status": _of_status, "error": _of_error, "change": _of_change}
 
 
 def _identity(event: Event, waits: int, *more: Any) -> tuple[Any, ...]:
     return (*lasting(event), event.attempt | waits << 8, *more)
 
 
-def _digest(identity: tuple[Any, ...]) -> tuple[str, int]:
+def _place(bucket: int, member: int) -> str:
+    return f"{bucket:010o} {member}"
+
+
+def _digest(identity: tuple[Any, ...]) -> tuple[int, int]:
+    """A bucket and a member."""
     try:
         text = orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:  # nested deeper than orjson writes, though it could read it
         text = write_json(list(identity))
     member, bucket = _DIGEST.unpack(blake2b(text, digest_size=_DIGEST.size).digest())
-    return f"{bucket & _BUCKETS:010o}", member
+    return bucket & _BUCKETS, member
 
 
 class Claims:

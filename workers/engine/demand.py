@@ -54,6 +54,11 @@ class Demand:
         again_at = time.monotonic() + _REFILL_SECONDS
         self._refill_at |= {lane: again_at for lane, room in rooms.items() if room}
 
+    def is_left(self, lanes: Iterable[str]) -> None:
+        """Of these lanes more is waiting than may be in hand: no event of them waits for company."""
+        self._dispatcher.hurried.clear()
+        self._dispatcher.hurried.update(lanes)
+
     def tries(self) -> list[float]:
         """Of each lane whose handlers all fail, the seconds until one of them is tried again."""
         waits = (self._dispatcher.all_down(*_KINDS[lane]) for lane in self._lanes)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ingest.store.headers import PART_BYTES, enclose, within
 from ingest.store.records import MOST_WAITS, Record, digest, pack
 from workers.dispatch import outcomes
-from workers.dispatch.outcomes import Outcome
+from workers.dispatch.outcomes import HANDLED, Outcome
 from workers.engine import retries
 from workers.events import Broken, Event
 from workers.events.chat import shares_of
@@ -94,6 +94,9 @@ class Results:
 
     def tell(self, event: Event, index: int, outcome: Outcome) -> None:
         """Note how an event of that record ended."""
+        if outcome is HANDLED:  # nearly always
+            self.counts[f"handled.{event.kind}"] += 1
+            return
         try:
             self._account(event, index, outcome)
         except Exception as error:

@@ -87,6 +87,7 @@ class Taking:
             del self._not_before[queue]
             self._more.add(lane_of(queue))
         rooms = self._rooms()
+        self._demand.is_left(lane for lane in self._more if not rooms[lane])
         if not self._worth_asking(rooms):
             return None
         self._demand.asked(rooms)

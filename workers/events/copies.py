@@ -51,10 +51,14 @@ def lasting(event: Event) -> tuple[Any, ...]:
     profile of the contact, or an address of a picture, but not what it says."""
     raw = event.raw
     if isinstance(event, ChatEvent):
-        content = {key: value for key, value in raw.items() if key not in _WHO}
+        content = raw.copy()
+        content.pop("from", None)
+        if not _WHO.isdisjoint(content):  # most messages name a number alone
+            content = {key: value for key, value in content.items() if key not in _WHO}
         if event.subject in _WITH_MEDIA or "message" in raw:
             content = _content(content, _LEVELS)
-        return event.kind, short(event.business), event.contact_id, _has_contact(event), content
+        business = event._envelope.business  # as `event.business` of these
+        return event.kind, business and business[:_LONGEST], event.contact_id, _has_contact(event), content
     if isinstance(event, Status):
         if "recipient_id" in raw and not _RECIPIENT.isdisjoint(raw):
             raw = {key: value for key, value in raw.items() if key not in _RECIPIENT}

@@ -32,6 +32,9 @@ class Event:
     _array: ClassVar[str]
     """Where in a value its element stands."""
 
+    _way: str = ""
+    """Of a message `in` or `out`, of one in the history with HISTORY before it: handlers of messages ask for some."""
+
     raw: JsonObject
     """The element as parsed, unknown keys kept: of `messages`, `statuses`, `errors`, `calls`, … or `changes`."""
 

@@ -115,7 +115,8 @@ class _Parsing:
                 break
         else:
             return [self._whole("unknown_form", "neither a Cloud nor an On-Premises notification")]
-        self.notification.count = max(self.notification.count, len(self.found))
+        if len(self.found) > 1:
+            self.notification.count = max(self.notification.count, len(self.found))
         if self.crowded:
             self.found.append(self._whole("malformed", "too many broken parts to keep each apart"))
         return self.found
@@ -201,19 +202,15 @@ class _Parsing:
 
     def _array(self, envelope: Envelope, array: str, content: list[Any]) -> None:
         """An event for each element."""
-        event = _KINDS[array]
-        make: Callable[[JsonObject, Envelope], Event] = event
-        if array == "statuses":
-            make = CallStatus if envelope.field == "calls" else _status
-        elif array == "messages" and envelope.field == "history":
-            make = Historic
-        elif array == "errors" and envelope.call_errors:
+        make = _MAKES_IN.get((envelope.field, array)) or _MAKES[array]
+        if array == "errors" and envelope.call_errors:
             return  # they are told by the call
         for n, raw in enumerate(content):
             if isinstance(raw, dict):
                 self.found.append(make(raw, envelope))
             else:
-                self._broken(event.kind, f"element {n} of {array} is {_name(raw)}", envelope.around, array, [raw])
+                detail = f"element {n} of {array} is {_name(raw)}"
+                self._broken(_KINDS[array].kind, detail, envelope.around, array, [raw])
 
     def _deeper(self, envelope: Envelope, key: str, content: Any) -> bool:
         """Reads what holds elements in another way; False if it does not."""
@@ -280,6 +277,12 @@ class _Parsing:
 
 def _status(raw: JsonObject, envelope: Envelope) -> Event:
     return CallStatus(raw, envelope) if "type" in raw and raw["type"] == "call" else Status(raw, envelope)
+
+
+_Make = Callable[[JsonObject, Envelope], Event]
+_MAKES: dict[str, _Make] = {**_KINDS, "statuses": _status}
+_MAKES_IN: dict[tuple[str | None, str], _Make] = {("calls", "statuses"): CallStatus, ("history", "messages"): Historic}
+"""In some fields an array's elements are other events."""
 
 
 def _alone(envelope: Envelope, key: str, content: Any, contact: JsonObject | None = None) -> Change:

@@ -1,0 +1,81 @@
+"""Events that wait for company: they are handled together."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from workers.dispatch.rate_limits import HandlerLimiter
+from workers.events import Event
+from workers.handlers import Handler
+
+if TYPE_CHECKING:
+    from workers.dispatch.ready import Item
+
+
+class Place(NamedTuple):
+    """An event's place in a list. `argument` is what the handler gets of it, `since` is by the monotonic clock."""
+
+    item: Item
+    argument: Event
+    since: float
+
+
+class Gathering:
+    """The events of one lane that go to one bulk handler.
+
+    An event that is tried again has a list of its own: should it be the one at fault, it costs its neighbours nothing.
+    """
+
+    def __init__(self, handler: Handler, lane: str, limiter: HandlerLimiter | None) -> None:
+        self.handler = handler
+        self.lane = lane
+        self.limiter = limiter
+        self.behind = 0
+        """How many events wait for those that are gathered, and may be called with them."""
+        self._most = handler.bulk or 1
+        self._places: deque[Place] = deque()
+        self._alone: deque[Place] = deque()
+
+    def __len__(self) -> int:
+        return len(self._places) + len(self._alone)
+
+    def add(self, item: Item, argument: Event) -> bool:
+        """Gather an event. False when it has a list of its own."""
+        is_alone = item.event.attempt > 1
+        (self._alone if is_alone else self._places).append(Place(item, argument, time.monotonic()))
+        return not is_alone
+
+    def wait(self, now: float, hurried: bool) -> float | None:
+        """Seconds until the next list may be called; None while nothing is gathered. When `hurried`, it does not wait
+        for more events.
+        """
+        if self._alone:
+            wait = 0.0
+        elif not self._places:
+            return None
+        elif len(self._places) + self.behind >= self._most or hurried:
+            wait = 0.0
+        else:
+            wait = max(0.0, self._places[0].since + self.handler.linger - now)
+        return self.limiter.wait() if self.limiter is not None and not wait else wait
+
+    def take(self) -> tuple[list[Place], int]:
+        """The next list, and how many more events may come into it."""
+        if self._alone:
+            return [self._alone.popleft()], 0
+        most = self._most if self.limiter is None else self.limiter.most(self._most)
+        places = [self._places.popleft() for _ in range(min(most, len(self._places)))]
+        return places, most - len(places)
+
+    def take_one(self) -> list[Place]:
+        """A list of one event."""
+        return [(self._alone or self._places).popleft()]
+
+    def take_all(self) -> list[Place]:
+        """All that is gathered."""
+        places = [*self._alone, *self._places]
+        self._alone.clear()
+        self._places.clear()
+        return places
