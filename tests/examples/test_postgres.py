@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +22,6 @@ from workers.events.parsing import parse
 
 asyncpg = pytest.importorskip("asyncpg")
 
-from examples import postgres  # noqa: E402
 from examples.postgres import recording  # noqa: E402
 from examples.postgres.recording import STATES  # noqa: E402
 
@@ -193,6 +194,11 @@ def _count(database: PostgreSQL) -> int:
     return int(row["count"])
 
 
-def test_the_registry() -> None:
-    """`examples.postgres:handlers` is what WA_HANDLERS names."""
-    assert postgres.handlers is recording.handlers
+@pytest.mark.parametrize(("folder", "name"), [(ROOT, "examples.postgres"), (ROOT / "examples", "postgres")])
+def test_from_either_folder(folder: Path, name: str) -> None:
+    """WA_HANDLERS names it from the project's folder, and in the image from that of the examples."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "WA_HANDLERS": f"{name}:handlers"}
+    command = [sys.executable, "-m", "workers.cli", "handlers", "--json"]
+    shown = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True, timeout=60)
+    handlers = [one["handler"] for one in json.loads(shown.stdout)]
+    assert handlers == [f"{name}.recording.record_statuses", f"{name}.recording.record_messages"]
