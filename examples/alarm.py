@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -37,6 +38,7 @@ PERIOD = 3600
 
 _SLOT = 10
 _KEY = keys.example_key("alarm:")
+_first = threading.Lock()
 
 
 @handlers.error()
@@ -79,8 +81,13 @@ def say(line: str) -> None:
         print(f"{line} (ALARM_WEBHOOK fails: {type(error).__name__}{status})", file=sys.stderr, flush=True)
 
 
-@cache
 def redis() -> Redis:
+    with _first:  # threads that ask at the same time would have a client each, and one forgotten closes its connection
+        return _client()
+
+
+@cache
+def _client() -> Redis:
     return connection.for_tools(redis_url(load()))
 
 

@@ -26,6 +26,7 @@ _COMMIT_SIZE = Histogram(
     "wa_commit_notifications", "Notifications in one commit", buckets=(1, 2, 5, 10, 25, 50, 100, 250, 1000)
 )
 _CUT = Counter("wa_connections_cut", "Connections that the receiver ended because of the sender", ["reason"])
+_HEADERS_DROPPED = Counter("wa_headers_dropped", "Headers named in WA_KEEP_HEADERS for which there was no room")
 _CONNECTIONS = Gauge("wa_connections", "Open connections", ["listener"], multiprocess_mode="livesum")
 _CERTIFICATE = Gauge(
     "wa_tls_certificate_end_seconds",
@@ -43,6 +44,7 @@ _OURS = (
     _ANSWER,
     _CONNECTIONS,
     _CUT,
+    _HEADERS_DROPPED,
     _CERTIFICATE,
     _COMMIT,
     _COMMIT_SIZE,
@@ -72,6 +74,11 @@ def refused(status: int, reason: str, seconds: float) -> None:
 def cut(reason: str) -> None:
     """The receiver ended a connection: `slow_head`, `endless_head`, `tiny_chunks`, `unread_answers` or `limit`."""
     _CUT.labels(reason).inc()
+
+
+def headers_dropped(count: int) -> None:
+    """Headers of a notification were not kept, because they are too large."""
+    _HEADERS_DROPPED.inc(count)
 
 
 def admin_refused(reason: str) -> None:

@@ -45,7 +45,8 @@ _STATUS_ID_WITHIN = 4096
 # What the receiver parses and places at most: more would hold its event loop up for over 50 ms. Meta's largest
 # notifications (3 MB, thousands of messages) stay below. Of each, so many take as long as one message or call.
 _SMALL = 16 << 10  # bytes: less holds too little for any of this
-_MOST_PLACED = 16_000
+_MOST_PLACED = 10_000
+_VALUE = 3  # elements as which what holds them counts: each partition gets a part of it
 _PARTS = 20  # commas and opening brackets: with each of them a value begins
 _MOST_PARTS = 200_000
 _SYSTEM = 20  # parts as which a system message counts beside its own: it may tell of another user id
@@ -83,29 +84,20 @@ _STATUSES = (Route(STATUSES),)
 _OTHER = (Route(OTHER),)
 
 
-def contact_of(element: dict[str, Any]) -> str | None:
-    """The contact as a message names it: the number without a plus, else the business-scoped user id, else the id for
-    the parent account.
+def order_key(shares: bytes, business: str | None, contact: str | None) -> str | None:
+    """The same for all messages of a contact, by whatever they name it; None when they name nobody.
+
+    It is a checksum. `shares` are those of the record; `contact` is the number, else the user id, else the
+    parent's id.
     """
-    number, user, parent = of_message(element)
-    return number or user or parent
-
-
-def order_key(shares: bytes, business: str | None, element: dict[str, Any]) -> str | None:
-    """The same for all messages of a contact, by whatever they name it; None when an element names nobody.
-
-    It is a checksum. `shares` are those of the record.
-    """
-    contact = contact_of(element)
     if contact is None:
         return None
     share = _read(shares)[0].get(_checksum(business or "", contact)) if shares else None
     return f"{share.key if share else _key(contact):08x}"
 
 
-def share_of(shares: bytes, business: str | None, element: dict[str, Any]) -> bytes:
-    """The shares of a record for this element alone: empty unless its contact is named by a linked user id."""
-    contact = contact_of(element)
+def share_of(shares: bytes, business: str | None, contact: str | None) -> bytes:
+    """The shares of a record for this contact alone: empty unless it is named by a linked user id."""
     checksum = _checksum(business or "", contact)
     share = _read(shares)[0].get(checksum) if shares else None
     return _SHARE.pack(checksum, *share) if share and share.key != _key(contact) else b""
@@ -148,7 +140,7 @@ def route(
         except Unreadable:
             return _OTHER
         placing = _Placing(partitions, per_business, links, b'"user_id"' in body)
-        if not is_small and placing.cost(trees) > _MOST_PLACED - parts // _PARTS:
+        if not is_small and not placing.is_affordable(trees, _MOST_PLACED - parts // _PARTS):
             return _OTHER
         for tree in trees:
             placing.place(tree)
@@ -169,18 +161,20 @@ class Router:
         return route(body, self.partitions, self._per_business, self._links)
 
 
-def handles(partition: int | None, record: Record, business: str | None, element: dict[str, Any] | None) -> bool:
+def handles(
+    partition: int | None, record: Record, business: str | None, element: dict[str, Any] | None, contact: str | None
+) -> bool:
     """Whether a record in this partition is the one to handle an event of its notification: each event has one.
 
-    `element` is a raw message that names the event's contact, None for an event of no contact. What no share names is
-    for the lowest partition.
+    `element` is what the event was made from, and names `contact`; None for an event of no contact. What no share names
+    is for the lowest partition.
     """
     if record.split:
         return partition == _partition_by_split(record, element)
     shares, lowest = _read(record.shares)
     if lowest is None:
         return True
-    share = None if element is None else shares.get(_checksum(business or "", contact_of(element)))
+    share = None if element is None else shares.get(_checksum(business or "", contact))
     return partition == (share.partition if share else lowest)
 
 
@@ -224,15 +218,17 @@ class _Placing:
         self._unknown: list[bytes] = []
         self._linked = False
 
-    def cost(self, bodies: list[Any]) -> int:
-        """How many of `_MOST_PLACED` these take."""
-        cost, businesses = 0, set()
-        for body in bodies:
-            for value, elements, _ in _urgent(body):
-                contacts = value.get("contacts")
-                cost += 1 + len(elements) + (len(contacts) // _CONTACTS if isinstance(contacts, list) else 0)
-                businesses.add(business_of(value))
-        return cost + (0 if self._per_business is None else len(businesses) * self._partitions // _CHOICES)
+    def is_affordable(self, bodies: list[Any], most: int) -> bool:
+        """Whether these take no more than `most` of `_MOST_PLACED`."""
+        choice = 0 if self._per_business is None else self._partitions // _CHOICES
+        businesses = set()
+        for value, elements, _ in (found for body in bodies for found in _urgent(body)):
+            contacts = value.get("contacts")
+            most -= _VALUE + len(elements) + (len(contacts) // _CONTACTS if isinstance(contacts, list) else 0)
+            businesses.add(business_of(value))
+            if most < len(businesses) * choice:
+                return False
+        return True
 
     def place(self, body: Any) -> None:
         for value, elements, names in _urgent(body):

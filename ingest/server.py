@@ -62,6 +62,7 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
         path=settings.path,
         tls=bool(settings.tls_cert),
         guards=settings.guards,
+        keeps_headers=settings.keep_headers,
         pid=os.getpid(),
     )
     try:

@@ -20,13 +20,11 @@ from ingest.state import rates
 from ingest.store.records import handler_digest
 from workers.events import Call, Change, Error, Event, Handover, Message, Preference, Profile, Status
 from workers.events.change import USER_ID_UPDATE, as_change, field_of
+from workers.events.message import HISTORY
 
 _SUBJECTS = 1000  # that are remembered, unless they are long: they come from outside
 _LONGEST_SUBJECT = 256
 _DIRECTIONS = {"in": ("in",), "out": ("out",), "both": ("in", "out")}
-
-HISTORY = "history "
-"""Begins the way of a message of the history."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -164,7 +162,7 @@ class Handler:
     business: frozenset[str] = frozenset()
     """Ids of business numbers; empty: all."""
     ways: frozenset[str] = frozenset()
-    """Of a message: `in`, `out`, and the same of the history (see `_way`)."""
+    """Of a message: `in`, `out`, and the same of the history (see `Event._way`)."""
 
     def __post_init__(self) -> None:
         self.call = self.function
@@ -486,7 +484,8 @@ class Handlers:
         only threads, None when none of them matches it.
         """
         business = event.business if self._any_business else None
-        wanted = event.kind, event.subject, _way(event), field_of(event), business
+        field = None if event._envelope.field == "messages" else field_of(event)
+        wanted = event.kind, event.subject, event._way, field, business
         found = self._matching.get(wanted)
         if found is None:
             found = self._find(wanted)
@@ -499,10 +498,11 @@ class Handlers:
         than `messages` is a change, too. `matching`, if it is known."""
         found = self.matching(event)[0] if matching is None else matching
         calls: list[tuple[Handler, Event]] = [(handler, event) for handler in found]
-        change: Change | None = None
-        for n, handler in enumerate(found):
-            if handler.kind != event.kind and (change := change or as_change(event)):
-                calls[n] = handler, change
+        if event._envelope.field != "messages":
+            change: Change | None = None
+            for n, handler in enumerate(found):
+                if handler.kind != event.kind and (change := change or as_change(event)):
+                    calls[n] = handler, change
         if self.wants_profiles and isinstance(event, (Message, Change)) and (profile := event.profile) is not None:
             calls += [(handler, profile) for handler in self._of_profiles(event.business)]
         return calls
@@ -516,13 +516,6 @@ class Handlers:
         called = (*found, *self._of_profiles(wanted[4])) if has_profile else found
         single = [handler for handler in called if handler.bulk is None]
         return found, any(handler.needs_loop for handler in single) if single else None
-
-
-def _way(event: Event) -> str:
-    """Which handlers of messages are called: those for what comes `in` or goes `out`, now or in the history."""
-    if not isinstance(event, Message):
-        return ""
-    return f"{HISTORY}{event.direction}" if event.history else event.direction
 
 
 def _check_bulk(kind: str, bulk: Any, linger: Any) -> None:

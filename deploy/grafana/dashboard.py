@@ -156,10 +156,12 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "Refused",
             "reqps",
-            "Requests answered otherwise. 5xx are ours; 401 and 403 mean secrets or addresses that do not fit.",
+            "Requests answered otherwise. 5xx are ours; 401 and 403 mean secrets or addresses that do not fit. And "
+            "headers that were too large to keep (WA_KEEP_HEADERS).",
             (
                 ("sum by (status, reason) (rate(wa_refused_total[$__rate_interval]))", "{{status}} {{reason}}"),
                 ("sum by (reason) (rate(wa_admin_refused_total[$__rate_interval]))", "admin listener: {{reason}}"),
+                ("sum(rate(wa_headers_dropped_total[$__rate_interval]))", "headers left out"),
             ),
             stacked=True,
         ),

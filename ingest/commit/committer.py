@@ -37,9 +37,9 @@ class Committer:
         self._group = group
         self._writer = writer
 
-    async def commit(self, body: bytes, received_ms: int, routes: tuple[Route, ...]) -> None:
-        """Return when the notification is durable. Raises NotDurable."""
-        reason = await self._group.commit(body, received_ms, routes)
+    async def commit(self, body: bytes, received_ms: int, routes: tuple[Route, ...], headers: bytes = b"") -> None:
+        """Return when the notification is durable, with these headers of its request. Raises NotDurable."""
+        reason = await self._group.commit(body, received_ms, routes, headers)
         if reason is not None:
             raise NotDurable(reason)
 

@@ -15,6 +15,7 @@ from ingest import metrics
 from ingest.routing import Route, Router
 from ingest.spool.fallback import SpoolFallback, Writer, routed
 from ingest.store.append import flush_ids
+from ingest.store.headers import enclose
 from ingest.store.records import pack_into
 
 FLUSH_BYTES = 8 << 20
@@ -52,15 +53,17 @@ class GroupCommit:
         self._runner: asyncio.Task[None] | None = None
         self._names = flush_ids()
 
-    def commit(self, body: bytes, received_ms: int, routes: tuple[Route, ...]) -> asyncio.Future[str | None]:
+    def commit(
+        self, body: bytes, received_ms: int, routes: tuple[Route, ...], headers: bytes = b""
+    ) -> asyncio.Future[str | None]:
         """Put a notification into the next flush. The result: None when it is durable, else the reason.
 
         All of a flush share the future, so cancelling one cancels all. aiohttp cancels a handler only when shutdown
         takes too long (handler_cancellation is off), and then nobody is left to be answered.
         """
-        flush = self._next_flush(sum(len(route.part or body) for route in routes))
-        flush.notifications.append((received_ms, body))
-        flush.bytes += pack_into(flush.records, routes, body, received_ms)
+        flush = self._next_flush(sum(len(route.part or body) + len(headers) for route in routes))
+        flush.notifications.append((received_ms, enclose(body, headers)))
+        flush.bytes += pack_into(flush.records, routes, body, received_ms, headers=headers)
         flush.count += len(routes)
         if routes[0].unknown:
             flush.unknown.update(routes[0].unknown)

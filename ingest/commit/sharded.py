@@ -106,16 +106,18 @@ class ShardedCommit:
         self._commits = [GroupCommit(one).commit for one in writer.writers]
         self._last = GroupCommit(writer, fallback)
 
-    async def commit(self, body: bytes, received_ms: int, routes: tuple[Route, ...]) -> str | None:
+    async def commit(
+        self, body: bytes, received_ms: int, routes: tuple[Route, ...], headers: bytes = b""
+    ) -> str | None:
         """None when the notification is durable, else the reason."""
         if self._fallback is None or not self._fallback.in_use():
             shares = _by_home(body, routes, len(self._commits)).items()
-            tries = [self._writer.in_turn(n, self._commits, body, received_ms, share) for n, share in shares]
+            tries = [self._writer.in_turn(n, self._commits, body, received_ms, share, headers) for n, share in shares]
             reason = await (tries[0] if len(tries) == 1 else _all(tries))
             if reason is None or self._fallback is None:
                 self._outage.report(reason)
                 return reason
-        return await self._last.commit(body, received_ms, routes)
+        return await self._last.commit(body, received_ms, routes, headers)
 
 
 def _by_home(body: bytes, routes: tuple[Route, ...], count: int) -> dict[int, tuple[Route, ...]]:

@@ -16,6 +16,7 @@ from ingest.commit.committer import Committer, NotDurable
 from ingest.http.answers import Answer, Refused, unavailable
 from ingest.http.bodies import Bodies
 from ingest.http.guards import Guards
+from ingest.http.kept_headers import kept
 from ingest.http.refusals import Refusals
 from ingest.settings import Settings
 from ingest.store.queues import lane_of
@@ -63,6 +64,7 @@ class Webhook:
         self._committer = committer
         self._guards = Guards(settings)
         self._bodies = Bodies(settings)
+        self._keep = settings.keep_headers
         self.refusals = Refusals()
         self._in_work = 0
         self._draining = False
@@ -124,7 +126,8 @@ class Webhook:
             if not body.startswith(b"{"):
                 body = self._bodies.unpack(body, request.headers.get("Content-Encoding", ""))
             routes = self._committer.route(body)
-            await self._committer.commit(body, received_ms, routes)
+            headers = kept(request, self._keep) if self._keep else b""
+            await self._committer.commit(body, received_ms, routes, headers)
         except NotDurable:
             raise unavailable("not_durable") from None
         finally:

@@ -21,6 +21,7 @@ from ingest.settings.types import (
     Credentials,
     Durability,
     HandlersName,
+    HeaderNames,
     HeaderSecrets,
     Lanes,
     LogLevel,
@@ -153,6 +154,11 @@ class Settings(BaseSettings):
     partitions: int = Field(32, ge=1, le=255, description="partitions of the messages lane")
     business_partitions: int | None = Field(
         None, ge=1, le=255, description="how many of them messages to one business number may use; unset: all"
+    )
+    keep_headers: HeaderNames = Field(
+        (),
+        description="names of request headers to keep with a notification, comma separated: handlers read "
+        "`event.headers`; unset: none",
     )
     dedup_window: Seconds = Field(
         25 * 3600.0, le=7 * 86400.0, description="how long copies of an event are recognised and dropped"

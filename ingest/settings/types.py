@@ -97,6 +97,12 @@ def header_secrets(value: SecretStr | None) -> list[tuple[str, list[bytes]]]:
     return list(found.items())
 
 
+def _header_names(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) for name in value):
+        raise ValueError("give names of headers, comma separated, for example X-Turn-Event,X-WhatsApp-Id")
+    return tuple(dict.fromkeys(name.lower() for name in value))
+
+
 def _segments(value: SecretStr) -> SecretStr:
     if not all(re.fullmatch(rb"[A-Za-z0-9._~-]{16,}", one) for one in secrets(value)):
         raise ValueError("give 16 characters or more of A-Z a-z 0-9 . _ ~ - (try: openssl rand -hex 24)")
@@ -152,6 +158,13 @@ Names = Annotated[
     tuple[Annotated[str, Field(pattern=r"^[^\s:/]+$")], ...],
     NoDecode,
     BeforeValidator(_comma_list),
+    PlainSerializer(lambda names: ",".join(names) or None),
+]
+HeaderNames = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(_comma_list),
+    AfterValidator(_header_names),
     PlainSerializer(lambda names: ",".join(names) or None),
 ]
 HandlersName = Annotated[str, AfterValidator(_handlers_name)]

@@ -16,9 +16,10 @@ from functools import partial
 from typing import Protocol
 
 from ingest.loggers import get_logger
-from ingest.routing import Route, Router
+from ingest.routing import Router
 from ingest.spool import calls, spool
 from ingest.store.append import flush_ids
+from ingest.store.headers import disclose
 from ingest.store.records import pack_into
 from ingest.store.segments import Segment, Spooled
 from ingest.telemetry.outage import Outage
@@ -74,9 +75,11 @@ class _Call:
         self.count = 0
         self.bytes = 0
 
-    def add(self, item: Spooled, routes: tuple[Route, ...]) -> None:
+    def add(self, item: Spooled, router: Router) -> None:
+        body, headers = disclose(item.kept)
+        routes = router(body)
         self.some.append(item)
-        self.bytes += pack_into(self.records, routes, item.body, item.received_ms)
+        self.bytes += pack_into(self.records, routes, body, item.received_ms, headers=headers)
         self.count += len(routes)
         self.unknown.update(routes[0].unknown)
 
@@ -115,7 +118,7 @@ class SpoolFallback:
     async def keep(
         self, notifications: Sequence[tuple[int, bytes]], write: Callable[[], Awaitable[str | None]], call: str
     ) -> str | None:
-        """Return None when these, each (arrival in ms, body), are on the disk, or in Redis by `write`; else why not.
+        """Return None when these, each (arrival in ms, body as kept), are on the disk or by `write` in Redis; else why.
 
         After a failed `write`, none is tried until a probe succeeds. `call` is the name under which it sends them.
         """
@@ -224,14 +227,14 @@ class SpoolFallback:
         """A call of the next of these, `most` at most and no more than a call holds; without `most` all of them."""
         call = _Call()
         for item in items:
-            call.add(item, self._router(item.body))
+            call.add(item, self._router)
             if most is not None and (len(call.some) >= most or call.count >= CALL_RECORDS or call.bytes >= CALL_BYTES):
                 break
         return call
 
     def _finish(self, name: str, call: _Call) -> str | None:
         """Send a call, and note that Redis has what is in it; else return why it has not."""
-        again = partial(routed, [(item.received_ms, item.body) for item in call.some], self._router)
+        again = partial(routed, [(item.received_ms, item.kept) for item in call.some], self._router)
         write = self._writer.write(call.records, call.unknown, again, name)
         reason = asyncio.run_coroutine_threadsafe(write, self._loop).result()
         if reason is None:
@@ -250,8 +253,9 @@ class SpoolFallback:
 
 
 def routed(notifications: Iterable[tuple[int, bytes]], router: Router) -> dict[str, list[bytes]]:
-    """The records of notifications, each (arrival in ms, body), by queue."""
+    """The records of notifications, each (arrival in ms, body as kept), by queue."""
     records: dict[str, list[bytes]] = {}
-    for received_ms, body in notifications:
-        pack_into(records, router(body), body, received_ms)
+    for received_ms, kept in notifications:
+        body, headers = disclose(kept)
+        pack_into(records, router(body), body, received_ms, headers=headers)
     return records

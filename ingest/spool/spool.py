@@ -72,7 +72,7 @@ class Spool:
         return self._empty
 
     def append(self, notifications: Sequence[tuple[int, bytes]], unless_empty: bool = False, call: str = "") -> bool:
-        """Return True when the notifications, each (arrival in ms, body), are on the disk. Raises OSError if not.
+        """Return True when these, each (arrival in ms, body as kept), are on the disk. Raises OSError if not.
 
         With `unless_empty`, keeps nothing and returns False when no process has anything left to replay. `call` is the
         id of the one in which they were sent to Redis, which may have carried it out.

@@ -21,6 +21,8 @@ from ingest.settings import Settings
 from ingest.state.backlog import iso
 from ingest.store import keys, scripts
 from ingest.store.append import APPEND_KEYS, BATCH_BYTES, append_head
+from ingest.store.headers import disclose
+from ingest.store.headers import read as read_headers
 from ingest.store.jobs import job_template
 from ingest.store.queues import LANES, queue_names
 from ingest.store.records import digest, notification_id, pack_into
@@ -51,7 +53,8 @@ class DeadLetter(NamedTuple):
     `reason`: failed (out of attempts), rejected, unreadable, unknown_form, malformed, poison, expired, fault, or what a
     later version adds. `kind`: message, status, error or change; `notification` when the body could not be, or was not,
     taken apart. `queue` is where it came from; `received_ms` when the notification arrived. `body_digest` is that of
-    the body as it was received, of which `body` may hold a part.
+    the body as it was received, of which `body` may hold a part. `headers` are those of the request that were kept, as
+    JSON.
     """
 
     lane: str
@@ -64,6 +67,7 @@ class DeadLetter(NamedTuple):
     queue: str
     body: bytes
     body_digest: bytes
+    headers: bytes = b""
 
     @property
     def name(self) -> str:
@@ -71,7 +75,7 @@ class DeadLetter(NamedTuple):
         return f"{self.lane}/{self.id}"
 
     def as_json(self) -> dict[str, Any]:
-        """All but the body."""
+        """All but what the sender wrote: body and headers."""
         return {
             "id": self.name,
             "lane": self.lane,
@@ -85,12 +89,13 @@ class DeadLetter(NamedTuple):
             "notification": notification_id(self.received_ms, self.body_digest),
         }
 
-    def body_as_json(self) -> dict[str, str]:
-        """`body` when it is UTF-8, else `body_base64`."""
+    def content_as_json(self) -> dict[str, Any]:
+        """`headers` if any were kept; `body` when it is UTF-8, else `body_base64`."""
+        headers = {"headers": read_headers(self.headers)} if self.headers else {}
         try:
-            return {"body": self.body.decode()}
+            return headers | {"body": self.body.decode()}
         except UnicodeDecodeError:
-            return {"body_base64": b64encode(self.body).decode()}
+            return headers | {"body_base64": b64encode(self.body).decode()}
 
 
 class Wanted(NamedTuple):
@@ -234,7 +239,7 @@ def _letter(lane: str, id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     def text(name: bytes) -> str:
         return fields.get(name, b"").decode("utf-8", "backslashreplace")
 
-    body = fields.get(b"body", b"")
+    body, headers = disclose(fields.get(b"body", b""))
     return DeadLetter(
         lane,
         _id(id),
@@ -246,6 +251,7 @@ def _letter(lane: str, id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
         text(b"queue"),
         body,
         bytes.fromhex(text(b"origin")) or digest(body),
+        headers,
     )
 
 
@@ -262,7 +268,7 @@ def _records(letter: DeadLetter, router: Router) -> Iterator[Any]:
     body_digest = b"" if letter.body_digest == digest(letter.body) else letter.body_digest
     by_queue: dict[str, list[bytes]] = {}
     routes = _routes(letter, router)
-    pack_into(by_queue, routes, letter.body, letter.received_ms, force=force, body_digest=body_digest)
+    pack_into(by_queue, routes, letter.body, letter.received_ms, 1, force, body_digest, letter.headers)
     for queue, (record,) in by_queue.items():
         yield from (str(letter.id), queue, record)
 

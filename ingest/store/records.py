@@ -8,6 +8,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from ingest.store.constants import DIGEST_BYTES, HANDLER_BYTES, HAS_DIGEST, HEADER_BYTES, SHARES_BITS
+from ingest.store.headers import disclose, enclose
 
 _HEADER = Struct(">Q")
 _LENGTH = Struct(">I")
@@ -26,7 +27,8 @@ class Record(NamedTuple):
     was received, when `body` holds only one event of it. `shares` says which contacts of the notification count here,
     empty for all (see `ingest.routing`). `split` says the same in records of format 1, which had no shares: the number
     of partitions, or 0. An event may have been snoozed, or put off because a handler of it always failed, `waits`
-    times; `done` are the handlers that need not be called again (`handler_digest`).
+    times; `done` are the handlers that need not be called again (`handler_digest`). `headers` are those of its request
+    that were kept, as JSON (`ingest.store.headers`).
     """
 
     received_ms: int
@@ -38,6 +40,7 @@ class Record(NamedTuple):
     shares: bytes = b""
     waits: int = 0
     done: frozenset[bytes] = frozenset()
+    headers: bytes = b""
 
 
 def pack(
@@ -49,20 +52,22 @@ def pack(
     shares: bytes = b"",
     waits: int = 0,
     done: Iterable[bytes] = (),
+    headers: bytes = b"",
 ) -> bytes:
-    """A record as it lies in Redis: 6 bytes arrival time, 1 bit force, 7 attempt, 8 what follows, the body as it is.
+    """A record as it lies in Redis: 6 bytes arrival time, 1 bit force, 7 attempt, 8 what follows, the body as it is,
+    with the headers that were kept in front (`ingest.store.headers`).
 
     Before the body stands what there is to say beside (`HAS_DIGEST`): the digest alone; or a digest of zeros, the
     digest or zeros, the upper bits of `waits` and the length of the shares (`SHARES_BITS`; 4 bytes together), the
     shares, the number of handlers that are done (1 byte), the lower 8 bits of `waits`, and 4 bytes for each of those
     handlers. records.lua reads it, too.
     """
-    more = body_digest
+    more, kept = body_digest, enclose(body, headers)
     if shares or waits or done:
         ended = sorted(done)[:_MOST_DONE]
         said = (_NO_DIGEST, body_digest or _NO_DIGEST, _LENGTH.pack(waits >> 8 << SHARES_BITS | len(shares)), shares)
         more = b"".join((*said, bytes((len(ended), waits & 255)), *ended))
-    return _HEADER.pack(received_ms << 16 | force << 15 | attempt << 8 | (HAS_DIGEST if more else 0)) + more + body
+    return _HEADER.pack(received_ms << 16 | force << 15 | attempt << 8 | (HAS_DIGEST if more else 0)) + more + kept
 
 
 def pack_into(
@@ -73,15 +78,16 @@ def pack_into(
     attempt: int = 1,
     force: bool = False,
     body_digest: bytes = b"",
+    headers: bytes = b"",
 ) -> int:
     """Add a notification's records, one for each of its routes, to those of each queue. Returns their bytes."""
     size, whole_digest = 0, body_digest
     for queue, shares, _, part in routes:
         if part:
             body_digest = body_digest or digest(body)
-            record = pack(part, received_ms, attempt, force, body_digest, shares)
+            record = pack(part, received_ms, attempt, force, body_digest, shares, headers=headers)
         else:
-            record = pack(body, received_ms, attempt, force, whole_digest, shares)
+            record = pack(body, received_ms, attempt, force, whole_digest, shares, headers=headers)
         by_queue.setdefault(queue, []).append(record)
         size += len(record)
     return size
@@ -92,20 +98,23 @@ def unpack(record: bytes) -> Record:
     (header,) = _HEADER.unpack_from(record)
     received_ms, attempt, force, split = header >> 16, header >> 8 & 127, bool(header >> 15 & 1), header & 255
     if split != HAS_DIGEST:
-        return Record(received_ms, attempt, split, force, record[HEADER_BYTES:])
+        body, headers = disclose(record[HEADER_BYTES:])
+        return Record(received_ms, attempt, split, force, body, headers=headers)
     at = HEADER_BYTES + DIGEST_BYTES
     body_digest = record[HEADER_BYTES:at]
     if body_digest != _NO_DIGEST:
-        return Record(received_ms, attempt, 0, force, record[at:], body_digest)
+        body, headers = disclose(record[at:])
+        return Record(received_ms, attempt, 0, force, body, body_digest, headers=headers)
     body_digest = record[at : at + DIGEST_BYTES]
     begin = at + DIGEST_BYTES + _LENGTH.size
     (said,) = _LENGTH.unpack_from(record, at + DIGEST_BYTES)
     end = begin + (said & (1 << SHARES_BITS) - 1)
     count, waits = record[end], record[end + 1] | said >> SHARES_BITS << 8
-    body = end + 2 + count * HANDLER_BYTES
-    done = frozenset(record[n : n + HANDLER_BYTES] for n in range(end + 2, body, HANDLER_BYTES))
+    behind = end + 2 + count * HANDLER_BYTES
+    done = frozenset(record[n : n + HANDLER_BYTES] for n in range(end + 2, behind, HANDLER_BYTES))
     known = b"" if body_digest == _NO_DIGEST else body_digest
-    return Record(received_ms, attempt, 0, force, record[body:], known, record[begin:end], waits, done)
+    body, headers = disclose(record[behind:])
+    return Record(received_ms, attempt, 0, force, body, known, record[begin:end], waits, done, headers)
 
 
 def handler_digest(name: str) -> bytes:

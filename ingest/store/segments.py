@@ -33,7 +33,8 @@ FIRST = _WRITTEN.size + _REPLAYED.size + _CRC.size
 """Offset of the first record."""
 
 # Record: magic, length of the body, arrival (ms), time of spooling (ns), CRC32C of the body; CRC32C of all this; the
-# body. The header has a CRC of its own, so that a record whose length is damaged is not taken for one that is torn.
+# body, as it is kept (`ingest.store.headers`). The header has a CRC of its own, so that a record whose length is
+# damaged is not taken for one that is torn.
 _MAGIC = b"\xf5wa1"  # 0xF5 is in no UTF-8 text
 _HEADER = Struct(">4sIQQI")
 _HEAD = _HEADER.size + _CRC.size
@@ -53,11 +54,11 @@ class Segment:
 
 
 class Spooled(NamedTuple):
-    """A notification on the disk. `end` is the offset after it."""
+    """A notification on the disk: its body as it is kept (`ingest.store.headers`). `end` is the offset after it."""
 
     received_ms: int
     spooled_ns: int
-    body: bytes
+    kept: bytes
     segment: Segment
     end: int
 

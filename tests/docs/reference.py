@@ -41,7 +41,7 @@ SECTIONS = {
     ),
     "TLS": ("tls_cert", "tls_key", "tls_client_ca", "tls_client_name"),
     "Bounds of the receiver": ("max_body", "body_timeout", "max_pending", "max_connections", "keepalive"),
-    "Keeping": ("spool_dir", "dedup_window", "dead_age", "archive_dir", "archive_age"),
+    "Keeping": ("spool_dir", "keep_headers", "dedup_window", "dead_age", "archive_dir", "archive_age"),
     "Work": (
         "lanes",
         "partitions",
@@ -144,7 +144,7 @@ ROWS = "| place | attribute |\n|---|---|\n"
 
 
 def _paths() -> list[str]:
-    given, _ = paths.attributes_by_path()
+    given, *_ = paths.attributes_by_path()
     return [ROWS, *(f"| `{place}` | `{name}` |\n" for place, name in sorted(given.items()))]
 
 

@@ -48,15 +48,19 @@ def mutate(body: bytes, seed: int) -> bytes | None:
             case 0:
                 del where[key]
             case 1:
-                where[key] = random.choice(STRANGE)
+                where[key] = _copied(random.choice(STRANGE))
             case 2:
-                where[key] = orjson.loads(orjson.dumps(other[its]))  # of another place
+                where[key] = _copied(other[its])  # of another place
             case 3 if isinstance(where, list):
-                where.insert(0, orjson.loads(orjson.dumps(other[its])))
+                where.insert(0, _copied(other[its]))
             case _ if isinstance(where, dict):
                 names = [name for _, name in places if isinstance(name, str)]
                 where[random.choice(names)] = where.pop(key)
     return orjson.dumps(tree)
+
+
+def _copied(tree: Any) -> Any:
+    return orjson.loads(orjson.dumps(tree))
 
 
 def _places(tree: Any) -> list[tuple[Any, Any]]:

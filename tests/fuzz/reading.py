@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,16 +11,19 @@ import orjson
 from ingest.routing import route
 from ingest.store.queues import MESSAGES, lane_of
 from workers.engine import claims
-from workers.events import Broken, Change, Event, Message
+from workers.events import Broken, Call, Change, Event, Message
 from workers.events.chat import ChatEvent
+from workers.events.envelope import write_json
 from workers.events.parsing import parse
 
 ARRAYS = ("messages", "message_echoes", "statuses", "calls", "user_preferences", "errors")
 RECEIVED_MS, ATTEMPT, PARTITIONS = 1_700_000_000_123, 2, 8
 
 
-def check(body: bytes) -> None:
-    """Raise AssertionError, or whatever the code under test raises, when a body is not treated as it must be."""
+def check(body: bytes) -> list[Event | Broken]:
+    """What is in a body. Raises AssertionError, or whatever the code under test raises, when it is not treated as it
+    must be.
+    """
     routes = route(body, PARTITIONS)
     queues = {found.queue for found in routes}
     assert len(queues) == len(routes) >= 1
@@ -34,6 +38,7 @@ def check(body: bytes) -> None:
             assert f"{MESSAGES}.{int(item.order_key or '0', 16) % PARTITIONS}" in queues
     assert len({lane_of(queue) for queue in queues}) == 1
     _check_nothing_vanishes(body, items)
+    return items
 
 
 def _is_old(event: Event) -> bool:
@@ -41,24 +46,32 @@ def _is_old(event: Event) -> bool:
 
 
 def _check_nothing_vanishes(body: bytes, items: list[Event | Broken]) -> None:
-    """Each element of an array with a known name is an event, or a broken part."""
+    """There are as many events as elements in arrays with a known name. What is missing among them is in a dead letter,
+    in the errors of a call, or part of a change that is one event.
+    """
     try:
         tree = orjson.loads(body)
     except orjson.JSONDecodeError:
         return
-    given = [item.raw for item in items if isinstance(item, Event)]
-    broken = sum(isinstance(item, Broken) for item in items)
+    elements = Counter(map(write_json, _elements(tree)))
+    if missing := elements - Counter(write_json(item.raw) for item in items if isinstance(item, Event)):
+        elsewhere = [orjson.loads(item.body) for item in items if isinstance(item, Broken)]
+        elsewhere += [item.raw for item in items if isinstance(item, Change)]
+        elsewhere += [item._beside for item in items if isinstance(item, Call)]
+        missing -= Counter(map(write_json, _objects(elsewhere)))
+    assert not missing, f"{missing.total()} elements vanished"
+
+
+def _elements(tree: Any) -> Iterator[Any]:
+    """What stands in arrays with a known name, in the values of whichever field, one by one."""
     for value in _values(tree):
         for array in ARRAYS:
             elements = value.get(array)
-            for element in elements if isinstance(elements, list) else []:
-                assert broken or element in given or element in value.get("errors", ()), (
-                    f"an element of {array} vanished"
-                )
+            yield from elements if isinstance(elements, list) else ()
 
 
 def _values(tree: Any) -> Iterator[dict[str, Any]]:
-    """The values in which messages are looked for."""
+    """The values in which elements stand, and what stands one level deeper in standby."""
     if not isinstance(tree, dict):
         return
     if "entry" not in tree:
@@ -67,8 +80,20 @@ def _values(tree: Any) -> Iterator[dict[str, Any]]:
     for entry in tree["entry"] if isinstance(tree["entry"], list) else []:
         changes = entry.get("changes") if isinstance(entry, dict) else None
         for change in changes if isinstance(changes, list) else []:
-            if isinstance(change, dict) and change.get("field") == "messages" and isinstance(change.get("value"), dict):
-                yield change["value"]
+            value = change.get("value") if isinstance(change, dict) else None
+            if isinstance(value, dict):
+                yield value
+                if isinstance(inside := value.get("standby"), dict):
+                    yield inside
+
+
+def _objects(tree: Any) -> Iterator[Any]:
+    """Everything in a tree, at every depth."""
+    todo = [tree]
+    while todo:
+        item = todo.pop()
+        yield item
+        todo += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
 
 
 def _check_broken(broken: Broken) -> None:

@@ -12,13 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.routing import Route, Router, contact_of, handles, partition_of, partitions_of_business, route
+from ingest.identity import of_message
+from ingest.routing import Route, Router, handles, partition_of, partitions_of_business, route
 from ingest.store.links import digest_of
 from ingest.store.queues import LANES, lane_of, partition_number, queue_names
 from ingest.store.records import Record, pack_into, unpack
 from workers.events import Message
-from workers.events.chat import ChatEvent, party, shares_of
+from workers.events.chat import ChatEvent, shares_of
 from workers.events.parsing import parse
+
+
+def contact_of(message: dict[str, Any]) -> str | None:
+    """Whom a message names: the number, else the user id, else the parent's id."""
+    return next(filter(None, of_message(message)), None)
+
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 ALICE, BOB, CAROL = "16315551234", "491701234567", "US.13491208655302741918"
@@ -275,26 +282,26 @@ def test_each_message_is_handled_once(written: Any, read: Any) -> None:
     found = {partition_number(queue): unpack(record) for queue, (record,) in records.items()}
     for business in ("1", "2"):
         for contact in NUMBERS[:50]:
-            (partition,) = (n for n, r in found.items() if handles(n, r, business, {"from": contact}))
+            (partition,) = (n for n, r in found.items() if handles(n, r, business, {}, contact))
             assert f"messages.{partition}" in queues(of(business, contact), *written)
-    for unknown in (None, {"from": "somebody else"}, {}):
-        assert [n for n, record in found.items() if handles(n, record, "1", unknown)] == [min(found, key=int)]
+    for unknown in ((None, None), ({}, "somebody else"), ({}, None)):
+        assert [n for n, record in found.items() if handles(n, record, "1", *unknown)] == [min(found, key=int)]
 
 
 def test_records_of_format_1() -> None:
     """What a receiver of format 1 wrote is handled where that receiver sent it: by the number of partitions alone."""
     both = {"from": ALICE, "from_user_id": CAROL}
     record = Record(1, 1, 8, False, wire({"messages": [{"from": ALICE}, {"from": BOB}, both]}))
-    assert [n for n in range(8) if handles(n, record, None, both)] == [5]
-    assert [n for n in range(8) if handles(n, record, None, {"from": ALICE})] == [1]
-    assert [n for n in range(8) if handles(n, record, None, {"from": BOB})] == [4]
-    assert [n for n in range(8) if handles(n, record, None, None)] == [1]
+    assert [n for n in range(8) if handles(n, record, None, both, None)] == [5]
+    assert [n for n in range(8) if handles(n, record, None, {"from": ALICE}, None)] == [1]
+    assert [n for n in range(8) if handles(n, record, None, {"from": BOB}, None)] == [4]
+    assert [n for n in range(8) if handles(n, record, None, None, None)] == [1]
 
 
 def test_a_whole_notification() -> None:
     """A record without shares is handled where it lies."""
-    assert handles(3, Record(1, 1, 0, False, b"{}"), "1", {"from": ALICE})
-    assert handles(None, Record(1, 1, 0, False, b"{}"), None, None)
+    assert handles(3, Record(1, 1, 0, False, b"{}"), "1", {}, ALICE)
+    assert handles(None, Record(1, 1, 0, False, b"{}"), None, None, None)
 
 
 def test_contacts_of_one_partition() -> None:
@@ -402,7 +409,7 @@ def keys_of(router: Router, body: object) -> list[tuple[str, str | None]]:
         record = unpack(packed)
         for event in parse(record.body, 1, shares=record.shares):
             assert isinstance(event, Message)
-            if handles(partition_number(queue), record, event.business, event.raw):
+            if handles(partition_number(queue), record, event.business, event.raw, event.contact_id):
                 found.append((queue, event.order_key))
     return found
 
@@ -446,7 +453,7 @@ def test_receiver_and_worker_read_the_same_contact(value: Any, partitions: int) 
         record = unpack(packed)
         for event in parse(body, 1, shares=record.shares):
             assert isinstance(event, ChatEvent)
-            if handles(partition_number(queue), record, event.business, party(event)):
+            if handles(partition_number(queue), record, event.business, event.raw, event.contact_id):
                 handled.append(event.raw)
                 assert queue == f"messages.{partition_of(event.contact_id, partitions)}"
     assert sorted(map(str, handled)) == sorted(str(e.raw) for e in parse(body, 1))  # type: ignore[union-attr]

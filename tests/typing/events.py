@@ -52,6 +52,7 @@ def all_events(event: Event) -> None:
     assert_type(event.time, datetime | None)
     assert_type(event.display_number, str | None)
     assert_type(event.envelope, Mapping[str, Any])
+    assert_type(event.headers, Mapping[str, str])
     assert_type(event.field, str | None)
 
 

@@ -60,12 +60,12 @@ def commit(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
     """Commit bodies as the receiver does, in order. They arrived long ago, and are tried again all the same."""
     monkeypatch.setenv("WA_MAX_AGE", "100000d")
 
-    def run(*bodies: bytes, received_ms: int = 1_700_000_000_000, **settings: Any) -> None:
+    def run(*bodies: bytes, received_ms: int = 1_700_000_000_000, headers: bytes = b"", **settings: Any) -> None:
         async def go() -> None:
             current = load(**{"partitions": PARTITIONS} | settings)
             committer = make_committer(current)
             try:
-                waiting = [committer.commit(b, received_ms, committer.route(b)) for b in bodies]
+                waiting = [committer.commit(b, received_ms, committer.route(b), headers) for b in bodies]
                 await asyncio.gather(*waiting)
             finally:
                 await committer.aclose()

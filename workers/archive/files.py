@@ -49,7 +49,7 @@ _CRC = Struct(">I")
 _MAGIC = Struct("<II4s").pack(0x184D2A5F, 4 + _HOLDS.size + _CRC.size, b"wa-1")  # zstd's for a frame to be skipped
 HEAD = len(_MAGIC) + _HOLDS.size + _CRC.size
 
-_RECORD = Struct(">QI")  # arrival (ms), length; then the body
+_RECORD = Struct(">QI")  # arrival (ms), length; then the body as it is kept (ingest/store/headers.py)
 
 Tell = Callable[[str], None]
 """Gets one line for each file that cannot be read whole."""
@@ -90,7 +90,7 @@ class Archive:
                 raise SettingsError(f"WA_ARCHIVE_DIR: cannot write to {folder}: {error.strerror}") from None
 
     def keep(self, notifications: list[tuple[int, bytes]], wait: Callable[[], bool]) -> bool:
-        """Write these, each (arrival in ms, body). True once they are on the disk.
+        """Write these, each (arrival in ms, body as kept). True once they are on the disk.
 
         If the disk refuses them, it tries again while `wait()` is True; then it returns False, and none is kept.
         """
@@ -211,7 +211,7 @@ def blocks(path: Path, tell: Tell) -> Iterator[Block]:
 
 
 def records(block: Block, tell: Tell) -> Iterator[tuple[int, bytes]]:
-    """What a block holds, each (arrival in ms, body), in the order in which it left its queue."""
+    """What a block holds, each (arrival in ms, body as kept), in the order in which it left its queue."""
     try:
         with block.path.open("rb", buffering=0) as file:
             frame = os.pread(file.fileno(), block.length, block.offset)

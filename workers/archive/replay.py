@@ -18,6 +18,7 @@ from ingest.routing import Router, home, route
 from ingest.settings import Settings
 from ingest.store import append, keys, scripts
 from ingest.store.append import APPEND_KEYS, BATCH_BYTES, append_arguments, append_head
+from ingest.store.headers import disclose, enclose
 from ingest.store.jobs import job_template
 from ingest.store.queues import LANES, lane_of, queue_names
 from ingest.store.records import pack_into
@@ -25,6 +26,7 @@ from workers.archive.files import HOUR_MS, Block, Tell, blocks, records
 from workers.events import Broken, Event, Status
 from workers.events.chat import ChatEvent
 from workers.events.parsing import parse
+from workers.events.together import headers_of
 
 PORTION = 1000
 """Records in a portion; it holds fewer when they are large, more when so many arrived in one millisecond."""
@@ -49,7 +51,7 @@ class Wanted(NamedTuple):
 
 
 class Notification(NamedTuple):
-    """What to handle again of a notification: all of it, or each wanted event as a body of its own."""
+    """What to handle again of a notification: all of it, or each wanted event as a body of its own. All as kept."""
 
     received_ms: int
     bodies: list[bytes]
@@ -72,8 +74,8 @@ def read(paths: Iterable[Path], wanted: Wanted, tell: Tell, advance: Callable[[i
             if not wanted.since_ms <= received_ms < wanted.until_ms:
                 continue
             # What a crash left in the archive twice arrived at the same time.
-            for body in dict.fromkeys(body for *_, body in same_time):
-                if bodies := _wanted_of(body, received_ms, wanted):
+            for kept in dict.fromkeys(kept for *_, kept in same_time):
+                if bodies := _wanted_of(kept, received_ms, wanted):
                     yield Notification(received_ms, bodies)
 
 
@@ -90,14 +92,14 @@ def _by_hour(paths: Iterable[Path], wanted: Wanted, tell: Tell) -> dict[int, lis
 def _merge(
     paths: list[Path], wanted: Wanted, tell: Tell, advance: Callable[[int], None]
 ) -> Iterator[tuple[int, int, bytes]]:
-    """Arrival (ms), a number, body, of all blocks of these files. Memory holds only blocks that overlap in time."""
+    """Arrival (ms), a number, body as kept, of all blocks of these files. Memory holds what overlaps in time."""
     ahead: list[tuple[int, int, bytes]] = []
     numbers = itertools.count()  # what arrived in the same millisecond keeps the order of the file
     for block in sorted(_overlapping(paths, wanted, tell)):
         while ahead and ahead[0][0] < block.first_ms:
             yield heapq.heappop(ahead)
-        for received_ms, body in records(block, tell):
-            heapq.heappush(ahead, (received_ms, next(numbers), body))
+        for received_ms, kept in records(block, tell):
+            heapq.heappush(ahead, (received_ms, next(numbers), kept))
         advance(block.length)
     while ahead:
         yield heapq.heappop(ahead)
@@ -110,16 +112,21 @@ def _overlapping(paths: list[Path], wanted: Wanted, tell: Tell) -> Iterator[Bloc
                 yield block
 
 
-def _wanted_of(body: bytes, received_ms: int, wanted: Wanted) -> list[bytes]:
+def _wanted_of(kept: bytes, received_ms: int, wanted: Wanted) -> list[bytes]:
+    body, headers = disclose(kept)
     if wanted.lanes and lane_of(route(body, 1)[0].queue) not in wanted.lanes:
         return []
     if not wanted.kinds and not wanted.contacts:
-        return [body]
-    events = parse(body, received_ms)
+        return [kept]
+    events = parse(body, received_ms, headers=headers)
     fitting = [event for event in events if _fits(event, wanted)]
     if len(fitting) == len(events):
-        return [body]
-    return [event.body if isinstance(event, Broken) else event.body() for event in fitting]
+        return [kept]
+    return [_alone(event, headers) for event in fitting]
+
+
+def _alone(event: Event | Broken, headers: bytes) -> bytes:
+    return enclose(event.body, headers) if isinstance(event, Broken) else enclose(event.body(), headers_of(event))
 
 
 def _fits(event: Event | Broken, wanted: Wanted) -> bool:
@@ -156,10 +163,10 @@ def feed_back(
     for portion in _portions(notifications):
         homes: dict[int, dict[str, list[bytes]]] = {}
         for received_ms, bodies in portion:
-            for body in bodies:
+            for body, headers in map(disclose, bodies):
                 for place in router(body):
                     by_queue = homes.setdefault(home(place.queue, body, len(each)), {})
-                    pack_into(by_queue, (place,), body, received_ms, attempt=0, force=force)
+                    pack_into(by_queue, (place,), body, received_ms, attempt=0, force=force, headers=headers)
         for n, by_queue in homes.items():
             head = append_head(next(flush_ids), template, settings.batch)
             args = append_arguments(head, by_queue)

@@ -23,7 +23,7 @@ from rich.text import Text
 from ingest.settings import Settings
 from ingest.settings.types import Seconds
 from ingest.state import dead_letters as letters
-from ingest.store import connection
+from ingest.store import connection, headers
 from ingest.store.disk import atomic_write
 from ingest.store.queues import LANES
 from ingest.telemetry.printable import printable, printable_json
@@ -168,17 +168,20 @@ def _table(shown: deque[letters.DeadLetter], now_ms: int) -> Table:
 def show(name: tuple[str, letters.Id], as_json: bool) -> None:
     """Show all of one dead letter. LANE/ID is what `dead list` shows, such as messages/1700000000000-0.
 
-    With --json: a JSON object; the body is in `body`, or in `body_base64` when it is not UTF-8.
+    With --json: a JSON object; the body is in `body`, or in `body_base64` when it is not UTF-8. The request's headers
+    that were kept (WA_KEEP_HEADERS) are shown, too, with --json in `headers`.
     """
     with cli_errors():
         letter = next(_read(_select(current_settings(), letters.Wanted(ids=(name,)))), None)
     if letter is None:
         raise click.ClickException(f"there is no dead letter {name[0]}/{name[1]}: see `wa-ingest dead list`")
     if as_json:
-        print_json(letter.as_json() | letter.body_as_json())
+        print_json(letter.as_json() | letter.content_as_json())
         return
     for field, value in letter.as_json().items():
         click.echo(f"{field:<12} {printable(str(value))}")
+    for header, text in headers.read(letter.headers).items():
+        click.echo(f"{header}: {printable(text)}")
     click.echo(f"\n{_readable(letter.body)}")
 
 
@@ -278,7 +281,8 @@ def export(wanted: letters.Wanted, output: Path) -> None:
     """Write dead letters as JSON lines, the oldest first. Deletes nothing.
 
     Each line has id, lane, dead_at, reason, kind, detail, attempt, received_at, queue, and the body as the sender wrote
-    it: as text in `body`, or in `body_base64` when it is not UTF-8.
+    it: as text in `body`, or in `body_base64` when it is not UTF-8. If headers of the request were kept, they are in
+    `headers`.
     """
     with cli_errors():
         found = _read(_select(current_settings(), wanted))
@@ -296,6 +300,6 @@ def export(wanted: letters.Wanted, output: Path) -> None:
 def _write(found: Iterator[letters.DeadLetter], file: IO[bytes]) -> int:
     count = 0
     for count, letter in enumerate(found, 1):  # noqa: B007 - the last one is the answer
-        line = orjson.dumps(letter.as_json() | letter.body_as_json(), option=orjson.OPT_APPEND_NEWLINE).decode()
+        line = orjson.dumps(letter.as_json() | letter.content_as_json(), option=orjson.OPT_APPEND_NEWLINE).decode()
         file.write(printable_json(line).encode())  # somebody may look at the file on a terminal
     return count

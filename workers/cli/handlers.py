@@ -87,10 +87,21 @@ def _near(place: str) -> str:
     return place.removeprefix(f"{os.getcwd()}/")
 
 
+def _headers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for given in values:
+        name, colon, value = given.partition(":")
+        if not colon or not name.strip():
+            raise click.BadParameter("give NAME:VALUE, for example X-Turn-Event:message")
+        found[name.strip()] = value.strip()
+    return found
+
+
 @click.command()
 @click.argument("file", type=click.File("rb"))
+@click.option("--header", "headers", metavar="NAME:VALUE", multiple=True, callback=_headers, help="For event.headers.")
 @as_json
-def call(file: IO[bytes], as_json: bool) -> None:
+def call(file: IO[bytes], headers: dict[str, str], as_json: bool) -> None:
     """Run the body in FILE (- is standard input) through your handlers, in this process, without Redis.
 
     Shows for each event which handlers match and how it ended, and what handlers print. The handlers are really called,
@@ -101,7 +112,8 @@ def call(file: IO[bytes], as_json: bool) -> None:
     With --json a list of objects of event (kind), subject (type, status or field), handlers, outcome, detail,
     handler (the one that raised), retry_in (seconds).
     """
-    found = call_handlers(_load(), file.read(), timeout=current_settings().handler_timeout)
+    body, limit = file.read(), current_settings().handler_timeout
+    found = call_handlers(_load(), body, timeout=limit, headers=headers)
     if as_json:
         print_json([_as_json(one) for one in found])
     else:

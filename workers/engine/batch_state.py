@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from ingest import routing
 from ingest.loggers import get_logger
 from ingest.state import counters
+from ingest.store.headers import enclose
 from ingest.store.queues import lane_of, partition_number
 from ingest.store.records import Record, digest, pack, unpack
 from workers.dispatch import outcomes
@@ -18,9 +19,9 @@ from workers.engine.claims import Claim, of
 from workers.engine.results import Limits, Results
 from workers.events import Broken, Event, Status
 from workers.events.broken import FOREIGN
-from workers.events.chat import party, shares_of
+from workers.events.chat import ChatEvent, shares_of
 from workers.events.parsing import parse
-from workers.events.together import body_of, together
+from workers.events.together import body_of, headers_of, together
 
 log = get_logger(__name__)
 
@@ -89,7 +90,7 @@ class BatchState:
     def _parsed(self, record: Record) -> list[Event | Broken]:
         attempt = record.attempt or 1
         try:
-            found = parse(record.body, record.received_ms, attempt, record.body_digest, record.shares)
+            found = parse(record.body, record.received_ms, attempt, record.body_digest, record.shares, record.headers)
             if record.shares or record.split:
                 return [event for event in found if self._is_ours(event, record)]
             return found
@@ -100,8 +101,10 @@ class BatchState:
 
     def _is_ours(self, event: Event | Broken, record: Record) -> bool:
         """If a notification went to several partitions, each handles its own contacts, and the first all else."""
-        business, named = (None, None) if isinstance(event, Broken) else (event.business, party(event))
-        return routing.handles(partition_number(self.queue), record, business, named)
+        partition = partition_number(self.queue)
+        if isinstance(event, ChatEvent):
+            return routing.handles(partition, record, event.business, event.raw, event.contact_id)
+        return routing.handles(partition, record, None, None, None)
 
     def divide(self, most: int) -> bool:
         """If there are more than `most` events, have records of few take the place of those with many.
@@ -254,7 +257,8 @@ class BatchState:
         try:
             for some in together(events, PART):
                 shares = b"".join(dict.fromkeys(map(shares_of, some)))
-                parts.append(_packed(record._replace(body=body_of(some), body_digest=body_digest, shares=shares)))
+                part = record._replace(body=body_of(some), headers=headers_of(some[0]))
+                parts.append(_packed(part._replace(body_digest=body_digest, shares=shares)))
         except Exception as error:
             log.error("a notification cannot be written in parts", error=outcomes.of_fault(error, "").error)
             return None
@@ -290,8 +294,7 @@ class BatchState:
             if isinstance(event, Broken) and event.reason == FOREIGN:
                 results.counts[f"{FOREIGN}.{event.kind}"] += 1
             elif isinstance(event, Broken):
-                body_digest = self._records[index].body_digest or digest(self._records[index].body)
-                results.letter(event.reason, event, event.detail, body_digest)
+                results.letter(event.reason, event, event.detail, index)
             elif outcome is not None:
                 results.tell(event, index, outcome)
         self._unclaimed[index] = []
@@ -307,13 +310,13 @@ class BatchState:
 
 
 def kept(records: Iterable[Record]) -> list[tuple[int, bytes]]:
-    """What to archive of these: arrival (ms) and body.
+    """What to archive of these: arrival (ms) and body as kept.
 
     A notification that went to several partitions is archived by each, because any of them may settle it first.
     Retries, parts, and what an operator had handled again, are not archived.
     """
     return [
-        (record.received_ms, record.body)
+        (record.received_ms, enclose(record.body, record.headers))
         for record in records
         if record.attempt == 1 and not record.force and not record.body_digest
     ]
@@ -329,4 +332,5 @@ def _packed(record: Record) -> bytes:
         record.shares,
         record.waits,
         record.done,
+        record.headers,
     )

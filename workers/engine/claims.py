@@ -15,7 +15,7 @@ generation is forgotten one window after it ended (`forget`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from itertools import islice
 from struct import Struct
@@ -26,7 +26,7 @@ from redis import Redis
 
 from ingest.store import keys, scripts
 from ingest.store.pipelined import Call, PipelinedConnection
-from workers.events import Change, Error, Event, Status
+from workers.events import Change, Error, Event, Message, Status
 from workers.events.copies import lasting, short
 from workers.events.envelope import write_json
 
@@ -49,7 +49,8 @@ class Claim(NamedTuple):
     `place` is a bucket (30 bits, which name the set) and a member (64 bits of the event's identity). `also` is an
     earlier member that means the same event. Of a status, `message` is what is claimed, `later` the marker that a later
     stage of the message leaves behind, and `markers` are those that it leaves itself, one for each earlier stage. All
-    lie in one set, so Redis looks in one place.
+    lie in one set, so Redis looks in one place. `version` is the place of a message with what it says of its contact,
+    which its copies may have in another version; empty where nobody asks for news.
     """
 
     place: str
@@ -57,6 +58,7 @@ class Claim(NamedTuple):
     message: str = ""
     later: int | None = None
     markers: tuple[int, ...] = ()
+    version: str = ""
 
     @property
     def asked(self) -> str:
@@ -71,7 +73,9 @@ class Claim(NamedTuple):
         return self.message or self.place.partition(" ")[2]
 
     def done(self, happened: bool) -> str:
-        """As settle.lua reads it; `happened`: the status leaves its markers."""
+        """As settle.lua reads it; `happened`: the status leaves its markers, the message its version."""
+        if happened and self.version:
+            return f"{self.place}\n{self.version}"
         return " ".join((self.place, *map(str, self.markers))) if happened and self.markers else self.place
 
 
@@ -84,23 +88,33 @@ def of(event: Event, waits: int = 0) -> Claim:
     It is made from what lasts of the event (see `workers.events.copies`): what all its copies have in common. The
     attempt and `waits` are part of it, too: a retry is not a copy of the attempt before.
     """
-    if isinstance(event, Status):
-        return _of_status(event, waits)
-    if isinstance(event, Error):
-        bucket, _ = _digest(_identity(event, waits))
-        slot = event.received_ms // ERROR_MS
-        (_, now), (_, before) = (_digest(_identity(event, waits, n)) for n in (slot, slot - 1))
-        return Claim(f"{bucket} {now}", also=before)
-    if isinstance(event, Change):
-        return Claim(_place(event, waits, short(event.account), event.time and event.time.timestamp()))
-    return Claim(_place(event, waits))
+    special = _SPECIAL.get(event.kind)
+    return special(event, waits) if special else Claim(_place(*_digest(_identity(event, waits))))
+
+
+def _of_error(event: Error, waits: int) -> Claim:
+    bucket, _ = _digest(_identity(event, waits))
+    slot = event.received_ms // ERROR_MS
+    (_, now), (_, before) = (_digest(_identity(event, waits, n)) for n in (slot, slot - 1))
+    return Claim(_place(bucket, now), also=before)
+
+
+def _of_change(event: Change, waits: int) -> Claim:
+    time = event.time and event.time.timestamp()
+    return Claim(_place(*_digest(_identity(event, waits, short(event.account), time))))
+
+
+def version(event: Message, facts: bytes) -> str:
+    """The place of a message that says these facts of its contact, at whichever try it is handled."""
+    bucket, member = _digest((*lasting(event), facts.hex()))
+    return f"{bucket} {member}"
 
 
 def _of_status(event: Status, waits: int) -> Claim:
     _, member = _digest(_identity(event, waits))
     # The message's bucket, so that a status and the markers of its message are in one set.
     bucket, message = _digest((short(event.business), event.id, event.participant))
-    place = f"{bucket} {member}"
+    place = _place(bucket, member)
     if event.id is None:
         return Claim(place)
     name = f"{short(event.business)}\0{event.id}".encode("utf-8", "surrogatepass")
@@ -113,22 +127,25 @@ def _of_status(event: Status, waits: int) -> Claim:
     return Claim(place, None, field, markers[rank - 1] if rank <= len(markers) else None, markers[: rank - 1])
 
 
-def _place(event: Event, waits: int, *more: Any) -> str:
-    bucket, member = _digest(_identity(event, waits, *more))
-    return f"{bucket} {member}"
+_SPECIAL: dict[str, Callable[[Any, int], Claim]] = {"status": _of_status, "error": _of_error, "change": _of_change}
 
 
 def _identity(event: Event, waits: int, *more: Any) -> tuple[Any, ...]:
     return (*lasting(event), event.attempt | waits << 8, *more)
 
 
-def _digest(identity: tuple[Any, ...]) -> tuple[str, int]:
+def _place(bucket: int, member: int) -> str:
+    return f"{bucket:010o} {member}"
+
+
+def _digest(identity: tuple[Any, ...]) -> tuple[int, int]:
+    """A bucket and a member."""
     try:
         text = orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:  # nested deeper than orjson writes, though it could read it
         text = write_json(list(identity))
     member, bucket = _DIGEST.unpack(blake2b(text, digest_size=_DIGEST.size).digest())
-    return f"{bucket & _BUCKETS:010o}", member
+    return bucket & _BUCKETS, member
 
 
 class Claims:

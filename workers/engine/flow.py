@@ -37,6 +37,7 @@ from workers.engine.opening import Opening
 from workers.engine.profiles import Profiles
 from workers.engine.settle import Settling
 from workers.engine.take import Taking
+from workers.events import Profile
 from workers.handlers import Handlers
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ class Flow:
         self._loop = self.dispatcher.loop
         self._revive = connection.script(scripts.lua(__file__, "revive.lua"))
         self._answers = Answers(connection, self._loop, stopping, self.dispatcher.watch)
-        profiles = Profiles(connection) if handlers.wants_profiles else None
+        others = frozenset(handler.digest for handler in handlers.registered if handler.kind != Profile.kind)
+        profiles = Profiles(connection, others=others) if handlers.wants_profiles else None
         archive = _archive(settings.archive_dir, worker) if settings.archive_dir else None
         self._hands = hands = Hands(self.dispatcher)
         self._caps = caps = Caps(Buckets(connection), self.dispatcher.closed)

@@ -14,7 +14,7 @@ from workers.engine import claims
 from workers.engine.batch_state import BatchState
 from workers.engine.profiles import Asked
 from workers.engine.results import Results
-from workers.events import Event
+from workers.events import Event, Message
 
 _RELEASE_SECONDS = 10.0  # a partition that others want is kept after all if its handlers take longer
 
@@ -54,6 +54,7 @@ class Open:
         self.asked: Asked | None = None
         self.account: Account  # set once the claims are known
         self.busy: list[tuple[int, Event, claims.Claim]] = []
+        self.copies: list[tuple[int, Message, claims.Claim]] = []  # that may bring news of their contact
 
 
 class Part(NamedTuple):

@@ -17,6 +17,7 @@ log = get_logger(__name__)
 
 SUPERSEDED = Outcome("superseded")
 LOST = Outcome("lost")
+DUPLICATE = Outcome("duplicate")
 
 
 class InContext:

@@ -21,8 +21,9 @@ from workers.engine.batch_state import BatchState, kept
 from workers.engine.caps import Caps
 from workers.engine.demand import Demand
 from workers.engine.hand import Hands, Open, Taken, Todo
+from workers.engine.hooks import DUPLICATE
 from workers.engine.profiles import Profiles
-from workers.events import Event, Status
+from workers.events import Event, Message, Status
 
 if TYPE_CHECKING:
     from ingest.telemetry.spans import Spans
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS = 0.05
 """Until a status asks again whose message another worker has in work."""
-
-DUPLICATE = Outcome("duplicate")
 
 
 class Opening:
@@ -83,10 +82,11 @@ class Opening:
         if self._profiles:
             one.asked = self._profiles.ask(event for _, event in state.events)
         todo: list[Todo] = []
-        return one, todo, self._claims.ask(str(Member(taken.queue, taken.batch)), self._to_claim(state, todo))
+        return one, todo, self._claims.ask(str(Member(taken.queue, taken.batch)), self._to_claim(one, todo))
 
-    def _to_claim(self, state: BatchState, todo: list[Todo]) -> Iterator[claims.Claim]:
+    def _to_claim(self, one: Open, todo: list[Todo]) -> Iterator[claims.Claim]:
         """The claims of a batch's events, and in `todo` those events; copies in the same batch end here."""
+        state = one.state
         mine: set[str] = set()
         for index, event in state.events:
             if state.force(index):
@@ -94,13 +94,16 @@ class Opening:
                 continue
             try:
                 claim = claims.of(event, state.waits(index))
+                if self._profiles and isinstance(event, Message):
+                    claim = claim._replace(version=claims.version(event, self._profiles.facts(event)))
             except Exception as error:
                 self._end(state, index, event, outcomes.of_fault(error, "claiming the event"))
                 continue
             if claim.place in mine:
-                self._end(state, index, event, DUPLICATE)
+                self._is_copy(one, index, event, claim, is_new=claim.version not in mine)
+                mine.add(claim.version)
                 continue
-            mine.add(claim.place)
+            mine.update((claim.place, claim.version))
             todo.append((index, event, claim))
             yield claim
 
@@ -115,6 +118,8 @@ class Opening:
             account = self._profiles.watch(account, one.asked)
         one.account = account
         self._add(one, todo, replies)
+        if one.copies:
+            await self._add_copies(one)
 
     def _add(self, one: Open, todo: list[Todo], replies: bytes) -> None:
         """Hand events to the dispatcher, except copies and those that have to ask again."""
@@ -127,7 +132,7 @@ class Opening:
                     busy.append((index, event, claim))
                     continue
                 if answer == claims.DUPLICATE:
-                    self._end(state, index, event, DUPLICATE)
+                    self._is_copy(one, index, event, claim)
                     continue
                 state.claimed(event, claim)
                 if answer == claims.SUPERSEDED and isinstance(event, Status):
@@ -137,6 +142,29 @@ class Opening:
         if busy:
             self.again_at = time.monotonic() + BUSY_SECONDS
         self._dispatcher.add(events, one.account, one.hand.source)
+
+    def _is_copy(self, one: Open, index: int, event: Event, claim: claims.Claim, is_new: bool = True) -> None:
+        """The event was handled before, or is in work; what a new version of a message says of its contact may not."""
+        if claim.version and is_new and isinstance(event, Message):
+            one.copies.append((index, event, claim))
+        else:
+            self._end(one.state, index, event, DUPLICATE)
+
+    async def _add_copies(self, one: Open) -> None:
+        """Have the news of copies told, once for each version of a message."""
+        copies, one.copies = one.copies, []
+        versions = [claims.Claim(claim.version) for _, _, claim in copies]
+        calls = self._claims.ask(str(Member(one.state.queue, one.state.batch)), versions)
+        replies = b"".join([await self._answers.of(call) for call in calls])
+        events: list[tuple[int, Event]] = []
+        for (index, event, _), claim, answer in zip(copies, versions, replies, strict=True):
+            if answer == claims.GO:
+                one.state.claimed(event, claim)
+                events.append((index, event))
+            else:
+                self._end(one.state, index, event, DUPLICATE)
+        if self._profiles:
+            self._dispatcher.add(events, self._profiles.of_copies(one.account), one.hand.source)
 
     async def ask_again(self) -> None:
         """Claim statuses whose message another batch had in work."""

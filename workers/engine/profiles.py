@@ -23,6 +23,7 @@ from ingest.store.constants import PLACE_BYTES, PROFILE_BYTES
 from ingest.store.pipelined import Call, PipelinedConnection
 from workers.dispatch.outcomes import Outcome
 from workers.dispatch.ready import Account
+from workers.engine.hooks import DUPLICATE
 from workers.events import Event, Message, Profile
 
 GENERATION_SECONDS = 30 * 86_400
@@ -95,7 +96,13 @@ class Asked(NamedTuple):
 class Profiles:
     """The contacts of the batches in hand: call `ask` when a batch begins, then `watch`, and `forget` at its end."""
 
-    def __init__(self, connection: PipelinedConnection, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        connection: PipelinedConnection,
+        now: Callable[[], float] = time.time,
+        others: frozenset[bytes] = frozenset(),
+    ) -> None:
+        self._others = others  # digests of the handlers that get no news
         self._recall = connection.script(scripts.lua(__file__, "recall.lua"))
         self._remember = connection.script(scripts.lua(__file__, "remember.lua"))
         self._now = now
@@ -140,6 +147,10 @@ class Profiles:
                         self._old.add(place)
         return _Watching(self, account)
 
+    def of_copies(self, account: Account) -> Account:
+        """Wrap what `watch` returned for copies of messages: only news is told of them."""
+        return _OfCopies(self, account, self._others)
+
     def forget(self, asked: Asked) -> None:
         """The batch has left. What it noted is with Redis, or goes there with the next `remember`."""
         for message in asked.messages:
@@ -151,6 +162,10 @@ class Profiles:
                 self._known.pop(place, None)
                 self._old.discard(place)
                 self._noted.pop(place, None)
+
+    def facts(self, message: Message) -> bytes:
+        """What it says of its contact."""
+        return self._said[id(message)].record[_TIME:]
 
     def news(self, message: Message) -> frozenset[str]:
         """Which facts in this message differ from what was last seen. None for a contact seen for the first time, nor
@@ -213,3 +228,29 @@ class _Watching:
         if isinstance(event, Message) and outcome.happened:
             self._profiles.note(event)
         self._account.finish(index, event, outcome, now)
+
+
+class _OfCopies:
+    """The account that `Profiles.of_copies` returns. A copy ends as a copy, whatever became of its news: what a handler
+    failed at was not seen, and comes again with the next message.
+    """
+
+    def __init__(self, profiles: Profiles, account: Account, others: frozenset[bytes]) -> None:
+        self._profiles = profiles
+        self._account = account
+        self._others = others
+        self.put_off = account.put_off
+
+    def done_before(self, index: int) -> frozenset[bytes]:
+        return self._others
+
+    def admit(self, event: Event) -> Outcome | None:
+        if isinstance(event, Message) and not self._profiles.news(event):
+            return DUPLICATE
+        return self._account.admit(event)
+
+    def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
+        if isinstance(event, Message) and (outcome.happened or outcome is DUPLICATE):
+            self._profiles.note(event)
+        ended = outcome._replace(name=DUPLICATE.name, done=()) if outcome.error else DUPLICATE
+        self._account.finish(index, event, ended, now)

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ingest.store.headers import PART_BYTES, enclose, within
 from ingest.store.records import MOST_WAITS, Record, digest, pack
 from workers.dispatch import outcomes
-from workers.dispatch.outcomes import Outcome
+from workers.dispatch.outcomes import HANDLED, Outcome
 from workers.engine import retries
 from workers.events import Broken, Event
 from workers.events.chat import shares_of
-from workers.events.together import body_of, together
+from workers.events.together import body_of, headers_of, together
 
 _DETAIL = 500  # characters of a dead letter's detail
 
@@ -76,17 +77,26 @@ class Results:
         self.raised: dict[tuple[str, str], BaseException] = {}  # one exception of each sort of `errors`
         self.bytes = 0
 
-    def letter(self, reason: str, event: Event | Broken, detail: str, body_digest: bytes) -> None:
-        """Add a dead letter."""
-        body = event.body if isinstance(event, Broken) else event.body()
+    def letter(self, reason: str, event: Event | Broken, detail: str, index: int) -> None:
+        """Add a dead letter of an event of that record."""
+        if isinstance(event, Broken):
+            record = self._records[index]
+            origin = record.body_digest or digest(record.body)
+            is_whole = event.body is record.body
+            body = enclose(event.body, record.headers if is_whole else within(record.headers, PART_BYTES))
+        else:
+            body, origin = enclose(event.body(), headers_of(event)), event.body_digest
         self.counts[f"dead.{event.kind}"] += 1
         self.bytes += len(body)
         self.letters.append(
-            (reason, event.kind, detail[:_DETAIL], event.attempt, event.received_ms, body, body_digest.hex())
+            (reason, event.kind, detail[:_DETAIL], event.attempt, event.received_ms, body, origin.hex())
         )
 
     def tell(self, event: Event, index: int, outcome: Outcome) -> None:
         """Note how an event of that record ended."""
+        if outcome is HANDLED:  # nearly always
+            self.counts[f"handled.{event.kind}"] += 1
+            return
         try:
             self._account(event, index, outcome)
         except Exception as error:
@@ -98,7 +108,7 @@ class Results:
         self.errors[fault.handler, fault.error] += 1
         record = self._records[index]
         broken = Broken("fault", event.kind, record.body, fault.detail, record.received_ms, record.attempt or 1)
-        self.letter(broken.reason, broken, broken.detail, record.body_digest or digest(record.body))
+        self.letter(broken.reason, broken, broken.detail, index)
 
     def _account(self, event: Event, index: int, outcome: Outcome) -> None:
         if outcome.name in ("failed", "rejected", "fault"):
@@ -110,17 +120,22 @@ class Results:
             self._try_again(event, index, outcome, Wait("w", delay))
         else:
             self.counts[f"{outcome.name}.{event.kind}"] += 1
+            if outcome.error:  # of a copy that brought news
+                self._note_error(outcome)
 
     def _account_failure(self, event: Event, index: int, outcome: Outcome) -> None:
+        self._note_error(outcome)
+        if outcome.name != "failed" or event.attempt >= self._limits.attempts:
+            self.letter(outcome.name, event, outcome.detail, index)
+            return
+        delay = self._limits.delay(retries.delay, event.attempt) if outcome.delay is None else outcome.delay
+        self._try_again(event, index, outcome, Wait("r", max(delay, outcome.at_least)))
+
+    def _note_error(self, outcome: Outcome) -> None:
         what = outcome.handler, outcome.error or outcome.name
         self.errors[what] += 1
         if outcome.raised is not None:
             self.raised.setdefault(what, outcome.raised)
-        if outcome.name != "failed" or event.attempt >= self._limits.attempts:
-            self.letter(outcome.name, event, outcome.detail, event.body_digest)
-            return
-        delay = self._limits.delay(retries.delay, event.attempt) if outcome.delay is None else outcome.delay
-        self._try_again(event, index, outcome, Wait("r", max(delay, outcome.at_least)))
 
     def _try_again(self, event: Event, index: int, outcome: Outcome, wait: Wait) -> None:
         """Have the event tried again after that time, unless it is too old by then."""
@@ -129,7 +144,7 @@ class Results:
         delay = retries.rounded(wait.delay)
         if time.time() + delay > event.received_ms / 1000 + self._limits.age or waits > MOST_WAITS:
             why = outcome.detail or f"put off, {outcome.handler} always fails"
-            self.letter("expired", event, f"older than WA_MAX_AGE at its next try: {why}", event.body_digest)
+            self.letter("expired", event, f"older than WA_MAX_AGE at its next try: {why}", index)
             return
         if outcome.name != "put_off":
             self.counts[f"{'retried' if failed else 'snoozed'}.{event.kind}"] += 1
@@ -167,6 +182,7 @@ class Results:
             shares=b"".join(dict.fromkeys(map(shares_of, events))),
             waits=retry.waits,
             done=retry.done,
+            headers=headers_of(events[0]),
         )
         self.bytes += len(packed)
         self.retries.setdefault(retry.wait, []).append(packed)

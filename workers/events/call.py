@@ -100,7 +100,7 @@ class Call(ChatEvent):
     def _beside(self) -> list[JsonObject]:
         return self._envelope.call_errors
 
-    def _names(self) -> Names:
+    def _read_names(self) -> Names:
         return identity.of_call(self.raw, self._envelope.display)
 
 
@@ -118,5 +118,5 @@ class CallStatus(Call):
     def _beside(self) -> list[JsonObject]:
         return []
 
-    def _names(self) -> Names:
+    def _read_names(self) -> Names:
         return identity.of_status(self.raw)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ingest import identity, routing
 from ingest.identity import Names
+from workers.events.envelope import Envelope
 from workers.events.event import Event
 from workers.events.values import JsonObject, table, text
 
@@ -11,7 +12,15 @@ from workers.events.values import JsonObject, table, text
 class ChatEvent(Event):
     """An event of one contact, in order with the others of that contact."""
 
-    __slots__ = ()
+    __slots__ = ("_known",)
+
+    _known: Names | None
+    """What it names the contact, once that was read: claims, order and partition each ask for it."""
+
+    def __init__(self, raw: JsonObject, envelope: Envelope) -> None:
+        self.raw = raw
+        self._envelope = envelope
+        self._known = None
 
     @property
     def contact(self) -> JsonObject | None:
@@ -60,15 +69,15 @@ class ChatEvent(Event):
     def order_key(self) -> str | None:
         """A checksum of the contact: what one contact does is handled in order, whether the sender names the number or
         a user id that came with this number before."""
-        return routing.order_key(self._envelope.notification.shares, self.business, self._party())
+        return routing.order_key(self._envelope.notification.shares, self.business, self.contact_id)
 
     def _names(self) -> Names:
-        raise NotImplementedError
+        if self._known is None:
+            self._known = self._read_names()
+        return self._known
 
-    def _party(self) -> JsonObject:
-        """A message of the contact that names it in the same way."""
-        number, user, parent = self._names()
-        return {"from": number, "from_user_id": user, "from_parent_user_id": parent}
+    def _read_names(self) -> Names:
+        raise NotImplementedError
 
     def _contact(self) -> JsonObject | None:
         return self.contact
@@ -89,14 +98,9 @@ def username(contact: JsonObject | None) -> str | None:
     return text(table(contact, "profile") or {}, "username") or text(contact, "username")
 
 
-def party(event: Event) -> JsonObject | None:
-    """A message that names the contact of an event, as `ingest.routing` takes it; None for events of no contact."""
-    return event._party() if isinstance(event, ChatEvent) else None
-
-
 def shares_of(event: Event) -> bytes:
     """What the record of an event's retry says of its contact, see `ingest.routing`."""
     shares = event._envelope.notification.shares
-    if not shares or (named := party(event)) is None:
+    if not shares or not isinstance(event, ChatEvent):
         return b""
-    return routing.share_of(shares, event.business, named)
+    return routing.share_of(shares, event.business, event.contact_id)

@@ -11,7 +11,7 @@ from typing import Any
 
 from workers.events.chat import ChatEvent
 from workers.events.event import Event
-from workers.events.message import MEDIA
+from workers.events.message import MEDIA, Message
 from workers.events.status import Status
 from workers.events.values import JsonObject
 
@@ -51,10 +51,14 @@ def lasting(event: Event) -> tuple[Any, ...]:
     profile of the contact, or an address of a picture, but not what it says."""
     raw = event.raw
     if isinstance(event, ChatEvent):
-        content = {key: value for key, value in raw.items() if key not in _WHO}
+        content = raw.copy()
+        content.pop("from", None)
+        if not _WHO.isdisjoint(content):  # most messages name a number alone
+            content = {key: value for key, value in content.items() if key not in _WHO}
         if event.subject in _WITH_MEDIA or "message" in raw:
             content = _content(content, _LEVELS)
-        return event.kind, short(event.business), event.contact_id, _has_contact(event), content
+        business = event._envelope.business  # as `event.business` of these
+        return event.kind, business and business[:_LONGEST], event.contact_id, _has_contact(event), content
     if isinstance(event, Status):
         if "recipient_id" in raw and not _RECIPIENT.isdisjoint(raw):
             raw = {key: value for key, value in raw.items() if key not in _RECIPIENT}
@@ -64,10 +68,11 @@ def lasting(event: Event) -> tuple[Any, ...]:
 
 def _has_contact(event: ChatEvent) -> bool:
     contacts = event._envelope.value.get("contacts")
-    if type(contacts) is list and len(contacts) == 1 and type(lone := contacts[0]) is dict and "from" in event.raw:
-        number = event.raw["from"]
-        if type(number) is str and number == lone.get("wa_id") and "system" not in event.raw:  # nearly always
-            return True
+    if type(event) is Message and type(contacts) is list and len(contacts) == 1 and type(lone := contacts[0]) is dict:
+        raw, number = event.raw, event.raw.get("from")
+        is_number = type(number) is str and number.isdigit()
+        if is_number and number == lone.get("wa_id") and "system" not in raw and "_vnd" not in raw:
+            return True  # nearly always
     return event.contact is not None
 
 

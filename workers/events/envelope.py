@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from ingest import identity
+from ingest.store import headers
 from ingest.store.records import digest
 from workers.events.people import People
 from workers.events.values import JsonObject
@@ -31,6 +33,11 @@ ELEMENTS = frozenset(
 )
 """The keys of a value that are known to hold elements."""
 
+OF_ELEMENTS = frozenset(
+    {"messages", "calls", "history", "message_echoes", "smb_message_echoes", "standby", "user_preferences"}
+)
+"""Fields in which errors are events. In others they belong to what stands beside them, unless that is elements."""
+
 # Bytes of the objects around an event, each, with which it is kept when it is written alone: thousands of events may
 # share what is around them, and each is written with it. Together they add about as much as the notification has.
 _AROUND = 4096
@@ -41,22 +48,34 @@ _LARGE, _OBJECTS = 16_384, 8  # a larger notification may have an event for so m
 _FIRST = ("metadata", "id", "field", "time", "wa_id", "user_id", "parent_user_id")  # what is kept before all else
 
 
+_NUMBER = ("phone_number_id", "display_phone_number")  # what is kept of metadata that is too long
+_LONGEST_NUMBER = 64
+
+
 class Notification:
     """What all events of one body share: the body as parsed, and what its record says.
 
-    `text` holds the bytes that were parsed. `shares` are the record's.
+    `text` holds the bytes that were parsed. `shares` and `kept_headers` are the record's.
     """
 
     _kept: dict[int, JsonObject] | None = None
 
     def __init__(
-        self, body: JsonObject, received_ms: int, attempt: int, text: bytes, body_digest: bytes, shares: bytes
+        self,
+        body: JsonObject,
+        received_ms: int,
+        attempt: int,
+        text: bytes,
+        body_digest: bytes,
+        shares: bytes,
+        kept_headers: bytes,
     ) -> None:
         self.body = body
         self.received_ms = received_ms
         self.attempt = attempt
         self.text = text
         self.shares = shares
+        self._headers = kept_headers
         self._digest = body_digest
         self.count = max(1, text.count(b"{") // _OBJECTS) if len(text) > _LARGE else 1
         """How many events it has, or may have."""
@@ -68,6 +87,18 @@ class Notification:
             self._digest = digest(self.text)
         return self._digest
 
+    @cached_property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of its request that were kept."""
+        return MappingProxyType(headers.read(self._headers))
+
+    @cached_property
+    def headers_of_part(self) -> bytes:
+        """Those that are kept with a part of it, as JSON: all, unless they are long and there may be many parts."""
+        if self.count <= _FEW:
+            return self._headers
+        return headers.within(self._headers, max(headers.PART_BYTES, len(self.text) // (2 * self.count)))
+
     def small(self, table: JsonObject, least: int = _LEAST_AROUND) -> JsonObject:
         """The keys of an object around events that fit into what is kept of it."""
         # A few events keep all of it. So does one that is alone: what was kept once is kept at each further try.
@@ -77,6 +108,8 @@ class Notification:
             if (size := len(key) + len(write_json(table[key]))) <= room:
                 room -= size
                 kept[key] = table[key]
+            elif key == "metadata" and isinstance(table[key], dict):
+                kept[key] = {name: table[key][name] for name in _NUMBER if _is_short(table[key].get(name))}
         return kept
 
     def kept_contacts(self, contacts: Sequence[JsonObject]) -> Sequence[JsonObject]:
@@ -224,11 +257,17 @@ class Envelope:
         found = {**value, array: content}
         if self.change is None and array not in ELEMENTS:
             found["messages"] = []  # so that the body is known to be a notification
+        if array == "errors" and self.change is not None and self.field not in OF_ELEMENTS:
+            found.setdefault("messages", [])  # so that the error is an event also beside what is kept of the value
         if contacts:
             found["contacts"] = contacts
         if array == "calls" and self.call_errors:
             found["errors"] = self.call_errors
         return found if self.outer is None else {**outer, "standby": found}
+
+
+def _is_short(item: Any) -> bool:
+    return isinstance(item, str) and len(item) <= _LONGEST_NUMBER
 
 
 def _without(table: Any, inside: str) -> JsonObject:

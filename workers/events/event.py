@@ -32,6 +32,9 @@ class Event:
     _array: ClassVar[str]
     """Where in a value its element stands."""
 
+    _way: str = ""
+    """Of a message `in` or `out`, of one in the history with HISTORY before it: handlers of messages ask for some."""
+
     raw: JsonObject
     """The element as parsed, unknown keys kept: of `messages`, `statuses`, `errors`, `calls`, … or `changes`."""
 
@@ -109,6 +112,13 @@ class Event:
         4 kB a retry has nothing, and of `contacts` its own only.
         """
         return self._envelope.surroundings
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The request's headers that WA_KEEP_HEADERS names, read-only; names are in lower case, several values of one
+        are joined by a comma. Empty when none were kept.
+        """
+        return self._envelope.notification.headers
 
     @property
     def order_key(self) -> str | None:

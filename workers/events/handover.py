@@ -57,5 +57,5 @@ class Handover(ChatEvent):
         names = (f"{which}_owner_role", f"{which}_owner_app_role", f"{which}_owner_app_id")
         return next((found for name in names if (found := text(details, name))), None)
 
-    def _names(self) -> Names:
+    def _read_names(self) -> Names:
         return identity.of_handover(self.raw)

@@ -18,6 +18,9 @@ MEDIA = frozenset({"image", "video", "audio", "voice", "document", "sticker"})
 """Types with media."""
 
 _REPLIES = ("button_reply", "list_reply")
+HISTORY = "history "
+"""Begins the way of a message of the history."""
+
 _NO_NEWS: frozenset[str] = frozenset()
 
 
@@ -40,12 +43,17 @@ class Message(ChatEvent):
     def __init__(self, raw: JsonObject, envelope: Envelope) -> None:
         self.raw = raw
         self._envelope = envelope
+        self._known = None
         self.news = _NO_NEWS
 
     @property
     def direction(self) -> Literal["in", "out"]:
         """`in`: the contact wrote it. `out`: the business did, in the phone's app, by another app or by an agent."""
         return "out" if "_vnd" in self.raw and identity.is_outbound(self.raw) else "in"
+
+    @property
+    def _way(self) -> str:  # type: ignore[override]
+        return f"{HISTORY}{self.direction}" if self.history else self.direction
 
     @property
     def standby(self) -> bool:
@@ -301,11 +309,8 @@ class Message(ChatEvent):
         """What it says of the contact, see `Profile`."""
         return facts_of_message(self.raw, self.system if self.type == "system" else None, self._names(), self.contact)
 
-    def _names(self) -> Names:
+    def _read_names(self) -> Names:
         return identity.of_message(self.raw, self._envelope.display if "_vnd" in self.raw else "")
-
-    def _party(self) -> JsonObject:
-        return self.raw
 
     @property
     def _content(self) -> JsonObject:
@@ -352,11 +357,8 @@ class Echo(Message):
     def id(self) -> str | None:
         return text(self.raw, "id") or text(self._content, "id")
 
-    def _names(self) -> Names:
+    def _read_names(self) -> Names:
         return identity.of_echo(self.raw, self._envelope.display)
-
-    def _party(self) -> JsonObject:
-        return ChatEvent._party(self)
 
 
 class Sent(Echo):
@@ -400,8 +402,5 @@ class Historic(Message):
         sender = identity.of_message(self.raw)
         return any(sender) and not any(mine and mine == its for mine, its in zip(sender, self._names(), strict=True))
 
-    def _names(self) -> Names:
+    def _read_names(self) -> Names:
         return identity.of_history(self.raw, self._envelope.display, self.thread)
-
-    def _party(self) -> JsonObject:
-        return ChatEvent._party(self)

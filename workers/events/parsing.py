@@ -15,7 +15,7 @@ from ingest.reading import name_of as _name
 from workers.events.broken import FOREIGN, Broken
 from workers.events.call import Call, CallStatus
 from workers.events.change import Change, Part
-from workers.events.envelope import ELEMENTS, SURROUNDING, Envelope, Notification, write_json
+from workers.events.envelope import ELEMENTS, OF_ELEMENTS, SURROUNDING, Envelope, Notification, write_json
 from workers.events.error import Error
 from workers.events.event import Event
 from workers.events.handover import Handover
@@ -36,9 +36,6 @@ _KINDS: dict[str, type[Event]] = {
 
 _ORDER = {key: n for n, key in enumerate(_KINDS)}
 
-_OF_ELEMENTS = frozenset({"calls", "history", "message_echoes", "smb_message_echoes", "standby", "user_preferences"})
-"""Fields in which errors are events. In others they belong to what stands beside them."""
-
 # Every broken part is kept with the objects around it. This bounds their number and their sum, with what Redis needs
 # for each: a body made of thousands of broken parts would grow to gigabytes and to thousands of dead letters. What is
 # beyond is kept as the whole body.
@@ -49,14 +46,19 @@ _PARTS = 100
 
 
 def parse(
-    body: bytes, received_ms: int, attempt: int = 1, body_digest: bytes = b"", shares: bytes = b""
+    body: bytes,
+    received_ms: int,
+    attempt: int = 1,
+    body_digest: bytes = b"",
+    shares: bytes = b"",
+    headers: bytes = b"",
 ) -> list[Event | Broken]:
     """The events of a notification in the order of the body; within an object messages, echoes, statuses, calls,
     preferences, errors, and then all else.
 
-    `received_ms` is when it was received, in epoch milliseconds, `attempt` the try, from 1, `body_digest`
-    and `shares` as in a `Record`. A body with the key `entry` is in the Cloud form, any other JSON object in the
-    On-Premises form.
+    `received_ms` is when it was received, in epoch milliseconds, `attempt` the try, from 1, `body_digest`,
+    `shares` and `headers` as in a `Record`. A body with the key `entry` is in the Cloud form, any other JSON object in
+    the On-Premises form.
     An array is recognised by its name, whatever the field of the change. A change in which no such array stands is one
     `Change`, unless its field is `messages`: then each key that nobody knows is one, or each element of it. Bytes that
     are not a JSON object give one `Broken` (`unreadable`); an object that holds neither an event nor a broken element
@@ -72,7 +74,7 @@ def parse(
         if of := platform(tree):
             found.append(Broken(FOREIGN, "notification", body, f"of another platform: {of}", received_ms, attempt))
         else:
-            found += _Parsing(Notification(tree, received_ms, attempt, body, body_digest, shares)).events()
+            found += _Parsing(Notification(tree, received_ms, attempt, body, body_digest, shares, headers)).events()
     return found if len(trees) == 1 else _once(found, body)
 
 
@@ -113,7 +115,8 @@ class _Parsing:
                 break
         else:
             return [self._whole("unknown_form", "neither a Cloud nor an On-Premises notification")]
-        self.notification.count = max(self.notification.count, len(self.found))
+        if len(self.found) > 1:
+            self.notification.count = max(self.notification.count, len(self.found))
         if self.crowded:
             self.found.append(self._whole("malformed", "too many broken parts to keep each apart"))
         return self.found
@@ -174,7 +177,9 @@ class _Parsing:
         known = [key for key in value if key in ELEMENTS and _has_elements(value[key])]
         rest = {key: item for key, item in value.items() if key not in known}
         beside = [key for key in rest if key not in SURROUNDING]
-        if not known or (known == ["errors"] and beside and envelope.field not in _OF_ELEMENTS):
+        if not known:
+            return False
+        if known == ["errors"] and beside and ELEMENTS.isdisjoint(beside) and envelope.field not in OF_ELEMENTS:
             return False
         before = len(self.found)
         for key in sorted(known, key=_place):
@@ -197,19 +202,15 @@ class _Parsing:
 
     def _array(self, envelope: Envelope, array: str, content: list[Any]) -> None:
         """An event for each element."""
-        event = _KINDS[array]
-        make: Callable[[JsonObject, Envelope], Event] = event
-        if array == "statuses":
-            make = CallStatus if envelope.field == "calls" else _status
-        elif array == "messages" and envelope.field == "history":
-            make = Historic
-        elif array == "errors" and envelope.call_errors:
+        make = _MAKES_IN.get((envelope.field, array)) or _MAKES[array]
+        if array == "errors" and envelope.call_errors:
             return  # they are told by the call
         for n, raw in enumerate(content):
             if isinstance(raw, dict):
                 self.found.append(make(raw, envelope))
             else:
-                self._broken(event.kind, f"element {n} of {array} is {_name(raw)}", envelope.around, array, [raw])
+                detail = f"element {n} of {array} is {_name(raw)}"
+                self._broken(_KINDS[array].kind, detail, envelope.around, array, [raw])
 
     def _deeper(self, envelope: Envelope, key: str, content: Any) -> bool:
         """Reads what holds elements in another way; False if it does not."""
@@ -276,6 +277,12 @@ class _Parsing:
 
 def _status(raw: JsonObject, envelope: Envelope) -> Event:
     return CallStatus(raw, envelope) if "type" in raw and raw["type"] == "call" else Status(raw, envelope)
+
+
+_Make = Callable[[JsonObject, Envelope], Event]
+_MAKES: dict[str, _Make] = {**_KINDS, "statuses": _status}
+_MAKES_IN: dict[tuple[str | None, str], _Make] = {("calls", "statuses"): CallStatus, ("history", "messages"): Historic}
+"""In some fields an array's elements are other events."""
 
 
 def _alone(envelope: Envelope, key: str, content: Any, contact: JsonObject | None = None) -> Change:

@@ -42,5 +42,5 @@ class Preference(ChatEvent):
     def subject(self) -> str | None:
         return self.value
 
-    def _names(self) -> Names:
+    def _read_names(self) -> Names:
         return identity.of_contact(self.raw)

@@ -41,6 +41,11 @@ def body_of(events: Sequence[Event]) -> bytes:
     return first._envelope.around_all(place[1], [raw for _, raw in filter(None, elements)], contacts)
 
 
+def headers_of(event: Event) -> bytes:
+    """The headers that are kept with an event, or a run of them, of its notification."""
+    return event._envelope.notification.headers_of_part
+
+
 def _place(event: Event) -> tuple[int, str, bool] | None:
     """Events of the same place may be written together; one without a place is written alone."""
     element = event._element

@@ -6,6 +6,7 @@ in a list of its run that expires after an hour. They ignore all other events. T
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -35,6 +36,10 @@ _QUIET_SECONDS = 1.0  # once all were handled: wait this long for any that are h
 
 handlers = Handlers()
 
+# Threads that ask at the same time would have a client each. The one that is forgotten closes its connection, in which
+# the other thread waits for an answer: it would write once more.
+_first = threading.Lock()
+
 
 @handlers.message()
 def on_message(message: Message) -> None:
@@ -56,8 +61,13 @@ def _write_down(known: Known, what: int) -> None:
     pipe.execute()
 
 
-@cache
 def _redis() -> Redis:
+    with _first:
+        return _client()
+
+
+@cache
+def _client() -> Redis:
     return connection.for_worker(redis_url(load()))
 
 

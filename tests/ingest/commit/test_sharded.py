@@ -122,6 +122,21 @@ def test_contacts_of_a_notification(run: Callable[..., Any], kept: Callable[...,
     run(test)
 
 
+def test_headers(run: Callable[..., Any], kept: Callable[..., Any]) -> None:
+    """Headers are kept with each part of a notification, and change nothing about its home."""
+
+    async def test(keeper: Committer, first: Any, second: Any) -> None:
+        body = _message(*map(str, range(30)))
+        await keeper.commit(body, 1, route(body, 8), b'{"a":"b"}')
+        queues = [kept(server.client()) for server in (first, second)]
+        assert [sorted(found) for found in queues] == [
+            [f"messages.{n}" for n in range(start, 8, 2)] for start in (0, 1)
+        ]
+        assert {record.headers for found in queues for (record,) in found.values()} == {b'{"a":"b"}'}
+
+    run(test)
+
+
 def test_repeated_call(run: Callable[..., Any], kept: Callable[..., Any]) -> None:
     """A call that comes again under its name is stored once, also where one Redis has the shares of both; with other
     content under that name, which another division of it may bring, it is stored.

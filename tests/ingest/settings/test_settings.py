@@ -179,6 +179,7 @@ WRONG = [
     ("BASIC_AUTH", ","),
     ("HEADER_SECRET", "a word"),
     ("HEADER_SECRET", "X-Key:"),
+    ("KEEP_HEADERS", "X-Turn-Event: message"),
     ("HEADER_SECRET", "X-Key:ok,two words"),
     ("PATH", "webhook"),
     ("PATH", "/web hook"),

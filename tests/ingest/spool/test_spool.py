@@ -32,7 +32,7 @@ def replay(folder: Path) -> list[bytes]:
     with found.replaying() as alone, found.appends_stopped():
         assert alone
         left = found.unreplayed()
-        bodies = [spooled.body for spooled in spool.read(left)]
+        bodies = [spooled.kept for spooled in spool.read(left)]
         spool.note_read(left)
         assert found.unreplayed() == []
     return bodies
@@ -138,14 +138,14 @@ class Spooling(RuleBasedStateMachine):
             start = segment.offset
             for spooled in segments.records(segment):
                 # What comes behind a damaged record is found again, so the end of the one before is not its start.
-                start = spooled.end - segments._HEAD - len(spooled.body)
-                if spooled.body in self.owed:
+                start = spooled.end - segments._HEAD - len(spooled.kept)
+                if spooled.kept in self.owed:
                     found.append((path, start, spooled))
         if found:
             path, start, spooled = data.draw(st.sampled_from(found), "record")
             flip(path, data.draw(st.integers(start, spooled.end - 1), "offset"), mask)
-            self.owed.remove(spooled.body)
-            self.damaged.add(spooled.body)
+            self.owed.remove(spooled.kept)
+            self.damaged.add(spooled.kept)
             self.exact = False
 
     @rule(data=st.data(), mask=st.integers(1, 255))
@@ -165,7 +165,7 @@ class Spooling(RuleBasedStateMachine):
         items = spool.read(left)
         some = [spooled for spooled, _ in zip(items, range(count), strict=False)]
         spool.note_replayed(some)
-        self.check([spooled.body for spooled in some])
+        self.check([spooled.kept for spooled in some])
 
     @rule()
     def replay_all(self) -> None:
@@ -192,7 +192,7 @@ def test_body_byte_for_byte(tmp_path: Path) -> None:
     bodies = [b"", bytes(range(256)) * 4, b"\xf5wa1" * 100, "žluťoučký".encode()]
     Spool(tmp_path).append([(1_795_255_946_789 + n, body) for n, body in enumerate(bodies)])
     found = list(spool.read(Spool(tmp_path).unreplayed()))
-    assert [(spooled.received_ms, spooled.body) for spooled in found] == [
+    assert [(spooled.received_ms, spooled.kept) for spooled in found] == [
         (1_795_255_946_789 + n, body) for n, body in enumerate(bodies)
     ]
 
@@ -227,7 +227,7 @@ def test_failed_sync_is_no_acknowledgement(tmp_path: Path, monkeypatch: pytest.M
             process.append([(2, b"two")])
     process.append([(3, b"three")])
     assert len(list(tmp_path.glob("*.spool"))) == 2
-    assert [spooled.body for spooled in segments.records(segments.look(first))] == [b"one"]
+    assert [spooled.kept for spooled in segments.records(segments.look(first))] == [b"one"]
     assert replay(tmp_path) == [b"one", b"three"]
 
 
@@ -268,7 +268,7 @@ def test_damage_is_set_aside(tmp_path: Path) -> None:
     flip(path, found[3].end - 1)  # the body of the fourth
     damaged = path.read_bytes()
     for _ in range(2):
-        assert [spooled.body for spooled in segments.records(segments.look(path))] == [b"body 0", b"body 1", b"body 4"]
+        assert [spooled.kept for spooled in segments.records(segments.look(path))] == [b"body 0", b"body 1", b"body 4"]
     aside = [tmp_path / f"{path.stem}.{found[n].end}.corrupt" for n in (1, 2)]
     assert sorted(tmp_path.glob("*.corrupt")) == sorted(aside)
     assert aside[0].read_bytes() == damaged[found[1].end : found[2].end]
@@ -283,7 +283,7 @@ def test_torn_end(tmp_path: Path) -> None:
     (_, last), whole = list(segments.records(segments.look(path))), path.read_bytes()
     for size in range(last.end - len(b"two") - segments._HEAD, last.end):
         path.write_bytes(whole[:size])
-        assert [spooled.body for spooled in segments.records(segments.look(path))] == [b"one"]
+        assert [spooled.kept for spooled in segments.records(segments.look(path))] == [b"one"]
     assert not list(tmp_path.glob("*.corrupt"))
     assert replay(tmp_path) == [b"one"]
 
@@ -392,7 +392,7 @@ def test_writer_goes_on_while_it_is_replayed(tmp_path: Path) -> None:
     with reader.appends_stopped():
         left = reader.unreplayed()
     process.append([(2, b"two")])
-    assert [spooled.body for spooled in spool.read(left)] == [b"one"]
+    assert [spooled.kept for spooled in spool.read(left)] == [b"one"]
     spool.note_read(left)
     assert replay(tmp_path) == [b"two"]
     process.append([(3, b"three")])
@@ -407,7 +407,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.spool"))) > 2
     tracemalloc.start()
     try:
-        assert sum(len(spooled.body) for spooled in spool.read(Spool(tmp_path).unreplayed())) == 16 * 42 * 100_000
+        assert sum(len(spooled.kept) for spooled in spool.read(Spool(tmp_path).unreplayed())) == 16 * 42 * 100_000
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()

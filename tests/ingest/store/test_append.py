@@ -22,6 +22,7 @@ from rq.serializers import JSONSerializer
 from ingest.store import append as append_room
 from ingest.store import keys, scripts
 from ingest.store.append import BATCH_BYTES
+from ingest.store.headers import enclose
 from ingest.store.jobs import FAILURE_TTL, job_template
 from ingest.store.records import MOST_WAITS, Record, digest, notification_id, pack, unpack
 
@@ -91,6 +92,8 @@ def test_record_layout() -> None:
     assert pack(b"{}", 0x010203040506, 7, body_digest=b"ABCDEFGH") == head + b"\x07\x01ABCDEFGH{}"
     packed = pack(b"{}", 0x010203040506, 7, body_digest=b"ABCDEFGH", shares=b"abc")
     assert packed == head + b"\x07\x01" + bytes(8) + b"ABCDEFGH\0\0\0\3abc\0\0{}"
+    headers = b'{"a":"b"}'
+    assert pack(b"{}", 0x010203040506, 7, headers=headers) == head + b"\x07\0\xf5wah\0\0\0\x09" + headers + b"{}"
     packed = pack(b"{}", 0x010203040506, 7, waits=3, done=[b"wxyz", b"abcd"])
     assert packed == head + b"\x07\x01" + bytes(8) + bytes(8) + b"\0\0\0\0\2\3abcdwxyz{}"
 
@@ -107,16 +110,24 @@ def test_records_of_format_1() -> None:
     st.booleans(),
     st.integers(0, MOST_WAITS),
     st.frozensets(st.binary(min_size=4, max_size=4), max_size=3),
+    st.sampled_from([b"", b'{"a":"b"}']),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_lua_reads_records(
-    redis: Redis, body: bytes, body_digest: bytes, shares: bytes, force: bool, waits: int, done: frozenset[bytes]
+    redis: Redis,
+    body: bytes,
+    body_digest: bytes,
+    shares: bytes,
+    force: bool,
+    waits: int,
+    done: frozenset[bytes],
+    headers: bytes,
 ) -> None:
-    """Scripts find the body of a record, and the digest before it, where Python does."""
-    record = pack(body, 1, 1, force, body_digest, shares, waits, done)
-    assert unpack(record) == Record(1, 1, 0, force, body, body_digest, shares, waits, done)
+    """Scripts find the body of a record as it is kept, and the digest before it, where Python does."""
+    record = pack(body, 1, 1, force, body_digest, shares, waits, done, headers)
+    assert unpack(record) == Record(1, 1, 0, force, body, body_digest, shares, waits, done, headers)
     lines = scripts._included("ingest/store/records.lua") + " local a, b = body_of(ARGV[1]) return { a, b }"
-    assert redis.eval(lines, 0, record) == [body, *filter(None, [body_digest.hex().encode()])]
+    assert redis.eval(lines, 0, record) == [enclose(body, headers), *filter(None, [body_digest.hex().encode()])]
 
 
 def test_one_batch_one_job(redis: Redis) -> None:

@@ -727,7 +727,7 @@ def test_export_fails_in_the_middle(wa: Wa, bury: Bury, tmp_path: Path, monkeypa
     bury()
     path = tmp_path / "letters.jsonl"
     path.write_text("an older export")
-    monkeypatch.setattr(room.DeadLetter, "body_as_json", _refuse)
+    monkeypatch.setattr(room.DeadLetter, "content_as_json", _refuse)
     assert wa("export", "-o", str(path)).exit_code == 1
     assert path.read_text() == "an older export"
     assert list(tmp_path.iterdir()) == [path]

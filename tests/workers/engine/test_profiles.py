@@ -165,8 +165,67 @@ def test_a_copy_is_no_news(deliver: Deliver) -> None:
     changed = body(**FACTS | {"name": "Bea"})
     deliver(bot, changed, changed)
     deliver(bot, body(**FACTS))
-    deliver(bot, changed)
+    deliver(bot, changed, seconds=60)
     assert [new for _, _, new in bot.news] == [{"name": "Bea"}, {"name": "Ada"}]
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_news_in_a_copy(deliver: Deliver, redis: Redis, asynchronous: bool, together: bool) -> None:
+    """A copy that says something else of the contact than its message did: that is told, once, and to handlers of
+    profiles alone, whether it comes with its message or later."""
+    bot, again = Bot(asynchronous), FACTS | {"name": "Bea", "user_id": "US.2"}
+    bodies = [body(id="m-1", **FACTS), body(id="m-1", **again), body(id="m-1", **again), body(id="m-1", **FACTS)]
+    if together:
+        deliver(bot, *bodies)
+    else:
+        for n, each in enumerate(bodies):
+            deliver(bot, each, seconds=n)
+    assert [event.kind for event in bot.events] == ["message", "profile"]
+    assert bot.news == [({"name", "user_id"}, {"name": None, "user_id": None}, {"name": "Bea", "user_id": "US.2"})]
+    assert redis.hgetall(keys.COUNTS) == {b"handled.message": b"1", b"duplicate.message": b"3"}
+    deliver(bot, body(**again), seconds=10)
+    assert [event.kind for event in bot.events] == ["message", "profile", "message"]
+
+
+def test_what_a_copy_adds_is_seen(deliver: Deliver) -> None:
+    """A fact that a copy is the first to say is no news, and what a later message says is compared with it."""
+    bot = Bot()
+    deliver(bot, body(id="m-1", number="15550001"))
+    deliver(bot, body(id="m-1", **SENDER), seconds=1)
+    assert bot.news == []
+    deliver(bot, body(**SENDER | {"user_id": "US.2"}), seconds=2)
+    assert [new for _, _, new in bot.news] == [{"user_id": "US.2"}]
+
+
+def test_a_copy_is_told_once(deliver: Deliver, redis: Redis, dead: Any, logged: list[Any]) -> None:
+    """When a handler fails at the news of a copy, that is logged, and neither tried again nor a dead letter; the next
+    message tells."""
+    bot, changed = Bot(), FACTS | {"name": "Bea"}
+    deliver(bot, body(id="m-1", **FACTS))
+    bot.fails["m-1"] = ValueError("no")
+    deliver(bot, body(id="m-1", **changed), seconds=1)
+    assert [line["event"] for line in logged] == ["events failed"]
+    assert redis.hgetall(keys.COUNTS) == {b"handled.message": b"1", b"duplicate.message": b"1"}
+    assert not redis.exists(keys.LEDGER)
+    assert dead("messages") == []
+    deliver(bot, body(**changed), seconds=2)
+    assert [new for _, _, new in bot.news] == [{"name": "Bea"}]
+
+
+def test_a_copy_of_what_failed_first(deliver: Deliver, retry: Callable[[Bot], None]) -> None:
+    """A copy may tell before its message, which waits for its next try; both are handled once."""
+    bot = Bot()
+    deliver(bot, body(**FACTS))
+    bot.fails["m-1"] = ValueError("no")
+    deliver(bot, body(id="m-1", **FACTS), seconds=1)
+    bot.fails.clear()
+    deliver(bot, body(id="m-1", **FACTS | {"name": "Bea"}), seconds=2)
+    assert [new for _, _, new in bot.news] == [{"name": "Bea"}]
+    retry(bot)
+    assert [event.kind for event in bot.events] == ["message", "profile", "message"]
+    deliver(bot, body(**FACTS | {"name": "Bea"}), seconds=3)
+    assert len(bot.news) == 1
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

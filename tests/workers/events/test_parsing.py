@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ingest.garbage import resident
-from workers.events import Broken, Call, Change, Event, Message
+from workers.events import Broken, Call, Change, Error, Event, Message
 from workers.events.parsing import parse
 from workers.handlers import Handlers
 
@@ -258,6 +258,18 @@ def test_a_field_that_is_no_word(field: Any, value: dict[str, Any]) -> None:
     assert isinstance(item, Event)
 
 
+@pytest.mark.parametrize("field", ["messages", "anything"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_an_error_beside_messages_stays_an_error(field: str, deep: bool) -> None:
+    """What else stands in the value does not make a change of it when it is written alone."""
+    value: dict[str, Any] = {"x": 1, "errors": [{"code": 1}], "messages": [{"id": "m", "from": "1"}]}
+    _, error = parse(cloud({"field": field, "value": {"standby": value} if deep else value}), 1)
+    assert isinstance(error, Error)
+    (again,) = parse(error.body(), 1)
+    assert isinstance(again, Error)
+    assert (again.raw, again.envelope["x"]) == (error.raw, 1)
+
+
 @pytest.mark.parametrize("threads", ["x", [1], [{"messages": "x"}], [{"messages": [1]}], [{}]])
 def test_a_strange_chunk_of_the_history_is_a_change(threads: Any) -> None:
     """A chunk that is not as Meta describes it is given whole."""
@@ -404,6 +416,17 @@ def test_broken_parts_in_a_large_object_stay_bounded() -> None:
     last = items[-1]
     assert isinstance(last, Broken)
     assert (last.reason, last.kind, last.body) == ("malformed", "notification", body)
+
+
+def test_long_metadata_keeps_the_business_number() -> None:
+    """However long the metadata beside many events is, each event alone is of the same business number."""
+    metadata = {"phone_number_id": "1", "display_phone_number": "15550", "relay": "x" * 9000}
+    value = {"metadata": metadata, "messages": [{"id": f"m{n}", "from": "2"} for n in range(20)]}
+    for event in parse(cloud({"field": "messages", "value": value}), 1):
+        assert isinstance(event, Message)
+        (again,) = parse(event.body(), 1)
+        assert isinstance(again, Message)
+        assert (again.business, again.display_number) == ("1", "15550")
 
 
 def test_events_do_not_carry_what_is_large_around_them() -> None:

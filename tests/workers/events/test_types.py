@@ -87,7 +87,7 @@ def test_the_cloud_form_names_the_business_number() -> None:
 def test_what_is_left_out_is_none(event: Event) -> None:
     """An empty element has no property but None, an empty tuple, or what the notification itself tells."""
     class_ = type(event)
-    told = {"received_at", "received_ms", "attempt", "source", "notification", "body_digest", "envelope"}
+    told = {"received_at", "received_ms", "attempt", "source", "notification", "body_digest", "envelope", "headers"}
     told |= {"direction", "standby", "history", "path"}
     names = {n for n in dir(class_) if isinstance(getattr(class_, n), property) and n[0] != "_"}
     told |= {"field"} if event.kind == "handover" else set()
