@@ -24,7 +24,7 @@ from workers.dispatch.outcomes import HANDLED, NOT_BEGUN, UNHANDLED, Ended, Outc
 from workers.dispatch.rate_limits import HandlerLimiter, RateLimited, RateLimits, longest_wait
 from workers.dispatch.ready import Account, Item, Ready, Shares, Source
 from workers.dispatch.tally import Tally
-from workers.events import Event
+from workers.events import Event, Status
 from workers.handlers import Handler, Handlers
 
 _NO_SLOT = 1 << 62  # events that no handler matches need none, nor do those that wait for company
@@ -116,9 +116,10 @@ class Dispatcher:
 
     def add(self, events: Iterable[tuple[int, Event]], account: Account, source: Source) -> None:
         """Have events handled, given with the number of their record, in this order for each order key."""
+        now = time.monotonic()
         for index, event in events:
             self._added += 1
-            item = Item(index, event, account, source, self._added)
+            item = Item(index, event, account, source, self._added, now)
             source.waiting += 1
             if self._lines.enter(item):
                 self._make_ready(item)
@@ -323,7 +324,7 @@ class Dispatcher:
         item.parts = len(lists) + calls_others
         for handler, argument in lists:
             gathering = self._lists.gathering(handler, item.source.lane, self._room_of(handler))
-            if gathering.add(item, argument) and item.parts == 1:
+            if gathering.add(item, argument) and item.parts == 1 and self._may_have_company(item.event):
                 self._lines.gathered(item, gathering)
 
     def _company(self, gathering: Gathering, places: list[Place], more: int) -> list[Place]:
@@ -333,28 +334,40 @@ class Dispatcher:
             self._lines.called(place.item)
             while len(joined) < more and place.item.parts == 1:
                 item = self._lines.behind(place.item)
-                argument = None if item is None else self._joins(item, gathering)
-                if item is None or argument is None:
+                if item is None or not self._may_join(item, gathering) or not self._joins(item, gathering, joined):
                     break
-                self._lines.join(place.item)
-                if self._admit(item, self._calls.new_context()) is not None:
-                    self._begun(item)
-                    item.parts = 1
-                    joined.append(Place(item, argument, 0.0))
         return joined
 
-    def _joins(self, item: Item, gathering: Gathering) -> Event | None:
-        """What the handler gets of this event, if it is called for it, and no other one is."""
-        source = item.source
+    def _may_join(self, item: Item, gathering: Gathering) -> bool:
+        source, event = item.source, item.event
         if not source.open or source.gone or source.lane != gathering.lane or source.lane in self.closed:
-            return None
-        if item.event.attempt > 1 or item.fault:
-            return None
+            return False
+        return event.attempt == 1 and not item.fault and self._may_have_company(event)
+
+    def _may_have_company(self, event: Event) -> bool:
+        """False when what an event is depends on the end of those before it: a status may be superseded, a message may
+        be news of a profile.
+        """
+        return not isinstance(event, Status) and not self._handlers.wants_profiles
+
+    def _joins(self, item: Item, gathering: Gathering, joined: list[Place]) -> bool:
+        """Have an event begin in a list, if it goes to that handler alone. False when it waits on."""
         try:
-            calls = self._calls_of(item)
-        except Exception:  # it tells when it begins by itself
-            return None
-        return calls[0][1] if [handler for handler, _ in calls] == [gathering.handler] else None
+            outcome = self._calls.new_context().run(item.account.admit, item.event)
+            calls = [] if outcome else self._calls_of(item)
+        except Exception:  # it fails at this again when it begins by itself
+            return False
+        if outcome is None and [handler for handler, _ in calls] != [gathering.handler]:
+            item.account.put_off(item.event)
+            return False
+        self._lines.join(item)
+        self._begun(item)
+        if outcome is None:
+            item.parts = 1
+            joined.append(Place(item, calls[0][1]))
+        else:
+            self._finish(item, outcome, time.monotonic())
+        return True
 
     def _next_list(self, wait: float | None) -> float | None:
         """Seconds until a list may begin, or until what was found before that, if anything may."""

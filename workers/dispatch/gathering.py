@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """An event's place in a list. `argument` is what the handler gets of it, `since` is by the monotonic clock."""
+    """An event's place in a list. `argument` is what the handler gets of it."""
 
     item: Item
     argument: Event
-    since: float
 
 
 class Gathering:
@@ -36,6 +35,7 @@ class Gathering:
         """How many events wait for those that are gathered, and may be called with them."""
         self._most = handler.bulk or 1
         self._places: deque[Place] = deque()
+        self._due_at = math.inf  # by the monotonic clock: then one of them has waited long enough
         self._alone: deque[Place] = deque()
 
     def __len__(self) -> int:
@@ -44,7 +44,9 @@ class Gathering:
     def add(self, item: Item, argument: Event) -> bool:
         """Gather an event. False when it has a list of its own."""
         is_alone = item.event.attempt > 1
-        (self._alone if is_alone else self._places).append(Place(item, argument, time.monotonic()))
+        (self._alone if is_alone else self._places).append(Place(item, argument))
+        if not is_alone:
+            self._due_at = min(self._due_at, item.since + self.handler.linger)
         return not is_alone
 
     def wait(self, now: float, hurried: bool) -> float | None:
@@ -58,7 +60,7 @@ class Gathering:
         elif len(self._places) + self.behind >= self._most or hurried:
             wait = 0.0
         else:
-            wait = max(0.0, self._places[0].since + self.handler.linger - now)
+            wait = max(0.0, self._due_at - now)
         return self.limiter.wait() if self.limiter is not None and not wait else wait
 
     def take(self) -> tuple[list[Place], int]:
@@ -67,15 +69,23 @@ class Gathering:
             return [self._alone.popleft()], 0
         most = self._most if self.limiter is None else self.limiter.most(self._most)
         places = [self._places.popleft() for _ in range(min(most, len(self._places)))]
+        self._look_when_due()
         return places, most - len(places)
 
     def take_one(self) -> list[Place]:
         """A list of one event."""
-        return [(self._alone or self._places).popleft()]
+        place = (self._alone or self._places).popleft()
+        self._look_when_due()
+        return [place]
 
     def take_all(self) -> list[Place]:
         """All that is gathered."""
         places = [*self._alone, *self._places]
         self._alone.clear()
         self._places.clear()
+        self._look_when_due()
         return places
+
+    def _look_when_due(self) -> None:
+        since = min((place.item.since for place in self._places), default=math.inf)
+        self._due_at = since + self.handler.linger

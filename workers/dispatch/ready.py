@@ -52,15 +52,31 @@ class Item:
     """An event in hand, with the number of its record in its batch. `handlers` are those that match it.
 
     `key` is None when it may begin in any order. With a `fault`, it ends with that at once. When it goes to bulk
-    handlers, `parts` is how many of them, and of its single handlers' one call, have not `ended`. Events are `numbered`
-    as they come.
+    handlers, `parts` is how many of them, and of its single handlers' one call, have not `ended`. It has been in hand
+    `since` a time by the monotonic clock; its `number` says which came first.
     """
 
-    __slots__ = ("account", "ended", "event", "fault", "handlers", "index", "key", "number", "parts", "room", "source")
+    __slots__ = (
+        "account",
+        "ended",
+        "event",
+        "fault",
+        "handlers",
+        "index",
+        "key",
+        "number",
+        "parts",
+        "room",
+        "since",
+        "source",
+    )
 
-    def __init__(self, index: int, event: Event, account: Account, source: Source, number: int = 0) -> None:
+    def __init__(
+        self, index: int, event: Event, account: Account, source: Source, number: int = 0, since: float = 0.0
+    ) -> None:
         self.index = index
         self.number = number
+        self.since = since
         self.event = event
         self.account = account
         self.source = source

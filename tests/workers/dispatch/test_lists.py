@@ -280,17 +280,45 @@ def test_hooks(is_async: bool) -> None:
     assert around[0] == 4
 
 
-def test_both_kinds_of_handlers_at_the_hooks() -> None:
-    """`on_error` may be `async`, and is called once for a plain list that never returns, too."""
+def test_an_async_hook_of_a_plain_list() -> None:
+    """`on_error` may be `async`, and is called for each event of PartialFailure."""
     handlers, told = Handlers(), []
 
     @handlers.on_error
     async def on_error(event: Event, error: BaseException, attempt: int) -> None:
-        told.append(event.id)
+        told.append((event.id, str(error)))
 
     @handlers.message(bulk=10)
     def fails(messages: list[Message]) -> None:
-        raise PartialFailure(dict.fromkeys(messages, ValueError()))
+        raise PartialFailure({one: ValueError(one.id) for one in messages})
 
     call(handlers, texts("1", "2"))
+    assert told == [("1", "1"), ("2", "2")]
+
+
+def test_a_list_that_cannot_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it has failed, its thread is replaced, and each event is told once."""
+    monkeypatch.setattr("workers.dispatch.threads.GRACE_SECONDS", 0.1)
+    handlers, go, told = Handlers(), threading.Event(), []
+
+    @handlers.on_error
+    def on_error(event: Event, error: BaseException, attempt: int) -> None:
+        told.append(event.id)
+
+    @handlers.message(bulk=10)
+    def hangs(messages: list[Message]) -> None:
+        go.wait(60)
+
+    called = call(handlers, texts("1", "2"), timeout=0.1)
+    go.set()
+    assert {"nor could it be interrupted" in one.detail for one in called} == {True}
     assert told == ["1", "2"]
+
+
+def test_statuses_of_one_message() -> None:
+    """They are in lists of their own, one after another."""
+    handlers, lists = Handlers(), []
+    handlers.status(bulk=10)(lambda statuses: lists.append([(one.id, one.status) for one in statuses]))
+    stages = ("read", "delivered")
+    call(handlers, {"statuses": [{"id": id, "status": stage} for stage in stages for id in ("a", "b")]})
+    assert lists == [[("a", "read"), ("b", "read")], [("a", "delivered"), ("b", "delivered")]]

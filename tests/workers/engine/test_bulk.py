@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import orjson
 import pytest
 from redis import Redis
 
@@ -116,6 +117,20 @@ def test_linger(commit: Any, take: Any, runner: Any, status: Any) -> None:
     assert 0.5 <= at - began < 10
 
 
+def test_linger_is_waited_for_once(commit: Any, take: Any, runner: Any, status: Any) -> None:
+    """What has waited behind another event of its message does not wait for company again."""
+    handlers, at, linger = Handlers(), [], 3.0
+
+    @handlers.status(bulk=10, linger=linger)
+    async def on_statuses(statuses: list[Status]) -> None:
+        at.append(time.monotonic())
+
+    commit(*[status("a", stage) for stage in ("sent", "delivered", "read")])
+    runner(handlers).run(*take.many("w1", "statuses"))
+    assert len(at) == 3
+    assert at[-1] - at[0] < linger
+
+
 def test_no_waiting_in_a_backlog(
     commit: Any, runner: Any, status: Any, monkeypatch: pytest.MonkeyPatch, redis: Redis
 ) -> None:
@@ -194,6 +209,41 @@ def test_lists_and_single_calls_of_many_contacts(
     assert {name: len(ids) for (name, _), ids in order.items()} == {"texts": 15, "images": 5, "single": 5}
     assert all(ids == sorted(ids) for ids in order.values())
     nothing_left()
+
+
+def test_superseded_statuses(commit: Any, take: Any, runner: Any, status: Any) -> None:
+    """A status that comes after a later stage of its message says so in a list, too."""
+    handlers, seen = Handlers(), []
+
+    @handlers.status(bulk=10, linger=0.02)
+    def on_statuses(statuses: list[Status]) -> None:
+        seen.extend((one.id, one.status, one.superseded) for one in statuses)
+
+    commit(status("a", "read"), status("b", "sent"), status("a", "delivered"), status("b", "read"))
+    runner(handlers).run(*take.many("w1", "statuses"))
+    assert sorted(seen) == [
+        ("a", "delivered", True),
+        ("a", "read", False),
+        ("b", "read", False),
+        ("b", "sent", False),
+    ]
+
+
+def test_news_of_a_profile_among_lists(commit: Any, take: Any, runner: Any, redis: Redis) -> None:
+    """A message that is news of a profile goes to that handler, too, though messages of its contact are in a list."""
+    handlers, names, ids = Handlers(), [], []
+    handlers.message(bulk=10)(lambda messages: ids.extend(one.id for one in messages))
+    handlers.profile()(lambda profile: names.append(profile.new))
+
+    def body(id: str, name: str) -> bytes:
+        message = {"from": "15550001", "id": id, "timestamp": "1700000000", "type": "text", "text": {"body": "Hello"}}
+        contact = {"profile": {"name": name}, "wa_id": "15550001"}
+        return orjson.dumps({"contacts": [contact], "messages": [message]})
+
+    commit(*[body(f"{n}", "Ada" if n < 4 else "Ada L.") for n in range(8)])
+    runner(handlers, threads=4).run(*take.many("w1", "messages"))
+    assert ids == [str(n) for n in range(8)]
+    assert len(names) == 1
 
 
 @both
