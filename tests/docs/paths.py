@@ -160,12 +160,15 @@ def _plain(value: Any) -> Any:
 
 
 @cache
-def attributes_by_path() -> tuple[dict[str, str], set[str]]:
-    """The attribute that gives what stands at each path, and the paths that in some body no attribute gives."""
+def attributes_by_path() -> tuple[dict[str, str], set[str], set[str]]:
+    """The attribute that gives what stands at each path, the paths that in some body no attribute gives, and those of
+    them that neither `raw` nor `envelope` gives.
+    """
     given: dict[str, str] = {}
     missed: set[str] = set()
+    lost: set[str] = set()
     for body in bodies():
-        before, seen = read(body), set()
+        before, everything, seen = read(body), _everything(body), set()
         found = list(leaves(body))
         for place, leaf in found if before else ():
             name = path(place)
@@ -175,6 +178,13 @@ def attributes_by_path() -> tuple[dict[str, str], set[str]]:
             names = givers(body, place, before)
             if not names:
                 missed.add(name)
+                lost |= {name} if _everything(altered(body, place)) == everything else set()
             elif name not in given:
                 given[name] = best(names, before, leaf)
-    return given, missed
+    return given, missed, lost
+
+
+def _everything(body: Any) -> list[bytes]:
+    """`raw` and `envelope` of its events."""
+    events = [event for event in parse(orjson.dumps(body), 1) if isinstance(event, Event)]
+    return [orjson.dumps([event.raw, dict(event.envelope)]) for event in events]

@@ -145,7 +145,7 @@ ROWS = "| place | attribute |\n|---|---|\n"
 
 
 def _paths() -> list[str]:
-    given, _ = paths.attributes_by_path()
+    given, *_ = paths.attributes_by_path()
     return [ROWS, *(f"| `{place}` | `{name}` |\n" for place, name in sorted(given.items()))]
 
 

@@ -48,6 +48,7 @@ NOT_RUN = {
     "coverage": "shows what `make test` has measured",
     "grep": "a filter behind a command of ours",
     "pip": "installs from the internet",
+    "psql": "tests/examples/test_postgres.py runs that file",
 }
 """Programs of others, and why no test runs their lines."""
 

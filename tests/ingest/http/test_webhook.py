@@ -155,6 +155,19 @@ def test_large_chunked_bodies_on_one_connection(receiver: Any, bodies: Callable[
     assert bodies() == [body] * 5
 
 
+@pytest.mark.parametrize("form", ["length", "chunks"])
+def test_a_proxy_that_offers_http_2(receiver: Any, bodies: Callable[[], list[bytes]], form: str) -> None:
+    """`Upgrade: h2c`, which some proxies send along, costs neither the answer nor the body."""
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2_Settings": "AAMAAABkAAQAAP__"}
+    sender = receiver.sender()
+    if form == "length":
+        sender.head("POST /webhook", body=BODY, Content_Length=len(BODY), **offer)
+    else:
+        sender.head("POST /webhook", body=chunked(BODY[:3], BODY[3:]), Transfer_Encoding="chunked", **offer)
+    assert sender.answer().status == 200
+    assert bodies() == [BODY]
+
+
 def test_compressed_body(signed: Any, bodies: Callable[[], list[bytes]]) -> None:
     """What is signed is what came; what is kept is what was compressed, unless that is too large."""
     body = gzip.compress(BODY)

@@ -8,9 +8,11 @@ from typing import Any
 import orjson
 import pytest
 
+from ingest.http.compressed import unpacked
 from ingest.routing import Router
 from ingest.store.queues import lane_of
-from workers.events import Change, Event, Message
+from workers.events import Broken, Change, Event, Message
+from workers.events.broken import FOREIGN
 from workers.events.parsing import parse
 from workers.handlers import Handlers
 
@@ -19,8 +21,6 @@ ANN, BEN = "16505550101", "16505550102"
 USER, OTHER = "US.11110000000000000001", "US.11110000000000000002"
 
 Row = tuple[str, dict[str, Any]]
-TEXT = "messages", [("message", {"text": "XX", "name": "Ann Example"}), ("message", {"text": "good neighbour"})]
-
 RIGHT: dict[str, tuple[str, list[Row]]] = {
     "by03-nul": ("messages", [("message", {"text": "a\0b"}), ("message", {"text": "good neighbour"})]),
     "by14-contacts-only": ("other", [("change", {"path": "entry[].changes[].value.contacts[]"})]),
@@ -211,8 +211,38 @@ RIGHT: dict[str, tuple[str, list[Row]]] = {
 }
 """Of each case its lane, and its events with some of what they must say."""
 
-BYTES = {"by01", "by02", "by04", "by05", "by06", "by07", "by08", "by09", "by10", "by13", "by16"}
-"""Bodies that are not the JSON of a notification."""
+READ: dict[str, tuple[str, str]] = {
+    "by01-lone-surrogate-text": ("ok \ufffd", "Ann Example"),
+    "by02-lone-surrogate-name": ("XX", "Ann \ufffd"),
+    "by04-gzip": ("XX", "Ann Example"),
+    "by05-bom": ("XX", "Ann Example"),
+    "by06-raw-newline": ("line1\nline2", "Ann Example"),
+    "by07-latin1": ("café", "Ann Example"),
+    "by08-list-around": ("XX", "Ann Example"),
+    "by09-bare-change": ("XX", "Ann Example"),
+    "by10-json-in-string": ("XX", "Ann Example"),
+}
+"""Of each body that is not the JSON of a notification: text and name of its first message."""
+
+FOREIGN_ONES = {"by13-wrong-object-user", "by16-instagram-object"}
+
+SEQUENCES = {
+    "live-T4-echo-beside-message": "here",
+    "live-T8-number-field-holds-user-id": "here",
+    "live-T1-delivered-then-sent": "tests/workers/engine/test_claims.py",
+    "live-T1-failed-then-sent": "tests/workers/engine/test_claims.py",
+    "live-T2-status-by-user-id-then-number": "tests/workers/engine/test_claims.py",
+    "live-T6-exact-copy": "tests/workers/engine/test_claims.py",
+    "live-T6b-copy-with-fresh-media-url": "tests/workers/engine/test_claims.py",
+    "live-T11-copy-with-moved-counter": "tests/workers/engine/test_claims.py",
+    "live-T3-one-contact-two-keys": "tests/workers/engine/test_cases.py",
+    "live-T3b-both-then-user-id": "tests/workers/engine/test_cases.py",
+    "live-T6c-copy-with-user-id-added": "tests/workers/engine/test_cases.py",
+    "live-T7-two-workers-one-message": "tests/workers/engine/test_cases.py",
+    "live-T9-lone-contact-of-another": "tests/workers/engine/test_cases.py",
+    "live-T10-user-id-link-lost": "tests/workers/engine/test_cases.py",
+}
+"""Where each sequence is tested."""
 
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not here")
 
@@ -242,9 +272,29 @@ def test_case(name: str) -> None:
 
 
 def test_every_case_is_known() -> None:
-    """No body of the folder is left out: sequences are tested by what they are about."""
-    names = {path.stem for path in CASES.glob("*.json")}
-    assert {name for name in names - RIGHT.keys() if name[:4] not in BYTES and "live" not in name} == set()
+    """No file of the folder is left out, and none is gone."""
+    assert {path.stem for path in CASES.glob("*.json")} == {*RIGHT, *READ, *FOREIGN_ONES, *SEQUENCES}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_is_no_strict_json(name: str) -> None:
+    """Both messages of a body that a strict parser refuses are there, each with its text; U+FFFD is where half an emoji
+    was."""
+    body = (CASES / f"{name}.json").read_bytes()
+    body = unpacked(body, "gzip", 1 << 20) if name == "by04-gzip" else body
+    first, second = parse(body, 1)
+    assert isinstance(first, Message)
+    assert isinstance(second, Message)
+    assert ((first.text, first.name), second.text) == (READ[name], "good neighbour")
+    assert {lane_of(one.queue) for one in Router(8)(body)} == {"messages"}
+
+
+@pytest.mark.parametrize("name", FOREIGN_ONES)
+def test_another_platforms_object(name: str) -> None:
+    """It is counted, and neither an event nor a dead letter."""
+    (item,) = parse((CASES / f"{name}.json").read_bytes(), 1)
+    assert isinstance(item, Broken)
+    assert item.reason == FOREIGN
 
 
 @pytest.mark.parametrize("name", RIGHT)
