@@ -435,7 +435,10 @@ class Handlers:
         concurrency: int | None = None,
         bulk: int | None = None,
         linger: float | None = None,
+        **unknown: object,
     ) -> Callable[[Function], Function]:
+        if unknown:
+            raise WrongType(f"@handlers.{kind} knows no {', '.join(unknown)}")
         if any(not isinstance(want, str) for want in wants):
             raise WrongType(f"write @handlers.{kind}(…) with parentheses, and names as strings")
         if rate is not None and not isinstance(rate, str):

@@ -64,14 +64,14 @@ def call(
 ) -> list[Called]:
     """Parse a notification and call the handlers of each event, as a worker does on try `attempt`, from 1.
 
-    `notification` is a body of either sender's form, as bytes or parsed. `timeout` is in seconds for one call of a
-    handler; `headers` are those of the request that were kept (`event.headers`). The order of what is returned is that
-    of the body. An exception of a handler is an outcome, as in a worker. Plain handlers are called in threads, async
-    ones on one loop, the same for all calls of this process (`WA_LOOP` says of which kind): a client that was opened in
-    one call works in the next. A registry's `startup` functions are called before its first event, its `shutdown`
-    functions when the process ends. What a worker learns from Redis is missing: copies are handled again, no status is
-    superseded, only system messages bring news of a profile, and handlers' rate and concurrency have no effect. It
-    cannot be called inside a running event loop.
+    `notification` is a body of either sender's form, as bytes or parsed. Its events go to bulk handlers together.
+    `timeout` is in seconds for one call of a handler; `headers` are those of the request that were kept
+    (`event.headers`). The order of what is returned is that of the body. An exception of a handler is an outcome, as in
+    a worker. Plain handlers are called in threads, async ones on one loop, the same for all calls of this process
+    (`WA_LOOP` says of which kind): a client that was opened in one call works in the next. A registry's `startup`
+    functions are called before its first event, its `shutdown` functions when the process ends. What a worker learns
+    from Redis is missing: copies are handled again, no status is superseded, only system messages bring news of a
+    profile, and handlers' rate and concurrency have no effect. It cannot be called inside a running event loop.
     """
     body = notification if isinstance(notification, bytes) else orjson.dumps(notification)
     kept = write_headers({name.lower(): value for name, value in (headers or {}).items()})

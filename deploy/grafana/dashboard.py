@@ -241,6 +241,12 @@ ROWS: dict[str, list[Panel]] = {
             late(0.05, 0.5),
         ),
         Panel(
+            "Events in a list",
+            "short",
+            "How many events a bulk handler gets at a time: close to its bulk in a backlog, fewer otherwise.",
+            shared_quantiles("wa_handler_list_events", "handler"),
+        ),
+        Panel(
             "In work, to be tried again",
             "short",
             "Notifications that workers have taken; events that wait for their next try; batches that wait.",

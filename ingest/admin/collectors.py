@@ -118,6 +118,8 @@ def _tally(there: Mapping[str, Redis]) -> Iterator[Metric]:
     for name, parts in sorted(handlers.items()):
         failures.add_metric([name], parts.get("failed", 0))
     yield failures
+    meaning = "Events in one list that a bulk handler was called with"
+    yield _histogram("wa_handler_list_events", meaning, "handler", counters.LIST, found[counters.LIST])
     waits = {lane: found[counters.WAIT].get(lane, {}) for lane in LANES}
     meaning = "From a notification's arrival until its event was handled"
     yield _histogram("wa_handled_after_seconds", meaning, "lane", counters.WAIT, waits)

@@ -73,6 +73,8 @@ def forget(redis: Redis) -> None:
     for place, (name, parts) in enumerate(handlers):
         if place >= HANDLERS_KEPT or parts.get("seen", 0) < oldest:
             redis.hdel(keys.COUNTERS, *(f"{HANDLER}|{name}|{part}" for part in parts))
+            if sizes := found[LIST].get(name):
+                redis.hdel(keys.COUNTERS, *(f"{LIST}|{name}|{part}" for part in sizes))
 
 
 def read(redis: Redis) -> dict[str, dict[str, dict[str, int]]]:

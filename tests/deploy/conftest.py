@@ -39,6 +39,10 @@ handlers = Handlers()
 def on_message(message):
     if message.text == "fails":
         raise ValueError
+
+@handlers.message(bulk=10)
+def on_messages(messages):
+    pass
 """
 
 
@@ -137,7 +141,7 @@ def _run(folder: Path, stack: ExitStack) -> dict[str, Metric]:
             connection = idle.enter_context(socket.create_connection(("127.0.0.1", port), 30))
             idle.enter_context(trust.wrap_socket(connection, server_hostname="localhost"))
         wait_for(lambda: seen()["wa_connections_cut_total"].labels)
-    wanted = ("wa_events_total", "wa_duplicates_total", "wa_handler_seconds")
+    wanted = ("wa_events_total", "wa_duplicates_total", "wa_handler_seconds", "wa_handler_list_events")
     wait_for(lambda: all(seen()[name].labels for name in wanted) and redis.hget(keys.COUNTS, "dead.message"))
     return seen()
 

@@ -34,6 +34,8 @@ WORKER_STEPS = (
 )
 HANDLER_SECONDS = 0.04  # in four threads
 ASYNC_HANDLER_SECONDS = 0.08  # ten at a time
+LIST = 10  # events that a bulk handler gets at most, one after another in the time of a plain one
+LINGER_SECONDS = 0.05
 
 _times = itertools.count(1)  # several threads count
 _in_call = False
@@ -169,6 +171,19 @@ def make_handlers() -> Any:
         here("in a handler")
         note(began, event)
 
+    def handle_list(events: list[Any]) -> None:
+        began: dict[str, float] = {}  # of an event: when the list did, or when the one before it of its key ended
+        listed = time.monotonic()
+        for event in events:
+            time.sleep(random.random() * HANDLER_SECONDS)
+            here("in a handler")
+            note(began.get(event.order_key, listed), event)
+            began[event.order_key] = time.monotonic()
+
+    if os.environ["HANDLER"] == "bulk":
+        made.message(bulk=LIST, linger=LINGER_SECONDS)(handle_list)
+        made.status(bulk=LIST, linger=LINGER_SECONDS)(handle_list)
+        return made
     chosen = handle_async if os.environ["HANDLER"] == "async" else handle
     made.message()(chosen)
     made.status()(chosen)

@@ -12,6 +12,8 @@ CASES = [
     Case("receiver", "commit sent", "SIGKILL"),
     Case("worker", "taken", "SIGKILL"),
     Case("worker", "handler returned", "SIGKILL", "async"),
+    Case("worker", "in a handler", "SIGKILL", "bulk"),
+    Case("worker", "in a handler", "SIGTERM", "bulk"),
     Case("worker", "in a handler", "SIGSTOP"),
     Case("worker", "before settle", "SIGTERM"),
     Case("worker", "settle sent", "SIGKILL", settle="back"),

@@ -278,6 +278,7 @@ def test_load_passes_the_modules_own_error_on(module: Callable[[str], None], tex
         ({"concurrency": 0}, ValueError, "@handlers.message: concurrency=0 is less than 1"),
         ({"concurrency": "4"}, TypeError, "@handlers.message: concurrency='4' is no whole number"),
         ({"concurrency": True}, TypeError, "@handlers.message: concurrency=True is no whole number"),
+        ({"bluk": 5}, TypeError, "@handlers.message knows no bluk"),
         ({"bulk": 0}, ValueError, "@handlers.message: bulk=0 is less than 1"),
         ({"bulk": True}, TypeError, "@handlers.message: bulk=True is no whole number"),
         ({"bulk": "500"}, TypeError, "@handlers.message: bulk='500' is no whole number"),

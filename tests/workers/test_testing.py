@@ -165,8 +165,8 @@ def test_wrong_handlers(tmp_path: Path, handlers: str, says: str) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_rate_and_concurrency_do_not_count(tmp_path: Path) -> None:
-    """Without Redis nobody waits for a turn; `handlers` shows them, and a wrong one is one line."""
+def test_what_a_handler_is_registered_with(tmp_path: Path) -> None:
+    """`handlers` shows rate, concurrency and bulk; a wrong one is one line; without Redis nobody waits for a turn."""
     handlers, seen = Handlers(), []
     handlers.message("text", rate="1/h", concurrency=1)(lambda message: seen.append(message.id))
     assert [one.outcome for _ in range(3) for one in call(handlers, {"messages": [HELLO]})] == ["handled"] * 3
@@ -178,6 +178,16 @@ def test_rate_and_concurrency_do_not_count(tmp_path: Path) -> None:
     (row,) = json.loads(wa(tmp_path, "handlers", "--json", WA_HANDLERS="other:handlers").stdout)
     assert (row["rate"], row["concurrency"]) == (1.5, 4)
     assert "async, 90/m, 4 at a time" in wa(tmp_path, "handlers", COLUMNS="200", WA_HANDLERS="other:handlers").stdout
+    (tmp_path / "other.py").write_text(
+        "from workers import Handlers\nhandlers = Handlers()\n"
+        "@handlers.message(bulk=500, linger=0.2)\ndef many(messages): print(len(messages), 'messages')\n"
+    )
+    (row,) = json.loads(wa(tmp_path, "handlers", "--json", WA_HANDLERS="other:handlers").stdout)
+    assert (row["bulk"], row["linger"]) == (500, 0.2)
+    shown = wa(tmp_path, "handlers", COLUMNS="200", WA_HANDLERS="other:handlers")
+    assert "lists of 500, waits 0.2 s" in shown.stdout
+    body = json.dumps({"messages": [HELLO, HELLO | {"id": "m2"}]})
+    assert "2 messages" in wa(tmp_path, "call", "-", text=body, WA_HANDLERS="other:handlers").stdout
     (tmp_path / "other.py").write_text("from workers import Handlers\nHandlers().error(rate='fast')\n")
     done = wa(tmp_path, "handlers", WA_HANDLERS="other:handlers")
     assert done.returncode == 1

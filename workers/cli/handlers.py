@@ -31,7 +31,8 @@ def handlers(as_json: bool) -> None:
 
     wants are message types, statuses or change fields; * means all. With --json: a list of objects of kind, wants,
     handler, is_async, rate (calls per second, over all workers of one Redis), concurrency (calls at a time, in one
-    worker process), business (ids of business numbers; empty: all), ways (of messages: in, out, history in, history
+    worker process), bulk (most events of a list; null: it gets one event), linger (seconds that an event waits for
+    company), business (ids of business numbers; empty: all), ways (of messages: in, out, history in, history
     out), defined (file:line).
     """
     rows = [_row(one) for one in _load().registered]
@@ -51,6 +52,7 @@ def _how(row: dict[str, Any]) -> str:
     words = ["async"] if row["is_async"] else []
     words += [rates.in_words(row["rate"])] if row["rate"] else []
     words += [f"{row['concurrency']} at a time"] if row["concurrency"] else []
+    words += [f"lists of {row['bulk']}, waits {row['linger']:g} s"] if row["bulk"] else []
     words += [way for way in row["ways"] if row["ways"] != ["in"]]
     words += [f"business {number}" for number in row["business"]]
     return ", ".join(words)
@@ -64,6 +66,8 @@ def _row(handler: Handler) -> dict[str, Any]:
         "is_async": handler.is_async,
         "rate": handler.rate,
         "concurrency": handler.concurrency,
+        "bulk": handler.bulk,
+        "linger": handler.linger,
         "business": sorted(handler.business),
         "ways": sorted(handler.ways),
         "defined": _defined(handler),
@@ -101,8 +105,9 @@ def call(file: IO[bytes], headers: dict[str, str], as_json: bool) -> None:
     """Run the body in FILE (- is standard input) through your handlers, in this process, without Redis.
 
     Shows for each event which handlers match and how it ended, and what handlers print. The handlers are really called,
-    with all that they do. Copies are not recognised, only system messages bring news of a profile, and handlers' rate
-    and concurrency have no effect. Exits 1 when an event failed or was rejected, or a part of the body is no event.
+    with all that they do, bulk handlers with lists. Copies are not recognised, only system messages bring news of a
+    profile, and handlers' rate and concurrency have no effect. Exits 1 when an event failed or was rejected, or a part
+    of the body is no event.
 
     With --json a list of objects of event (kind), subject (type, status or field), handlers, outcome, detail,
     handler (the one that raised), retry_in (seconds).

@@ -194,12 +194,13 @@ def test_metrics_with_strange_counts(receiver: Any, redis: Redis) -> None:
 
 
 def test_metrics_of_what_workers_count(receiver: Any, redis: Redis) -> None:
-    """Histograms of handlers and waits, dead letters by reason, batches reaped; lanes and reasons from the start."""
+    """Histograms of handlers, lists and waits, dead letters by reason, batches reaped; all from the start."""
     found = figures(receiver)
     assert found["wa_handled_after_seconds_count", "other"] == 0
     assert found["wa_dead_letters_total", "statuses", "poison"] == found["wa_batches_reaped_total", "other"] == 0
     handler = {"0.005": 2, "inf": 1, "9.87": 5, "sum": 31_500_000, "failed": 1, "seen": 1}
     fields = {f"handler|m.f|{part}": count for part, count in handler.items()}
+    fields |= {"list|m.f|1.0": 2, "list|m.f|500.0": 3, "list|m.f|sum": 1202}
     fields |= {"wait|messages|1.0": 4, "wait|messages|sum": 2_000, "dead|other|new_reason": 3}
     redis.hset(keys.COUNTERS, mapping=fields | {"reaped|messages|batches": 7, "unknown": 1, "new|x|y": 1})
     found = figures(receiver)
@@ -207,6 +208,8 @@ def test_metrics_of_what_workers_count(receiver: Any, redis: Redis) -> None:
     assert buckets == [0, 2, 2, 3]
     assert found["wa_handler_seconds_sum", "m.f"] == 31.5
     assert found["wa_handler_failures_total", "m.f"] == 1
+    assert [found["wa_handler_list_events_bucket", "m.f", bound] for bound in ("1.0", "200.0", "500.0")] == [2, 2, 5]
+    assert found["wa_handler_list_events_sum", "m.f"] == 1202
     assert found["wa_handled_after_seconds_bucket", "messages", "0.5"] == 0
     assert found["wa_handled_after_seconds_bucket", "messages", "1.0"] == 4
     assert found["wa_dead_letters_total", "other", "new_reason"] == 3

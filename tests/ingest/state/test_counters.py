@@ -36,10 +36,12 @@ def test_handlers_are_forgotten(redis: Redis) -> None:
     for n in range(counters.HANDLERS_KEPT + 10):
         redis.hset(keys.COUNTERS, mapping={f"handler|m.f{n}|sum": 5, f"handler|m.f{n}|seen": now - n})
     redis.hset(keys.COUNTERS, mapping={"handler|old|0.5": 1, "handler|old|seen": now - counters.HANDLER_SECONDS - 60})
+    redis.hset(keys.COUNTERS, mapping={"list|old|sum": 1, "list|m.f1|sum": 2})
     redis.hset(keys.COUNTERS, mapping={"wait|other|sum": 1, "dead|other|poison": 2})
     counters.forget(redis)
     left = counters.read(redis)
     assert set(left[counters.HANDLER]) == {f"m.f{n}" for n in range(counters.HANDLERS_KEPT)}
+    assert left[counters.LIST] == {"m.f1": {"sum": 2}}
     assert (left[counters.WAIT], left[counters.DEAD]) == ({"other": {"sum": 1}}, {"other": {"poison": 2}})
 
 
