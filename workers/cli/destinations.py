@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,8 +15,8 @@ from ingest.state import rates
 from workers.cli import tables
 from workers.cli.terminal import as_json, current_settings, print_json
 from workers.destinations import file
-from workers.destinations.destination import Destination
-from workers.destinations.posting import reached
+from workers.destinations.destination import KINDS, Destination
+from workers.destinations.posting import reach
 from workers.handlers import HandlersError
 
 
@@ -28,7 +29,7 @@ def destinations(check: bool, as_json: bool) -> None:
     wants are the kinds of event that it gets, with their types, statuses or fields; how is what is beside the defaults:
     signed, lists, rate, calls at a time. With --json: a list of objects of name, url, wants (an object of lists),
     business, rate (events per second), concurrency, timeout (seconds), bulk, linger, body, signed, and with --check
-    reached (true or false) and answer.
+    reached (true or false) and answer (why it is not).
     """
     found = _read()
     rows = [_row(one) for one in found]
@@ -60,13 +61,14 @@ async def _try(found: list[Destination]) -> list[tuple[bool, str]]:
 
 async def _reached(destination: Destination) -> tuple[bool, str]:
     try:
-        return True, await reached(destination)
+        await reach(destination)
     except ssl.SSLCertVerificationError as error:
         return False, f"its certificate is not trusted: {error.verify_message}; see ca_file"
     except TimeoutError:
         return False, f"no answer within {destination.timeout:g} s"
     except OSError as error:
-        return False, error.strerror or str(error)
+        return False, os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    return True, ""
 
 
 def _row(destination: Destination) -> dict[str, Any]:
@@ -86,7 +88,10 @@ def _row(destination: Destination) -> dict[str, Any]:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    wants = ", ".join(f"{kind} ({', '.join(some)})" if some else kind for kind, some in row["wants"].items())
+    wanted: dict[str, list[str]] = row["wants"]
+    wants = ", ".join(f"{kind} ({', '.join(some)})" if some else kind for kind, some in wanted.items())
+    if len(wanted) == len(KINDS) and not any(wanted.values()):
+        wants = "all"
     how = ["signed"] if row["signed"] else []
     how += [f"business {number}" for number in row["business"]]
     how += [rates.in_words(row["rate"])] if row["rate"] else []
@@ -95,4 +100,5 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     how += ["whole notifications"] if row["body"] == "notification" else []
     address = urlsplit(row["url"])
     shown = f"{address.scheme}://{address.netloc}{address.path}"  # a query may hold a token
-    return (row["name"], shown, wants, ", ".join(how), *((row["answer"],) if "answer" in row else ()))
+    reached = "yes" if row.get("reached") else row.get("answer")
+    return (row["name"], shown, wants, ", ".join(how), *((reached,) if reached else ()))

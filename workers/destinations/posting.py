@@ -168,8 +168,8 @@ def _tls(destination: Destination) -> ssl.SSLContext | bool:
     return context
 
 
-async def reached(destination: Destination) -> str:
-    """What came of an attempt to connect, for a person; nothing is posted. Raises OSError, TimeoutError."""
+async def reach(destination: Destination) -> None:
+    """Try to connect; nothing is posted. Raises OSError, TimeoutError."""
     url = urlsplit(destination.url)
     port = url.port or (443 if url.scheme == "https" else 80)
     tls = _tls(destination)
@@ -177,4 +177,3 @@ async def reached(destination: Destination) -> str:
     async with asyncio.timeout(destination.timeout):
         _, writer = await asyncio.open_connection(url.hostname, port, ssl=context if url.scheme == "https" else None)
         writer.close()
-    return f"{url.hostname}:{port} accepts connections"

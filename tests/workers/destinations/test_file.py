@@ -40,7 +40,7 @@ def test_what_it_wants(tmp_path: Path, more: str, wants: dict[str, set[str]]) ->
 
 
 def test_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Header values may name variables, durations have units, rates are as in decorators, a secret may lie in a file."""
+    """Headers may name variables, durations have units, rates are as in decorators, a secret may lie in a file."""
     monkeypatch.setenv("CRM_TOKEN", "hunter2")
     (tmp_path / "secret").write_text("s3cret\n")
     file = tmp_path / "destinations.toml"
@@ -90,5 +90,5 @@ def test_mistakes(tmp_path: Path, text: str, says: str) -> None:
 
 def test_no_file(tmp_path: Path) -> None:
     """A file that is not there is named."""
-    with pytest.raises(HandlersError, match="cannot read .*nowhere.toml: No such file or directory"):
+    with pytest.raises(HandlersError, match=r"cannot read .*nowhere\.toml: No such file or directory"):
         read(tmp_path / "nowhere.toml")

@@ -6,8 +6,6 @@ import hashlib
 import hmac
 import json
 import ssl
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +219,7 @@ def test_beside_handlers(application: Any, destinations: Any, drain: Any, commit
 def test_killed(
     application: Any,
     destinations: Any,
-    worker: Callable[..., subprocess.Popen[str]],
+    worker: Any,
     commit: Any,
     wait_for: Any,
     redis: Redis,
