@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -14,7 +14,7 @@ from contextlib import (
     contextmanager,
 )
 from dataclasses import dataclass
-from typing import Any, Literal, Required, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, Protocol, Required, TypedDict, TypeVar, Unpack, overload
 
 from ingest.state import rates
 from ingest.store.records import handler_digest
@@ -120,6 +120,14 @@ class PartialFailure(Exception):
         self.errors: Mapping[Any, BaseException] = dict(errors)
 
 
+class Unreachable(Exception):
+    """Raised by a destination that cannot be reached: what is for it waits, which uses up no try, for some seconds."""
+
+    def __init__(self, text: str, seconds: float = 1.0) -> None:
+        super().__init__(text)
+        self.seconds = seconds
+
+
 class HandlersError(Exception):
     """WA_HANDLERS names something that is no registry, or a handler is registered wrongly. The message is one line with
     the remedy.
@@ -132,6 +140,13 @@ class WrongType(HandlersError, TypeError):
 
 class WrongValue(HandlersError, ValueError):
     """A decorator was given something that means nothing."""
+
+
+class Paced(Protocol):
+    """Lets calls begin, in this process: `wait` says in how many seconds one may; `begin` is told of each."""
+
+    def wait(self) -> float: ...
+    def begin(self, events: int = 1) -> None: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -163,6 +178,10 @@ class Handler:
     """Ids of business numbers; empty: all."""
     ways: frozenset[str] = frozenset()
     """Of a message: `in`, `out`, and the same of the history (see `Event._way`)."""
+    by_kind: Mapping[str, frozenset[str]] | None = None
+    """Of a destination: the kinds of event that it gets, and of each the types, statuses or fields; empty: all."""
+    pace: Paced | None = None
+    """What lets calls begin besides `rate` and `concurrency`."""
 
     def __post_init__(self) -> None:
         self.call = self.function
@@ -172,6 +191,9 @@ class Handler:
         kind, subject, way, field, business = selector
         if self.business and business not in self.business:
             return False
+        if self.by_kind is not None:
+            wants = self.by_kind.get(kind)
+            return wants is not None and (not wants or subject in wants)
         if self.kind == "change" and kind != "change":  # it gets a change with that event alone
             return field is not None and (not self.wants or field in self.wants)
         return self.kind == kind and (not self.wants or subject in self.wants) and (not self.ways or way in self.ways)
@@ -197,7 +219,11 @@ class Handler:
     @property
     def is_throttled(self) -> bool:
         """True when a call may have to wait for its turn."""
-        return self.rate is not None or self.concurrency is not None
+        return self.rate is not None or self.concurrency is not None or self.pace is not None
+
+    def is_of(self, kinds: Collection[str]) -> bool:
+        """True when it is called with events of one of these kinds."""
+        return self.kind in kinds if self.by_kind is None else not self.by_kind.keys().isdisjoint(kinds)
 
 
 def _within(plain: Any, function: Callable[[Any], Any], is_async: bool) -> Callable[[Any], Any]:
@@ -449,16 +475,20 @@ class Handlers:
                 business=numbers,
                 ways=ways,
             )
-            handler.within(self._arounds, self._async_arounds)
-            self._registered.append(handler)
-            self._matching.clear()
-            self.wants_profiles |= kind == "profile"
-            self._any_business |= bool(numbers)
-            self.any_throttled |= handler.is_throttled
-            self.any_bulk |= handler.bulk is not None
+            self.add(handler)
             return function
 
         return register
+
+    def add(self, handler: Handler) -> None:
+        """Register a handler that was made otherwise."""
+        handler.within(self._arounds, self._async_arounds)
+        self._registered.append(handler)
+        self._matching.clear()
+        self.wants_profiles |= handler.kind == "profile"
+        self._any_business |= bool(handler.business)
+        self.any_throttled |= handler.is_throttled
+        self.any_bulk |= handler.bulk is not None
 
     @property
     def registered(self) -> tuple[Handler, ...]:
@@ -477,7 +507,7 @@ class Handlers:
 
     def of_kinds(self, *kinds: str) -> list[Handler]:
         """The handlers of these kinds of event."""
-        return [handler for handler in self._registered if handler.kind in kinds]
+        return [handler for handler in self._registered if handler.is_of(kinds)]
 
     def matching(self, event: Event) -> tuple[tuple[Handler, ...], bool | None]:
         """The handlers of an event, profile handlers apart; and True when the single ones may need the loop, False when
@@ -501,7 +531,7 @@ class Handlers:
         if event._envelope.field != "messages":
             change: Change | None = None
             for n, handler in enumerate(found):
-                if handler.kind != event.kind and (change := change or as_change(event)):
+                if handler.kind != event.kind and handler.by_kind is None and (change := change or as_change(event)):
                     calls[n] = handler, change
         if self.wants_profiles and isinstance(event, (Message, Change)) and (profile := event.profile) is not None:
             calls += [(handler, profile) for handler in self._of_profiles(event.business)]

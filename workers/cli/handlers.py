@@ -138,8 +138,9 @@ def _subject(event: Event | Broken) -> str:
 def _load() -> Handlers:
     """The handlers that WA_HANDLERS names. Whatever their module raises becomes an error of one line."""
     try:
-        name = current_settings().handlers
-        return loading.load(name)
+        settings = current_settings()
+        name = settings.handlers
+        return loading.load_all(name, settings.destinations)
     except (SettingsError, HandlersError) as error:
         raise click.ClickException(str(error)) from None
     except Exception as error:

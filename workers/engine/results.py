@@ -16,7 +16,7 @@ from workers.events import Broken, Event
 from workers.events.chat import shares_of
 from workers.events.together import body_of, headers_of, together
 
-_DETAIL = 500  # characters of a dead letter's detail
+_DETAIL = 600  # characters of a dead letter's detail
 
 
 class Wait(NamedTuple):
