@@ -1,4 +1,4 @@
-"""What an operator does on the page: pause and resume lanes, retry and drop dead letters.
+"""What an operator does: pause and resume lanes, retry and drop dead letters (on the page), and listen (`tail`).
 
 `POST /actions/…` with JSON and `Authorization: Bearer TOKEN`, one of WA_ADMIN_TOKEN. Not a cookie: another site's page
 can make a browser send one, but does not know the token.
@@ -20,11 +20,13 @@ from redis.exceptions import RedisError
 
 from ingest.admin import page
 from ingest.admin.doorkeeper import WrongTokens
+from ingest.admin.tail import Tail, TooMany
 from ingest.http.answers import Answer, StreamedAnswer
 from ingest.http.guards import any_equal
 from ingest.loggers import get_logger
 from ingest.settings import Settings, secrets
 from ingest.state import controls, dead_letters
+from ingest.state.listeners import Wanted
 from ingest.store import connection
 
 log = get_logger(__name__)
@@ -35,6 +37,7 @@ _HEADERS = page.HEADERS | {"Cache-Control": "no-store"}
 
 _Id = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,19}-[0-9]{1,19}$")]
 _Word = Annotated[str, StringConstraints(max_length=1000)]
+_Words = tuple[_Word, ...]
 
 
 class _Body(BaseModel):
@@ -62,6 +65,17 @@ class _DeadLetters(_Lane):
         return dead_letters.Selection(last.ms, {self.lane: [(first, last)]}, (self.kind,), (self.reason,))
 
 
+class _Wanted(_Body):
+    """What somebody wants to be told, as `Wanted`."""
+
+    kinds: _Words = ()
+    types: _Words = ()
+    business: _Words = ()
+    contacts: _Words = ()
+    body: bool = False
+    personal: bool = False
+
+
 class _Refusal(Exception):
     """The action is not done; the text is for the operator."""
 
@@ -83,6 +97,7 @@ class Actions:
         self._tokens = secrets(settings.admin_token)
         self._wrong_tokens = WrongTokens()
         self._one = asyncio.Lock()
+        self._listening = Tail(settings)
         self._over = False
 
     def pages(self) -> dict[str, page.Page]:
@@ -93,11 +108,13 @@ class Actions:
             "/actions/resume": self._page(self._resume),
             "/actions/retry": self._page(self._retry),
             "/actions/drop": self._page(self._drop),
+            "/actions/tail": self._page(self._tail),
         }
 
     def close(self) -> None:
-        """Do no further portion of dead letters."""
+        """Do no further portion of dead letters, and tell nobody anything more."""
         self._over = True
+        self._listening.close()
 
     def _page(self, action: page.Page) -> page.Page:
         async def answer(request: web.BaseRequest) -> web.StreamResponse:
@@ -113,7 +130,7 @@ class Actions:
 
     async def _admit(self, request: web.BaseRequest) -> None:
         if not self._tokens:
-            raise _Refusal(403, "the page is read-only: set WA_ADMIN_TOKEN to act here")
+            raise _Refusal(403, "this receiver has no WA_ADMIN_TOKEN: set it to act here, or to listen")
         if page.foreign(request):  # an extra check: security rests on the token
             raise _Refusal(403, "another site's page may not act here")
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
@@ -155,6 +172,15 @@ class Actions:
         letters = await _read(request, _DeadLetters)
         steps = chain.from_iterable(dead_letters.drop(one, letters.selection()) for one in self._each)
         return await self._change(request, letters, steps, "dead letters dropped on the page")
+
+    async def _tail(self, request: web.BaseRequest) -> web.StreamResponse:
+        wanted = Wanted(**(await _read(request, _Wanted)).model_dump())
+        response = StreamedAnswer(_HEADERS | {"Content-Type": "application/x-ndjson", "X-Accel-Buffering": "no"})
+        try:
+            await self._listening.stream(request, response, wanted)
+        except TooMany as error:
+            raise _Refusal(503, str(error), {"Retry-After": "5"}) from None
+        return response
 
     async def _change(
         self, request: web.BaseRequest, letters: _DeadLetters, steps: Iterator[int], event: str

@@ -41,6 +41,8 @@ TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:
 | `rates` | hash | - | tokens of handlers with a rate, see `workers/dispatch/rate_limits.py` |
 | `history` | stream | - | the backlog over the last hour, see `ingest/state/history.py` |
 | `history.turn` | string | 9 s | a receiver took a sample; none does so again while it is there |
+| `listeners` | zset | 10 s | who listens to what workers handle, see `ingest/state/listeners.py` |
+| `tail:LISTENER` | channel | - | what workers tell that listener |
 | `simulated:RUN` | list | 1 h | what handlers saw of a simulated run, see `workers/simulator/verifying.py` |
 | `example:*` | string | any | of the handlers in `examples/` |
 
@@ -75,6 +77,7 @@ PARKED, PUT_OFF = WA + "parked", WA + "put_off"
 COUNTS, COUNTERS = WA + "counts", WA + "tally"
 CONTROLS, RATES = WA + "steering", WA + "rates"
 HISTORY, HISTORY_TURN = WA + "history", WA + "history.turn"
+LISTENERS = WA + "listeners"
 
 RQ_QUEUES, RQ_SUSPENDED = f"{RQ}:queues", f"{RQ}:suspended"
 
@@ -110,6 +113,10 @@ def flow_key(bucket: int) -> str:
 
 def refused_key(bucket: int) -> str:
     return f"{WA}flow:refused:{bucket}"
+
+
+def tail_channel(listener: str) -> str:
+    return f"{WA}tail:{listener}"
 
 
 def simulated_key(run: str) -> str:

@@ -23,8 +23,8 @@ from ingest.store.jobs import job_template
 from ingest.store.queues import LANES, lane_of, queue_names
 from ingest.store.records import pack_into
 from workers.archive.files import HOUR_MS, Block, Tell, blocks, records
-from workers.events import Broken, Event, Status
-from workers.events.chat import ChatEvent
+from workers.events import Broken, Event
+from workers.events.contacts import names_of
 from workers.events.parsing import parse
 from workers.events.together import headers_of
 
@@ -131,16 +131,8 @@ def _alone(event: Event | Broken, headers: bytes) -> bytes:
 
 def _fits(event: Event | Broken, wanted: Wanted) -> bool:
     return (not wanted.kinds or event.kind in wanted.kinds) and (
-        not wanted.contacts or not _people(event).isdisjoint(wanted.contacts)
+        not wanted.contacts or not names_of(event).isdisjoint(wanted.contacts)
     )
-
-
-def _people(event: Event | Broken) -> set[str | None]:
-    if isinstance(event, ChatEvent):
-        return {event.contact_id, event.wa_id, event.user_id, event.parent_user_id}
-    if isinstance(event, Status):
-        return {event.recipient, event.recipient_user_id, event.participant, event.participant_user_id}
-    return set()
 
 
 def feed_back(

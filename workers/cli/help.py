@@ -15,6 +15,7 @@ SECTIONS = {
     },
     "See": {
         "status": ("status", "Show what waits, how old it is, how fast it goes, what failed."),
+        "tail": ("tail", "Show what workers handle, as they do, until Ctrl-C; nothing of it is held up."),
         "check": ("check", "Is everything fit for production? Exits 1 when something is not."),
         "settings": ("settings", "Show every setting: its value now and what it means."),
     },
@@ -63,6 +64,11 @@ EXAMPLES = {
         "wa-ingest work --burst",
     ),
     "status": ("wa-ingest status", "wa-ingest status --watch", "wa-ingest status --json"),
+    "tail": (
+        "wa-ingest tail --kind message",
+        "wa-ingest tail --type failed --json",
+        "wa-ingest tail --contact 15550001 --personal --forward http://localhost:3000/webhook",
+    ),
     "settings": ("wa-ingest settings",),
     "check": ("wa-ingest check", "wa-ingest check --json"),
     "drain": ("wa-ingest drain", "wa-ingest drain messages --processes 4"),

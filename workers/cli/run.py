@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest import signs, supervisor
-from ingest.settings import GUARDS, Settings, SettingsError, each_redis, host_port, redis_url, variable
+from ingest.settings import GUARDS, Settings, SettingsError, each_redis, redis_url, variable
 from ingest.store.local import DATA, socket_path
 from ingest.store.queues import MESSAGES
 from workers.cli import data_folder, preflight, process_specs
-from workers.cli.terminal import cli_errors, current_settings, program
+from workers.cli.terminal import cli_errors, current_settings, program, reached
 
 
 @click.command()
@@ -55,14 +55,14 @@ def _up(settings: Settings, servers: list[supervisor.ProcessSpec]) -> NoReturn:
 
 def _welcome(settings: Settings, url: str, servers: list[supervisor.ProcessSpec]) -> str:
     scheme = "https" if settings.tls_cert else "http"
-    address = f"{scheme}://{_reached(*settings.listen)}{settings.path}"
-    admin = f"http://{_reached(*settings.admin_listen)}/"
+    address = f"{scheme}://{reached(*settings.listen)}{settings.path}"
+    admin = f"http://{reached(*settings.admin_listen)}/"
     body = (
         '{"contacts":[{"profile":{"name":"Ada"},"wa_id":"15550001"}],"messages":[{"from":"15550001","id":"try-1",'
         f'"timestamp":"{int(time.time())}","type":"text","text":{{"body":"Hello"}}}}]}}'
     )
     listen = settings.worker_metrics_listen
-    metrics = {"metrics": f"http://{_reached(*listen)}/metrics of your handlers"} if listen else {}
+    metrics = {"metrics": f"http://{reached(*listen)}/metrics of your handlers"} if listen else {}
     rows = {
         "receiver": address,
         "page": admin,
@@ -95,12 +95,6 @@ def _warn_of_idle_workers(settings: Settings) -> None:
     if MESSAGES in settings.lanes and idle:
         text = f"{settings.processes * count} worker processes but {settings.partitions} partitions"
         click.echo(f"Warning: {text}: {idle} of them never get messages; raise WA_PARTITIONS", err=True)
-
-
-def _reached(host: str, port: int) -> str:
-    """How a listener is reached from this machine."""
-    here = "localhost" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
-    return host_port(here, port)
 
 
 def _credentials(settings: Settings) -> str:

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from ingest.settings import Settings, SettingsError, load, redis_url, unknown_variables
+from ingest.settings import Settings, SettingsError, host_port, load, redis_url, unknown_variables
 from ingest.state.backlog import span as span  # what the commands print
 from ingest.store import connection, formats
 from ingest.telemetry.printable import printable_json
@@ -69,6 +69,12 @@ def program() -> str:
     found = shutil.which(name)
     by_path = Path(sys.argv[0]).name == name and not (found and Path(found).samefile(sys.argv[0]))
     return sys.argv[0] if by_path else name
+
+
+def reached(host: str, port: int) -> str:
+    """How a listener is reached from this machine."""
+    here = "localhost" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    return host_port(here, port)
 
 
 def clock(iso: str) -> str:

@@ -30,6 +30,11 @@ _SLOW_IN_A_ROW = 3
 """Time-outs in a row, before the destination counts as not reachable: one may be the event's."""
 
 
+def naming(notification: str, event: str, attempt: int) -> dict[str, str]:
+    """The headers that tell events apart, and their tries."""
+    return {"X-WA-Notification": notification, "X-WA-Event": event, "X-WA-Attempt": str(attempt)}
+
+
 class Session:
     """The connections of a worker process, for all its destinations. Opened on the loop on which handlers run."""
 
@@ -62,12 +67,7 @@ class Poster:
 
     async def one(self, event: Event) -> None:
         """Post an event, in the sender's own form, as if it had been sent alone."""
-        headers = {
-            "X-WA-Notification": event.notification,
-            "X-WA-Event": identity_of(event),
-            "X-WA-Attempt": str(event.attempt),
-        }
-        await self._post(event.body(), headers, 1)
+        await self._post(event.body(), naming(event.notification, identity_of(event), event.attempt), 1)
 
     async def several(self, events: list[Event]) -> None:
         """Post a list of events in one request: a JSON array of notifications, each of which holds one of them.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextvars import Context
 from typing import Any
 
@@ -68,6 +68,8 @@ class Dispatcher:
         self.closed: set[str] = set()
         self.held = False
         """While True, no event begins."""
+        self.watcher: Callable[[Event, Outcome, Sequence[Ended]], None] | None = None
+        """Called with each event that has ended, and with the calls of its handlers."""
         self.loop = loop or loops.new_loop(uvloop and handlers.any_async, concurrency)
         self._owns_loop = loop is None
         self.in_main_thread = one_by_one and not handlers.any_async
@@ -303,7 +305,7 @@ class Dispatcher:
         if calls:
             self._calls.begin(BegunEvent(item, calls, context, put_off, limiters), room)
         elif not lists:
-            self._finish(item, self._outcome(item, put_off) if put_off else UNHANDLED, time.monotonic())
+            self._finish(item, self._outcome(item, put_off) if put_off else UNHANDLED, time.monotonic(), put_off)
 
     def _admit(self, item: Item, context: Context) -> tuple[list[tuple[Handler, Event]], list[Ended]] | None:
         """The event may begin: what to call, and what has to wait. None when it has ended by that."""
@@ -419,7 +421,8 @@ class Dispatcher:
         if item.parts:
             self._part_ended(item, ended)
             return
-        self._finish(item, self._outcome(item, ended + begun.put_off if begun.put_off else ended), time.monotonic())
+        ended = ended + begun.put_off if begun.put_off else ended
+        self._finish(item, self._outcome(item, ended), time.monotonic(), ended)
 
     def _part_ended(self, item: Item, ended: list[Ended]) -> None:
         """A bulk handler of the event has ended, or its single ones."""
@@ -431,7 +434,7 @@ class Dispatcher:
         if any(call.waits == NOT_BEGUN for call in item.ended) and all(call.waits is not None for call in item.ended):
             self._leaves(item)
         else:
-            self._finish(item, self._outcome(item, item.ended), time.monotonic())
+            self._finish(item, self._outcome(item, item.ended), time.monotonic(), item.ended)
 
     def _outcome(self, item: Item, ended: list[Ended]) -> Outcome:
         if len(ended) == 1 and ended[0].error is None and ended[0].waits is None:  # nearly always
@@ -441,7 +444,7 @@ class Dispatcher:
         except Exception as error:
             return outcomes.of_fault(error, "reading what its handlers raised")
 
-    def _finish(self, item: Item, outcome: Outcome, now: float) -> None:
+    def _finish(self, item: Item, outcome: Outcome, now: float, calls: Sequence[Ended] = ()) -> None:
         self.in_flight -= 1
         item.source.in_flight -= 1
         self.ended[item.source.lane] += 1
@@ -449,6 +452,8 @@ class Dispatcher:
             item.account.finish(item.index, item.event, outcome, now)
         except Exception as error:
             self._fail(error)
+        if (watcher := self.watcher) is not None:  # another thread sets it
+            watcher(item.event, outcome, calls)
         self._next_of(item)
         self._changed()
 

@@ -153,10 +153,10 @@ class Lists:
         self._tally.note(one.lane, call._replace(error=broke))
         self._tally.note_list(one.handler.name, len(part))
         worked, failed = one.halving.told() if errors else self._settled(one, error)
-        one.failed += [(one.places[n], Ended(one.handler, error=one.error)) for n in failed]
+        one.failed += [(one.places[n], Ended(one.handler, call.seconds, one.error)) for n in failed]
         for n in worked:
             place = one.places[n]
-            ended = Ended(one.handler, error=errors.get(place.argument))
+            ended = Ended(one.handler, call.seconds, errors.get(place.argument))
             if ended.broke:
                 one.failed.append((place, ended))
             else:

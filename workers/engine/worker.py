@@ -35,6 +35,7 @@ from workers.engine import claims, reaper
 from workers.engine.answers import outage
 from workers.engine.flow import Flow
 from workers.engine.queue import BatchJob, BatchQueue, NoDeathPenalty, names_of, open_queues
+from workers.engine.telling import Telling
 from workers.handlers import Handlers
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class BatchWorker(SimpleWorker):
             worker_ttl=_TTL,
             log_job_description=False,
         )
+        self._telling = Telling(redis, name, self.flow.dispatcher)
         self._over = threading.Event()
         self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._max_rss = settings.max_rss
@@ -103,6 +105,7 @@ class BatchWorker(SimpleWorker):
         # RQ asks for it when it has its first job, and forgets that job if Redis does not answer.
         self.get_redis_server_version()  # type: ignore[no-untyped-call]
         self._tell()
+        self._telling.look()
         self._beats.start()
         self._agreement.say()
         log.info("worker started", queues=self.queue_names(), pid=os.getpid(), worker=self.name)
@@ -153,6 +156,7 @@ class BatchWorker(SimpleWorker):
             os._exit(1)
         try:
             self.flow.leave()
+            self._telling.close()
             reaper.heartbeat_and_reap(self.connection, self.name, leaves=True)
             self.connection.hdel(keys.IN_WORK, self.name)
             super().teardown()  # type: ignore[no-untyped-call]
@@ -170,6 +174,7 @@ class BatchWorker(SimpleWorker):
             try:
                 self._heartbeat()
                 self._tell()
+                self._telling.look()
                 if beats % _LOOK_EVERY == 0:  # a receiver with a larger WA_PARTITIONS may have come
                     self.flow.take_from(names_of(self.connection, self._settings))
                 if beats % _TRIM_EVERY == 0:

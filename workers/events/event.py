@@ -157,5 +157,10 @@ class Event:
         return None
 
     def __repr__(self) -> str:
-        label = self.subject or ""
-        return f"<{type(self).__name__} {label if _PLAIN.fullmatch(label) else '?'}>"
+        return f"<{type(self).__name__} {label_of(self)}>"
+
+
+def label_of(event: Event) -> str:
+    """The subject, if it is a word or a code as senders use them; else `?`. Nothing personal."""
+    label = event.subject or ""
+    return label if _PLAIN.fullmatch(label) else "?"

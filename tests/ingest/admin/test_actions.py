@@ -22,7 +22,7 @@ from tests.conftest import wait_for as until
 Start = Callable[..., Any]
 TOKEN = "correct-horse-battery"
 OLD = "the-token-until-then"
-NAMES = ("check", "pause", "resume", "retry", "drop")
+NAMES = ("check", "pause", "resume", "retry", "drop", "tail")
 GROUP = {"lane": "messages", "reason": "failed", "kind": "message", "first": "0-0", "last": "9999999999999-0"}
 
 

@@ -209,6 +209,16 @@ def _snapshot(receiver: Any, suits: Callable[[Any], bool]) -> Any:
     raise AssertionError("the stream has ended")
 
 
+def _listening(receiver: Any) -> Any:
+    """The lines that a listener is sent."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{receiver.admin_port}/actions/tail",
+        b"{}",
+        {"Content-Type": "application/json", "Authorization": "Bearer correct-horse-battery"},
+    )
+    return urllib.request.urlopen(request, timeout=30)
+
+
 def _act(receiver: Any, name: str, **content: str) -> Any:
     """The last line of the answer to an action of the page."""
     request = urllib.request.Request(
@@ -247,6 +257,28 @@ def test_the_page_with_the_least_rights(
     assert set(system.refused()) == {("receiver", "xrevrange")}
 
 
+def test_listening_with_the_least_rights(
+    system: System, start_receiver: Callable[..., Any], work: Callable[..., Any], wait_for: Callable[..., None]
+) -> None:
+    """A listener is told which right the receiver lacks; with those of page.acl it is told what workers handle."""
+    receiver = start_receiver(system.url("receiver"), WA_ADMIN_TOKEN="correct-horse-battery")
+    with _listening(receiver) as lines:
+        said = json.loads(next(line for line in lines if line.strip()))
+        assert "the user of WA_REDIS_URL lacks a right" in said["away"]
+    more = re.findall(r"\([^)]*\)|\S+", (ACL.parent / "page.acl").read_text())
+    system.admin.execute_command("ACL SETUSER", "receiver", *more)
+    system.admin.acl_log_reset()
+    with _listening(receiver) as lines:
+        wait_for(lambda: system.admin.exists(keys.LISTENERS))
+        work("workers.engine.worker")
+        assert receiver.post(_message("now")).status == 200
+        told = (json.loads(line) for line in lines if line.strip())
+        (event,) = next(one for one in told if one.get("events"))["events"]
+        assert (event["contact"], event["outcome"]) == ("…0001", "handled")
+    wait_for(lambda: not system.admin.exists(keys.LISTENERS))
+    assert system.refused() == []
+
+
 FORBIDDEN = {
     "receiver": [
         "XRANGE rq:wa:dead:messages - +",
@@ -262,7 +294,14 @@ FORBIDDEN = {
         "EVAL return 0",
         "HSET rq:wa:steering paused.messages 1",
     ],
-    "worker": ["GET other", "SET other 1", "PUBLISH rq:pubsub:w x", "SUBSCRIBE other", "RESTORE rq:x 0 x"],
+    "worker": [
+        "GET other",
+        "SET other 1",
+        "PUBLISH rq:pubsub:w x",
+        "PUBLISH other x",
+        "SUBSCRIBE other",
+        "RESTORE rq:x 0 x",
+    ],
     "operator": [
         "DEL rq:wa:ledger",
         "LPOP rq:queue:statuses",

@@ -24,11 +24,13 @@ from ingest.settings import load
 from ingest.state import controls, dead_letters, history
 from ingest.store import keys, scripts
 from ingest.store.allow_oom import AllowOom
+from tests.conftest import wait_for
 from workers.archive import replay
 from workers.engine.worker import BatchWorker
 from workers.handlers import Handlers
 
 ROOT = Path(__file__).parents[3]
+TOKEN = "correct-horse-battery"
 ROOMS = ("ingest", "workers", "examples", "benchmarks")
 LUA = {path.name: path for room in ("ingest", "workers") for path in (ROOT / room).rglob("*.lua")}
 INCLUDED = {"bucket.lua", "checks.lua", "queues.lua", "records.lua"}  # are no scripts themselves
@@ -148,7 +150,10 @@ def run(
             patch.delenv(name)
         settings = load(redis_url=url)
     with watched(client) as commands:
-        receiver = start_module_receiver(url)
+        receiver = start_module_receiver(url, WA_ADMIN_TOKEN=TOKEN)
+        listener = {"Authorization": f"Bearer {TOKEN}", "Content_Type": "application/json", "Content_Length": 2}
+        receiver.sender(receiver.admin_port).head("POST /actions/tail", body=b"{}", **listener)
+        wait_for(lambda: client.exists(keys.LISTENERS))
         for id in ("sim.00000000.1.0", "rejected", "later"):
             message = {"from": "15550001", "id": id, "type": "text", "text": {"body": "Hello"}, "from_user_id": "US.1"}
             assert receiver.post(json.dumps({"messages": [message]}).encode()).status == 200

@@ -16,6 +16,7 @@ from tests.workers.cli.terminal import Screen, on_terminal
 from workers.archive.files import Archive
 from workers.cli.help import EXAMPLES
 
+ROOT = Path(__file__).parents[3]
 RECEIVED = 1_700_000_000_000
 LETTER = "1700000000000-0"
 WIDTHS = pytest.mark.parametrize("columns", [80, 120])
@@ -82,7 +83,7 @@ OTHERS = {
 """The rest of those that end by themselves; there is no sender here to set up."""
 
 UNTIL_STOPPED = {"up", "serve", "work"}
-WITH_A_RECEIVER = {"simulate"}
+WITH_A_RECEIVER = {"simulate", "tail"}
 
 
 @pytest.fixture
@@ -196,6 +197,30 @@ def test_simulate(folder: Path, free_port: Callable[[], int], run_module: Any, w
     screen = shown(f"simulate --to http://127.0.0.1:{port}/webhook --seconds 0.5 --rate 20", 80, folder)
     assert screen.status == 0, screen.text
     assert max(map(len, screen.lines)) <= 80, screen.text
+
+
+@WIDTHS
+def test_tail(
+    columns: int,
+    folder: Path,
+    free_port: Callable[[], int],
+    redis_url: str,
+    run_module: Any,
+    wait_for: Any,
+) -> None:
+    """What workers handle is shown until Ctrl-C, which ends it with status 0."""
+    listen, log = f"127.0.0.1:{free_port()}", folder / "log"
+    own = {"WA_ADMIN_LISTEN": listen, "WA_ADMIN_TOKEN": "correct-horse-battery", "WA_REDIS_URL": redis_url}
+    with log.open("w") as out:
+        for module in ("ingest.server", "workers.engine.worker"):
+            env = os.environ | own | {"WA_LISTEN": f"127.0.0.1:{free_port()}", "PYTHONPATH": str(ROOT)}
+            env |= {"WA_DESTINATIONS": "", "WA_LANES": "messages"}
+            run_module(module, cwd=folder, env=env, stdout=out)
+    wait_for(lambda: "receiver started" in log.read_text())
+    screen = shown("tail", columns, folder, until=lambda text: "put_off" in text or "failed" in text, **own)
+    assert screen.status == 0, screen.text
+    assert screen.lines[0] == f"listening at http://{listen}, Ctrl-C ends"
+    assert any(" message text " in line for line in screen.lines), screen.text
 
 
 def test_json_is_not_wrapped(folder: Path) -> None:

@@ -1,0 +1,66 @@
+"""Who listens to what workers handle (`wa-ingest tail`): admin listeners announce it in Redis, workers look.
+
+Each listener is a member of a sorted set by when its announcement ends. Workers publish what it wants on a channel of
+its own, so that nothing is read or sent that nobody asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import orjson
+import redis.asyncio
+from redis import Redis
+
+from ingest.store import keys
+
+AGAIN_SECONDS = 2.0
+"""How often a listener is announced."""
+
+_KEPT_MS = 10_000
+
+
+class Wanted(NamedTuple):
+    """What a listener wants to be told. Of each empty tuple: all.
+
+    `body`: with the event as a notification of its own. `personal`: with numbers and ids, which are masked otherwise.
+    """
+
+    kinds: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    business: tuple[str, ...] = ()
+    contacts: tuple[str, ...] = ()
+    body: bool = False
+    personal: bool = False
+
+
+_WORDS = 4  # fields that are words; the others are flags
+
+
+async def announce(client: redis.asyncio.Redis, listener: str, wanted: Wanted) -> None:
+    """Have workers tell this listener, for some seconds."""
+    seconds, micros = await client.time()
+    now = int(seconds) * 1000 + int(micros) // 1000
+    async with client.pipeline(transaction=False) as pipe:
+        pipe.zremrangebyscore(keys.LISTENERS, "-inf", now)
+        pipe.zadd(keys.LISTENERS, {_member(listener, wanted): now + _KEPT_MS})
+        pipe.pexpire(keys.LISTENERS, _KEPT_MS)
+        await pipe.execute()
+
+
+async def withdraw(client: redis.asyncio.Redis, listener: str, wanted: Wanted) -> None:
+    """The listener has gone."""
+    await client.zrem(keys.LISTENERS, _member(listener, wanted))
+
+
+def read(client: Redis) -> dict[str, Wanted]:
+    """Who listens now, and what each wants."""
+    found: Any = client.zrange(keys.LISTENERS, 0, -1)
+    return {
+        listener: Wanted(*map(tuple, words), body=body, personal=personal)
+        for listener, words, (body, personal) in map(orjson.loads, found)
+    }
+
+
+def _member(listener: str, wanted: Wanted) -> bytes:
+    return orjson.dumps((listener, wanted[:_WORDS], wanted[_WORDS:]))
