@@ -30,7 +30,7 @@ give() {  # FILE UID: FILE.new becomes FILE, for that user alone
 }
 
 users() {  # all users with their passwords
-    page=$(cat /redis/page.acl)
+    page=$(sed 's/&/\\&/g' /redis/page.acl)  # in what sed puts in, & would be what it found
     sed -e "/^user receiver /s/\$/ $page ${MORE_RIGHTS-}/" -e '/^user operator /d' /redis/users.acl >/tmp/users.acl.new
     cat /valkey/users.acl >>/tmp/users.acl.new
     admin=$(cat /tmp/admin)

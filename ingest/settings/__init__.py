@@ -100,7 +100,8 @@ class Settings(BaseSettings):
         None, description="address at which `work` and `up` serve your handlers' own Prometheus metrics; unset: nowhere"
     )
     admin_token: Tokens | None = Field(
-        None, description="token(s), comma separated, that unlock actions on the page; unset: it is read-only"
+        None,
+        description="token(s), comma separated, that unlock actions on the page, and `wa-ingest tail`; unset: neither",
     )
     path: UrlPath = Field("/webhook", description="path that senders post to")
     app_secret: Secrets | None = Field(

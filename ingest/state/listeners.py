@@ -34,9 +34,6 @@ class Wanted(NamedTuple):
     personal: bool = False
 
 
-_WORDS = 4  # fields that are words; the others are flags
-
-
 async def announce(client: redis.asyncio.Redis, listener: str, wanted: Wanted) -> None:
     """Have workers tell this listener, for some seconds."""
     seconds, micros = await client.time()
@@ -56,11 +53,12 @@ async def withdraw(client: redis.asyncio.Redis, listener: str, wanted: Wanted) -
 def read(client: Redis) -> dict[str, Wanted]:
     """Who listens now, and what each wants."""
     found: Any = client.zrange(keys.LISTENERS, 0, -1)
+    members: list[tuple[str, dict[str, Any]]] = [orjson.loads(member) for member in found]
     return {
-        listener: Wanted(*map(tuple, words), body=body, personal=personal)
-        for listener, words, (body, personal) in map(orjson.loads, found)
+        listener: Wanted(**{name: tuple(one) if isinstance(one, list) else one for name, one in wanted.items()})
+        for listener, wanted in members
     }
 
 
 def _member(listener: str, wanted: Wanted) -> bytes:
-    return orjson.dumps((listener, wanted[:_WORDS], wanted[_WORDS:]))
+    return orjson.dumps((listener, wanted._asdict()))

@@ -110,6 +110,7 @@ class _Told:
                     self._events_left -= 1
                     self._bytes_left -= len(line)
                     return
+                self._bytes_left = 0  # a flood is not described only to be counted
         with self._lock:
             self._dropped += 1
 
