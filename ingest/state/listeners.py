@@ -53,11 +53,13 @@ async def withdraw(client: redis.asyncio.Redis, listener: str, wanted: Wanted) -
 def read(client: Redis) -> dict[str, Wanted]:
     """Who listens now, and what each wants."""
     found: Any = client.zrange(keys.LISTENERS, 0, -1)
-    members: list[tuple[str, dict[str, Any]]] = [orjson.loads(member) for member in found]
-    return {
-        listener: Wanted(**{name: tuple(one) if isinstance(one, list) else one for name, one in wanted.items()})
-        for listener, wanted in members
-    }
+    return dict(_read(member) for member in found)
+
+
+def _read(member: bytes) -> tuple[str, Wanted]:
+    listener, wanted = orjson.loads(member)
+    fields: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in wanted.items()}
+    return listener, Wanted(**fields)
 
 
 def _member(listener: str, wanted: Wanted) -> bytes:
