@@ -27,13 +27,15 @@ TOKEN = "correct-horse-battery"
 PERSONAL = ("15550001", "Hello", "wamid", "Ada")
 
 BOT = """
-from workers import Discard, Handlers
+from workers import Discard, Handlers, RetryIn
 handlers = Handlers()
 
 @handlers.message()
 def answer(message):
     if message.text == "broken":
         raise ValueError("about 15550001")
+    if message.text == "later" and message.attempt == 1:
+        raise RetryIn(0.1)
 
 @handlers.message("text", bulk=10, linger=0.01)
 async def collect(messages):
@@ -130,7 +132,7 @@ def test_lines(pipeline: Pipeline, wait_for: Callable[..., None]) -> None:
     shown = "\n".join(sorted(re.sub(r"\s+", " ", line)[9:] for line in tail.lines()[:3]))
     parts = shown.splitlines()
     assert re.fullmatch(
-        r"message text - …0001 failed \S+ ms bot.answer, bot.collect ValueError at \S*bot.py:8", parts[0]
+        r"message text - …0001 failed \S+ ms bot.answer, bot.collect ValueError at \S*bot.py:\d+", parts[0]
     ), shown
     assert re.fullmatch(r"message text - …0001 handled \S+ ms bot.answer, bot.collect", parts[1]), shown
     assert re.fullmatch(r"status read - …0001 discarded \S+ ms bot.drop", parts[2]), shown
@@ -200,6 +202,24 @@ def test_forward(pipeline: Pipeline, wait_for: Callable[..., None], application:
     assert tail.lines()[1].endswith("→ not reached (ClientConnectorError)")
     wait_for(lambda: not redis.exists(keys.LEDGER))
     assert redis.xlen(keys.dead_key("messages")) == 0
+
+
+def test_each_try_is_shown_and_one_is_forwarded(
+    pipeline: Pipeline,
+    wait_for: Callable[..., None],
+    application: Any,  # noqa: F811
+) -> None:
+    """A further try of an event is a line that says so; the application got it with the first."""
+    app = application()
+    tail = pipeline.tail("--forward", app.url)
+    pipeline.post(message_body("wamid.1", text={"body": "later"}))
+    wait_for(lambda: len(tail.lines()) == 2)
+    first, second = tail.lines()
+    assert " failed " in first
+    assert first.endswith("→ 200")
+    assert " handled (try 2) " in second
+    assert "→" not in second
+    assert len(app.posts) == 1
 
 
 def test_a_flood_is_counted(pipeline: Pipeline, wait_for: Callable[..., None], redis: Redis) -> None:
