@@ -61,7 +61,7 @@ def _how(row: dict[str, Any]) -> str:
 def _row(handler: Handler) -> dict[str, Any]:
     return {
         "kind": handler.kind,
-        "wants": sorted(handler.wants),
+        "wants": sorted(handler.by_kind or handler.wants),
         "handler": handler.name,
         "is_async": handler.is_async,
         "rate": handler.rate,
