@@ -320,6 +320,29 @@ def test_a_stop_gives_back_what_waits_for_company(
     assert redis.llen(keys.batch_key(batch.decode())) == 5
 
 
+def test_what_another_worker_has_by_now(
+    commit: Any, take: Any, runner: Any, status: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events whose batch was lost while they waited for company are not in the list."""
+    monkeypatch.setattr("workers.dispatch.company._LONG_SECONDS", 0.1)
+    handlers, seen = Handlers(), []
+    of_statuses(handlers, True, lambda statuses: seen.extend(one.id for one in statuses), bulk=10, linger=0.3)
+    flow = runner(handlers).flow
+    run = flow.dispatcher.loop.run_until_complete
+    for id in ("a", "b"):
+        commit(status(id))
+        for one in given(take, "statuses"):
+            flow.admit(one)
+        run(flow._turn(takes=False))
+    lost, kept = flow._hands.batches
+    redis.hset(keys.TAKEN, f"{lost.state.queue}|{lost.state.batch}", "w2#1")
+    lost.settled_at = 0.0
+    run(flow._turn(takes=False))
+    assert (lost.state.lost, kept.state.lost) == (True, False)
+    run(asyncio.wait_for(flow._finish(), 20))
+    assert seen == ["b"]
+
+
 def test_a_stop_between_two_handlers(commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:
     """What another handler has done of an event that waits for company is not done again."""
     handlers, called, lists = Handlers(), [], []
