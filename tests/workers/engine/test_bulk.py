@@ -432,6 +432,44 @@ def test_a_broken_bulk_handler(commit: Any, take: Any, runner: Any, status: Any,
     assert redis.zcard(keys.LEDGER) == 0
 
 
+def test_a_broken_handler_and_a_contact_with_many_events(commit: Any, take: Any, runner: Any, message: Any) -> None:
+    """What is put off while others wait behind it leaves no wrong count of these, by which lists would seem full."""
+    handlers = Handlers()
+
+    @handlers.message(bulk=5)
+    async def on_messages(messages: list[Message]) -> None:
+        raise ConnectionError
+
+    commit(*[message(f"{n}", sender="15550001") for n in range(100)])
+    made = runner(handlers)
+    made.run(*take.many("w1", "messages"))
+    assert made.flow.dispatcher.breakdowns.any_failing
+    assert [one.behind for one in made.flow.dispatcher._lists._gatherings.values()] == [0]
+
+
+@both
+def test_a_stop_between_two_halves(
+    is_async: bool, commit: Any, take: Any, runner: Any, status: Any, redis: Redis
+) -> None:
+    """No part of a list is called once the worker was told to stop: what is not settled goes back with its tries."""
+    handlers, calls = Handlers(), []
+
+    def fails(statuses: list[Status]) -> None:
+        calls.append(len(statuses))
+        if len(calls) == 2:
+            made.stop.set()
+        raise ValueError
+
+    of_statuses(handlers, is_async, fails, bulk=8)
+    commit(*[status(str(n)) for n in range(8)])
+    made = runner(handlers)
+    made.run(*take.many("w1", "statuses"))
+    assert calls == [8, 4]
+    assert scheduled(redis) == []
+    (batch,) = redis.lrange(keys.queue_key("statuses"), 0, -1)  # type: ignore[misc]
+    assert redis.llen(keys.batch_key(batch.decode())) == 8
+
+
 def test_sizes_are_counted(commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:
     """Each call is in the histogram of its handler with the size of its list, and once in that of times."""
     handlers = Handlers()
