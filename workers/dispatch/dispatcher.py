@@ -17,14 +17,15 @@ from ingest.store.queues import LANES
 from workers.dispatch import loops, outcomes
 from workers.dispatch.breakdowns import Breakdown, Breakdowns
 from workers.dispatch.calls import Begun, BegunEvent, Calls, Result, Room
-from workers.dispatch.gathering import Gathering, Place
+from workers.dispatch.company import Company
+from workers.dispatch.gathering import Gathering
 from workers.dispatch.lines import Lines
 from workers.dispatch.lists import ListCall, Lists
 from workers.dispatch.outcomes import HANDLED, NOT_BEGUN, UNHANDLED, Ended, Outcome
 from workers.dispatch.rate_limits import HandlerLimiter, RateLimited, RateLimits, longest_wait
 from workers.dispatch.ready import Account, Item, Ready, Shares, Source
 from workers.dispatch.tally import Tally
-from workers.events import Event, Status
+from workers.events import Event
 from workers.handlers import Handler, Handlers
 
 _NO_SLOT = 1 << 62  # events that no handler matches need none, nor do those that wait for company
@@ -92,6 +93,16 @@ class Dispatcher:
             self.in_main_thread,
         )
         self.tally = Tally()
+        self._lines = Lines()
+        self._company = Company(
+            handlers,
+            self._lines,
+            self.closed,
+            self._calls.new_context,
+            self._calls_of,
+            self._begun,
+            self._finish,
+        )
         self._lists = Lists(
             self._calls,
             timeout,
@@ -101,11 +112,10 @@ class Dispatcher:
             bool(handlers.on_errors),
             stopping,
             lambda item, ended: self._part_ended(item, [ended]),
-            self._company,
+            self._company.of,
         )
         self._started = False
         self._own_tasks: set[asyncio.Task[object]] = set()  # that the user's startup functions began
-        self._lines = Lines()
         self._added = 0
         self._parked: dict[tuple[HandlerLimiter, ...], deque[Item]] = {}
         self.in_flight = 0
@@ -324,50 +334,8 @@ class Dispatcher:
         item.parts = len(lists) + calls_others
         for handler, argument in lists:
             gathering = self._lists.gathering(handler, item.source.lane, self._room_of(handler))
-            if gathering.add(item, argument) and item.parts == 1 and self._may_have_company(item.event):
+            if gathering.add(item, argument) and item.parts == 1 and self._company.may_have(item.event):
                 self._lines.gathered(item, gathering)
-
-    def _company(self, gathering: Gathering, places: list[Place], more: int) -> list[Place]:
-        """At most so many later events of the same contacts, for the same list."""
-        joined: list[Place] = []
-        for place in places:
-            self._lines.called(place.item)
-            while len(joined) < more and place.item.parts == 1:
-                item = self._lines.behind(place.item)
-                if item is None or not self._may_join(item, gathering) or not self._joins(item, gathering, joined):
-                    break
-        return joined
-
-    def _may_join(self, item: Item, gathering: Gathering) -> bool:
-        source, event = item.source, item.event
-        if not source.open or source.gone or source.lane != gathering.lane or source.lane in self.closed:
-            return False
-        return event.attempt == 1 and not item.fault and self._may_have_company(event)
-
-    def _may_have_company(self, event: Event) -> bool:
-        """False when what an event is depends on the end of those before it: a status may be superseded, a message may
-        be news of a profile.
-        """
-        return not isinstance(event, Status) and not self._handlers.wants_profiles
-
-    def _joins(self, item: Item, gathering: Gathering, joined: list[Place]) -> bool:
-        """Have an event begin in a list, if it goes to that handler alone. False when it waits on."""
-        try:
-            outcome = self._calls.new_context().run(item.account.admit, item.event)
-            calls = [] if outcome else self._calls_of(item)
-        except Exception:  # it fails at this again when it begins by itself
-            return False
-        if outcome is None and [handler for handler, _ in calls] != [gathering.handler]:
-            item.account.put_off(item.event)
-            return False
-        self._lines.join(item)
-        self._begun(item)
-        if outcome is None:
-            item.parts = 1
-            joined.append(Place(item, calls[0][1]))
-        else:
-            self._finish(item, outcome, time.monotonic())
-        return True
 
     def _next_list(self, wait: float | None) -> float | None:
         """Seconds until a list may begin, or until what was found before that, if anything may."""
