@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from ingest import child
+from ingest.settings import DEFAULT_HANDLERS
 from workers.handlers import Handlers, HandlersError
 
 _OURS = ("workers", "ingest")
@@ -41,10 +42,23 @@ def load(name: str) -> Handlers:
     return found
 
 
-def load_or_exit(name: str) -> Handlers:
-    """`load` for a child process, which says what is wrong and ends for good."""
-    try:
+def load_all(name: str, destinations: Path | None) -> Handlers:
+    """The same with what is in the file of destinations, if there is one. With it, WA_HANDLERS need not be set."""
+    if destinations is None:
         return load(name)
+    # What only posts needs an HTTP client, which takes 8 MiB.
+    from workers.destinations import file, registering
+
+    found = file.read(destinations)
+    handlers = Handlers() if name == DEFAULT_HANDLERS else load(name)
+    registering.register(handlers, found)
+    return handlers
+
+
+def load_or_exit(name: str, destinations: Path | None) -> Handlers:
+    """`load_all` for a child process, which says what is wrong and ends for good."""
+    try:
+        return load_all(name, destinations)
     except HandlersError as error:
         print(f"wa-ingest: {error}", file=sys.stderr)
     except Exception as error:
@@ -164,11 +178,11 @@ def _place(spec: ModuleSpec) -> str:
 def main() -> None:
     """Load the handlers, and no more."""
     child.watch_parent()
-    name = sys.argv[1]
+    name, destinations = sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else None
     for line in hidden(name):
         print(f"Warning: {line}", file=sys.stderr)
     try:
-        load_or_exit(name)
+        load_or_exit(name, destinations)
     except SystemExit as error:
         if error.code != child.GIVE_UP:
             print(f"wa-ingest: WA_HANDLERS={name}: the module ends Python: sys.exit({error.code!r})", file=sys.stderr)

@@ -66,6 +66,9 @@ SET_A_GUARD = (
 )
 
 
+DEFAULT_HANDLERS = "workers.printing:handlers"
+
+
 class Settings(BaseSettings):
     """All settings; `wa-ingest settings` prints them with these descriptions."""
 
@@ -77,8 +80,12 @@ class Settings(BaseSettings):
         "separated; unset: `up` starts its own server, and commands in its folder use that",
     )
     handlers: HandlersName = Field(
-        "workers.printing:handlers",
+        DEFAULT_HANDLERS,
         description="your handlers, as module:object or path/to/file.py:object; the working folder is importable",
+    )
+    destinations: Path | None = Field(
+        None,
+        description="TOML file of HTTP destinations that events are posted to, beside your handlers or instead of them",
     )
     listen: Address = Field(("0.0.0.0", 8080), description="address of the public listener")  # noqa: S104
     admin_listen: Address = Field(

@@ -21,6 +21,7 @@ SECTIONS = {
     "Redis": ("redis_url", "durability"),
     "Your code": (
         "handlers",
+        "destinations",
         "handler_timeout",
         "concurrency",
         "threads",

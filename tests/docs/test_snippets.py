@@ -19,6 +19,7 @@ from ingest.settings import Settings, variable
 from tests.docs.snippets import (
     BLOCKS,
     COMMANDS,
+    DESTINATIONS,
     NOT_COMMANDS,
     PAGES,
     PROGRAMS,
@@ -30,6 +31,7 @@ from tests.docs.snippets import (
     shows_commands,
 )
 from workers.cli.main import main
+from workers.destinations import file
 
 FRAGMENTS = {
     '@handlers.message("text", rate="50/s", concurrency=4)\nasync def ask_the_model': "shows one decorator",
@@ -69,11 +71,12 @@ def test_the_pages_are_read() -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_every_block_is_of_a_known_kind(block: Block) -> None:
-    """A block is Python, command lines, a drawing (a fence without a language) or named above with a reason."""
+    """A block is Python, a file of destinations, command lines, a drawing (a fence without a language) or named above
+    with a reason."""
     if block.language == "":
         assert not re.search(rf"^\s*(\$ )?({'|'.join(PROGRAMS)}) ", block.text, re.MULTILINE)
     else:
-        assert block in PYTHON or shows_commands(block) or block.text.startswith(tuple(NOT_COMMANDS))
+        assert block in PYTHON + DESTINATIONS or shows_commands(block) or block.text.startswith(tuple(NOT_COMMANDS))
 
 
 @pytest.mark.parametrize("block", [one for one in PYTHON if not one.text.startswith(tuple(ELSEWHERE))], ids=str)
@@ -93,6 +96,15 @@ def test_python(block: Block, tmp_path: Path) -> None:
         timeout=60,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("block", DESTINATIONS, ids=str)
+def test_destinations(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of destinations is read without a word."""
+    for name in re.findall(r"\$\{(\w+)\}", block.text):
+        monkeypatch.setenv(name, "value")
+    (tmp_path / "destinations.toml").write_text(block.text)
+    assert file.read(tmp_path / "destinations.toml")
 
 
 @pytest.mark.parametrize("shown", COMMANDS, ids=str)

@@ -97,7 +97,7 @@ def _spool(settings: Settings) -> Check:
 
 def _handlers(settings: Settings) -> Check:
     try:
-        registry = loading.load(settings.handlers)
+        registry = loading.load_all(settings.handlers, settings.destinations)
     except HandlersError as error:
         return Check("handlers", "failed", str(error), "see WA_HANDLERS")
     except Exception as error:

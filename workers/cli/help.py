@@ -41,6 +41,7 @@ SECTIONS = {
             "handlers",
             "Run the body in FILE (- is standard input) through your handlers, in this process, without Redis.",
         ),
+        "destinations": ("destinations", "Show the destinations in the file that WA_DESTINATIONS names."),
     },
     "Set the senders up, and play them": {
         "coreapp": (
@@ -80,6 +81,7 @@ EXAMPLES = {
         "wa-ingest replay /backup/2026-11-21 --lane messages --yes",
     ),
     "handlers": ("wa-ingest handlers", "WA_HANDLERS=bot:handlers wa-ingest handlers --json"),
+    "destinations": ("wa-ingest destinations", "WA_DESTINATIONS=destinations.toml wa-ingest destinations --check"),
     "call": ("wa-ingest call body.json", "wa-ingest call - --json"),
     "coreapp login": ("wa-ingest coreapp login --user admin", "wa-ingest coreapp login --user admin --first"),
     "coreapp settings show": ("wa-ingest coreapp settings show",),

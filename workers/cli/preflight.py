@@ -16,7 +16,8 @@ from ingest.store import connection
 
 def handlers(settings: Settings) -> None:
     """Import the handlers in a process that only does that, and end this one when that fails: it has said why."""
-    tried = child.command("workers.loading", settings.handlers)
+    named = () if settings.destinations is None else (str(settings.destinations),)
+    tried = child.command("workers.loading", settings.handlers, *named)
     # A session of its own: Ctrl-C is for this process, whose end the other one sees.
     with subprocess.Popen(tried, stdin=subprocess.PIPE, start_new_session=True) as process:  # noqa: S603 - ours
         status = process.wait()

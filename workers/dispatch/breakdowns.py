@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ingest.loggers import get_logger
 from workers.dispatch.outcomes import Ended, place
 from workers.events import Event
-from workers.handlers import Handler
+from workers.handlers import Handler, Unreachable
 
 log = get_logger(__name__)
 
@@ -100,7 +100,10 @@ class Breakdowns:
             return False
         if state is None:
             state = self._failing[call.handler] = _State()
-        if not state.until:
+        if isinstance(call.error, Unreachable):
+            if not state.trying and state.until:
+                return True
+        elif not state.until:
             if event.attempt == 1 and event.notification != state.notification:
                 state.failures, state.notification = state.failures + 1, event.notification
             if state.failures < FAILURES:
@@ -112,8 +115,12 @@ class Breakdowns:
 
     def _wait_for_next(self, call: Ended, state: _State) -> None:
         handler = call.handler
-        state.error = f"{type(call.error).__name__} at {place(call.error)}"
-        seconds = min(LONGEST_SECONDS, 2.0**state.tries)
+        error = call.error
+        if isinstance(error, Unreachable):
+            state.error, seconds = str(error), error.seconds
+        else:
+            state.error = f"{type(error).__name__} at {place(error)}"
+            seconds = min(LONGEST_SECONDS, 2.0**state.tries)
         if not state.until:
             log.warning("handler always fails, its events wait", handler=handler.name, error=state.error)
         state.tries += 1

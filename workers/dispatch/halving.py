@@ -43,6 +43,13 @@ class Halving:
             return worked, range(0)
         return worked, self._search(self._stop, self._upto)
 
+    def told(self) -> Settled:
+        """The handler has said what became of each event of the part: that may have been what was looked for."""
+        self._any_worked = True
+        told = self.part
+        self._start, self._stop, self._upto = self._stop, self._count, None
+        return told, range(0)
+
     def failed(self) -> Settled:
         """The part failed as a whole. Returns what is settled by that."""
         is_hopeless = self._found >= MOST_FOUND or (self._found > 0 and not self._any_worked)

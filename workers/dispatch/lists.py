@@ -155,7 +155,7 @@ class Lists:
         broke = error or next((each for each in errors.values() if not decided(each)), None)
         self._tally.note(one.lane, call._replace(error=broke))
         self._tally.note_list(one.handler.name, len(part))
-        worked, failed = self._settled(one, error)
+        worked, failed = one.halving.told() if errors else self._settled(one, error)
         one.failed += [(one.places[n], Ended(one.handler, error=one.error)) for n in failed]
         for n in worked:
             place = one.places[n]

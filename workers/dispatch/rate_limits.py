@@ -56,6 +56,7 @@ class HandlerLimiter:
         self._buckets = buckets
         self._rate = handler.rate
         self._concurrency = handler.concurrency
+        self._pace = handler.pace
         self._name = " ".join((handler.kind, *sorted(handler.wants), handler.name))
         self._in_flight = self._tokens = 0
         self._ask_at = 0.0  # when tokens are exchanged, or there are some again
@@ -64,6 +65,8 @@ class HandlerLimiter:
         """Seconds until it is worth asking again; 0: a call may begin now."""
         if self._concurrency is not None and self._in_flight >= self._concurrency:
             return _LOOK_AGAIN
+        if self._pace is not None and (seconds := self._pace.wait()):
+            return seconds
         if self._rate is None:
             return 0.0
         now = time.monotonic()
@@ -82,6 +85,8 @@ class HandlerLimiter:
 
     def begin(self, events: int = 1) -> None:
         self._in_flight += 1
+        if self._pace is not None:
+            self._pace.begin(events)
         if self._rate is not None:
             self._tokens -= events
             if not self._tokens:

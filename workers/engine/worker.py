@@ -270,7 +270,7 @@ def main() -> None:
     try:
         settings = load()
         logs.configure(settings.log_level)
-        registry = loading.load_or_exit(settings.handlers)
+        registry = loading.load_or_exit(settings.handlers, settings.destinations)
         spans = tracing.start("wa-ingest-worker")
         if spans is not None:
             spans.for_handlers()

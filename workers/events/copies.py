@@ -7,9 +7,11 @@ message. The id alone would not do: samples, dashboards and mocks use an id agai
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any
 
 from workers.events.chat import ChatEvent
+from workers.events.envelope import write_json
 from workers.events.event import Event
 from workers.events.message import MEDIA, Message
 from workers.events.status import Status
@@ -64,6 +66,11 @@ def lasting(event: Event) -> tuple[Any, ...]:
             raw = {key: value for key, value in raw.items() if key not in _RECIPIENT}
         return event.kind, short(event.business), event.contact is not None, raw
     return event.kind, short(event.business), raw
+
+
+def identity_of(event: Event) -> str:
+    """32 hex digits that are the same for an event, its copies and its retries, and others for any other event."""
+    return blake2b(write_json([*lasting(event)]), digest_size=16).hexdigest()
 
 
 def _has_contact(event: ChatEvent) -> bool:

@@ -33,11 +33,23 @@ async def remember(status):
     pass
 """
 
+DESTINATIONS = """
+[[destination]]
+name = "customer-relations"
+url = "http://127.0.0.1:1/an/address/that/is/longer/than/most/webhook"
+types = ["text", "image"]
+statuses = ["failed", "read"]
+rate = "50/s"
+secret = "s3cret"
+bulk = 500
+"""
+
 TABLES = {
     "status": 0,
     "check": 1,  # a backlog, and no worker
     "settings": 0,
     "handlers": 0,
+    "destinations --check": 1,  # nobody listens there
     "call body.json": 1,
     "dead list": 0,
     "archive": 0,
@@ -81,6 +93,8 @@ def folder(
     (tmp_path / "bot.py").write_text(BOT)
     (tmp_path / "body.json").write_bytes(message(id="m" * 60))
     monkeypatch.setenv("WA_HANDLERS", "bot:handlers")
+    (tmp_path / "destinations.toml").write_text(DESTINATIONS)
+    monkeypatch.setenv("WA_DESTINATIONS", "destinations.toml")
     monkeypatch.setenv("WA_ARCHIVE_DIR", str(tmp_path / "archive"))
     commit(*[status(str(n)) for n in range(1200)], message())
     letter = {"reason": "failed", "kind": "message", "attempt": 8, "received": RECEIVED, "queue": "messages.0"}

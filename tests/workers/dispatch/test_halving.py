@@ -56,3 +56,14 @@ def test_giving_up() -> None:
     assert halving.worked() == (range(4), range(0))
     assert halving.give_up() == range(4, 8)
     assert not halving.part
+
+
+def test_a_handler_that_says_which() -> None:
+    """When a part is told event by event while one at fault is looked for, what is left is called: it may be fine."""
+    halving = Halving(4)
+    assert halving.failed() == (range(0), range(0))
+    assert halving.part == range(2)
+    assert halving.failed() == (range(0), range(0))
+    assert halving.part == range(1)
+    assert halving.told() == (range(1), range(0))
+    assert halving.part == range(1, 4)

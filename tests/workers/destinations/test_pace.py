@@ -1,0 +1,71 @@
+"""How fast a destination is called that answers 429."""
+
+from __future__ import annotations
+
+import pytest
+
+from workers.destinations.pace import Pace
+
+
+class Server:
+    """Takes `most` calls in each second, by the clock; what is beyond gets a 429 that asks for two seconds."""
+
+    def __init__(self, most: int, burst: int = 0) -> None:
+        self.now = 0.0
+        self.taken = self.refused = 0
+        self._most, self._burst = most, burst
+        self._tokens, self._at = float(most + burst), 0.0
+
+    def call(self) -> bool:
+        if self._burst:
+            self._tokens = min(self._burst, self._tokens + (self.now - self._at) * self._most)
+            self._at = self.now
+        elif int(self.now) != int(self._at):
+            self._tokens, self._at = self._most, self.now
+        if self._tokens < 1:
+            self.refused += 1
+            return False
+        self._tokens -= 1
+        self.taken += 1
+        return True
+
+
+@pytest.mark.parametrize(("burst", "least"), [(0, 0.9), (100, 0.8)], ids=["each second", "bucket"])
+def test_finds_the_rate(burst: int, least: float) -> None:
+    """It finds what a server takes that says no more than 429: nearly all of it, with hardly a refusal."""
+    server = Server(100, burst)
+    pace = Pace(lambda: server.now)
+    while server.now < 200:
+        if seconds := pace.wait():
+            server.now += seconds
+            continue
+        pace.begin()
+        server.now += 0.001  # a thousand calls a second
+        if server.call():
+            pace.taken()
+        else:
+            pace.too_many(2.0)
+    assert server.taken >= least * 200 * 100
+    assert server.refused <= 0.01 * server.taken
+
+
+def test_nothing_is_held_up_before() -> None:
+    """A destination that never answers 429 may be called at any rate."""
+    pace = Pace(lambda: 1.0)
+    for _ in range(10_000):
+        assert pace.wait() == 0
+        pace.begin()
+        pace.taken()
+
+
+def test_retry_after_is_obeyed() -> None:
+    """After a 429 nothing is called for as long as it asks; those of calls under way lengthen that, and no more."""
+    now = 10.0
+    pace = Pace(lambda: now)
+    pace.too_many(2.0)
+    assert pace.wait() == 2
+    now = 10.5
+    pace.too_many(2.0)
+    assert pace.wait() == 2
+    now = 12.6
+    assert pace.wait() == 0 or pace.wait() < 1.5

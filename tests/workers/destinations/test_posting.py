@@ -1,0 +1,261 @@
+"""Posting events to an application."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import ssl
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+from redis import Redis
+
+from ingest.store import keys
+from tests.workers.conftest import message_body, status_body
+from workers.events.parsing import parse
+
+
+def cloud(*messages: dict[str, Any], statuses: list[dict[str, Any]] | None = None) -> bytes:
+    value: dict[str, Any] = {"messaging_product": "whatsapp", "metadata": {"phone_number_id": "7"}}
+    value |= {"contacts": [{"wa_id": "15550001", "profile": {"name": "Ada"}}], "messages": list(messages)}
+    if statuses:
+        value["statuses"] = statuses
+    change = {"field": "messages", "value": value}
+    return orjson.dumps({"object": "whatsapp_business_account", "entry": [{"id": "9", "changes": [change]}]})
+
+
+def text(id: str, sender: str = "15550001") -> dict[str, Any]:
+    return {"from": sender, "id": id, "timestamp": "1700000000", "type": "text", "text": {"body": "Hello"}}
+
+
+def ids(application: Any) -> list[str | None]:
+    return [event.id for post in application.posts for event in parse(post.body, 1)]
+
+
+def test_one_event_a_post(application: Any, destinations: Any, drain: Any, commit: Any, dead: Any) -> None:
+    """Each event is one post, in the sender's own form, as if it had been sent alone, and signed as Meta signs."""
+    app = application()
+    commit(cloud(text("m1"), text("m2", "15550002"), statuses=[{"id": "s1", "status": "read"}]))
+    drain(destinations({"name": "crm", "url": app.url, "secret": "s3cret", "headers": {"X-Tenant": "a"}}))
+    assert sorted(map(str, ids(app))) == ["m1", "m2", "s1"]
+    for post in app.posts:
+        signed = hmac.new(b"s3cret", post.body, hashlib.sha256).hexdigest()
+        assert post.headers["x-hub-signature-256"] == f"sha256={signed}"
+        assert post.headers["content-type"] == "application/json"
+        assert post.headers["x-tenant"] == "a"
+        assert post.headers["x-wa-attempt"] == "1"
+        assert len(post.headers["x-wa-event"]) == len(post.headers["x-wa-notification"]) == 32
+        assert json.loads(post.body)["entry"][0]["changes"][0]["value"]["metadata"] == {"phone_number_id": "7"}
+    assert len({post.headers["x-wa-event"] for post in app.posts}) == 3
+    assert len({post.headers["x-wa-notification"] for post in app.posts}) == 1
+    assert dead("messages") == []
+
+
+def test_what_is_wanted(application: Any, destinations: Any, drain: Any, commit: Any) -> None:
+    """A destination gets the kinds, types and business numbers that it names; others may get the rest."""
+    texts, failed, other = application(), application(), application()
+    commit(cloud(text("m1"), text("m2") | {"type": "image"}, statuses=[{"id": "s", "status": "failed"}]))
+    commit(status_body("s2", "failed"), message_body("m3"))
+    drain(
+        destinations(
+            {"name": "texts", "url": texts.url, "types": ["text"], "business": "7"},
+            {"name": "failed", "url": failed.url, "statuses": ["failed"]},
+            {"name": "other", "url": other.url, "kinds": ["error", "change"]},
+        )
+    )
+    assert ids(texts) == ["m1"]
+    assert sorted(map(str, ids(failed))) == ["s", "s2"]
+    assert other.posts == []
+
+
+def test_order(application: Any, destinations: Any, drain: Any, commit: Any) -> None:
+    """One contact's messages come one after another, those of several at the same time."""
+    app = application()
+    app.slow = 0.005
+    commit(*[message_body(f"{contact}.{n}", f"1555000{contact}") for n in range(20) for contact in range(8)])
+    drain(destinations({"name": "crm", "url": app.url}))
+    for contact in range(8):
+        mine = [id for id in ids(app) if str(id).startswith(f"{contact}.")]
+        assert mine == [f"{contact}.{n}" for n in range(20)]
+    assert 1 < app.most_at_a_time <= 8
+
+
+def test_refused(application: Any, destinations: Any, drain: Any, commit: Any, dead: Any) -> None:
+    """A 4xx makes the event a dead letter at once, with status and answer; a redirect, which nobody follows, too."""
+    app = application()
+    app.answer = lambda post: (
+        web.Response(status=302, headers={"Location": app.url})
+        if b"m2" in post.body
+        else web.Response(status=404, text="gone")
+    )
+    commit(message_body("m1"), message_body("m2", "15550002"))
+    drain(destinations({"name": "crm", "url": app.url}))
+    assert len(app.posts) == 2
+    assert sorted(letter["detail"] for letter in dead("messages")) == ["answered 302", "answered 404: gone"]
+    assert {letter["reason"] for letter in dead("messages")} == {"rejected"}
+
+
+def test_tried_again(
+    application: Any, destinations: Any, worker: Any, commit: Any, wait_for: Any, redis: Redis
+) -> None:
+    """After a 503 the event is posted again when Retry-After says, with the same id and the next attempt."""
+    app = application()
+    app.answer = lambda post: (
+        web.Response(status=503, headers={"Retry-After": "1"}) if len(app.posts) == 1 else web.Response()
+    )
+    commit(message_body("m1"))
+    worker(destinations({"name": "crm", "url": app.url}))
+    wait_for(lambda: not redis.zcard(keys.LEDGER), 60)
+    first, second = app.posts
+    assert second.at - first.at >= 0.99
+    assert first.body == second.body
+    assert first.headers["x-wa-event"] == second.headers["x-wa-event"]
+    assert first.headers["x-wa-notification"] == second.headers["x-wa-notification"]
+    assert (first.headers["x-wa-attempt"], second.headers["x-wa-attempt"]) == ("1", "2")
+
+
+def test_away(
+    application: Any, destinations: Any, worker: Any, commit: Any, wait_for: Any, redis: Redis, dead: Any
+) -> None:
+    """What is for a destination that is away waits without a try, and nothing of another one waits for it."""
+    here, away = application(), application()
+    away.stop()
+    worker(destinations({"name": "here", "url": here.url}, {"name": "away", "url": away.url}), WA_MAX_ATTEMPTS="1")
+    commit(*[message_body(f"m{n}", f"1555{n:04d}") for n in range(50)])
+    wait_for(lambda: len(here.posts) == 50, 60)
+    assert away.posts == []
+    assert redis.zcard(keys.LEDGER)
+    away.start()
+    wait_for(lambda: not redis.zcard(keys.LEDGER), 60)
+    assert sorted(map(str, ids(away))) == sorted(f"m{n}" for n in range(50))
+    assert {post.headers["x-wa-attempt"] for post in away.posts} == {"1"}
+    assert len(here.posts) == 50
+    assert dead("messages") == []
+
+
+def test_a_connection_that_was_closed(
+    application: Any, destinations: Any, worker: Any, commit: Any, wait_for: Any
+) -> None:
+    """A server that was started again between two posts gets the second one at once."""
+    app = application()
+    worker(destinations({"name": "crm", "url": app.url}))
+    commit(message_body("m1"))
+    wait_for(lambda: len(app.posts) == 1, 60)
+    app.stop()
+    app.start()
+    commit(message_body("m2"))
+    wait_for(lambda: len(app.posts) == 2, 60)
+    assert ids(app) == ["m1", "m2"]
+
+
+def test_too_many(application: Any, destinations: Any, worker: Any, commit: Any, wait_for: Any, redis: Redis) -> None:
+    """A destination that answers 429 is left alone for as long as it says; that uses up no try."""
+    app = application()
+    app.answer = lambda post: (
+        web.Response(status=429, headers={"Retry-After": "1"}) if len(app.posts) == 1 else web.Response()
+    )
+    commit(message_body("m1"))
+    worker(destinations({"name": "crm", "url": app.url}), WA_MAX_ATTEMPTS="1")
+    wait_for(lambda: not redis.zcard(keys.LEDGER), 60)
+    first, second = app.posts
+    assert second.at - first.at >= 0.99
+    assert second.headers["x-wa-attempt"] == "1"
+
+
+def test_slow(application: Any, destinations: Any, drain: Any, commit: Any, dead: Any) -> None:
+    """An answer that does not come in time is a failure of that event."""
+    app = application()
+    app.slow = 5.0
+    commit(message_body("m1"))
+    drain(destinations({"name": "crm", "url": app.url, "timeout": "200ms"}), WA_MAX_ATTEMPTS="1")
+    (letter,) = dead("messages")
+    assert letter["detail"].startswith("Answered: did not answer within 0.2 s")
+
+
+def test_lists(application: Any, destinations: Any, drain: Any, commit: Any, dead: Any) -> None:
+    """With `bulk` a post is a JSON array of notifications; one at fault ends alone, its neighbours are taken."""
+    app = application()
+    app.answer = lambda post: web.Response(status=422, text="bad s7") if b'"s7"' in post.body else web.Response()
+    commit(*[status_body(f"s{n}") for n in range(20)])
+    drain(destinations({"name": "crm", "url": app.url, "bulk": 50}), WA_MAX_ATTEMPTS="1")
+    first = json.loads(app.posts[0].body)
+    assert isinstance(first, list)
+    assert len(first) == 20
+    (letter,) = dead("statuses")
+    assert "s7" in str(letter["body"])
+    assert letter["detail"] == "answered 422: bad s7"
+    taken = {event.id for post in app.posts if b'"s7"' not in post.body for event in parse(post.body, 1)}
+    assert taken == {f"s{n}" for n in range(20)} - {"s7"}
+
+
+def test_whole_notifications(application: Any, destinations: Any, drain: Any, commit: Any) -> None:
+    """With body = "notification" the events of one notification come in one post, as the sender put them."""
+    app = application()
+    body = cloud(text("m1"), text("m2"), statuses=[{"id": "s1", "status": "read"}])
+    commit(body, message_body("m3"))
+    drain(destinations({"name": "crm", "url": app.url, "body": "notification"}))
+    one, other = sorted(app.posts, key=lambda post: b'"m3"' in post.body)
+    assert [event.id for event in parse(one.body, 1)] == ["m1", "m2", "s1"]
+    assert json.loads(other.body) == json.loads(message_body("m3"))
+
+
+def test_beside_handlers(application: Any, destinations: Any, drain: Any, commit: Any, tmp_path: Path) -> None:
+    """Handlers and destinations get each event, and each ends by itself."""
+    app = application()
+    (tmp_path / "bot.py").write_text(
+        "from pathlib import Path\nfrom workers import Handlers\nhandlers = Handlers()\n"
+        "@handlers.message()\ndef seen(message):\n    Path(message.id).touch()\n"
+    )
+    commit(message_body("m1"))
+    drain(destinations({"name": "crm", "url": app.url}), WA_HANDLERS="bot:handlers")
+    assert ids(app) == ["m1"]
+    assert (tmp_path / "m1").exists()
+
+
+def test_killed(
+    application: Any,
+    destinations: Any,
+    worker: Any,
+    commit: Any,
+    wait_for: Any,
+    redis: Redis,
+) -> None:
+    """A worker that is killed loses nothing: each event comes, some of those in flight twice, with the same id."""
+    app = application()
+    app.slow = 0.01
+    file = destinations({"name": "crm", "url": app.url})
+    commit(*[message_body(f"m{n}", f"1555{n % 40:04d}") for n in range(600)])
+    for kills in range(3):
+        process = worker(file)
+        wait_for(lambda least=100 * (kills + 1): len(app.posts) >= least, 60)
+        process.kill()
+        process.wait()
+    worker(file)
+    wait_for(lambda: not redis.zcard(keys.LEDGER), 90)
+    assert set(ids(app)) == {f"m{n}" for n in range(600)}
+    by_event: dict[str, set[str | None]] = {}
+    for post, id in zip(app.posts, ids(app), strict=True):
+        by_event.setdefault(post.headers["x-wa-event"], set()).add(id)
+    assert all(len(found) == 1 for found in by_event.values())
+    assert len(by_event) == 600
+
+
+def test_tls(application: Any, destinations: Any, drain: Any, commit: Any, tmp_path: Path) -> None:
+    """A certificate of nobody that is known is refused: the event waits, and nothing is sent in the clear."""
+    trustme = pytest.importorskip("trustme")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    app = application()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    app.stop()
+    app.tls = context
+    app.start()
+    url = app.url.replace("http://", "https://")
+    commit(message_body("m1"))
+    drain(destinations({"name": "crm", "url": url, "ca_file": str(tmp_path / "ca.pem")}))
+    assert ids(app) == ["m1"]

@@ -1,0 +1,104 @@
+"""`wa-ingest destinations`: where events are posted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from ingest.settings import SettingsError
+from ingest.state import rates
+from workers.cli import tables
+from workers.cli.terminal import as_json, current_settings, print_json
+from workers.destinations import file
+from workers.destinations.destination import KINDS, Destination
+from workers.destinations.posting import reach
+from workers.handlers import HandlersError
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Connect to each; nothing is posted. Exits 1 when one is not reached.")
+@as_json
+def destinations(check: bool, as_json: bool) -> None:
+    """Show the destinations in the file that WA_DESTINATIONS names.
+
+    wants are the kinds of event that it gets, with their types, statuses or fields; how is what is beside the defaults:
+    signed, lists, rate, calls at a time. With --json: a list of objects of name, url, wants (an object of lists),
+    business, rate (events per second), concurrency, timeout (seconds), bulk, linger, body, signed, and with --check
+    reached (true or false) and answer (why it is not).
+    """
+    found = _read()
+    rows = [_row(one) for one in found]
+    if check:
+        for row, (is_reached, answer) in zip(rows, asyncio.run(_try(found)), strict=True):
+            row |= {"reached": is_reached, "answer": answer}
+    if as_json:
+        print_json(rows)
+    else:
+        names = ("destination", "address", "wants", "how", *(("reached",) if check else ()))
+        tables.show(names, [_cells(row) for row in rows])
+    if missed := sum(not row.get("reached", True) for row in rows):
+        raise click.ClickException(f"{missed} of {len(rows)} destinations cannot be reached, see above")
+
+
+def _read() -> list[Destination]:
+    try:
+        path = current_settings().destinations
+        if path is None:
+            raise click.ClickException("WA_DESTINATIONS is not set: give the file of your destinations")
+        return file.read(path)
+    except (SettingsError, HandlersError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+async def _try(found: list[Destination]) -> list[tuple[bool, str]]:
+    return list(await asyncio.gather(*map(_reached, found)))
+
+
+async def _reached(destination: Destination) -> tuple[bool, str]:
+    try:
+        await reach(destination)
+    except ssl.SSLCertVerificationError as error:
+        return False, f"its certificate is not trusted: {error.verify_message}; see ca_file"
+    except TimeoutError:
+        return False, f"no answer within {destination.timeout:g} s"
+    except OSError as error:
+        return False, os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    return True, ""
+
+
+def _row(destination: Destination) -> dict[str, Any]:
+    return {
+        "name": destination.name,
+        "url": destination.url,
+        "wants": {kind: sorted(some) for kind, some in destination.wants.items()},
+        "business": list(destination.business),
+        "rate": destination.rate,
+        "concurrency": destination.concurrency,
+        "timeout": destination.timeout,
+        "bulk": destination.bulk,
+        "linger": destination.linger,
+        "body": destination.body,
+        "signed": destination.key is not None,
+    }
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    wanted: dict[str, list[str]] = row["wants"]
+    wants = ", ".join(f"{kind} ({', '.join(some)})" if some else kind for kind, some in wanted.items())
+    if len(wanted) == len(KINDS) and not any(wanted.values()):
+        wants = "all"
+    how = ["signed"] if row["signed"] else []
+    how += [f"business {number}" for number in row["business"]]
+    how += [rates.in_words(row["rate"])] if row["rate"] else []
+    how += [f"{row['concurrency']} at a time"]
+    how += [f"lists of {row['bulk']}"] if row["bulk"] else []
+    how += ["whole notifications"] if row["body"] == "notification" else []
+    address = urlsplit(row["url"])
+    shown = f"{address.scheme}://{address.netloc}{address.path}"  # a query may hold a token
+    reached = "yes" if row.get("reached") else row.get("answer")
+    return (row["name"], shown, wants, ", ".join(how), *((reached,) if reached else ()))
