@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Container, Iterable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -24,6 +24,7 @@ from workers.events.message import HISTORY
 
 _SUBJECTS = 1000  # that are remembered, unless they are long: they come from outside
 _LONGEST_SUBJECT = 256
+_OF_CONTACTS = ("message", "call", "handover", "preference")
 _DIRECTIONS = {"in": ("in",), "out": ("out",), "both": ("in", "out")}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -76,6 +77,18 @@ class BulkOptions(Options, total=False):
 
     bulk: Required[int]
     linger: float
+
+
+class OptionsOfContacts(Options, total=False):
+    """What decorators for what contacts do take, too."""
+
+    strict_order: bool
+
+
+class BulkOptionsOfContacts(BulkOptions, total=False):
+    """The same of a handler that is called with lists."""
+
+    strict_order: bool
 
 
 class Discard(Exception):
@@ -182,6 +195,8 @@ class Handler:
     """Of a destination: the kinds of event that it gets, and of each the types, statuses or fields; empty: all."""
     pace: Paced | None = None
     """What lets calls begin besides `rate` and `concurrency`."""
+    strict_order: bool = False
+    """True when a contact's later events wait while an earlier one is to be tried again."""
 
     def __post_init__(self) -> None:
         self.call = self.function
@@ -263,6 +278,11 @@ class Handlers:
     returns, all are handled; `PartialFailure` says which are not; any other exception is raised for all, and parts of
     the list are tried at once to find the event at fault. `rate` is then in events, `concurrency` and
     WA_HANDLER_TIMEOUT are for lists.
+
+    With `strict_order=True` (messages, calls, handovers, preferences) an event that has to be tried again holds up what
+    the same contact does afterwards: its later events that go to a handler with strict order wait, and use up no tries,
+    until the earlier one is handled or a dead letter. Other contacts are not held up. A list has one event of a contact
+    at most then.
     """
 
     def __init__(self) -> None:
@@ -281,6 +301,8 @@ class Handlers:
         """True when there is a handler with a rate or a concurrency of its own."""
         self.any_bulk = False
         """True when there is a handler that is called with lists."""
+        self.any_strict_order = False
+        """True when there is a handler with strict order."""
 
     @overload
     def message(
@@ -288,7 +310,7 @@ class Handlers:
         *types: str,
         direction: Literal["in", "out", "both"] = "in",
         history: bool = False,
-        **options: Unpack[Options],
+        **options: Unpack[OptionsOfContacts],
     ) -> Callable[[OnMessage], OnMessage]: ...
     @overload
     def message(
@@ -296,7 +318,7 @@ class Handlers:
         *types: str,
         direction: Literal["in", "out", "both"] = "in",
         history: bool = False,
-        **options: Unpack[BulkOptions],
+        **options: Unpack[BulkOptionsOfContacts],
     ) -> Callable[[OnMessages], OnMessages]: ...
     def message(self, *types: str, direction: str = "in", history: bool = False, **options: Any) -> Any:
         """For messages of these types (`text`, `image`, `button`, …); none named: every type.
@@ -307,6 +329,8 @@ class Handlers:
         """
         if direction not in _DIRECTIONS:
             raise WrongValue(f"@handlers.message: direction={direction!r} is none of in, out, both")
+        if history and options.get("strict_order"):
+            raise WrongValue("@handlers.message: messages of the history come in no order, so none can be strict")
         ways = frozenset(f"{HISTORY if history else ''}{way}" for way in _DIRECTIONS[direction])
         return self._register("message", types, ways, **options)
 
@@ -340,25 +364,31 @@ class Handlers:
         return self._register("profile", (), **options)
 
     @overload
-    def call(self, *events: str, **options: Unpack[Options]) -> Callable[[OnCall], OnCall]: ...
+    def call(self, *events: str, **options: Unpack[OptionsOfContacts]) -> Callable[[OnCall], OnCall]: ...
     @overload
-    def call(self, *events: str, **options: Unpack[BulkOptions]) -> Callable[[OnCalls], OnCalls]: ...
+    def call(self, *events: str, **options: Unpack[BulkOptionsOfContacts]) -> Callable[[OnCalls], OnCalls]: ...
     def call(self, *events: str, **options: Any) -> Any:
         """For steps of calls (`connect`, `terminate`, `ringing`, `accepted`, `rejected`, …); none named: all."""
         return self._register("call", events, **options)
 
     @overload
-    def handover(self, *types: str, **options: Unpack[Options]) -> Callable[[OnHandover], OnHandover]: ...
+    def handover(self, *types: str, **options: Unpack[OptionsOfContacts]) -> Callable[[OnHandover], OnHandover]: ...
     @overload
-    def handover(self, *types: str, **options: Unpack[BulkOptions]) -> Callable[[OnHandovers], OnHandovers]: ...
+    def handover(
+        self, *types: str, **options: Unpack[BulkOptionsOfContacts]
+    ) -> Callable[[OnHandovers], OnHandovers]: ...
     def handover(self, *types: str, **options: Any) -> Any:
         """For conversations that pass from one app to another (`control_passed`, …); none named: all."""
         return self._register("handover", types, **options)
 
     @overload
-    def preference(self, *values: str, **options: Unpack[Options]) -> Callable[[OnPreference], OnPreference]: ...
+    def preference(
+        self, *values: str, **options: Unpack[OptionsOfContacts]
+    ) -> Callable[[OnPreference], OnPreference]: ...
     @overload
-    def preference(self, *values: str, **options: Unpack[BulkOptions]) -> Callable[[OnPreferences], OnPreferences]: ...
+    def preference(
+        self, *values: str, **options: Unpack[BulkOptionsOfContacts]
+    ) -> Callable[[OnPreferences], OnPreferences]: ...
     def preference(self, *values: str, **options: Any) -> Any:
         """For what contacts want to get (`stop`, `resume`, …: marketing messages); none named: all."""
         return self._register("preference", values, **options)
@@ -435,6 +465,7 @@ class Handlers:
         concurrency: int | None = None,
         bulk: int | None = None,
         linger: float | None = None,
+        strict_order: bool = False,
         **unknown: object,
     ) -> Callable[[Function], Function]:
         if unknown:
@@ -452,6 +483,7 @@ class Handlers:
         if concurrency is not None and concurrency < 1:
             raise WrongValue(f"@handlers.{kind}: concurrency={concurrency} is less than 1")
         _check_bulk(kind, bulk, linger)
+        _check_order(kind, strict_order)
         numbers = _numbers(kind, business)
 
         def register(function: Function) -> Function:
@@ -474,6 +506,7 @@ class Handlers:
                 handler_digest(f"{name} {sum(one.name == name for one in self._registered)}"),
                 business=numbers,
                 ways=ways,
+                strict_order=strict_order,
             )
             self.add(handler)
             return function
@@ -489,6 +522,7 @@ class Handlers:
         self._any_business |= bool(handler.business)
         self.any_throttled |= handler.is_throttled
         self.any_bulk |= handler.bulk is not None
+        self.any_strict_order |= handler.strict_order
 
     @property
     def registered(self) -> tuple[Handler, ...]:
@@ -523,6 +557,10 @@ class Handlers:
                 self._matching[wanted] = found
         return found
 
+    def in_strict_order(self, event: Event, done: Container[bytes]) -> bool:
+        """True when one of its handlers wants strict order and is not among those that are `done` (their digests)."""
+        return any(one.strict_order and one.digest not in done for one in self.matching(event)[0])
+
     def calls(self, event: Event, matching: tuple[Handler, ...] | None = None) -> list[tuple[Handler, Event]]:
         """The handlers to call, and with what: a message may also be news of a profile, and what comes in another field
         than `messages` is a change, too. `matching`, if it is known."""
@@ -546,6 +584,13 @@ class Handlers:
         called = (*found, *self._of_profiles(wanted[4])) if has_profile else found
         single = [handler for handler in called if handler.bulk is None]
         return found, any(handler.needs_loop for handler in single) if single else None
+
+
+def _check_order(kind: str, strict_order: Any) -> None:
+    if not isinstance(strict_order, bool):
+        raise WrongType(f"@handlers.{kind}: strict_order={strict_order!r} is neither True nor False")
+    if strict_order and kind not in _OF_CONTACTS:
+        raise WrongValue(f"@handlers.{kind}: strict_order is for what contacts do: {', '.join(_OF_CONTACTS)}")
 
 
 def _check_bulk(kind: str, bulk: Any, linger: Any) -> None:

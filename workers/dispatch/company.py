@@ -40,10 +40,12 @@ class Company:
         self._finish = finish
 
     def may_have(self, event: Event) -> bool:
-        """False when what an event is depends on the end of those before it: a status may be superseded, a message may
-        be news of a profile.
+        """False when what an event is, or whether it may begin, depends on the end of those before it: a status may be
+        superseded, a message may be news of a profile, and an event in strict order may have to wait.
         """
-        return not isinstance(event, Status) and not self._handlers.wants_profiles
+        if isinstance(event, Status) or self._handlers.wants_profiles:
+            return False
+        return not (self._handlers.any_strict_order and self._handlers.in_strict_order(event, ()))
 
     def of(self, gathering: Gathering, places: list[Place], more: int) -> list[Place]:
         """The list of what has gathered, and of at most so many later events of the same contacts."""

@@ -21,7 +21,7 @@ from workers.dispatch.company import Company
 from workers.dispatch.gathering import Gathering
 from workers.dispatch.lines import Lines
 from workers.dispatch.lists import ListCall, Lists
-from workers.dispatch.outcomes import HANDLED, NOT_BEGUN, UNHANDLED, Ended, Outcome
+from workers.dispatch.outcomes import BEHIND, HANDLED, NOT_BEGUN, UNHANDLED, Ended, Outcome
 from workers.dispatch.rate_limits import HandlerLimiter, RateLimited, RateLimits, longest_wait
 from workers.dispatch.ready import Account, Item, Ready, Shares, Source
 from workers.dispatch.tally import Tally
@@ -412,13 +412,32 @@ class Dispatcher:
     def _finish(self, item: Item, outcome: Outcome, now: float) -> None:
         self.in_flight -= 1
         item.source.in_flight -= 1
+        order = self._held_up_by(item, outcome) if self._handlers.any_strict_order else None
+        self._end(item, outcome._replace(holds_up=True) if order else outcome, now)
+        if order:
+            self._hold_up(item, order, now)
+        self._next_of(item)
+        self._changed()
+
+    def _end(self, item: Item, outcome: Outcome, now: float) -> None:
         self.ended[item.source.lane] += 1
         try:
             item.account.finish(item.index, item.event, outcome, now)
         except Exception as error:
             self._fail(error)
-        self._next_of(item)
-        self._changed()
+
+    def _held_up_by(self, item: Item, outcome: Outcome) -> str | None:
+        """The strict order of an event, if a handler that wants it is to be called again: then later ones wait."""
+        if not outcome.comes_again:
+            return None
+        again = any(one.strict_order and one.digest not in outcome.done for one in item.handlers or ())
+        return item.account.order(item.event) if again else None
+
+    def _hold_up(self, item: Item, order: str, now: float) -> None:
+        """What follows the event in this strict order ends as `behind`."""
+        for one in self._lines.pull(item, lambda one: one.account.order(one.event) == order):
+            one.source.waiting -= 1
+            self._end(one, BEHIND, now)
 
     def _begun(self, item: Item) -> None:
         self.in_flight += 1

@@ -20,7 +20,7 @@ from workers.dispatch.dispatcher import Dispatcher
 from workers.engine import retries
 from workers.engine.caps import Caps
 from workers.engine.demand import SOON_SECONDS, Demand
-from workers.engine.hand import Hands, Open, Part, dividing, going_back
+from workers.engine.hand import Hands, Open, Part, dividing, going_back, told_first
 from workers.engine.profiles import Profiles
 from workers.engine.results import Results
 from workers.engine.take import Taking
@@ -53,6 +53,7 @@ KEYS = [
     keys.TURN,
     keys.PARKED,
     keys.PUT_OFF,
+    keys.HEADS,
 ]
 
 
@@ -91,6 +92,7 @@ class Settling:
         told: set[str] = set()  # lanes that settle.lua is asked about
         now = time.monotonic()
         for hand in self._hands:
+            due += told_first(hand)
             if hand.release_at is not None and not hand.source.in_flight:
                 due += going_back(hand)
                 continue
@@ -110,7 +112,8 @@ class Settling:
 
     def rest(self) -> list[Part]:
         """All that is in hand: what has not ended goes back."""
-        return self._parts([one for hand in self._hands for one in going_back(hand)], all_at_once=True)
+        due = [one for hand in self._hands for one in (*told_first(hand), *going_back(hand))]
+        return self._parts(due, all_at_once=True)
 
     def send(self, parts: list[Part]) -> Call:
         """Settle these, with one call."""
@@ -149,7 +152,7 @@ class Settling:
         for one, how in due:
             parts.append(self._part(one, how))
             cost += _cost(parts[-1].results)
-            if cost >= 1 and not all_at_once:
+            if (cost >= 1 or one.state.untold) and not all_at_once:
                 break
         self.has_more = len(parts) < len(due) or any(part.one.is_large for part in parts)
         return parts
@@ -157,7 +160,7 @@ class Settling:
     def _archived(self, due: list[tuple[Open, str]]) -> bool:
         if not self._archive:
             return True
-        leaving = [record for one, how in due for record in one.state.leaving(goes_back=how == "back")]
+        leaving = [record for one, how in dict(due).items() for record in one.state.leaving(goes_back=how == "back")]
         return not leaving or self._archive.keep(leaving, lambda: False)
 
     def _part(self, one: Open, how: str) -> Part:
@@ -212,7 +215,7 @@ class Arguments:
         for part in parts:
             counts.update(part.results.counts)
             totals.update(part.results.tally)
-        again = any(part.results.retries for part in parts)
+        again = any(part.results.retries or part.results.heads for part in parts)
         head = {
             "rq": keys.RQ,
             "wa": keys.WA,
@@ -233,7 +236,7 @@ class Arguments:
 
 def _cost(results: Results) -> float:
     size = results.bytes + sum(map(len, results.parts))
-    return len(results.done) / _DONE + len(results.letters) / _LETTERS + size / _BYTES
+    return (len(results.done) + len(results.behind)) / _DONE + len(results.letters) / _LETTERS + size / _BYTES
 
 
 def _head(part: Part) -> dict[str, Any]:
@@ -249,6 +252,8 @@ def _head(part: Part) -> dict[str, Any]:
         "retries": [
             (wait.sort, wait.delay, retries.step(wait.delay), len(records)) for wait, records in results.retries.items()
         ],
+        "heads": [(order, wait.sort, wait.delay, retries.step(wait.delay)) for order, wait, _ in results.heads],
+        "behind": [order for order, _ in results.behind],
     }
 
 
@@ -257,6 +262,10 @@ def _values(results: Results) -> Iterator[Any]:
         yield from letter
     for records in results.retries.values():
         yield from records
+    for _, _, record in results.heads:
+        yield record
+    for _, record in results.behind:
+        yield record
     yield from results.parts
     yield "\n".join(results.done)
     yield "\n".join(results.freed)

@@ -458,6 +458,9 @@ class Run:
     def done_before(self, index: int) -> frozenset[bytes]:
         return frozenset()
 
+    def order(self, event: Event) -> str | None:
+        return None
+
     def put_off(self, event: Event) -> None: ...
 
     def admit(self, event: Event) -> Outcome | None:
