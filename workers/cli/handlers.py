@@ -33,7 +33,7 @@ def handlers(as_json: bool) -> None:
     handler, is_async, rate (calls per second, over all workers of one Redis), concurrency (calls at a time, in one
     worker process), bulk (most events of a list; null: it gets one event), linger (seconds that an event waits for
     company), business (ids of business numbers; empty: all), ways (of messages: in, out, history in, history
-    out), defined (file:line).
+    out), strict_order, defined (file:line).
     """
     rows = [_row(one) for one in _load().registered]
     if as_json:
@@ -55,6 +55,7 @@ def _how(row: dict[str, Any]) -> str:
     words += [f"lists of {row['bulk']}, waits {row['linger']:g} s"] if row["bulk"] else []
     words += [way for way in row["ways"] if row["ways"] != ["in"]]
     words += [f"business {number}" for number in row["business"]]
+    words += ["strict order"] if row["strict_order"] else []
     return ", ".join(words)
 
 
@@ -70,6 +71,7 @@ def _row(handler: Handler) -> dict[str, Any]:
         "linger": handler.linger,
         "business": sorted(handler.business),
         "ways": sorted(handler.ways),
+        "strict_order": handler.strict_order,
         "defined": _defined(handler),
     }
 
