@@ -25,13 +25,14 @@ local function release(order)
     return
   end
   local id = 'o' .. redis.call('INCR', turn) .. '-o' .. order
-  local batch, count, bytes, arrived = wa .. 'batch:' .. id, 0, 0, math.huge
+  local records, bytes, arrived = {}, 0, math.huge
   repeat
     local record = redis.call('LPOP', list):sub(#queue + 2)
-    redis.call('RPUSH', batch, record)
-    count, bytes, arrived = count + 1, bytes + #record, math.min(arrived, (struct.unpack('>I6', record)))
-    local following = redis.call('LINDEX', list, 0)
-  until not following or count == RELEASED or bytes + #following > RELEASED_BYTES or following:match('^(.-)|') ~= queue
+    records[#records + 1] = record
+    bytes, arrived = bytes + #record, math.min(arrived, (struct.unpack('>I6', record)))
+    local more = redis.call('LINDEX', list, 0)
+  until not more or #records == RELEASED or bytes + #more > RELEASED_BYTES or more:match('^(.-)|') ~= queue
+  redis.call('RPUSH', wa .. 'batch:' .. id, unpack(records))
   redis.call('ZADD', ledger, arrived, member_of(queue, id))
   redis.call('HSET', heads, order, member_of(queue, id))
   redis.call('LPUSH', rq .. ':queue:' .. queue, id)

@@ -15,7 +15,7 @@ from ingest.settings import Settings
 from ingest.store import keys, scripts
 from ingest.store.jobs import job_template, rq_now
 from ingest.store.pipelined import Call, PipelinedConnection
-from ingest.store.queues import MESSAGES
+from ingest.store.queues import MESSAGES, is_head
 from workers.dispatch.dispatcher import Dispatcher
 from workers.engine import retries
 from workers.engine.caps import Caps
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-# What one call settles: done events, or dead letters, or bytes that it adds, or some of each.
+# What one call settles: done events, or dead letters, or bytes that it adds, or batches behind which others wait, or
+# some of each.
 _DONE = 10_000
 _LETTERS = 1000
+_RELEASES = 25
 _BYTES = 4 * 1024 * 1024
 
 SETTLE_SECONDS = 0.5
@@ -151,7 +153,7 @@ class Settling:
         cost = 0.0  # 1: Redis has work for some ten milliseconds
         for one, how in due:
             parts.append(self._part(one, how))
-            cost += _cost(parts[-1].results)
+            cost += _cost(parts[-1])
             if (cost >= 1 or one.state.untold) and not all_at_once:
                 break
         self.has_more = len(parts) < len(due) or any(part.one.is_large for part in parts)
@@ -234,9 +236,12 @@ class Arguments:
         return [orjson.dumps(head), *(value for part in parts for value in _values(part.results))]
 
 
-def _cost(results: Results) -> float:
+def _cost(part: Part) -> float:
+    results = part.results
     size = results.bytes + sum(map(len, results.parts))
-    return (len(results.done) + len(results.behind)) / _DONE + len(results.letters) / _LETTERS + size / _BYTES
+    releases = part.how == "end" and is_head(part.one.state.batch)
+    events = (len(results.done) + len(results.behind)) / _DONE
+    return events + len(results.letters) / _LETTERS + size / _BYTES + releases / _RELEASES
 
 
 def _head(part: Part) -> dict[str, Any]:

@@ -466,7 +466,7 @@ def test_a_flood_behind_one_event(bot: Bot, send: Any, runner: Any, take: Any, w
 
 
 def test_in_lists(send: Any, runner: Any, take: Any, work: Any, redis: Redis) -> None:
-    """A list has one event of a contact at most: the next one waits for that to end, and behind it if it failed."""
+    """A list has one event of a contact at most: the next one waits until that has ended, or behind it."""
     handlers, lists = Handlers(), []
 
     @handlers.message(bulk=10, strict_order=True)
