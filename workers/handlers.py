@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable
 from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    AsyncExitStack,
-    ExitStack,
     asynccontextmanager,
     contextmanager,
 )
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Required, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, Required, TypedDict, TypeVar, Unpack, overload
 
 from ingest.state import rates
 from ingest.store.records import handler_digest
 from workers.events import Call, Change, Error, Event, Handover, Message, Preference, Profile, Status
 from workers.events.change import USER_ID_UPDATE, as_change, field_of
 from workers.events.message import HISTORY
+from workers.handler import Handler, Selector
+from workers.raised import WrongType, WrongValue
 
 _SUBJECTS = 1000  # that are remembered, unless they are long: they come from outside
 _LONGEST_SUBJECT = 256
@@ -55,13 +52,8 @@ OnCalls = TypeVar("OnCalls", bound=Callable[[list[Call]], object])
 OnHandovers = TypeVar("OnHandovers", bound=Callable[[list[Handover]], object])
 OnPreferences = TypeVar("OnPreferences", bound=Callable[[list[Preference]], object])
 
-AnEvent = TypeVar("AnEvent", bound=Event)
-
 Business = str | Iterable[str] | None
 """The ids of one business phone number, or of several."""
-
-Selector = tuple[str, str | None, str, str | None, str | None]
-"""What handlers are found by: kind, subject, way (see `_way`), field and business number of an event."""
 
 
 class Options(TypedDict, total=False):
@@ -89,174 +81,6 @@ class BulkOptionsOfContacts(BulkOptions, total=False):
     """The same of a handler that is called with lists."""
 
     strict_order: bool
-
-
-class Discard(Exception):
-    """Raised by a handler: drop this event, it needs no other try. The text says why."""
-
-
-class Reject(Exception):
-    """Raised by a handler: make this event a dead letter at once (`rejected`). The text says why."""
-
-
-class _Later(Exception):
-    """Says when this event is tried again."""
-
-    def __init__(self, seconds: float) -> None:
-        if not 0 <= seconds < math.inf:
-            raise ValueError(f"{type(self).__name__} takes seconds, 0 or more, and not for ever")
-        super().__init__(seconds)
-        self.seconds = float(seconds)
-
-
-class RetryIn(_Later):
-    """Raised by a handler: try this event again in so many seconds. It counts as an attempt."""
-
-
-class Snooze(_Later):
-    """Raised by a handler: call me again for this event in so many seconds (a 429 with Retry-After). It is no failure
-    and counts as no attempt; an event may be snoozed again and again, until it is older than WA_MAX_AGE.
-    """
-
-
-class PartialFailure(Exception):
-    """Raised by a bulk handler: these events of its list failed, each with its error; the others are handled.
-
-    What an error means is what it would mean if a handler of that event alone had raised it: an exception has the event
-    tried again, and so do RetryIn and Snooze; Discard and Reject end it.
-    """
-
-    def __init__(self, errors: Mapping[AnEvent, BaseException]) -> None:
-        if not isinstance(errors, Mapping) or not all(isinstance(each, BaseException) for each in errors.values()):
-            raise TypeError("PartialFailure takes a dict of events and exceptions, such as {status: RetryIn(60)}")
-        super().__init__(f"{len(errors)} events of the list failed")
-        self.errors: Mapping[Any, BaseException] = dict(errors)
-
-
-class Unreachable(Exception):
-    """Raised by a destination that cannot be reached: what is for it waits, which uses up no try, for some seconds."""
-
-    def __init__(self, text: str, seconds: float = 1.0) -> None:
-        super().__init__(text)
-        self.seconds = seconds
-
-
-class HandlersError(Exception):
-    """WA_HANDLERS names something that is no registry, or a handler is registered wrongly. The message is one line with
-    the remedy.
-    """
-
-
-class WrongType(HandlersError, TypeError):
-    """A decorator was given something of the wrong type."""
-
-
-class WrongValue(HandlersError, ValueError):
-    """A decorator was given something that means nothing."""
-
-
-class Paced(Protocol):
-    """Lets calls begin, in this process: `wait` says in how many seconds one may; `begin` is told of each."""
-
-    def wait(self) -> float: ...
-    def begin(self, events: int = 1) -> None: ...
-
-
-@dataclass(eq=False, slots=True)
-class Handler:
-    """A registered function."""
-
-    function: Callable[[Any], Any]
-    kind: str
-    wants: frozenset[str]
-    """Message types, statuses or change fields; empty: all."""
-    is_async: bool
-    name: str
-    """`module.function`, for logs and metrics."""
-    rate: float | None = None
-    """Calls per second at most, over all workers of one Redis; with `bulk`: events per second."""
-    concurrency: int | None = None
-    """Calls in flight at a time at most, in one worker process."""
-    bulk: int | None = None
-    """It is called with lists of so many events at most; None: with one event."""
-    linger: float = 0.0
-    """Seconds for which an event waits for company at most."""
-    digest: bytes = b""
-    """Of the name, and of how many were registered with it before: a retry remembers by it that this one is done."""
-    call: Callable[[Any], Any] = None  # type: ignore[assignment]  # see __post_init__
-    """What is called: the function, within the plain context managers of `Handlers.around`."""
-    arounds: tuple[Callable[[Any], AbstractAsyncContextManager[object]], ...] = ()
-    """The `async` ones: `call` is called within these, too."""
-    business: frozenset[str] = frozenset()
-    """Ids of business numbers; empty: all."""
-    ways: frozenset[str] = frozenset()
-    """Of a message: `in`, `out`, and the same of the history (see `Event._way`)."""
-    by_kind: Mapping[str, frozenset[str]] | None = None
-    """Of a destination: the kinds of event that it gets, and of each the types, statuses or fields; empty: all."""
-    pace: Paced | None = None
-    """What lets calls begin besides `rate` and `concurrency`."""
-    strict_order: bool = False
-    """True when a contact's later events wait while an earlier one is to be tried again."""
-
-    def __post_init__(self) -> None:
-        self.call = self.function
-
-    def matches(self, selector: Selector) -> bool:
-        """Whether it is called with the events that have this selector."""
-        kind, subject, way, field, business = selector
-        if self.business and business not in self.business:
-            return False
-        if self.by_kind is not None:
-            wants = self.by_kind.get(kind)
-            return wants is not None and (not wants or subject in wants)
-        if self.kind == "change" and kind != "change":  # it gets a change with that event alone
-            return field is not None and (not self.wants or field in self.wants)
-        return self.kind == kind and (not self.wants or subject in self.wants) and (not self.ways or way in self.ways)
-
-    def within(self, plain: tuple[Callable[[Any], AbstractContextManager[object]], ...], arounds: Any) -> None:
-        """Have each call made within these context managers."""
-        self.call = _within(plain, self.function, self.is_async) if plain else self.function
-        self.arounds = arounds
-
-    @property
-    def needs_loop(self) -> bool:
-        """True when a call is made from the loop on which async handlers run."""
-        return self.is_async or bool(self.arounds)
-
-    @asynccontextmanager
-    async def entered(self, argument: Any) -> AsyncIterator[None]:
-        """The `async` context managers around one call."""
-        async with AsyncExitStack() as stack:
-            for around in self.arounds:
-                await stack.enter_async_context(around(argument))
-            yield
-
-    @property
-    def is_throttled(self) -> bool:
-        """True when a call may have to wait for its turn."""
-        return self.rate is not None or self.concurrency is not None or self.pace is not None
-
-    def is_of(self, kinds: Collection[str]) -> bool:
-        """True when it is called with events of one of these kinds."""
-        return self.kind in kinds if self.by_kind is None else not self.by_kind.keys().isdisjoint(kinds)
-
-
-def _within(plain: Any, function: Callable[[Any], Any], is_async: bool) -> Callable[[Any], Any]:
-    def enter(argument: Any) -> ExitStack:
-        with ExitStack() as stack:
-            for around in plain:
-                stack.enter_context(around(argument))
-            return stack.pop_all()
-
-    def call(argument: Any) -> Any:
-        with enter(argument):
-            return function(argument)
-
-    async def call_async(argument: Any) -> Any:
-        with enter(argument):
-            return await function(argument)
-
-    return call_async if is_async else call
 
 
 class Handlers:

@@ -28,7 +28,9 @@ from typing import Any, Protocol
 
 from ingest.store.records import handler_digest
 from workers.events import Event
-from workers.handlers import Handler, Handlers, Reject
+from workers.handler import Handler
+from workers.handlers import Handlers
+from workers.raised import Reject
 
 __all__ = ["handlers_of"]
 

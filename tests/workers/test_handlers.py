@@ -15,8 +15,8 @@ import pytest
 from workers import Change, Handlers, RetryIn, Snooze
 from workers.events import Event
 from workers.events.parsing import parse
-from workers.handlers import HandlersError, WrongValue
 from workers.loading import load
+from workers.raised import HandlersError, WrongValue
 
 
 def _event(body: bytes) -> Event:

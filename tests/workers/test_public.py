@@ -16,7 +16,7 @@ import workers
 import workers.events
 import workers.handlers
 import workers.testing
-from workers.handlers import HandlersError
+from workers.raised import HandlersError
 
 ROOT = Path(__file__).parents[2]
 TYPED = (ROOT / "tests/typing/events.py").read_text()

@@ -17,7 +17,7 @@ from workers.cli.terminal import as_json, current_settings, print_json
 from workers.destinations import file
 from workers.destinations.destination import KINDS, Destination
 from workers.destinations.posting import reach
-from workers.handlers import HandlersError
+from workers.raised import HandlersError
 
 
 @click.command()

@@ -17,7 +17,9 @@ from workers import loading
 from workers.cli import tables
 from workers.cli.terminal import as_json, current_settings, print_json
 from workers.events import Broken, Event
-from workers.handlers import Handler, Handlers, HandlersError
+from workers.handler import Handler
+from workers.handlers import Handlers
+from workers.raised import HandlersError
 from workers.testing import Called
 from workers.testing import call as call_handlers
 

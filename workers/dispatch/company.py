@@ -11,7 +11,8 @@ from workers.dispatch.lines import Lines
 from workers.dispatch.outcomes import Outcome
 from workers.dispatch.ready import Item
 from workers.events import Event, Status
-from workers.handlers import Handler, Handlers
+from workers.handler import Handler
+from workers.handlers import Handlers
 
 _LONG_SECONDS = 1.0  # in hand; a worker that is silent for some seconds may lose its batches to another one
 

@@ -26,7 +26,8 @@ from workers.dispatch.rate_limits import HandlerLimiter, RateLimited, RateLimits
 from workers.dispatch.ready import Account, Item, Ready, Shares, Source
 from workers.dispatch.tally import Tally
 from workers.events import Event
-from workers.handlers import Handler, Handlers
+from workers.handler import Handler
+from workers.handlers import Handlers
 
 _NO_SLOT = 1 << 62  # events that no handler matches need none, nor do those that wait for company
 _LOOK_SECONDS = 0.005  # until what has its turn, but no slot, looks again

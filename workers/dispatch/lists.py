@@ -18,7 +18,8 @@ from workers.dispatch.ready import Item
 from workers.dispatch.tally import Tally
 from workers.dispatch.threads import Failure
 from workers.events import Event
-from workers.handlers import Handler, PartialFailure
+from workers.handler import Handler
+from workers.raised import PartialFailure
 
 
 class ListCall(Begun):

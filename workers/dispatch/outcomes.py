@@ -9,7 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from workers.handlers import Discard, Handler, Reject, RetryIn, Snooze
+from workers.handler import Handler
+from workers.raised import Discard, Reject, RetryIn, Snooze
 
 _OURS = str(Path(__file__).parents[1])
 _PYTHON = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))

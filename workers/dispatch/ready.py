@@ -12,7 +12,7 @@ from ingest.store.queues import LANES
 from workers.dispatch.gathering import Gathering
 from workers.dispatch.outcomes import Ended, Outcome, of_fault
 from workers.events import Event
-from workers.handlers import Handler
+from workers.handler import Handler
 
 FAIR_SHARE = 0.1
 """Part of the work that a lower lane keeps while more urgent ones wait, so that none starves."""
