@@ -69,8 +69,7 @@ def test_the_classes_of_events_are_exported() -> None:
 
 
 def test_what_a_handler_may_raise_is_exported() -> None:
-    """What means something when a handler raises it is exported; the errors of a wrong registry are not, and not the one
-    of destinations."""
+    """What means something when a handler raises it is exported; other errors are not."""
     errors = [v for v in public(workers.raised).values() if inspect.isclass(v) and issubclass(v, Exception)]
     raised = {error.__name__ for error in errors if not issubclass(error, HandlersError)}
     assert (
