@@ -372,7 +372,7 @@ class Handlers:
         only threads, None when none of them matches it.
         """
         business = event.business if self._any_business else None
-        field = None if event._envelope.field == "messages" else field_of(event)
+        field = None if event._envelope.in_messages else field_of(event)
         wanted = event.kind, event.subject, event._way, field, business
         found = self._matching.get(wanted)
         if found is None:
@@ -390,7 +390,7 @@ class Handlers:
         than `messages` is a change, too. `matching`, if it is known."""
         found = self.matching(event)[0] if matching is None else matching
         calls: list[tuple[Handler, Event]] = [(handler, event) for handler in found]
-        if event._envelope.field != "messages":
+        if not event._envelope.in_messages:
             change: Change | None = None
             for n, handler in enumerate(found):
                 if handler.kind != event.kind and handler.by_kind is None and (change := change or as_change(event)):
