@@ -1,19 +1,21 @@
 """`python -m benchmarks.postgres [COUNT]`: statuses that wait, by one worker process into a PostgreSQL beside it.
 
-Compares the bulk handlers of examples/postgres with one statement an event, and with bulk handlers that do nothing. A
-rate counts from the first take until nothing is owed. Each final state is compared with a model.
+Compares the bulk handlers of examples/postgres with one statement an event, with bulk handlers that do nothing, and
+with peers as people use them: one statement an event. A rate counts from the first take until nothing is owed, of peers
+from the first event to the last. Each final state of ours is compared with a model.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sys
 from typing import Any
 
 import asyncpg
 
-from benchmarks import machine
+from benchmarks import contenders, machine
 from benchmarks.machine import BenchError
 from benchmarks.postgres_server import PostgreSQL, server
 from benchmarks.programs import Store, running, valkey, wait_until
@@ -73,6 +75,17 @@ async def _states(database: PostgreSQL) -> dict[str, str]:
     return {row["message"]: row["state"] for row in found}
 
 
+def _peer(database: PostgreSQL, name: str, count: int) -> float:
+    """Statuses per second of a peer with 8 threads (dramatiq) or one process (Celery, which is faster so)."""
+    os.environ["BENCH_DATABASE"] = database.url
+    try:
+        with valkey("everysec") as store:
+            contenders.load(name, store, count, "status")
+            return contenders.work(name, store, count)
+    finally:
+        del os.environ["BENCH_DATABASE"]
+
+
 def main(count: int) -> None:
     waiting, model = bodies(count)
     with server() as database:
@@ -85,9 +98,12 @@ def main(count: int) -> None:
                 raise BenchError("the states in the table are not those of the model")
             each = rate(database, waiting[: count // 5], own, "each")
             asyncio.run(_states(database))
+            peers = {peer: _peer(database, peer, count // 10) for peer in ("dramatiq", "celery")}
+            asyncio.run(_states(database))
             print(
                 f"round {turn}: nothing {nothing:,.0f}/s, bulk {bulk:,.0f}/s, one by one {each:,.0f}/s: "
-                f"{bulk / each:.1f} times as fast, {bulk / nothing:.2f} of nothing"
+                f"{bulk / each:.1f} times as fast, {bulk / nothing:.2f} of nothing; "
+                + ", ".join(f"{name} {found:,.0f}/s" for name, found in peers.items())
             )
 
 

@@ -23,7 +23,8 @@ from workers.events import (
     Referral,
     Status,
 )
-from workers.handlers import Discard, Handlers, PartialFailure, Reject, RetryIn, Snooze
+from workers.handlers import Handlers
+from workers.raised import Discard, PartialFailure, Reject, RetryIn, Snooze
 
 __all__ = [
     "Broken",

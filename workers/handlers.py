@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable
 from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    AsyncExitStack,
-    ExitStack,
     asynccontextmanager,
     contextmanager,
 )
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Required, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, Required, TypedDict, TypeVar, Unpack, overload
 
 from ingest.state import rates
 from ingest.store.records import handler_digest
 from workers.events import Call, Change, Error, Event, Handover, Message, Preference, Profile, Status
 from workers.events.change import USER_ID_UPDATE, as_change, field_of
 from workers.events.message import HISTORY
+from workers.handler import Handler, Selector
+from workers.raised import WrongType, WrongValue
 
 _SUBJECTS = 1000  # that are remembered, unless they are long: they come from outside
 _LONGEST_SUBJECT = 256
+_OF_CONTACTS = ("message", "call", "handover", "preference")
 _DIRECTIONS = {"in": ("in",), "out": ("out",), "both": ("in", "out")}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -54,13 +52,8 @@ OnCalls = TypeVar("OnCalls", bound=Callable[[list[Call]], object])
 OnHandovers = TypeVar("OnHandovers", bound=Callable[[list[Handover]], object])
 OnPreferences = TypeVar("OnPreferences", bound=Callable[[list[Preference]], object])
 
-AnEvent = TypeVar("AnEvent", bound=Event)
-
 Business = str | Iterable[str] | None
 """The ids of one business phone number, or of several."""
-
-Selector = tuple[str, str | None, str, str | None, str | None]
-"""What handlers are found by: kind, subject, way (see `_way`), field and business number of an event."""
 
 
 class Options(TypedDict, total=False):
@@ -78,170 +71,16 @@ class BulkOptions(Options, total=False):
     linger: float
 
 
-class Discard(Exception):
-    """Raised by a handler: drop this event, it needs no other try. The text says why."""
+class OptionsOfContacts(Options, total=False):
+    """What decorators for what contacts do take, too."""
+
+    strict_order: bool
 
 
-class Reject(Exception):
-    """Raised by a handler: make this event a dead letter at once (`rejected`). The text says why."""
+class BulkOptionsOfContacts(BulkOptions, total=False):
+    """The same of a handler that is called with lists."""
 
-
-class _Later(Exception):
-    """Says when this event is tried again."""
-
-    def __init__(self, seconds: float) -> None:
-        if not 0 <= seconds < math.inf:
-            raise ValueError(f"{type(self).__name__} takes seconds, 0 or more, and not for ever")
-        super().__init__(seconds)
-        self.seconds = float(seconds)
-
-
-class RetryIn(_Later):
-    """Raised by a handler: try this event again in so many seconds. It counts as an attempt."""
-
-
-class Snooze(_Later):
-    """Raised by a handler: call me again for this event in so many seconds (a 429 with Retry-After). It is no failure
-    and counts as no attempt; an event may be snoozed again and again, until it is older than WA_MAX_AGE.
-    """
-
-
-class PartialFailure(Exception):
-    """Raised by a bulk handler: these events of its list failed, each with its error; the others are handled.
-
-    What an error means is what it would mean if a handler of that event alone had raised it: an exception has the event
-    tried again, and so do RetryIn and Snooze; Discard and Reject end it.
-    """
-
-    def __init__(self, errors: Mapping[AnEvent, BaseException]) -> None:
-        if not isinstance(errors, Mapping) or not all(isinstance(each, BaseException) for each in errors.values()):
-            raise TypeError("PartialFailure takes a dict of events and exceptions, such as {status: RetryIn(60)}")
-        super().__init__(f"{len(errors)} events of the list failed")
-        self.errors: Mapping[Any, BaseException] = dict(errors)
-
-
-class Unreachable(Exception):
-    """Raised by a destination that cannot be reached: what is for it waits, which uses up no try, for some seconds."""
-
-    def __init__(self, text: str, seconds: float = 1.0) -> None:
-        super().__init__(text)
-        self.seconds = seconds
-
-
-class HandlersError(Exception):
-    """WA_HANDLERS names something that is no registry, or a handler is registered wrongly. The message is one line with
-    the remedy.
-    """
-
-
-class WrongType(HandlersError, TypeError):
-    """A decorator was given something of the wrong type."""
-
-
-class WrongValue(HandlersError, ValueError):
-    """A decorator was given something that means nothing."""
-
-
-class Paced(Protocol):
-    """Lets calls begin, in this process: `wait` says in how many seconds one may; `begin` is told of each."""
-
-    def wait(self) -> float: ...
-    def begin(self, events: int = 1) -> None: ...
-
-
-@dataclass(eq=False, slots=True)
-class Handler:
-    """A registered function."""
-
-    function: Callable[[Any], Any]
-    kind: str
-    wants: frozenset[str]
-    """Message types, statuses or change fields; empty: all."""
-    is_async: bool
-    name: str
-    """`module.function`, for logs and metrics."""
-    rate: float | None = None
-    """Calls per second at most, over all workers of one Redis; with `bulk`: events per second."""
-    concurrency: int | None = None
-    """Calls in flight at a time at most, in one worker process."""
-    bulk: int | None = None
-    """It is called with lists of so many events at most; None: with one event."""
-    linger: float = 0.0
-    """Seconds for which an event waits for company at most."""
-    digest: bytes = b""
-    """Of the name, and of how many were registered with it before: a retry remembers by it that this one is done."""
-    call: Callable[[Any], Any] = None  # type: ignore[assignment]  # see __post_init__
-    """What is called: the function, within the plain context managers of `Handlers.around`."""
-    arounds: tuple[Callable[[Any], AbstractAsyncContextManager[object]], ...] = ()
-    """The `async` ones: `call` is called within these, too."""
-    business: frozenset[str] = frozenset()
-    """Ids of business numbers; empty: all."""
-    ways: frozenset[str] = frozenset()
-    """Of a message: `in`, `out`, and the same of the history (see `Event._way`)."""
-    by_kind: Mapping[str, frozenset[str]] | None = None
-    """Of a destination: the kinds of event that it gets, and of each the types, statuses or fields; empty: all."""
-    pace: Paced | None = None
-    """What lets calls begin besides `rate` and `concurrency`."""
-
-    def __post_init__(self) -> None:
-        self.call = self.function
-
-    def matches(self, selector: Selector) -> bool:
-        """Whether it is called with the events that have this selector."""
-        kind, subject, way, field, business = selector
-        if self.business and business not in self.business:
-            return False
-        if self.by_kind is not None:
-            wants = self.by_kind.get(kind)
-            return wants is not None and (not wants or subject in wants)
-        if self.kind == "change" and kind != "change":  # it gets a change with that event alone
-            return field is not None and (not self.wants or field in self.wants)
-        return self.kind == kind and (not self.wants or subject in self.wants) and (not self.ways or way in self.ways)
-
-    def within(self, plain: tuple[Callable[[Any], AbstractContextManager[object]], ...], arounds: Any) -> None:
-        """Have each call made within these context managers."""
-        self.call = _within(plain, self.function, self.is_async) if plain else self.function
-        self.arounds = arounds
-
-    @property
-    def needs_loop(self) -> bool:
-        """True when a call is made from the loop on which async handlers run."""
-        return self.is_async or bool(self.arounds)
-
-    @asynccontextmanager
-    async def entered(self, argument: Any) -> AsyncIterator[None]:
-        """The `async` context managers around one call."""
-        async with AsyncExitStack() as stack:
-            for around in self.arounds:
-                await stack.enter_async_context(around(argument))
-            yield
-
-    @property
-    def is_throttled(self) -> bool:
-        """True when a call may have to wait for its turn."""
-        return self.rate is not None or self.concurrency is not None or self.pace is not None
-
-    def is_of(self, kinds: Collection[str]) -> bool:
-        """True when it is called with events of one of these kinds."""
-        return self.kind in kinds if self.by_kind is None else not self.by_kind.keys().isdisjoint(kinds)
-
-
-def _within(plain: Any, function: Callable[[Any], Any], is_async: bool) -> Callable[[Any], Any]:
-    def enter(argument: Any) -> ExitStack:
-        with ExitStack() as stack:
-            for around in plain:
-                stack.enter_context(around(argument))
-            return stack.pop_all()
-
-    def call(argument: Any) -> Any:
-        with enter(argument):
-            return function(argument)
-
-    async def call_async(argument: Any) -> Any:
-        with enter(argument):
-            return await function(argument)
-
-    return call_async if is_async else call
+    strict_order: bool
 
 
 class Handlers:
@@ -263,6 +102,11 @@ class Handlers:
     returns, all are handled; `PartialFailure` says which are not; any other exception is raised for all, and parts of
     the list are tried at once to find the event at fault. `rate` is then in events, `concurrency` and
     WA_HANDLER_TIMEOUT are for lists.
+
+    With `strict_order=True` (messages, calls, handovers, preferences) an event that has to be tried again holds up what
+    the same contact does afterwards: its later events that go to a handler with strict order wait, and use up no tries,
+    until the earlier one is handled or a dead letter. Other contacts are not held up. A list has one event of a contact
+    at most then.
     """
 
     def __init__(self) -> None:
@@ -281,6 +125,8 @@ class Handlers:
         """True when there is a handler with a rate or a concurrency of its own."""
         self.any_bulk = False
         """True when there is a handler that is called with lists."""
+        self.any_strict_order = False
+        """True when there is a handler with strict order."""
 
     @overload
     def message(
@@ -288,7 +134,7 @@ class Handlers:
         *types: str,
         direction: Literal["in", "out", "both"] = "in",
         history: bool = False,
-        **options: Unpack[Options],
+        **options: Unpack[OptionsOfContacts],
     ) -> Callable[[OnMessage], OnMessage]: ...
     @overload
     def message(
@@ -296,7 +142,7 @@ class Handlers:
         *types: str,
         direction: Literal["in", "out", "both"] = "in",
         history: bool = False,
-        **options: Unpack[BulkOptions],
+        **options: Unpack[BulkOptionsOfContacts],
     ) -> Callable[[OnMessages], OnMessages]: ...
     def message(self, *types: str, direction: str = "in", history: bool = False, **options: Any) -> Any:
         """For messages of these types (`text`, `image`, `button`, …); none named: every type.
@@ -307,6 +153,8 @@ class Handlers:
         """
         if direction not in _DIRECTIONS:
             raise WrongValue(f"@handlers.message: direction={direction!r} is none of in, out, both")
+        if history and options.get("strict_order"):
+            raise WrongValue("@handlers.message: messages of the history come in no order, so none can be strict")
         ways = frozenset(f"{HISTORY if history else ''}{way}" for way in _DIRECTIONS[direction])
         return self._register("message", types, ways, **options)
 
@@ -340,25 +188,31 @@ class Handlers:
         return self._register("profile", (), **options)
 
     @overload
-    def call(self, *events: str, **options: Unpack[Options]) -> Callable[[OnCall], OnCall]: ...
+    def call(self, *events: str, **options: Unpack[OptionsOfContacts]) -> Callable[[OnCall], OnCall]: ...
     @overload
-    def call(self, *events: str, **options: Unpack[BulkOptions]) -> Callable[[OnCalls], OnCalls]: ...
+    def call(self, *events: str, **options: Unpack[BulkOptionsOfContacts]) -> Callable[[OnCalls], OnCalls]: ...
     def call(self, *events: str, **options: Any) -> Any:
         """For steps of calls (`connect`, `terminate`, `ringing`, `accepted`, `rejected`, …); none named: all."""
         return self._register("call", events, **options)
 
     @overload
-    def handover(self, *types: str, **options: Unpack[Options]) -> Callable[[OnHandover], OnHandover]: ...
+    def handover(self, *types: str, **options: Unpack[OptionsOfContacts]) -> Callable[[OnHandover], OnHandover]: ...
     @overload
-    def handover(self, *types: str, **options: Unpack[BulkOptions]) -> Callable[[OnHandovers], OnHandovers]: ...
+    def handover(
+        self, *types: str, **options: Unpack[BulkOptionsOfContacts]
+    ) -> Callable[[OnHandovers], OnHandovers]: ...
     def handover(self, *types: str, **options: Any) -> Any:
         """For conversations that pass from one app to another (`control_passed`, …); none named: all."""
         return self._register("handover", types, **options)
 
     @overload
-    def preference(self, *values: str, **options: Unpack[Options]) -> Callable[[OnPreference], OnPreference]: ...
+    def preference(
+        self, *values: str, **options: Unpack[OptionsOfContacts]
+    ) -> Callable[[OnPreference], OnPreference]: ...
     @overload
-    def preference(self, *values: str, **options: Unpack[BulkOptions]) -> Callable[[OnPreferences], OnPreferences]: ...
+    def preference(
+        self, *values: str, **options: Unpack[BulkOptionsOfContacts]
+    ) -> Callable[[OnPreferences], OnPreferences]: ...
     def preference(self, *values: str, **options: Any) -> Any:
         """For what contacts want to get (`stop`, `resume`, …: marketing messages); none named: all."""
         return self._register("preference", values, **options)
@@ -435,6 +289,7 @@ class Handlers:
         concurrency: int | None = None,
         bulk: int | None = None,
         linger: float | None = None,
+        strict_order: bool = False,
         **unknown: object,
     ) -> Callable[[Function], Function]:
         if unknown:
@@ -452,6 +307,7 @@ class Handlers:
         if concurrency is not None and concurrency < 1:
             raise WrongValue(f"@handlers.{kind}: concurrency={concurrency} is less than 1")
         _check_bulk(kind, bulk, linger)
+        _check_order(kind, strict_order)
         numbers = _numbers(kind, business)
 
         def register(function: Function) -> Function:
@@ -474,6 +330,7 @@ class Handlers:
                 handler_digest(f"{name} {sum(one.name == name for one in self._registered)}"),
                 business=numbers,
                 ways=ways,
+                strict_order=strict_order,
             )
             self.add(handler)
             return function
@@ -489,6 +346,7 @@ class Handlers:
         self._any_business |= bool(handler.business)
         self.any_throttled |= handler.is_throttled
         self.any_bulk |= handler.bulk is not None
+        self.any_strict_order |= handler.strict_order
 
     @property
     def registered(self) -> tuple[Handler, ...]:
@@ -514,7 +372,7 @@ class Handlers:
         only threads, None when none of them matches it.
         """
         business = event.business if self._any_business else None
-        field = None if event._envelope.field == "messages" else field_of(event)
+        field = None if event._envelope.in_messages else field_of(event)
         wanted = event.kind, event.subject, event._way, field, business
         found = self._matching.get(wanted)
         if found is None:
@@ -523,12 +381,16 @@ class Handlers:
                 self._matching[wanted] = found
         return found
 
+    def in_strict_order(self, event: Event, done: Container[bytes]) -> bool:
+        """True when one of its handlers wants strict order and is not among those that are `done` (their digests)."""
+        return any(one.strict_order and one.digest not in done for one in self.matching(event)[0])
+
     def calls(self, event: Event, matching: tuple[Handler, ...] | None = None) -> list[tuple[Handler, Event]]:
         """The handlers to call, and with what: a message may also be news of a profile, and what comes in another field
         than `messages` is a change, too. `matching`, if it is known."""
         found = self.matching(event)[0] if matching is None else matching
         calls: list[tuple[Handler, Event]] = [(handler, event) for handler in found]
-        if event._envelope.field != "messages":
+        if not event._envelope.in_messages:
             change: Change | None = None
             for n, handler in enumerate(found):
                 if handler.kind != event.kind and handler.by_kind is None and (change := change or as_change(event)):
@@ -546,6 +408,13 @@ class Handlers:
         called = (*found, *self._of_profiles(wanted[4])) if has_profile else found
         single = [handler for handler in called if handler.bulk is None]
         return found, any(handler.needs_loop for handler in single) if single else None
+
+
+def _check_order(kind: str, strict_order: Any) -> None:
+    if not isinstance(strict_order, bool):
+        raise WrongType(f"@handlers.{kind}: strict_order={strict_order!r} is neither True nor False")
+    if strict_order and kind not in _OF_CONTACTS:
+        raise WrongValue(f"@handlers.{kind}: strict_order is for what contacts do: {', '.join(_OF_CONTACTS)}")
 
 
 def _check_bulk(kind: str, bulk: Any, linger: Any) -> None:

@@ -19,7 +19,8 @@ from typing import Any
 
 from ingest import child
 from ingest.settings import DEFAULT_HANDLERS
-from workers.handlers import Handlers, HandlersError
+from workers.handlers import Handlers
+from workers.raised import HandlersError
 
 _OURS = ("workers", "ingest")
 

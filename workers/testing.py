@@ -128,3 +128,6 @@ class _Account:
 
     def done_before(self, index: int) -> frozenset[bytes]:
         return frozenset()
+
+    def order(self, event: Event) -> str | None:
+        return None

@@ -249,10 +249,12 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "In work, to be tried again",
             "short",
-            "Notifications that workers have taken; events that wait for their next try; batches that wait.",
+            "Notifications that workers have taken; events that wait for their next try, or behind such a one of their "
+            "contact (strict order); batches that wait.",
             (
                 ("max by (lane) (wa_lane_working)", "{{lane}} in work"),
                 ("max by (lane) (wa_lane_retrying)", "{{lane}} to be tried again"),
+                ("max by (lane) (wa_lane_behind) > 0", "{{lane}} behind these"),
                 ("max by (lane) (wa_lane_batches)", "{{lane}} batches"),
             ),
         ),

@@ -23,6 +23,7 @@ LANE_GAUGES = {
     "working": "Notifications in work",
     "working_oldest_seconds": "For how long a handler has been at one event, at most",
     "retrying": "Events waiting for their next try",
+    "behind": "Events waiting behind one of their contact that is to be tried again (strict order)",
     "dead": "Dead letters",
     "paused": "1 when an operator paused the lane",
 }

@@ -32,7 +32,8 @@ _RATE_BUCKETS = 6  # complete buckets that a rate covers: one minute
 
 @dataclass
 class Lane:
-    """One lane. Counts are notifications (`retrying`: events), unless they say batches.
+    """One lane. Counts are notifications (`retrying`, `behind`: events), unless they say batches. Those `behind` wait
+    for an event of their contact that is to be tried again (strict order).
 
     `paused_since` is an ISO 8601 time; `limit` the most events per second that handlers get, or None.
     """
@@ -43,6 +44,7 @@ class Lane:
     working: int = 0
     working_oldest_seconds: float = 0.0
     retrying: int = 0
+    behind: int = 0
     dead: int = 0
     dead_expiring: int = 0
     rate_in: float = 0.0
@@ -192,7 +194,8 @@ def span(seconds: float) -> str:
 
 
 def read(redis: Redis, dead_age: float | None = None) -> Backlog:
-    """The state at this moment. Cost: one command per unfinished batch, in pipelines of a thousand.
+    """The state at this moment. Cost: one command per unfinished batch, and per contact with an event for which others
+    wait, in pipelines of a thousand.
 
     `dead_age`: see `expiring`; without it, `dead_expiring` is 0.
     """
@@ -202,9 +205,11 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     soon = {} if dead_age is None else expiring(redis, dead_age)
     scheduled = _scheduled(redis, {member.queue for member in seen.ledger}, now_ms)
     lengths = _lengths(redis, list(seen.ledger))
+    behind = _behind(redis, seen.heads)
     rates = _rates(seen.flows)
     lanes = _owed(seen, scheduled, lengths, now_ms)
     for name, lane in lanes.items():
+        lane.behind = behind[name]
         lane.dead, lane.dead_expiring = seen.dead[name], soon.get(name, 0)
         lane.rate_in, lane.rate_out = rates.get(f"in.{name}", 0.0), rates.get(f"out.{name}", 0.0)
         lane.limit = seen.controls.limits.get(name)
@@ -225,7 +230,9 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
 
 
 class _Seen(NamedTuple):
-    """What one pipeline reads. `ledger`: its members and when they arrived (ms). `flows`: the latest buckets."""
+    """What one pipeline reads. `ledger`: its members and when they arrived (ms). `heads`: the batch that is next in
+    each strict order. `flows`: the latest buckets.
+    """
 
     ledger: dict[Member, float]
     taken: set[Member]
@@ -235,6 +242,7 @@ class _Seen(NamedTuple):
     controls: controls.Controls
     broken: list[Broken]
     in_work: list[Call]
+    heads: dict[str, Member]
     dead: dict[str, int]
     requests: dict[str, int]
     flows: list[dict[bytes, bytes]]
@@ -251,6 +259,7 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         pipe.hgetall(keys.CONTROLS)
         pipe.hgetall(keys.BREAKDOWNS)
         pipe.hgetall(keys.IN_WORK)
+        pipe.hgetall(keys.HEADS)
         for lane in LANES:
             pipe.xlen(keys.dead_key(lane))
         counted = refusals.buckets(now_ms / 1000)
@@ -258,7 +267,7 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
             pipe.hgetall(key)
         for back in range(1, _RATE_BUCKETS + 1):
             pipe.hgetall(keys.flow_key(bucket - back))
-        ledger, taken, workers, suspended, counts, steering, broken, calls, *rest = pipe.execute()
+        ledger, taken, workers, suspended, counts, steering, broken, calls, heads, *rest = pipe.execute()
     return _Seen(
         ledger={Member.parse(member): arrived_ms for member, arrived_ms in ledger},
         taken={Member.parse(member) for member in taken},
@@ -268,6 +277,7 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         controls=controls.parse(steering),
         broken=breakdowns.parse(broken),
         in_work=in_work.parse(calls, workers, now_ms / 1000),
+        heads={order.decode(): Member.parse(batch) for order, batch in heads.items()},
         dead=dict(zip(LANES, rest[: len(LANES)], strict=True)),
         requests=refusals.parse(rest[len(LANES) : len(LANES) + len(counted)]),
         flows=rest[len(LANES) + len(counted) :],
@@ -285,13 +295,25 @@ def _scheduled(redis: Redis, queues: set[str], now_ms: int) -> set[Member]:
 
 
 def _lengths(redis: Redis, members: list[Member]) -> dict[Member, int]:
-    lengths: dict[Member, int] = {}
-    for start in range(0, len(members), 1000):
-        some = members[start : start + 1000]
+    return dict(zip(members, _llen(redis, [keys.batch_key(member.batch) for member in members]), strict=True))
+
+
+def _behind(redis: Redis, heads: dict[str, Member]) -> Counter[str]:
+    """How many events wait behind another one, by lane."""
+    found = Counter[str]()
+    for head, count in zip(heads.values(), _llen(redis, list(map(keys.behind_key, heads))), strict=True):
+        found[lane_of(head.queue)] += count
+    return found
+
+
+def _llen(redis: Redis, names: list[str]) -> list[int]:
+    """The lengths of these lists."""
+    lengths: list[int] = []
+    for start in range(0, len(names), 1000):
         with redis.pipeline(transaction=False) as pipe:
-            for member in some:
-                pipe.llen(keys.batch_key(member.batch))
-            lengths |= zip(some, pipe.execute(), strict=True)
+            for name in names[start : start + 1000]:
+                pipe.llen(name)
+            lengths += pipe.execute()
     return lengths
 
 

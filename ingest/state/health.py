@@ -88,6 +88,9 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         yield Finding("info", "dead", text, "`wa-ingest dead list` says why; retry them once the cause is fixed")
     if retrying := sum(lane.retrying for lane in now.backlog.lanes.values()):
         yield Finding("info", "retrying", f"{retrying:,} {_wait('event', retrying)} for the next try")
+    if behind := sum(lane.behind for lane in now.backlog.lanes.values()):
+        text = f"{behind:,} {_wait('event', behind)} behind one of the same contact that is to be tried again"
+        yield Finding("info", "behind", text)
 
 
 def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:

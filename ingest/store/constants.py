@@ -103,6 +103,17 @@ PROMOTED = 200
 REVIVED = 500
 """Batches that one call of revive makes due, at most."""
 
+# Strict order.
+
+RELEASED = 100
+"""Records that leave the list of those that wait behind a contact's event at a time, at most."""
+
+RELEASED_BYTES = 262_144
+"""And their bytes, unless it is a single record."""
+
+SEARCH_HEADS = 20
+"""Strict orders of which a reaping looks whether their head is still there, at most."""
+
 # Rates.
 
 TOKENS_SECONDS = 0.25

@@ -26,6 +26,8 @@ TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:
 | `in_work` | hash | - | worker → the calls that take long, by lane, see `ingest/state/in_work.py` |
 | `parked` | hash | - | what waits for one time, `QUEUE|NAME` → the batch that may still be joined, `ID|BYTES` |
 | `put_off` | set | - | parked batches, `QUEUE|ID`, of which a handler always fails: due as soon as it works again |
+| `heads` | hash | - | strict order of a contact → the batch, `QUEUE|ID`, that is next, see `workers/engine/orders.py` |
+| `behind:ORDER` | list | - | records that wait behind that batch, each as `QUEUE|RECORD` |
 | `died` | hash | - | `QUEUE|ID` → when its workers died (ms), as far as it counts |
 | `alive` | zset | - | workers by their last sign of life (ms) |
 | `reaper` | string | 3 s | the worker that reaped last; none reaps again while it is there |
@@ -73,7 +75,7 @@ LEDGER, TAILS, TAKEN, LEASES = (WA + name for name in ("ledger", "tails", "taken
 CLAIMS, GENERATIONS = WA + "claims", WA + "generations"
 TURN, SPENT, WANTED, BREAKDOWNS, IN_WORK = (WA + name for name in ("turn", "spent", "wanted", "breakdowns", "in_work"))
 ALIVE, DEATHS, REAPER, REAPED, TRIM = (WA + name for name in ("alive", "died", "reaper", "reaped", "trim"))
-PARKED, PUT_OFF = WA + "parked", WA + "put_off"
+PARKED, PUT_OFF, HEADS = WA + "parked", WA + "put_off", WA + "heads"
 COUNTS, COUNTERS = WA + "counts", WA + "tally"
 CONTROLS, RATES = WA + "steering", WA + "rates"
 HISTORY, HISTORY_TURN = WA + "history", WA + "history.turn"
@@ -125,6 +127,11 @@ def simulated_key(run: str) -> str:
 
 def example_key(name: str) -> str:
     return f"{WA}example:{name}"
+
+
+def behind_key(order: str) -> str:
+    """What waits behind the head of a strict order."""
+    return f"{WA}behind:{order}"
 
 
 def queue_key(queue: str) -> str:

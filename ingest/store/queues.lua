@@ -12,6 +12,11 @@ local function queue_and_id(member)
   return member:match('^(.-)|(.*)$')
 end
 
+-- The strict order of which a batch is next, from its id; nil for most.
+local function order_in(id)
+  return id:match('%-o(%x+)')
+end
+
 -- The field of `parked` that names a batch, or would: what is parked has its due time in its name.
 local function slot_of(queue, id)
   return member_of(queue, id:match('^%a%d+') or '')

@@ -29,6 +29,11 @@ def partition_number(queue: str) -> int | None:
     return int(number) if number else None
 
 
+def is_head(batch: str) -> bool:
+    """True for a batch that is next in a strict order; its id names the order."""
+    return "-o" in batch
+
+
 class Member(NamedTuple):
     """A batch and its queue. As text, `QUEUE|ID`, it is a member of the ledger."""
 

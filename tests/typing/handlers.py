@@ -109,7 +109,7 @@ def many_preferences(preferences: list[Preference]) -> None: ...
 def what_the_business_wrote(message: Message) -> None: ...
 
 
-@handlers.call("connect", business=("1", "2"), rate="1/s", concurrency=1)
+@handlers.call("connect", business=("1", "2"), rate="1/s", concurrency=1, strict_order=True)
 async def every_call(call: Call) -> None: ...
 
 
@@ -185,8 +185,10 @@ def no_parentheses(message: Message) -> None: ...
 handlers.message(1)  # type: ignore[call-overload]
 handlers.message(rate=50)  # type: ignore[call-overload]
 handlers.message(concurrency="4")  # type: ignore[call-overload]
+handlers.message(strict_order="yes")  # type: ignore[call-overload]
 handlers.error("130429")  # type: ignore[call-overload]
 handlers.status(linger=0.2)  # type: ignore[call-overload]
+handlers.status(strict_order=True)  # type: ignore[call-overload]
 handlers.profile(bulk=10)  # type: ignore[call-arg]
 handlers.no_such_kind()  # type: ignore[attr-defined]
 

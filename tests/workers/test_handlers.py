@@ -15,8 +15,8 @@ import pytest
 from workers import Change, Handlers, RetryIn, Snooze
 from workers.events import Event
 from workers.events.parsing import parse
-from workers.handlers import HandlersError, WrongValue
 from workers.loading import load
+from workers.raised import HandlersError, WrongValue
 
 
 def _event(body: bytes) -> Event:
@@ -286,6 +286,8 @@ def test_load_passes_the_modules_own_error_on(module: Callable[[str], None], tex
         ({"bulk": 5, "linger": -1}, ValueError, "@handlers.message: linger=-1 is no number of seconds, 0 or more"),
         ({"bulk": 5, "linger": math.inf}, ValueError, "@handlers.message: linger=inf is no number of seconds"),
         ({"bulk": 5, "linger": "1s"}, TypeError, "@handlers.message: linger='1s' is no number of seconds"),
+        ({"strict_order": 1}, TypeError, "@handlers.message: strict_order=1 is neither True nor False"),
+        ({"strict_order": True, "history": True}, ValueError, "@handlers.message: messages of the history come in no"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], error: type[Exception], says: str) -> None:
@@ -316,3 +318,21 @@ def test_every_decorator_but_profile_takes_bulk() -> None:
         assert (on.registered[-1].bulk, on.registered[-1].linger) == (500, 0.2)
     with pytest.raises(WrongValue, match=r"@handlers\.profile: bulk and linger are for events"):
         handlers.profile(bulk=500)  # type: ignore[call-arg]
+
+
+def test_strict_order() -> None:
+    """What contacts do can be in strict order; it is known of each handler, and asked for by those not done yet."""
+    handlers = Handlers()
+    for decorator in (handlers.message, handlers.call, handlers.handover, handlers.preference):
+        decorator()(print)
+    assert not handlers.any_strict_order
+    for decorator in (handlers.message, handlers.call, handlers.handover, handlers.preference):
+        decorator(strict_order=True)(print)
+    assert handlers.any_strict_order
+    assert [one.strict_order for one in handlers.registered] == [False] * 4 + [True] * 4
+    with pytest.raises(WrongValue, match=r"@handlers\.status: strict_order is for what contacts do"):
+        handlers.status(strict_order=True)  # type: ignore[call-overload]
+    (event,) = parse(b'{"messages":[{"from":"15550001","id":"m","type":"text"}]}', 0)
+    plain, strict = handlers.of_kinds("message")
+    assert handlers.in_strict_order(event, {plain.digest})
+    assert not handlers.in_strict_order(event, {strict.digest})

@@ -13,8 +13,8 @@ import pytest
 import ingest
 import workers
 from ingest import child
-from workers.handlers import HandlersError
 from workers.loading import explain, hidden, load
+from workers.raised import HandlersError
 
 BOT = "from workers import Handlers\nhandlers = Handlers()\n\n@handlers.message()\ndef answer(message): ...\n"
 Write = Callable[[str, str], Path]

@@ -166,18 +166,21 @@ def test_wrong_handlers(tmp_path: Path, handlers: str, says: str) -> None:
 
 
 def test_what_a_handler_is_registered_with(tmp_path: Path) -> None:
-    """`handlers` shows rate, concurrency and bulk; a wrong one is one line; without Redis nobody waits for a turn."""
+    """`handlers` shows rate, concurrency, order and bulk; a wrong one is one line; without Redis nobody waits."""
     handlers, seen = Handlers(), []
     handlers.message("text", rate="1/h", concurrency=1)(lambda message: seen.append(message.id))
     assert [one.outcome for _ in range(3) for one in call(handlers, {"messages": [HELLO]})] == ["handled"] * 3
 
     (tmp_path / "other.py").write_text(
         "from workers import Handlers\nhandlers = Handlers()\n"
-        "@handlers.message('text', rate='90/m', concurrency=4)\nasync def f(m): ...\n"
+        "@handlers.message('text', rate='90/m', concurrency=4, strict_order=True)\nasync def f(m): ...\n"
     )
     (row,) = json.loads(wa(tmp_path, "handlers", "--json", WA_HANDLERS="other:handlers").stdout)
-    assert (row["rate"], row["concurrency"]) == (1.5, 4)
-    assert "async, 90/m, 4 at a time" in wa(tmp_path, "handlers", COLUMNS="200", WA_HANDLERS="other:handlers").stdout
+    assert (row["rate"], row["concurrency"], row["strict_order"]) == (1.5, 4, True)
+    assert (
+        "async, 90/m, 4 at a time, strict order"
+        in wa(tmp_path, "handlers", COLUMNS="200", WA_HANDLERS="other:handlers").stdout
+    )
     (tmp_path / "other.py").write_text(
         "from workers import Handlers\nhandlers = Handlers()\n"
         "@handlers.message(bulk=500, linger=0.2)\ndef many(messages): print(len(messages), 'messages')\n"

@@ -13,7 +13,7 @@ from ingest.store import disk
 from workers import loading
 from workers.cli import redis_checks
 from workers.cli.redis_checks import Check as Check
-from workers.handlers import HandlersError
+from workers.raised import HandlersError
 
 _ENDS_SOON = timedelta(days=14)
 

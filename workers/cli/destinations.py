@@ -17,7 +17,7 @@ from workers.cli.terminal import as_json, current_settings, print_json
 from workers.destinations import file
 from workers.destinations.destination import KINDS, Destination
 from workers.destinations.posting import reach
-from workers.handlers import HandlersError
+from workers.raised import HandlersError
 
 
 @click.command()
@@ -28,8 +28,8 @@ def destinations(check: bool, as_json: bool) -> None:
 
     wants are the kinds of event that it gets, with their types, statuses or fields; how is what is beside the defaults:
     signed, lists, rate, calls at a time. With --json: a list of objects of name, url, wants (an object of lists),
-    business, rate (events per second), concurrency, timeout (seconds), bulk, linger, body, signed, and with --check
-    reached (true or false) and answer (why it is not).
+    business, rate (events per second), concurrency, timeout (seconds), bulk, linger, strict_order, body, signed, and
+    with --check reached (true or false) and answer (why it is not).
     """
     found = _read()
     rows = [_row(one) for one in found]
@@ -82,6 +82,7 @@ def _row(destination: Destination) -> dict[str, Any]:
         "timeout": destination.timeout,
         "bulk": destination.bulk,
         "linger": destination.linger,
+        "strict_order": destination.strict_order,
         "body": destination.body,
         "signed": destination.key is not None,
     }
@@ -97,6 +98,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     how += [rates.in_words(row["rate"])] if row["rate"] else []
     how += [f"{row['concurrency']} at a time"]
     how += [f"lists of {row['bulk']}"] if row["bulk"] else []
+    how += ["strict order"] if row["strict_order"] else []
     how += ["whole notifications"] if row["body"] == "notification" else []
     address = urlsplit(row["url"])
     shown = f"{address.scheme}://{address.netloc}{address.path}"  # a query may hold a token

@@ -46,8 +46,9 @@ def drain(lanes: tuple[str, ...], count: int | None, as_json: bool) -> None:
     and stops them at the end. Ctrl-C stops either (exit 1); nothing is lost.
 
     LANE is messages, statuses or other; none means all. Empty means that nothing waits and nothing is in work. Failed
-    events that wait for their next try do not count; their number is printed at the end. Paused lanes are left out. The
-    time left appears once something was done; it takes into account that the most urgent lane goes first.
+    events that wait for their next try do not count, nor does what waits behind them; their number is printed at the
+    end. Paused lanes are left out. The time left appears once something was done; it takes into account that the most
+    urgent lane goes first.
     """
     with cli_errors():
         settings = current_settings()
@@ -67,7 +68,7 @@ def drain(lanes: tuple[str, ...], count: int | None, as_json: bool) -> None:
             done = sum(left.done for left in follower.shown.values())
             click.echo(f"Empty: {done:,} notifications in {span(time.monotonic() - began)}.")
             if follower.retrying:
-                click.echo(f"{follower.retrying:,} failed events wait for their next try.")
+                click.echo(f"{follower.retrying:,} failed events wait for their next try, or behind one that does.")
 
 
 class _Follower:

@@ -24,7 +24,8 @@ _STANDSTILL = 5.0
 class Look(NamedTuple):
     """What there is at one moment (`at`, seconds by Redis' clock), by lane.
 
-    `left`: notifications that wait or are in work; `retrying`: events that wait for their next try. `arrived`, `done`
+    `left`: notifications that wait or are in work; `retrying`: events that wait for their next try, or behind one that
+    does. `arrived`, `done`
     (notifications) and `busy` (milliseconds of workers) are sums that only rise.
     """
 
@@ -93,7 +94,7 @@ class Watch:
             dict(self._busy),
             frozenset(name for name, lane in now.lanes.items() if lane.paused),
             now.workers,
-            {name: lane.retrying for name, lane in now.lanes.items()},
+            {name: lane.retrying + lane.behind for name, lane in now.lanes.items()},
         )
 
     def _sum(self, name: str) -> int:

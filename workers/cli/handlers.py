@@ -17,7 +17,9 @@ from workers import loading
 from workers.cli import tables
 from workers.cli.terminal import as_json, current_settings, print_json
 from workers.events import Broken, Event
-from workers.handlers import Handler, Handlers, HandlersError
+from workers.handler import Handler
+from workers.handlers import Handlers
+from workers.raised import HandlersError
 from workers.testing import Called
 from workers.testing import call as call_handlers
 
@@ -33,7 +35,7 @@ def handlers(as_json: bool) -> None:
     handler, is_async, rate (calls per second, over all workers of one Redis), concurrency (calls at a time, in one
     worker process), bulk (most events of a list; null: it gets one event), linger (seconds that an event waits for
     company), business (ids of business numbers; empty: all), ways (of messages: in, out, history in, history
-    out), defined (file:line).
+    out), strict_order, defined (file:line).
     """
     rows = [_row(one) for one in _load().registered]
     if as_json:
@@ -55,6 +57,7 @@ def _how(row: dict[str, Any]) -> str:
     words += [f"lists of {row['bulk']}, waits {row['linger']:g} s"] if row["bulk"] else []
     words += [way for way in row["ways"] if row["ways"] != ["in"]]
     words += [f"business {number}" for number in row["business"]]
+    words += ["strict order"] if row["strict_order"] else []
     return ", ".join(words)
 
 
@@ -70,6 +73,7 @@ def _row(handler: Handler) -> dict[str, Any]:
         "linger": handler.linger,
         "business": sorted(handler.business),
         "ways": sorted(handler.ways),
+        "strict_order": handler.strict_order,
         "defined": _defined(handler),
     }
 

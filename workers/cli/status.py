@@ -35,9 +35,10 @@ _WIDE = 100  # columns of a terminal that has room for the plots beside the figu
 def status(watch: bool, as_json: bool) -> None:
     """Show what waits, how old it is, how fast it goes, what failed.
 
-    Counts are notifications (retrying and dead: events). Rates are per second over the last minute. Lanes that are
-    paused or capped are named. dead_expiring (of --json) are the dead letters that will be removed within two days,
-    counted up to 100. With --watch and --json: one JSON object a line.
+    Counts are notifications (retrying, behind and dead: events). Rates are per second over the last minute. Lanes that
+    are paused or capped are named, and those in which events wait behind one that is to be tried again (strict order).
+    dead_expiring (of --json) are the dead letters that will be removed within two days, counted up to 100. With --watch
+    and --json: one JSON object a line.
     """
     with cli_errors():
         settings = current_settings()
@@ -128,6 +129,8 @@ def _table(
         if lane.paused_since:
             text = f"{name}: paused since {clock(lane.paused_since)}, `wa-ingest resume {name}` lets it go on"
             below.append(Text(text, style="bold red"))
+        if lane.behind:
+            below.append(Text(f"{name}: {lane.behind:,} behind events that are to be tried again (strict order)"))
         if lane.limit:
             below.append(Text(f"{name}: at most {rates.in_words(lane.limit)}, `wa-ingest limit`", style="yellow"))
     if spooled and (spooled.notifications or spooled.corrupt):

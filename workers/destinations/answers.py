@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from email.utils import parsedate_to_datetime
 
-from workers.handlers import Reject, RetryIn, Snooze
+from workers.raised import Reject, RetryIn, Snooze
 
 KEPT_BYTES = 500
 """So much of an answer is kept with a dead letter."""

@@ -72,6 +72,7 @@ class Destination(BaseModel):
     timeout: Seconds = 10.0
     bulk: Annotated[int | None, Field(ge=1, le=10_000)] = None
     linger: Annotated[float, Field(ge=0, le=60)] = 0.0
+    strict_order: bool = False
     headers: Annotated[dict[str, str], AfterValidator(_headers)] = {}
     body: Literal["event", "notification"] = "event"
     ca_file: Path | None = None

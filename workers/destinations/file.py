@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from workers.destinations.destination import Destination
-from workers.handlers import HandlersError
+from workers.raised import HandlersError
 
 _TABLE = re.compile(r"^\s*\[\[\s*destination\s*\]\]")
 

@@ -21,7 +21,7 @@ from workers.events import Event
 from workers.events.copies import identity_of
 from workers.events.envelope import write_json
 from workers.events.together import body_of, together
-from workers.handlers import PartialFailure, RetryIn, Snooze, Unreachable
+from workers.raised import PartialFailure, RetryIn, Snooze, Unreachable
 
 _AGAIN_SECONDS = 1.0
 """From one try to reach a destination to the next, so that it has everything soon after its return."""

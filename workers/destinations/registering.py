@@ -9,7 +9,8 @@ from ingest.store.records import handler_digest
 from workers.destinations.destination import Destination
 from workers.destinations.pace import Pace
 from workers.destinations.posting import Poster, Session
-from workers.handlers import Handler, Handlers
+from workers.handler import Handler
+from workers.handlers import Handlers
 
 _TOGETHER = 100
 """Events of notifications that are gathered, where whole notifications are posted."""
@@ -45,4 +46,5 @@ def _handler(destination: Destination, session: Session) -> Handler:
         business=frozenset(destination.business),
         by_kind=destination.wants,
         pace=pace,
+        strict_order=destination.strict_order,
     )

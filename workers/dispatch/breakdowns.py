@@ -9,7 +9,8 @@ from typing import NamedTuple
 from ingest.loggers import get_logger
 from workers.dispatch.outcomes import Ended, place
 from workers.events import Event
-from workers.handlers import Handler, Unreachable
+from workers.handler import Handler
+from workers.raised import Unreachable
 
 log = get_logger(__name__)
 

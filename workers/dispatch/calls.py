@@ -19,7 +19,7 @@ from workers.dispatch.ready import Item, Ready
 from workers.dispatch.threads import Failure, Job, Threads
 from workers.dispatch.time_limit import TimeLimit
 from workers.events import Event
-from workers.handlers import Handler
+from workers.handler import Handler
 
 _AHEAD_SECONDS = 0.005
 """Threads have this much work at hand beside what they do: to give it out one by one would cost more than quick calls.

@@ -17,15 +17,17 @@ from ingest.store.queues import LANES
 from workers.dispatch import loops, outcomes
 from workers.dispatch.breakdowns import Breakdown, Breakdowns
 from workers.dispatch.calls import Begun, BegunEvent, Calls, Result, Room
-from workers.dispatch.gathering import Gathering, Place
+from workers.dispatch.company import Company
+from workers.dispatch.gathering import Gathering
 from workers.dispatch.lines import Lines
 from workers.dispatch.lists import ListCall, Lists
-from workers.dispatch.outcomes import HANDLED, NOT_BEGUN, UNHANDLED, Ended, Outcome
+from workers.dispatch.outcomes import BEHIND, HANDLED, NOT_BEGUN, UNHANDLED, Ended, Outcome
 from workers.dispatch.rate_limits import HandlerLimiter, RateLimited, RateLimits, longest_wait
 from workers.dispatch.ready import Account, Item, Ready, Shares, Source
 from workers.dispatch.tally import Tally
-from workers.events import Event, Status
-from workers.handlers import Handler, Handlers
+from workers.events import Event
+from workers.handler import Handler
+from workers.handlers import Handlers
 
 _NO_SLOT = 1 << 62  # events that no handler matches need none, nor do those that wait for company
 _LOOK_SECONDS = 0.005  # until what has its turn, but no slot, looks again
@@ -94,6 +96,16 @@ class Dispatcher:
             self.in_main_thread,
         )
         self.tally = Tally()
+        self._lines = Lines()
+        self._company = Company(
+            handlers,
+            self._lines,
+            self.closed,
+            self._calls.new_context,
+            self._calls_of,
+            self._begun,
+            self._finish,
+        )
         self._lists = Lists(
             self._calls,
             timeout,
@@ -103,11 +115,10 @@ class Dispatcher:
             bool(handlers.on_errors),
             stopping,
             lambda item, ended: self._part_ended(item, [ended]),
-            self._company,
+            self._company.of,
         )
         self._started = False
         self._own_tasks: set[asyncio.Task[object]] = set()  # that the user's startup functions began
-        self._lines = Lines()
         self._added = 0
         self._parked: dict[tuple[HandlerLimiter, ...], deque[Item]] = {}
         self.in_flight = 0
@@ -326,50 +337,8 @@ class Dispatcher:
         item.parts = len(lists) + calls_others
         for handler, argument in lists:
             gathering = self._lists.gathering(handler, item.source.lane, self._room_of(handler))
-            if gathering.add(item, argument) and item.parts == 1 and self._may_have_company(item.event):
+            if gathering.add(item, argument) and item.parts == 1 and self._company.may_have(item.event):
                 self._lines.gathered(item, gathering)
-
-    def _company(self, gathering: Gathering, places: list[Place], more: int) -> list[Place]:
-        """At most so many later events of the same contacts, for the same list."""
-        joined: list[Place] = []
-        for place in places:
-            self._lines.called(place.item)
-            while len(joined) < more and place.item.parts == 1:
-                item = self._lines.behind(place.item)
-                if item is None or not self._may_join(item, gathering) or not self._joins(item, gathering, joined):
-                    break
-        return joined
-
-    def _may_join(self, item: Item, gathering: Gathering) -> bool:
-        source, event = item.source, item.event
-        if not source.open or source.gone or source.lane != gathering.lane or source.lane in self.closed:
-            return False
-        return event.attempt == 1 and not item.fault and self._may_have_company(event)
-
-    def _may_have_company(self, event: Event) -> bool:
-        """False when what an event is depends on the end of those before it: a status may be superseded, a message may
-        be news of a profile.
-        """
-        return not isinstance(event, Status) and not self._handlers.wants_profiles
-
-    def _joins(self, item: Item, gathering: Gathering, joined: list[Place]) -> bool:
-        """Have an event begin in a list, if it goes to that handler alone. False when it waits on."""
-        try:
-            outcome = self._calls.new_context().run(item.account.admit, item.event)
-            calls = [] if outcome else self._calls_of(item)
-        except Exception:  # it fails at this again when it begins by itself
-            return False
-        if outcome is None and [handler for handler, _ in calls] != [gathering.handler]:
-            item.account.put_off(item.event)
-            return False
-        self._lines.join(item)
-        self._begun(item)
-        if outcome is None:
-            item.parts = 1
-            joined.append(Place(item, calls[0][1]))
-        else:
-            self._finish(item, outcome, time.monotonic())
-        return True
 
     def _next_list(self, wait: float | None) -> float | None:
         """Seconds until a list may begin, or until what was found before that, if anything may."""
@@ -447,15 +416,34 @@ class Dispatcher:
     def _finish(self, item: Item, outcome: Outcome, now: float, calls: Sequence[Ended] = ()) -> None:
         self.in_flight -= 1
         item.source.in_flight -= 1
+        order = self._held_up_by(item, outcome) if self._handlers.any_strict_order else None
+        self._end(item, outcome._replace(holds_up=True) if order else outcome, now)
+        if (watcher := self.watcher) is not None:  # another thread sets it
+            watcher(item.event, outcome, calls)
+        if order:
+            self._hold_up(item, order, now)
+        self._next_of(item)
+        self._changed()
+
+    def _end(self, item: Item, outcome: Outcome, now: float) -> None:
         self.ended[item.source.lane] += 1
         try:
             item.account.finish(item.index, item.event, outcome, now)
         except Exception as error:
             self._fail(error)
-        if (watcher := self.watcher) is not None:  # another thread sets it
-            watcher(item.event, outcome, calls)
-        self._next_of(item)
-        self._changed()
+
+    def _held_up_by(self, item: Item, outcome: Outcome) -> str | None:
+        """The strict order of an event, if a handler that wants it is to be called again: then later ones wait."""
+        if not outcome.comes_again:
+            return None
+        again = any(one.strict_order and one.digest not in outcome.done for one in item.handlers or ())
+        return item.account.order(item.event) if again else None
+
+    def _hold_up(self, item: Item, order: str, now: float) -> None:
+        """What follows the event in this strict order ends as `behind`."""
+        for one in self._lines.pull(item, lambda one: one.account.order(one.event) == order):
+            one.source.waiting -= 1
+            self._end(one, BEHIND, now)
 
     def _begun(self, item: Item) -> None:
         self.in_flight += 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from workers.dispatch.rate_limits import HandlerLimiter
 from workers.events import Event
-from workers.handlers import Handler
+from workers.handler import Handler
 
 if TYPE_CHECKING:
     from workers.dispatch.ready import Item

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from workers.dispatch.gathering import Gathering
@@ -68,6 +69,14 @@ class Lines:
         """The one that comes after an event, or after those of its key that have joined it."""
         behind = None if item.key is None else self._behind[item.key]
         return behind[0] if behind else None
+
+    def pull(self, item: Item, fits: Callable[[Item], bool]) -> list[Item]:
+        """Take those that fit out of what waits behind an event, which waits for no company."""
+        if item.key is None or not (behind := self._behind[item.key]):
+            return []
+        pulled = [one for one in behind if fits(one)]
+        self._behind[item.key] = deque(one for one in behind if not fits(one))
+        return pulled
 
     def join(self, item: Item) -> None:
         """The event, the first of those behind, comes into the list of the one before it."""

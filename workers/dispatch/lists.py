@@ -18,7 +18,8 @@ from workers.dispatch.ready import Item
 from workers.dispatch.tally import Tally
 from workers.dispatch.threads import Failure
 from workers.events import Event
-from workers.handlers import Handler, PartialFailure
+from workers.handler import Handler
+from workers.raised import PartialFailure
 
 
 class ListCall(Begun):
@@ -57,8 +58,8 @@ class _List:
 class Lists:
     """Of one process. `timeout` (seconds) is what a list and its parts may take before no other part is called.
 
-    `ended` is called with how an event's place in a list ended. `company` is called with the places of a list that
-    begins, and how many more it may have; it gives these.
+    `ended` is called with how an event's place in a list ended. `company` makes a list of the events that have gathered
+    and so many more at most.
     """
 
     def __init__(
@@ -100,8 +101,11 @@ class Lists:
             self._all(gathering.take_all(), Ended(gathering.handler, waits=seconds))
             return
         places, more = (gathering.take_one(), 0) if down else gathering.take()
-        places += self._company(gathering, places, more)
-        places.sort(key=lambda place: place.item.number)
+        places = self._company(gathering, places, more)
+        if not places:
+            if self._breakdowns is not None:
+                self._breakdowns.not_called(gathering.handler)
+            return
         if gathering.limiter is not None:
             gathering.limiter.begin(len(places))
         self._call(_List(gathering, room, places))

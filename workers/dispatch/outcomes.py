@@ -9,7 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from workers.handlers import Discard, Handler, Reject, RetryIn, Snooze
+from workers.handler import Handler
+from workers.raised import Discard, Reject, RetryIn, Snooze
 
 _OURS = str(Path(__file__).parents[1])
 _PYTHON = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -34,7 +35,8 @@ class Outcome(NamedTuple):
     quote the event: it goes to the dead letter, and to a log only as WA_LOG_ERRORS=full asks for it; `error` and
     `handler` may be logged. `delay` is what RetryIn or Snooze asked for, or for how long the event is put off, in
     seconds; `at_least` is what another handler of a failed event asked for with Snooze. `done` are the handlers that
-    need not be called again (their digests). `raised` is the exception.
+    need not be called again (their digests). `raised` is the exception. With `holds_up`, later events of its strict
+    order wait until it is done; they end as `behind`.
     """
 
     name: str
@@ -45,15 +47,22 @@ class Outcome(NamedTuple):
     at_least: float = 0.0
     done: tuple[bytes, ...] = ()
     raised: BaseException | None = None
+    holds_up: bool = False
 
     @property
     def happened(self) -> bool:
         """True when nothing is left to do: it was handled or discarded, or no handler matched."""
         return self.name in ("handled", "unhandled", "discarded")
 
+    @property
+    def comes_again(self) -> bool:
+        """True when the event is tried again, unless it is too old or was tried too often."""
+        return self.name in ("failed", "snoozed", "put_off")
+
 
 HANDLED = Outcome("handled")
 UNHANDLED = Outcome("unhandled")
+BEHIND = Outcome("behind")
 
 
 NOT_BEGUN = 0.0

@@ -16,7 +16,7 @@ from ingest.store import keys, scripts
 from ingest.store.constants import TOKENS_SECONDS
 from ingest.store.pipelined import PipelinedConnection
 from workers.events import Event
-from workers.handlers import Handler
+from workers.handler import Handler
 
 _LOOK_AGAIN = 0.25  # seconds, while this process has as many calls in flight as it may
 

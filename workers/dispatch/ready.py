@@ -12,7 +12,7 @@ from ingest.store.queues import LANES
 from workers.dispatch.gathering import Gathering
 from workers.dispatch.outcomes import Ended, Outcome, of_fault
 from workers.events import Event
-from workers.handlers import Handler
+from workers.handler import Handler
 
 FAIR_SHARE = 0.1
 """Part of the work that a lower lane keeps while more urgent ones wait, so that none starves."""
@@ -23,13 +23,15 @@ class Account(Protocol):
 
     `admit` is called right before an event's handlers, in the event's own context; if it returns an outcome, they are
     not called. `put_off` takes `admit` back: the event has to wait for its turn. `finish` gets each event's outcome,
-    and the time by the monotonic clock. `done_before` are the handlers (their digests) that need not be called.
+    and the time by the monotonic clock. `done_before` are the handlers (their digests) that need not be called. `order`
+    names the strict order that an event belongs to, None for most.
     """
 
     def admit(self, event: Event) -> Outcome | None: ...
     def put_off(self, event: Event) -> None: ...
     def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None: ...
     def done_before(self, index: int) -> frozenset[bytes]: ...
+    def order(self, event: Event) -> str | None: ...
 
 
 class Source:

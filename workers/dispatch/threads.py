@@ -16,7 +16,7 @@ from ingest.loggers import get_logger
 from workers.dispatch import failures
 from workers.dispatch.outcomes import GRACE_SECONDS, Ended, HandlerTimeout, decided, stack_of
 from workers.events import Event
-from workers.handlers import Handler
+from workers.handler import Handler
 
 log = get_logger(__name__)
 

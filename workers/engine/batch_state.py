@@ -14,7 +14,7 @@ from ingest.store.headers import enclose
 from ingest.store.queues import lane_of, partition_number
 from ingest.store.records import Record, digest, pack, unpack
 from workers.dispatch import outcomes
-from workers.dispatch.outcomes import HANDLED, Outcome
+from workers.dispatch.outcomes import BEHIND, HANDLED, Outcome
 from workers.engine.claims import Claim, of
 from workers.engine.results import Limits, Results
 from workers.events import Broken, Event, Status
@@ -60,6 +60,8 @@ class BatchState:
         self.size = sum(map(len, records))
         self.lost = False  # another worker has it
         self.events: list[tuple[int, Event]] = []
+        self.untold: Counter[str] = Counter()
+        """Events that later ones of their strict order wait for, or that wait themselves, until `collect` tells it."""
         self._records = [unpack(record) for record in records]
         self._limits = Limits(max_attempts, max_age)
         self._left = [0 if opened else 1] * len(records)  # events of each record that are not done
@@ -162,6 +164,11 @@ class BatchState:
         """The handlers that ended in an earlier try of the event of that record."""
         return self._records[index].done
 
+    def order(self, event: Event) -> str | None:
+        """The strict order of an event, if it belongs to one."""
+        claim = self._claims.get(id(event))
+        return claim.order if claim and claim.order else None
+
     def claimed(self, event: Event, claim: Claim) -> None:
         """Note that this batch has claimed the event."""
         self._claims[id(event)] = claim
@@ -180,6 +187,8 @@ class BatchState:
             self._ended.add(id(event))
         if isinstance(event, Status) and outcome.happened:
             self._markers.update(self._claim_of(event).markers)
+        if outcome is BEHIND or outcome.holds_up:
+            self.untold[self._claims[id(event)].order] += 1
         if id(event) in self._claims or outcome.name == "duplicate":
             self._done.append((event, index, outcome))
             self._untold[index] += 1
@@ -271,8 +280,13 @@ class BatchState:
                 self._done = done[number:]
                 break
             self._untold[index] -= 1
-            results.tell(event, index, outcome)
             claim = self._claims.pop(id(event), None)
+            if outcome is BEHIND or outcome.holds_up:
+                order = claim.order if claim else ""
+                results.tell(event, index, outcome, order)
+                self.untold -= Counter((order,))
+            else:
+                results.tell(event, index, outcome)
             if claim is not None:
                 results.done.append(claim.done(outcome.happened))
                 self._free(results, claim)

@@ -1,16 +1,17 @@
 #!lua flags=allow-oom
 -- Claims events for a batch, and says which of them to handle.
 --
--- KEYS  1 taken   2 claims   3 generations
+-- KEYS  1 taken   2 claims   3 generations   4 heads
 -- ARGV  1 our key prefix   2 the batch, QUEUE|ID
 --       3 a line for each event, at most some thousand: bucket (octal), member, and optionally `also` and an earlier
 --       member that means the same event; or, of a status, `of`, its message, and the marker of a later stage of that
---       message (- when there is none)
+--       message (- when there is none); or `in` and the event's strict order
 -- Returns a character for each event: 0 go on, 1 duplicate, 2 go on but a later stage was handled, 3 ask again later:
--- another batch has a status of the same message in work.
+-- another batch has a status of the same message in work. 4 wait behind an earlier event of the strict order; 5 go on,
+-- others wait behind this batch.
 --
 -- A redis.call costs about as much as a dozen steps of Lua, so one call serves many events where it can.
-local taken, claims, generations = unpack(KEYS)
+local taken, claims, generations, heads = unpack(KEYS)
 local wa, me = ARGV[1], ARGV[2]
 
 local sets = {} -- of each generation: where the names of its sets begin, and how many digits follow
@@ -58,6 +59,17 @@ if #members == 0 then
   return ''
 end
 
+local first = {} -- of each strict order in which something waits: the batch that is next
+if ARGV[3]:find(' in ', 1, true) then
+  local orders = {}
+  for order in ARGV[3]:gmatch(' in (%x+)') do
+    orders[#orders + 1] = order
+  end
+  for n, batch in ipairs(redis.call('HMGET', heads, unpack(orders))) do
+    first[orders[n]] = batch or nil
+  end
+end
+
 -- What to answer about an event whose claim another batch has, or nobody.
 local function reply_to(n, held)
   local message, later = more[n]:match('^ of (%S+) (%S+)$')
@@ -65,10 +77,14 @@ local function reply_to(n, held)
     local found = later == '-' and seen(buckets[n], members[n]) or seen_or_superseded(buckets[n], members[n], later)
     return found ~= '1' and held and '3' or found
   end
-  local other = more[n]:match('^ also (.+)$')
   if held or seen(buckets[n], members[n]) == '1' then
     return '1'
   end
+  local head = next(first) and first[more[n]:match('^ in (%x+)$')]
+  if head then
+    return head == me and '5' or '4'
+  end
+  local other = more[n]:match('^ also (.+)$')
   return other and (others(redis.call('HGET', claims, other)) or seen(buckets[n], other) == '1') and '1' or '0'
 end
 
@@ -78,7 +94,7 @@ local mine, replies = { '', ('-'):rep(65) }, {}
 local holders = redis.call('HMGET', claims, unpack(fields))
 for n in ipairs(members) do
   local reply = reply_to(n, others(holders[n]))
-  if reply == '0' or reply == '2' then
+  if reply ~= '1' and reply ~= '3' then
     mine[#mine + 1] = fields[n]
     mine[#mine + 1] = me
   end

@@ -36,7 +36,7 @@ ERROR_MS = 600_000
 STAGES = {"sent": 1, "delivered": 2, "read": 3, "played": 4, "failed": 4}
 """Nothing comes after a message that failed or was played."""
 
-_KEYS = [keys.TAKEN, keys.CLAIMS, keys.GENERATIONS]
+_KEYS = [keys.TAKEN, keys.CLAIMS, keys.GENERATIONS, keys.HEADS]
 _CHUNK = 125  # events a call
 _PORTION = 1000  # sets that one call forgets
 _PORTIONS = 100  # portions that one round forgets at most
@@ -50,7 +50,8 @@ class Claim(NamedTuple):
     earlier member that means the same event. Of a status, `message` is what is claimed, `later` the marker that a later
     stage of the message leaves behind, and `markers` are those that it leaves itself, one for each earlier stage. All
     lie in one set, so Redis looks in one place. `version` is the place of a message with what it says of its contact,
-    which its copies may have in another version; empty where nobody asks for news.
+    which its copies may have in another version; empty where nobody asks for news. `order` is the strict order that the
+    event belongs to, if it does.
     """
 
     place: str
@@ -59,12 +60,15 @@ class Claim(NamedTuple):
     later: int | None = None
     markers: tuple[int, ...] = ()
     version: str = ""
+    order: str = ""
 
     @property
     def asked(self) -> str:
         """As claim.lua reads it."""
         if self.message:
             return f"{self.place} of {self.message} {'-' if self.later is None else self.later}"
+        if self.order:
+            return f"{self.place} in {self.order}"
         return self.place if self.also is None else f"{self.place} also {self.also}"
 
     @property
@@ -79,7 +83,7 @@ class Claim(NamedTuple):
         return " ".join((self.place, *map(str, self.markers))) if happened and self.markers else self.place
 
 
-GO, DUPLICATE, SUPERSEDED, BUSY = b"0123"
+GO, DUPLICATE, SUPERSEDED, BUSY, BEHIND, NEXT = b"012345"
 
 
 def of(event: Event, waits: int = 0) -> Claim:
@@ -157,8 +161,9 @@ class Claims:
     def ask(self, member: str, claims: Iterable[Claim]) -> list[Call]:
         """Claim events for the batch `QUEUE|ID`. Redis works on the first ones while `claims` produces the next.
 
-        The answers together have a byte for each event: GO, DUPLICATE, SUPERSEDED (go on; a later stage was handled) or
-        BUSY (another batch has a status of that message in work: ask again).
+        The answers together have a byte for each event: GO, DUPLICATE, SUPERSEDED (go on; a later stage was handled),
+        BUSY (another batch has a status of that message in work: ask again), BEHIND (an earlier event of its strict
+        order is to be tried again) or NEXT (go on; later ones of its strict order wait for it).
         """
         calls, rest = [], iter(claims)
         while chunk := list(islice(rest, _CHUNK)):

@@ -103,7 +103,17 @@ class Flow:
         demand = Demand(self.dispatcher, hands, by_lane)
         self._taking = taking = Taking(connection, worker, by_lane, demand, hands, caps)
         self._opening = Opening(
-            connection, self._answers, self.dispatcher, hands, demand, caps, settings, profiles, archive, spans
+            connection,
+            self._answers,
+            self.dispatcher,
+            hands,
+            demand,
+            caps,
+            settings,
+            handlers,
+            profiles,
+            archive,
+            spans,
         )
         self._settling = Settling(
             connection, worker, settings, self.dispatcher, hands, taking, demand, caps, profiles, archive

@@ -133,6 +133,11 @@ class Hands:
             self._dispatcher.reopen(hand.source)
 
 
+def told_first(hand: Hand) -> list[tuple[Open, str]]:
+    """Batches with events that wait in a strict order, the oldest first: Redis keeps them as it hears of them."""
+    return [(one, "more") for one in hand.batches if one.state.untold]
+
+
 def dividing(hand: Hand) -> list[tuple[Open, str]]:
     """What is not opened goes back, the youngest first: of a partition that is crowded."""
     return [(one, "back") for one in reversed(hand.batches) if not one.is_opened]

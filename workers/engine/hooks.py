@@ -28,6 +28,7 @@ class InContext:
         self._context = context
         self.put_off = context.leave
         self.done_before = opened.done_before
+        self.order = opened.order
 
     def admit(self, event: Event) -> Outcome | None:
         if self._opened.lost:
@@ -52,6 +53,7 @@ class Capped:
         self._caps = caps
         self.finish = account.finish
         self.done_before = account.done_before
+        self.order = account.order
 
     def admit(self, event: Event) -> Outcome | None:
         self._caps.use(self._lane, 1)
@@ -72,6 +74,7 @@ class StatusOrder:
         self.put_off = account.put_off
         self.finish = account.finish
         self.done_before = account.done_before
+        self.order = account.order
 
     def admit(self, event: Event) -> Outcome | None:
         if isinstance(event, Status) and self._opened.is_superseded(event):

@@ -13,7 +13,7 @@ from ingest.store.records import unpack
 from workers.dispatch import outcomes
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.event_context import EventContext
-from workers.dispatch.outcomes import Outcome
+from workers.dispatch.outcomes import BEHIND, Outcome
 from workers.dispatch.ready import Account
 from workers.engine import claims, hooks, reaper
 from workers.engine.answers import Answers
@@ -22,8 +22,10 @@ from workers.engine.caps import Caps
 from workers.engine.demand import Demand
 from workers.engine.hand import Hands, Open, Taken, Todo
 from workers.engine.hooks import DUPLICATE
+from workers.engine.orders import order_of
 from workers.engine.profiles import Profiles
 from workers.events import Event, Message, Status
+from workers.handlers import Handlers
 
 if TYPE_CHECKING:
     from ingest.telemetry.spans import Spans
@@ -45,10 +47,12 @@ class Opening:
         demand: Demand,
         caps: Caps,
         settings: Settings,
+        handlers: Handlers,
         profiles: Profiles | None,
         archive: Archive | None,
         spans: Spans | None,
     ) -> None:
+        self._handlers = handlers
         self._claims = claims.Claims(connection)
         self._answers = answers
         self._dispatcher = dispatcher
@@ -96,6 +100,9 @@ class Opening:
                 claim = claims.of(event, state.waits(index))
                 if self._profiles and isinstance(event, Message):
                     claim = claim._replace(version=claims.version(event, self._profiles.facts(event)))
+                if self._handlers.any_strict_order:
+                    order = order_of(event, state.queue, self._handlers, state.done_before(index))
+                    claim = claim._replace(order=order)
             except Exception as error:
                 self._end(state, index, event, outcomes.of_fault(error, "claiming the event"))
                 continue
@@ -125,6 +132,7 @@ class Opening:
         """Hand events to the dispatcher, except copies and those that have to ask again."""
         state, busy, reply = one.state, [], iter(replies)
         events: list[tuple[int, Event]] = []
+        untold = {order for other in one.hand.batches for order in other.state.untold}
         for index, event, claim in todo:
             if claim is not None:
                 answer = next(reply)
@@ -135,6 +143,11 @@ class Opening:
                     self._is_copy(one, index, event, claim)
                     continue
                 state.claimed(event, claim)
+                # Redis does not know yet of what waits here, unless this batch is the next one of that order.
+                if answer == claims.BEHIND or (claim.order in untold and answer != claims.NEXT):
+                    untold.add(claim.order)
+                    self._end(state, index, event, BEHIND)
+                    continue
                 if answer == claims.SUPERSEDED and isinstance(event, Status):
                     event.superseded = True
             events.append((index, event))

@@ -218,6 +218,7 @@ class _Watching:
         self._account = account
         self.put_off = account.put_off
         self.done_before = account.done_before
+        self.order = account.order
 
     def admit(self, event: Event) -> Outcome | None:
         if isinstance(event, Message):
@@ -240,6 +241,7 @@ class _OfCopies:
         self._account = account
         self._others = others
         self.put_off = account.put_off
+        self.order = account.order
 
     def done_before(self, index: int) -> frozenset[bytes]:
         return self._others

@@ -5,10 +5,11 @@
 --
 -- A batch whose worker died is divided: its parts are given out one at a time. A record whose workers died again and
 -- again, within a short time, becomes a dead letter (`poison`). The parts of the first death have `_d` in their names,
--- those of the next one `_p`: see `suspect` in reaper.py.
+-- those of the next one `_p`: see `suspect` in reaper.py. Of a batch that is next in a strict order only the first record
+-- is given out, since it was the one in work; the others wait behind it again.
 --
 -- KEYS  1 ledger   2 taken   3 leases   4 alive   5 reaper   6 queues   7 died   8 claims   9 tally
---      10 wanted   11 reaped
+--      10 wanted   11 reaped   12 turn   13 heads
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 '1' when the worker leaves: what it holds goes back at once
 --       5 a worker is dead after this many ms without a heartbeat   6 ms from one reaping to the next
 --       7 a worker that has ended, as its supervisor has seen, or empty: what it held goes back at once
@@ -16,8 +17,8 @@
 -- include ingest/store/queues.lua
 -- include ingest/store/records.lua
 -- include ingest/store/checks.lua
--- constants APART POISON_DEATHS POISON_SECONDS SEARCH_BATCHES SEARCH_COST SEARCH_LISTED
-local ledger, taken, leases, alive, lock, queues, deaths, claims, tally, wanted, reaped = unpack(KEYS)
+-- constants APART POISON_DEATHS POISON_SECONDS SEARCH_BATCHES SEARCH_COST SEARCH_LISTED SEARCH_HEADS
+local ledger, taken, leases, alive, lock, queues, deaths, claims, tally, wanted, reaped, turn, heads = unpack(KEYS)
 local rq, wa, worker, leaves, silence = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', whole(ARGV[5])
 local interval, ended = whole(ARGV[6]), text(ARGV[7])
 text(worker)
@@ -38,6 +39,15 @@ else
   only = not its_turn and ended
 end
 
+local function ring(lane)
+  local doorbell = wa .. 'doorbell:' .. lane
+  if redis.call('LLEN', doorbell) == 0 then
+    redis.call('RPUSH', doorbell, 1)
+  end
+end
+
+-- include workers/engine/order.lua
+
 local known = {} -- batches that are not lost
 local found = {} -- batches that go back
 local letters, poisoned = {}, {}
@@ -45,6 +55,20 @@ local letters, poisoned = {}, {}
 local function goes_back(member)
   known[member] = true
   found[#found + 1] = member
+end
+
+-- The order of which this batch is the head, if it is one.
+local function headed_by(member, id)
+  local order = order_in(id)
+  return order and redis.call('HGET', heads, order) == member and order
+end
+
+-- All but the first record of a batch that is next in an order wait behind it again. Returns how many are left.
+local function keep_first(queue, id, count, order)
+  for _ = 2, count do
+    redis.call('LPUSH', list_of(order), queue .. '|' .. redis.call('RPOP', wa .. 'batch:' .. id))
+  end
+  return math.min(count, 1)
 end
 
 -- Nothing of this batch is left but its claims. They count no longer: its parts make their own.
@@ -65,6 +89,10 @@ local function divide(member, queue, id, count, times, mark)
     redis.call('ZADD', ledger, score, name)
     redis.call('HSET', deaths, name, times)
     goes_back(name)
+    local order = headed_by(member, id)
+    if order then
+      redis.call('HSET', heads, order, name)
+    end
   end
   forget(member, id)
 end
@@ -81,7 +109,11 @@ local function bury(member, queue, id)
   redis.call('HINCRBY', tally, 'dead|' .. lane .. '|poison', 1)
   letters[#letters + 1] = lane
   poisoned[member] = true
+  local order = headed_by(member, id)
   forget(member, id)
+  if order then
+    release(order)
+  end
 end
 
 local function died(member, queue, id)
@@ -91,7 +123,10 @@ local function died(member, queue, id)
       times, recent = times .. ' ' .. time, recent + 1
     end
   end
-  local count = redis.call('LLEN', wa .. 'batch:' .. id)
+  local count, order = redis.call('LLEN', wa .. 'batch:' .. id), headed_by(member, id)
+  if order then
+    count = keep_first(queue, id, count, order)
+  end
   if count > 1 or count == 1 and recent > 1 and not id:find('_p', 1, true) then
     divide(member, queue, id, count, times, recent > 1 and '_p' or '_d')
   elseif count == 1 and recent >= POISON_DEATHS then
@@ -205,6 +240,16 @@ local function search()
   redis.call('DEL', reaped)
 end
 
+-- What waits in strict orders whose head nobody has any more goes on: an older version of the workers took it.
+local function look_at_heads()
+  local some = redis.call('HRANDFIELD', heads, SEARCH_HEADS, 'WITHVALUES')
+  for i = 1, #some, 2 do
+    if not redis.call('ZSCORE', ledger, some[i + 1]) then
+      release(some[i])
+    end
+  end
+end
+
 -- Puts what was found at the front of its queue, the oldest last, so that it ends up first.
 local function put_back()
   local ranks = {}
@@ -216,12 +261,8 @@ local function put_back()
     local queue, id = queue_and_id(member)
     redis.call('SADD', queues, rq .. ':queue:' .. queue)
     redis.call('LPUSH', rq .. ':queue:' .. queue, id)
-    local lane = lane_of(queue)
-    redis.call('HINCRBY', tally, 'reaped|' .. lane .. '|batches', 1)
-    local doorbell = wa .. 'doorbell:' .. lane
-    if redis.call('LLEN', doorbell) == 0 then
-      redis.call('RPUSH', doorbell, 1)
-    end
+    redis.call('HINCRBY', tally, 'reaped|' .. lane_of(queue) .. '|batches', 1)
+    ring(lane_of(queue))
   end
 end
 
@@ -231,4 +272,5 @@ if next(poisoned) then
 end
 search()
 put_back()
+look_at_heads()
 return { found, letters }

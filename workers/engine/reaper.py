@@ -21,7 +21,7 @@ SURE_SECONDS = ALIVE_MS / 1000 - 1.0
 _REAP_MS = 3000
 _SCRIPT = scripts.lua(__file__, "reap.lua")
 _KEYS = [keys.LEDGER, keys.TAKEN, keys.LEASES, keys.ALIVE, keys.REAPER, keys.RQ_QUEUES, keys.DEATHS, keys.CLAIMS]
-_KEYS += [keys.COUNTERS, keys.WANTED, keys.REAPED]
+_KEYS += [keys.COUNTERS, keys.WANTED, keys.REAPED, keys.TURN, keys.HEADS]
 
 
 def suspect(batch: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ingest.store.headers import PART_BYTES, enclose, within
 from ingest.store.records import MOST_WAITS, Record, digest, pack
 from workers.dispatch import outcomes
-from workers.dispatch.outcomes import HANDLED, Outcome
+from workers.dispatch.outcomes import BEHIND, HANDLED, Outcome
 from workers.engine import retries
 from workers.events import Broken, Event
 from workers.events.chat import shares_of
@@ -71,6 +71,8 @@ class Results:
         self.tally: dict[str, int] = {}
         self.letters: list[tuple[Any, ...]] = []
         self.retries: dict[Wait, list[bytes]] = {}
+        self.heads: list[tuple[str, Wait, bytes]] = []  # retries for which others of this strict order wait
+        self.behind: list[tuple[str, bytes]] = []  # records that wait behind such a one, with their order
         self.done: list[str] = []  # as settle.lua reads it
         self.freed: list[str] = []  # claims that end
         self.errors: Counter[tuple[str, str]] = Counter()  # handler and error of failed events
@@ -92,13 +94,13 @@ class Results:
             (reason, event.kind, detail[:_DETAIL], event.attempt, event.received_ms, body, origin.hex())
         )
 
-    def tell(self, event: Event, index: int, outcome: Outcome) -> None:
-        """Note how an event of that record ended."""
+    def tell(self, event: Event, index: int, outcome: Outcome, order: str = "") -> None:
+        """Note how an event of that record ended; `order` is its strict order, if others wait for it or it waits."""
         if outcome is HANDLED:  # nearly always
             self.counts[f"handled.{event.kind}"] += 1
             return
         try:
-            self._account(event, index, outcome)
+            self._account(event, index, outcome, order)
         except Exception as error:
             self._fault(event, index, error)
 
@@ -110,26 +112,28 @@ class Results:
         broken = Broken("fault", event.kind, record.body, fault.detail, record.received_ms, record.attempt or 1)
         self.letter(broken.reason, broken, broken.detail, index)
 
-    def _account(self, event: Event, index: int, outcome: Outcome) -> None:
+    def _account(self, event: Event, index: int, outcome: Outcome, order: str) -> None:
         if outcome.name in ("failed", "rejected", "fault"):
-            self._account_failure(event, index, outcome)
+            self._account_failure(event, index, outcome, order)
         elif outcome.name == "snoozed":
-            self._try_again(event, index, outcome, Wait("r", outcome.delay or 0.0))
+            self._try_again(event, index, outcome, Wait("r", outcome.delay or 0.0), order)
         elif outcome.name == "put_off":
             delay = max(outcome.delay or 0.0, self._limits.delay(retries.put_off, self._records[index].waits))
-            self._try_again(event, index, outcome, Wait("w", delay))
+            self._try_again(event, index, outcome, Wait("w", delay), order)
+        elif outcome is BEHIND:
+            self._put_behind(event, index, order)
         else:
             self.counts[f"{outcome.name}.{event.kind}"] += 1
             if outcome.error:  # of a copy that brought news
                 self._note_error(outcome)
 
-    def _account_failure(self, event: Event, index: int, outcome: Outcome) -> None:
+    def _account_failure(self, event: Event, index: int, outcome: Outcome, order: str) -> None:
         self._note_error(outcome)
         if outcome.name != "failed" or event.attempt >= self._limits.attempts:
             self.letter(outcome.name, event, outcome.detail, index)
             return
         delay = self._limits.delay(retries.delay, event.attempt) if outcome.delay is None else outcome.delay
-        self._try_again(event, index, outcome, Wait("r", max(delay, outcome.at_least)))
+        self._try_again(event, index, outcome, Wait("r", max(delay, outcome.at_least)), order)
 
     def _note_error(self, outcome: Outcome) -> None:
         what = outcome.handler, outcome.error or outcome.name
@@ -137,7 +141,13 @@ class Results:
         if outcome.raised is not None:
             self.raised.setdefault(what, outcome.raised)
 
-    def _try_again(self, event: Event, index: int, outcome: Outcome, wait: Wait) -> None:
+    def _put_behind(self, event: Event, index: int, order: str) -> None:
+        record = self._records[index]
+        # It is no copy of the event that it was before, as with a snooze.
+        retry = _Retry(Wait("", 0.0), index, event.attempt, record.waits + 1, tuple(record.done))
+        self.behind.append((order, self._packed(retry, record, [event])))
+
+    def _try_again(self, event: Event, index: int, outcome: Outcome, wait: Wait, order: str) -> None:
         """Have the event tried again after that time, unless it is too old by then."""
         failed = outcome.name == "failed"
         waits = 0 if failed else self._records[index].waits + 1
@@ -150,6 +160,9 @@ class Results:
             self.counts[f"{'retried' if failed else 'snoozed'}.{event.kind}"] += 1
         wait = wait._replace(delay=delay)
         retry = _Retry(wait, index, event.attempt + failed, waits, outcome.done)
+        if order:
+            self.heads.append((order, wait, self._packed(retry, self._records[index], [event])))
+            return
         # Only what comes next to each other is written together: a contact's events stay in order.
         newest = self._newest.get((wait, index))
         if newest is None or newest[0] != retry:
@@ -173,6 +186,9 @@ class Results:
                             self._fault(event, retry.number, error)
 
     def _write_retry(self, retry: _Retry, record: Record, events: Sequence[Event]) -> None:
+        self.retries.setdefault(retry.wait, []).append(self._packed(retry, record, events))
+
+    def _packed(self, retry: _Retry, record: Record, events: Sequence[Event]) -> bytes:
         packed = pack(
             body_of(events),
             record.received_ms,
@@ -185,4 +201,4 @@ class Results:
             headers=headers_of(events[0]),
         )
         self.bytes += len(packed)
-        self.retries.setdefault(retry.wait, []).append(packed)
+        return packed

@@ -4,7 +4,7 @@
 -- that the worker holds.
 --
 -- KEYS  1 ledger   2 taken   3 leases   4 counts   5 claims   6 generations   7 spent   8 died   9 steering   10 tally
---       11 wanted   12 turn   13 parked   14 put_off
+--       11 wanted   12 turn   13 parked   14 put_off   15 heads
 -- ARGV  1 JSON object, see `Arguments` in workers/engine/settle.py:
 --         rq, wa     key prefixes
 --         worker     its name
@@ -27,10 +27,12 @@
 --           letters    number of dead letters
 --           retries    of the events that wait for the same time: sort (see `Wait` in workers/engine/batch_state.py),
 --                      delay, step to which the due time is rounded up (seconds), number of records
+--           heads      of each retry for which later events of its strict order wait: order, sort, delay, step
+--           behind     the strict order of each event that waits behind such a one
 --       then for each batch: for each of its dead letters reason, kind, detail, attempt, received (ms), body, digest of
---         the notification in hex; the records of its retries; its parts; what is to be remembered, as one value with a line
---         for each event: bucket (octal), member, and of a status the markers of earlier stages of its message; and
---         the claims that end, one a line
+--         the notification in hex; the records of its retries, of its heads, and of what waits behind; its parts; what is
+--         to be remembered, as one value with a line for each event: bucket (octal), member, and of a status the markers of
+--         earlier stages of its message; and the claims that end, one a line
 -- Returns how many partitions this worker should give to others; the lanes of these batches that are paused; those that
 -- have a cap; and for each batch lost: another worker has it, nothing was done; or more, end or back: done as asked.
 --
@@ -40,7 +42,7 @@
 -- constants CHUNK FLOW_SECONDS FLOW_KEPT_SECONDS CALLS_KEPT_SECONDS SPENT_MS SEEN_FULL SLOTS_PER_SECOND PARKED_RECORDS
 -- constants PARKED_BYTES HEADER_BYTES
 local ledger, taken, leases, counts, claims, generations, spent, deaths, steering, tally, wanted = unpack(KEYS)
-local turn, parked, put_off = unpack(KEYS, 12)
+local turn, parked, put_off, heads = unpack(KEYS, 12)
 local it = cjson.decode(ARGV[1])
 local rq, wa = it.rq, it.wa
 
@@ -52,6 +54,9 @@ local function ring(lane)
     redis.call('RPUSH', doorbell, 1)
   end
 end
+
+-- include workers/engine/order.lua
+local touched = {} -- strict orders in which something ended, or waits now
 
 -- Reads the dead letters of a batch from the arguments at `position`.
 local function write_letters(one, lane, position)
@@ -74,8 +79,8 @@ local function joinable(queue, slot, due)
   end
 end
 
-local function open_parked(queue, name, due, sort)
-  local id = name .. '-' .. redis.call('INCR', turn)
+local function open_parked(queue, name, due, sort, order)
+  local id = name .. '-' .. redis.call('INCR', turn) .. (order and '-o' .. order or '')
   redis.call('ZADD', rq .. ':scheduled:' .. queue, due, id)
   redis.call('HSET', rq .. ':job:' .. id, unpack(job_of(it.template, id, queue, it.now)))
   redis.call('HSET', rq .. ':job:' .. id, 'status', 'scheduled')
@@ -86,11 +91,19 @@ local function open_parked(queue, name, due, sort)
   return id
 end
 
+local function due_at(delay, step)
+  return delay > 0 and math.ceil((now + delay) / step) * step or now
+end
+
+local function name_of(sort, due)
+  return sort .. string.format('%d', due * SLOTS_PER_SECOND)
+end
+
 -- Parks the records from `first` to `last` of the arguments until they are due, in as few batches as possible: in one
 -- that others of this queue wait in for the same time, as long as that has room, and then in another.
 local function park(queue, sort, delay, step, first, last)
-  local due = delay > 0 and math.ceil((now + delay) / step) * step or now
-  local name = sort .. string.format('%d', due * SLOTS_PER_SECOND)
+  local due = due_at(delay, step)
+  local name = name_of(sort, due)
   local slot = member_of(queue, name)
   local id, bytes = joinable(queue, slot, due)
   local count = id and redis.call('LLEN', wa .. 'batch:' .. id)
@@ -116,6 +129,50 @@ local function write_retries(one, position)
     local sort, delay, step, count = unpack(retry)
     park(one.queue, sort, delay, step, position, position + count - 1)
     position = position + count
+  end
+end
+
+-- Parks a record alone: from now on it is the head of its order. If that has another one, the record waits behind it.
+local function write_head(one, head, record)
+  local order, sort, delay, step = unpack(head)
+  if has_head(order) and redis.call('HGET', heads, order) ~= member_of(one.queue, one.batch) then
+    redis.call('RPUSH', list_of(order), one.queue .. '|' .. record)
+    return
+  end
+  local due = due_at(delay, step)
+  local id = open_parked(one.queue, name_of(sort, due), due, sort, order)
+  redis.call('RPUSH', wa .. 'batch:' .. id, record)
+  redis.call('ZADD', ledger, (struct.unpack('>I6', record)), member_of(one.queue, id))
+  redis.call('HSET', heads, order, member_of(one.queue, id))
+end
+
+-- Reads the heads of a batch, and what waits behind, from the arguments at `position`. What was next in an order is
+-- older than all that waits in it already.
+local function write_orders(one, position)
+  for n, head in ipairs(one.heads) do
+    write_head(one, head, ARGV[position + n - 1])
+  end
+  position = position + #one.heads
+  local mine = order_in(one.batch)
+  for n = #one.behind, 1, -1 do
+    if one.behind[n] == mine then
+      redis.call('LPUSH', list_of(mine), one.queue .. '|' .. ARGV[position + n - 1])
+    end
+  end
+  for n, order in ipairs(one.behind) do
+    if order ~= mine then
+      redis.call('RPUSH', list_of(order), one.queue .. '|' .. ARGV[position + n - 1])
+    end
+    touched[order] = true
+  end
+end
+
+-- What waits in an order that has no head any more goes on.
+local function go_on()
+  for order in pairs(touched) do
+    if not has_head(order) then
+      release(order)
+    end
   end
 end
 
@@ -263,6 +320,7 @@ local function let_go(one, lane, member)
     redis.call('DEL', rq .. ':job:' .. id)
     redis.call('ZREM', ledger, member)
     redis.call('HDEL', deaths, member)
+    touched[order_in(id) or ''] = true
   end
   if redis.call('LLEN', rq .. ':queue:' .. queue) > 0 then
     ring(lane) -- the partition may be free again
@@ -281,6 +339,8 @@ local function settle(one, position)
   for _, retry in ipairs(one.retries) do
     position = position + retry[4]
   end
+  write_orders(one, position)
+  position = position + #one.heads + #one.behind
   remove_records(one, lane)
   write_parts(one, lane, position)
   position = position + one.parts
@@ -293,11 +353,25 @@ local function settle(one, position)
 end
 
 local function values_of(one)
-  local count = 7 * one.letters + one.parts + 2
+  local count = 7 * one.letters + #one.heads + #one.behind + one.parts + 2
   for _, retry in ipairs(one.retries) do
     count = count + retry[4]
   end
   return count
+end
+
+local function check_wait(sort, delay, step)
+  if text(sort) == '' or finite(delay) < 0 or finite(step) <= 0 then
+    error('not a wait')
+  end
+end
+
+local function check_order(order, record)
+  if not text(order):find('^%x+$') then
+    error('not a strict order')
+  elseif #text(record) < HEADER_BYTES then
+    error('not a record')
+  end
 end
 
 -- Fails when something is wrong with a batch, whose values begin at `position` of the arguments.
@@ -308,7 +382,8 @@ local function check_batch(one, position)
   text(text(one.token) .. text(one.batch) .. text(one.how))
   for _, retry in ipairs(one.retries) do
     local sort, delay, step, count = unpack(retry)
-    if text(sort) == '' or finite(delay) < 0 or finite(step) <= 0 or whole(count) == 0 then
+    check_wait(sort, delay, step)
+    if whole(count) == 0 then
       error('not a retry')
     end
     job_of(it.template, one.batch, one.queue, it.now)
@@ -318,6 +393,17 @@ local function check_batch(one, position)
       end
       position = position + 1
     end
+  end
+  for _, head in ipairs(one.heads) do
+    local order, sort, delay, step = unpack(head)
+    check_order(order, ARGV[position])
+    check_wait(sort, delay, step)
+    job_of(it.template, one.batch, one.queue, it.now)
+    position = position + 1
+  end
+  for _, order in ipairs(one.behind) do
+    check_order(order, ARGV[position])
+    position = position + 1
   end
   for _ = 1, whole(one.parts) do
     text(ARGV[position])
@@ -389,6 +475,8 @@ for _, one in ipairs(it.batches) do
   replies[#replies + 1] = reply
   position = position + values_of(one)
 end
+touched[''] = nil
+go_on()
 if #freed > 0 then
   redis.call('HDEL', claims, unpack(freed))
 end

@@ -15,12 +15,12 @@ from ingest.settings import Settings
 from ingest.store import keys, scripts
 from ingest.store.jobs import job_template, rq_now
 from ingest.store.pipelined import Call, PipelinedConnection
-from ingest.store.queues import MESSAGES
+from ingest.store.queues import MESSAGES, is_head
 from workers.dispatch.dispatcher import Dispatcher
 from workers.engine import retries
 from workers.engine.caps import Caps
 from workers.engine.demand import SOON_SECONDS, Demand
-from workers.engine.hand import Hands, Open, Part, dividing, going_back
+from workers.engine.hand import Hands, Open, Part, dividing, going_back, told_first
 from workers.engine.profiles import Profiles
 from workers.engine.results import Results
 from workers.engine.take import Taking
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-# What one call settles: done events, or dead letters, or bytes that it adds, or some of each.
+# What one call settles: done events, or dead letters, or bytes that it adds, or batches behind which others wait, or
+# some of each.
 _DONE = 10_000
 _LETTERS = 1000
+_RELEASES = 25
 _BYTES = 4 * 1024 * 1024
 
 SETTLE_SECONDS = 0.5
@@ -53,6 +55,7 @@ KEYS = [
     keys.TURN,
     keys.PARKED,
     keys.PUT_OFF,
+    keys.HEADS,
 ]
 
 
@@ -91,6 +94,7 @@ class Settling:
         told: set[str] = set()  # lanes that settle.lua is asked about
         now = time.monotonic()
         for hand in self._hands:
+            due += told_first(hand)
             if hand.release_at is not None and not hand.source.in_flight:
                 due += going_back(hand)
                 continue
@@ -110,7 +114,8 @@ class Settling:
 
     def rest(self) -> list[Part]:
         """All that is in hand: what has not ended goes back."""
-        return self._parts([one for hand in self._hands for one in going_back(hand)], all_at_once=True)
+        due = [one for hand in self._hands for one in (*told_first(hand), *going_back(hand))]
+        return self._parts(due, all_at_once=True)
 
     def send(self, parts: list[Part]) -> Call:
         """Settle these, with one call."""
@@ -148,8 +153,8 @@ class Settling:
         cost = 0.0  # 1: Redis has work for some ten milliseconds
         for one, how in due:
             parts.append(self._part(one, how))
-            cost += _cost(parts[-1].results)
-            if cost >= 1 and not all_at_once:
+            cost += _cost(parts[-1])
+            if (cost >= 1 or one.state.untold) and not all_at_once:
                 break
         self.has_more = len(parts) < len(due) or any(part.one.is_large for part in parts)
         return parts
@@ -157,7 +162,7 @@ class Settling:
     def _archived(self, due: list[tuple[Open, str]]) -> bool:
         if not self._archive:
             return True
-        leaving = [record for one, how in due for record in one.state.leaving(goes_back=how == "back")]
+        leaving = [record for one, how in dict(due).items() for record in one.state.leaving(goes_back=how == "back")]
         return not leaving or self._archive.keep(leaving, lambda: False)
 
     def _part(self, one: Open, how: str) -> Part:
@@ -212,7 +217,7 @@ class Arguments:
         for part in parts:
             counts.update(part.results.counts)
             totals.update(part.results.tally)
-        again = any(part.results.retries for part in parts)
+        again = any(part.results.retries or part.results.heads for part in parts)
         head = {
             "rq": keys.RQ,
             "wa": keys.WA,
@@ -231,9 +236,12 @@ class Arguments:
         return [orjson.dumps(head), *(value for part in parts for value in _values(part.results))]
 
 
-def _cost(results: Results) -> float:
+def _cost(part: Part) -> float:
+    results = part.results
     size = results.bytes + sum(map(len, results.parts))
-    return len(results.done) / _DONE + len(results.letters) / _LETTERS + size / _BYTES
+    releases = part.how == "end" and is_head(part.one.state.batch)
+    events = (len(results.done) + len(results.behind)) / _DONE
+    return events + len(results.letters) / _LETTERS + size / _BYTES + releases / _RELEASES
 
 
 def _head(part: Part) -> dict[str, Any]:
@@ -249,6 +257,8 @@ def _head(part: Part) -> dict[str, Any]:
         "retries": [
             (wait.sort, wait.delay, retries.step(wait.delay), len(records)) for wait, records in results.retries.items()
         ],
+        "heads": [(order, wait.sort, wait.delay, retries.step(wait.delay)) for order, wait, _ in results.heads],
+        "behind": [order for order, _ in results.behind],
     }
 
 
@@ -257,6 +267,10 @@ def _values(results: Results) -> Iterator[Any]:
         yield from letter
     for records in results.retries.values():
         yield from records
+    for _, _, record in results.heads:
+        yield record
+    for _, record in results.behind:
+        yield record
     yield from results.parts
     yield "\n".join(results.done)
     yield "\n".join(results.freed)

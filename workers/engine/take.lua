@@ -87,7 +87,9 @@ local function promote(queue)
   for i = #due, 1, -1 do
     local id = due[i]
     redis.call('ZREM', key, id)
-    redis.call('HDEL', parked, slot_of(queue, id))
+    if not order_in(id) then
+      redis.call('HDEL', parked, slot_of(queue, id))
+    end
     if id:sub(1, 1) == 'w' then
       redis.call('SREM', put_off, member_of(queue, id))
     end
@@ -202,8 +204,11 @@ local function room_of(lane)
   return math.min(lane.room, math.max(1, math.floor(tokens)))
 end
 
--- Halves a batch until it fits. Returns its first part.
+-- Halves a batch until it fits. Returns its first part. One that is next in a strict order is small, and keeps its name.
 local function fit(queue, id, room)
+  if order_in(id) then
+    return id
+  end
   local count = redis.call('LLEN', wa .. 'batch:' .. id)
   while count > 1.5 * room do
     id = halve(queue, id, count)

@@ -125,7 +125,7 @@ def field_of(event: Event) -> str | None:
     `messages` or in the On-Premises form, and messages in threads of the history, the parts of which are changes.
     """
     envelope = event._envelope
-    if envelope.change is None or envelope.field == "messages":
+    if envelope.in_messages:
         return None
     if isinstance(event, Historic) and event.thread is not None:
         return None

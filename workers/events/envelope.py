@@ -134,7 +134,8 @@ class Envelope:
     """The objects that enclose events, as parsed. One for each Cloud change.
 
     `change` and `entry` are None in the On-Premises form, whose `value` is the body itself. `outer` is the change's
-    value where the elements are one level deeper, in its `standby`. `field` is the change's.
+    value where the elements are one level deeper, in its `standby`. `field` is the change's; `in_messages` is True for
+    `messages`, and for all of the On-Premises form.
     """
 
     # What most events never ask for is made when it is asked for.
@@ -159,6 +160,7 @@ class Envelope:
         self.outer = outer
         field = change.get("field") if isinstance(change, dict) else None
         self.field = field if isinstance(field, str) else None
+        self.in_messages = change is None or field == "messages"
 
     @property
     def business(self) -> str | None:

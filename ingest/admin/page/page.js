@@ -88,6 +88,7 @@ const LANE = {
   rate_out: (lane) => rate(lane.rate_out),
   working: (lane) => count(lane.working),
   retrying: (lane) => count(lane.retrying),
+  behind: (lane) => count(lane.behind),
 };
 
 function figures(element, words, of) {

@@ -82,6 +82,16 @@ def test_working_and_retrying(redis: Redis, owe: Owe) -> None:
     assert lane.oldest_seconds < 5
 
 
+def test_what_waits_behind_others(redis: Redis, owe: Owe) -> None:
+    """What waits in strict orders is counted apart, by lane, whatever their heads do."""
+    for n, order in enumerate(("a1", "b2")):
+        redis.hset(keys.HEADS, order, owe(f"messages.{n}", f"r1-{n}-o{order}", 1))
+        redis.rpush(keys.behind_key(order), *[f"messages.{n}|record"] * (n + 2))
+    lanes = read(redis).lanes
+    assert {name: lane.behind for name, lane in lanes.items()} == {"messages": 5, "statuses": 0, "other": 0}
+    assert lanes["messages"].waiting == 2
+
+
 def test_what_is_due_waits(redis: Redis, owe: Owe) -> None:
     """What is due for its next try counts as waiting, since it was due, although no worker lives to take it."""
     name = f"r{(now_ms(redis) - 30_000) * SLOTS_PER_SECOND // 1000}-1"

@@ -28,7 +28,7 @@ from workers import Handlers, Reject, RetryIn
 
 handlers = Handlers()
 
-@handlers.message()
+@handlers.message(strict_order=True)
 def on_message(message):
     with open(os.environ["SEEN"], "a") as out:
         out.write(f"{message.text} {message.attempt}\\n")

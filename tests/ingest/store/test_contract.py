@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[3]
 TOKEN = "correct-horse-battery"
 ROOMS = ("ingest", "workers", "examples", "benchmarks")
 LUA = {path.name: path for room in ("ingest", "workers") for path in (ROOT / room).rglob("*.lua")}
-INCLUDED = {"bucket.lua", "checks.lua", "queues.lua", "records.lua"}  # are no scripts themselves
+INCLUDED = {"bucket.lua", "checks.lua", "order.lua", "queues.lua", "records.lua"}  # are no scripts themselves
 
 HANDLERS = """
 from examples.alarm import on_error
@@ -50,7 +50,7 @@ handlers.status(rate="50/s")(lambda status: None)
 def always_fails(status):
     raise ValueError
 
-@handlers.message()
+@handlers.message(strict_order=True)
 def some_fail(message):
     if message.id == "rejected":
         raise Reject("no")
@@ -154,7 +154,7 @@ def run(
         listener = {"Authorization": f"Bearer {TOKEN}", "Content_Type": "application/json", "Content_Length": 2}
         receiver.sender(receiver.admin_port).head("POST /actions/tail", body=b"{}", **listener)
         wait_for(lambda: client.exists(keys.LISTENERS))
-        for id in ("sim.00000000.1.0", "rejected", "later"):
+        for id in ("sim.00000000.1.0", "rejected", "later", "behind"):
             message = {"from": "15550001", "id": id, "type": "text", "text": {"body": "Hello"}, "from_user_id": "US.1"}
             assert receiver.post(json.dumps({"messages": [message]}).encode()).status == 200
         for n in range(20):

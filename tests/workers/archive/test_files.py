@@ -30,7 +30,8 @@ from ingest.store import keys
 from ingest.store.records import unpack
 from workers.archive import files
 from workers.archive.files import HOUR_MS, Archive
-from workers.handlers import Handlers, RetryIn
+from workers.handlers import Handlers
+from workers.raised import RetryIn
 
 RECEIVED = 1_700_000_000_000  # 2023-11-14T22:13:20Z
 Commit = Callable[..., None]

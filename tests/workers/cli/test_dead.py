@@ -30,7 +30,8 @@ from ingest.store.records import Record, digest, notification_id, pack_into, unp
 from workers.cli.main import main
 from workers.engine import reaper
 from workers.engine import worker as worker_room
-from workers.handlers import Handlers, Reject, RetryIn
+from workers.handlers import Handlers
+from workers.raised import Reject, RetryIn
 
 MANY, SOME = 100_000, 20_000
 HOUR, DAY = 3600, 86400

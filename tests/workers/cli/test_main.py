@@ -119,6 +119,16 @@ def test_status_table(wa: Callable[..., Result], commit: Any, status: Any, monke
     assert max(map(len, output.splitlines())) <= 80
 
 
+def test_status_of_strict_orders(wa: Callable[..., Result], redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells how much waits behind events that are to be tried again, if anything does, within 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "strict order" not in wa("status").output
+    redis.hset(keys.HEADS, "a1", "messages.0|r1-1-oa1")
+    redis.rpush(keys.behind_key("a1"), *["messages.0|record"] * 1234)
+    assert "\nmessages: 1,234 behind events that are to be tried again (strict order)\n" in wa("status").output
+    assert json.loads(wa("status", "--json").output)["lanes"]["messages"]["behind"] == 1234
+
+
 def test_status_watch(redis_url: str, tmp_path: Path) -> None:
     """`status --watch` goes on until Ctrl-C and then ends without a traceback."""
     process = subprocess.Popen(

@@ -8,7 +8,7 @@ from email.utils import formatdate
 import pytest
 
 from workers.destinations.answers import Answered, meaning, retry_after
-from workers.handlers import Reject, RetryIn, Snooze
+from workers.raised import Reject, RetryIn, Snooze
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])

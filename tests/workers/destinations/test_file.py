@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from workers.destinations.file import read
-from workers.handlers import HandlersError
+from workers.raised import HandlersError
 
 MINIMAL = '[[destination]]\nname = "crm"\nurl = "http://localhost:3000/webhook"\n'
 

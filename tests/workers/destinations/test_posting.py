@@ -118,6 +118,27 @@ def test_tried_again(
     assert (first.headers["x-wa-attempt"], second.headers["x-wa-attempt"]) == ("1", "2")
 
 
+def test_strict_order(
+    application: Any, destinations: Any, worker: Any, commit: Any, wait_for: Any, redis: Redis
+) -> None:
+    """With strict_order a contact's later messages wait for one that is tried again; those of others do not."""
+    app = application()
+    seen: list[str] = []
+
+    def answer(post: Any) -> web.Response:
+        (event,) = parse(post.body, 1)
+        seen.append(str(event.id))  # type: ignore[union-attr]
+        fails = seen.count("a2") == 1 and seen[-1] == "a2"
+        return web.Response(status=503, headers={"Retry-After": "1"}) if fails else web.Response()
+
+    app.answer = answer
+    commit(*[message_body(f"{who}{n}", f"1555000{who}") for n in (1, 2, 3) for who in "ab"])
+    worker(destinations({"name": "crm", "url": app.url, "strict_order": True}))
+    wait_for(lambda: not redis.zcard(keys.LEDGER), 60)
+    assert [id for id in seen if id[0] == "a"] == ["a1", "a2", "a2", "a3"]
+    assert [id for id in seen if id[0] == "b"] == ["b1", "b2", "b3"]
+
+
 def test_away(
     application: Any, destinations: Any, worker: Any, commit: Any, wait_for: Any, redis: Redis, dead: Any
 ) -> None:

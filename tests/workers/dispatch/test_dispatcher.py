@@ -62,6 +62,9 @@ class Run:
     def done_before(self, index: int) -> frozenset[bytes]:
         return self.done
 
+    def order(self, event: Event) -> str | None:
+        return None
+
 
 @pytest.fixture(autouse=True)
 def no_loop_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from workers import Discard, Handlers, Message, Reject, RetryIn
-from workers.handlers import WrongType
+from workers.raised import WrongType
 from workers.testing import call
 
 BODY = {"messages": [{"from": "15550001", "id": "m1", "type": "text", "text": {"body": "Hello"}}]}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ingest.telemetry.logs import in_work
 from workers import Discard, Event, Handlers, Message, PartialFailure, Reject, RetryIn, Snooze, Status
 from workers.testing import Called, call
 
@@ -278,6 +279,22 @@ def test_hooks(is_async: bool) -> None:
     call(handlers, texts("1", "2", "3", "4"))
     assert told == [("2", "why", 1)]
     assert around[0] == 4
+
+
+@both
+def test_log_lines(is_async: bool) -> None:
+    """What a list logs says which lane it is of, and how many events it has."""
+    handlers, fields = Handlers(), []
+
+    def does(messages: list[Message]) -> None:
+        found = in_work.get()
+        assert found is not None
+        fields.append(found[0](found[1]))
+
+    bulk(handlers, is_async, does)
+    call(handlers, texts("1", "2"))
+    assert fields == [{"lane": "messages", "events": 2}]
+    assert in_work.get() is None
 
 
 def test_an_async_hook_of_a_plain_list() -> None:

@@ -25,6 +25,9 @@ class _Account:
     def done_before(self, index: int) -> frozenset[bytes]:
         return frozenset()
 
+    def order(self, event: Event) -> str | None:
+        return None
+
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"{name} is called when an event begins, not before")
 

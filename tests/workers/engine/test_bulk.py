@@ -320,6 +320,29 @@ def test_a_stop_gives_back_what_waits_for_company(
     assert redis.llen(keys.batch_key(batch.decode())) == 5
 
 
+def test_what_another_worker_has_by_now(
+    commit: Any, take: Any, runner: Any, status: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events whose batch was lost while they waited for company are not in the list."""
+    monkeypatch.setattr("workers.dispatch.company._LONG_SECONDS", 0.1)
+    handlers, seen = Handlers(), []
+    of_statuses(handlers, True, lambda statuses: seen.extend(one.id for one in statuses), bulk=10, linger=0.3)
+    flow = runner(handlers).flow
+    run = flow.dispatcher.loop.run_until_complete
+    for id in ("a", "b"):
+        commit(status(id))
+        for one in given(take, "statuses"):
+            flow.admit(one)
+        run(flow._turn(takes=False))
+    lost, kept = flow._hands.batches
+    redis.hset(keys.TAKEN, f"{lost.state.queue}|{lost.state.batch}", "w2#1")
+    lost.settled_at = 0.0
+    run(flow._turn(takes=False))
+    assert (lost.state.lost, kept.state.lost) == (True, False)
+    run(asyncio.wait_for(flow._finish(), 20))
+    assert seen == ["b"]
+
+
 def test_a_stop_between_two_handlers(commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:
     """What another handler has done of an event that waits for company is not done again."""
     handlers, called, lists = Handlers(), [], []
@@ -407,6 +430,44 @@ def test_a_broken_bulk_handler(commit: Any, take: Any, runner: Any, status: Any,
     assert calls[0] == 1
     assert sum(calls) == 200
     assert redis.zcard(keys.LEDGER) == 0
+
+
+def test_a_broken_handler_and_a_contact_with_many_events(commit: Any, take: Any, runner: Any, message: Any) -> None:
+    """What is put off while others wait behind it leaves no wrong count of these, by which lists would seem full."""
+    handlers = Handlers()
+
+    @handlers.message(bulk=5)
+    async def on_messages(messages: list[Message]) -> None:
+        raise ConnectionError
+
+    commit(*[message(f"{n}", sender="15550001") for n in range(100)])
+    made = runner(handlers)
+    made.run(*take.many("w1", "messages"))
+    assert made.flow.dispatcher.breakdowns.any_failing
+    assert [one.behind for one in made.flow.dispatcher._lists._gatherings.values()] == [0]
+
+
+@both
+def test_a_stop_between_two_halves(
+    is_async: bool, commit: Any, take: Any, runner: Any, status: Any, redis: Redis
+) -> None:
+    """No part of a list is called once the worker was told to stop: what is not settled goes back with its tries."""
+    handlers, calls = Handlers(), []
+
+    def fails(statuses: list[Status]) -> None:
+        calls.append(len(statuses))
+        if len(calls) == 2:
+            made.stop.set()
+        raise ValueError
+
+    of_statuses(handlers, is_async, fails, bulk=8)
+    commit(*[status(str(n)) for n in range(8)])
+    made = runner(handlers)
+    made.run(*take.many("w1", "statuses"))
+    assert calls == [8, 4]
+    assert scheduled(redis) == []
+    (batch,) = redis.lrange(keys.queue_key("statuses"), 0, -1)  # type: ignore[misc]
+    assert redis.llen(keys.batch_key(batch.decode())) == 8
 
 
 def test_sizes_are_counted(commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:

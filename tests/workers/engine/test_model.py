@@ -132,7 +132,8 @@ def owed(queue: str, record: bytes) -> Owed:
     else:
         elements = tree.get("messages", tree.get("statuses"))
     partition = partition_number(queue)
-    ours = [one for one in elements if handles(partition, found, None, one if "messages" in tree else None)]
+    messages = "messages" in tree
+    ours = [one for one in elements if handles(partition, found, None, one if messages else None, one.get("from"))]
     names = [name_in(element) for element in ours]
     return Owed(queue, found.attempt, found.waits, tuple(names))
 

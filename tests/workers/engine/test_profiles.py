@@ -188,6 +188,20 @@ def test_news_in_a_copy(deliver: Deliver, redis: Redis, asynchronous: bool, toge
     assert [event.kind for event in bot.events] == ["message", "profile", "message"]
 
 
+def test_news_in_a_copy_beside_a_bulk_handler(commit: Any, take: Any, runner: Any, redis: Redis) -> None:
+    """A bulk handler of messages does not get the copy either; the news is told."""
+    handlers, seen = Handlers(), []
+    handlers.message(bulk=10)(lambda messages: seen.extend(message.id for message in messages))
+    handlers.profile()(lambda profile: seen.append(dict(profile.new)))
+    for n, name in enumerate(("Ada", "Bea", "Bea")):
+        commit(body(id="m-1", **FACTS | {"name": name}), received_ms=NOW_MS + n)
+        made = runner(handlers)
+        while isinstance(taken := take("w1", "messages"), tuple):
+            made.run(*taken)
+    assert seen == ["m-1", {"name": "Bea"}]
+    assert redis.hgetall(keys.COUNTS) == {b"handled.message": b"1", b"duplicate.message": b"2"}
+
+
 def test_what_a_copy_adds_is_seen(deliver: Deliver) -> None:
     """A fact that a copy is the first to say is no news, and what a later message says is compared with it."""
     bot = Bot()
@@ -443,6 +457,9 @@ class Run:
 
     def done_before(self, index: int) -> frozenset[bytes]:
         return frozenset()
+
+    def order(self, event: Event) -> str | None:
+        return None
 
     def put_off(self, event: Event) -> None: ...
 

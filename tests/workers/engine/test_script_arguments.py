@@ -94,7 +94,7 @@ def sent(
 
     handlers = Handlers()
 
-    @handlers.message(rate="1000/s")
+    @handlers.message(rate="1000/s", strict_order=True)
     def handle(event: Any) -> None:
         if event.id == "m1":
             raise RetryIn(100)
@@ -105,7 +105,8 @@ def sent(
     def contact(event: Any) -> None: ...
 
     controls.limit(redis, ["messages"], 1000)
-    commit(*[message(f"m{n}", sender=f"1555000{n}", name=f"N{n}") for n in range(6)], partitions=1)
+    bodies = [message(f"m{n}", sender=f"1555000{n}", name=f"N{n}") for n in range(6)]
+    commit(*bodies, message("m1 again", sender="15550001"), partitions=1)
     made = runner(handlers, partitions=1)
     made.flow.revive()
     made.run(*take())

@@ -289,7 +289,7 @@ def test_what_is_no_strict_json(name: str) -> None:
     assert {lane_of(one.queue) for one in Router(8)(body)} == {"messages"}
 
 
-@pytest.mark.parametrize("name", FOREIGN_ONES)
+@pytest.mark.parametrize("name", sorted(FOREIGN_ONES))
 def test_another_platforms_object(name: str) -> None:
     """It is counted, and neither an event nor a dead letter."""
     (item,) = parse((CASES / f"{name}.json").read_bytes(), 1)
