@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ingest.state.backlog import Lane, span
+from ingest.state import rates
+from ingest.state.backlog import Backlog, Lane, Steered, span
 from ingest.state.snapshot import Snapshot, paused_seconds
 
 LATE_SECONDS = 60.0
@@ -76,6 +77,8 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         text = str(broken)
         remedy = "Mend it or what it needs; its events wait and use up no tries, those of other handlers go on"
         yield Finding("warning", f"broken.{broken.handler}", text[0].upper() + text[1:], remedy)
+    for steered in now.backlog.steered:
+        yield from _steered(now, steered)
     for handler, call in {call.handler: call for call in reversed(now.backlog.in_work)}.items():
         if call.is_long:
             text = f"Handler {handler} has been at one event for {span(call.seconds)}"
@@ -88,6 +91,17 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         yield Finding("info", "dead", text, "`wa-ingest dead list` says why; retry them once the cause is fixed")
     if retrying := sum(lane.retrying for lane in now.backlog.lanes.values()):
         yield Finding("info", "retrying", f"{retrying:,} {_wait('event', retrying)} for the next try")
+
+
+def _steered(now: Snapshot, one: Steered) -> Iterator[Finding]:
+    paused = paused_seconds(now, one)
+    if paused is not None:
+        text = f"Handler {one.handler}: paused for {span(paused)}, its events wait and use up no tries"
+        remedy = f"`wa-ingest resume --handler {one.handler}` once the cause is fixed"
+        yield Finding("warning", f"paused.handler.{one.handler}", text, remedy)
+    if one.limit is not None:
+        text = f"Handler {one.handler}: at most {rates.in_words(one.limit)}"
+        yield Finding("info", f"limit.handler.{one.handler}", text)
 
 
 def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
@@ -106,13 +120,17 @@ def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
             remedy = (
                 "Its limit holds it back"
                 if lane.limit is not None
-                else "Its handlers fail, see above"
-                if now.backlog is not None and now.backlog.broken
+                else "Its handlers fail or are paused, see above"
+                if now.backlog is not None and (now.backlog.broken or _any_paused(now.backlog))
                 else "More workers: `wa-ingest work --processes N`"
             )
         yield Finding("warning" if late else "info", f"waiting.{name}", text, remedy)
     if lane.limit is not None:
         yield Finding("info", f"limit.{name}", f"{name}: at most {lane.limit:g} events per second")
+
+
+def _any_paused(backlog: Backlog) -> bool:
+    return any(steered.paused_since for steered in backlog.steered)
 
 
 def _spool(now: Snapshot) -> Iterator[Finding]:

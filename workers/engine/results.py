@@ -22,7 +22,7 @@ _DETAIL = 600  # characters of a dead letter's detail
 
 class Wait(NamedTuple):
     """How long events wait for their next try (seconds). `sort` is `w` for those that were put off because a handler
-    always fails: they are due as soon as it works again. It is `r` for all others.
+    always fails, or is paused: they are due as soon as it works again, or goes on. It is `r` for all others.
     """
 
     sort: str
@@ -155,7 +155,7 @@ class Results:
         waits = 0 if failed else self._records[index].waits + 1
         delay = retries.rounded(wait.delay)
         if time.time() + delay > event.received_ms / 1000 + self._limits.age or waits > MOST_WAITS:
-            why = outcome.detail or f"put off, {outcome.handler} always fails"
+            why = outcome.detail or f"put off, {outcome.handler} is paused or always fails"
             self.letter("expired", event, f"older than WA_MAX_AGE at its next try: {why}", index, outcome)
             return
         if outcome.name != "put_off":

@@ -169,6 +169,7 @@ def test_as_json() -> None:
         "away": [],
         "idle_workers": "",
         "broken": [],
+        "steered": [],
         "in_work": [],
         "requests": {},
     }

@@ -104,7 +104,7 @@ def sent(
     @handlers.profile()
     def contact(event: Any) -> None: ...
 
-    controls.limit(redis, ["messages"], 1000)
+    controls.limit(redis, "messages", 1000)
     commit(*[message(f"m{n}", sender=f"1555000{n}", name=f"N{n}") for n in range(6)], partitions=1)
     made = runner(handlers, partitions=1)
     made.flow.revive()
