@@ -65,6 +65,17 @@ class Lane:
 
 
 @dataclass
+class Steered:
+    """A handler or destination that an operator has paused or limited: since when (ISO 8601), to how many events per
+    second.
+    """
+
+    handler: str
+    paused_since: str | None = None
+    limit: float | None = None
+
+
+@dataclass
 class Backlog:
     lanes: dict[str, Lane]
     workers: int
@@ -76,6 +87,8 @@ class Backlog:
     """What `idle_workers` says, where it was asked."""
     broken: list[Broken] = field(default_factory=list)
     """Handlers that always fail."""
+    steered: list[Steered] = field(default_factory=list)
+    """Handlers that an operator has paused or limited, by name."""
     in_work: list[Call] = field(default_factory=list)
     """Calls of handlers that take long, the longest first: one for each lane of a worker."""
     requests: dict[str, int] = field(default_factory=dict)
@@ -131,6 +144,7 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
         dict(counts),
         tuple(away),
         broken=list({broken.handler: broken for one in found for broken in one.broken}.values()),
+        steered=_steered_together([one for found_one in found for one in found_one.steered], len(found)),
         in_work=sorted((call for one in found for call in one.in_work), key=lambda call: -call.seconds),
         requests=dict(sum((Counter(one.requests) for one in found), Counter[str]())),
     )
@@ -181,6 +195,28 @@ _TOGETHER: dict[str, Callable[[list[Any]], Any]] = {
 """How a lane's figures of several Redis are combined, where that is not the sum."""
 
 
+def _steered(now: controls.Controls) -> list[Steered]:
+    return [
+        Steered(name, iso(now.paused[name]) if name in now.paused else None, now.limits.get(name))
+        for name in sorted({*now.paused, *now.limits})
+    ]
+
+
+def _steered_together(each: list[Steered], redis: int) -> list[Steered]:
+    """What several Redis say of handlers. One that is limited in all of them has a share of the limit in each."""
+    by_name: dict[str, list[Steered]] = {}
+    for one in each:
+        by_name.setdefault(one.handler, []).append(one)
+    return [
+        Steered(
+            name,
+            _TOGETHER["paused_since"]([one.paused_since for one in same]),
+            _TOGETHER["limit"]([one.limit for one in same]) if len(same) == redis else None,
+        )
+        for name, same in sorted(by_name.items())
+    ]
+
+
 def span(seconds: float) -> str:
     """A time span in six characters: 59s, 12m30s, 3h05m, 6d23h."""
     minutes, rest = divmod(round(seconds), 60)
@@ -206,12 +242,12 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     scheduled = _scheduled(redis, {member.queue for member in seen.ledger}, now_ms)
     lengths = _lengths(redis, list(seen.ledger))
     behind = _behind(redis, seen.heads)
-    rates = _rates(seen.flows)
+    flow = _rates(seen.flows)
     lanes = _owed(seen, scheduled, lengths, now_ms)
     for name, lane in lanes.items():
         lane.behind = behind[name]
         lane.dead, lane.dead_expiring = seen.dead[name], soon.get(name, 0)
-        lane.rate_in, lane.rate_out = rates.get(f"in.{name}", 0.0), rates.get(f"out.{name}", 0.0)
+        lane.rate_in, lane.rate_out = flow.get(f"in.{name}", 0.0), flow.get(f"out.{name}", 0.0)
         lane.limit = seen.controls.limits.get(name)
         lane.paused = name in seen.controls.paused
         lane.paused_since = iso(seen.controls.paused[name]) if lane.paused else None
@@ -224,6 +260,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         seen.suspended,
         seen.counts,
         broken=seen.broken,
+        steered=_steered(seen.handlers),
         in_work=seen.in_work,
         requests=seen.requests,
     )
@@ -240,6 +277,7 @@ class _Seen(NamedTuple):
     suspended: bool
     counts: dict[str, int]
     controls: controls.Controls
+    handlers: controls.Controls
     broken: list[Broken]
     in_work: list[Call]
     heads: dict[str, Member]
@@ -275,6 +313,7 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         suspended=bool(suspended),
         counts={name.decode(): int(count) for name, count in counts.items()},
         controls=controls.parse(steering),
+        handlers=controls.of_handlers(steering),
         broken=breakdowns.parse(broken),
         in_work=in_work.parse(calls, workers, now_ms / 1000),
         heads={order.decode(): Member.parse(batch) for order, batch in heads.items()},

@@ -1,24 +1,27 @@
-"""An operator's controls of a running pipeline: pause lanes, cap how fast they are dispatched. take.lua obeys them.
+"""An operator's controls of a running pipeline: pause lanes or handlers, cap how fast they get events.
 
-The receiver never looks here: it goes on accepting. The controls lie in a hash: `paused.LANE` → since when (ms since
-the epoch); `limit.LANE` → events per second; the rest are the buckets of bucket.lua.
+take.lua obeys those of lanes, a worker's flow those of handlers. The receiver never looks here: it goes on accepting.
+The controls lie in a hash: `paused.LANE` → since when (ms since the epoch); `limit.LANE` → events per second; the same
+of `handler.NAME`; the rest are the buckets of bucket.lua.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from redis import Redis
 
 from ingest.store import keys
 
+_HANDLER = "handler."
+
 
 class Controls(NamedTuple):
-    """What is in force.
+    """What is in force, of lanes or of handlers.
 
-    `paused`: lanes whose batches stay where they are, and since when (ms since the epoch). `limits`: lanes whose
-    dispatch is capped, in events per second over all workers.
+    `paused`: those that get nothing, and since when (ms since the epoch). `limits`: those that are capped, in events
+    per second over all workers.
     """
 
     paused: dict[str, int]
@@ -31,16 +34,38 @@ def read(redis: Redis) -> Controls:
     return parse(found)
 
 
-def parse(found: dict[bytes, bytes]) -> Controls:
-    """The controls in the hash."""
+def parse(found: Mapping[bytes, bytes]) -> Controls:
+    """The controls of lanes in the hash."""
+    paused, limits = _parse(found)
+    return Controls(
+        {lane: since for lane, since in paused.items() if not lane.startswith(_HANDLER)},
+        {lane: rate for lane, rate in limits.items() if not lane.startswith(_HANDLER)},
+    )
+
+
+def of_handlers(found: Mapping[bytes, bytes]) -> Controls:
+    """The controls of handlers in the hash, by name."""
+    paused, limits = _parse(found)
+    return Controls(
+        {name.removeprefix(_HANDLER): since for name, since in paused.items() if name.startswith(_HANDLER)},
+        {name.removeprefix(_HANDLER): rate for name, rate in limits.items() if name.startswith(_HANDLER)},
+    )
+
+
+def handler(name: str) -> str:
+    """What stands for a handler or a destination where a lane may stand: in `pause`, `resume` and `limit`."""
+    return f"{_HANDLER}{name}"
+
+
+def _parse(found: Mapping[bytes, bytes]) -> Controls:
     paused: dict[str, int] = {}
     limits: dict[str, float] = {}
     for field, value in found.items():
-        what, _, lane = field.decode().partition(".")
+        what, _, of = field.decode().partition(".")
         if what == "paused":
-            paused[lane] = int(value)
+            paused[of] = int(value)
         elif what == "limit":
-            limits[lane] = float(value)
+            limits[of] = float(value)
     return Controls(paused, limits)
 
 
@@ -75,6 +100,11 @@ def limit(redis: Redis, lane: str, rate: float | None) -> None:
 
 
 def _ring(pipe: Any, lane: str) -> None:
-    """Wake one idle worker: there may be something to take now. A doorbell holds at most one token."""
+    """Wake one idle worker: there may be something to take now. A doorbell holds at most one token.
+
+    Handlers have none: each worker looks by itself.
+    """
+    if lane.startswith(_HANDLER):
+        return
     pipe.delete(keys.doorbell_key(lane))
     pipe.rpush(keys.doorbell_key(lane), 1)

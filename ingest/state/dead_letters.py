@@ -25,10 +25,13 @@ from ingest.store.headers import disclose
 from ingest.store.headers import read as read_headers
 from ingest.store.jobs import job_template
 from ingest.store.queues import LANES, queue_names
-from ingest.store.records import digest, notification_id, pack_into
+from ingest.store.records import digest, handler_digests, notification_id, pack_into
 
 PORTION = 100
 """Most dead letters in a portion; it holds fewer when they are large."""
+
+OWED_JOINT = ", "
+"""What stands between the names of the handlers that a dead letter is owed to."""
 
 _FIRST_PORTION = 10  # before anything is known of their size
 _TRIM_LIMIT = 1000  # dead letters that one XTRIM removes at most
@@ -54,7 +57,8 @@ class DeadLetter(NamedTuple):
     later version adds. `kind`: message, status, error or change; `notification` when the body could not be, or was not,
     taken apart. `queue` is where it came from; `received_ms` when the notification arrived. `body_digest` is that of
     the body as it was received, of which `body` may hold a part. `headers` are those of the request that were kept, as
-    JSON.
+    JSON. `handler` names the handlers or destinations that have not succeeded, with `OWED_JOINT` between them; `done`
+    are the others (`handler_digest`).
     """
 
     lane: str
@@ -68,6 +72,8 @@ class DeadLetter(NamedTuple):
     body: bytes
     body_digest: bytes
     headers: bytes = b""
+    handler: str = ""
+    done: frozenset[bytes] = frozenset()
 
     @property
     def name(self) -> str:
@@ -82,6 +88,7 @@ class DeadLetter(NamedTuple):
             "dead_at": iso(self.id.ms),
             "reason": self.reason,
             "kind": self.kind,
+            "handler": self.handler,
             "detail": self.detail,
             "attempt": self.attempt,
             "received_at": iso(self.received_ms),
@@ -107,6 +114,7 @@ class Wanted(NamedTuple):
     older_than: float | None = None
     newer_than: float | None = None
     ids: tuple[tuple[str, Id], ...] = ()
+    handlers: tuple[str, ...] = ()
 
 
 class Selection(NamedTuple):
@@ -116,6 +124,7 @@ class Selection(NamedTuple):
     ranges: dict[str, list[tuple[Id, Id]]]
     kinds: tuple[str, ...]
     reasons: tuple[str, ...]
+    handlers: tuple[str, ...] = ()
 
 
 def parse_name(name: str) -> tuple[str, Id]:
@@ -142,7 +151,7 @@ def select(redis: Redis, wanted: Wanted) -> Selection:
             ranges[lane] = [(id, id) for its, id in sorted(set(wanted.ids)) if its == lane and first <= id <= last]
         else:
             ranges[lane] = [(first, last)]
-    return Selection(now_ms, ranges, wanted.kinds, wanted.reasons)
+    return Selection(now_ms, ranges, wanted.kinds, wanted.reasons, wanted.handlers)
 
 
 def read(redis: Redis, selection: Selection) -> Iterator[DeadLetter]:
@@ -166,7 +175,7 @@ def newest(redis: Redis, lane: str) -> Iterator[DeadLetter]:
 def requeue(redis: Redis, selection: Selection, settings: Settings) -> Iterator[int]:
     """Have the dead letters handled again, from attempt 1 on. Yields the number of dead letters in each portion.
 
-    A single event goes back to its queue and is handled even if it was handled before. A whole notification goes where
+    A single event goes back to its queue, for the handlers that have not succeeded. A whole notification goes where
     the receiver would put it now, and workers skip those of its events that were handled before.
     """
     script = redis.register_script(_REQUEUE)
@@ -230,8 +239,10 @@ def _next_count(letters: list[DeadLetter]) -> int:
 
 
 def _fits(letter: DeadLetter, selection: Selection) -> bool:
-    return (not selection.kinds or letter.kind in selection.kinds) and (
-        not selection.reasons or letter.reason in selection.reasons
+    return (
+        (not selection.kinds or letter.kind in selection.kinds)
+        and (not selection.reasons or letter.reason in selection.reasons)
+        and (not selection.handlers or any(name in selection.handlers for name in letter.handler.split(OWED_JOINT)))
     )
 
 
@@ -252,6 +263,8 @@ def _letter(lane: str, id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
         body,
         bytes.fromhex(text(b"origin")) or digest(body),
         headers,
+        text(b"handler"),
+        handler_digests(bytes.fromhex(text(b"done"))),
     )
 
 
@@ -268,7 +281,7 @@ def _records(letter: DeadLetter, router: Router) -> Iterator[Any]:
     body_digest = b"" if letter.body_digest == digest(letter.body) else letter.body_digest
     by_queue: dict[str, list[bytes]] = {}
     routes = _routes(letter, router)
-    pack_into(by_queue, routes, letter.body, letter.received_ms, 1, force, body_digest, letter.headers)
+    pack_into(by_queue, routes, letter.body, letter.received_ms, 1, force, body_digest, letter.headers, letter.done)
     for queue, (record,) in by_queue.items():
         yield from (str(letter.id), queue, record)
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ingest.state.backlog import Lane, span
+from ingest.state import rates
+from ingest.state.backlog import Backlog, Lane, Steered, span
 from ingest.state.snapshot import Snapshot, paused_seconds
 
 LATE_SECONDS = 60.0
@@ -76,6 +77,8 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         text = str(broken)
         remedy = "Mend it or what it needs; its events wait and use up no tries, those of other handlers go on"
         yield Finding("warning", f"broken.{broken.handler}", text[0].upper() + text[1:], remedy)
+    for steered in now.backlog.steered:
+        yield from _steered(now, steered)
     for handler, call in {call.handler: call for call in reversed(now.backlog.in_work)}.items():
         if call.is_long:
             text = f"Handler {handler} has been at one event for {span(call.seconds)}"
@@ -91,6 +94,17 @@ def _all(now: Snapshot) -> Iterator[Finding]:
     if behind := sum(lane.behind for lane in now.backlog.lanes.values()):
         text = f"{behind:,} {_wait('event', behind)} behind one of the same contact that is to be tried again"
         yield Finding("info", "behind", text)
+
+
+def _steered(now: Snapshot, one: Steered) -> Iterator[Finding]:
+    paused = paused_seconds(now, one)
+    if paused is not None:
+        text = f"Handler {one.handler}: paused for {span(paused)}, its events wait and use up no tries"
+        remedy = f"`wa-ingest resume --handler {one.handler}` once the cause is fixed"
+        yield Finding("warning", f"paused.handler.{one.handler}", text, remedy)
+    if one.limit is not None:
+        text = f"Handler {one.handler}: at most {rates.in_words(one.limit)}"
+        yield Finding("info", f"limit.handler.{one.handler}", text)
 
 
 def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
@@ -109,13 +123,17 @@ def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
             remedy = (
                 "Its limit holds it back"
                 if lane.limit is not None
-                else "Its handlers fail, see above"
-                if now.backlog is not None and now.backlog.broken
+                else "Its handlers fail or are paused, see above"
+                if now.backlog is not None and (now.backlog.broken or _any_paused(now.backlog))
                 else "More workers: `wa-ingest work --processes N`"
             )
         yield Finding("warning" if late else "info", f"waiting.{name}", text, remedy)
     if lane.limit is not None:
         yield Finding("info", f"limit.{name}", f"{name}: at most {lane.limit:g} events per second")
+
+
+def _any_paused(backlog: Backlog) -> bool:
+    return any(steered.paused_since for steered in backlog.steered)
 
 
 def _spool(now: Snapshot) -> Iterator[Finding]:

@@ -119,11 +119,11 @@ def workers(redis: Redis) -> list[Worker]:
     return sorted(found.values(), key=lambda worker: (worker.queue is None, -(worker.seconds or 0.0), worker.name))
 
 
-def paused_seconds(now: Snapshot, lane: backlog.Lane) -> float | None:
-    """How long a lane has been paused; None when it is not."""
-    if lane.paused_since is None:
+def paused_seconds(now: Snapshot, one: backlog.Lane | backlog.Steered) -> float | None:
+    """How long a lane or handler has been paused; None when it is not."""
+    if one.paused_since is None:
         return None
-    return max(0.0, now.time - datetime.fromisoformat(lane.paused_since).timestamp())
+    return max(0.0, now.time - datetime.fromisoformat(one.paused_since).timestamp())
 
 
 def as_json(now: Snapshot) -> dict[str, Any]:

@@ -79,15 +79,16 @@ def pack_into(
     force: bool = False,
     body_digest: bytes = b"",
     headers: bytes = b"",
+    done: Iterable[bytes] = (),
 ) -> int:
     """Add a notification's records, one for each of its routes, to those of each queue. Returns their bytes."""
     size, whole_digest = 0, body_digest
     for queue, shares, _, part in routes:
         if part:
             body_digest = body_digest or digest(body)
-            record = pack(part, received_ms, attempt, force, body_digest, shares, headers=headers)
+            record = pack(part, received_ms, attempt, force, body_digest, shares, done=done, headers=headers)
         else:
-            record = pack(body, received_ms, attempt, force, whole_digest, shares, headers=headers)
+            record = pack(body, received_ms, attempt, force, whole_digest, shares, done=done, headers=headers)
         by_queue.setdefault(queue, []).append(record)
         size += len(record)
     return size
@@ -111,7 +112,7 @@ def unpack(record: bytes) -> Record:
     end = begin + (said & (1 << SHARES_BITS) - 1)
     count, waits = record[end], record[end + 1] | said >> SHARES_BITS << 8
     behind = end + 2 + count * HANDLER_BYTES
-    done = frozenset(record[n : n + HANDLER_BYTES] for n in range(end + 2, behind, HANDLER_BYTES))
+    done = handler_digests(record[end + 2 : behind])
     known = b"" if body_digest == _NO_DIGEST else body_digest
     body, headers = disclose(record[behind:])
     return Record(received_ms, attempt, 0, force, body, known, record[begin:end], waits, done, headers)
@@ -120,6 +121,11 @@ def unpack(record: bytes) -> Record:
 def handler_digest(name: str) -> bytes:
     """Four bytes that tell a handler from others of its event."""
     return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=HANDLER_BYTES).digest()
+
+
+def handler_digests(joined: bytes) -> frozenset[bytes]:
+    """The single ones of several `handler_digest`."""
+    return frozenset(joined[n : n + HANDLER_BYTES] for n in range(0, len(joined), HANDLER_BYTES))
 
 
 def digest(body: bytes) -> bytes:

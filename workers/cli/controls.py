@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,99 +15,177 @@ from workers.cli.terminal import as_json, cli_errors, clock, current_settings, p
 
 _InForce = dict[str, dict[str, Any]]
 
+
+def _name(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not (value.strip() and value.isprintable()):
+        raise click.BadParameter("give the name of a handler or destination, as the metrics have it")
+    return value
+
+
+def _names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        _name(ctx, param, value)
+    return values
+
+
+def _either(lanes: tuple[str, ...], handlers: tuple[str, ...]) -> None:
+    if lanes and handlers:
+        raise click.UsageError("give lanes, or --handler, not both")
+
+
 _lanes = click.argument("lanes", metavar="[LANE]...", nargs=-1, type=click.Choice(LANES))
+_handlers = click.option(
+    "--handler",
+    "handlers",
+    metavar="NAME",
+    multiple=True,
+    callback=_names,
+    help="A handler or destination of this name, instead of lanes; may be given several times.",
+)
 
 
 @click.command()
 @_lanes
+@_handlers
 @as_json
-def pause(lanes: tuple[str, ...], as_json: bool) -> None:
-    """Stop handling some lanes, or all: their notifications wait.
+def pause(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> None:
+    """Stop handling some lanes, or all, or some handlers: what is for them waits.
 
     For a deployment, or while a database is repaired. Lanes are messages, statuses and other. The receiver goes on
     accepting. Workers let running handlers finish, and put batches in work back to the front of their queue within a
     second. Retries that come due wait, too. A pause lasts until `wa-ingest resume`, even if everything is restarted.
+
+    With --handler, the events of that handler or destination wait and use up no tries; all others go on.
     """
+    _either(lanes, handlers)
     with cli_errors():
-        before, now = _pull(controls.pause, lanes or LANES)
+        before, now = _pull(controls.pause, lanes or LANES, handlers)
         if as_json:
-            print_json({"lanes": now})
+            print_json({"handlers" if handlers else "lanes": now})
             return
-        for lane in lanes or LANES:
-            was = f" since {clock(now[lane]['paused_since'])}, and stays so" if before[lane]["paused"] else ""
-            click.echo(f"{lane}: paused{was}, {now[lane]['waiting']:,} notifications wait")
-        click.echo(
-            "The receiver goes on accepting. What is in work goes back within a second, running handlers finish."
-        )
-        click.echo(f"To go on: wa-ingest {' '.join(('resume', *lanes))}")
+        for name in handlers or lanes or LANES:
+            was = f" since {clock(now[name]['paused_since'])}, and stays so" if before[name]["paused"] else ""
+            click.echo(f"{name}: paused{was}{_waiting(now[name])}")
+        if handlers:
+            click.echo("Its events wait and use up no tries. All others go on, running handlers finish.")
+        else:
+            click.echo(
+                "The receiver goes on accepting. What is in work goes back within a second, running handlers finish."
+            )
+        names = [f"--handler {shlex.quote(name)}" for name in handlers]
+        click.echo(f"To go on: wa-ingest {' '.join(('resume', *lanes, *names))}")
 
 
 @click.command()
 @_lanes
+@_handlers
 @as_json
-def resume(lanes: tuple[str, ...], as_json: bool) -> None:
-    """Let paused lanes, or all, go on.
+def resume(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> None:
+    """Let paused lanes, or all, or paused handlers go on.
 
-    Lanes are messages, statuses and other. Limits set with `wa-ingest limit` stay in force.
+    Lanes are messages, statuses and other. Limits set with `wa-ingest limit` stay in force. Handlers that are paused
+    stay so, unless --handler names them.
     """
+    _either(lanes, handlers)
     with cli_errors():
-        before, now = _pull(controls.resume, lanes or LANES)
+        before, now = _pull(controls.resume, lanes or LANES, handlers)
         if as_json:
-            print_json({"lanes": now})
+            print_json({"handlers" if handlers else "lanes": now})
             return
-        for lane in lanes or LANES:
-            cap = now[lane]["limit"]
-            at_most = f", at most {rates.in_words(cap)}" if cap else ""
-            what = f"goes on{at_most}" if before[lane]["paused"] else "was not paused"
-            click.echo(f"{lane}: {what}, {now[lane]['waiting']:,} notifications wait")
+        for name in handlers or lanes or LANES:
+            what = f"goes on{_at_most(now[name])}" if before[name]["paused"] else "was not paused"
+            click.echo(f"{name}: {what}{_waiting(now[name])}")
+
+
+def _waiting(now: dict[str, Any]) -> str:
+    return f", {now['waiting']:,} notifications wait" if "waiting" in now else ""
+
+
+def _at_most(now: dict[str, Any]) -> str:
+    return f", at most {rates.in_words(now['limit'])}" if now["limit"] else ""
 
 
 @click.command()
-@click.argument("lane", required=False, type=click.Choice(LANES))
+@click.argument("lane", required=False)
 @click.argument("rate", required=False)
+@click.option("--handler", metavar="NAME", callback=_name, help="A handler or destination, instead of a lane.")
 @as_json
-def limit(lane: str | None, rate: str | None, as_json: bool) -> None:
-    """Cap how fast events of a lane are handled.
+def limit(lane: str | None, rate: str | None, handler: str | None, as_json: bool) -> None:
+    """Cap how fast events of a lane, or of one handler, are handled.
 
-    RATE is how many events of LANE all workers together may give to handlers: 200/s, 1000/m, 50/h; off removes the
-    limit. It takes effect within a second, lasts until it is removed, and holds up no other lane. Without a RATE: show
-    the limits in force.
+    RATE is how many events of LANE, or for that handler, all workers together may give to handlers: 200/s, 1000/m,
+    50/h; off removes the limit. It takes effect within a second, lasts until it is removed, and holds up no other lane.
+    A rate that the handler or destination has itself holds beside it. Without a RATE: show the limits in force.
     """
+    if handler is not None:
+        if rate is not None:
+            raise click.UsageError("give a lane, or --handler, not both")
+        lane, rate = None, lane
+    elif lane is not None and lane not in LANES:
+        raise click.BadParameter(f"{lane!r} is no lane: give one of {', '.join(LANES)}", param_hint="LANE")
     with cli_errors():
-        per_second = None
-        if rate is not None and rate != "off":
-            try:
-                per_second = rates.per_second(rate)
-            except ValueError as error:
-                raise click.BadParameter(f"{error}; or off") from None
+        per_second = _per_second(rate)
         clients = redis_clients(current_settings(), to_write=rate is not None)
-        if lane is not None and rate is not None:
+        of = lane if handler is None else controls.handler(handler)
+        if of is not None and rate is not None:
             for redis in clients.values():  # each has its share
-                controls.limit(redis, lane, per_second and per_second / len(clients))
-        now = _in_force(clients)
+                controls.limit(redis, of, per_second and per_second / len(clients))
+        now = _lanes_in_force(clients) if handler is None else _handlers_in_force(clients, [handler])
         if as_json:
-            print_json({"lanes": now})
+            print_json({"lanes" if handler is None else "handlers": now})
             return
-        for name in LANES if lane is None else (lane,):
-            cap = now[name]["limit"]
-            click.echo(f"{name}: " + (f"at most {rates.in_words(cap)} over all workers" if cap else "no limit"))
-        if lane is not None and per_second is not None:
-            click.echo(f"To take it away: wa-ingest limit {lane} off")
+        only = handler or lane
+        others = {} if only else _handlers_in_force(clients, ())
+        for name, one in (now | others if only is None else {only: now[only]}).items():
+            click.echo(_limit_line(name, one))
+        if per_second is not None:
+            click.echo(
+                f"To take it away: wa-ingest limit {f'--handler {shlex.quote(handler)}' if handler else lane} off"
+            )
 
 
-def _pull(lever: Callable[[Redis, Iterable[str]], None], lanes: Iterable[str]) -> tuple[_InForce, _InForce]:
-    """What was in force before, and what is by now."""
+def _limit_line(name: str, now: dict[str, Any]) -> str:
+    return f"{name}: " + (f"at most {rates.in_words(now['limit'])} over all workers" if now["limit"] else "no limit")
+
+
+def _per_second(rate: str | None) -> float | None:
+    if rate is None or rate == "off":
+        return None
+    try:
+        return rates.per_second(rate)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; or off") from None
+
+
+def _pull(
+    lever: Callable[[Redis, Iterable[str]], None], lanes: Iterable[str], handlers: Iterable[str]
+) -> tuple[_InForce, _InForce]:
+    """Of these handlers if some are given, else of lanes: what was in force before, and what is by now."""
+
+    def in_force() -> _InForce:
+        return _handlers_in_force(clients, handlers) if handlers else _lanes_in_force(clients)
+
     clients = redis_clients(current_settings(), to_write=True)
-    before = _in_force(clients)
+    before = in_force()
     for redis in clients.values():
-        lever(redis, lanes)
-    return before, _in_force(clients)
+        lever(redis, [controls.handler(name) for name in handlers] or lanes)
+    return before, in_force()
 
 
-def _in_force(clients: dict[str, Redis]) -> _InForce:
+def _lanes_in_force(clients: dict[str, Redis]) -> _InForce:
     """Per lane what is in force by now, and how many notifications wait."""
     lanes = backlog.read_all(clients).lanes
     return {
         name: {"paused": lane.paused, "paused_since": lane.paused_since, "limit": lane.limit, "waiting": lane.waiting}
         for name, lane in lanes.items()
+    }
+
+
+def _handlers_in_force(clients: dict[str, Redis], names: Iterable[str]) -> _InForce:
+    """What is in force by now for these handlers, and for all others of which something is."""
+    steered = {name: backlog.Steered(name) for name in names}
+    steered |= {one.handler: one for one in backlog.read_all(clients).steered}
+    return {
+        name: {"paused": one.paused_since is not None, "paused_since": one.paused_since, "limit": one.limit}
+        for name, one in steered.items()
     }

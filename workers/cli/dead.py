@@ -69,6 +69,7 @@ _FILTERS = (
         multiple=True,
         help="Why: failed (out of attempts), rejected, unreadable, unknown_form, malformed, poison, expired, fault.",
     ),
+    click.option("--handler", "handlers", multiple=True, metavar="NAME", help="Of this handler or destination."),
     click.option("--older-than", metavar="DURATION", callback=_duration, help="Dead for longer: 30m, 25h, 7d."),
     click.option("--newer-than", metavar="DURATION", callback=_duration, help="Dead for less than that."),
     click.option("--id", "ids", metavar="LANE/ID", multiple=True, callback=_names, help="This one, see `dead list`."),
@@ -86,9 +87,10 @@ def _filtered(command: Callable[..., None]) -> Callable[..., None]:
         older_than: float | None,
         newer_than: float | None,
         ids: list[tuple[str, letters.Id]],
+        handlers: tuple[str, ...],
         **options: Any,
     ) -> None:
-        command(letters.Wanted(lanes, kinds, reasons, older_than, newer_than, tuple(ids)), **options)
+        command(letters.Wanted(lanes, kinds, reasons, older_than, newer_than, tuple(ids), handlers), **options)
 
     for option in reversed(_FILTERS):
         option(with_wanted)
@@ -157,7 +159,8 @@ def _table(shown: deque[letters.DeadLetter], now_ms: int) -> Table:
     table.add_column("detail")  # the only one that may be narrowed
     for letter in shown:
         age = span(max(0, now_ms - letter.id.ms) / 1000)
-        detail = Text(printable(letter.detail), no_wrap=True, overflow="ellipsis")
+        whose = f"{letter.handler}: " if letter.handler else ""
+        detail = Text(printable(whose + letter.detail), no_wrap=True, overflow="ellipsis")
         table.add_row(age, letter.name, letter.kind, letter.reason, str(letter.attempt), detail)
     return table
 
@@ -200,7 +203,7 @@ def _readable(body: bytes) -> str:
 @_yes
 @as_json
 def retry(wanted: letters.Wanted, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Have dead letters handled again, beginning with attempt 1.
+    """Have dead letters handled again, beginning with attempt 1, by the handlers and destinations that did not succeed.
 
     They move to the end of their queues. On a terminal it asks first. Dead letters that arrive meanwhile are left
     alone. Ctrl-C stops between two portions of at most 100; nothing is lost, and the same command does the rest.
@@ -280,9 +283,9 @@ def _change(
 def export(wanted: letters.Wanted, output: Path) -> None:
     """Write dead letters as JSON lines, the oldest first. Deletes nothing.
 
-    Each line has id, lane, dead_at, reason, kind, detail, attempt, received_at, queue, and the body as the sender wrote
-    it: as text in `body`, or in `body_base64` when it is not UTF-8. If headers of the request were kept, they are in
-    `headers`.
+    Each line has id, lane, dead_at, reason, kind, handler, detail, attempt, received_at, queue, and the body as the
+    sender wrote it: as text in `body`, or in `body_base64` when it is not UTF-8. If headers of the request were kept,
+    they are in `headers`.
     """
     with cli_errors():
         found = _read(_select(current_settings(), wanted))

@@ -68,7 +68,12 @@ def _processes(redis: Redis) -> Iterator[Check]:
     found: Any = redis.hgetall(keys.BREAKDOWNS)
     for broken in breakdowns.parse(found):
         yield Check("handlers", "warning", str(broken), "mend it or what it needs: its events wait for it")
-    for call in backlog.read(redis).in_work:
+    now = backlog.read(redis)
+    for steered in now.steered:
+        if steered.paused_since:
+            finding = f"{steered.handler} is paused since {steered.paused_since}, its events wait"
+            yield Check("handlers", "warning", finding, f"`wa-ingest resume --handler {steered.handler}` lets it go on")
+    for call in now.in_work:
         if call.is_long:
             yield Check("handlers", "warning", str(call), "it waits or hangs: see the log of the workers")
     for name, values in agreement.said(redis).items():

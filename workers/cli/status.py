@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -117,6 +118,7 @@ def _table(
         below.append(Text(now.idle_workers, style="yellow"))
     below += [_refused(one) for one in now.refused[:_REFUSALS]]
     below += [Text(printable(str(broken)), style="red") for broken in now.broken]
+    below += [line for one in now.steered for line in _steered(one)]
     below += [Text(printable(str(call)), style="red") for call in now.in_work if call.is_long][:_CALLS]
     if drawn and not wide:
         plots = _columns()
@@ -140,6 +142,15 @@ def _table(
         soon = f"dead letters to be removed within 2 days: {backlog.expiring_text(expiring)}, see `wa-ingest dead`"
         below.append(Text(soon, style="red"))
     return Group(*below)
+
+
+def _steered(one: backlog.Steered) -> Iterator[Text]:
+    name = printable(one.handler)
+    if one.paused_since:
+        text = f"{name}: paused since {clock(one.paused_since)}, `wa-ingest resume --handler {name}` lets it go on"
+        yield Text(text, style="bold red")
+    if one.limit:
+        yield Text(f"{name}: at most {rates.in_words(one.limit)}, `wa-ingest limit --handler {name}`", style="yellow")
 
 
 def _refused(one: Told) -> Text:

@@ -1,13 +1,18 @@
-"""Handlers that always fail: their events wait, and one is tried from time to time; events of other handlers go on."""
+"""Handlers that are not to be called now: their events wait, those of other handlers go on.
+
+Of one that always fails an event is tried from time to time; of one that an operator has paused, none.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ingest.loggers import get_logger
 from workers.dispatch.outcomes import Ended, place
+from workers.dispatch.steering import Steering
 from workers.events import Event
 from workers.handler import Handler
 from workers.raised import Unreachable
@@ -18,6 +23,9 @@ FAILURES = 10
 """First tries in a row that failed, each of another notification, before a handler counts as broken down: whatever is
 wrong with one notification, and however many events it has, the handler goes on for others.
 """
+
+PAUSED_SECONDS = 1.0
+"""So long an event of a paused handler waits at least; when the handler is resumed, all are due at once."""
 
 LONGEST_SECONDS = 60.0
 """No longer than this from one try to the next."""
@@ -48,8 +56,9 @@ class Breakdowns:
     It is known by this process alone, so that a process with a new version of the handler tries at once.
     """
 
-    def __init__(self, tell: Callable[[Breakdown | str], None]) -> None:
+    def __init__(self, tell: Callable[[Breakdown | str], None], steering: Steering) -> None:
         self._tell = tell
+        self._steering = steering
         self._failing: dict[Handler, _State] = {}
 
     @property
@@ -58,11 +67,15 @@ class Breakdowns:
         return bool(self._failing)
 
     def is_down(self, handler: Handler) -> bool:
-        """True while it counts as broken down."""
+        """True while it is paused, or counts as broken down."""
+        if handler.name in self._steering.paused:
+            return True
         return (state := self._failing.get(handler)) is not None and state.until > 0
 
     def wait(self, handler: Handler) -> float:
         """Seconds until the next try, 0 when the handler may be called now. That call is the one try, if it fails."""
+        if handler.name in self._steering.paused:
+            return PAUSED_SECONDS
         state = self._failing.get(handler)
         if state is None or not state.until:
             return 0.0
@@ -73,9 +86,15 @@ class Breakdowns:
         return 0.0
 
     def all_down(self, handlers: Iterable[Handler]) -> float | None:
-        """Seconds until one of them may be tried, when none of them works; else None. There must be some."""
+        """Seconds until one of them may be tried, when none of them is to be called; else None. There must be some.
+
+        Not before it is resumed, when all are paused.
+        """
         waits = []
         for handler in handlers:
+            if handler.name in self._steering.paused:
+                waits.append(math.inf)
+                continue
             state = self._failing.get(handler)
             if state is None or not state.until:
                 return None

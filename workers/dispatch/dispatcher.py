@@ -24,6 +24,7 @@ from workers.dispatch.lists import ListCall, Lists
 from workers.dispatch.outcomes import BEHIND, HANDLED, NOT_BEGUN, UNHANDLED, Ended, Outcome
 from workers.dispatch.rate_limits import HandlerLimiter, RateLimited, RateLimits, longest_wait
 from workers.dispatch.ready import Account, Item, Ready, Shares, Source
+from workers.dispatch.steering import Steering
 from workers.dispatch.tally import Tally
 from workers.events import Event
 from workers.handler import Handler
@@ -52,6 +53,7 @@ class Dispatcher:
         timeout: float,
         *,
         rate_limits: RateLimits | None = None,
+        steering: Steering | None = None,
         tell: Callable[[Breakdown | str], None] | None = None,
         changed: Callable[[], None] = lambda: None,
         stopping: Callable[[], bool] = lambda: False,
@@ -66,7 +68,8 @@ class Dispatcher:
         self._changed = changed
         self._stopping = stopping
         self._may_begin = may_begin
-        self.breakdowns = Breakdowns(tell) if tell else None
+        self.steering = steering or Steering()
+        self.breakdowns = Breakdowns(tell, self.steering) if tell else None
         self.closed: set[str] = set()
         self.held = False
         """While True, no event begins."""
@@ -191,7 +194,7 @@ class Dispatcher:
         return found
 
     def all_down(self, *kinds: str) -> float | None:
-        """Seconds until a handler of these kinds is tried again, when all of them always fail; else None."""
+        """Seconds until a handler of these kinds is tried again, when all always fail or are paused; else None."""
         return self.breakdowns.all_down(self._handlers.of_kinds(*kinds)) if self.breakdowns else None
 
     def free(self, *kinds: str) -> int:
@@ -303,7 +306,7 @@ class Dispatcher:
         if lists:
             calls = [call for call in calls if not call[0].bulk]
         try:
-            limiters = self._rate_limits.begin(calls) if self._rate_limits and self._handlers.any_throttled else ()
+            limiters = self._rate_limits.begin(calls) if self._rate_limits and self._any_throttled else ()
         except RateLimited as turn:
             item.account.put_off(item.event)
             for handler, _ in calls:
@@ -317,6 +320,10 @@ class Dispatcher:
             self._calls.begin(BegunEvent(item, calls, context, put_off, limiters), room)
         elif not lists:
             self._finish(item, self._outcome(item, put_off) if put_off else UNHANDLED, time.monotonic(), put_off)
+
+    @property
+    def _any_throttled(self) -> bool:
+        return self._handlers.any_throttled or bool(self.steering.limits)
 
     def _admit(self, item: Item, context: Context) -> tuple[list[tuple[Handler, Event]], list[Ended]] | None:
         """The event may begin: what to call, and what has to wait. None when it has ended by that."""
@@ -347,10 +354,10 @@ class Dispatcher:
         return min(waits if wait is None else [*waits, wait], default=None)
 
     def _to_call(self, item: Item) -> tuple[list[tuple[Handler, Event]], list[Ended]]:
-        """The handlers to call, and the single ones that have to wait because they always fail."""
+        """The handlers to call, and the single ones that have to wait: they always fail, or are paused."""
         calls = self._calls_of(item)
         put_off: list[Ended] = []
-        if self.breakdowns is None or not self.breakdowns.any_failing:
+        if self.breakdowns is None or not (self.breakdowns.any_failing or self.steering.paused):
             return calls, put_off
         for call in calls:
             if call[0].bulk is None and (seconds := self.breakdowns.wait(call[0])):

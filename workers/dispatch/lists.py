@@ -89,7 +89,7 @@ class Lists:
         """Where events of this lane wait for company; their lists begin in this room."""
         found = self._gatherings.get((handler, lane))
         if found is None:
-            limiter = self._rate_limits.of(handler) if self._rate_limits and handler.is_throttled else None
+            limiter = self._rate_limits.of(handler) if self._rate_limits else None
             found = self._gatherings[handler, lane] = Gathering(handler, lane, limiter)
             room.ready.add_gathering(found)
         return found

@@ -35,8 +35,8 @@ class Outcome(NamedTuple):
     quote the event: it goes to the dead letter, and to a log only as WA_LOG_ERRORS=full asks for it; `error` and
     `handler` may be logged. `delay` is what RetryIn or Snooze asked for, or for how long the event is put off, in
     seconds; `at_least` is what another handler of a failed event asked for with Snooze. `done` are the handlers that
-    need not be called again (their digests). `raised` is the exception. With `holds_up`, later events of its strict
-    order wait until it is done; they end as `behind`.
+    need not be called again (their digests), `owed` the names of all others. `raised` is the exception. With
+    `holds_up`, later events of its strict order wait until it is done; they end as `behind`.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Outcome(NamedTuple):
     delay: float | None = None
     at_least: float = 0.0
     done: tuple[bytes, ...] = ()
+    owed: tuple[str, ...] = ()
     raised: BaseException | None = None
     holds_up: bool = False
 
@@ -100,6 +101,7 @@ def of_event(ended: Iterable[Ended], before: frozenset[bytes]) -> Outcome:
     if not left:
         return Outcome("discarded") if any(call.error for call in calls) else HANDLED
     done = (*before, *(call.handler.digest for call in calls if call.worked))
+    owed = tuple(dict.fromkeys(call.handler.name for call in left))
     failed = [call for call in left if call.error is not None and not isinstance(call.error, Reject | Snooze)]
     snoozed = {call.error.seconds: call.handler.name for call in left if isinstance(call.error, Snooze)}
     if failed:
@@ -107,15 +109,16 @@ def of_event(ended: Iterable[Ended], before: frozenset[bytes]) -> Outcome:
         # When one of them asked for a time and another did not, the usual time fits both.
         asked = [call.error.seconds for call in failed if isinstance(call.error, RetryIn)]
         delay = min(asked) if len(asked) == len(failed) else None
-        return outcome._replace(delay=delay, at_least=max(snoozed, default=0.0), done=done)
+        return outcome._replace(delay=delay, at_least=max(snoozed, default=0.0), done=done, owed=owed)
     waits = [call.waits for call in left if call.waits is not None]
     if snoozed:
         longest = max(snoozed)
         detail = f"asked to wait {longest:g} s"
-        return Outcome("snoozed", detail, handler=snoozed[longest], delay=max(longest, *waits, 0.0), done=done)
+        delay = max(longest, *waits, 0.0)
+        return Outcome("snoozed", detail, handler=snoozed[longest], delay=delay, done=done, owed=owed)
     if waits:
-        return Outcome("put_off", handler=left[0].handler.name, delay=max(waits), done=done)
-    return Outcome("rejected", _text(left[0].error), handler=left[0].handler.name)
+        return Outcome("put_off", handler=left[0].handler.name, delay=max(waits), done=done, owed=owed)
+    return Outcome("rejected", _text(left[0].error), handler=left[0].handler.name, done=done, owed=owed)
 
 
 def of_fault(error: BaseException, what: str) -> Outcome:

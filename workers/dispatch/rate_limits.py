@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from ingest.store import keys, scripts
 from ingest.store.constants import TOKENS_SECONDS
 from ingest.store.pipelined import PipelinedConnection
+from workers.dispatch.steering import Steering
 from workers.events import Event
 from workers.handler import Handler
 
@@ -49,63 +50,94 @@ class RateLimited(Exception):
         self.seconds = seconds
 
 
-class HandlerLimiter:
-    """Lets calls of one handler begin, in this process."""
+class _Tokens:
+    """What this process has of one bucket. The rate is in events per second, None: there is none."""
 
-    def __init__(self, buckets: Buckets, handler: Handler) -> None:
+    def __init__(self, buckets: Buckets, name: str) -> None:
         self._buckets = buckets
-        self._rate = handler.rate
-        self._concurrency = handler.concurrency
-        self._pace = handler.pace
-        self._name = " ".join((handler.kind, *sorted(handler.wants), handler.name))
-        self._in_flight = self._tokens = 0
+        self._name = name
+        self._rate: float | None = None
         self._ask_at = 0.0  # when tokens are exchanged, or there are some again
+        self._left = 0
 
-    def wait(self) -> float:
-        """Seconds until it is worth asking again; 0: a call may begin now."""
-        if self._concurrency is not None and self._in_flight >= self._concurrency:
-            return _LOOK_AGAIN
-        if self._pace is not None and (seconds := self._pace.wait()):
-            return seconds
-        if self._rate is None:
+    def wait(self, rate: float | None) -> float:
+        """Seconds until it is worth asking again; 0: there are some now, or none is needed."""
+        if rate != self._rate:
+            self._rate, self._ask_at = rate, 0.0
+        if rate is None:
             return 0.0
         now = time.monotonic()
         if now >= self._ask_at:
             try:
-                granted = self._buckets.exchange(keys.RATES, self._name, self._rate, self._tokens)
+                granted = self._buckets.exchange(keys.RATES, self._name, rate, self._left)
             except (RedisError, OSError):  # away: nothing that has a rate begins meanwhile
                 granted = Granted(0, 1.0)
-            self._tokens = granted.tokens or 0
-            self._ask_at = now + (TOKENS_SECONDS if self._tokens else granted.wait)
-        return 0.0 if self._tokens else max(0.001, self._ask_at - now)
+            self._left = granted.tokens or 0
+            self._ask_at = now + (TOKENS_SECONDS if self._left else granted.wait)
+        return 0.0 if self._left else max(0.001, self._ask_at - now)
+
+    def most(self, events: int) -> int:
+        return events if self._rate is None else min(events, self._left)
+
+    def use(self, events: int) -> None:
+        if self._rate is not None:
+            self._left -= events
+            if not self._left:
+                self._ask_at = 0.0
+
+
+class HandlerLimiter:
+    """Lets calls of one handler begin, in this process. `of_operator` are the tokens of the limit that an operator may
+    set by the handler's name.
+    """
+
+    def __init__(self, buckets: Buckets, handler: Handler, steering: Steering, of_operator: _Tokens) -> None:
+        self._rate = handler.rate
+        self._concurrency = handler.concurrency
+        self._pace = handler.pace
+        self._name = handler.name
+        self._steering = steering
+        self._own = _Tokens(buckets, " ".join((handler.kind, *sorted(handler.wants), handler.name)))
+        self._of_operator = of_operator
+        self._in_flight = 0
+
+    def wait(self) -> float:
+        """Seconds until it is worth asking again; 0: a call may begin now, or wait without tokens: it is paused."""
+        if self._name in self._steering.paused:
+            return 0.0
+        if self._concurrency is not None and self._in_flight >= self._concurrency:
+            return _LOOK_AGAIN
+        if self._pace is not None and (seconds := self._pace.wait()):
+            return seconds
+        return self._own.wait(self._rate) or self._of_operator.wait(self._steering.limits.get(self._name))
 
     def most(self, events: int) -> int:
         """How many of so many events one list may hold now, once there is nothing to wait for."""
-        return events if self._rate is None else min(events, self._tokens)
+        return self._of_operator.most(self._own.most(events))
 
     def begin(self, events: int = 1) -> None:
         self._in_flight += 1
         if self._pace is not None:
             self._pace.begin(events)
-        if self._rate is not None:
-            self._tokens -= events
-            if not self._tokens:
-                self._ask_at = 0.0
+        self._own.use(events)
+        self._of_operator.use(events)
 
     def end(self) -> None:
         self._in_flight -= 1
 
 
 class RateLimits:
-    """The limiters of this process, one for each handler with a rate or concurrency."""
+    """The limiters of this process, one for each handler that has a rate or concurrency, or had a limit."""
 
-    def __init__(self, connection: PipelinedConnection) -> None:
+    def __init__(self, connection: PipelinedConnection, steering: Steering | None = None) -> None:
         self._buckets = Buckets(connection)
+        self._steering = steering or Steering()
+        self._of_operator: dict[str, _Tokens] = {}  # by name, which several handlers may have
         self._limiters: dict[int, HandlerLimiter] = {}  # by id() of the handler, which its registry keeps
 
     def begin(self, calls: Iterable[tuple[Handler, Event]]) -> tuple[HandlerLimiter, ...]:
         """Begin all the calls of an event, or raise RateLimited. Call `end` of each returned limiter afterwards."""
-        limiters = tuple(self.of(handler) for handler, _ in calls if handler.is_throttled)
+        limiters = tuple(self.of(handler) for handler, _ in calls if self._is_throttled(handler))
         if seconds := longest_wait(limiters):
             raise RateLimited(limiters, seconds)
         for limiter in limiters:
@@ -113,10 +145,15 @@ class RateLimits:
         return limiters
 
     def of(self, handler: Handler) -> HandlerLimiter:
-        """The limiter of a handler that has one."""
+        """The limiter of a handler."""
         if id(handler) not in self._limiters:
-            self._limiters[id(handler)] = HandlerLimiter(self._buckets, handler)
+            name = handler.name
+            tokens = self._of_operator.setdefault(name, _Tokens(self._buckets, f"limit {name}"))
+            self._limiters[id(handler)] = HandlerLimiter(self._buckets, handler, self._steering, tokens)
         return self._limiters[id(handler)]
+
+    def _is_throttled(self, handler: Handler) -> bool:
+        return handler.is_throttled or handler.name in self._steering.limits
 
 
 def longest_wait(limiters: Iterable[HandlerLimiter]) -> float:

@@ -64,6 +64,10 @@ class Demand:
         waits = (self._dispatcher.all_down(*_KINDS[lane]) for lane in self._lanes)
         return [wait for wait in waits if wait is not None]
 
+    def is_paused(self, lane: str) -> bool:
+        """True while all handlers of a lane are paused."""
+        return self._dispatcher.all_down(*_KINDS[lane]) == math.inf
+
     def rooms(self) -> dict[str, int]:
         """How many records of each lane to take: what can begin soon, within what may be in hand."""
         self._measure()

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from ingest.garbage import Growth
 from ingest.loggers import get_logger
 from ingest.settings import Settings
+from ingest.state import controls
 from ingest.store import connection as connections
 from ingest.store import keys, scripts
 from ingest.store.pipelined import PipelinedConnection
@@ -27,6 +28,7 @@ from ingest.store.queues import lane_of
 from workers.dispatch.breakdowns import Breakdown
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.rate_limits import Buckets, RateLimits
+from workers.dispatch.steering import Steering
 from workers.engine import reaper
 from workers.engine.answers import Answers
 from workers.engine.caps import Caps
@@ -50,6 +52,7 @@ log = get_logger(__name__)
 
 _TURN_SECONDS = 0.003  # what ends within this time is settled together
 _WATCH_SECONDS = 0.25
+_STEER_SECONDS = 0.5  # between looks at what an operator says of handlers
 
 
 class Stopped(Exception):
@@ -78,12 +81,14 @@ class Flow:
         by_lane: dict[str, list[str]] = {}
         for queue in queues:
             by_lane.setdefault(lane_of(queue), []).append(queue)
+        self._steering = steering = Steering()
         self.dispatcher = Dispatcher(
             handlers,
             settings.concurrency,
             settings.threads,
             settings.handler_timeout,
-            rate_limits=RateLimits(connection),
+            rate_limits=RateLimits(connection, steering),
+            steering=steering,
             tell=self._tell,
             changed=self._changed,
             stopping=stopping,
@@ -121,7 +126,7 @@ class Flow:
         self._doorbell = Doorbell(connection.redis, list(by_lane), LISTEN_SECONDS, self._rung)
         self._garbage = Growth()
         self._wake = asyncio.Event()
-        self._turn_at = 0.0
+        self._turn_at = self._steer_at = 0.0
         self._turn_soon = False
         self._revives = False
         self._beat_at = math.inf  # the last heartbeat
@@ -244,6 +249,8 @@ class Flow:
         if self.dispatcher.crash is not None:
             raise self.dispatcher.crash
         self._turn_soon = False
+        if time.monotonic() >= self._steer_at:
+            await self._steer()
         await self._open_admitted()
         if self._revives:
             self._revives = False
@@ -285,6 +292,8 @@ class Flow:
                 until.append(now + wait)
         if self._settling.has_more:
             until.append(now)
+        if self._steering.is_used:
+            until.append(self._steer_at)
         if any(one.busy for one in self._hands.batches):
             until.append(self._opening.again_at)
         pause = max(0.0005, min(until) - time.monotonic())
@@ -308,6 +317,16 @@ class Flow:
         if self._hands.admitted:
             admitted, self._hands.admitted = self._hands.admitted, []
             await self._opening.open(admitted)
+
+    async def _steer(self) -> None:
+        """Read which handlers an operator has paused or limited."""
+        found = await self._answers.of(self._connection.send("HGETALL", keys.CONTROLS))
+        self._steer_at = time.monotonic() + _STEER_SECONDS
+        # As RESP3 tells it, or RESP2.
+        fields = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
+        if self._steering.learn(controls.of_handlers(fields)):
+            self._revives = True
+            self._taking.rung()
 
     def _renew_caps(self) -> float | None:
         """Get tokens of capped lanes. What has to wait long for some goes back."""

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ingest.state.dead_letters import OWED_JOINT
 from ingest.store.headers import PART_BYTES, enclose, within
 from ingest.store.records import MOST_WAITS, Record, digest, pack
 from workers.dispatch import outcomes
-from workers.dispatch.outcomes import BEHIND, HANDLED, Outcome
+from workers.dispatch.outcomes import BEHIND, HANDLED, UNHANDLED, Outcome
 from workers.engine import retries
 from workers.events import Broken, Event
 from workers.events.chat import shares_of
@@ -21,7 +22,7 @@ _DETAIL = 600  # characters of a dead letter's detail
 
 class Wait(NamedTuple):
     """How long events wait for their next try (seconds). `sort` is `w` for those that were put off because a handler
-    always fails: they are due as soon as it works again. It is `r` for all others.
+    always fails, or is paused: they are due as soon as it works again, or goes on. It is `r` for all others.
     """
 
     sort: str
@@ -79,8 +80,9 @@ class Results:
         self.raised: dict[tuple[str, str], BaseException] = {}  # one exception of each sort of `errors`
         self.bytes = 0
 
-    def letter(self, reason: str, event: Event | Broken, detail: str, index: int) -> None:
-        """Add a dead letter of an event of that record."""
+    def letter(self, reason: str, event: Event | Broken, detail: str, index: int, outcome: Outcome = UNHANDLED) -> None:
+        """Add a dead letter of an event of that record. The outcome knows which handlers ended, and whose it is."""
+        done = sorted(outcome.done or self._records[index].done)
         if isinstance(event, Broken):
             record = self._records[index]
             origin = record.body_digest or digest(record.body)
@@ -91,7 +93,17 @@ class Results:
         self.counts[f"dead.{event.kind}"] += 1
         self.bytes += len(body)
         self.letters.append(
-            (reason, event.kind, detail[:_DETAIL], event.attempt, event.received_ms, body, origin.hex())
+            (
+                reason,
+                event.kind,
+                detail[:_DETAIL],
+                event.attempt,
+                event.received_ms,
+                body,
+                origin.hex(),
+                OWED_JOINT.join(outcome.owed),
+                b"".join(done).hex(),
+            )
         )
 
     def tell(self, event: Event, index: int, outcome: Outcome, order: str = "") -> None:
@@ -130,7 +142,7 @@ class Results:
     def _account_failure(self, event: Event, index: int, outcome: Outcome, order: str) -> None:
         self._note_error(outcome)
         if outcome.name != "failed" or event.attempt >= self._limits.attempts:
-            self.letter(outcome.name, event, outcome.detail, index)
+            self.letter(outcome.name, event, outcome.detail, index, outcome)
             return
         delay = self._limits.delay(retries.delay, event.attempt) if outcome.delay is None else outcome.delay
         self._try_again(event, index, outcome, Wait("r", max(delay, outcome.at_least)), order)
@@ -153,8 +165,8 @@ class Results:
         waits = 0 if failed else self._records[index].waits + 1
         delay = retries.rounded(wait.delay)
         if time.time() + delay > event.received_ms / 1000 + self._limits.age or waits > MOST_WAITS:
-            why = outcome.detail or f"put off, {outcome.handler} always fails"
-            self.letter("expired", event, f"older than WA_MAX_AGE at its next try: {why}", index)
+            why = outcome.detail or f"put off, {outcome.handler} is paused or always fails"
+            self.letter("expired", event, f"older than WA_MAX_AGE at its next try: {why}", index, outcome)
             return
         if outcome.name != "put_off":
             self.counts[f"{'retried' if failed else 'snoozed'}.{event.kind}"] += 1

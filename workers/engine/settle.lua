@@ -30,9 +30,10 @@
 --           heads      of each retry for which later events of its strict order wait: order, sort, delay, step
 --           behind     the strict order of each event that waits behind such a one
 --       then for each batch: for each of its dead letters reason, kind, detail, attempt, received (ms), body, digest of
---         the notification in hex; the records of its retries, of its heads, and of what waits behind; its parts; what is
---         to be remembered, as one value with a line for each event: bucket (octal), member, and of a status the markers of
---         earlier stages of its message; and the claims that end, one a line
+--         the notification in hex, names of the handlers that did not succeed, digests in hex of those that did; the
+--         records of its retries, of its heads, and of what waits behind; its parts; what is to be remembered, as one value
+--         with a line for each event: bucket (octal), member, and of a status the markers of earlier stages of its message;
+--         and the claims that end, one a line
 -- Returns how many partitions this worker should give to others; the lanes of these batches that are paused; those that
 -- have a cap; and for each batch lost: another worker has it, nothing was done; or more, end or back: done as asked.
 --
@@ -57,15 +58,18 @@ end
 
 -- include workers/engine/order.lua
 local touched = {} -- strict orders in which something ended, or waits now
+local LETTER_VALUES = 9
 
 -- Reads the dead letters of a batch from the arguments at `position`.
 local function write_letters(one, lane, position)
   for _ = 1, one.letters do
-    local reason, kind, detail, attempt, received, body, origin = unpack(ARGV, position, position + 6)
+    local reason, kind, detail, attempt, received, body, origin, handler, done =
+      unpack(ARGV, position, position + LETTER_VALUES - 1)
     redis.call('XADD', wa .. 'dead:' .. lane, '*', 'reason', reason, 'kind', kind, 'detail', detail,
-      'attempt', attempt, 'received', received, 'queue', one.queue, 'body', body, 'origin', origin)
+      'attempt', attempt, 'received', received, 'queue', one.queue, 'body', body, 'origin', origin,
+      'handler', handler, 'done', done)
     redis.call('HINCRBY', tally, 'dead|' .. lane .. '|' .. reason, 1)
-    position = position + 7
+    position = position + LETTER_VALUES
   end
 end
 
@@ -334,7 +338,7 @@ local function settle(one, position)
     return 'lost'
   end
   write_letters(one, lane, position)
-  position = position + 7 * one.letters
+  position = position + LETTER_VALUES * one.letters
   write_retries(one, position)
   for _, retry in ipairs(one.retries) do
     position = position + retry[4]
@@ -353,7 +357,7 @@ local function settle(one, position)
 end
 
 local function values_of(one)
-  local count = 7 * one.letters + #one.heads + #one.behind + one.parts + 2
+  local count = LETTER_VALUES * one.letters + #one.heads + #one.behind + one.parts + 2
   for _, retry in ipairs(one.retries) do
     count = count + retry[4]
   end
@@ -377,7 +381,7 @@ end
 -- Fails when something is wrong with a batch, whose values begin at `position` of the arguments.
 local function check_batch(one, position)
   whole(one.records)
-  position = position + 7 * whole(one.letters)
+  position = position + LETTER_VALUES * whole(one.letters)
   text(lane_of(one.queue))
   text(text(one.token) .. text(one.batch) .. text(one.how))
   for _, retry in ipairs(one.retries) do

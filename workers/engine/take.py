@@ -76,9 +76,10 @@ class Taking:
     @property
     def may_end(self) -> bool:
         """True when nothing is left that could be taken now or within a second, nor was left to others: they may have
-        ended.
+        ended. What all handlers of a lane are paused for stays where it is.
         """
-        return not self._more and not self._not_before and not 0 < self._due_at <= time.monotonic() + 1.0
+        more = any(not self._demand.is_paused(lane) for lane in self._more)
+        return not more and not self._not_before and not 0 < self._due_at <= time.monotonic() + 1.0
 
     def send(self) -> Call | None:
         """Ask for more, if that is worth it."""

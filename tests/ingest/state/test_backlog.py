@@ -179,6 +179,7 @@ def test_as_json() -> None:
         "away": [],
         "idle_workers": "",
         "broken": [],
+        "steered": [],
         "in_work": [],
         "requests": {},
     }

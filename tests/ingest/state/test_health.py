@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ingest.state.backlog import Backlog, Lane
+from ingest.state.backlog import Backlog, Lane, Steered
 from ingest.state.health import findings
 from ingest.state.snapshot import Snapshot
 from ingest.state.spooled import SpoolFigures
@@ -53,6 +53,27 @@ def test_a_late_lane(lane: Lane, text: str, remedy: str) -> None:
     """A lane that is late comes first, with what helps when it does not help itself."""
     first = findings(now(messages=lane))[0]
     assert (first.level, first.text, first.remedy) == ("warning", text, remedy)
+
+
+def test_steered_handlers() -> None:
+    """A paused handler is a warning with what resumes it, and explains a lane that is late; a limit is good to know."""
+    snapshot = now(statuses=Lane(waiting=5, oldest_seconds=7200, rate_in=3))
+    assert snapshot.backlog is not None
+    snapshot.backlog.steered = [Steered("crm", "1970-01-01T00:15:40.000+00:00", 0.5), Steered("shop.f", None, 20.0)]
+    assert [(finding.level, finding.text, finding.remedy) for finding in findings(snapshot)] == [
+        (
+            "warning",
+            "Handler crm: paused for 1m00s, its events wait and use up no tries",
+            "`wa-ingest resume --handler crm` once the cause is fixed",
+        ),
+        (
+            "warning",
+            "statuses: 5 waiting, oldest 2h00m, not getting fewer",
+            "Its handlers fail or are paused, see above",
+        ),
+        ("info", "Handler crm: at most 30/m", ""),
+        ("info", "Handler shop.f: at most 20/s", ""),
+    ]
 
 
 def test_the_worst_comes_first() -> None:

@@ -15,7 +15,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from ingest.settings import load
-from ingest.state import refusals
+from ingest.state import controls, refusals
 from ingest.store import keys
 from ingest.store.agreement import OF_RECEIVERS, OF_WORKERS, Agreement
 from workers.cli import checks, redis_checks
@@ -137,6 +137,14 @@ def test_processes_that_differ(redis: Redis) -> None:
     check = found()["agreement"]
     assert (check.result, check.finding) == ("warning", "processes run with WA_PARTITIONS 16 and 8")
     assert check.advice == "give all receivers and workers the same value and restart those that had another"
+
+
+def test_a_paused_handler(redis: Redis) -> None:
+    """A handler that an operator has paused is a warning, with what resumes it."""
+    controls.pause(redis, [controls.handler("crm")])
+    (check,) = (check for check in checks.run(load()) if check.name == "handlers" and check.result == "warning")
+    assert check.finding.startswith("crm is paused since 20")
+    assert check.advice == "`wa-ingest resume --handler crm` lets it go on"
 
 
 def test_scripts_are_tried(redis_url: str) -> None:

@@ -63,9 +63,51 @@ def test_limit(wa: Callable[..., Result], redis: Redis) -> None:
     assert wa("resume", "messages").output.startswith("messages: was not paused")
 
 
+def test_pause_and_resume_a_handler(wa: Callable[..., Result], redis: Redis) -> None:
+    """They say what happens to whom and how to go back; `status` shows it until then, whatever the name, and no lane
+    is paused by it.
+    """
+    said = wa("pause", "--handler", "crm", "--handler", "shop.on message").output
+    for part in ("crm: paused\n", "use up no tries", "wa-ingest resume --handler crm --handler 'shop.on message'\n"):
+        assert part in said
+    assert "crm: paused since" in wa("pause", "--handler", "crm").output
+    shown = wa("status").output
+    assert "crm: paused since" in shown
+    assert "--handler crm` lets it go on" in " ".join(shown.split())
+    assert max(map(len, shown.splitlines())) <= 80
+    found = json.loads(wa("status", "--json").output)
+    assert [one["handler"] for one in found["steered"]] == ["crm", "shop.on message"]
+    assert not any(lane["paused"] for lane in found["lanes"].values())
+    assert wa("resume").output.count("was not paused") == 3
+    assert wa("resume", "--handler", "crm").output == "crm: goes on\n"
+    assert wa("resume", "--handler", "crm").output == "crm: was not paused\n"
+    found = json.loads(wa("resume", "--handler", "crm", "--json").output)["handlers"]
+    assert {name: one["paused"] for name, one in found.items()} == {"crm": False, "shop.on message": True}
+
+
+def test_limit_a_handler(wa: Callable[..., Result], redis: Redis) -> None:
+    """It sets a cap on one handler, shows what is in force, and takes it away; lanes have none by that."""
+    said = wa("limit", "--handler", "crm", "50/s").output
+    assert said == "crm: at most 50/s over all workers\nTo take it away: wa-ingest limit --handler crm off\n"
+    assert "crm: at most 50/s" in wa("limit", "--handler", "crm").output
+    assert wa("limit").output.splitlines()[-2:] == ["other: no limit", "crm: at most 50/s over all workers"]
+    assert "crm: at most 50/s" in wa("status").output
+    assert json.loads(wa("limit", "--handler", "crm", "--json").output)["handlers"]["crm"]["limit"] == 50.0
+    wa("pause", "--handler", "crm")
+    assert wa("resume", "--handler", "crm").output == "crm: goes on, at most 50/s\n"
+    assert wa("limit", "--handler", "crm", "off").output == "crm: no limit\n"
+    assert json.loads(wa("status", "--json").output)["steered"] == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("pause", "statuses", "--handler", "crm"),
+        ("pause", "--handler", ""),
+        ("resume", "--handler", "a\x1bb"),
+        ("limit", "--handler", "crm", "fast"),
+        ("limit", "--handler", "crm", "other", "1/s"),
+        ("limit", "--handler", " ", "1/s"),
         ("pause", "status"),
         ("resume", "messages.1"),
         ("limit", "200/s"),
@@ -93,10 +135,17 @@ def test_several_redis(wa: Callable[..., Result], two: list[Redis]) -> None:
     """A pause is said to each Redis, a limit shared out among them; `status` shows both as one."""
     wa("pause", "messages")
     wa("limit", "statuses", "200/s")
+    wa("pause", "--handler", "crm")
+    wa("limit", "--handler", "crm", "50/s")
     for redis in two:
+        assert controls.of_handlers(redis.hgetall(keys.CONTROLS)).limits == {"crm": 25.0}  # type: ignore[arg-type]
         now = controls.read(redis)
         assert (list(now.paused), now.limits) == (["messages"], {"statuses": 100.0})
-    lanes = json.loads(wa("status", "--json").output)["lanes"]
+    found = json.loads(wa("status", "--json").output)
+    lanes, (crm,) = found["lanes"], found["steered"]
+    assert (crm["handler"], crm["paused_since"] is not None, crm["limit"]) == ("crm", True, 50.0)
+    controls.limit(two[0], controls.handler("crm"), None)
+    assert json.loads(wa("status", "--json").output)["steered"][0]["limit"] is None
     assert (lanes["messages"]["paused"], lanes["statuses"]["limit"]) == (True, 200.0)
     assert "statuses: at most 200/s over all workers" in wa("limit", "statuses").output
     wa("resume")

@@ -30,6 +30,7 @@ from ingest.store.records import Record, digest, notification_id, pack_into, unp
 from workers.cli.main import main
 from workers.engine import reaper
 from workers.engine import worker as worker_room
+from workers.events import Message
 from workers.handlers import Handlers
 from workers.raised import Reject, RetryIn
 
@@ -148,6 +149,10 @@ FILTERS = [
     (["--id", "{a}", "--id", "{b}", "--lane", "statuses"], "b"),
     (["--id", "{a}", "--id", "{e}", "--newer-than", "25h"], "e"),
     (["--id", "{a}", "--id", "{e}", "--reason", "rejected"], "e"),
+    (["--handler", "crm"], "ef"),
+    (["--handler", "crm", "--reason", "failed"], "f"),
+    (["--handler", "shop.on_message", "--handler", "crm"], "efg"),
+    (["--handler", "cr"], ""),
     (["--id", "messages/1-1"], ""),
     (["--id", "messages/9999999999999999999-0"], ""),
     (["--lane", "messages", "--kind", "message", "--reason", "failed", "--newer-than", "25h"], "f"),
@@ -162,9 +167,9 @@ def test_filters(wa: Wa, bury: Bury, arguments: list[str], found: str) -> None:
         "b": bury("statuses", 8 * DAY, kind="status"),
         "c": bury("statuses", 3 * HOUR, kind="status", reason="malformed"),
         "d": bury("other", 2 * HOUR, kind="notification", reason="unreadable"),
-        "e": bury("messages", HOUR, reason="rejected"),
-        "f": bury("messages", 60),
-        "g": bury("other", 30, kind="change", reason="something new"),
+        "e": bury("messages", HOUR, reason="rejected", handler="crm"),
+        "f": bury("messages", 60, handler="archive, crm"),
+        "g": bury("other", 30, kind="change", reason="something new", handler="shop.on_message"),
     }
     shown = names(wa("list", "--json", *(argument.format(**made) for argument in arguments)))
     assert shown == [made[letter] for letter in found]
@@ -174,17 +179,19 @@ def test_filters(wa: Wa, bury: Bury, arguments: list[str], found: str) -> None:
 def test_the_same_filters_everywhere(wa: Wa, bury: Bury, redis: Redis, command: str) -> None:
     """`retry`, `drop` and `export` take what `list` shows with the same filters, and nothing else."""
     bury("statuses", 8 * DAY, body="old")
-    wanted = bury("statuses", 3 * HOUR, reason="rejected", kind="status", body="wanted")
+    wanted = bury("statuses", 3 * HOUR, reason="rejected", kind="status", body="wanted", handler="crm")
+    bury("statuses", 3 * HOUR, reason="rejected", kind="status", body="another handler", handler="archive")
     bury("statuses", 2 * HOUR, body="another reason")
     bury("other", HOUR, reason="rejected", body="another lane")
-    filters = ("--lane", "statuses", "--kind", "status", "--reason", "rejected", "--newer-than", "7d", "--id", wanted)
+    filters = ("--lane=statuses", "--kind=status", "--reason=rejected", "--newer-than=7d", "--handler=crm")
+    assert names(wa("list", "--json", *filters)) == [wanted]
     result = wa(command, *filters)
     assert result.exit_code == 0, result.output
     if command == "export":
         assert [json.loads(line)["body"] for line in result.stdout.splitlines()] == ["wanted"]
-        assert left(redis).total() == 4
+        assert left(redis).total() == 5
     else:
-        assert set(left(redis)) == {b"old", b"another reason", b"another lane"}
+        assert set(left(redis)) == {b"old", b"another reason", b"another lane", b"another handler"}
         assert set(bodies(waiting(redis))) == ({b"wanted"} if command == "retry" else set())
 
 
@@ -206,6 +213,16 @@ def test_list_table(wa: Wa, bury: Bury, monkeypatch: pytest.MonkeyPatch) -> None
     assert result.stderr.startswith("53 older ones match")
     assert len(names(wa("list", "--json"))) == 50
     assert wa("list", "--limit", "60").stderr == ""
+
+
+def test_list_says_whose(wa: Wa, bury: Bury, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A letter's handler stands before the detail, still within 80 columns, and in `show`."""
+    monkeypatch.setenv("COLUMNS", "80")
+    name = bury(handler="crm", detail="422: " + "x" * 500)
+    line = wa("list").stdout.splitlines()[-1]
+    assert len(line) <= 80
+    assert "  crm: 422: x" in line
+    assert re.search("^handler +crm$", wa("show", name).stdout, re.MULTILINE)
 
 
 def test_list_is_safe_for_the_terminal(wa: Wa, bury: Bury) -> None:
@@ -231,6 +248,7 @@ def test_list_json_has_no_body(wa: Wa, bury: Bury) -> None:
         "lane": "messages",
         "reason": "failed",
         "kind": "message",
+        "handler": "",
         "detail": "détail",
         "attempt": 8,
         "received_at": "2023-11-14T22:13:20.123+00:00",
@@ -813,6 +831,76 @@ def test_retried_letters_are_handled(
     assert seen == [1, 1]
     assert dead("messages") == dead("statuses") == []
     settled()
+
+
+def two_handlers() -> tuple[Handlers, list[str], set[str]]:
+    """Two handlers of messages; what was called; and the names of those that reject."""
+    registry, called, rejecting = Handlers(), [], {"crm"}
+
+    def handler(name: str) -> None:
+        def handle(message: Message) -> None:
+            called.append(name)
+            if name in rejecting:
+                raise Reject(f"{name} says no")
+
+        handle.__module__, handle.__qualname__ = "shop", name
+        registry.message()(handle)
+
+    handler("crm")
+    handler("archive")
+    return registry, called, rejecting
+
+
+def test_retry_calls_whose_it_is(wa: Wa, commit: Any, work: Any, dead: Any, settled: Any, message: Any) -> None:
+    """A letter that is fed back goes to the handler that did not succeed, however often; the other is not called."""
+    commit(message())
+    registry, called, rejecting = two_handlers()
+    for _ in range(2):
+        work(registry)
+        (shown,) = map(json.loads, wa("list", "--json").stdout.splitlines())
+        assert shown["handler"] == "shop.crm"
+        assert wa("retry", "--handler", "shop.archive").stdout.startswith("0 of 0")
+        assert wa("retry", "--handler", "shop.crm").stdout.startswith("1 of 1")
+    rejecting.clear()
+    work(registry)
+    assert called == ["crm", "archive", "crm", "crm"]
+    assert dead("messages") == []
+    settled()
+
+
+def test_a_letter_of_two_handlers(wa: Wa, commit: Any, work: Any, settled: Any, message: Any) -> None:
+    """A letter that two handlers owe names both, whether they reject or are out of tries, and goes to both again."""
+    commit(message())
+    registry, called, rejecting = two_handlers()
+    rejecting.add("archive")
+    work(registry)
+    assert json.loads(wa("list", "--json").stdout)["handler"] == "shop.crm, shop.archive"
+    rejecting.clear()
+    assert wa("retry", "--handler", "shop.archive").stdout.startswith("1 of 1")
+    work(registry)
+    assert called == ["crm", "archive"] * 2
+    settled()
+
+
+@pytest.mark.parametrize(("outcome", "limit"), [("failed", {"max_attempts": 1}), ("expired", {"max_age": 60})])
+def test_whose_when_it_is_given_up(
+    wa: Wa, commit: Any, work: Any, message: Any, outcome: str, limit: dict[str, int]
+) -> None:
+    """What is out of tries, or too old for another one, is the failing handler's alone."""
+    commit(message())
+    registry, called = Handlers(), []
+    registry.message()(lambda message: called.append("fine"))
+
+    @registry.message()
+    def fails(message: Message) -> None:
+        raise RetryIn(3600)
+
+    work(registry, **limit)
+    shown = json.loads(wa("list", "--json").stdout)
+    assert (shown["reason"], shown["handler"].rpartition(".")[2]) == (outcome, "fails")
+    wa("retry")
+    work(registry, **limit)
+    assert called == ["fine"]
 
 
 def test_a_second_life(wa: Wa, commit: Any, work: Any, dead: Any, settled: Any, message: Any) -> None:

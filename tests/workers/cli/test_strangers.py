@@ -38,7 +38,15 @@ BODY = orjson.dumps({"messages": [{"from": EVIL, "id": EVIL, "type": EVIL, "text
 @pytest.fixture
 def letter(redis: Redis) -> str:
     """The LANE/ID of a dead letter in which a stranger wrote whatever can be written."""
-    fields: Any = {"reason": EVIL, "kind": EVIL, "detail": EVIL, "attempt": 8, "received": 1, "queue": EVIL}
+    fields: Any = {
+        "reason": EVIL,
+        "kind": EVIL,
+        "handler": EVIL,
+        "detail": EVIL,
+        "attempt": 8,
+        "received": 1,
+        "queue": EVIL,
+    }
     return f"messages/{redis.xadd(keys.dead_key('messages'), fields | {'body': BODY}).decode()}"
 
 
@@ -50,6 +58,8 @@ def bot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis: Redis) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WA_HANDLERS", "strangers_bot:handlers")
     redis.hset(keys.BREAKDOWNS, EVIL, orjson.dumps({"error": EVIL, "next_try": time.time() + 60}))
+    redis.hset(keys.CONTROLS, f"paused.handler.{EVIL}", 1)
+    redis.hset(keys.CONTROLS, f"limit.handler.{EVIL}", 1)
     redis.zadd(keys.ALIVE, {"w": int(redis.time()[0]) * 1000})  # type: ignore[index]
     redis.hset(keys.IN_WORK, "w", orjson.dumps({"messages": [EVIL, time.time() - 600]}))
     return tmp_path

@@ -104,7 +104,7 @@ def sent(
     @handlers.profile()
     def contact(event: Any) -> None: ...
 
-    controls.limit(redis, ["messages"], 1000)
+    controls.limit(redis, "messages", 1000)
     bodies = [message(f"m{n}", sender=f"1555000{n}", name=f"N{n}") for n in range(6)]
     commit(*bodies, message("m1 again", sender="15550001"), partitions=1)
     made = runner(handlers, partitions=1)
