@@ -405,7 +405,12 @@ def _urgent(body: Any) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], _
     if not isinstance(body, dict):
         return
     if "entry" not in body:
-        yield from _urgent_otherwise(body, None)
+        if "messages" not in body or "standby" in body or "statuses" in body:
+            yield from _urgent_otherwise(body, None)
+            return
+        for array in body:
+            if array in _URGENT:
+                yield body, _objects(body[array]), _URGENT[array]
         return
     for entry in _objects(body["entry"]):
         for change in _objects(entry.get("changes")):

@@ -20,11 +20,11 @@ local made = 0
 
 -- What is the same for all queues is asked and written together: each command costs more than what it does here.
 local asked, lanes = {}, {}
+job_of(template, flush, '', now) -- fails here, if it fails
 local i = 8
 while ARGV[i] do
   local last = i + 1 + whole(ARGV[i + 1])
   text(lane_of(ARGV[i]))
-  job_of(template, flush, ARGV[i], now)
   for n = i + 2, last do
     if #text(ARGV[n]) < HEADER_BYTES then
       error('not a record')

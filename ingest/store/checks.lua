@@ -23,14 +23,30 @@ local function text(value)
   return value
 end
 
--- The fields of a batch's job, made from the template (ingest/store/jobs.py).
-local function job_of(template, id, queue, now)
-  local fields = cjson.decode((text(template):gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', text(now))))
+local job_fields, varying -- of the template, and the places of those that differ from job to job
+
+local function read_template(template)
+  local fields, places = cjson.decode(text(template)), {}
   if type(fields) ~= 'table' or #fields == 0 or #fields % 2 == 1 then
     error('not a job')
   end
-  for _, field in ipairs(fields) do
-    text(field)
+  for place, field in ipairs(fields) do
+    if text(field):find('_ID_', 1, true) or field:find('_QUEUE_', 1, true) or field:find('_NOW_', 1, true) then
+      places[#places + 1] = place
+    end
+  end
+  job_fields, varying = fields, places
+end
+
+-- The fields of a batch's job, made from the template (ingest/store/jobs.py), which is read once: a call may write a job
+-- for each of dozens of queues.
+local function job_of(template, id, queue, now)
+  if not job_fields then
+    read_template(template)
+  end
+  local fields = { unpack(job_fields) }
+  for _, place in ipairs(varying) do
+    fields[place] = fields[place]:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', text(now))
   end
   return fields
 end
