@@ -94,7 +94,7 @@ class Company:
         self._lines.join(item)
         self._begun(item)
         if outcome is None:
-            item.parts = 1
+            item.parts, item.ended = 1, []
             joined.append(Place(item, calls[0][1]))
         else:
             self._finish(item, outcome, time.monotonic())

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextvars import Context
 from typing import Any
 
 from ingest.store.queues import LANES
@@ -298,10 +297,16 @@ class Dispatcher:
             source.held.append(item)
             return
         context = self._calls.new_context()
-        begun = self._admit(item, context)
-        if begun is None:
+        put_off: list[Ended] = []
+        try:
+            outcome = item.fault or context.run(item.account.admit, item.event)
+            calls = [] if outcome else self._to_call(item, put_off)
+        except Exception as error:
+            outcome = outcomes.of_fault(error, "beginning the event")
+        if outcome is not None:
+            self._begun(item)
+            self._finish(item, outcome, time.monotonic())
             return
-        calls, put_off = begun
         lists = [call for call in calls if call[0].bulk] if self._handlers.any_bulk else []
         if lists:
             calls = [call for call in calls if not call[0].bulk]
@@ -325,19 +330,6 @@ class Dispatcher:
     def _any_throttled(self) -> bool:
         return self._handlers.any_throttled or bool(self.steering.limits)
 
-    def _admit(self, item: Item, context: Context) -> tuple[list[tuple[Handler, Event]], list[Ended]] | None:
-        """The event may begin: what to call, and what has to wait. None when it has ended by that."""
-        try:
-            outcome = item.fault or context.run(item.account.admit, item.event)
-            found: tuple[list[tuple[Handler, Event]], list[Ended]] = ([], []) if outcome else self._to_call(item)
-        except Exception as error:
-            outcome = outcomes.of_fault(error, "beginning the event")
-        if outcome is None:
-            return found
-        self._begun(item)
-        self._finish(item, outcome, time.monotonic())
-        return None
-
     def _gather(self, item: Item, lists: list[tuple[Handler, Event]], calls_others: bool, put_off: list[Ended]) -> None:
         """Have an event that has begun wait for company."""
         item.ended = put_off
@@ -353,19 +345,18 @@ class Dispatcher:
         waits = [seconds for room in self._rooms for seconds in room.ready.waits(now)]
         return min(waits if wait is None else [*waits, wait], default=None)
 
-    def _to_call(self, item: Item) -> tuple[list[tuple[Handler, Event]], list[Ended]]:
-        """The handlers to call, and the single ones that have to wait: they always fail, or are paused."""
+    def _to_call(self, item: Item, put_off: list[Ended]) -> list[tuple[Handler, Event]]:
+        """The handlers to call; `put_off` gets the single ones that have to wait: they always fail, or are paused."""
         calls = self._calls_of(item)
-        put_off: list[Ended] = []
         if self.breakdowns is None or not (self.breakdowns.any_failing or self.steering.paused):
-            return calls, put_off
+            return calls
         for call in calls:
             if call[0].bulk is None and (seconds := self.breakdowns.wait(call[0])):
                 put_off.append(Ended(call[0], waits=seconds))
         if put_off:
             waiting = {call.handler for call in put_off}
             calls = [call for call in calls if call[0] not in waiting]
-        return calls, put_off
+        return calls
 
     def _calls_of(self, item: Item) -> list[tuple[Handler, Event]]:
         calls = self._handlers.calls(item.event, item.handlers)
@@ -381,12 +372,9 @@ class Dispatcher:
             self.breakdowns.not_called(handler)
 
     def _ended(self, begun: Begun) -> None:
-        if isinstance(begun, ListCall):
-            self._lists.call_ended(begun)
-        elif isinstance(begun, BegunEvent):
-            self._event_ended(begun)
-
-    def _event_ended(self, begun: BegunEvent) -> None:
+        if not isinstance(begun, BegunEvent):
+            self._lists.call_ended(begun)  # type: ignore[arg-type]  # there is no other sort
+            return
         item, ended = begun.item, begun.ended
         for limiter in begun.limiters:
             limiter.end()

@@ -50,6 +50,10 @@ class Source:
         self.waiting = self.in_flight = 0
 
 
+_NONE: list[Ended] = []
+"""Of all events that go to no bulk handler. Nothing is added to it."""
+
+
 class Item:
     """An event in hand, with the number of its record in its batch. `handlers` are those that match it.
 
@@ -87,7 +91,7 @@ class Item:
         self.handlers: tuple[Handler, ...] | None = None
         self.room: Any = None
         self.parts = 0
-        self.ended: list[Ended] = []
+        self.ended = _NONE
         try:
             if (order_key := event.order_key) is not None:
                 self.key = (event.kind, order_key)
@@ -179,7 +183,7 @@ class Ready:
         for lane in self._shares.order:
             waiting = self._lanes[lane]
             may_begin = waiting.count and lane not in closed
-            if turns := self._turns.get(lane):
+            if self._turns and (turns := self._turns.get(lane)):
                 found = self._in_turn(turns, lane, bool(may_begin))
                 if found is not None:
                     return found

@@ -110,8 +110,7 @@ def _of_change(event: Change, waits: int) -> Claim:
 
 def version(event: Message, facts: bytes) -> str:
     """The place of a message that says these facts of its contact, at whichever try it is handled."""
-    bucket, member = _digest((*lasting(event), facts.hex()))
-    return f"{bucket} {member}"
+    return _place(*_digest((*lasting(event), facts.hex())))
 
 
 def _of_status(event: Status, waits: int) -> Claim:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from ingest.store.records import pack
 from tests.conftest import wait_for
 from workers import Handlers
 from workers.engine import claims
-from workers.events import Event
+from workers.events import Event, Message
 from workers.events.parsing import parse
 
 
@@ -403,3 +404,11 @@ def test_a_payment_is_no_stage_of_its_message(commit: Any, take: Any, runner: An
     commit(_status(status="failed", type="payment"), _status(status="delivered"), batch=1)
     _drain(take, runner(handlers))
     assert found == [("payment", False), ("delivered", False)]
+
+
+def test_a_version_has_a_bucket_like_any_other(message: Callable[..., bytes]) -> None:
+    """What a message leaves of its facts lies in a set that is forgotten in time: its bucket is ten octal digits."""
+    (event,) = parse(message(), 1)
+    assert isinstance(event, Message)
+    for facts in range(50):
+        assert re.fullmatch(r"[0-7]{10} -?[0-9]+", claims.version(event, bytes([facts])))
