@@ -100,11 +100,10 @@ def of_status(element: Element, display: str = "") -> Names:
 
 def of_participant(element: Element) -> Names:
     """Of which member of a group a status tells. Meta's documentation prints both spellings."""
-    return _sorted(
-        element.get("recipient_participant_id") or element.get("participant_recipient_id"),
-        element.get("recipient_participant_user_id"),
-        element.get("recipient_participant_parent_user_id"),
-    )
+    number = element.get("recipient_participant_id") or element.get("participant_recipient_id")
+    user = element.get("recipient_participant_user_id")
+    parent = element.get("recipient_participant_parent_user_id")
+    return _sorted(number, user, parent) if number or user or parent else NOBODY  # outside of groups
 
 
 def of_handover(value: Element, display: str = "") -> Names:

@@ -114,13 +114,15 @@ def version(event: Message, facts: bytes) -> str:
 
 
 def _of_status(event: Status, waits: int) -> Claim:
-    _, member = _digest(_identity(event, waits))
+    identity = _identity(event, waits)
+    _, member = _digest(identity)
+    business, id = identity[1], event.id
     # The message's bucket, so that a status and the markers of its message are in one set.
-    bucket, message = _digest((short(event.business), event.id, event.participant))
+    bucket, message = _digest((business, id, event.participant))
     place = _place(bucket, member)
-    if event.id is None:
+    if id is None:
         return Claim(place)
-    name = f"{short(event.business)}\0{event.id}".encode("utf-8", "surrogatepass")
+    name = f"{business}\0{id}".encode("utf-8", "surrogatepass")
     field = "m" + blake2b(name, digest_size=8).hexdigest()
     rank = STAGES.get(event.subject or "")
     if rank is None:

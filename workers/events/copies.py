@@ -64,7 +64,8 @@ def lasting(event: Event) -> tuple[Any, ...]:
     if isinstance(event, Status):
         if "recipient_id" in raw and not _RECIPIENT.isdisjoint(raw):
             raw = {key: value for key, value in raw.items() if key not in _RECIPIENT}
-        return event.kind, short(event.business), event.contact is not None, raw
+        business = event._envelope.business
+        return event.kind, business and business[:_LONGEST], event.contact is not None, raw
     return event.kind, short(event.business), raw
 
 

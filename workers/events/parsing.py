@@ -71,7 +71,7 @@ def parse(
         return [Broken("unreadable", "notification", body, str(error), received_ms, attempt)]
     found: list[Event | Broken] = []
     for tree in trees:
-        if of := platform(tree):
+        if "object" in tree and (of := platform(tree)):
             found.append(Broken(FOREIGN, "notification", body, f"of another platform: {of}", received_ms, attempt))
         else:
             found += _Parsing(Notification(tree, received_ms, attempt, body, body_digest, shares, headers)).events()
