@@ -16,23 +16,25 @@ MOST_BYTES = 8192
 PART_BYTES = 512
 """Of those that each part has when a notification is kept in many, unless the parts themselves are long."""
 
-_MAGIC = b"\xf5wah"  # 0xF5 is in no UTF-8 text
+MAGIC = b"\xf5wah"
+"""Begins what is kept of a notification with headers: 0xF5 is in no UTF-8 text."""
+
 _LENGTH = Struct(">I")
-_BEGIN = len(_MAGIC) + _LENGTH.size
+_BEGIN = len(MAGIC) + _LENGTH.size
 
 
 def enclose(body: bytes, headers: bytes = b"") -> bytes:
     """The body as it is kept. One that looks as if it had headers in front gets none, and says so."""
-    if headers or body.startswith(_MAGIC):
-        return b"".join((_MAGIC, _LENGTH.pack(len(headers)), headers, body))
+    if headers or body.startswith(MAGIC):
+        return b"".join((MAGIC, _LENGTH.pack(len(headers)), headers, body))
     return body
 
 
 def disclose(kept: bytes) -> tuple[bytes, bytes]:
     """The reverse: body and headers."""
-    if not kept.startswith(_MAGIC):
+    if not kept.startswith(MAGIC):
         return kept, b""
-    (length,) = _LENGTH.unpack_from(kept, len(_MAGIC))
+    (length,) = _LENGTH.unpack_from(kept, len(MAGIC))
     end = _BEGIN + length
     return kept[end:], kept[_BEGIN:end]
 

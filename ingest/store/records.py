@@ -8,7 +8,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from ingest.store.constants import DIGEST_BYTES, HANDLER_BYTES, HAS_DIGEST, HEADER_BYTES, SHARES_BITS
-from ingest.store.headers import disclose, enclose
+from ingest.store.headers import MAGIC, disclose, enclose
 
 _HEADER = Struct(">Q")
 _LENGTH = Struct(">I")
@@ -99,7 +99,10 @@ def unpack(record: bytes) -> Record:
     (header,) = _HEADER.unpack_from(record)
     received_ms, attempt, force, split = header >> 16, header >> 8 & 127, bool(header >> 15 & 1), header & 255
     if split != HAS_DIGEST:
-        body, headers = disclose(record[HEADER_BYTES:])
+        kept = record[HEADER_BYTES:]
+        if not kept.startswith(MAGIC):  # nearly always
+            return Record(received_ms, attempt, split, force, kept)
+        body, headers = disclose(kept)
         return Record(received_ms, attempt, split, force, body, headers=headers)
     at = HEADER_BYTES + DIGEST_BYTES
     body_digest = record[HEADER_BYTES:at]

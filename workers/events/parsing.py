@@ -73,8 +73,11 @@ def parse(
     for tree in trees:
         if "object" in tree and (of := platform(tree)):
             found.append(Broken(FOREIGN, "notification", body, f"of another platform: {of}", received_ms, attempt))
-        else:
-            found += _Parsing(Notification(tree, received_ms, attempt, body, body_digest, shares, headers)).events()
+            continue
+        events = _Parsing(Notification(tree, received_ms, attempt, body, body_digest, shares, headers)).events()
+        if len(trees) == 1:
+            return events
+        found += events
     return found if len(trees) == 1 else _once(found, body)
 
 
