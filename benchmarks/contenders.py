@@ -111,12 +111,12 @@ def load(name: str, store: Store, count: int, kind: str = "message", updates: in
         return file.stat().st_size - count  # without the line ends
 
 
-def work(name: str, store: Store, count: int) -> float:
+def work(name: str, store: Store, count: int, **settings: object) -> float:
     """Let a peer's worker handle its backlog; return notifications per second from its first call to its last."""
     with folder() as place:
         file = place / "bodies"
         file.touch()
-        own = {"BENCH_REDIS": store.port, "BENCH_COUNT": count, "BENCH_BODIES": file}
+        own = {"BENCH_REDIS": store.port, "BENCH_COUNT": count, "BENCH_BODIES": file} | settings
         with running(f"{name} work", command(name, "work"), machine.FRONT, **own) as program:
             wait_until(lambda: _report(program), 120.0, f"the end of {name}'s backlog", program, every=0.05)
             report = _report(program) or {}

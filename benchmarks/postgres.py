@@ -8,7 +8,6 @@ from the first event to the last. Each final state of ours is compared with a mo
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import sys
 from typing import Any
@@ -77,13 +76,9 @@ async def _states(database: PostgreSQL) -> dict[str, str]:
 
 def _peer(database: PostgreSQL, name: str, count: int) -> float:
     """Statuses per second of a peer with 8 threads (dramatiq) or one process (Celery, which is faster so)."""
-    os.environ["BENCH_DATABASE"] = database.url
-    try:
-        with valkey("everysec") as store:
-            contenders.load(name, store, count, "status")
-            return contenders.work(name, store, count)
-    finally:
-        del os.environ["BENCH_DATABASE"]
+    with valkey("everysec") as store:
+        contenders.load(name, store, count, "status")
+        return contenders.work(name, store, count, BENCH_DATABASE=database.url)
 
 
 def main(count: int) -> None:

@@ -45,7 +45,7 @@ _STATUS_ID_WITHIN = 4096
 # What the receiver parses and places at most: more would hold its event loop up for over 50 ms. Meta's largest
 # notifications (3 MB, thousands of messages) stay below. Of each, so many take as long as one message or call.
 _SMALL = 16 << 10  # bytes: less holds too little for any of this
-_MOST_PLACED = 10_000
+_MOST_PLACED = 13_500
 _VALUE = 3  # elements as which what holds them counts: each partition gets a part of it
 _PARTS = 20  # commas and opening brackets: with each of them a value begins
 _MOST_PARTS = 200_000

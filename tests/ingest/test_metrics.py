@@ -10,6 +10,7 @@ NAMES = {
     "wa_accepted": "counter",
     "wa_refused": "counter",
     "wa_accepted_bytes": "counter",
+    "wa_headers_dropped": "counter",
     "wa_admin_refused": "counter",
     "wa_connections": "gauge",
     "wa_connections_cut": "counter",

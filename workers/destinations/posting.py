@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
+from ingest import trust
 from workers.destinations import answers
 from workers.destinations.destination import Destination
 from workers.destinations.pace import Pace
@@ -160,9 +161,10 @@ def _together(events: Sequence[Event]) -> bytes:
 
 
 def _tls(destination: Destination) -> ssl.SSLContext | bool:
-    if destination.ca_file is None and destination.client_cert is None:
+    """True for an address without TLS."""
+    if not destination.url.startswith("https:"):
         return True
-    context = ssl.create_default_context(cafile=destination.ca_file)
+    context = trust.context(ca_file=destination.ca_file)
     if destination.client_cert is not None:
         context.load_cert_chain(destination.client_cert, destination.client_key)
     return context
@@ -173,7 +175,6 @@ async def reach(destination: Destination) -> None:
     url = urlsplit(destination.url)
     port = url.port or (443 if url.scheme == "https" else 80)
     tls = _tls(destination)
-    context = ssl.create_default_context() if tls is True else tls
     async with asyncio.timeout(destination.timeout):
-        _, writer = await asyncio.open_connection(url.hostname, port, ssl=context if url.scheme == "https" else None)
+        _, writer = await asyncio.open_connection(url.hostname, port, ssl=None if tls is True else tls)
         writer.close()
