@@ -112,15 +112,12 @@ class _Lines:
 
 async def _follow(url: str, name: str, wanted: Wanted, lines: _Lines) -> None:
     """Pass on what the workers of one Redis tell, whatever becomes of it meanwhile."""
-    said = ""
     while True:
         client = connection.for_receiver(url)
         try:
             await _hear(client, name, wanted, lines)
         except (RedisError, OSError) as error:
-            if (why := f"{urls.address(url)}: {connection.diagnose(error)}") != said:
-                lines.put(orjson.dumps({"away": why}))
-            said = why
+            lines.put(orjson.dumps({"away": f"{urls.address(url)}: {connection.diagnose(error)}"}))
         finally:
             with suppress(RedisError, OSError):
                 await listeners.withdraw(client, name, wanted)

@@ -51,15 +51,18 @@ async def withdraw(client: redis.asyncio.Redis, listener: str, wanted: Wanted) -
 
 
 def read(client: Redis) -> dict[str, Wanted]:
-    """Who listens now, and what each wants."""
+    """Who listens now, and what each wants, as far as this version understands it."""
     found: Any = client.zrange(keys.LISTENERS, 0, -1)
-    return dict(_read(member) for member in found)
+    return dict(filter(None, map(_read, found)))
 
 
-def _read(member: bytes) -> tuple[str, Wanted]:
-    listener, wanted = orjson.loads(member)
-    fields: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in wanted.items()}
-    return listener, Wanted(**fields)
+def _read(member: bytes) -> tuple[str, Wanted] | None:
+    try:
+        listener, wanted = orjson.loads(member)
+        fields: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in wanted.items()}
+        return listener, Wanted(**fields)
+    except (ValueError, TypeError, AttributeError):  # a receiver of another version; a worker must not end of it
+        return None
 
 
 def _member(listener: str, wanted: Wanted) -> bytes:

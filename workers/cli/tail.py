@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import click
@@ -17,7 +18,7 @@ from ingest.telemetry.printable import printable
 from workers.cli.terminal import as_json as json_option
 from workers.cli.terminal import cli_errors, clock, current_settings, print_json, reached
 from workers.destinations.destination import KINDS
-from workers.destinations.posting import naming
+from workers.destinations.posting import Session, naming
 
 _CONNECT_SECONDS = 10.0
 _SILENT_SECONDS = 30.0  # the receiver sends an empty line every five
@@ -35,7 +36,7 @@ def _contacts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
 
 
 def _url(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not value.startswith(("http://", "https://")):
+    if value is not None and not (value.startswith(("http://", "https://")) and urlsplit(value).hostname):
         raise click.BadParameter(f"give an address such as {param.metavar}")
     return value
 
@@ -107,7 +108,11 @@ def tail(
 
 def _token(settings: Settings, file: Path | None) -> str:
     if file is not None:
-        settings = load(admin_token=file.read_text().strip())
+        try:
+            settings = load(admin_token=file.read_text(encoding="utf-8").strip())
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise SettingsError(f"--token-file: cannot read {file}: {reason}") from None
     found = secrets(settings.admin_token)
     if not found:
         raise SettingsError("WA_ADMIN_TOKEN is not set: give the receiver's, or a file that holds it with --token-file")
@@ -116,20 +121,29 @@ def _token(settings: Settings, file: Path | None) -> str:
 
 async def _listen(address: str, token: str, wanted: dict[str, Any], shown: _Shown) -> None:
     """Show events until interrupted. Raises ClickException when it is refused, or nobody answers at the beginning."""
-    waiting = _Waiting()
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as client:
-        reading = asyncio.create_task(_read(client, address, token, wanted, waiting))
-        try:
-            while True:
-                next_one = asyncio.create_task(waiting.next())
-                await asyncio.wait((reading, next_one), return_when=asyncio.FIRST_COMPLETED)
-                if reading.done():
-                    next_one.cancel()
-                    reading.result()
-                await shown.show(client, next_one.result())
-        finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+    waiting, session = _Waiting(), Session()
+    await session.open()
+    reading = asyncio.create_task(_read(session.client, address, token, wanted, waiting))
+    try:
+        while True:
+            next_one = asyncio.create_task(waiting.next())
+            await asyncio.wait((reading, next_one), return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                next_one.cancel()
+                reading.result()
+            await shown.show(session.client, next_one.result())
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        await session.close()
+
+
+class _Refused(click.ClickException):
+    """The receiver does not let anybody listen; `for_now`: another time it may."""
+
+    def __init__(self, text: str, for_now: bool) -> None:
+        super().__init__(text)
+        self.for_now = for_now
 
 
 class _Waiting:
@@ -166,6 +180,10 @@ async def _read(
             why = "the stream has ended"
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             why = str(error) or "no answer"
+        except _Refused as refused:  # a receiver that stops, or a proxy in front of none
+            if not (was_there and refused.for_now):
+                raise
+            why = refused.message
         if not was_there:
             raise click.ClickException(
                 f"no receiver answers at {address}: {why}; give its admin listener (WA_ADMIN_LISTEN) with --admin"
@@ -177,17 +195,18 @@ async def _read(
 async def _stream(
     client: aiohttp.ClientSession, address: str, token: str, wanted: dict[str, Any]
 ) -> AsyncIterator[_Told]:
-    """What comes, an empty table for an empty line. Raises ClickException when it is refused."""
+    """What comes, an empty table for an empty line. Raises _Refused."""
     async with client.post(
         f"{address}/actions/tail",
         data=orjson.dumps(wanted),
-        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        headers={"Authorization": f"Bearer {token}"},
         timeout=aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=_SILENT_SECONDS),
         read_bufsize=_LINE_BYTES,
         allow_redirects=False,
     ) as answer:
         if answer.status != 200:
-            raise click.ClickException(f"{address} refuses: {_reason(answer.status, await answer.read())}")
+            reason = _reason(answer.status, await answer.read())
+            raise _Refused(f"{address} refuses: {reason}", for_now=answer.status >= 500)
         async for line in answer.content:
             yield orjson.loads(line) if line.strip() else {}
 
@@ -210,18 +229,19 @@ class _Shown:
         self._personal = personal
         self._as_json = as_json
         self._forwarded: dict[str, None] = {}  # the newest last
-        self._workers = 0
         self._away = ""
+        self._is_told = False
 
     async def show(self, client: aiohttp.ClientSession, told: _Told) -> None:
         """One message of a worker, or what the receiver says."""
         if (away := told.get("away", self._away)) != self._away:
             self._away = away
             click.echo(printable(away), err=True)
-        if told.get("worker") and not told["events"] and not told["dropped"]:
-            self._workers += 1
-            if self._workers == 1:
+        if "worker" in told:
+            self._away = ""
+            if not self._is_told:
                 click.echo("workers tell what they handle from now on", err=True)
+            self._is_told = True
         for event in told.get("events", ()):
             if self._forward is not None and self._is_new(event["event"]):
                 event["answer"] = await _post(client, self._forward, event)
@@ -267,7 +287,7 @@ def _line(event: _Told) -> str:
 
 async def _post(client: aiohttp.ClientSession, url: str, event: _Told) -> int | str:
     """The status of the application's answer, or why there is none."""
-    headers = naming(event["notification"], event["event"], event["attempt"]) | {"Content-Type": "application/json"}
+    headers = naming(event["notification"], event["event"], event["attempt"])
     timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
     try:
         async with client.post(

@@ -293,6 +293,8 @@ FORBIDDEN = {
         "HGETALL rq:job:n1",
         "EVAL return 0",
         "HSET rq:wa:steering paused.messages 1",
+        "SUBSCRIBE rq:wa:tail:x",
+        "ZADD rq:wa:listeners 1 x",
     ],
     "worker": [
         "GET other",

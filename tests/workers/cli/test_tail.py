@@ -303,3 +303,13 @@ def test_refused(start_receiver: Any, redis_url: str, monkeypatch: pytest.Monkey
     (tmp_path / "token").write_text("another-long-token\n")
     file = ["--token-file", str(tmp_path / "token")]
     assert "this is not the token in WA_ADMIN_TOKEN" in said(receiver)
+    (tmp_path / "token").write_bytes(b"\xff" * 20)
+    assert "--token-file: cannot read" in said(receiver)
+    (tmp_path / "token").write_text("a token\nof two lines")
+    assert "WA_ADMIN_TOKEN: give 16 or more" in said(receiver)
+
+
+@pytest.mark.parametrize("arguments", [("--admin", "127.0.0.1:9100"), ("--forward", "http://"), ("--kind", "profile")])
+def test_wrong_usage(arguments: tuple[str, ...]) -> None:
+    """An address that is none, or a kind that no event has, is wrong usage: exit status 2."""
+    assert CliRunner().invoke(main, ["tail", *arguments]).exit_code == 2
