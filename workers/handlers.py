@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
@@ -182,6 +183,8 @@ class Handler:
     """Of a destination: the kinds of event that it gets, and of each the types, statuses or fields; empty: all."""
     pace: Paced | None = None
     """What lets calls begin besides `rate` and `concurrency`."""
+    answers: Counter[str] | None = None
+    """Of a destination: its answers by sort (`ingest.state.counters`), until they are counted."""
 
     def __post_init__(self) -> None:
         self.call = self.function

@@ -45,4 +45,5 @@ def _handler(destination: Destination, session: Session) -> Handler:
         business=frozenset(destination.business),
         by_kind=destination.wants,
         pace=pace,
+        answers=poster.answers,
     )

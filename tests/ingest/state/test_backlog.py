@@ -170,6 +170,7 @@ def test_as_json() -> None:
         "idle_workers": "",
         "broken": [],
         "steered": [],
+        "handlers": [],
         "in_work": [],
         "requests": {},
     }
