@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
@@ -57,6 +58,8 @@ class Handler:
     """Of a destination: the kinds of event that it gets, and of each the types, statuses or fields; empty: all."""
     pace: Paced | None = None
     """What lets calls begin besides `rate` and `concurrency`."""
+    answers: Counter[str] | None = None
+    """Of a destination: its answers by sort (`ingest.state.counters`), until they are counted."""
     strict_order: bool = False
     """True when a contact's later events wait while an earlier one is to be tried again."""
 

@@ -241,6 +241,28 @@ ROWS: dict[str, list[Panel]] = {
             late(0.05, 0.5),
         ),
         Panel(
+            "Answers of destinations",
+            "reqps",
+            "What posts to each destination are answered: by status, `slow` (nothing in time), `away` (not reached).",
+            (
+                (
+                    "max by (destination, answer) (rate(wa_destination_answers_total[$__rate_interval])) > 0",
+                    "{{destination}} {{answer}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Handlers held up",
+            "short",
+            "Handlers and destinations that always fail or are not reached (1), that an operator paused (1), or "
+            "limited to so many events per second.",
+            (
+                ("max by (handler) (wa_handler_down)", "{{handler}} fails"),
+                ("max by (handler) (wa_handler_paused)", "{{handler}} paused"),
+                ("max by (handler) (wa_handler_limit)", "{{handler}} limit"),
+            ),
+        ),
+        Panel(
             "Events in a list",
             "short",
             "How many events a bulk handler gets at a time: close to its bulk in a backlog, fewer otherwise.",

@@ -97,6 +97,7 @@ def _backlog(now: backlog.Backlog) -> Iterator[Metric]:
         if figures.limit is not None:
             limit.add_metric([lane], figures.limit)
     yield limit
+    yield from _handlers(now)
     yield GaugeMetricFamily("wa_workers", "Workers alive", value=now.workers)
     events = CounterMetricFamily("wa_events", "Events by kind and outcome", labels=["kind", "outcome"])
     duplicates = CounterMetricFamily("wa_duplicates", "Copies of events that were dropped", labels=["kind"])
@@ -108,6 +109,25 @@ def _backlog(now: backlog.Backlog) -> Iterator[Metric]:
             events.add_metric([kind, outcome], value)
     yield events
     yield duplicates
+
+
+def _handlers(now: backlog.Backlog) -> Iterator[Metric]:
+    """Only of those that are held up or limited."""
+    down = GaugeMetricFamily(
+        "wa_handler_down", "1 while a handler always fails and its events wait", labels=["handler"]
+    )
+    for broken in now.broken:
+        down.add_metric([broken.handler], 1)
+    yield down
+    paused = GaugeMetricFamily("wa_handler_paused", "1 when an operator paused the handler", labels=["handler"])
+    limit = GaugeMetricFamily("wa_handler_limit", "Most events per second, set by an operator", labels=["handler"])
+    for one in now.steered:
+        if one.paused_since is not None:
+            paused.add_metric([one.handler], 1)
+        if one.limit is not None:
+            limit.add_metric([one.handler], one.limit)
+    yield paused
+    yield limit
 
 
 def _tally(there: Mapping[str, Redis]) -> Iterator[Metric]:
@@ -124,6 +144,11 @@ def _tally(there: Mapping[str, Redis]) -> Iterator[Metric]:
     waits = {lane: found[counters.WAIT].get(lane, {}) for lane in LANES}
     meaning = "From a notification's arrival until its event was handled"
     yield _histogram("wa_handled_after_seconds", meaning, "lane", counters.WAIT, waits)
+    answers = CounterMetricFamily("wa_destination_answers", "Answers of destinations", labels=["destination", "answer"])
+    for name, sorts in sorted(found[counters.DESTINATION].items()):
+        for answer, count in (dict.fromkeys(counters.ANSWERS, 0) | sorts).items():
+            answers.add_metric([name, answer], count)
+    yield answers
     letters = CounterMetricFamily("wa_dead_letters", "Events and bodies that were given up", labels=["lane", "reason"])
     reaped = CounterMetricFamily(
         "wa_batches_reaped", "Batches that workers put back because another one died or RQ lost them", labels=["lane"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from ingest.state import breakdowns, controls, in_work, refusals
 from ingest.state.breakdowns import Broken
+from ingest.state.handlers import Handler, Lately, figures, lately
 from ingest.state.in_work import Call
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS
@@ -89,6 +90,8 @@ class Backlog:
     """Handlers that always fail."""
     steered: list[Steered] = field(default_factory=list)
     """Handlers that an operator has paused or limited, by name."""
+    calls: Lately = field(default_factory=dict)
+    """What handlers were called with in the last minute."""
     in_work: list[Call] = field(default_factory=list)
     """Calls of handlers that take long, the longest first: one for each lane of a worker."""
     requests: dict[str, int] = field(default_factory=dict)
@@ -99,10 +102,19 @@ class Backlog:
         """What to tell of refused requests."""
         return refusals.told(self.requests, bool(self.counts))
 
+    @property
+    def handlers(self) -> list[Handler]:
+        """Those that were called in the last minute, or are held up; these come first, then the busiest."""
+        held = {one.handler: ("failing", one.since) for one in self.broken}
+        held |= {one.handler: ("paused", one.paused_since) for one in self.steered if one.paused_since}
+        return figures(self.calls, _RATE_BUCKETS * FLOW_SECONDS, held)
+
     def as_json(self) -> dict[str, Any]:
         """The shape of `wa-ingest status --json`."""
         lanes = {n: asdict(lane) | {"seconds_to_empty": lane.seconds_to_empty} for n, lane in self.lanes.items()}
-        return asdict(self) | {"lanes": lanes}
+        told = asdict(replace(self, calls={})) | {"lanes": lanes, "handlers": [asdict(one) for one in self.handlers]}
+        del told["calls"]
+        return told
 
 
 def expiring(redis: Redis, dead_age: float) -> dict[str, int]:
@@ -144,7 +156,8 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
         dict(counts),
         tuple(away),
         broken=list({broken.handler: broken for one in found for broken in one.broken}.values()),
-        steered=_steered_together([one for found_one in found for one in found_one.steered], len(found)),
+        steered=_steered_together([one for each in found for one in each.steered], len(found)),
+        calls=_calls_together([one.calls for one in found]),
         in_work=sorted((call for one in found for call in one.in_work), key=lambda call: -call.seconds),
         requests=dict(sum((Counter(one.requests) for one in found), Counter[str]())),
     )
@@ -193,6 +206,13 @@ _TOGETHER: dict[str, Callable[[list[Any]], Any]] = {
     "limit": lambda limits: None if None in limits else sum(limits),  # each Redis has its share
 }
 """How a lane's figures of several Redis are combined, where that is not the sum."""
+
+
+def _calls_together(each: list[Lately]) -> Lately:
+    total: Lately = {}
+    for name, parts in (item for one in each for item in one.items()):
+        total.setdefault(name, Counter()).update(parts)
+    return total
 
 
 def _steered(now: controls.Controls) -> list[Steered]:
@@ -261,6 +281,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         seen.counts,
         broken=seen.broken,
         steered=_steered(seen.handlers),
+        calls=lately(seen.flows),
         in_work=seen.in_work,
         requests=seen.requests,
     )
@@ -377,7 +398,7 @@ def _rates(flows: list[dict[bytes, bytes]]) -> dict[str, float]:
     """Notifications per second, by `in.LANE` and `out.LANE`."""
     counts = Counter[str]()
     for flow in flows:
-        counts.update({way.decode(): int(count) for way, count in flow.items()})
+        counts.update({way.decode(): int(count) for way, count in flow.items() if b"|" not in way})
     return {way: count / (_RATE_BUCKETS * FLOW_SECONDS) for way, count in counts.items()}
 
 

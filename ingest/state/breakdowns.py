@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -14,11 +15,14 @@ OLD_SECONDS = 120.0
 
 @dataclass
 class Broken:
-    """A handler that always fails: its last error with the place, and the seconds until it is tried again."""
+    """A handler that always fails: its last error with the place, the seconds until it is tried again, and since when
+    (ISO 8601), as the worker knows that told it last.
+    """
 
     handler: str
     error: str
     next_seconds: float
+    since: str | None = None
 
     def __str__(self) -> str:
         return f"handler {self.handler} fails ({self.error}), next try in {max(0, round(self.next_seconds))} s"
@@ -32,5 +36,7 @@ def parse(fields: dict[bytes, bytes]) -> list[Broken]:
         known: Any = orjson.loads(value)
         left = known["next_try"] - now
         if left > -OLD_SECONDS:
-            found.append(Broken(name.decode(), known["error"], left))
+            since = known.get("since")  # earlier versions do not tell
+            iso = None if since is None else datetime.fromtimestamp(since, UTC).isoformat(timespec="milliseconds")
+            found.append(Broken(name.decode(), known["error"], left, iso))
     return found

@@ -8,6 +8,7 @@ receiver's `/metrics` shows it (`ingest/admin/collectors.py`). A field is `WHAT|
 | `handler|NAME|BOUND` | calls of that handler that took up to BOUND seconds, and longer than the bound before it |
 | `handler|NAME|sum`, `…|failed`, `…|seen` | microseconds of all; how many failed; epoch seconds of the last settle |
 | `wait|LANE|BOUND`, `wait|LANE|sum` | the same of handled events, from arrival to end; the sum in milliseconds |
+| `destination|NAME|ANSWER` | answers of a destination, by sort (`ANSWERS`) |
 | `list|NAME|BOUND`, `list|NAME|sum` | lists that a bulk handler was called with, of up to BOUND events; events of all |
 | `dead|LANE|REASON` | dead letters |
 | `reaped|LANE|batches` | batches that were put back into their queue |
@@ -23,7 +24,10 @@ from redis import Redis
 
 from ingest.store import keys
 
-HANDLER, WAIT, LIST, DEAD, REAPED = "handler", "wait", "list", "dead", "reaped"
+HANDLER, WAIT, LIST, DEAD, REAPED, DESTINATION = "handler", "wait", "list", "dead", "reaped", "destination"
+
+ANSWERS = ("2xx", "3xx", "4xx", "429", "5xx", "slow", "away")
+"""Of destinations: by status, `slow` when none came in time, `away` when it was not reached."""
 
 BOUNDS = {
     HANDLER: (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, math.inf),
@@ -75,11 +79,14 @@ def forget(redis: Redis) -> None:
             redis.hdel(keys.COUNTERS, *(f"{HANDLER}|{name}|{part}" for part in parts))
             if sizes := found[LIST].get(name):
                 redis.hdel(keys.COUNTERS, *(f"{LIST}|{name}|{part}" for part in sizes))
+            if answers := found[DESTINATION].get(name):
+                redis.hdel(keys.COUNTERS, *(f"{DESTINATION}|{name}|{part}" for part in answers))
 
 
 def read(redis: Redis) -> dict[str, dict[str, dict[str, int]]]:
     """The hash, as what → label → part → value."""
-    found: dict[str, dict[str, dict[str, int]]] = {HANDLER: {}, WAIT: {}, LIST: {}, DEAD: {}, REAPED: {}}
+    whats = (HANDLER, WAIT, LIST, DEAD, REAPED, DESTINATION)
+    found: dict[str, dict[str, dict[str, int]]] = {what: {} for what in whats}
     fields: Mapping[bytes, bytes] = redis.hgetall(keys.COUNTERS)  # type: ignore[assignment]
     for field, value in fields.items():
         what, _, rest = field.decode().partition("|")

@@ -135,6 +135,7 @@ def as_json(now: Snapshot) -> dict[str, Any]:
         "receiver": now.receiver,
         "time": now.time,
         "lanes": lanes,
+        "handlers": now.backlog.handlers if now.backlog else None,
         "workers": [{**vars(worker), "alive": worker.alive} for worker in now.workers],
         "alive": now.backlog.workers if now.backlog else None,
         "dead": now.dead if now.backlog else None,

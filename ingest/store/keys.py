@@ -37,9 +37,9 @@ TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:
 | `dead:LANE` | stream | - | dead letters; a worker removes them after WA_DEAD_AGE |
 | `counts` | hash | - | what became of events, ever |
 | `tally` | hash | - | what else workers count, see `ingest/state/counters.py` |
-| `flow:T` | hash | 10 min | notifications in and out per lane in the ten seconds T |
+| `flow:T` | hash | 10 min | of the ten seconds T: notifications in and out per lane, calls of handlers |
 | `flow:refused:T` | hash | 30 min | requests by why they were refused, and those accepted, in the ten minutes T |
-| `steering` | hash | - | what an operator set: paused lanes and caps, see `ingest/state/controls.py` |
+| `steering` | hash | - | lanes and handlers that an operator paused or capped, see `ingest/state/controls.py` |
 | `rates` | hash | - | tokens of handlers with a rate, see `workers/dispatch/rate_limits.py` |
 | `history` | stream | - | the backlog over the last hour, see `ingest/state/history.py` |
 | `history.turn` | string | 9 s | a receiver took a sample; none does so again while it is there |

@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -91,6 +92,10 @@ def _run(folder: Path, stack: ExitStack) -> dict[str, Metric]:
     redis = stack.enter_context(closing(Redis.from_url(url)))
     redis.config_set("maxmemory", 1 << 30)
     controls.limit(redis, "other", 1000)
+    controls.limit(redis, controls.handler("crm"), 1000)
+    controls.pause(redis, [controls.handler("crm")])
+    redis.hset(keys.BREAKDOWNS, "crm", json.dumps({"error": "OSError", "next_try": time.time() + 3600}))
+    redis.hset(keys.COUNTERS, "destination|crm|2xx", 1)
 
     (folder / "bot.py").write_text(HANDLERS)
     authority = trustme.CA()

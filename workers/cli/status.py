@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ingest.settings import redis_url
 from ingest.state import backlog, history, rates
+from ingest.state.handlers import Handler
 from ingest.state.refusals import Told
 from ingest.state.spooled import SpoolFigures, spool_figures
 from ingest.store import connection
@@ -25,6 +26,7 @@ from workers.cli.terminal import as_json, cli_errors, clock, current_settings, p
 
 _WATCH_SECONDS = 1.0
 _DRAWN = f"waiting, last {span(SECONDS)}"
+_HANDLERS = 10  # that are shown at most
 _CALLS = 5  # that take long, and are shown at most
 _REFUSALS = 3  # causes that are shown at most
 _WIDE = 100  # columns of a terminal that has room for the plots beside the figures
@@ -38,6 +40,8 @@ def status(watch: bool, as_json: bool) -> None:
 
     Counts are notifications (retrying, behind and dead: events). Rates are per second over the last minute. Lanes that
     are paused or capped are named, and those in which events wait behind one that is to be tried again (strict order).
+    Handlers and destinations that were called in the last minute, or are held up, follow: events per second, the time
+    within which 99 of 100 calls ended, calls that failed, and since when one is held up.
     dead_expiring (of --json) are the dead letters that will be removed within two days, counted up to 100. With --watch
     and --json: one JSON object a line.
     """
@@ -114,6 +118,10 @@ def _table(
     if now.suspended:
         workers.append("  suspended, `rq resume` lets them go on", style="bold red")
     below: list[RenderableType] = [table, workers]
+    if handlers := now.handlers:
+        below += ["", _handlers(handlers[:_HANDLERS])]
+        if len(handlers) > _HANDLERS:
+            below.append(Text(f"{len(handlers) - _HANDLERS:,} more handlers: see --json", style="dim"))
     if now.idle_workers:
         below.append(Text(now.idle_workers, style="yellow"))
     below += [_refused(one) for one in now.refused[:_REFUSALS]]
@@ -142,6 +150,29 @@ def _table(
         soon = f"dead letters to be removed within 2 days: {backlog.expiring_text(expiring)}, see `wa-ingest dead`"
         below.append(Text(soon, style="red"))
     return Group(*below)
+
+
+def _handlers(shown: list[Handler]) -> Table:
+    table = tables.simple()
+    table.add_column("handler", overflow="fold")
+    for heading in ("events/s", "p99", "failed", "held up"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in shown:
+        since = f" since {clock(one.held_since)}" if one.held_since else ""
+        table.add_row(
+            one.name,
+            f"{one.rate:,.1f}" if one.rate < 10 else f"{one.rate:,.0f}",
+            "-" if one.p99_seconds is None else _took(one.p99_seconds),
+            Text(f"{one.failures:,}", style="red" if one.failures else ""),
+            Text(f"{one.held}{since}" if one.held else "-", style="red" if one.held else ""),
+        )
+    return table
+
+
+def _took(seconds: float) -> str:
+    if seconds >= 1:
+        return f"{seconds:.1f}s"
+    return f"{seconds * 1000:.0f}ms" if seconds >= 0.01 else f"{seconds * 1000:.1f}ms"
 
 
 def _steered(one: backlog.Steered) -> Iterator[Text]:

@@ -36,6 +36,11 @@ def meaning(status: int, wait: float | None, body: bytes) -> Exception | None:
     return Reject(text)
 
 
+def sort(status: int) -> str:
+    """2xx, 3xx, 4xx, 429 or 5xx."""
+    return "429" if status == TOO_MANY else f"{min(max(status // 100, 2), 5)}xx"
+
+
 def retry_after(value: str | None) -> float | None:
     """Seconds that a Retry-After asks for, as number or date; None when it is not there or says nothing."""
     if value is None:

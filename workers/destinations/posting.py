@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import ssl
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -65,6 +66,8 @@ class Poster:
         self._tls = _tls(destination)
         self._timeout = aiohttp.ClientTimeout(total=destination.timeout)
         self._slow = 0
+        self.answers = Counter[str]()
+        """By sort, see `ingest.state.counters`."""
 
     async def one(self, event: Event) -> None:
         """Post an event, in the sender's own form, as if it had been sent alone."""
@@ -129,11 +132,14 @@ class Poster:
                 found = await self._send(body, headers)
         except TimeoutError:
             self._slow += 1
+            self.answers["slow"] += 1
             said = f"did not answer within {self._to.timeout:g} s"
             raise (Unreachable(said) if self._slow >= _SLOW_IN_A_ROW else answers.Answered(said)) from None
         except (aiohttp.ClientError, OSError) as error:
+            self.answers["away"] += 1
             raise Unreachable(f"{type(error).__name__}: {error}", _AGAIN_SECONDS) from None
         self._slow = 0
+        self.answers[answers.sort(found[0])] += 1
         return found
 
     async def _send(self, body: bytes, headers: dict[str, str]) -> tuple[int, float | None, bytes]:

@@ -47,4 +47,5 @@ def _handler(destination: Destination, session: Session) -> Handler:
         by_kind=destination.wants,
         pace=pace,
         strict_order=destination.strict_order,
+        answers=poster.answers,
     )

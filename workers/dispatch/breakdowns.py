@@ -32,20 +32,21 @@ LONGEST_SECONDS = 60.0
 
 
 class Breakdown(NamedTuple):
-    """A handler that always fails: its last error, and when it is tried next (seconds since the epoch)."""
+    """A handler that always fails: its last error, when it is tried next, and since when (seconds since the epoch)."""
 
     handler: str
     error: str
     next_try: float
+    since: float
 
 
 class _State:
-    __slots__ = ("error", "failures", "notification", "tries", "trying", "until")
+    __slots__ = ("error", "failures", "notification", "since", "tries", "trying", "until")
 
     def __init__(self) -> None:
         self.failures = self.tries = 0
         self.notification = ""  # of the last one that failed
-        self.until = 0.0
+        self.until = self.since = 0.0
         self.trying = False
         self.error = ""
 
@@ -142,8 +143,9 @@ class Breakdowns:
             state.error = f"{type(error).__name__} at {place(error)}"
             seconds = min(LONGEST_SECONDS, 2.0**state.tries)
         if not state.until:
+            state.since = time.time()
             log.warning("handler always fails, its events wait", handler=handler.name, error=state.error)
         state.tries += 1
         state.trying = False
         state.until = time.monotonic() + seconds
-        self._tell(Breakdown(handler.name, state.error, time.time() + seconds))
+        self._tell(Breakdown(handler.name, state.error, time.time() + seconds, state.since))

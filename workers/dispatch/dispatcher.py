@@ -97,7 +97,7 @@ class Dispatcher:
             hung,
             self.in_main_thread,
         )
-        self.tally = Tally()
+        self.tally = Tally({one.name: one.answers for one in handlers.registered if one.answers is not None})
         self._lines = Lines()
         self._company = Company(
             handlers,

@@ -10,9 +10,10 @@ from workers.dispatch.outcomes import Ended
 
 
 class Tally:
-    """Of one process."""
+    """Of one process. `answers` are those that destinations have counted, by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, answers: Mapping[str, Counter[str]] | None = None) -> None:
+        self._answers = answers or {}
         self._took: defaultdict[str, list[float]] = defaultdict(list)  # seconds, by handler
         self._failures: Counter[str] = Counter()
         self._sizes: defaultdict[str, list[float]] = defaultdict(list)  # of lists, by handler
@@ -37,12 +38,17 @@ class Tally:
         return lately
 
     def fields(self) -> dict[str, int]:
-        """Handlers' times and failures since the last call, as fields of `ingest.state.counters`."""
+        """Handlers' times and failures, and destinations' answers, since the last call, as fields of
+        `ingest.state.counters`.
+        """
         fields = {f"{counters.HANDLER}|{name}|failed": count for name, count in self._failures.items()}
         for name, seconds in self._took.items():
             fields |= counters.observed(counters.HANDLER, name, seconds)
         for name, sizes in self._sizes.items():
             fields |= counters.observed(counters.LIST, name, sizes)
+        for name, answers in self._answers.items():
+            fields |= {f"{counters.DESTINATION}|{name}|{answer}": count for answer, count in answers.items()}
+            answers.clear()
         self._took.clear()
         self._sizes.clear()
         self._failures.clear()

@@ -371,8 +371,8 @@ class Flow:
     def _tell(self, news: Breakdown | str) -> None:
         """A handler always fails, or works again: `status` and the page read it."""
         if isinstance(news, Breakdown):
-            value = orjson.dumps({"error": news.error, "next_try": news.next_try, "worker": self._worker})
-            self._connection.later("HSET", keys.BREAKDOWNS, news.handler, value)
+            told = {"error": news.error, "next_try": news.next_try, "since": news.since, "worker": self._worker}
+            self._connection.later("HSET", keys.BREAKDOWNS, news.handler, orjson.dumps(told))
         else:
             self._connection.later("HDEL", keys.BREAKDOWNS, news)
             self._revives = True

@@ -245,6 +245,25 @@ local function free(ended)
   end
 end
 
+local function flow_key()
+  return wa .. 'flow:' .. math.floor(time[1] / FLOW_SECONDS)
+end
+
+-- Calls of handlers, and the events of lists, are counted once more in the bucket of the moment, for their rates.
+local function count_lately()
+  local flow, any = flow_key(), false
+  for field, count in pairs(it.tally) do
+    local is_sum = field:find('|sum$')
+    if (field:find('^handler|') and not is_sum) or (field:find('^list|') and is_sum) then
+      redis.pcall('HINCRBY', flow, field, count)
+      any = true
+    end
+  end
+  if any then
+    redis.call('EXPIRE', flow, FLOW_KEPT_SECONDS)
+  end
+end
+
 local function count_events()
   for outcome, count in pairs(it.counts) do
     redis.call('HINCRBY', counts, outcome, count)
@@ -276,7 +295,7 @@ local function write_parts(one, lane, position)
 end
 
 local function count_records()
-  local flow = wa .. 'flow:' .. math.floor(time[1] / FLOW_SECONDS)
+  local flow = flow_key()
   for lane, count in pairs(left) do
     redis.call('HINCRBY', flow, (count < 0 and 'in.' or 'out.') .. lane, math.abs(count))
     redis.call('EXPIRE', flow, FLOW_KEPT_SECONDS)
@@ -495,6 +514,7 @@ for _, lane in ipairs(it.ring) do
 end
 if any then
   count_events()
+  count_lately()
   count_records()
   share_work()
 end

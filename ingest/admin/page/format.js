@@ -21,6 +21,9 @@ export function span(seconds) {
   return s >= 60 ? `${Math.floor(s / 60)}m${two(s % 60)}s` : `${s}s`;
 }
 
+/** How long a call took: 4ms, 250ms, 2.5s. */
+export const took = (seconds) => (seconds < 1 ? `${tenths.format(seconds * 1000)}ms` : `${tenths.format(seconds)}s`);
+
 export function bytes(n) {
   const units = ["B", "kB", "MB", "GB", "TB"];
   const power = n < 1 ? 0 : Math.min(units.length - 1, Math.floor(Math.log10(n) / 3));

@@ -2,7 +2,7 @@
 
 import { change, install, steer, unlocked } from "./actions.js";
 import * as plots from "./plots.js";
-import { bytes, count, date, prose, rate, span } from "./format.js";
+import { bytes, count, date, prose, rate, span, took } from "./format.js";
 
 const STALE = 5; // seconds without news
 
@@ -186,6 +186,25 @@ function workers(now) {
   });
 }
 
+function handlers(now) {
+  const known = now.handlers ?? [];
+  let note = "in the last minute, over all workers";
+  if (!now.handlers) note = "not known while Redis cannot be read";
+  else if (!known.length) note = "None was called in the last minute.";
+  set(by("handlers-note"), note);
+  by("handlers-scroll").hidden = !known.length;
+  list(by("handlers"), known, (one) => one.name, cells(["name", "number", "number", "number", "number"]), (row, one) => {
+    const [name, events, p99, failed, held] = row.children;
+    set(name, one.name);
+    set(events, rate(one.rate));
+    set(p99, one.p99_seconds === null ? "–" : took(one.p99_seconds));
+    set(failed, count(one.failures));
+    const since = one.held_since === null ? "" : ` for ${span(now.time - Date.parse(one.held_since) / 1000)}`;
+    set(held, one.held === null ? "" : `${one.held}${since}`);
+    row.classList.toggle("silent", one.held !== null);
+  });
+}
+
 const SPOOL = {
   notifications: (spool) => count(spool.notifications),
   bytes: (spool) => bytes(spool.bytes),
@@ -216,6 +235,7 @@ function show(now) {
   set(by("lanes-note"), now.alive !== null ? "" : cards.size ? "last known figures" : "not known while Redis cannot be read");
   dead(now, now.time);
   workers(now);
+  handlers(now);
   spool(now.spool);
   by("read-only").hidden = now.actions;
   by("unlock").hidden = !now.actions || unlocked();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,20 @@ def test_metrics_of_what_workers_count(receiver: Any, redis: Redis) -> None:
     assert found["wa_handled_after_seconds_bucket", "messages", "1.0"] == 4
     assert found["wa_dead_letters_total", "other", "new_reason"] == 3
     assert found["wa_batches_reaped_total", "messages"] == 7
+
+
+def test_metrics_of_destinations_and_held_up_handlers(receiver: Any, redis: Redis) -> None:
+    """Answers of each destination, all sorts from its first; handlers while they are down, paused or limited."""
+    assert not [key for key in figures(receiver) if key[0].startswith(("wa_destination", "wa_handler_"))]
+    redis.hset(keys.COUNTERS, "destination|crm|429", 3)
+    controls.pause(redis, [controls.handler("crm")])
+    controls.limit(redis, controls.handler("m.f"), 0.5)
+    redis.hset(keys.BREAKDOWNS, "m.g", json.dumps({"error": "x", "next_try": time.time() + 60}))
+    found = figures(receiver)
+    answers = {key[1]: count for key, count in found.items() if key[0] == "wa_destination_answers_total"}
+    assert answers == dict.fromkeys(("2xx", "3xx", "4xx", "5xx", "slow", "away"), 0) | {"429": 3}
+    held = {key: value for key, value in found.items() if key[0].startswith("wa_handler_")}
+    assert held == {("wa_handler_down", "m.g"): 1, ("wa_handler_paused", "crm"): 1, ("wa_handler_limit", "m.f"): 0.5}
 
 
 def test_metrics_of_redis_memory(receiver: Any, redis: Redis) -> None:

@@ -217,6 +217,21 @@ def test_a_lane_is_paused_and_resumed(receiver: Any, redis: Redis, open_page: Op
     assert controls.read(redis).paused == {}
 
 
+def test_handlers(receiver: Any, open_page: Open, redis: Redis) -> None:
+    """Each handler that was called lately, or is held up, has a row; a paused one is the headline."""
+    page = open_page(receiver)
+    api.expect(page.locator("#handlers-note")).to_have_text("None was called in the last minute.")
+    alive(redis)
+    bucket = int(redis.time()[0]) // 10  # type: ignore[index]
+    for back in (1, 2):
+        redis.hset(keys.flow_key(bucket - back), mapping={"handler|shop.f|0.25": 600, "handler|shop.f|failed": 4})
+    controls.pause(redis, [controls.handler("crm")])
+    rows = page.locator("#handlers tr")
+    api.expect(rows.nth(0)).to_contain_text("paused for")
+    api.expect(rows.nth(1)).to_have_text(re.compile(r"shop\.f20/s248.5ms8"))
+    headline(page, "Handler crm: paused for")
+
+
 def test_a_wrong_token_is_told(receiver: Any, open_page: Open) -> None:
     """It is said that the token is wrong, and nothing is unlocked; a reload forgets the right one."""
     page = open_page(receiver)

@@ -180,6 +180,7 @@ def test_as_json() -> None:
         "idle_workers": "",
         "broken": [],
         "steered": [],
+        "handlers": [],
         "in_work": [],
         "requests": {},
     }

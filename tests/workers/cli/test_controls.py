@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from redis import Redis
 
 from ingest.state import controls
 from ingest.store import keys
+from ingest.store.constants import FLOW_SECONDS
 from workers.cli.main import main
 
 
@@ -83,6 +85,28 @@ def test_pause_and_resume_a_handler(wa: Callable[..., Result], redis: Redis) -> 
     assert wa("resume", "--handler", "crm").output == "crm: was not paused\n"
     found = json.loads(wa("resume", "--handler", "crm", "--json").output)["handlers"]
     assert {name: one["paused"] for name, one in found.items()} == {"crm": False, "shop.on message": True}
+
+
+def test_status_of_handlers(wa: Callable[..., Result], redis: Redis) -> None:
+    """`status` has a line for each handler that was called in the last minute or is held up, within 80 columns."""
+    assert "events/s" not in wa("status").output
+    bucket = int(redis.time()[0]) // FLOW_SECONDS  # type: ignore[index]
+    calls = {"handler|crm|0.25": 600, "handler|crm|failed": 4, f"handler|shop.{'x' * 80}|5.0": 1}
+    for back in (1, 2):  # the next ten seconds may begin meanwhile
+        redis.hset(keys.flow_key(bucket - back), mapping=calls)
+    redis.hset(keys.BREAKDOWNS, "down", json.dumps({"error": "x", "next_try": time.time() + 9, "since": time.time()}))
+    lines = wa("status").output.splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = [line.split() for line in lines[lines.index(next(line for line in lines if "events/s" in line)) :]]
+    assert shown[0] == ["handler", "events/s", "p99", "failed", "held", "up"]
+    assert shown[2][:5] == ["down", "0.0", "-", "0", "failing"]
+    assert shown[3] == ["crm", "20", "248ms", "8", "-"]
+    found = json.loads(wa("status", "--json").output)["handlers"]
+    assert [(one["name"][:4], one["rate"], one["failures"], one["held"]) for one in found] == [
+        ("down", 0.0, 0, "failing"),
+        ("crm", 20.0, 8, None),
+        ("shop", 0.033, 0, None),
+    ]
 
 
 def test_limit_a_handler(wa: Callable[..., Result], redis: Redis) -> None:

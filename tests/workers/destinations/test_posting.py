@@ -14,8 +14,10 @@ import pytest
 from aiohttp import web
 from redis import Redis
 
+from ingest.state import counters
 from ingest.store import keys
 from tests.workers.conftest import message_body, status_body
+from workers.destinations import answers
 from workers.events.parsing import parse
 
 
@@ -70,6 +72,25 @@ def test_what_is_wanted(application: Any, destinations: Any, drain: Any, commit:
     assert ids(texts) == ["m1"]
     assert sorted(map(str, ids(failed))) == ["s", "s2"]
     assert other.posts == []
+
+
+def test_answers_are_counted(
+    application: Any, destinations: Any, worker: Any, commit: Any, wait_for: Any, redis: Redis
+) -> None:
+    """Each answer is counted by sort for its destination, and each post without one."""
+    app, gone = application(), application()
+    gone.stop()
+    codes = {b"m2": 404, b"m3": 500, b"m4": 301}
+    app.answer = lambda post: web.Response(status=next((code for id, code in codes.items() if id in post.body), 204))
+    commit(*[message_body(f"m{n}", f"1555000{n}") for n in range(1, 6)])
+    worker(destinations({"name": "crm", "url": app.url}, {"name": "gone", "url": gone.url}), WA_MAX_ATTEMPTS="1")
+
+    def counted(name: str) -> dict[str, int]:
+        return counters.read(redis)[counters.DESTINATION].get(name, {})
+
+    wait_for(lambda: sum(counted("crm").values()) == 5 and counted("gone"), 60)
+    assert counted("crm") == {"2xx": 2, "4xx": 1, "5xx": 1, "3xx": 1}
+    assert set(counted("gone")) == {"away"}
 
 
 def test_order(application: Any, destinations: Any, drain: Any, commit: Any) -> None:
@@ -185,6 +206,15 @@ def test_too_many(application: Any, destinations: Any, worker: Any, commit: Any,
     first, second = app.posts
     assert second.at - first.at >= 0.99
     assert second.headers["x-wa-attempt"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("status", "sort"), [(200, "2xx"), (204, "2xx"), (302, "3xx"), (400, "4xx"), (429, "429"), (599, "5xx")]
+)
+def test_sorts_of_answers(status: int, sort: str) -> None:
+    """429 is a sort of its own; there are no others than those that metrics name."""
+    assert answers.sort(status) == sort
+    assert sort in counters.ANSWERS
 
 
 def test_slow(application: Any, destinations: Any, drain: Any, commit: Any, dead: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +64,33 @@ def test_handlers_and_waits(
     assert counted(found[counters.WAIT]["messages"]) == 1
     assert 20_000 <= found[counters.WAIT]["messages"]["sum"] < 60_000
     assert found[counters.DEAD] == {"messages": {"rejected": 1}}
+
+
+def test_what_was_counted_lately(commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:
+    """Calls, failures and the events of lists are counted in the bucket of the moment, too, which expires."""
+    handlers = Handlers()
+
+    @handlers.status()
+    def single(event: Any) -> None:
+        if event.id == "0":
+            raise ValueError
+
+    @handlers.status(bulk=10)
+    def lists(events: list[Any]) -> None: ...
+
+    commit(*(status(str(n)) for n in range(5)))
+    runner(handlers).run(*take())
+    found: Counter[str] = Counter()
+    for key in redis.keys(keys.flow_key("[0-9]*")):  # type: ignore[union-attr, arg-type]
+        assert 0 < redis.ttl(key) <= 600  # type: ignore[operator]
+        found.update({field.decode(): int(count) for field, count in redis.hgetall(key).items()})  # type: ignore[union-attr]
+    one, many = handlers.registered
+    assert found[f"handler|{one.name}|failed"] == 1
+    assert found[f"list|{many.name}|sum"] == 5
+    assert (
+        sum(count for field, count in found.items() if field.startswith(f"handler|{one.name}|") and field[-1] != "m")
+        == 5 + 1
+    )
 
 
 def test_a_settle_that_comes_twice(commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:
