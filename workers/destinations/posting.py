@@ -79,7 +79,7 @@ class Poster:
         An answer that is about the list is raised for the list, so that the one at fault is found.
         """
         bodies = [event.body() for event in events]
-        await self._list(events, b"[%b]" % b",".join(bodies), {})
+        await self._list(events, b"[%b]" % b",".join(bodies))
 
     async def notifications(self, events: list[Event]) -> None:
         """Post the events of each notification together; with `bulk`, all of them in one JSON array."""
@@ -87,7 +87,7 @@ class Poster:
         for event in events:
             groups.setdefault(event.notification, []).append(event)
         if self._to.bulk is not None:
-            await self._list(events, b"[%b]" % b",".join(map(_together, groups.values())), {})
+            await self._list(events, b"[%b]" % b",".join(map(_together, groups.values())))
             return
         errors: dict[Event, BaseException] = {}
         for notification, group in groups.items():
@@ -99,9 +99,9 @@ class Poster:
         if errors:
             raise PartialFailure(errors)
 
-    async def _list(self, events: list[Event], body: bytes, headers: dict[str, str]) -> None:
+    async def _list(self, events: list[Event], body: bytes) -> None:
         try:
-            await self._post(body, headers, len(events))
+            await self._post(body, {}, len(events))
         except (Snooze, RetryIn, Unreachable, answers.Answered) as error:  # no event of it is at fault
             raise PartialFailure(dict.fromkeys(events, error)) from None
         except Exception as error:
