@@ -14,6 +14,7 @@
 -- constants CHUNK FLOW_SECONDS FLOW_KEPT_SECONDS FLUSH_KEPT_SECONDS HEADER_BYTES
 local ledger, tails, queues = unpack(KEYS)
 local rq, wa, flush, template = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- include ingest/store/doorbell.lua
 local max_count, max_bytes, now = whole(ARGV[5]), whole(ARGV[6]), ARGV[7]
 local flow = wa .. 'flow:' .. math.floor(redis.call('TIME')[1] / FLOW_SECONDS)
 local made = 0
@@ -91,10 +92,7 @@ if n > 0 then
 end
 for lane, count in pairs(lanes) do
   redis.call('HINCRBY', flow, 'in.' .. lane, count)
-  local doorbell = wa .. 'doorbell:' .. lane -- wakes one idle worker; take.lua wakes the next
-  if redis.call('LLEN', doorbell) == 0 then
-    redis.call('RPUSH', doorbell, 1)
-  end
+  ring(lane)
 end
 
 redis.call('EXPIRE', flow, FLOW_KEPT_SECONDS)

@@ -39,12 +39,7 @@ else
   only = not its_turn and ended
 end
 
-local function ring(lane)
-  local doorbell = wa .. 'doorbell:' .. lane
-  if redis.call('LLEN', doorbell) == 0 then
-    redis.call('RPUSH', doorbell, 1)
-  end
-end
+-- include ingest/store/doorbell.lua
 
 -- include workers/engine/order.lua
 

@@ -10,6 +10,7 @@
 -- constants REVIVED
 local put_off, parked = unpack(KEYS)
 local rq, wa = ARGV[1], ARGV[2]
+-- include ingest/store/doorbell.lua
 local now = redis.call('TIME')[1]
 
 for _, member in ipairs(redis.call('SPOP', put_off, REVIVED)) do
@@ -17,10 +18,7 @@ for _, member in ipairs(redis.call('SPOP', put_off, REVIVED)) do
   -- If it is not there any more, it was due before.
   if redis.call('ZADD', rq .. ':scheduled:' .. queue, 'XX', 'CH', now, id) == 1 then
     redis.call('HDEL', parked, slot_of(queue, id))
-    local doorbell = wa .. 'doorbell:' .. lane_of(queue)
-    if redis.call('LLEN', doorbell) == 0 then
-      redis.call('RPUSH', doorbell, 1)
-    end
+    ring(lane_of(queue))
   end
 end
 return redis.call('SCARD', put_off)

@@ -49,12 +49,7 @@ local rq, wa = it.rq, it.wa
 
 local time, now -- by Redis' clock; set below, before the functions run
 
-local function ring(lane)
-  local doorbell = wa .. 'doorbell:' .. lane
-  if redis.call('LLEN', doorbell) == 0 then
-    redis.call('RPUSH', doorbell, 1)
-  end
-end
+-- include ingest/store/doorbell.lua
 
 -- include workers/engine/order.lua
 local touched = {} -- strict orders in which something ended, or waits now

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[3]
 TOKEN = "correct-horse-battery"
 ROOMS = ("ingest", "workers", "examples", "benchmarks")
 LUA = {path.name: path for room in ("ingest", "workers") for path in (ROOT / room).rglob("*.lua")}
-INCLUDED = {"bucket.lua", "checks.lua", "order.lua", "queues.lua", "records.lua"}  # are no scripts themselves
+INCLUDED = {"bucket.lua", "checks.lua", "doorbell.lua", "order.lua", "queues.lua", "records.lua"}  # are no scripts
 
 HANDLERS = """
 from examples.alarm import on_error
