@@ -53,7 +53,7 @@ class Message(ChatEvent):
 
     @property
     def _way(self) -> str:  # type: ignore[override]
-        return f"{HISTORY}{self.direction}" if self.history else self.direction
+        return self.direction
 
     @property
     def standby(self) -> bool:
@@ -87,6 +87,8 @@ class Message(ChatEvent):
     def type(self) -> str | None:
         """`text`, `image`, `button`, `interactive`, `system`, `unsupported`, …: an open set."""
         return text(self.raw, "type") or (text(self._content, "type") if "message" in self.raw else None)
+
+    subject = type
 
     @property
     def text(self) -> str | None:
@@ -301,10 +303,6 @@ class Message(ChatEvent):
         found = Profile(self)
         return found if found.changed else None
 
-    @property
-    def subject(self) -> str | None:
-        return self.type
-
     def _facts(self) -> Facts:
         """What it says of the contact, see `Profile`."""
         return facts_of_message(self.raw, self.system if self.type == "system" else None, self._names(), self.contact)
@@ -385,6 +383,10 @@ class Historic(Message):
     @property
     def history(self) -> bool:
         return True
+
+    @property
+    def _way(self) -> str:  # type: ignore[override]
+        return f"{HISTORY}{self.direction}"
 
     @property
     def direction(self) -> Literal["in", "out"]:
