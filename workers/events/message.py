@@ -88,8 +88,6 @@ class Message(ChatEvent):
         """`text`, `image`, `button`, `interactive`, `system`, `unsupported`, …: an open set."""
         return text(self.raw, "type") or (text(self._content, "type") if "message" in self.raw else None)
 
-    subject = type
-
     @property
     def text(self) -> str | None:
         """What was written or chosen, in this order: the text, the quick-reply button's text, the title of the chosen
@@ -302,6 +300,10 @@ class Message(ChatEvent):
             return None
         found = Profile(self)
         return found if found.changed else None
+
+    @property
+    def subject(self) -> str | None:
+        return self.type
 
     def _facts(self) -> Facts:
         """What it says of the contact, see `Profile`."""
