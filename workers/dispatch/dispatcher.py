@@ -30,7 +30,6 @@ from workers.handler import Handler
 from workers.handlers import Handlers
 
 _NO_SLOT = 1 << 62  # events that no handler matches need none, nor do those that wait for company
-_LOOK_SECONDS = 0.005  # until what has its turn, but no slot, looks again
 
 
 class Dispatcher:
@@ -279,15 +278,31 @@ class Dispatcher:
             while parked:
                 item = parked[0]
                 if not item.source.gone:
-                    seconds = longest_wait(limiters)
-                    if seconds or item.room.free <= 0 or item.source.lane in self.closed:
-                        waits.append(seconds or _LOOK_SECONDS)
+                    if seconds := longest_wait(limiters):
+                        waits.append(seconds)
+                        break
+                    if item.room.free <= 0 or item.source.lane in self.closed:  # what ends that begins it
                         break
                 parked.popleft()
-                self._begin(item, item.room)
+                self._begin_now(item, item.room)
         return min(waits, default=None)
 
     def _begin(self, item: Item, room: Room) -> None:
+        """Begin an event, unless its handlers may not be called now, or others wait for the same ones."""
+        limiters = self._limiters_of(item)
+        if limiters and (self._parked.get(limiters) or longest_wait(limiters)):
+            self._parked.setdefault(limiters, deque()).append(item)
+        else:
+            self._begin_now(item, room)
+
+    def _limiters_of(self, item: Item) -> tuple[HandlerLimiter, ...]:
+        if self._rate_limits is None or not (self._handlers.any_throttled or self.steering.limits):
+            return ()
+        done = item.account.done_before(item.index)
+        single = [one for one in item.handlers or () if one.bulk is None and one.digest not in done]
+        return self._rate_limits.of_all(single)
+
+    def _begin_now(self, item: Item, room: Room) -> None:
         source = item.source
         if source.gone:
             self._lines.leave(item)
@@ -316,7 +331,7 @@ class Dispatcher:
         try:
             is_throttled = self._handlers.any_throttled or self.steering.limits
             limiters = self._rate_limits.begin(calls) if self._rate_limits and is_throttled else ()
-        except RateLimited as turn:
+        except RateLimited as turn:  # what its news is for has a rate of its own
             item.account.put_off(item.event)
             for handler, _ in calls:
                 self._not_called(handler)
