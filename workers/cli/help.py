@@ -43,6 +43,7 @@ SECTIONS = {
             "Run the body in FILE (- is standard input) through your handlers, in this process, without Redis.",
         ),
         "destinations": ("destinations", "Show the destinations in the file that WA_DESTINATIONS names."),
+        "schema": ("schema", "Print the form of what destinations get: JSON Schema, or TypeScript."),
     },
     "Set the senders up, and play them": {
         "coreapp": (
@@ -69,6 +70,7 @@ EXAMPLES = {
         "wa-ingest tail --type failed --json",
         "wa-ingest tail --contact 15550001 --personal --forward http://localhost:3000/webhook",
     ),
+    "schema": ("wa-ingest schema > notification.schema.json", "wa-ingest schema --typescript > notification.d.ts"),
     "settings": ("wa-ingest settings",),
     "check": ("wa-ingest check", "wa-ingest check --json"),
     "drain": ("wa-ingest drain", "wa-ingest drain messages --processes 4"),

@@ -70,6 +70,8 @@ OTHERS = {
     "pause statuses": 0,
     "resume statuses": 0,
     "drain statuses --processes 1": 0,
+    "schema": 0,
+    "schema --typescript": 0,
     "coreapp login --user admin": 1,
     "coreapp settings show": 1,
     "coreapp settings apply --url https://example.com/webhook --dry-run": 1,
