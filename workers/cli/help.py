@@ -76,6 +76,7 @@ EXAMPLES = {
     "resume": ("wa-ingest resume", "wa-ingest resume statuses --json", "wa-ingest resume --handler crm"),
     "limit": ("wa-ingest limit statuses 200/s", "wa-ingest limit --handler crm 50/s", "wa-ingest limit"),
     "dead list": ("wa-ingest dead list --lane messages --newer-than 25h", "wa-ingest dead list --reason failed --json"),
+    "dead causes": ("wa-ingest dead causes", "wa-ingest dead causes --newer-than 1h --json"),
     "dead show": ("wa-ingest dead show messages/1700000000000-0",),
     "dead retry": ("wa-ingest dead retry --reason failed --dry-run", "wa-ingest dead retry --reason failed --yes"),
     "dead drop": ("wa-ingest dead drop --reason unreadable --older-than 7d",),
