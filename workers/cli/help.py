@@ -18,6 +18,7 @@ SECTIONS = {
         "tail": ("tail", "Show what workers handle, as they do, until Ctrl-C; nothing of it is held up."),
         "check": ("check", "Is everything fit for production? Exits 1 when something is not."),
         "settings": ("settings", "Show every setting: its value now and what it means."),
+        "help": ("topics", "Say what something that one sees means, which command tells more, and the remedy."),
     },
     "Steer": {
         "drain": (
@@ -70,6 +71,7 @@ EXAMPLES = {
         "wa-ingest tail --contact 15550001 --personal --forward http://localhost:3000/webhook",
     ),
     "settings": ("wa-ingest settings",),
+    "help": ("wa-ingest help", "wa-ingest help a-handler-hangs", "wa-ingest help redis"),
     "check": ("wa-ingest check", "wa-ingest check --json"),
     "drain": ("wa-ingest drain", "wa-ingest drain messages --processes 4"),
     "pause": ("wa-ingest pause", "wa-ingest pause statuses other", "wa-ingest pause --handler crm"),
@@ -120,7 +122,7 @@ class Commands(click.Group):
         if cmd_name not in self._modules:
             return None
         module = importlib.import_module(f"workers.cli.{self._modules[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         _add_examples(command, cmd_name)
         return command
 
