@@ -15,7 +15,7 @@ generation is forgotten one window after it ended (`forget`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from itertools import islice
 from struct import Struct
@@ -176,6 +176,21 @@ class Claims:
             # One argument for all: the script splits a string faster than Redis reads hundreds of arguments.
             calls.append(self._script.send(_KEYS, [keys.WA, member, "\n".join(claim.asked for claim in chunk)]))
         return calls
+
+
+def remembered(redis: Redis, asked: Sequence[Claim]) -> list[bool]:
+    """Which of these were handled before, as far as this Redis remembers."""
+    known: Any = redis.hgetall(keys.GENERATIONS)
+    generations = [(name.decode(), int(digits)) for name, digits in known.items() if b"." not in name]
+    with redis.pipeline(transaction=False) as pipe:
+        for claim in asked:
+            bucket, member = claim.place.split()
+            members = [member] if claim.also is None else [member, claim.also]
+            for name, digits in generations:
+                pipe.smismember(keys.seen_key(name, bucket[:digits]), members)
+        found = [any(answers) for answers in pipe.execute()]
+    each = len(generations)
+    return [any(found[n * each : (n + 1) * each]) for n in range(len(asked))]
 
 
 def forget(redis: Redis, window: float) -> None:
