@@ -20,6 +20,7 @@ from typing import Any
 from ingest import child
 from ingest.settings import DEFAULT_HANDLERS
 from workers.handlers import Handlers
+from workers.places import own_place
 from workers.raised import HandlersError
 
 _OURS = ("workers", "ingest")
@@ -61,7 +62,7 @@ def load_or_exit(name: str, destinations: Path | None) -> Handlers:
     try:
         return load_all(name, destinations)
     except HandlersError as error:
-        print(f"wa-ingest: {error}", file=sys.stderr)
+        print(f"wa-ingest: {error}{_where(error)}", file=sys.stderr)
     except Exception as error:
         traceback.print_exception(_in_their_code(error))
         print(f"wa-ingest: {explain(name, error)}", file=sys.stderr)
@@ -70,11 +71,17 @@ def load_or_exit(name: str, destinations: Path | None) -> Handlers:
 
 def explain(name: str, error: Exception) -> str:
     """An exception of the module that WA_HANDLERS names, and the remedy where one is known, in one line."""
-    says = (str(error).splitlines() or [""])[0]
+    says = error.msg if isinstance(error, SyntaxError) else (str(error).splitlines() or [""])[0]
     remedy = _remedy(name, _blamed(error))
     if not remedy and isinstance(error, ModuleNotFoundError):
         remedy = f": it is neither in {os.getcwd()} nor installed in {sys.prefix}"
-    return f"WA_HANDLERS={name}: the module fails: {type(error).__name__}: {says}{remedy}"
+    return f"WA_HANDLERS={name}: the module fails: {type(error).__name__}: {says}{_where(error)}{remedy}"
+
+
+def _where(error: Exception) -> str:
+    """The line of the user's at which it failed."""
+    found = own_place(error).removeprefix(os.getcwd() + os.sep)
+    return f" at {found}" if found else ""
 
 
 def hidden(name: str) -> list[str]:

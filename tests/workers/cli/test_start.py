@@ -180,7 +180,7 @@ def test_from_a_checkout_that_is_not_installed(folder: Folder, redis: Redis, com
 
 
 BROKEN = {
-    "a syntax error": ("def f(:\n", "SyntaxError: invalid syntax (bot.py, line 1)"),
+    "a syntax error": ("def f(:\n", "SyntaxError: invalid syntax at bot.py:1"),
     "a missing dependency": ("import nowhere_at_all\n", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
     "an error": ("1/0\n", "ZeroDivisionError: division by zero"),
     "no handlers": ("handlers = 1\n", "'handlers' in that module is no `workers.Handlers()`"),
@@ -211,7 +211,8 @@ def test_workers_are_not_started_either(command: str, folder: Folder, redis_url:
     folder.write("bot.py", "1/0\n")
     status, lines = folder.run(*command.split())
     assert status == 1
-    assert lines[-1] == "wa-ingest: WA_HANDLERS=bot:handlers: the module fails: ZeroDivisionError: division by zero"
+    fault = "the module fails: ZeroDivisionError: division by zero at bot.py:1"
+    assert lines[-1] == f"wa-ingest: WA_HANDLERS=bot:handlers: {fault}"
     assert "worker started" not in "\n".join(lines)
 
 
