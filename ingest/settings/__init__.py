@@ -309,7 +309,7 @@ def redis_url(settings: Settings) -> str:
         return beside
     raise SettingsError(
         "WA_REDIS_URL is not set: give the Redis to use, for example redis://localhost:6379/0, "
-        "or run `wa-ingest up`, which starts its own; commands in its folder use that one"
+        "or run `wa-ingest up`, which starts its own; none runs in this folder"
     )
 
 
