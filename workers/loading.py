@@ -10,7 +10,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -183,10 +183,29 @@ def _place(spec: ModuleSpec) -> str:
     return os.path.realpath(spec.origin) if spec.has_location and spec.origin else f"Python's own {spec.name}"
 
 
+def sources(name: str, destinations: Path | None = None) -> list[str]:
+    """What the handlers are made of: the user's folders, the package if it is elsewhere, the file of destinations."""
+    module = name.rpartition(":")[0]
+    spec = None if module.endswith(".py") else PathFinder.find_spec(module.partition(".")[0])
+    elsewhere = [_place(spec)] if spec else []
+    return [*_folders(module), *elsewhere, *([] if destinations is None else [str(destinations)])]
+
+
+def arguments(name: str, destinations: Path | None) -> tuple[str, ...]:
+    """What this module is called with, to try them."""
+    return (name,) if destinations is None else (name, str(destinations))
+
+
+def called_with(arguments: Sequence[str]) -> tuple[str, Path | None]:
+    """What these arguments say."""
+    name, *destinations = arguments
+    return name, Path(destinations[0]) if destinations else None
+
+
 def main() -> None:
     """Load the handlers, and no more."""
     child.watch_parent()
-    name, destinations = sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    name, destinations = called_with(sys.argv[1:])
     for line in hidden(name):
         print(f"Warning: {line}", file=sys.stderr)
     try:

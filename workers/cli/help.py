@@ -56,7 +56,7 @@ SECTIONS = {
 """Each command's module in this room, and the first sentence of its page: `wa-ingest --help` imports no command."""
 
 EXAMPLES = {
-    "up": ("wa-ingest up", "WA_HANDLERS=bot:handlers WA_PROCESSES=2 wa-ingest up"),
+    "up": ("wa-ingest up", "wa-ingest up --reload", "WA_HANDLERS=bot:handlers WA_PROCESSES=2 wa-ingest up"),
     "serve": ("wa-ingest serve", "WA_SPOOL_DIR=/var/spool/wa WA_DURABILITY=fsync wa-ingest serve --processes 4"),
     "work": (
         "WA_HANDLERS=bot:handlers wa-ingest work --processes 4",
