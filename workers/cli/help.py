@@ -34,6 +34,7 @@ SECTIONS = {
         "replay": ("archive", "Put notifications from the archive back into the queues, for workers to handle."),
     },
     "Write handlers": {
+        "new": ("new", "Make a folder with a bot to begin with."),
         "handlers": (
             "handlers",
             "Show the handlers that WA_HANDLERS registers, in the order in which they are called.",
@@ -86,6 +87,7 @@ EXAMPLES = {
         "wa-ingest replay --kind message --contact 15550001 --again",
         "wa-ingest replay /backup/2026-11-21 --lane messages --yes",
     ),
+    "new": ("wa-ingest new mybot",),
     "handlers": ("wa-ingest handlers", "WA_HANDLERS=bot:handlers wa-ingest handlers --json"),
     "destinations": ("wa-ingest destinations", "WA_DESTINATIONS=destinations.toml wa-ingest destinations --check"),
     "call": ("wa-ingest call body.json", "wa-ingest call - --json"),

@@ -60,6 +60,7 @@ TABLES = {
 """Commands that show a table, and their exit status."""
 
 OTHERS = {
+    "new bot": 0,
     f"dead show messages/{LETTER}": 0,
     "dead export": 0,
     "dead retry --dry-run": 0,
