@@ -35,6 +35,7 @@ SECTIONS = {
         "replay": ("archive", "Put notifications from the archive back into the queues, for workers to handle."),
     },
     "Write handlers": {
+        "new": ("new", "Make a folder with a bot to begin with."),
         "handlers": (
             "handlers",
             "Show the handlers that WA_HANDLERS registers, in the order in which they are called.",
@@ -58,7 +59,7 @@ SECTIONS = {
 """Each command's module in this room, and the first sentence of its page: `wa-ingest --help` imports no command."""
 
 EXAMPLES = {
-    "up": ("wa-ingest up", "WA_HANDLERS=bot:handlers WA_PROCESSES=2 wa-ingest up"),
+    "up": ("wa-ingest up", "wa-ingest up --reload", "WA_HANDLERS=bot:handlers WA_PROCESSES=2 wa-ingest up"),
     "serve": ("wa-ingest serve", "WA_SPOOL_DIR=/var/spool/wa WA_DURABILITY=fsync wa-ingest serve --processes 4"),
     "work": (
         "WA_HANDLERS=bot:handlers wa-ingest work --processes 4",
@@ -91,6 +92,7 @@ EXAMPLES = {
         "wa-ingest replay --kind message --contact 15550001 --again",
         "wa-ingest replay /backup/2026-11-21 --lane messages --yes",
     ),
+    "new": ("wa-ingest new mybot",),
     "handlers": ("wa-ingest handlers", "WA_HANDLERS=bot:handlers wa-ingest handlers --json"),
     "destinations": ("wa-ingest destinations", "WA_DESTINATIONS=destinations.toml wa-ingest destinations --check"),
     "call": ("wa-ingest call body.json", "wa-ingest call - --json"),

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ingest.loggers import get_logger
-from workers.dispatch.outcomes import Ended, place
+from workers.dispatch.outcomes import Ended
 from workers.dispatch.steering import Steering
 from workers.events import Event
 from workers.handler import Handler
+from workers.places import place
 from workers.raised import Unreachable
 
 log = get_logger(__name__)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from ingest.loggers import get_logger
 from workers.dispatch.event_context import EventContext
-from workers.dispatch.outcomes import Outcome, place
+from workers.dispatch.outcomes import Outcome
 from workers.dispatch.ready import Account
 from workers.engine.batch_state import BatchState
 from workers.engine.caps import Caps
 from workers.events import Event, Status
+from workers.places import place
 
 log = get_logger(__name__)
 
