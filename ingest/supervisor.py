@@ -11,22 +11,23 @@ for as long as it runs. So this module imports little, and nothing that is not P
 from __future__ import annotations
 
 import json
+import math
 import os
-import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, NoReturn
 
-from ingest import signs
+from ingest import signs, terminal
 from ingest.child import GIVE_UP, command, named
+from ingest.signals import STOPS, Signals, listen
 
 STOP_SECONDS = 25.0
 """How long a child may take to stop before it is killed, where its `ProcessSpec` says nothing else."""
@@ -39,8 +40,6 @@ _SETTLED_SECONDS = 60.0  # a child that ran this long begins again with the firs
 _LOOK_SECONDS = 5.0  # between looks at signs of life
 
 _PLAN = "INGEST_PLAN"
-_STOPS = (signal.SIGTERM, signal.SIGINT)
-_Wait = Callable[[float | None], bool]
 
 
 class ProcessSpec(NamedTuple):
@@ -50,8 +49,9 @@ class ProcessSpec(NamedTuple):
     run with the process ids as further arguments, it ends with status 0 when the others may be started; empty: at once.
     A child that takes more than `stop_seconds` to stop is killed; so is one that gives no sign for `silent_seconds`
     (`ingest.signs`), None: none is expected. `output` is the file descriptor that they print to, None: where this
-    process prints. `env` is added to the environment. Specs with the same `metrics` share their
-    Prometheus metrics.
+    process prints. `env` is added to the environment. Specs with the same `metrics` share their Prometheus metrics.
+    Children that are `renewed` are stopped and started again at the signal RENEW; one that would fail the same way
+    again (GIVE_UP) waits for it, and ends nobody else.
     """
 
     name: str
@@ -65,6 +65,7 @@ class ProcessSpec(NamedTuple):
     output: int | None = None
     env: Mapping[str, str] = MappingProxyType({})
     metrics: str = ""
+    renewed: bool = False
 
 
 def become(specs: Sequence[ProcessSpec], env: Mapping[str, str] | None = None, banner: str = "") -> NoReturn:
@@ -77,7 +78,7 @@ def become(specs: Sequence[ProcessSpec], env: Mapping[str, str] | None = None, b
     environment = {**os.environ, **(env or {}), _PLAN: json.dumps(plan)}
     sys.stdout.flush()
     sys.stderr.flush()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # until the new program listens to them
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until the new program listens to them
     # What was called stays on the command line, for whoever looks for it there.
     os.execve(sys.executable, [*command("ingest.supervisor"), *sys.argv], environment)  # noqa: S606 - our own module
 
@@ -90,7 +91,10 @@ def supervise(
     A spec that needs others comes before them: they are started last to first, and stopped first to last. `started` is
     called when all are ready.
     """
-    with _signals() as wait, tempfile.TemporaryDirectory(prefix=signs.PREFIX) as folder:
+    with (
+        listen(renew=any(spec.renewed for spec in specs)) as signals,
+        tempfile.TemporaryDirectory(prefix=signs.PREFIX) as folder,
+    ):
         lock = signs.lock(folder)
         groups = [
             _Group(spec, {**os.environ, **_metrics_folder(folder, spec), **(env or {})}, folder) for spec in specs
@@ -98,11 +102,11 @@ def supervise(
         try:
             for group in reversed(groups):
                 group.start()
-                status = _wait_until_ready(group, groups, wait) if group.spec.ready else None
+                status = _wait_until_ready(group, groups, signals) if group.spec.ready else None
                 if status is not None:
                     return status
             started()
-            return _keep_running(groups, wait)
+            return _keep_running(groups, signals)
         finally:
             for group in groups:
                 group.stop()
@@ -115,7 +119,7 @@ def _metrics_folder(folder: str, spec: ProcessSpec) -> dict[str, str]:
     return {"PROMETHEUS_MULTIPROC_DIR": str(path)}
 
 
-def _wait_until_ready(group: _Group, groups: Sequence[_Group], wait: _Wait) -> int | None:
+def _wait_until_ready(group: _Group, groups: Sequence[_Group], signals: Signals) -> int | None:
     """Return None once it is, else the exit status with which all are to end now."""
     deadline = time.monotonic() + _START_SECONDS
     while True:
@@ -126,21 +130,25 @@ def _wait_until_ready(group: _Group, groups: Sequence[_Group], wait: _Wait) -> i
                     return 1
                 for each in groups:
                     each.restart_ended()
-                if wait(0.05):
+                if signals.wait(0.05):
                     return 0
         if asked.returncode == 0:
             return None
 
 
-def _keep_running(groups: Sequence[_Group], wait: _Wait) -> int:
+def _keep_running(groups: Sequence[_Group], signals: Signals) -> int:
     """Return the exit status when all are to end."""
     while True:
-        if any(group.has_given_up() for group in groups):
+        if any(group.has_given_up() for group in groups if not group.spec.renewed):
             return 1
+        if signals.renew:
+            signals.renew = False  # first: another one may come at any moment
+            for group in groups:
+                group.renew()
         for group in groups:
             group.restart_ended()
-            group.end_silent()
-        if _work_is_done(groups) or wait(_seconds_to_look(groups)):
+            group.end_late()
+        if _work_is_done(groups) or signals.wait(_seconds_to_look(groups)):
             return 0
 
 
@@ -151,11 +159,12 @@ def _work_is_done(groups: Sequence[_Group]) -> bool:
 
 def _seconds_to_look(groups: Sequence[_Group]) -> float | None:
     """Until a restart is due, or signs of life are to be looked at; None when only a signal or an end can change it."""
-    now = time.monotonic()
-    due = [child.restart_at - now for group in groups for child in group.children if child.restart_at is not None]
+    children = [child for group in groups for child in group.children]
+    due = [at - time.monotonic() for child in children for at in (child.restart_at, child.stop_by) if at is not None]
     if any(group.spec.silent_seconds is not None for group in groups):
         due.append(_LOOK_SECONDS)
-    return max(0.0, min(due)) if due else None
+    soonest = min(due, default=math.inf)
+    return None if soonest == math.inf else max(0.0, soonest)
 
 
 class _Group:
@@ -194,16 +203,28 @@ class _Group:
             elif (status := child.process.poll()) is not None:
                 self._note_end(child, status)
 
-    def end_silent(self) -> None:
-        """End children that have given no sign of life for too long, whatever they are stuck in."""
+    def end_late(self) -> None:
+        """End children that have given no sign of life, or have been stopping, for too long, whatever they are in."""
         for child in self.children:
             if self.spec.silent_seconds is not None and child.restart_at is None:
                 child.end_if_silent(self.spec.silent_seconds)
+            child.end_if_late()
+
+    def renew(self) -> None:
+        """Have each child stop in order, and start again, if the spec says so."""
+        for child in self.children if self.spec.renewed else ():
+            child.renew()
 
     def _note_end(self, child: _Child, status: int) -> None:
         _forget_gauges(child.process.pid, self._env["PROMETHEUS_MULTIPROC_DIR"])
         if status == 0 and self.spec.ends:
             self.children.remove(child)
+            return
+        if child.stop_by is not None:
+            child.restart_at, child.stop_by = 0.0, None
+            return
+        if status == GIVE_UP and self.spec.renewed:
+            child.restart_at = math.inf
             return
         backoff = child.back_off()
         _warn("process ended, starting it again", process=self.spec.name, status=status, wait_seconds=round(backoff, 1))
@@ -218,8 +239,7 @@ class _Group:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                _warn("process does not stop, killing it", process=self.spec.name, pid=process.pid)
-                process.kill()
+                _kill(process, self.spec.name)
                 process.wait()
         for child in self.children:
             if child.process.stdin:
@@ -227,7 +247,7 @@ class _Group:
 
 
 class _Child:
-    """One of them, through all its restarts. `restart_at` is None while it runs."""
+    """One of them, through all its restarts. `restart_at` is None while it runs, `stop_by` unless it is to stop."""
 
     def __init__(self, spec: ProcessSpec, env: Mapping[str, str], folder: str) -> None:
         self._spec = spec
@@ -250,6 +270,7 @@ class _Child:
         self.process = _popen(self._spec, [self._spec.module, *self._spec.arguments], environment)
         self._started = time.monotonic()
         self.restart_at: float | None = None
+        self.stop_by: float | None = None
 
     def back_off(self) -> float:
         """Plan the restart, in twice as many seconds as last time; return how many."""
@@ -259,6 +280,20 @@ class _Child:
         self._backoff = min(_LONGEST_BACKOFF, max(_FIRST_BACKOFF, 2 * self._backoff))
         self.restart_at = now + self._backoff
         return self._backoff
+
+    def renew(self) -> None:
+        """Stop, and start again when that is done; one that has ended starts again at once."""
+        if self.restart_at is not None:
+            self.restart_at = 0.0
+        elif self.stop_by is None:
+            self.process.terminate()
+            self.stop_by = time.monotonic() + self._spec.stop_seconds
+
+    def end_if_late(self) -> None:
+        """Kill the process if it has not stopped in time."""
+        if self.stop_by is not None and self.stop_by <= time.monotonic():
+            _kill(self.process, self._spec.name)
+            self.stop_by = math.inf
 
     def end_if_silent(self, limit: float) -> None:
         """End the process if it has been silent for more than `limit` seconds: it prints its stacks, if it still can.
@@ -289,6 +324,11 @@ class _Child:
             self._start()
 
 
+def _kill(process: subprocess.Popen[bytes], name: str) -> None:
+    _warn("process does not stop, killing it", process=name, pid=process.pid)
+    process.kill()
+
+
 def _popen(spec: ProcessSpec, call: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - our own modules
         command(*call),
@@ -298,35 +338,6 @@ def _popen(spec: ProcessSpec, call: Sequence[str], env: Mapping[str, str]) -> su
         start_new_session=True,
         env={**env, **spec.env},
     )
-
-
-@contextmanager
-def _signals() -> Iterator[_Wait]:
-    """A function that waits for a child's end or `timeout` seconds, and says whether this process is to stop."""
-    to_stop: list[int] = []
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    os.set_blocking(reader, False)
-
-    def wait(timeout: float | None) -> bool:
-        if not to_stop:
-            select.select([reader], [], [], timeout)
-            with suppress(BlockingIOError):
-                os.read(reader, 4096)
-        return bool(to_stop)
-
-    previous = {number: signal.signal(number, lambda n, _: to_stop.append(n)) for number in _STOPS}
-    previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
-    previous_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
-    try:
-        yield wait
-    finally:
-        signal.set_wakeup_fd(previous_fd)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        os.close(reader)
-        os.close(writer)
 
 
 def _forget_gauges(pid: int, folder: str) -> None:
@@ -340,8 +351,10 @@ def _warn(event: str, **fields: object) -> None:
     name = "ingest.supervisor"
     timestamp = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
     if sys.stderr.isatty():
+        level = f"\x1b[33m{'warning':9}\x1b[0m" if terminal.colours(sys.stderr) else f"{'warning':9}"
+        when, where = (terminal.clock(timestamp), "") if terminal.is_terse() else (timestamp, f"[{name}] ")
         values = " ".join(f"{field}={value}" for field, value in fields.items())
-        line = f"{timestamp} [warning  ] {event:30} [{name}] {values}"
+        line = f"{when} [{level}] {event:30} {where}{values}"
     else:
         line = json.dumps(fields | {"event": event, "level": "warning", "logger": name, "timestamp": timestamp})
     print(line, file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -21,6 +21,7 @@ from ingest import child
 from ingest.settings import DEFAULT_HANDLERS
 from workers import doubts
 from workers.handlers import Handlers
+from workers.places import own_place
 from workers.raised import HandlersError
 
 _OURS = ("workers", "ingest")
@@ -62,7 +63,7 @@ def load_or_exit(name: str, destinations: Path | None) -> Handlers:
     try:
         return load_all(name, destinations)
     except HandlersError as error:
-        print(f"wa-ingest: {error}", file=sys.stderr)
+        print(f"wa-ingest: {error}{_where(error)}", file=sys.stderr)
     except Exception as error:
         traceback.print_exception(_in_their_code(error))
         print(f"wa-ingest: {explain(name, error)}", file=sys.stderr)
@@ -71,11 +72,17 @@ def load_or_exit(name: str, destinations: Path | None) -> Handlers:
 
 def explain(name: str, error: Exception) -> str:
     """An exception of the module that WA_HANDLERS names, and the remedy where one is known, in one line."""
-    says = (str(error).splitlines() or [""])[0]
+    says = error.msg if isinstance(error, SyntaxError) else (str(error).splitlines() or [""])[0]
     remedy = _remedy(name, _blamed(error))
     if not remedy and isinstance(error, ModuleNotFoundError):
         remedy = f": it is neither in {os.getcwd()} nor installed in {sys.prefix}"
-    return f"WA_HANDLERS={name}: the module fails: {type(error).__name__}: {says}{remedy}"
+    return f"WA_HANDLERS={name}: the module fails: {type(error).__name__}: {says}{_where(error)}{remedy}"
+
+
+def _where(error: Exception) -> str:
+    """The line of the user's at which it failed."""
+    found = own_place(error).removeprefix(os.getcwd() + os.sep)
+    return f" at {found}" if found else ""
 
 
 def hidden(name: str) -> list[str]:
@@ -196,10 +203,29 @@ def _place(spec: ModuleSpec) -> str:
     return os.path.realpath(spec.origin) if spec.has_location and spec.origin else f"Python's own {spec.name}"
 
 
+def sources(name: str, destinations: Path | None = None) -> list[str]:
+    """What the handlers are made of: the user's folders, the package if it is elsewhere, the file of destinations."""
+    module = name.rpartition(":")[0]
+    spec = None if module.endswith(".py") else PathFinder.find_spec(module.partition(".")[0])
+    elsewhere = [_place(spec)] if spec else []
+    return [*_folders(module), *elsewhere, *([] if destinations is None else [str(destinations)])]
+
+
+def arguments(name: str, destinations: Path | None) -> tuple[str, ...]:
+    """What this module is called with, to try them."""
+    return (name,) if destinations is None else (name, str(destinations))
+
+
+def called_with(arguments: Sequence[str]) -> tuple[str, Path | None]:
+    """What these arguments say."""
+    name, *destinations = arguments
+    return name, Path(destinations[0]) if destinations else None
+
+
 def main() -> None:
     """Load the handlers, and no more."""
     child.watch_parent()
-    name, destinations = sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    name, destinations = called_with(sys.argv[1:])
     for line in hidden(name):
         print(f"Warning: {line}", file=sys.stderr)
     try:

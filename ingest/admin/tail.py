@@ -1,7 +1,6 @@
 """`POST /actions/tail`: passes on to a listener what workers tell it, from every Redis.
 
-Lines of JSON: `{"worker": NAME, "events": […], "dropped": N}` as workers publish them, the first of each worker without
-events; `{"away": WHY}` when a Redis cannot be read; empty ones, which show that the stream goes on.
+Lines of JSON, as `ingest.state.following` gives them, and empty ones, which show that the stream goes on.
 """
 
 from __future__ import annotations
@@ -10,18 +9,15 @@ import asyncio
 import secrets
 from collections import deque
 from contextlib import suppress
-from typing import Any
 
 import orjson
-import redis.asyncio
 from aiohttp import web
-from redis.exceptions import RedisError
 
 from ingest.loggers import get_logger
 from ingest.settings import Settings, redis_url
-from ingest.state import listeners
+from ingest.state import following
 from ingest.state.listeners import Wanted
-from ingest.store import connection, keys, urls
+from ingest.store import urls
 
 log = get_logger(__name__)
 
@@ -52,7 +48,7 @@ class Tail:
             raise TooMany(f"{LISTENERS} listen already" if not self._over else "the receiver stops")
         lines, name = _Lines(), secrets.token_hex(8)
         self._waiting.add(lines)
-        following = [asyncio.create_task(_follow(url, name, wanted, lines)) for url in self._urls]
+        tasks = [asyncio.create_task(following.follow(url, name, wanted, lines.put)) for url in self._urls]
         log.info("somebody listens to what workers handle", personal=wanted.personal, bodies=wanted.body)
         try:
             await response.prepare(request)
@@ -62,9 +58,9 @@ class Tail:
             pass  # the listener has gone
         finally:
             self._waiting.discard(lines)
-            for task in following:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*following, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def close(self) -> None:
         """End all streams."""
@@ -108,33 +104,3 @@ class _Lines:
 
     def wake(self) -> None:
         self._news.set()
-
-
-async def _follow(url: str, name: str, wanted: Wanted, lines: _Lines) -> None:
-    """Pass on what the workers of one Redis tell, whatever becomes of it meanwhile."""
-    while True:
-        client = connection.for_receiver(url)
-        try:
-            await _hear(client, name, wanted, lines)
-        except (RedisError, OSError) as error:
-            lines.put(orjson.dumps({"away": f"{urls.address(url)}: {connection.diagnose(error)}"}))
-        finally:
-            with suppress(RedisError, OSError):
-                await listeners.withdraw(client, name, wanted)
-            await client.aclose()
-        await asyncio.sleep(listeners.AGAIN_SECONDS)
-
-
-async def _hear(client: redis.asyncio.Redis, name: str, wanted: Wanted, lines: _Lines) -> None:
-    loop = asyncio.get_running_loop()
-    async with client.pubsub() as channel:
-        await channel.subscribe(keys.tail_channel(name))
-        next_at = 0.0
-        while True:
-            told: Any = await channel.get_message(timeout=listeners.AGAIN_SECONDS / 4)
-            if told is not None and told["type"] == "message":
-                lines.put(told["data"])
-            # Not before it has subscribed: the first answer says so.
-            if (told is not None or next_at) and loop.time() >= next_at:
-                await listeners.announce(client, name, wanted)
-                next_at = loop.time() + listeners.AGAIN_SECONDS

@@ -68,6 +68,12 @@ SET_A_GUARD = (
 
 DEFAULT_HANDLERS = "workers.printing:handlers"
 
+_OWN_HANDLERS = "bot:handlers"  # what `wa-ingest new` makes
+
+
+def _default_handlers() -> str:
+    return _OWN_HANDLERS if Path("bot.py").is_file() else DEFAULT_HANDLERS
+
 
 class Settings(BaseSettings):
     """All settings; `wa-ingest settings` prints them with these descriptions."""
@@ -80,8 +86,9 @@ class Settings(BaseSettings):
         "separated; unset: `up` starts its own server, and commands in its folder use that",
     )
     handlers: HandlersName = Field(
-        DEFAULT_HANDLERS,
-        description="your handlers, as module:object or path/to/file.py:object; the working folder is importable",
+        default_factory=_default_handlers,
+        description="your handlers, as module:object or path/to/file.py:object; the working folder is importable; "
+        "unset: `bot:handlers` where there is a bot.py, else they print what arrives",
     )
     destinations: Path | None = Field(
         None,
@@ -309,7 +316,7 @@ def redis_url(settings: Settings) -> str:
         return beside
     raise SettingsError(
         "WA_REDIS_URL is not set: give the Redis to use, for example redis://localhost:6379/0, "
-        "or run `wa-ingest up`, which starts its own; commands in its folder use that one"
+        "or run `wa-ingest up`, which starts its own; none runs in this folder"
     )
 
 

@@ -16,12 +16,14 @@ from typing import Any
 
 import structlog
 
-from ingest import loggers
+from ingest import loggers, terminal
 from ingest.telemetry.log_throttle import LogThrottle
 from ingest.telemetry.printable import printable
 
 in_work: ContextVar[tuple[Callable[[Any], Mapping[str, object]], Any] | None] = ContextVar("in_work", default=None)
 """What is in work now, after the function that makes log fields of it. That is called only when a line is written."""
+
+_OURS = ("ingest", "workers")
 
 _LIBRARIES = ("rq", "redis", "aiohttp.server")
 """Loggers of what we use ourselves; their lines are not the user's."""
@@ -69,17 +71,21 @@ def _frames(logger: Any, method: str, line: structlog.typing.EventDict) -> struc
 
 def _for_a_terminal(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """What a sender wrote (an id, or what is in an exception's text) does not steer the terminal."""
+    if terminal.is_terse():
+        line["timestamp"] = terminal.clock(line["timestamp"])
+        if line["logger"].partition(".")[0] in _OURS:
+            del line["logger"]
     return {
         name: "\n".join(map(printable, value.split("\n"))) if isinstance(value, str) else value
         for name, value in line.items()
     }
 
 
-_RENDERERS: dict[bool, tuple[structlog.typing.Processor, ...]] = {
-    True: (_for_a_terminal, structlog.dev.ConsoleRenderer()),
-    False: (structlog.processors.JSONRenderer(),),
-}
-"""How a line is written, on a terminal and elsewhere."""
+def _renderers() -> tuple[structlog.typing.Processor, ...]:
+    """How a line is written, on a terminal and elsewhere."""
+    if sys.stderr.isatty():
+        return _for_a_terminal, structlog.dev.ConsoleRenderer(colors=terminal.colours(sys.stderr))
+    return (structlog.processors.JSONRenderer(),)
 
 
 class _UnlessHandled(logging.StreamHandler[Any]):
@@ -100,8 +106,10 @@ def _handlers_of(name: str) -> Iterator[logging.Handler]:
         logger = logger.parent if logger.propagate else None
 
 
-def configure(level: str = "info") -> None:
+def configure(level: str = "info", news: bool = False) -> None:
     """Send our lines and those of our libraries to standard error in one form, those of at least this level.
+
+    `news`: what this process has to say is for whoever has called `up` on a terminal, whatever its level.
 
     So are all others that nobody else handles. A process that runs code of a user's calls `user_has_configured` when
     that has had its chance to configure logging.
@@ -117,14 +125,14 @@ def configure(level: str = "info") -> None:
             _frames,
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
-            *_RENDERERS[sys.stderr.isatty()],
+            *_renderers(),
         ],
     )
     ours, others = logging.StreamHandler(sys.stderr), _UnlessHandled(sys.stderr)
     for handler in (ours, others):
         handler.addFilter(floods.filter)
         handler.setFormatter(formatter)
-    ours.setLevel(number)
+    ours.setLevel(max(number, logging.WARNING) if terminal.is_terse() and not news else number)
     loggers.PROCESSORS[:] = [
         structlog.stdlib.filter_by_level,
         floods.processor,  # early, so that a line left out costs next to nothing

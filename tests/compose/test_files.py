@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from ingest.settings import Settings, variable
 from tests.compose.stack import ROOT, clean_environment, run
+from workers.cli.main import main
 
 FILES = {"docker-compose.yml": ("tls", "observe", "postgres"), "docker-compose.ha.yml": ("tls",)}
 """Each file, with its profiles."""
@@ -53,6 +56,28 @@ def test_valid_as_it_is(file: str, profiles: tuple[str, ...], compose: list[str]
     for port in (8080, 9100, 9090, 3000):  # as compose 1.29 writes it, or as version 2 does
         published = len(re.findall(rf"^ +- .*:{port}(?:/tcp)?$|target: {port}$", config, re.M))
         assert len(re.findall(rf"127\.0\.0\.1:\d+:{port}|host_ip: 127\.0\.0\.1\n +target: {port}", config)) == published
+
+
+def test_the_file_of_a_new_bot(compose: list[str], empty_env: Path, tmp_path: Path) -> None:
+    """The compose.yaml of `wa-ingest new` is valid; what it passes on are settings, or what the bot reads; secrets of a
+    .env reach who needs them."""
+    assert CliRunner().invoke(main, ["new", str(tmp_path / "mybot")]).exit_code == 0
+    file = tmp_path / "mybot" / "compose.yaml"
+    (tmp_path / "env").write_text("WA_APP_SECRET=s3cret\nWHATSAPP_TOKEN=t0ken\n")
+    command = [*compose, "-f", str(file), "--env-file"]
+    config = yaml.safe_load(run(*command, str(tmp_path / "env"), "config", env=clean_environment()))["services"]
+    assert (config["receiver"]["environment"]["WA_APP_SECRET"], config["worker"]["environment"]["WHATSAPP_TOKEN"]) == (
+        *("s3cret", "t0ken"),
+    )
+    run(*command, str(empty_env), "config", env=clean_environment())
+    named = {name for service in config.values() for name in service.get("environment", ())}
+    assert named - {variable(name) for name in Settings.model_fields} == {"WHATSAPP_TOKEN"}
+    assert config["worker"]["environment"]["WA_HANDLERS"] == "bot:handlers"
+    assert all(str(port).startswith("127.0.0.1:") or port["host_ip"] == "127.0.0.1" for port in _ports(config))
+
+
+def _ports(config: dict[str, dict[str, Any]]) -> list[Any]:
+    return [port for service in config.values() for port in service.get("ports", ())]
 
 
 def services(file: str) -> dict[str, dict[str, object]]:

@@ -17,6 +17,7 @@ import structlog
 from prometheus_client import multiprocess
 
 from ingest import supervisor
+from ingest.signals import RENEW
 
 ROOT = Path(__file__).parents[2]
 WaitFor = Callable[..., None]
@@ -45,6 +46,8 @@ if "stuck" in behaviour and open(log).read().count(f"{name} started") == 1:
     import ctypes
     ctypes.PyDLL(None).sleep(600)  # no other thread of this process runs meanwhile
 if "gives-up" in behaviour:
+    sys.exit(78)
+if "gives-up-second" in behaviour and open(log).read().count(f"{name} started") == 2:
     sys.exit(78)
 if "done" in behaviour:
     note("done")
@@ -297,6 +300,57 @@ def test_a_parent_that_was_stopped_ends_nobody(start_family: Callable[..., Famil
     assert family.count("a started") == 1
 
 
+def test_renewed_children_start_again(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """At RENEW each child that is renewed stops in order and starts again, without a word; the others stay."""
+    family = start_family(spec("a", processes=2, renewed=True), spec("b"))
+    wait_for(lambda: family.count("a started") == 2 and family.count("b started") == 1)
+    wait_for(lambda: family.count("parent started"))
+    family.process.send_signal(RENEW)
+    wait_for(lambda: family.count("a started") == 4)
+    assert (family.count("a stopped"), family.count("b started")) == (2, 1)
+    assert family.output_path.read_text() == ""
+    family.process.terminate()
+    assert family.process.wait(30) == 0
+    assert (family.count("a stopped"), family.count("b stopped")) == (4, 1)
+
+
+def test_a_renewed_child_that_does_not_stop(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """It is killed when its time is over, and started again."""
+    family = start_family(spec("deaf", "deaf", renewed=True), stop_seconds=1)
+    wait_for(lambda: family.count("parent started") and family.count("deaf started"))
+    family.process.send_signal(RENEW)
+    wait_for(lambda: family.count("deaf started") == 2)
+    assert "does not stop, killing it" in family.output_path.read_text()
+    assert not alive(family.pids("deaf")[0])
+
+
+def test_a_renewed_child_that_gives_up(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """It ends nobody else, is not tried again by itself, and starts at the next RENEW."""
+    family = start_family(spec("a", "gives-up-second", renewed=True), spec("b"))
+    wait_for(lambda: family.count("parent started") and family.count("a started") and family.count("b started"))
+    family.process.send_signal(RENEW)
+    wait_for(lambda: family.count("a started") == 2)
+    wait_for(lambda: not alive(family.pids("a")[1]))
+    os.kill(family.pids("b")[-1], signal.SIGKILL)
+    wait_for(lambda: family.count("b started") == 2)  # so it has looked at its children since
+    assert family.count("a started") == 2
+    family.process.send_signal(RENEW)
+    wait_for(lambda: family.count("a started") == 3)
+    assert family.process.poll() is None
+
+
+def test_a_child_that_waits_for_its_restart_is_renewed_at_once(
+    start_family: Callable[..., Family], wait_for: WaitFor
+) -> None:
+    """RENEW does not wait for the time that a child which died has to wait."""
+    family = start_family(spec("a", "fails", renewed=True))
+    wait_for(lambda: family.output_path.read_text().count("starting it again") == 6)  # 6.4 s until the next start
+    began = time.monotonic()
+    family.process.send_signal(RENEW)
+    wait_for(lambda: family.count("a started") == 7)
+    assert time.monotonic() - began < 5
+
+
 def test_children_end_with_a_killed_parent(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """When the parent is killed, its children stop by themselves, in order."""
     family = start_family(spec("a", "watches", processes=2), spec("b", "watches"))
@@ -427,8 +481,12 @@ def test_its_log_lines_look_like_all_others(
     assert len(ours["timestamp"]) == len(theirs["timestamp"])
     assert ours | {"timestamp": ""} == theirs | {"timestamp": ""}
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     supervisor._warn("process ended", process="worker", status=-9)
-    line = capsys.readouterr().err
+    coloured = capsys.readouterr().err
+    line = coloured.replace("\x1b[33m", "").replace("\x1b[0m", "")
+    assert "[\x1b[33mwarning  \x1b[0m]" in coloured
     same = structlog.dev.ConsoleRenderer(colors=False)(None, "warning", theirs | {"timestamp": line.split()[0]})
     assert line == f"{same}\n"
 

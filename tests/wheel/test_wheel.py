@@ -72,6 +72,15 @@ def test_up(
     assert "Traceback" not in output.read_text()
 
 
+def test_a_new_bot(installed: Path, tmp_path: Path) -> None:
+    """The wheel has all that `wa-ingest new` makes, and in the new folder the bot answers a message."""
+    command = installed.with_name("wa-ingest")
+    for folder, call, body in ((tmp_path, ["new", "mybot"], b""), (tmp_path / "mybot", ["call", "-"], HELLO)):
+        done = subprocess.run([command, *call], cwd=folder, input=body, capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+    assert b"to 15550001: 'You wrote: Hello'" in done.stdout
+
+
 def test_it_is_typed(installed: Path, tmp_path: Path) -> None:
     """mypy reads the types of the installed package, as strictly as in the checkout."""
     pytest.importorskip("mypy")

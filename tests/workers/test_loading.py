@@ -183,8 +183,12 @@ def test_a_trial_that_succeeds_says_nothing(write: Write, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("code", "says", "above"),
     [
-        ("def f(:\n", "SyntaxError: invalid syntax (bot.py, line 1)", '  File "{}/bot.py", line 1'),
-        ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all': it is neither in {} nor", ""),
+        ("def f(:\n", "SyntaxError: invalid syntax at bot.py:1", '  File "{}/bot.py", line 1'),
+        (
+            "import nowhere_at_all",
+            "ModuleNotFoundError: No module named 'nowhere_at_all' at bot.py:1: it is neither in {} nor",
+            "",
+        ),
         ("1/0", "ZeroDivisionError: division by zero", "Traceback (most recent call last):"),
         ("raise ValueError('one\\ntwo')", "ValueError: one", "Traceback (most recent call last):"),
     ],

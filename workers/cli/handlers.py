@@ -14,7 +14,7 @@ from ingest.settings import SettingsError
 from ingest.state import rates
 from ingest.telemetry.printable import printable
 from workers import doubts, loading
-from workers.cli import tables
+from workers.cli import event_lines, tables
 from workers.cli.terminal import as_json, current_settings, print_json
 from workers.events import Broken, Event
 from workers.handler import Handler
@@ -22,8 +22,6 @@ from workers.handlers import Handlers
 from workers.raised import HandlersError
 from workers.testing import Called
 from workers.testing import call as call_handlers
-
-_COLOURS = {"handled": "green", "unhandled": "dim", "discarded": "yellow", "snoozed": "yellow"}
 
 
 @click.command()
@@ -123,11 +121,11 @@ def call(file: IO[bytes], headers: dict[str, str], as_json: bool) -> None:
     else:
         table = tables.ruled("event", "", "handlers", "outcome", "detail")
         for one in found:
-            colour = _COLOURS.get(one.outcome, "bold red")
+            colour = event_lines.COLOURS.get(one.outcome, event_lines.FAILURE)
             called = Text("\n".join(map(printable, one.handlers)))
             table.add_row(one.event.kind, _subject(one.event), called, Text(one.outcome, colour), one.detail)
         Console().print(table)
-    if wrong := sum(one.outcome not in _COLOURS for one in found):
+    if wrong := sum(one.outcome not in event_lines.COLOURS for one in found):
         raise click.ClickException(f"{wrong} of {len(found)} events did not end well, see above")
 
 

@@ -35,6 +35,7 @@ SECTIONS = {
         "replay": ("archive", "Put notifications from the archive back into the queues, for workers to handle."),
     },
     "Write handlers": {
+        "new": ("new", "Make a folder with a bot to begin with."),
         "handlers": (
             "handlers",
             "Show the handlers that WA_HANDLERS registers, in the order in which they are called.",
@@ -44,6 +45,7 @@ SECTIONS = {
             "Run the body in FILE (- is standard input) through your handlers, in this process, without Redis.",
         ),
         "destinations": ("destinations", "Show the destinations in the file that WA_DESTINATIONS names."),
+        "schema": ("schema", "Print the form of what destinations get: JSON Schema, or TypeScript."),
     },
     "Set the senders up, and play them": {
         "coreapp": (
@@ -57,7 +59,7 @@ SECTIONS = {
 """Each command's module in this room, and the first sentence of its page: `wa-ingest --help` imports no command."""
 
 EXAMPLES = {
-    "up": ("wa-ingest up", "WA_HANDLERS=bot:handlers WA_PROCESSES=2 wa-ingest up"),
+    "up": ("wa-ingest up", "wa-ingest up --reload", "WA_HANDLERS=bot:handlers WA_PROCESSES=2 wa-ingest up"),
     "serve": ("wa-ingest serve", "WA_SPOOL_DIR=/var/spool/wa WA_DURABILITY=fsync wa-ingest serve --processes 4"),
     "work": (
         "WA_HANDLERS=bot:handlers wa-ingest work --processes 4",
@@ -70,6 +72,7 @@ EXAMPLES = {
         "wa-ingest tail --type failed --json",
         "wa-ingest tail --contact 15550001 --personal --forward http://localhost:3000/webhook",
     ),
+    "schema": ("wa-ingest schema > notification.schema.json", "wa-ingest schema --typescript > notification.d.ts"),
     "settings": ("wa-ingest settings",),
     "help": ("wa-ingest help", "wa-ingest help a-handler-hangs", "wa-ingest help redis"),
     "check": ("wa-ingest check", "wa-ingest check --json"),
@@ -89,6 +92,7 @@ EXAMPLES = {
         "wa-ingest replay --kind message --contact 15550001 --again",
         "wa-ingest replay /backup/2026-11-21 --lane messages --yes",
     ),
+    "new": ("wa-ingest new mybot",),
     "handlers": ("wa-ingest handlers", "WA_HANDLERS=bot:handlers wa-ingest handlers --json"),
     "destinations": ("wa-ingest destinations", "WA_DESTINATIONS=destinations.toml wa-ingest destinations --check"),
     "call": ("wa-ingest call body.json", "wa-ingest call - --json"),

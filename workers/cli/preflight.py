@@ -12,12 +12,12 @@ from redis.exceptions import RedisError
 from ingest import child
 from ingest.settings import Settings, redis_url
 from ingest.store import connection
+from workers import loading
 
 
 def handlers(settings: Settings) -> None:
     """Import the handlers in a process that only does that, and end this one when that fails: it has said why."""
-    named = () if settings.destinations is None else (str(settings.destinations),)
-    tried = child.command("workers.loading", settings.handlers, *named)
+    tried = child.command("workers.loading", *loading.arguments(settings.handlers, settings.destinations))
     # A session of its own: Ctrl-C is for this process, whose end the other one sees.
     with subprocess.Popen(tried, stdin=subprocess.PIPE, start_new_session=True) as process:  # noqa: S603 - ours
         status = process.wait()

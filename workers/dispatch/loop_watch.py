@@ -13,7 +13,8 @@ from collections.abc import Callable
 from types import FrameType
 
 from ingest.loggers import get_logger
-from workers.dispatch.outcomes import GRACE_SECONDS, HandlerTimeout, stack_of
+from workers.dispatch.outcomes import GRACE_SECONDS, HandlerTimeout
+from workers.places import stack_of
 
 log = get_logger(__name__)
 

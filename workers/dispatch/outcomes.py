@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import sysconfig
-import traceback
 from collections.abc import Iterable
-from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 from workers.handler import Handler
+from workers.places import place
 from workers.raised import Discard, Reject, RetryIn, Snooze
-
-_OURS = str(Path(__file__).parents[1])
-_PYTHON = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-
 
 GRACE_SECONDS = 3.0
 """A call that does not end this long after it was interrupted counts as failed, and what it runs in is replaced."""
@@ -142,21 +135,3 @@ def _text(error: BaseException | None) -> str:
         return str(error).encode("utf-8", "replace").decode()
     except Exception as broken:
         return f"(its text raises {type(broken).__name__})"
-
-
-def place(error: BaseException | None) -> str:
-    """Where an exception came from: the deepest line in the user's own code, else the deepest of all."""
-    trace = None if error is None else error.__traceback__
-    return _deepest([(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(trace)])
-
-
-def stack_of(frame: FrameType | None) -> list[str]:
-    """The lines that are running, the outermost first: files and numbers, no text of the program."""
-    frames = reversed(list(traceback.walk_stack(frame)))
-    return [f"{each.f_code.co_filename}:{number} in {each.f_code.co_name}" for each, number in frames]
-
-
-def _deepest(lines: list[tuple[str, int]]) -> str:
-    own = [line for line in lines if not line[0].startswith((_OURS, "<", *_PYTHON))]
-    found = own or lines
-    return f"{found[-1][0]}:{found[-1][1]}" if found else ""

@@ -14,9 +14,10 @@ from typing import Any
 
 from ingest.loggers import get_logger
 from workers.dispatch import failures
-from workers.dispatch.outcomes import GRACE_SECONDS, Ended, HandlerTimeout, decided, stack_of
+from workers.dispatch.outcomes import GRACE_SECONDS, Ended, HandlerTimeout, decided
 from workers.events import Event
 from workers.handler import Handler
+from workers.places import stack_of
 
 log = get_logger(__name__)
 
@@ -65,7 +66,7 @@ class _Place:
             if self.abandoned:
                 return
             job.ended.append(ended)
-            if ended.broke and self.on_errors and job.tells_failures:
+            if self.on_errors and job.tells_failures and ended.broke:
                 self._tell(argument, ended, wait)
         for argument, ended in job.failures:
             self._tell(argument, ended, wait)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from ingest.loggers import get_logger
 from workers.dispatch.event_context import EventContext
-from workers.dispatch.outcomes import Outcome, place
+from workers.dispatch.outcomes import Outcome
 from workers.dispatch.ready import Account
 from workers.engine.batch_state import BatchState
 from workers.engine.caps import Caps
 from workers.events import Event, Status
+from workers.places import place
 
 log = get_logger(__name__)
 
@@ -27,6 +28,7 @@ class InContext:
         self._opened = opened
         self._context = context
         self.put_off = context.leave
+        self.finish = self._finish_with_span if context.has_spans else opened.finish
         self.done_before = opened.done_before
         self.order = opened.order
 
@@ -36,7 +38,7 @@ class InContext:
         self._context.begin(event)
         return None
 
-    def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
+    def _finish_with_span(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
         try:
             self._context.end(event, outcome)
         except Exception as error:  # a span that cannot be told is no reason to do the event's work again

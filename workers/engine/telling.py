@@ -20,11 +20,12 @@ from ingest.state import listeners
 from ingest.state.listeners import Wanted
 from ingest.store import connection, keys
 from workers.dispatch.dispatcher import Dispatcher
-from workers.dispatch.outcomes import Ended, Outcome, place
+from workers.dispatch.outcomes import Ended, Outcome
 from workers.events import Event
 from workers.events.contacts import contact_of, names_of
 from workers.events.copies import identity_of, short
 from workers.events.event import label_of
+from workers.places import place
 
 log = get_logger(__name__)
 

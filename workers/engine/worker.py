@@ -30,13 +30,13 @@ from ingest.store import agreement, connection, formats, keys
 from ingest.store.pipelined import PipelinedConnection
 from ingest.telemetry import logs, tracing
 from workers import loading
-from workers.dispatch import outcomes
 from workers.engine import claims, reaper
 from workers.engine.answers import outage
 from workers.engine.flow import Flow
 from workers.engine.queue import BatchJob, BatchQueue, NoDeathPenalty, names_of, open_queues
 from workers.engine.telling import Telling
 from workers.handlers import Handlers
+from workers.places import place
 
 if TYPE_CHECKING:
     from ingest.telemetry.spans import Spans
@@ -247,7 +247,7 @@ def _start_handlers(worker: BatchWorker) -> None:
     try:
         worker.flow.dispatcher.start()
     except Exception as error:
-        log.error("startup failed", error=f"{type(error).__name__}: {error}", place=outcomes.place(error))
+        log.error("startup failed", error=f"{type(error).__name__}: {error}", place=place(error))
         sys.exit(1)
     finally:
         logs.user_has_configured()

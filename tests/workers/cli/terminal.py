@@ -20,10 +20,11 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Screen(NamedTuple):
-    """How a command ended, and the lines that it wrote."""
+    """How a command ended, the lines that it wrote, and how it wrote them."""
 
     status: int
     lines: list[str]
+    written: bytes = b""
 
     @property
     def text(self) -> str:
@@ -62,7 +63,7 @@ def on_terminal(
                 if not read:
                     break
                 written += read
-        return Screen(process.wait(max(1.0, deadline - time.monotonic())), _plain(written).splitlines())
+        return Screen(process.wait(max(1.0, deadline - time.monotonic())), _plain(written).splitlines(), written)
     finally:
         process.kill()
         process.wait()

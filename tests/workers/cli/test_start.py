@@ -8,8 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,84 +20,11 @@ from redis import Redis
 import workers
 from ingest import supervisor
 from ingest.settings import load
+from tests.workers.cli.conftest import BODY, BOT, COMMAND, Folder
 from workers.cli import run
 from workers.cli.main import main
 
 ROOT = Path(__file__).parents[3]
-COMMAND = Path(sys.executable).with_name("wa-ingest")
-BOT = """
-import os, sys
-from workers import Handlers
-handlers = Handlers()
-
-@handlers.message()
-def answer(message):
-    print("answered", message.id, flush=True)
-"""
-BODY = b'{"messages":[{"from":"15550001","id":"m1","timestamp":"1700000000","type":"text","text":{"body":"Hello"}}]}'
-
-
-class Folder:
-    """A working folder of a user's, and what a command says in it."""
-
-    def __init__(self, path: Path, free_port: Callable[[], int]) -> None:
-        self.path, self.port, self.admin_port = path, free_port(), free_port()
-        self.own = {
-            "WA_HANDLERS": "bot:handlers",
-            "WA_LISTEN": f"127.0.0.1:{self.port}",
-            "WA_ADMIN_LISTEN": f"127.0.0.1:{self.admin_port}",
-        }
-        self._started: list[subprocess.Popen[bytes]] = []
-        self.write("bot.py", BOT)
-
-    def write(self, name: str, text: str) -> None:
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-    def start(self, *command: str, **env: str) -> subprocess.Popen[bytes]:
-        """Start `wa-ingest`; it writes into the file `log`."""
-        with (self.path / "log").open("wb") as log:
-            self._started.append(
-                subprocess.Popen(
-                    [COMMAND, *command],
-                    cwd=self.path,
-                    env=os.environ | self.own | env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
-            )
-        return self._started[-1]
-
-    def log(self) -> str:
-        return (self.path / "log").read_text()
-
-    def run(self, *command: str, **env: str) -> tuple[int, list[str]]:
-        """Run `wa-ingest` to its end: exit status, and the lines it said."""
-        status = self.start(*command, **env).wait(60)
-        return status, self.log().splitlines()
-
-    def close(self) -> None:
-        for process in self._started:
-            if process.poll() is None:
-                process.terminate()
-                process.wait(40)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Folder]:
-    """A working folder with handlers in bot.py."""
-    made = Folder(tmp_path, free_port)
-    yield made
-    made.close()
-
-
-def _post(folder: Folder) -> int:
-    url = f"http://127.0.0.1:{folder.port}/webhook"
-    with urllib.request.urlopen(urllib.request.Request(url, BODY), timeout=30) as answer:
-        status: int = answer.status
-        return status
 
 
 def test_modules_with_the_names_of_others(folder: Folder, wait_for: Callable[..., None]) -> None:
@@ -109,7 +35,7 @@ def test_modules_with_the_names_of_others(folder: Folder, wait_for: Callable[...
     folder.write("workers/tasks.py", "raise SystemExit('the wrong module')")
     up = folder.start("up")
     wait_for(lambda: "Ctrl-C stops" in folder.log(), 60)
-    assert _post(folder) == 200
+    assert folder.post() == 200
     wait_for(lambda: "answered m1" in folder.log())
     up.send_signal(signal.SIGINT)
     assert up.wait(40) == 0
@@ -180,7 +106,7 @@ def test_from_a_checkout_that_is_not_installed(folder: Folder, redis: Redis, com
 
 
 BROKEN = {
-    "a syntax error": ("def f(:\n", "SyntaxError: invalid syntax (bot.py, line 1)"),
+    "a syntax error": ("def f(:\n", "SyntaxError: invalid syntax at bot.py:1"),
     "a missing dependency": ("import nowhere_at_all\n", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
     "an error": ("1/0\n", "ZeroDivisionError: division by zero"),
     "no handlers": ("handlers = 1\n", "'handlers' in that module is no `workers.Handlers()`"),
@@ -211,7 +137,10 @@ def test_workers_are_not_started_either(command: str, folder: Folder, redis_url:
     folder.write("bot.py", "1/0\n")
     status, lines = folder.run(*command.split())
     assert status == 1
-    assert lines[-1] == "wa-ingest: WA_HANDLERS=bot:handlers: the module fails: ZeroDivisionError: division by zero"
+    assert (
+        lines[-1]
+        == "wa-ingest: WA_HANDLERS=bot:handlers: the module fails: ZeroDivisionError: division by zero at bot.py:1"
+    )
     assert "worker started" not in "\n".join(lines)
 
 
@@ -220,7 +149,7 @@ def test_a_receiver_needs_no_handlers(folder: Folder, redis_url: str, wait_for: 
     folder.write("bot.py", "1/0\n")
     folder.start("serve")
     wait_for(lambda: "receiver started" in folder.log())
-    assert _post(folder) == 200
+    assert folder.post() == 200
 
 
 def test_ctrl_c_while_the_handlers_are_imported(folder: Folder, wait_for: Callable[..., None]) -> None:
@@ -293,14 +222,15 @@ def test_the_banner_of_ipv6_listeners() -> None:
     """Each URL that `up` prints can be used: an IPv6 address has brackets, and one for all is this machine's name."""
     own = load(listen="[2001:db8::1]:8401", admin_listen="[::1]:9401")
     with click.Context(run.up, info_name="wa-ingest"):
-        said = run._welcome(own, "redis://here", [])
-        for_all = run._welcome(load(listen="[::]:8401"), "redis://here", [])
+        said = run._welcome(own, own_server=False, reload=False)
+        for_all = run._welcome(load(listen="[::]:8401"), own_server=True, reload=False)
     assert set(re.findall(r"http://([^/]+)/", said)) == {"[2001:db8::1]:8401", "[::1]:9401"}
     assert "http://localhost:8401/webhook" in for_all
 
 
 def test_commands_beside_an_up(folder: Folder, wait_for: Callable[..., None], tmp_path: Path) -> None:
-    """Without WA_REDIS_URL a command uses the server of the `up` that runs in its folder, and of none that ran."""
+    """Without WA_REDIS_URL a command uses the server of the `up` that runs in its folder, and of none that ran; `tail`
+    needs no token for it."""
     up = folder.start("up")
     wait_for(lambda: "Ctrl-C stops" in folder.log(), 60)
 
@@ -310,6 +240,15 @@ def test_commands_beside_an_up(folder: Folder, wait_for: Callable[..., None], tm
     done = status(folder.path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["workers"] == 1
+    told, said = folder.path / "told", folder.path / "said"
+    with told.open("w") as out, said.open("w") as err:
+        tail = subprocess.Popen([COMMAND, "tail", "--json"], cwd=folder.path, stdout=out, stderr=err)
+    wait_for(lambda: "workers tell" in said.read_text())
+    assert folder.post() == 200
+    wait_for(told.read_text)
+    assert json.loads(told.read_text())["contact"] == "…0001"
+    tail.send_signal(signal.SIGINT)
+    assert tail.wait(30) == 0
     (folder.path / "elsewhere").mkdir()
     assert status(folder.path / "elsewhere").stderr.startswith("Error: WA_REDIS_URL is not set: ")
     up.kill()  # the socket may stay; the lock does not

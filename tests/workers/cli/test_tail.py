@@ -132,10 +132,10 @@ def test_lines(pipeline: Pipeline, wait_for: Callable[..., None]) -> None:
     shown = "\n".join(sorted(re.sub(r"\s+", " ", line)[9:] for line in tail.lines()[:3]))
     parts = shown.splitlines()
     assert re.fullmatch(
-        r"message text - …0001 failed \S+ ms bot.answer, bot.collect ValueError at \S*bot.py:\d+", parts[0]
+        r"message text …0001 failed \S+ ms bot.answer, bot.collect ValueError at \S*bot.py:\d+", parts[0]
     ), shown
-    assert re.fullmatch(r"message text - …0001 handled \S+ ms bot.answer, bot.collect", parts[1]), shown
-    assert re.fullmatch(r"status read - …0001 discarded \S+ ms bot.drop", parts[2]), shown
+    assert re.fullmatch(r"message text …0001 handled \S+ ms bot.answer, bot.collect", parts[1]), shown
+    assert re.fullmatch(r"status read …0001 discarded \S+ ms bot.drop", parts[2]), shown
     assert not [word for word in PERSONAL if word in shown + tail.said()]
     assert tail.interrupt() == 0
     said = pipeline.receiver.log() + pipeline.log.read_text()
@@ -294,6 +294,9 @@ def test_refused(start_receiver: Any, redis_url: str, monkeypatch: pytest.Monkey
         return done.stderr
 
     file: list[str] = []
+    without = CliRunner().invoke(main, ["tail"])
+    assert "WA_ADMIN_TOKEN is not set: give the receiver's" in without.stderr
+    assert "and none runs in this folder" in without.stderr
     assert "WA_ADMIN_TOKEN is not set: give the receiver's" in said(None)
     assert "no receiver answers at http://127.0.0.1:1" in said(None, WA_ADMIN_TOKEN=TOKEN)
     open_to_nobody = start_receiver(redis_url)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,11 +55,13 @@ TABLES = {
     "destinations --check": 1,  # nobody listens there
     "call body.json": 1,
     "dead list": 0,
+    "dead causes": 0,
     "archive": 0,
 }
 """Commands that show a table, and their exit status."""
 
 OTHERS = {
+    "new bot": 0,
     f"dead show messages/{LETTER}": 0,
     "dead export": 0,
     "dead retry --dry-run": 0,
@@ -70,6 +74,10 @@ OTHERS = {
     "pause statuses": 0,
     "resume statuses": 0,
     "drain statuses --processes 1": 0,
+    "help": 0,
+    "help a-handler-hangs": 0,
+    "schema": 0,
+    "schema --typescript": 0,
     "coreapp login --user admin": 1,
     "coreapp settings show": 1,
     "coreapp settings apply --url https://example.com/webhook --dry-run": 1,
@@ -185,6 +193,47 @@ def test_up_serve_and_work(columns: int, folder: Path, free_port: Callable[[], i
             assert max(map(len, first)) <= columns
             assert f"http://{own['WA_ADMIN_LISTEN']}/" in screen.text
             assert "python -m workers.cli status" in screen.text
+
+
+EVENT = r"^\d\d:\d\d:\d\d  message text {9}CONTACT  handled +\S+ ms  bot.answer$"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env"),
+    [("", {}), ("", {"NO_COLOR": "1"}), ("", {"TERM": "dumb"}), ("--personal", {})],
+    ids=["colours", "no-color", "dumb", "personal"],
+)
+def test_up_shows_events(
+    arguments: str, env: dict[str, str], tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`up` shows a line for each event, which fits and says nothing personal unless asked to, and none of its own log
+    lines but warnings; what handlers log is shown. There are colours where they are wanted."""
+    for name in ("NO_COLOR", "COLORTERM", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "bot.py").write_text(
+        "import logging\nfrom workers import Handlers\nhandlers = Handlers()\n\n"
+        "@handlers.message()\ndef answer(message):\n    logging.getLogger('bot').info('it came')\n"
+    )
+    port = free_port()
+    body = b'{"messages":[{"from":"4915550001","id":"m1","type":"text","text":{"body":"Hello"}}]}'
+    posted: list[int] = []
+
+    def until(text: str) -> bool:
+        if "Ctrl-C stops" in text and not posted:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/webhook", body, timeout=30) as answer:
+                posted.append(answer.status)
+        return bool("bot.answer" in text and ("Hello" in text or not arguments))
+
+    own = {"WA_LISTEN": f"127.0.0.1:{port}", "WA_ADMIN_LISTEN": f"127.0.0.1:{free_port()}"} | env
+    screen = shown(f"up {arguments}", 80, tmp_path, until=until, **own)
+    assert screen.status == 0, screen.text
+    shape = EVENT.replace("CONTACT", "4915550001" if arguments else "…0001")
+    (line,) = re.findall(shape, screen.text, re.MULTILINE)
+    assert len(line) <= 80
+    assert ("Hello" in screen.text.partition("Ctrl-C stops")[2]) is bool(arguments)
+    assert ("4915550001" in screen.text) is bool(arguments)
+    assert [line[8:27] for line in screen.lines if "[info" in line] == [" [info     ] it cam"]
+    assert (re.search(rb"\x1b\[[\d;]*3\dm", screen.written) is not None) is (not env)
 
 
 def test_simulate(folder: Path, free_port: Callable[[], int], run_module: Any, wait_for: Any) -> None:

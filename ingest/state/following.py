@@ -1,0 +1,53 @@
+"""Follows what the workers of a Redis handle, as they do: for an admin listener, and for commands beside their server.
+
+What comes is JSON: `{"worker": NAME, "events": […], "dropped": N}` as workers publish it, the first of each worker
+without events; `{"away": WHY}` when Redis cannot be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from ingest.state import listeners
+from ingest.state.listeners import Wanted
+from ingest.store import connection, keys, urls
+
+
+async def follow(url: str, name: str, wanted: Wanted, put: Callable[[bytes], None]) -> None:
+    """Hand on what the workers of one Redis tell, until cancelled, whatever becomes of it meanwhile.
+
+    `name` is the listener's, unlike that of any other.
+    """
+    while True:
+        client = connection.for_receiver(url)
+        try:
+            await _hear(client, name, wanted, put)
+        except (RedisError, OSError) as error:
+            put(orjson.dumps({"away": f"{urls.address(url)}: {connection.diagnose(error)}"}))
+        finally:
+            with suppress(RedisError, OSError):
+                await listeners.withdraw(client, name, wanted)
+            await client.aclose()
+        await asyncio.sleep(listeners.AGAIN_SECONDS)
+
+
+async def _hear(client: redis.asyncio.Redis, name: str, wanted: Wanted, put: Callable[[bytes], None]) -> None:
+    loop = asyncio.get_running_loop()
+    async with client.pubsub() as channel:
+        await channel.subscribe(keys.tail_channel(name))
+        next_at = 0.0
+        while True:
+            told: Any = await channel.get_message(timeout=listeners.AGAIN_SECONDS / 4)
+            if told is not None and told["type"] == "message":
+                put(told["data"])
+            # Not before it has subscribed: the first answer says so.
+            if (told is not None or next_at) and loop.time() >= next_at:
+                await listeners.announce(client, name, wanted)
+                next_at = loop.time() + listeners.AGAIN_SECONDS

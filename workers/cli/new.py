@@ -1,0 +1,34 @@
+"""`wa-ingest new`: a folder with a bot to begin with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from workers.cli.terminal import program
+
+FILES = ("bot.py", "test_bot.py", ".env.example", ".gitignore", "compose.yaml", "README.md")
+
+_TEMPLATE = Path(__file__).with_name("template")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def new(folder: Path) -> None:
+    """Make a folder with a bot to begin with.
+
+    It has bot.py, whose handlers answer texts, tests that pass, a compose.yaml that runs it in containers, an example
+    of the .env with its secrets, and a README. In that folder `wa-ingest up --reload` runs it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise click.ClickException(f"{folder} is not empty: name a folder that is not there yet")
+        for name in FILES:
+            # Not under its own name: the tools that check this package would take it for a part of it.
+            (folder / name).write_bytes((_TEMPLATE / f"{name.removeprefix('.')}-tpl").read_bytes())
+    except OSError as error:
+        raise click.ClickException(f"{folder} cannot be made: {error.strerror}") from None
+    click.echo(f"{folder} has a bot that answers texts: {', '.join(FILES)}\n")
+    click.echo(f"  cd {folder}\n  {program()} up --reload")
