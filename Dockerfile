@@ -18,6 +18,7 @@ RUN python -m venv /venv
 COPY pyproject.toml requirements.lock README.md LICENSE wa_ingest.py ./
 COPY ingest ingest
 COPY workers workers
+COPY docs/troubleshooting.md docs/
 RUN PIP_BUILD_CONSTRAINT=/source/requirements.lock /venv/bin/pip wheel --quiet --no-deps --wheel-dir /wheel .
 
 

@@ -135,7 +135,7 @@ def business_of(value: Element) -> str:
             return found
     elif isinstance(recipient := value.get("recipient"), dict):  # in handovers
         found = recipient.get("phone_number_id")
-    return _written(found) or ""
+    return "" if found is None else _written(found) or ""
 
 
 def display_of(value: Element) -> str:

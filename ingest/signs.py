@@ -73,8 +73,13 @@ def _give(sign: Path) -> None:
         time.sleep(_EVERY)
 
 
-def _alive() -> Iterator[Path]:
-    """The signs of children whose parent is alive."""
+def without_workers() -> bool:
+    """True when wa-ingest runs on this machine, but no worker: a receiver's."""
+    return any(_of_parents()) and not _alive()
+
+
+def _of_parents() -> Iterator[Path]:
+    """The folders of parents that are alive."""
     for file in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/lock"):
         try:
             descriptor = os.open(file, os.O_RDWR)
@@ -83,9 +88,14 @@ def _alive() -> Iterator[Path]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield from sorted(file.parent.glob(f"*{_SUFFIX}"))
+            yield file.parent
         finally:
             os.close(descriptor)
+
+
+def _alive() -> list[Path]:
+    """The signs of children whose parent is alive."""
+    return [sign for folder in _of_parents() for sign in sorted(folder.glob(f"*{_SUFFIX}"))]
 
 
 def main() -> None:

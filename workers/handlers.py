@@ -18,6 +18,7 @@ from workers.events.change import USER_ID_UPDATE, as_change, field_of
 from workers.events.message import HISTORY
 from workers.handler import Handler, Selector
 from workers.raised import WrongType, WrongValue
+from workers.signatures import check_arguments
 
 _SUBJECTS = 1000  # that are remembered, unless they are long: they come from outside
 _LONGEST_SUBJECT = 256
@@ -233,11 +234,13 @@ class Handlers:
         Plain or `async def`, without arguments; on the loop on which async handlers run. One that fails stops the
         worker with its error, and it is started again.
         """
+        check_arguments("@handlers.startup", function)
         self.startups.append(function)
         return function
 
     def shutdown(self, function: Hook) -> Hook:
         """Called once in each worker process, after its last event, as `startup` is: close there what that opened."""
+        check_arguments("@handlers.shutdown", function)
         self.shutdowns.append(function)
         return function
 
@@ -250,6 +253,7 @@ class Handlers:
         rolled back; what the context manager raises counts as if the handler had raised it. An event with two handlers
         has it around each, because each handler ends by itself.
         """
+        check_arguments("@handlers.around", function, "event")
         wrapped = inspect.unwrap(function)
         made: Callable[[Any], Any] = function
         if inspect.isgeneratorfunction(function):
@@ -273,6 +277,7 @@ class Handlers:
         Plain or `async def`. Not for what a handler decides: Discard, Reject, RetryIn. What it raises itself is logged.
         It takes part of the handler's slot, and WA_HANDLER_TIMEOUT holds for it, too.
         """
+        check_arguments("@handlers.on_error", function, "event", "exception", "attempt")
         name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
         is_async = inspect.iscoroutinefunction(function)
         self.on_errors.append(Handler(lambda failure: function(*failure), "failure", frozenset(), is_async, name))
@@ -311,6 +316,7 @@ class Handlers:
         numbers = _numbers(kind, business)
 
         def register(function: Function) -> Function:
+            check_arguments(f"@handlers.{kind}", function, "event" if bulk is None else "events")
             is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
                 getattr(function, "__call__", None)  # noqa: B004 - an object with `async def __call__`
             )

@@ -19,6 +19,7 @@ from typing import Any
 
 from ingest import child
 from ingest.settings import DEFAULT_HANDLERS
+from workers import doubts
 from workers.handlers import Handlers
 from workers.places import own_place
 from workers.raised import HandlersError
@@ -100,12 +101,30 @@ def _folders(module: str) -> list[str]:
     return list(dict.fromkeys([*beside, os.getcwd()]))
 
 
+def _check_readable(name: str, module: str) -> None:
+    """Raise HandlersError when this user may not read the module's folder or file, which Python passes over."""
+    file = Path(module).absolute() if module.endswith(".py") else Path.cwd() / f"{module.replace('.', '/')}.py"
+    needed = dict.fromkeys(reversed(file.parents), os.X_OK)
+    needed |= {folder: os.R_OK | os.X_OK for folder in file.parents if folder.is_relative_to(Path.cwd())}
+    needed |= {file.parent: os.R_OK | os.X_OK, file: os.R_OK, file.with_suffix(""): os.R_OK}
+    for place, mode in needed.items():
+        if place.exists() and not os.access(place, mode):
+            raise HandlersError(
+                f"WA_HANDLERS={name}: {place} cannot be read by user {os.geteuid()}, as whom this runs: "
+                f"`chmod -R a+rX {place}` lets everybody read it"
+            )
+
+
 def _import(name: str, module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
+    except PermissionError:
+        _check_readable(name, module)
+        raise
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # a module that the user's module imports
+        _check_readable(name, module)
         raise HandlersError(
             f"WA_HANDLERS={name}: there is no module {error.name!r} in {os.getcwd()} or among the installed packages"
             + _remedy(name, module)
@@ -117,6 +136,7 @@ def _from_file(name: str, file: Path) -> ModuleType:
 
     Where that name means another module, which must stay what it is for whoever imports it, a `_` is added.
     """
+    _check_readable(name, str(file))
     if not file.is_file():
         raise HandlersError(f"WA_HANDLERS={name}: there is no file {file}")
     module = file.stem.replace(".", "_")
@@ -209,11 +229,13 @@ def main() -> None:
     for line in hidden(name):
         print(f"Warning: {line}", file=sys.stderr)
     try:
-        load_or_exit(name, destinations)
+        registry = load_or_exit(name, destinations)
     except SystemExit as error:
         if error.code != child.GIVE_UP:
             print(f"wa-ingest: WA_HANDLERS={name}: the module ends Python: sys.exit({error.code!r})", file=sys.stderr)
         sys.exit(child.GIVE_UP)
+    for line in doubts.of(registry, name):
+        print(f"Warning: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

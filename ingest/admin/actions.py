@@ -53,16 +53,21 @@ class _Lane(_Body):
 
 
 class _DeadLetters(_Lane):
-    """The dead letters of a group as the page showed it, from id `first` to `last`: later ones are not included."""
+    """The dead letters of a group as the page showed it, from id `first` to `last`: later ones are not included.
+
+    A page that was loaded before an update names no `handler`; its groups are of any.
+    """
 
     reason: _Word
     kind: _Word
+    handler: _Word | None = None
     first: _Id
     last: _Id
 
     def selection(self) -> dead_letters.Selection:
         first, last = (dead_letters.parse_name(f"{self.lane}/{id}")[1] for id in (self.first, self.last))
-        return dead_letters.Selection(last.ms, {self.lane: [(first, last)]}, (self.kind,), (self.reason,))
+        ranges: dict[str, list[tuple[dead_letters.Id, dead_letters.Id]]] = {self.lane: [(first, last)]}
+        return dead_letters.Selection(last.ms, ranges, (self.kind,), (self.reason,), owed=self.handler)
 
 
 class _Wanted(_Body):

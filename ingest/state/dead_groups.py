@@ -1,4 +1,4 @@
-"""Counts dead letters by lane, reason and kind. Keeps nothing of their bodies or details.
+"""Counts dead letters by lane, reason, kind and handler. Keeps nothing of their bodies or details.
 
 To count a dead letter is to read all of it, so only the newest are counted, and only after a change.
 """
@@ -28,8 +28,10 @@ _REFUSED_SECONDS = 60.0  # until a Redis that refuses is asked again: each refus
 
 @dataclass(frozen=True)
 class Group:
-    """The dead letters of one lane, reason and kind. `first` and `last` are the ids of the oldest and the newest;
-    `newest_ms` is when the newest was written (ms since the epoch).
+    """The dead letters of one lane, reason and kind, and of one `handler` (or of several, as `DeadLetter` names them).
+
+    `first` and `last` are the ids of the oldest and the newest; `newest_ms` is when the newest was written (ms since
+    the epoch).
     """
 
     lane: str
@@ -39,6 +41,12 @@ class Group:
     first: str
     last: str
     newest_ms: int
+    handler: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What its letters have in common."""
+        return self.lane, self.reason, self.kind, self.handler
 
 
 @dataclass(frozen=True)
@@ -92,28 +100,28 @@ class Counter:
         groups: list[Group] = []
         uncounted = 0
         for lane, length in zip(LANES, lengths, strict=True):
-            found: dict[tuple[str, str], list[dead_letters.Id]] = {}
+            found: dict[tuple[str, str, str], list[dead_letters.Id]] = {}
             counted = size = 0
             for letter in dead_letters.newest(self._redis, lane):
-                found.setdefault((letter.reason, letter.kind), []).append(letter.id)
+                found.setdefault((letter.reason, letter.kind, letter.handler), []).append(letter.id)
                 counted += 1
                 size += len(letter.body)
                 if counted == COUNTED or size > COUNTED_BYTES:
                     break
             uncounted += max(0, length - counted)
             groups += (
-                Group(lane, reason, kind, len(ids), str(ids[-1]), str(ids[0]), ids[0].ms)
-                for (reason, kind), ids in found.items()
+                Group(lane, reason, kind, len(ids), str(ids[-1]), str(ids[0]), ids[0].ms, handler)
+                for (reason, kind, handler), ids in found.items()
             )
         return Groups(tuple(sorted(groups, key=lambda group: -group.count)), uncounted)
 
 
 def together(each: Iterable[Groups]) -> Groups:
-    """The groups of several Redis, merged by lane, reason and kind."""
+    """The groups of several Redis, merged by what their letters have in common."""
     all_ = list(each)
-    found: dict[tuple[str, str, str], Group] = {}
+    found: dict[tuple[str, ...], Group] = {}
     for group in (group for groups in all_ for group in groups.groups):
-        key = group.lane, group.reason, group.kind
+        key = group.key
         so_far = found.get(key, group)
         first, last = min(so_far, group, key=_first), max(so_far, group, key=lambda one: one.newest_ms)
         count = group.count + (so_far.count if key in found else 0)

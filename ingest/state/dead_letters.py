@@ -118,13 +118,17 @@ class Wanted(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """`Wanted` as of `now_ms`: per lane the ranges of ids to look at. Dead letters written later are in none."""
+    """`Wanted` as of `now_ms`: per lane the ranges of ids to look at. Dead letters written later are in none.
+
+    `owed`: exactly what their `handler` says; None: any.
+    """
 
     now_ms: int
     ranges: dict[str, list[tuple[Id, Id]]]
     kinds: tuple[str, ...]
     reasons: tuple[str, ...]
     handlers: tuple[str, ...] = ()
+    owed: str | None = None
 
 
 def parse_name(name: str) -> tuple[str, Id]:
@@ -242,6 +246,7 @@ def _fits(letter: DeadLetter, selection: Selection) -> bool:
     return (
         (not selection.kinds or letter.kind in selection.kinds)
         and (not selection.reasons or letter.reason in selection.reasons)
+        and (selection.owed is None or letter.handler == selection.owed)
         and (not selection.handlers or any(name in selection.handlers for name in letter.handler.split(OWED_JOINT)))
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ingest.state import rates
@@ -24,21 +24,44 @@ _ORDER: tuple[Level, ...] = ("critical", "warning", "info")
 class Finding:
     """`critical`: nothing goes on until somebody acts. `warning`: look at it. `info`: good to know.
 
-    `about` names it and stays the same while figures in the `text` change. `remedy` may be empty.
+    `about` names it and stays the same while figures in the `text` change. `remedy` may be empty. `topic` is the
+    section of docs/troubleshooting.md that says more.
     """
 
     level: Level
     about: str
     text: str
     remedy: str = ""
+    topic: str = ""
 
 
 ALL_WELL = Finding("info", "well", "All is well")
 
+TOPICS = {
+    "redis": "redis-is-away",
+    "refused": "redis-is-full-or-takes-no-writes",
+    "away": "redis-is-away",
+    "spool": "notifications-wait-on-the-disk",
+    "spooled": "notifications-wait-on-the-disk",
+    "corrupt": "notifications-wait-on-the-disk",
+    "workers": "no-worker-is-alive",
+    "suspended": "something-is-paused-or-limited",
+    "paused": "something-is-paused-or-limited",
+    "limit": "something-is-paused-or-limited",
+    "broken": "a-handler-always-fails",
+    "long": "a-handler-hangs",
+    "waiting": "everything-waits",
+    "dead": "there-are-dead-letters",
+    "retrying": "events-wait-for-their-next-try",
+    "behind": "events-wait-for-their-next-try",
+}
+"""By what a finding is `about`, up to its first dot."""
+
 
 def findings(now: Snapshot) -> list[Finding]:
     """All findings, the worst first; `ALL_WELL` comes first when nothing is critical or a warning."""
-    found = sorted(_all(now), key=lambda finding: _ORDER.index(finding.level))
+    told = (replace(one, topic=one.topic or TOPICS[one.about.partition(".")[0]]) for one in _all(now))
+    found = sorted(told, key=lambda finding: _ORDER.index(finding.level))
     if not found or found[0].level == "info":
         found.insert(0, ALL_WELL)
     return found
@@ -66,7 +89,7 @@ def _all(now: Snapshot) -> Iterator[Finding]:
             "Start it; the others take its work meanwhile",
         )
     for refused in now.backlog.refused:
-        yield Finding(refused.level, f"refused.{refused.cause}", refused.text, refused.remedy)
+        yield Finding(refused.level, f"refused.{refused.cause}", refused.text, refused.remedy, refused.topic)
     waiting = sum(lane.waiting for lane in now.backlog.lanes.values())
     if not now.backlog.workers:
         text = "No worker is alive" + (f": {waiting:,} {_wait('notification', waiting)}" if waiting else "")
@@ -88,7 +111,7 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         yield from _lane(now, name, lane)
     if dead := sum(lane.dead for lane in now.backlog.lanes.values()):
         text = "1 dead letter" if dead == 1 else f"{dead:,} dead letters"
-        yield Finding("info", "dead", text, "`wa-ingest dead list` says why; retry them once the cause is fixed")
+        yield Finding("info", "dead", text, "`wa-ingest dead causes` says why; retry them once the cause is fixed")
     if retrying := sum(lane.retrying for lane in now.backlog.lanes.values()):
         yield Finding("info", "retrying", f"{retrying:,} {_wait('event', retrying)} for the next try")
     if behind := sum(lane.behind for lane in now.backlog.lanes.values()):

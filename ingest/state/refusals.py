@@ -20,45 +20,64 @@ ACCEPTED = "accepted"
 
 
 class Cause(NamedTuple):
-    """Why requests are refused, and what to do: `text` follows their number."""
+    """Why requests are refused, and what to do: `text` follows their number. `topic`: see `ingest.troubleshooting`."""
 
     text: str
     remedy: str
+    topic: str
 
+
+_CREDENTIALS = "401-in-the-log"
+_ELSEWHERE = "nothing-arrives"
+_HANDSHAKE = "the-callback-could-not-be-verified"
+_LIMITS = "requests-are-refused"
 
 CAUSES = {
     "signature": Cause(
         "with a wrong signature",
         "Compare WA_APP_SECRET with the secret of the app that sends; a proxy in front must pass bodies on unchanged",
+        _CREDENTIALS,
     ),
     "unsigned": Cause(
         "without a signature",
         "Have the sender sign (Turn.io, 360dialog: give the webhook a secret), or use another guard than WA_APP_SECRET",
+        _CREDENTIALS,
     ),
-    "credential": Cause("without the right user and password", "Compare WA_BASIC_AUTH with what the sender has"),
-    "header": Cause("without the right header", "Compare WA_HEADER_SECRET with what the sender has"),
-    "certificate": Cause("with another client certificate", "Compare WA_TLS_CLIENT_NAME with the certificate's name"),
+    "credential": Cause(
+        "without the right user and password", "Compare WA_BASIC_AUTH with what the sender has", _CREDENTIALS
+    ),
+    "header": Cause("without the right header", "Compare WA_HEADER_SECRET with what the sender has", _CREDENTIALS),
+    "certificate": Cause(
+        "with another client certificate", "Compare WA_TLS_CLIENT_NAME with the certificate's name", _CREDENTIALS
+    ),
     "network": Cause(
-        "from other networks", "See WA_ALLOW_NETWORKS; if a proxy is in front, name it in WA_TRUSTED_PROXIES"
+        "from other networks",
+        "See WA_ALLOW_NETWORKS; if a proxy is in front, name it in WA_TRUSTED_PROXIES",
+        _ELSEWHERE,
     ),
     "path": Cause(
         "for another path",
         "The URL that the sender has must end with WA_PATH, and with WA_PATH_SECRET behind it if that is set",
+        _ELSEWHERE,
     ),
-    "method": Cause("that were neither POST nor GET", "See what the sender was told to call"),
+    "method": Cause("that were neither POST nor GET", "See what the sender was told to call", _ELSEWHERE),
     "handshake": Cause(
-        "to register the webhook, with a wrong token", "Compare WA_VERIFY_TOKEN with the token that Meta was given"
+        "to register the webhook, with a wrong token",
+        "Compare WA_VERIFY_TOKEN with the token that Meta was given",
+        _HANDSHAKE,
     ),
     "no_token": Cause(
-        "to register the webhook, and no token is set", "Set WA_VERIFY_TOKEN to the token that Meta was given"
+        "to register the webhook, and no token is set",
+        "Set WA_VERIFY_TOKEN to the token that Meta was given",
+        _HANDSHAKE,
     ),
-    "visit": Cause("to look at the webhook (GET)", "Senders post; a browser sees nothing there"),
-    "size": Cause("that were too large", "If they are genuine, raise WA_MAX_BODY"),
+    "visit": Cause("to look at the webhook (GET)", "Senders post; a browser sees nothing there", _ELSEWHERE),
+    "size": Cause("that were too large", "If they are genuine, raise WA_MAX_BODY", _LIMITS),
     "slow": Cause(
-        "that did not arrive within WA_BODY_TIMEOUT", "See the network, and whether a proxy holds bodies back"
+        "that did not arrive within WA_BODY_TIMEOUT", "See the network, and whether a proxy holds bodies back", _LIMITS
     ),
     "pending": Cause(
-        "for want of room", "See whether Redis is slow; raise WA_MAX_PENDING, or WA_PROCESSES of the receiver"
+        "for want of room", "See whether Redis is slow; raise WA_MAX_PENDING, or WA_PROCESSES of the receiver", _LIMITS
     ),
 }
 """By the cause of a refusal (`ingest.http.answers.Refused`). What is not named here is told elsewhere, or is no news: a
@@ -74,6 +93,7 @@ class Told(NamedTuple):
     cause: str
     text: str
     remedy: str
+    topic: str
 
 
 def note(redis: Redis, counts: Mapping[str, int]) -> None:
@@ -113,5 +133,5 @@ def told(counts: Mapping[str, int], ever: bool) -> list[Told]:
             continue
         quiet = (accepted or ever) if cause in _OF_STRANGERS else count * 10 < accepted
         text = f"{count:,} {'request' if count == 1 else 'requests'} refused lately {CAUSES[cause].text}"
-        found.append(Told("info" if quiet else "warning", cause, text, CAUSES[cause].remedy))
+        found.append(Told("info" if quiet else "warning", cause, text, CAUSES[cause].remedy, CAUSES[cause].topic))
     return found

@@ -81,6 +81,24 @@ def async_client(url: str, **options: Any) -> redis.asyncio.Redis | None:
     return None
 
 
+def remembered_replicas(client: redis.Redis) -> int | None:
+    """How many replicas the sentinels of its URL remember, those that are gone, too; None without sentinels.
+
+    Raises RedisError when none of them answers.
+    """
+    pool: Any = client.connection_pool
+    manager = getattr(pool, "sentinel_manager", None)
+    if not isinstance(manager, _Sentinel):
+        return None
+    problem: RedisError = RedisConnectionError()
+    for sentinel in manager.sentinels:
+        try:
+            return len(sentinel.sentinel_slaves(pool.service_name))
+        except RedisError as error:
+            problem = error
+    raise problem
+
+
 def _parts(form: re.Pattern[str], url: str) -> re.Match[str]:
     parts = form.fullmatch(url)
     if parts is None:

@@ -99,6 +99,15 @@ def test_secrets_are_where_they_are_needed(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
+def test_what_only_workers_need(file: str) -> None:
+    """The archive is the workers', so receivers are not told of it; how many workers there are is kept in a variable,
+    because Compose forgets a `--scale` at the next `up`."""
+    for name, service in services(file).items():
+        assert ("WA_ARCHIVE_DIR" in str(service.get("environment"))) is (name == "worker"), name
+        assert service.get("scale") == ("${WA_WORKER_CONTAINERS:-1}" if name == "worker" else None), name
+
+
+@pytest.mark.parametrize("file", FILES)
 def test_networks_keep_apart(file: str) -> None:
     """What senders reach does not reach Valkey, nor do observers. Valkey has no way out, nor has a database, which
     workers alone reach; workers have one.

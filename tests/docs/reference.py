@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ingest.settings import Settings, variable
-from tests.docs import paths
+from tests.docs import catalogue, paths
 from workers import events as kinds
 from workers.events import Event
 from workers.events.chat import ChatEvent
@@ -90,6 +90,9 @@ EVENTS = """# Events
 Handlers are called with these objects. What the sender left out, or sent in a type that makes no sense, is `None`;
 reading never raises. Treat `raw` as read-only: a retry is written from it.
 
+Below each kind stands, for each of its types, a notification as it came, and what its attributes give. Long texts are
+cut (`…`), and what is None, false or empty is left out.
+
 <!-- Written by `python -m tests.docs.reference --write` from workers/events/. -->
 """
 
@@ -116,6 +119,7 @@ CLASSES = (
     kinds.Conversation,
     kinds.Fault,
 )
+OF_KINDS = (kinds.Message, kinds.Status, kinds.Call, kinds.Handover, kinds.Preference, kinds.Error, kinds.Change)
 TITLES: dict[type, tuple[str, str]] = {
     Event: ("All events", "What all of them have."),
     ChatEvent: ("Events of one contact", "What messages, calls, handovers and preferences have, too."),
@@ -129,6 +133,8 @@ def events() -> str:
         title, about = TITLES.get(cls, (cls.__name__, _text(cls.__doc__)))
         rows = [f"| `{name}` | {meaning} |\n" for name, meaning in _members(cls)]
         parts += [f"\n## {title}\n\n{about}\n\n", "| | |\n|---|---|\n", *rows]
+        if cls in OF_KINDS:
+            parts.append(catalogue.shown(cls))
     parts += [PATHS, *(_paths() if paths.SHARED.is_dir() else _paths_as_they_are())]
     return "".join(parts)
 

@@ -21,6 +21,7 @@ NOT_COMMANDS = {
     "FROM ": "a Dockerfile; tests/compose builds images",
     '{"event": ': "a line of a log",
     "wa-ingest: ": "an error",
+    '{\n  "': "a notification; tests/docs/catalogue.py reads it",
 }
 """How indented blocks, and code in sentences, begin that readers do not type, and what they are."""
 

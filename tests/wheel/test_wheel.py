@@ -19,10 +19,11 @@ HELLO = b'{"messages":[{"from":"15550001","id":"m1","type":"text","text":{"body"
 
 
 def test_what_is_in_it(wheel: Path) -> None:
-    """It holds the command, each file of both packages (scripts, the page, `py.typed`), the licence, nothing else."""
+    """It holds the command, each file of both packages (scripts, the page, `py.typed`), what `help` prints, the
+    licence, nothing else."""
     packages = [path for name in ("ingest", "workers") for path in (ROOT / name).rglob("*")]
     files = {str(path.relative_to(ROOT)) for path in packages if path.is_file() and "__pycache__" not in path.parts}
-    files.add("wa_ingest.py")
+    files |= {"wa_ingest.py", "ingest/troubleshooting.md"}
     assert {"ingest/py.typed", "workers/py.typed", "ingest/store/append.lua", "ingest/admin/page/index.html"} <= files
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
@@ -31,6 +32,13 @@ def test_what_is_in_it(wheel: Path) -> None:
     about = Path(metadata).parent
     assert {name for name in held if about not in Path(name).parents} == files
     assert f"{about}/licenses/LICENSE" in held
+
+
+def test_help(installed: Path) -> None:
+    """Who has nothing but the wheel reads docs/troubleshooting.md all the same."""
+    command = [installed.with_name("wa-ingest"), "help", "redis-is-away"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (shown.returncode, shown.stdout.partition("\n")[0]) == (0, "Redis is away")
 
 
 @pytest.mark.parametrize("beside", ["", "workers/jobs.py", "queue.py"], ids=["nothing", "workers", "queue"])

@@ -16,7 +16,7 @@ from workers import Change, Handlers, RetryIn, Snooze
 from workers.events import Event
 from workers.events.parsing import parse
 from workers.loading import load
-from workers.raised import HandlersError, WrongValue
+from workers.raised import HandlersError, WrongType, WrongValue
 
 
 def _event(body: bytes) -> Event:
@@ -210,6 +210,44 @@ def test_decorator_without_parentheses() -> None:
     """`@handlers.message` without parentheses is refused at once, not silently ignored."""
     with pytest.raises(TypeError, match=r"write @handlers\.message"):
         Handlers().message(print)  # type: ignore[arg-type]
+
+
+def nothing() -> None: ...
+
+
+def two(one: object, other: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("register", "function", "says"),
+    [
+        (lambda h: h.message(), nothing, "@handlers.message: nothing() is called with event: write def nothing(event)"),
+        (lambda h: h.status(), two, "@handlers.status: two(one, other) is called with event: write def two(event)"),
+        (lambda h: h.status(bulk=5), nothing, "@handlers.status: nothing() is called with events: write def"),
+        (lambda h: h.message(), 5, "@handlers.message: 5 is no function"),
+        (lambda h: h.startup, two, "@handlers.startup: two(one, other) is called with no argument: write def two()"),
+        (lambda h: h.shutdown, two, "@handlers.shutdown: two(one, other) is called with no argument"),
+        (lambda h: h.around, nothing, "@handlers.around: nothing() is called with event"),
+        (lambda h: h.on_error, two, "@handlers.on_error: two(one, other) is called with event, exception, attempt"),
+    ],
+)
+def test_a_function_that_cannot_be_called(register: Any, function: Any, says: str) -> None:
+    """A function that does not take what it will be called with is refused where it is registered, in one line."""
+    with pytest.raises(WrongType) as caught:
+        register(Handlers())(function)
+    assert str(caught.value).startswith(says)
+
+
+def test_functions_that_can_be_called() -> None:
+    """More arguments with defaults, any number of them, methods, partials and functions of C are all right."""
+
+    class Bot:
+        def answer(self, event: object) -> None: ...
+
+    handlers = Handlers()
+    for function in (Bot().answer, functools.partial(two, 1), lambda event, more=1: None, lambda *all: None, print):
+        handlers.message()(function)
+    assert len(handlers) == 5
 
 
 @pytest.mark.parametrize("wait", [RetryIn, Snooze])

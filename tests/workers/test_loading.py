@@ -203,6 +203,61 @@ def test_a_trial_of_a_module_that_fails(write: Write, tmp_path: Path, code: str,
     assert not [line for line in lines if "loading.py" in line or "importlib" in line]
 
 
+def _may(path: os.PathLike[str] | str, mode: int) -> bool:
+    """`os.access` as it is for a user who owns nothing; the tests may run as root, who may do all."""
+    return Path(path).exists() and Path(path).stat().st_mode & mode == mode
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "hidden_from_others"),
+    [
+        ("bot:handlers", "", "."),
+        ("bot:handlers", "bot.py", "bot.py"),
+        ("bots.bot:handlers", "", "bots"),
+        ("bots/bot.py:handlers", "bots/bot.py", "bots"),
+        ("bots/bot.py:handlers", "bots/bot.py", "bots/bot.py"),
+    ],
+)
+def test_what_may_not_be_read(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str, hidden_from_others: str
+) -> None:
+    """A folder or file that this user may not read is named, with the remedy, and not taken for one that is missing."""
+    monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(tmp_path) or _may(path, mode))
+    (tmp_path / "bots").mkdir()
+    if file:
+        write(file, "raise PermissionError(13, 'Permission denied')")
+    tmp_path.chmod(0o755)
+    place = tmp_path / hidden_from_others
+    place.chmod(0o700)
+    with pytest.raises(HandlersError) as caught:
+        load(name)
+    assert str(caught.value).startswith(f"WA_HANDLERS={name}: {place} cannot be read by user {os.geteuid()}")
+    assert f"chmod -R a+rX {place}" in str(caught.value)
+
+
+def test_an_installed_module_in_a_folder_that_may_not_be_read(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Python finds elsewhere needs nothing of the working folder."""
+    write("site/installed_bot.py", BOT)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert len(load("installed_bot:handlers")) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("handlers.message('txt')(print)", "builtins.print: no message type 'txt' is known; did you mean 'text'?"),
+        ("", "WA_HANDLERS=bot:handlers has no handlers, so every event is dropped; register a function"),
+    ],
+)
+def test_a_trial_tells_of_doubts(write: Write, tmp_path: Path, code: str, says: str) -> None:
+    """What looks like a mistake is a warning at the start, and no more."""
+    write("bot.py", f"from workers import Handlers\nhandlers = Handlers()\n{code}\n")
+    assert _trial(tmp_path, "bot:handlers") == (0, [f"Warning: {says}"])
+
+
 @pytest.mark.parametrize(
     ("code", "says"),
     [

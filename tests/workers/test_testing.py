@@ -76,6 +76,7 @@ def test_outcomes() -> None:
     assert found[0].handlers[0].endswith("answer")
     assert found[4].handler.endswith("on_status")
     assert "KeyError" in found[4].detail
+    assert (found[1].detail, found[1].handler.endswith("on_status")) == ("old", True)
 
 
 @pytest.mark.parametrize(

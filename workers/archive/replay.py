@@ -7,7 +7,7 @@ import itertools
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,13 @@ from redis.exceptions import OutOfMemoryError
 
 from ingest.routing import Router, home, route
 from ingest.settings import Settings
+from ingest.state import dead_letters
 from ingest.store import append, keys, scripts
 from ingest.store.append import APPEND_KEYS, BATCH_BYTES, append_arguments, append_head
 from ingest.store.headers import disclose, enclose
 from ingest.store.jobs import job_template
 from ingest.store.queues import LANES, lane_of, queue_names
-from ingest.store.records import pack_into
+from ingest.store.records import digest, pack_into
 from workers.archive.files import HOUR_MS, Block, Tell, blocks, records
 from workers.events import Broken, Event
 from workers.events.contacts import names_of
@@ -37,6 +38,8 @@ MOST_WAITING = 100
 _MOST_MEMORY = 0.8  # of maxmemory; the rest is for what senders deliver meanwhile
 _WAIT_SECONDS = 0.2
 
+_BROKEN = ("unreadable", "unknown_form", "malformed")
+
 _APPEND = scripts.lua(append.__file__, "append.lua")
 
 
@@ -51,10 +54,14 @@ class Wanted(NamedTuple):
 
 
 class Notification(NamedTuple):
-    """What to handle again of a notification: all of it, or each wanted event as a body of its own. All as kept."""
+    """What to handle again of a notification: all of it, or each wanted event as a body of its own. All as kept.
+
+    `dead` are the parts that are no events and are left out, because their dead letters are still there.
+    """
 
     received_ms: int
     bodies: list[bytes]
+    dead: int = 0
 
 
 class Portion(NamedTuple):
@@ -64,10 +71,16 @@ class Portion(NamedTuple):
     upto_ms: int
 
 
-def read(paths: Iterable[Path], wanted: Wanted, tell: Tell, advance: Callable[[int], None]) -> Iterator[Notification]:
+def read(
+    paths: Iterable[Path],
+    wanted: Wanted,
+    tell: Tell,
+    advance: Callable[[int], None],
+    dead: Container[bytes] = frozenset(),
+) -> Iterator[Notification]:
     """The wanted notifications of these files, in the order of arrival, each once.
 
-    `advance` gets the number of bytes of each block that was read.
+    `advance` gets the number of bytes of each block that was read. `dead`: see `broken_letters`.
     """
     for _, group in sorted(_by_hour(paths, wanted, tell).items()):
         for received_ms, same_time in itertools.groupby(_merge(group, wanted, tell, advance), key=lambda one: one[0]):
@@ -75,8 +88,19 @@ def read(paths: Iterable[Path], wanted: Wanted, tell: Tell, advance: Callable[[i
                 continue
             # What a crash left in the archive twice arrived at the same time.
             for kept in dict.fromkeys(kept for *_, kept in same_time):
-                if bodies := _wanted_of(kept, received_ms, wanted):
-                    yield Notification(received_ms, bodies)
+                found = _wanted_of(kept, received_ms, wanted, dead)
+                if found.bodies or found.dead:
+                    yield found
+
+
+def broken_letters(each: Iterable[Redis]) -> frozenset[bytes]:
+    """The digests of bodies of which dead letters tell that they, or parts of them, are no events. To feed these back
+    would make the same letters again.
+    """
+    wanted = dead_letters.Wanted(reasons=_BROKEN)
+    return frozenset(
+        letter.body_digest for redis in each for letter in dead_letters.read(redis, dead_letters.select(redis, wanted))
+    )
 
 
 def _by_hour(paths: Iterable[Path], wanted: Wanted, tell: Tell) -> dict[int, list[Path]]:
@@ -112,17 +136,18 @@ def _overlapping(paths: list[Path], wanted: Wanted, tell: Tell) -> Iterator[Bloc
                 yield block
 
 
-def _wanted_of(kept: bytes, received_ms: int, wanted: Wanted) -> list[bytes]:
+def _wanted_of(kept: bytes, received_ms: int, wanted: Wanted, dead: Container[bytes]) -> Notification:
     body, headers = disclose(kept)
     if wanted.lanes and lane_of(route(body, 1)[0].queue) not in wanted.lanes:
-        return []
-    if not wanted.kinds and not wanted.contacts:
-        return [kept]
+        return Notification(received_ms, [])
+    has_letters = digest(body) in dead
+    if not wanted.kinds and not wanted.contacts and not has_letters:
+        return Notification(received_ms, [kept])
     events = parse(body, received_ms, headers=headers)
     fitting = [event for event in events if _fits(event, wanted)]
-    if len(fitting) == len(events):
-        return [kept]
-    return [_alone(event, headers) for event in fitting]
+    fed = [event for event in fitting if not (has_letters and isinstance(event, Broken))]
+    bodies = [kept] if fed and len(fed) == len(events) else [_alone(event, headers) for event in fed]
+    return Notification(received_ms, bodies, len(fitting) - len(fed))
 
 
 def _alone(event: Event | Broken, headers: bytes) -> bytes:
@@ -154,7 +179,7 @@ def feed_back(
     router = Router(settings.partitions, settings.business_partitions)
     for portion in _portions(notifications):
         homes: dict[int, dict[str, list[bytes]]] = {}
-        for received_ms, bodies in portion:
+        for received_ms, bodies, _ in portion:
             for body, headers in map(disclose, bodies):
                 for place in router(body):
                     by_queue = homes.setdefault(home(place.queue, body, len(each)), {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,6 @@ from typing import NamedTuple
 import click
 from redis import Redis
 from redis.exceptions import RedisError
-from rich.console import Console
 from rich.table import Table
 
 from ingest.settings import Settings, SettingsError
@@ -20,7 +19,8 @@ from ingest.store import connection
 from ingest.store.queues import LANES
 from workers.archive import files as room
 from workers.archive import replay as replaying
-from workers.cli import tables
+from workers.cli import replayable, tables
+from workers.cli.replayable import Matched
 from workers.cli.terminal import (
     as_json,
     cli_errors,
@@ -89,7 +89,7 @@ def archive(as_json: bool) -> None:
             del found["hour"]
             print_json(found)
         else:
-            Console().print(_table([*rows, total]))
+            tables.console().print(_table([*rows, total]))
             click.echo(f"Files older than WA_ARCHIVE_AGE ({span(settings.archive_age)}) are removed by workers.")
         faults.end()
 
@@ -169,13 +169,15 @@ def replay(
 
     FILE is a file or folder of the archive; without one, all of WA_ARCHIVE_DIR is read. Notifications go to the end of
     the queues in the order of their arrival, and keep its time. What was handled within WA_DEDUP_WINDOW is not handled
-    again, unless --again. All filters must match; a filter given several times matches if one of its values does. With
-    --kind or --contact, only the matching events of a notification go back.
+    again, unless --again: how many that are is said before and after. What is no event is left out while its dead
+    letter is there (`wa-ingest dead`). All filters must match; a filter given several times matches if one of its
+    values does. With --kind or --contact, only the matching events of a notification go back.
 
     On a terminal it asks first. It waits while Redis is short of memory, or a hundred batches wait for workers.
     Ctrl-C stops between two portions of about a thousand; nothing is lost, and it prints the --from to go on with.
 
-    With --json: an object of matched and done (notifications), upto (arrival of the last, or null).
+    With --json: an object of matched, copies (of these all was handled before; null with --again) and done
+    (notifications), dead (parts that are left out), upto (arrival of the last, or null).
     """
     with cli_errors():
         settings = current_settings()
@@ -190,20 +192,26 @@ def replay(
             kinds,
             contacts,
         )
-        matched = _count(paths, wanted, faults.tell)
+        dead = replaying.broken_letters(each)
+        matched = _count(paths, wanted, faults.tell, dead, [] if force else each)
         done, upto, stopped = 0, None, ""
-        if matched and not dry_run:
+        if matched.notifications and not dry_run:
             if not yes and sys.stdin.isatty():
-                which = "also those handled before" if force else "unless handled before"
-                click.confirm(f"Handle {matched:,} notifications, {which}?", abort=True, err=True)
-            done, upto, stopped = _feed(each, paths, wanted, faults.tell, settings, force, matched)
+                _ask(matched, force)
+            found = replaying.read(paths, wanted, faults.tell, lambda _: None, dead)
+            done, upto, stopped = _feed(each, found, settings, force, matched.notifications)
         if as_json:
             last = None if upto is None else iso(upto)
-            print_json({"matched": matched, "done": done, "upto": last}, indent=False)
-        elif dry_run:
-            click.echo(f"{matched:,} notifications match, nothing was changed")
+            counted = {"matched": matched.notifications, "copies": matched.copies, "dead": matched.dead}
+            print_json(counted | {"done": done, "upto": last}, indent=False)
         else:
-            click.echo(f"{done:,} of {matched:,} notifications fed back")
+            click.echo(
+                f"{matched.notifications:,} notifications match, nothing was changed"
+                if dry_run
+                else f"{done:,} of {matched.notifications:,} notifications fed back"
+            )
+            for remark in matched.remarks():
+                click.echo(remark)
         if stopped:
             if upto is None:
                 raise click.ClickException(f"{stopped}; nothing was fed back")
@@ -212,23 +220,27 @@ def replay(
         faults.end()
 
 
-def _count(paths: list[Path], wanted: replaying.Wanted, tell: room.Tell) -> int:
-    """How many notifications are wanted. The bar shows bytes read."""
+def _ask(matched: Matched, force: bool) -> None:
+    for remark in matched.remarks():
+        click.echo(remark, err=True)
+    which = "also those handled before" if force else "unless handled before"
+    click.confirm(f"Handle {matched.notifications:,} notifications, {which}?", abort=True, err=True)
+
+
+def _count(
+    paths: list[Path], wanted: replaying.Wanted, tell: room.Tell, dead: frozenset[bytes], each: list[Redis]
+) -> Matched:
+    """What is wanted; `each`: see `replayable.count`. The bar shows bytes read."""
     with progress_bar() as progress:
         task = progress.add_task("", total=sum(path.stat().st_size for path in paths if path.exists()))
-        return sum(1 for _ in replaying.read(paths, wanted, tell, lambda size: progress.advance(task, size)))
+        found = replaying.read(paths, wanted, tell, lambda size: progress.advance(task, size), dead)
+        return replayable.count(found, each)
 
 
 def _feed(
-    each: list[Redis],
-    paths: list[Path],
-    wanted: replaying.Wanted,
-    tell: Callable[[str], None],
-    settings: Settings,
-    force: bool,
-    matched: int,
+    each: list[Redis], found: Iterator[replaying.Notification], settings: Settings, force: bool, matched: int
 ) -> tuple[int, int | None, str]:
-    """Feed back what is wanted: how many notifications, arrival of the last (ms), why it stopped before the end."""
+    """Feed back what was found: how many notifications, arrival of the last (ms), why it stopped before the end."""
     done, upto, waited_for = 0, None, ""
     with stop_on_interrupt() as stopping, progress_bar() as progress:
         task = progress.add_task("", total=matched)
@@ -240,9 +252,9 @@ def _feed(
             waited_for = reason
             return not stopping.is_set()
 
-        found = replaying.read(paths, wanted, tell, lambda _: None)
+        fed = (one for one in found if one.bodies)
         try:
-            for portion in replaying.feed_back(each, found, settings, force, wait):
+            for portion in replaying.feed_back(each, fed, settings, force, wait):
                 done += portion.notifications
                 upto = portion.upto_ms
                 progress.update(task, completed=done)

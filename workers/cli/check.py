@@ -21,7 +21,9 @@ def check(as_json: bool) -> None:
     Checks who may post, certificates and the names of settings; the folders of spool and archive; whether Redis is
     reachable, new enough, runs our scripts, keeps an append-only file, evicts nothing and has its replicas; dead
     letters that will soon be removed; whether workers are alive and agree with the receivers; and the handlers. Each
-    warning or failure says what to do.
+    warning or failure says what to do, and which topic of `wa-ingest help` says more.
+
+    With --json: a list of objects of name, result (ok, warning or failed), finding, advice, topic.
     """
     with cli_errors():
         current = load()
@@ -33,7 +35,9 @@ def check(as_json: bool) -> None:
             table = tables.ruled("", "check", "finding", "what to do")
             colours = {"ok": "green", "warning": "yellow", "failed": "bold red"}
             for one in found:
-                table.add_row(Text(one.result, style=colours[one.result]), one.name, one.finding, one.advice)
+                more = f"`wa-ingest help {one.topic}`" if one.topic else ""
+                advice = "\n".join(filter(None, (one.advice, more)))
+                table.add_row(Text(one.result, style=colours[one.result]), one.name, one.finding, advice)
             Console().print(table)
         if any(one.result == "failed" for one in found):
             sys.exit(1)

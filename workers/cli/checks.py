@@ -8,26 +8,55 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import ByteSize
 
+from ingest import signs
 from ingest.settings import SET_A_GUARD, Settings, SettingsError, tls, unknown_variables
 from ingest.store import disk
-from workers import loading
+from workers import doubts, loading
 from workers.cli import redis_checks
 from workers.cli.redis_checks import Check as Check
 from workers.raised import HandlersError
 
 _ENDS_SOON = timedelta(days=14)
 
+TOPICS = {
+    "senders": "anybody-may-post",
+    "client certificates": "anybody-may-post",
+    "certificate": "a-certificate-ends-or-is-wrong",
+    "WA_TLS": "a-certificate-ends-or-is-wrong",
+    "handshake": "the-callback-could-not-be-verified",
+    "settings": "a-setting-has-no-effect",
+    "spool": "notifications-wait-on-the-disk",
+    "redis": "redis-is-away",
+    "scripts": "redis-is-full-or-takes-no-writes",
+    "append-only file": "redis-may-lose-what-it-holds",
+    "eviction": "redis-may-lose-what-it-holds",
+    "replicas": "redis-may-lose-what-it-holds",
+    "dead letters": "there-are-dead-letters",
+    "workers": "no-worker-is-alive",
+    "agreement": "a-setting-has-no-effect",
+    "handlers": "handlers-cannot-be-loaded",
+    "modules": "handlers-cannot-be-loaded",
+    "archive": "the-archive-cannot-be-written",
+}
+"""By the beginning of a check's name."""
+
 
 def run(settings: Settings) -> list[Check]:
     """All checks, in the order in which a notification passes what they look at."""
-    return [
+    found = [
         *_edge(settings),
         _spool(settings),
         *redis_checks.run(settings),
-        _handlers(settings),
+        *_handlers(settings),
         *_hidden(settings),
         *_archive(settings),
     ]
+    return [one if one.topic or one.result == "ok" else one._replace(topic=_topic(one.name)) for one in found]
+
+
+def _topic(name: str) -> str:
+    """The topic of a check that names none itself. With several Redis the address follows the name."""
+    return next(topic for begin, topic in TOPICS.items() if name.startswith(begin))
 
 
 def _edge(settings: Settings) -> Iterator[Check]:
@@ -95,16 +124,20 @@ def _spool(settings: Settings) -> Check:
     return Check("spool", "ok", f"{settings.spool_dir} can be written, {free} free")
 
 
-def _handlers(settings: Settings) -> Check:
+def _handlers(settings: Settings) -> Iterator[Check]:
     try:
         registry = loading.load_all(settings.handlers, settings.destinations)
     except HandlersError as error:
-        return Check("handlers", "failed", str(error), "see WA_HANDLERS")
+        yield Check("handlers", "failed", str(error), "see WA_HANDLERS")
+        return
     except Exception as error:
-        return Check("handlers", "failed", loading.explain(settings.handlers, error), "see WA_HANDLERS")
-    if not len(registry):
-        return Check("handlers", "warning", f"{settings.handlers} is empty", "register a function, see README")
-    return Check("handlers", "ok", f"{settings.handlers}: {len(registry)} registered")
+        yield Check("handlers", "failed", loading.explain(settings.handlers, error), "see WA_HANDLERS")
+        return
+    if len(registry):
+        yield Check("handlers", "ok", f"{settings.handlers}: {len(registry)} registered")
+    for line in doubts.of(registry, settings.handlers):
+        finding, _, advice = line.partition("; ")
+        yield Check("handlers", "warning", finding, advice, "a-handler-is-never-called")
 
 
 def _hidden(settings: Settings) -> Iterator[Check]:
@@ -121,7 +154,10 @@ def _archive(settings: Settings) -> Iterator[Check]:
         folder = folder.absolute().parent
     if problem := disk.problem(folder):
         finding = f"{folder} cannot be written: {problem}"
-        yield Check("archive", "warning", finding, "workers here would settle nothing: see WA_ARCHIVE_DIR")
+        if signs.without_workers():
+            yield Check("archive", "ok", f"only workers write it, and none runs here ({finding})")
+        else:
+            yield Check("archive", "warning", finding, "workers here would settle nothing: see WA_ARCHIVE_DIR")
     else:
         free = ByteSize(shutil.disk_usage(folder).free).human_readable()
         yield Check("archive", "ok", f"{settings.archive_dir} can be written, {free} free")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import Any
 
 import click
 from redis import Redis
 
-from ingest.state import backlog, controls, rates
+from ingest.state import backlog, controls, counters, rates
 from ingest.store.queues import LANES
+from ingest.telemetry.printable import printable
 from workers.cli.terminal import as_json, cli_errors, clock, current_settings, print_json, redis_clients
 
 _InForce = dict[str, dict[str, Any]]
@@ -59,7 +61,7 @@ def pause(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> N
     """
     _either(lanes, handlers)
     with cli_errors():
-        before, now = _pull(controls.pause, lanes or LANES, handlers)
+        before, now = _pull(controls.pause, lanes or LANES, handlers, is_new=True)
         if as_json:
             print_json({"handlers" if handlers else "lanes": now})
             return
@@ -97,6 +99,18 @@ def resume(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> 
             click.echo(f"{name}: {what}{_waiting(now[name])}")
 
 
+def _warn_of_unknown(clients: dict[str, Redis], names: Iterable[str]) -> None:
+    """Say that no worker has called a handler of that name in days: a slip would hold up nothing, in silence."""
+    known = counters.read_all(clients.values())[counters.HANDLER]
+    for name in names:
+        if name not in known:
+            close = "".join(f"; did you mean {one!r}?" for one in get_close_matches(name, known, n=1))
+            text = (
+                f"no worker has called {printable(name)} lately, see `wa-ingest handlers` for names{printable(close)}"
+            )
+            click.echo(f"Warning: {text}", err=True)
+
+
 def _waiting(now: dict[str, Any]) -> str:
     return f", {now['waiting']:,} notifications wait" if "waiting" in now else ""
 
@@ -127,6 +141,8 @@ def limit(lane: str | None, rate: str | None, handler: str | None, as_json: bool
         per_second = _per_second(rate)
         clients = redis_clients(current_settings(), to_write=rate is not None)
         of = lane if handler is None else controls.handler(handler)
+        if handler is not None and per_second is not None:
+            _warn_of_unknown(clients, [handler])
         if of is not None and rate is not None:
             for redis in clients.values():  # each has its share
                 controls.limit(redis, of, per_second and per_second / len(clients))
@@ -158,15 +174,22 @@ def _per_second(rate: str | None) -> float | None:
 
 
 def _pull(
-    lever: Callable[[Redis, Iterable[str]], None], lanes: Iterable[str], handlers: Iterable[str]
+    lever: Callable[[Redis, Iterable[str]], None],
+    lanes: Iterable[str],
+    handlers: Iterable[str],
+    is_new: bool = False,
 ) -> tuple[_InForce, _InForce]:
-    """Of these handlers if some are given, else of lanes: what was in force before, and what is by now."""
+    """Of these handlers if some are given, else of lanes: what was in force before, and what is by now. `is_new`:
+    something is held up that was not, so names that nobody knows are warned of.
+    """
 
     def in_force() -> _InForce:
         return _handlers_in_force(clients, handlers) if handlers else _lanes_in_force(clients)
 
     clients = redis_clients(current_settings(), to_write=True)
     before = in_force()
+    if is_new:
+        _warn_of_unknown(clients, handlers)
     for redis in clients.values():
         lever(redis, [controls.handler(name) for name in handlers] or lanes)
     return before, in_force()

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 import heapq
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import click
 import orjson
-from pydantic import TypeAdapter, ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ingest.settings import Settings
-from ingest.settings.types import Seconds
 from ingest.state import dead_letters as letters
+from ingest.state.counters import REASONS
 from ingest.store import connection, headers
 from ingest.store.disk import atomic_write
-from ingest.store.queues import LANES
 from ingest.telemetry.printable import printable, printable_json
-from workers.cli import tables
+from workers.cli import dead_causes, tables
+from workers.cli.dead_filters import filtered, name_of
 from workers.cli.terminal import (
     as_json,
     cli_errors,
@@ -39,64 +36,6 @@ from workers.cli.terminal import (
     stop_on_interrupt,
 )
 
-_KINDS = ("message", "status", "error", "call", "handover", "preference", "change", "notification")
-
-
-def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    try:
-        return None if value is None else TypeAdapter(Seconds).validate_python(value)
-    except ValidationError:
-        raise click.BadParameter("give a duration such as 30m, 25h or 7d") from None
-
-
-def _name(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, letters.Id]:
-    try:
-        return letters.parse_name(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, letters.Id]]:
-    return [_name(ctx, param, value) for value in values]
-
-
-_FILTERS = (
-    click.option("--lane", "lanes", multiple=True, type=click.Choice(LANES), help="Dead letters of this lane."),
-    click.option("--kind", "kinds", multiple=True, type=click.Choice(_KINDS), help="What the body holds."),
-    click.option(
-        "--reason",
-        "reasons",
-        multiple=True,
-        help="Why: failed (out of attempts), rejected, unreadable, unknown_form, malformed, poison, expired, fault.",
-    ),
-    click.option("--handler", "handlers", multiple=True, metavar="NAME", help="Of this handler or destination."),
-    click.option("--older-than", metavar="DURATION", callback=_duration, help="Dead for longer: 30m, 25h, 7d."),
-    click.option("--newer-than", metavar="DURATION", callback=_duration, help="Dead for less than that."),
-    click.option("--id", "ids", metavar="LANE/ID", multiple=True, callback=_names, help="This one, see `dead list`."),
-)
-
-
-def _filtered(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that choose dead letters, as its first argument."""
-
-    @functools.wraps(command)
-    def with_wanted(
-        lanes: tuple[str, ...],
-        kinds: tuple[str, ...],
-        reasons: tuple[str, ...],
-        older_than: float | None,
-        newer_than: float | None,
-        ids: list[tuple[str, letters.Id]],
-        handlers: tuple[str, ...],
-        **options: Any,
-    ) -> None:
-        command(letters.Wanted(lanes, kinds, reasons, older_than, newer_than, tuple(ids), handlers), **options)
-
-    for option in reversed(_FILTERS):
-        option(with_wanted)
-    return with_wanted
-
-
 _dry_run = click.option("--dry-run", is_flag=True, help="Only count; change nothing.")
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
@@ -106,7 +45,16 @@ _Chosen = list[tuple[Redis, letters.Selection]]
 
 
 def _select(settings: Settings, wanted: letters.Wanted, to_write: bool = False) -> _Chosen:
-    return [(redis, letters.select(redis, wanted)) for redis in redis_clients(settings, to_write).values()]
+    each = redis_clients(settings, to_write).values()
+    if unknown := set(wanted.reasons).difference(REASONS):
+        _check_reasons(unknown, _read([(redis, letters.select(redis, letters.Wanted())) for redis in each]))
+    return [(redis, letters.select(redis, wanted)) for redis in each]
+
+
+def _check_reasons(unknown: set[str], there: Iterator[letters.DeadLetter]) -> None:
+    """A newer worker may know more reasons: a reason that no dead letter has, either, is a mistake."""
+    if wrong := unknown.difference(letter.reason for letter in there):
+        raise click.UsageError(f"--reason: no dead letter has {', '.join(sorted(wrong))}; give {', '.join(REASONS)}")
 
 
 def _read(chosen: _Chosen) -> Iterator[letters.DeadLetter]:
@@ -127,7 +75,7 @@ def dead() -> None:
 
 
 @dead.command("list")
-@_filtered
+@filtered
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Show the newest so many.")
 @as_json
 def list_(wanted: letters.Wanted, limit: int, as_json: bool) -> None:
@@ -143,11 +91,45 @@ def list_(wanted: letters.Wanted, limit: int, as_json: bool) -> None:
             for letter in shown:
                 print_json(letter.as_json(), indent=False)
         elif shown:
-            Console().print(_table(shown, chosen[0][1].now_ms))
+            tables.console().print(_table(shown, chosen[0][1].now_ms))
         else:
             click.echo("No dead letter matches.")
         if matched > limit:
-            click.echo(f"{matched - limit:,} older ones match, too: see --limit, or `wa-ingest dead export`", err=True)
+            more = "see --limit, `wa-ingest dead causes` or `wa-ingest dead export`"
+            click.echo(f"{matched - limit:,} older ones match, too: {more}", err=True)
+
+
+@dead.command("causes")
+@filtered
+@as_json
+def causes_(wanted: letters.Wanted, as_json: bool) -> None:
+    """Count dead letters by what they died of, the most frequent first.
+
+    A cause is the exception and the line that raised it, or else what was said, with N for each number. With --json:
+    a list of objects of count, reason, handler, cause, newest (LANE/ID of the newest), newest_at.
+    """
+    with cli_errors():
+        chosen = _select(current_settings(), wanted)
+        found = dead_causes.count(_read(chosen))
+        if as_json:
+            print_json([one.as_json() for one in found])
+        elif found:
+            tables.console().print(_table_of_causes(found, chosen[0][1].now_ms))
+        else:
+            click.echo("No dead letter matches.")
+
+
+def _table_of_causes(found: list[dead_causes.Counted], now_ms: int) -> Table:
+    table = tables.simple()
+    for heading in ("count", "newest"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("reason", no_wrap=True)
+    for heading in ("handler", "cause"):
+        table.add_column(heading, overflow="fold")
+    for one in found:
+        reason, handler, cause = one.cause
+        table.add_row(f"{one.letters:,}", span(max(0, now_ms - one.newest_ms) / 1000), reason, handler, cause)
+    return table
 
 
 def _table(shown: deque[letters.DeadLetter], now_ms: int) -> Table:
@@ -166,7 +148,7 @@ def _table(shown: deque[letters.DeadLetter], now_ms: int) -> Table:
 
 
 @dead.command()
-@click.argument("name", metavar="LANE/ID", callback=_name)
+@click.argument("name", metavar="LANE/ID", callback=name_of)
 @as_json
 def show(name: tuple[str, letters.Id], as_json: bool) -> None:
     """Show all of one dead letter. LANE/ID is what `dead list` shows, such as messages/1700000000000-0.
@@ -198,7 +180,7 @@ def _readable(body: bytes) -> str:
 
 
 @dead.command()
-@_filtered
+@filtered
 @_dry_run
 @_yes
 @as_json
@@ -216,7 +198,7 @@ def retry(wanted: letters.Wanted, dry_run: bool, yes: bool, as_json: bool) -> No
 
 
 @dead.command()
-@_filtered
+@filtered
 @_dry_run
 @_yes
 @as_json
@@ -271,7 +253,7 @@ def _change(
 
 
 @dead.command()
-@_filtered
+@filtered
 @click.option(
     "-o",
     "--output",

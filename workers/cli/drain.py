@@ -24,11 +24,12 @@ from ingest.store import connection
 from ingest.store.queues import LANES
 from ingest.telemetry import logs
 from workers.cli import preflight, process_specs
-from workers.cli.drain_estimate import Estimate, Left, Watch, together
+from workers.cli.drain_estimate import Estimate, Left, Look, Watch, together
 from workers.cli.terminal import cli_errors, current_settings, print_json, span
 
 _LOOK_SECONDS = 0.25
 _LOOK_SHARE = 20  # from one look to the next, at least so many times as long as a look takes
+_STANDSTILL = 30.0  # seconds without anything done, until that is said
 _LINE_SECONDS = 5.0  # between two lines, where there is no terminal for bars
 
 Say = Callable[[dict[str, Left], str], None]
@@ -48,7 +49,8 @@ def drain(lanes: tuple[str, ...], count: int | None, as_json: bool) -> None:
     LANE is messages, statuses or other; none means all. Empty means that nothing waits and nothing is in work. Failed
     events that wait for their next try do not count, nor does what waits behind them; their number is printed at the
     end. Paused lanes are left out. The time left appears once something was done; it takes into account that the most
-    urgent lane goes first.
+    urgent lane goes first. What keeps it from being drained is said: no worker is alive, `rq suspend`, nothing was done
+    for half a minute.
     """
     with cli_errors():
         settings = current_settings()
@@ -80,6 +82,7 @@ class _Follower:
         self.retrying = 0
         self.stop = threading.Event()
         self._each = [(Watch(redis), Estimate()) for redis in clients]
+        self._done, self._done_at = 0, time.monotonic()
 
     @property
     def empty(self) -> bool:
@@ -101,10 +104,23 @@ class _Follower:
                 self.retrying = sum(look.retrying[lane] for look in looks for lane in self.lanes)
                 if all(left.paused for left in self.shown.values()):
                     raise click.ClickException(f"paused: {', '.join(self.lanes)}; `wa-ingest resume` lets them go on")
-                say(self.shown, "" if any(look.workers for look in looks) else no_worker)
+                say(self.shown, self._remark(looks, no_worker))
                 if self.empty:
                     return
             self.stop.wait(max(_LOOK_SECONDS, _LOOK_SHARE * (time.monotonic() - began)))
+
+    def _remark(self, looks: list[Look], no_worker: str) -> str:
+        """What keeps the lanes from being drained."""
+        now, done = time.monotonic(), sum(left.done for left in self.shown.values())
+        if done != self._done:
+            self._done, self._done_at = done, now
+        if not any(look.workers for look in looks):
+            return no_worker
+        if all(look.suspended for look in looks):
+            return "suspended by `rq suspend`: `rq resume` lets the workers go on"
+        if now - self._done_at > _STANDSTILL:
+            return f"nothing was done for {span(now - self._done_at)}: `wa-ingest status` shows what is in work"
+        return ""
 
 
 def _run_workers(settings: Settings, follower: _Follower, say: Say, console: Console) -> None:

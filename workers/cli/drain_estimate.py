@@ -25,8 +25,8 @@ class Look(NamedTuple):
     """What there is at one moment (`at`, seconds by Redis' clock), by lane.
 
     `left`: notifications that wait or are in work; `retrying`: events that wait for their next try, or behind one that
-    does. `arrived`, `done`
-    (notifications) and `busy` (milliseconds of workers) are sums that only rise.
+    does. `arrived`, `done` (notifications) and `busy` (milliseconds of workers) are sums that only rise. `suspended`:
+    by `rq suspend`.
     """
 
     at: float
@@ -37,6 +37,7 @@ class Look(NamedTuple):
     paused: frozenset[str]
     workers: int
     retrying: dict[str, int]
+    suspended: bool = False
 
 
 class Left(NamedTuple):
@@ -95,6 +96,7 @@ class Watch:
             frozenset(name for name, lane in now.lanes.items() if lane.paused),
             now.workers,
             {name: lane.retrying + lane.behind for name, lane in now.lanes.items()},
+            now.suspended,
         )
 
     def _sum(self, name: str) -> int:

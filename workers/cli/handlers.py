@@ -13,7 +13,7 @@ from rich.text import Text
 from ingest.settings import SettingsError
 from ingest.state import rates
 from ingest.telemetry.printable import printable
-from workers import loading
+from workers import doubts, loading
 from workers.cli import event_lines, tables
 from workers.cli.terminal import as_json, current_settings, print_json
 from workers.events import Broken, Event
@@ -142,8 +142,11 @@ def _load() -> Handlers:
     try:
         settings = current_settings()
         name = settings.handlers
-        return loading.load_all(name, settings.destinations)
+        found = loading.load_all(name, settings.destinations)
     except (SettingsError, HandlersError) as error:
         raise click.ClickException(str(error)) from None
     except Exception as error:
         raise click.ClickException(loading.explain(name, error)) from None
+    for line in doubts.of(found, name):
+        click.echo(f"Warning: {line}", err=True)
+    return found

@@ -18,6 +18,7 @@ SECTIONS = {
         "tail": ("tail", "Show what workers handle, as they do, until Ctrl-C; nothing of it is held up."),
         "check": ("check", "Is everything fit for production? Exits 1 when something is not."),
         "settings": ("settings", "Show every setting: its value now and what it means."),
+        "help": ("topics", "Say what something that one sees means, which command tells more, and the remedy."),
     },
     "Steer": {
         "drain": (
@@ -44,6 +45,7 @@ SECTIONS = {
             "Run the body in FILE (- is standard input) through your handlers, in this process, without Redis.",
         ),
         "destinations": ("destinations", "Show the destinations in the file that WA_DESTINATIONS names."),
+        "schema": ("schema", "Print the form of what destinations get: JSON Schema, or TypeScript."),
     },
     "Set the senders up, and play them": {
         "coreapp": (
@@ -70,13 +72,16 @@ EXAMPLES = {
         "wa-ingest tail --type failed --json",
         "wa-ingest tail --contact 15550001 --personal --forward http://localhost:3000/webhook",
     ),
+    "schema": ("wa-ingest schema > notification.schema.json", "wa-ingest schema --typescript > notification.d.ts"),
     "settings": ("wa-ingest settings",),
+    "help": ("wa-ingest help", "wa-ingest help a-handler-hangs", "wa-ingest help redis"),
     "check": ("wa-ingest check", "wa-ingest check --json"),
     "drain": ("wa-ingest drain", "wa-ingest drain messages --processes 4"),
     "pause": ("wa-ingest pause", "wa-ingest pause statuses other", "wa-ingest pause --handler crm"),
     "resume": ("wa-ingest resume", "wa-ingest resume statuses --json", "wa-ingest resume --handler crm"),
     "limit": ("wa-ingest limit statuses 200/s", "wa-ingest limit --handler crm 50/s", "wa-ingest limit"),
     "dead list": ("wa-ingest dead list --lane messages --newer-than 25h", "wa-ingest dead list --reason failed --json"),
+    "dead causes": ("wa-ingest dead causes", "wa-ingest dead causes --newer-than 1h --json"),
     "dead show": ("wa-ingest dead show messages/1700000000000-0",),
     "dead retry": ("wa-ingest dead retry --reason failed --dry-run", "wa-ingest dead retry --reason failed --yes"),
     "dead drop": ("wa-ingest dead drop --reason unreadable --older-than 7d",),
@@ -121,7 +126,7 @@ class Commands(click.Group):
         if cmd_name not in self._modules:
             return None
         module = importlib.import_module(f"workers.cli.{self._modules[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         _add_examples(command, cmd_name)
         return command
 

@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError, Re
 from ingest.settings import Settings, SettingsError, each_redis, redis_url
 from ingest.state import backlog, breakdowns
 from ingest.state.health import LATE_SECONDS
-from ingest.store import agreement, connection, formats, keys, scripts
+from ingest.store import agreement, connection, discovery, formats, keys, scripts
 from ingest.store import append as append_room
 from ingest.store.append import APPEND_KEYS, append_head
 from ingest.store.jobs import job_template
@@ -23,12 +23,15 @@ _LAG_SECONDS = 10  # a replica says how far it is each second
 
 
 class Check(NamedTuple):
-    """One finding. `result` is ok, warning or failed; `advice` says what to do when it is not ok."""
+    """One finding. `result` is ok, warning or failed; when it is not ok, `advice` says what to do, and `topic` is the
+    section of docs/troubleshooting.md that says more.
+    """
 
     name: str
     result: str
     finding: str
     advice: str = ""
+    topic: str = ""
 
 
 def run(settings: Settings) -> Iterator[Check]:
@@ -48,13 +51,14 @@ def run(settings: Settings) -> Iterator[Check]:
 def _workers(settings: Settings, clients: dict[str, Redis]) -> Iterator[Check]:
     idle, _, advice = backlog.idle_workers(clients, settings.partitions).partition("; ")
     if idle:
-        yield Check("workers", "warning", idle, advice)
+        yield Check("workers", "warning", idle, advice, "everything-waits")
     try:
         now = backlog.read_all(clients)
     except (RedisError, OSError):
         return
     for refused in now.refused:
-        yield Check("requests", "ok" if refused.level == "info" else "warning", refused.text, refused.remedy)
+        result = "ok" if refused.level == "info" else "warning"
+        yield Check("requests", result, refused.text, refused.remedy, refused.topic)
     if now.workers:
         return
     waiting = sum(lane.waiting for lane in now.lanes.values())
@@ -67,15 +71,18 @@ def _workers(settings: Settings, clients: dict[str, Redis]) -> Iterator[Check]:
 def _processes(redis: Redis) -> Iterator[Check]:
     found: Any = redis.hgetall(keys.BREAKDOWNS)
     for broken in breakdowns.parse(found):
-        yield Check("handlers", "warning", str(broken), "mend it or what it needs: its events wait for it")
+        advice = "mend it or what it needs: its events wait for it"
+        yield Check("handlers", "warning", str(broken), advice, "a-handler-always-fails")
     now = backlog.read(redis)
     for steered in now.steered:
         if steered.paused_since:
             finding = f"{steered.handler} is paused since {steered.paused_since}, its events wait"
-            yield Check("handlers", "warning", finding, f"`wa-ingest resume --handler {steered.handler}` lets it go on")
+            advice = f"`wa-ingest resume --handler {steered.handler}` lets it go on"
+            yield Check("handlers", "warning", finding, advice, "something-is-paused-or-limited")
     for call in now.in_work:
         if call.is_long:
-            yield Check("handlers", "warning", str(call), "it waits or hangs: see the log of the workers")
+            advice = "it waits or hangs: see the log of the workers"
+            yield Check("handlers", "warning", str(call), advice, "a-handler-hangs")
     for name, values in agreement.said(redis).items():
         if len(values) > 1:
             finding = f"processes run with {name} {' and '.join(sorted(values))}"
@@ -92,7 +99,7 @@ def _server(settings: Settings) -> Iterator[Check]:
         info = _info(redis)
         yield _append_only(redis, settings, info)
         yield _eviction(info)
-        yield from _replicas(settings, info)
+        yield from _replicas(settings, info, discovery.remembered_replicas(redis))
         yield _dead_letters(redis, settings)
     except SettingsError as error:
         yield Check("redis", "failed", str(error), "see above")
@@ -167,20 +174,24 @@ def _eviction(info: dict[str, Any]) -> Check:
     return Check("eviction", "failed", finding, "set maxmemory-policy noeviction")
 
 
-def _replicas(settings: Settings, info: dict[str, Any]) -> Iterator[Check]:
+def _replicas(settings: Settings, info: dict[str, Any], remembered: int | None) -> Iterator[Check]:
+    """`remembered`: how many sentinels know of. The server itself forgets one as soon as its connection ends."""
     if "connected_slaves" not in info:
         return
     each = [info.get(f"slave{n}", {}) for n in range(info["connected_slaves"])]
-    good = [one for one in each if one.get("state") == "online" and one.get("lag", 0) <= _LAG_SECONDS]
+    good = sum(one.get("state") == "online" and one.get("lag", 0) <= _LAG_SECONDS for one in each)
     wanted = int(settings.durability.removeprefix("replicas:")) if settings.durability.startswith("replicas:") else 0
-    if len(good) < wanted:
-        finding = f"{len(good)} of the {wanted} of WA_DURABILITY follow: notifications do not go into Redis"
+    total = max(len(each), remembered or 0)
+    if good < wanted:
+        finding = f"{good} of the {wanted} of WA_DURABILITY follow: notifications do not go into Redis"
         yield Check("replicas", "failed", finding, "start them, see INFO replication there")
-    elif len(good) < len(each):
-        finding = f"{len(each) - len(good)} of {len(each)} do not follow"
-        yield Check("replicas", "warning", finding, "see INFO replication there, and the logs of the replicas")
-    elif each:
-        yield Check("replicas", "ok", f"{len(each)} follow")
+    elif good < total:
+        finding = f"{total - good} of {total} do not follow"
+        advice = "start them and see their logs; of one that is gone for good, tell the sentinels: SENTINEL RESET"
+        yield Check("replicas", "warning", finding, advice)
+    elif total:
+        more = ", as many as WA_DURABILITY asks for: without one of them nothing goes into Redis"
+        yield Check("replicas", "ok", f"{good} follow{more if good == wanted else ''}")
 
 
 def _dead_letters(redis: Redis, settings: Settings) -> Check:

@@ -14,6 +14,7 @@ from typing import Any
 import click
 import uvloop
 from redis import Redis
+from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from yarl import URL
@@ -163,7 +164,8 @@ def simulate(
     --duplicates posts a share again, byte for byte, after it was acknowledged, as when the 200 was lost.
 
     --verify needs WA_REDIS_URL, and workers that run with WA_HANDLERS=workers.simulator.verifying:handlers. Each
-    acknowledged message and status must be handled once. A message that was acknowledged before the contact's next one
+    acknowledged message and status must be handled, and only once, unless a worker died or a handler failed meanwhile:
+    repeats are permitted then, counted, and no failure. A message that was acknowledged before the contact's next one
     was posted must be handled before it. A status that WA_STATUS_ORDER=drop drops counts as missing. At most 10 million
     updates.
 
@@ -174,7 +176,8 @@ def simulate(
     With --json an object: run, form, sent, first_try, acknowledged, retried, given_up, unacknowledged (after a stop),
     duplicates, posts, answers (requests by status, or timeout, broken, refused, dns, tls), seconds, rate (requests a
     second), latency_seconds (p50, p90, p99, max; null: no answer), over_1s (a share), rule (ok, broken or null),
-    stopped, and verify: null, or expected, handled, missing, repeated, out_of_order.
+    stopped, and verify: null, or expected, handled, missing, repeated, out_of_order, set_back (batches of dead workers
+    that were put back, and failed calls of handlers, while it ran).
     """
     if form == "onprem" and connections not in (None, *_ONPREM_CONNECTIONS):
         raise click.UsageError("--connections: the On-Premises client has 6, 12, 18 or 24")
@@ -197,13 +200,17 @@ def simulate(
             secret=_secret() if sign else None,
             ssl=_tls(url, ca_file, insecure, client_cert, client_key),
         )
-        redis = _reachable_redis() if verify else None
+        redis = _reachable_redis() if verify else []
+        set_back = verifying.set_back(redis)
     check = verifying.Check(content) if verify else None
     tally = _send(plan, content, check)
-    findings = None
+    findings, problem = None, ""
     if redis and check:
-        with cli_errors():
+        try:
             findings = _verify(redis, content.run, check, verify_seconds)
+            findings = findings._replace(set_back=verifying.set_back(redis) - set_back)
+        except (RedisError, OSError) as error:
+            problem = f"not verified, all else is above: {connection.diagnose(error)}"
     if as_json:
         found = {"run": content.run, "form": form} | report.as_json(tally, findings)
         print_json(found)
@@ -211,6 +218,8 @@ def simulate(
         Console().print(report.table(tally, findings))
     if wrong := report.wrong(tally, findings):
         raise click.ClickException(wrong)
+    if problem:
+        raise click.ClickException(problem)
 
 
 def _secret() -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +14,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ingest.telemetry.printable import printable
+
+_ENDLESS = 100_000  # columns
 
 
 class PlainTable(Table):
@@ -32,12 +36,17 @@ def simple(*columns: Column) -> Table:
     return PlainTable(*columns, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
 
 
+def console() -> Console:
+    """Standard output. In a pipe or a file a row is as long as it has to be, unless COLUMNS says how long it may be."""
+    return Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _ENDLESS)
+
+
 def show(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table of short values, such as a sender's API answers."""
     table = simple(*(Column(heading, overflow="fold") for heading in headings))
     for row in rows:
         table.add_row(*map(_word, row))
-    Console().print(table)
+    console().print(table)
 
 
 def _word(value: Any) -> str:

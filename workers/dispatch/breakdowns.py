@@ -61,24 +61,20 @@ class Breakdowns:
     def __init__(self, tell: Callable[[Breakdown | str], None], steering: Steering) -> None:
         self._tell = tell
         self._steering = steering
-        self._failing: dict[Handler, _State] = {}
-
-    @property
-    def any_failing(self) -> bool:
-        """False while no handler's last call failed."""
-        return bool(self._failing)
+        self.failing: dict[Handler, _State] = {}
+        """Handlers whose last call failed."""
 
     def is_down(self, handler: Handler) -> bool:
         """True while it is paused, or counts as broken down."""
         if handler.name in self._steering.paused:
             return True
-        return (state := self._failing.get(handler)) is not None and state.until > 0
+        return (state := self.failing.get(handler)) is not None and state.until > 0
 
     def wait(self, handler: Handler) -> float:
         """Seconds until the next try, 0 when the handler may be called now. That call is the one try, if it fails."""
         if handler.name in self._steering.paused:
             return PAUSED_SECONDS
-        state = self._failing.get(handler)
+        state = self.failing.get(handler)
         if state is None or not state.until:
             return 0.0
         left = state.until - time.monotonic()
@@ -86,6 +82,11 @@ class Breakdowns:
             return max(1.0, left)
         state.trying = True
         return 0.0
+
+    def put_off(self, handlers: Iterable[Handler]) -> list[Ended]:
+        """The single ones among them that have to wait: they always fail, or are paused."""
+        waits = [(handler, self.wait(handler)) for handler in handlers if handler.bulk is None]
+        return [Ended(handler, waits=seconds) for handler, seconds in waits if seconds]
 
     def all_down(self, handlers: Iterable[Handler]) -> float | None:
         """Seconds until one of them may be tried, when none of them is to be called; else None. There must be some.
@@ -97,7 +98,7 @@ class Breakdowns:
             if handler.name in self._steering.paused:
                 waits.append(math.inf)
                 continue
-            state = self._failing.get(handler)
+            state = self.failing.get(handler)
             if state is None or not state.until:
                 return None
             waits.append(1.0 if state.trying else max(0.0, state.until - time.monotonic()))
@@ -105,23 +106,23 @@ class Breakdowns:
 
     def not_called(self, handler: Handler) -> None:
         """What `wait` allowed did not happen."""
-        if (state := self._failing.get(handler)) is not None:
+        if (state := self.failing.get(handler)) is not None:
             state.trying = False
 
     def note(self, call: Ended, event: Event) -> bool:
         """Note how a call ended. True when its failure is that of a broken handler, and no fault of the event."""
-        if call.error is None and not self._failing:  # nearly always
+        if call.error is None and not self.failing:  # nearly always
             return False
-        state = self._failing.get(call.handler)
+        state = self.failing.get(call.handler)
         if not call.broke:
             if state is not None:
-                del self._failing[call.handler]
+                del self.failing[call.handler]
                 if state.until:
                     log.warning("handler works again", handler=call.handler.name)
                     self._tell(call.handler.name)
             return False
         if state is None:
-            state = self._failing[call.handler] = _State()
+            state = self.failing[call.handler] = _State()
         if isinstance(call.error, Unreachable):
             if not state.trying and state.until:
                 return True

@@ -30,7 +30,6 @@ from workers.handler import Handler
 from workers.handlers import Handlers
 
 _NO_SLOT = 1 << 62  # events that no handler matches need none, nor do those that wait for company
-_LOOK_SECONDS = 0.005  # until what has its turn, but no slot, looks again
 
 
 class Dispatcher:
@@ -98,7 +97,7 @@ class Dispatcher:
             self.in_main_thread,
         )
         self.tally = Tally({one.name: one.answers for one in handlers.registered if one.answers is not None})
-        self._lines = Lines()
+        self._lines = Lines(self._make_ready)
         self._company = Company(
             handlers,
             self._lines,
@@ -136,8 +135,7 @@ class Dispatcher:
             self._added += 1
             item = Item(index, event, account, source, self._added, now)
             source.waiting += 1
-            if self._lines.enter(item):
-                self._make_ready(item)
+            self._lines.enter(item)
 
     def reopen(self, source: Source) -> None:
         """What a source held may begin again."""
@@ -280,18 +278,34 @@ class Dispatcher:
             while parked:
                 item = parked[0]
                 if not item.source.gone:
-                    seconds = longest_wait(limiters)
-                    if seconds or item.room.free <= 0 or item.source.lane in self.closed:
-                        waits.append(seconds or _LOOK_SECONDS)
+                    if seconds := longest_wait(limiters):
+                        waits.append(seconds)
+                        break
+                    if item.room.free <= 0 or item.source.lane in self.closed:  # what ends that begins it
                         break
                 parked.popleft()
-                self._begin(item, item.room)
+                self._begin_now(item, item.room)
         return min(waits, default=None)
 
     def _begin(self, item: Item, room: Room) -> None:
+        """Begin an event, unless its handlers may not be called now, or others wait for the same ones."""
+        limiters = self._limiters_of(item)
+        if limiters and (self._parked.get(limiters) or longest_wait(limiters)):
+            self._parked.setdefault(limiters, deque()).append(item)
+        else:
+            self._begin_now(item, room)
+
+    def _limiters_of(self, item: Item) -> tuple[HandlerLimiter, ...]:
+        if self._rate_limits is None or not (self._handlers.any_throttled or self.steering.limits):
+            return ()
+        done = item.account.done_before(item.index)
+        single = [one for one in item.handlers or () if one.bulk is None and one.digest not in done]
+        return self._rate_limits.of_all(single)
+
+    def _begin_now(self, item: Item, room: Room) -> None:
         source = item.source
         if source.gone:
-            self._next_of(item)
+            self._lines.leave(item)
             return
         if not source.open:
             source.held.append(item)
@@ -300,7 +314,11 @@ class Dispatcher:
         put_off: list[Ended] = []
         try:
             outcome = item.fault or context.run(item.account.admit, item.event)
-            calls = [] if outcome else self._to_call(item, put_off)
+            calls = [] if outcome else self._calls_of(item)
+            if self.breakdowns is not None and (self.breakdowns.failing or self.steering.paused):
+                put_off = self.breakdowns.put_off(handler for handler, _ in calls)
+                waiting = {call.handler for call in put_off}
+                calls = [call for call in calls if call[0] not in waiting]
         except Exception as error:
             outcome = outcomes.of_fault(error, "beginning the event")
         if outcome is not None:
@@ -311,8 +329,9 @@ class Dispatcher:
         if lists:
             calls = [call for call in calls if not call[0].bulk]
         try:
-            limiters = self._rate_limits.begin(calls) if self._rate_limits and self._any_throttled else ()
-        except RateLimited as turn:
+            is_throttled = self._handlers.any_throttled or self.steering.limits
+            limiters = self._rate_limits.begin(calls) if self._rate_limits and is_throttled else ()
+        except RateLimited as turn:  # what its news is for has a rate of its own
             item.account.put_off(item.event)
             for handler, _ in calls:
                 self._not_called(handler)
@@ -325,10 +344,6 @@ class Dispatcher:
             self._calls.begin(BegunEvent(item, calls, context, put_off, limiters), room)
         elif not lists:
             self._finish(item, self._outcome(item, put_off) if put_off else UNHANDLED, time.monotonic(), put_off)
-
-    @property
-    def _any_throttled(self) -> bool:
-        return self._handlers.any_throttled or bool(self.steering.limits)
 
     def _gather(self, item: Item, lists: list[tuple[Handler, Event]], calls_others: bool, put_off: list[Ended]) -> None:
         """Have an event that has begun wait for company."""
@@ -345,20 +360,8 @@ class Dispatcher:
         waits = [seconds for room in self._rooms for seconds in room.ready.waits(now)]
         return min(waits if wait is None else [*waits, wait], default=None)
 
-    def _to_call(self, item: Item, put_off: list[Ended]) -> list[tuple[Handler, Event]]:
-        """The handlers to call; `put_off` gets the single ones that have to wait: they always fail, or are paused."""
-        calls = self._calls_of(item)
-        if self.breakdowns is None or not (self.breakdowns.any_failing or self.steering.paused):
-            return calls
-        for call in calls:
-            if call[0].bulk is None and (seconds := self.breakdowns.wait(call[0])):
-                put_off.append(Ended(call[0], waits=seconds))
-        if put_off:
-            waiting = {call.handler for call in put_off}
-            calls = [call for call in calls if call[0] not in waiting]
-        return calls
-
     def _calls_of(self, item: Item) -> list[tuple[Handler, Event]]:
+        """The handlers that have not ended in an earlier try, and what each is called with."""
         calls = self._handlers.calls(item.event, item.handlers)
         if before := item.account.done_before(item.index):
             calls = [call for call in calls if call[0].digest not in before]
@@ -412,12 +415,14 @@ class Dispatcher:
         self.in_flight -= 1
         item.source.in_flight -= 1
         order = self._held_up_by(item, outcome) if self._handlers.any_strict_order else None
-        self._end(item, outcome._replace(holds_up=True) if order else outcome, now)
+        if order:
+            outcome = outcome._replace(holds_up=True)
+        self._end(item, outcome, now)
         if (watcher := self.watcher) is not None:  # another thread sets it
             watcher(item.event, outcome, calls)
         if order:
             self._hold_up(item, order, now)
-        self._next_of(item)
+        self._lines.leave(item)
         self._changed()
 
     def _end(self, item: Item, outcome: Outcome, now: float) -> None:
@@ -465,11 +470,6 @@ class Dispatcher:
         item.source.in_flight -= 1
         item.account.put_off(item.event)
         self._changed()
-
-    def _next_of(self, item: Item) -> None:
-        """The next event of this order key may begin."""
-        if (behind := self._lines.leave(item)) is not None:
-            self._make_ready(behind)
 
     def _fail(self, error: BaseException) -> None:
         self.crash = self.crash or error

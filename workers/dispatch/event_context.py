@@ -24,6 +24,7 @@ class EventContext:
         number = partition_number(queue)
         self._partition = "" if number is None else str(number)
         self._spans = spans
+        self.has_spans = spans is not None
         self._open: dict[int, Span] = {}  # by id() of the event
         self._fields = self._log_fields
 

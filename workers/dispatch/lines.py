@@ -15,44 +15,44 @@ _Key = tuple[str, str]
 
 
 class Lines:
-    """Of one process. Only in one list may several events of a key be in flight."""
+    """Of one process. Only in one list may several events of a key be in flight. `ready` is called with each event
+    that may begin.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, ready: Callable[[Item], None]) -> None:
+        self._ready = ready
         self._behind: dict[_Key, deque[Item] | None] = {}  # what waits for an event of its key
         self._gathered: dict[_Key, Gathering] = {}  # where the first one waits for company
         self._beside: Counter[_Key] = Counter()  # how many are in flight in a list beside the first
 
-    def enter(self, item: Item) -> bool:
-        """True when the event may begin; else it waits behind another one."""
+    def enter(self, item: Item) -> None:
+        """The event may begin, unless it waits behind another one."""
         key = item.key
-        if key is None:
-            return True
-        if key not in self._behind:
-            self._behind[key] = None
-            return True
+        if key is None or key not in self._behind:
+            if key is not None:
+                self._behind[key] = None
+            self._ready(item)
+            return
         behind = self._behind[key]
         if behind is None:
             behind = self._behind[key] = deque()
         behind.append(item)
         if self._gathered and (gathering := self._gathered.get(key)) is not None:
             gathering.behind += 1
-        return False
 
-    def leave(self, item: Item) -> Item | None:
-        """The event has ended. Returns the one that may begin now."""
+    def leave(self, item: Item) -> None:
+        """The event has ended: the next one of its key may begin."""
         key = item.key
         if key is None:
-            return None
+            return
         if self._beside and key in self._beside:
             self._beside[key] -= 1
             if not self._beside[key]:
                 del self._beside[key]
-            return None
-        behind = self._behind[key]
-        if behind:
-            return behind.popleft()
-        del self._behind[key]
-        return None
+        elif behind := self._behind[key]:
+            self._ready(behind.popleft())
+        else:
+            del self._behind[key]
 
     def gathered(self, item: Item, gathering: Gathering) -> None:
         """The event waits for company, and for nothing else: those behind it may come into its list."""

@@ -92,7 +92,8 @@ def of_event(ended: Iterable[Ended], before: frozenset[bytes]) -> Outcome:
     calls = list(ended)
     left = [call for call in calls if not call.worked]
     if not left:
-        return Outcome("discarded") if any(call.error for call in calls) else HANDLED
+        dropped = next((call for call in calls if call.error is not None), None)
+        return HANDLED if dropped is None else Outcome("discarded", _text(dropped.error), handler=dropped.handler.name)
     done = (*before, *(call.handler.digest for call in calls if call.worked))
     owed = tuple(dict.fromkeys(call.handler.name for call in left))
     failed = [call for call in left if call.error is not None and not isinstance(call.error, Reject | Snooze)]

@@ -6,6 +6,7 @@ used by then: tokens that it kept would come on top of what others get.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -18,8 +19,6 @@ from ingest.store.pipelined import PipelinedConnection
 from workers.dispatch.steering import Steering
 from workers.events import Event
 from workers.handler import Handler
-
-_LOOK_AGAIN = 0.25  # seconds, while this process has as many calls in flight as it may
 
 
 class Granted(NamedTuple):
@@ -42,12 +41,11 @@ class Buckets:
 
 
 class RateLimited(Exception):
-    """An event has to wait for its turn, for about `seconds`."""
+    """An event has to wait for its turn at these."""
 
-    def __init__(self, limiters: tuple[HandlerLimiter, ...], seconds: float) -> None:
+    def __init__(self, limiters: tuple[HandlerLimiter, ...]) -> None:
         super().__init__()
         self.limiters = limiters
-        self.seconds = seconds
 
 
 class _Tokens:
@@ -102,11 +100,14 @@ class HandlerLimiter:
         self._in_flight = 0
 
     def wait(self) -> float:
-        """Seconds until it is worth asking again; 0: a call may begin now, or wait without tokens: it is paused."""
+        """Seconds until it is worth asking again; 0: a call may begin now, or wait without tokens: it is paused.
+
+        Infinite while as many calls are in flight as may be: the next one begins when one of them ends.
+        """
         if self._name in self._steering.paused:
             return 0.0
         if self._concurrency is not None and self._in_flight >= self._concurrency:
-            return _LOOK_AGAIN
+            return math.inf
         if self._pace is not None and (seconds := self._pace.wait()):
             return seconds
         return self._own.wait(self._rate) or self._of_operator.wait(self._steering.limits.get(self._name))
@@ -137,12 +138,16 @@ class RateLimits:
 
     def begin(self, calls: Iterable[tuple[Handler, Event]]) -> tuple[HandlerLimiter, ...]:
         """Begin all the calls of an event, or raise RateLimited. Call `end` of each returned limiter afterwards."""
-        limiters = tuple(self.of(handler) for handler, _ in calls if self._is_throttled(handler))
-        if seconds := longest_wait(limiters):
-            raise RateLimited(limiters, seconds)
+        limiters = self.of_all(handler for handler, _ in calls)
+        if longest_wait(limiters):
+            raise RateLimited(limiters)
         for limiter in limiters:
             limiter.begin()
         return limiters
+
+    def of_all(self, handlers: Iterable[Handler]) -> tuple[HandlerLimiter, ...]:
+        """The limiters of those that are throttled, or that an operator limits."""
+        return tuple(self.of(handler) for handler in handlers if self._is_throttled(handler))
 
     def of(self, handler: Handler) -> HandlerLimiter:
         """The limiter of a handler."""

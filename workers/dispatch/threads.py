@@ -66,7 +66,7 @@ class _Place:
             if self.abandoned:
                 return
             job.ended.append(ended)
-            if ended.broke and self.on_errors and job.tells_failures:
+            if self.on_errors and job.tells_failures and ended.broke:
                 self._tell(argument, ended, wait)
         for argument, ended in job.failures:
             self._tell(argument, ended, wait)

@@ -276,7 +276,8 @@ class BatchState:
     def _collect(self, results: Results, most_done: int, most_letters: int) -> None:
         done, self._done = self._done, []
         for number, (event, index, outcome) in enumerate(done):
-            if number >= most_done or len(results.letters) >= most_letters or results.bytes >= _BYTES:
+            is_full = results.bytes and (len(results.letters) >= most_letters or results.bytes >= _BYTES)
+            if number >= most_done or is_full:
                 self._done = done[number:]
                 break
             self._untold[index] -= 1
@@ -294,7 +295,8 @@ class BatchState:
         while upto < len(self._left) and self._left[upto] == self._untold[upto] == 0:
             if len(results.letters) >= most_letters:
                 break
-            self._tell_unclaimed(results, upto)
+            if self._unclaimed[upto]:
+                self._tell_unclaimed(results, upto)
             upto += 1
         results.write_retries()
         results.left = upto - self._first

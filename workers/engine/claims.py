@@ -15,7 +15,7 @@ generation is forgotten one window after it ended (`forget`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from itertools import islice
 from struct import Struct
@@ -93,7 +93,7 @@ def of(event: Event, waits: int = 0) -> Claim:
     attempt and `waits` are part of it, too: a retry is not a copy of the attempt before.
     """
     special = _SPECIAL.get(event.kind)
-    return special(event, waits) if special else Claim(_place(*_digest(_identity(event, waits))))
+    return special(event, waits) if special else Claim(_place_of((*lasting(event), event.attempt | waits << 8)))
 
 
 def _of_error(event: Error, waits: int) -> Claim:
@@ -105,12 +105,12 @@ def _of_error(event: Error, waits: int) -> Claim:
 
 def _of_change(event: Change, waits: int) -> Claim:
     time = event.time and event.time.timestamp()
-    return Claim(_place(*_digest(_identity(event, waits, short(event.account), time))))
+    return Claim(_place_of(_identity(event, waits, short(event.account), time)))
 
 
 def version(event: Message, facts: bytes) -> str:
     """The place of a message that says these facts of its contact, at whichever try it is handled."""
-    return _place(*_digest((*lasting(event), facts.hex())))
+    return _place_of((*lasting(event), facts.hex()))
 
 
 def _of_status(event: Status, waits: int) -> Claim:
@@ -137,6 +137,11 @@ _SPECIAL: dict[str, Callable[[Any, int], Claim]] = {"status": _of_status, "error
 
 def _identity(event: Event, waits: int, *more: Any) -> tuple[Any, ...]:
     return (*lasting(event), event.attempt | waits << 8, *more)
+
+
+def _place_of(identity: tuple[Any, ...]) -> str:
+    bucket, member = _digest(identity)
+    return f"{bucket:010o} {member}"
 
 
 def _place(bucket: int, member: int) -> str:
@@ -171,6 +176,21 @@ class Claims:
             # One argument for all: the script splits a string faster than Redis reads hundreds of arguments.
             calls.append(self._script.send(_KEYS, [keys.WA, member, "\n".join(claim.asked for claim in chunk)]))
         return calls
+
+
+def remembered(redis: Redis, asked: Sequence[Claim]) -> list[bool]:
+    """Which of these were handled before, as far as this Redis remembers."""
+    known: Any = redis.hgetall(keys.GENERATIONS)
+    generations = [(name.decode(), int(digits)) for name, digits in known.items() if b"." not in name]
+    with redis.pipeline(transaction=False) as pipe:
+        for claim in asked:
+            bucket, member = claim.place.split()
+            members = [member] if claim.also is None else [member, claim.also]
+            for name, digits in generations:
+                pipe.smismember(keys.seen_key(name, bucket[:digits]), members)
+        found = [any(answers) for answers in pipe.execute()]
+    each = len(generations)
+    return [any(found[n * each : (n + 1) * each]) for n in range(len(asked))]
 
 
 def forget(redis: Redis, window: float) -> None:

@@ -103,7 +103,8 @@ class Demand:
         in_hand = sum(hand.source.waiting for hand in self._hands if hand.lane == lane)
         room = min(MOST_READY, self._dispatcher.free(*_KINDS[lane]) + ahead) - ready
         room = max(0, min(room, MOST_IN_HAND - in_hand))
-        if ready > ahead // 2 and (room < _SOME or time.monotonic() < self._refill_at.get(lane, 0.0)):
+        has_enough = ready > ahead // 2 or in_hand > MOST_IN_HAND // 2  # much of that may wait for a handler's rate
+        if has_enough and (room < _SOME or time.monotonic() < self._refill_at.get(lane, 0.0)):
             return 0
         return room
 

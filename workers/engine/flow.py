@@ -254,7 +254,8 @@ class Flow:
         await self._open_admitted()
         if self._revives:
             self._revives = False
-            left = await self._answers.of(self._revive.send([keys.PUT_OFF, keys.PARKED], [keys.RQ, keys.WA]))
+            reviving = self._revive.send([keys.PUT_OFF, keys.PARKED, keys.LEDGER], [keys.RQ, keys.WA])
+            left = await self._answers.of(reviving)
             if left:
                 self.revive()
                 self._wake.set()

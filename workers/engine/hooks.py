@@ -28,6 +28,7 @@ class InContext:
         self._opened = opened
         self._context = context
         self.put_off = context.leave
+        self.finish = self._finish_with_span if context.has_spans else opened.finish
         self.done_before = opened.done_before
         self.order = opened.order
 
@@ -37,7 +38,7 @@ class InContext:
         self._context.begin(event)
         return None
 
-    def finish(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
+    def _finish_with_span(self, index: int, event: Event, outcome: Outcome, now: float) -> None:
         try:
             self._context.end(event, outcome)
         except Exception as error:  # a span that cannot be told is no reason to do the event's work again

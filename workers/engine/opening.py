@@ -110,7 +110,9 @@ class Opening:
                 self._is_copy(one, index, event, claim, is_new=claim.version not in mine)
                 mine.add(claim.version)
                 continue
-            mine.update((claim.place, claim.version))
+            mine.add(claim.place)
+            if claim.version:
+                mine.add(claim.version)
             todo.append((index, event, claim))
             yield claim
 

@@ -36,7 +36,7 @@ class ChatEvent(Event):
     @property
     def contact_id(self) -> str | None:
         """Who the contact is: the number without a plus, else the business-scoped user id, else the parent's id."""
-        number, user, parent = self._names()
+        number, user, parent = self._known or self._names()
         return number or user or parent
 
     @property
@@ -69,7 +69,8 @@ class ChatEvent(Event):
     def order_key(self) -> str | None:
         """A checksum of the contact: what one contact does is handled in order, whether the sender names the number or
         a user id that came with this number before."""
-        return routing.order_key(self._envelope.notification.shares, self.business, self.contact_id)
+        envelope = self._envelope
+        return routing.order_key(envelope.notification.shares, envelope.business, self.contact_id)
 
     def _names(self) -> Names:
         if self._known is None:

@@ -13,7 +13,7 @@ from typing import Any
 from workers.events.chat import ChatEvent
 from workers.events.envelope import write_json
 from workers.events.event import Event
-from workers.events.message import MEDIA, Message
+from workers.events.message import MEDIA
 from workers.events.status import Status
 from workers.events.values import JsonObject
 
@@ -34,7 +34,8 @@ _RECIPIENT = frozenset(
 )
 """Keys of a status that may be added to the number that is there."""
 
-_WITH_MEDIA = frozenset({*MEDIA, "edit"})
+_WITH_MEDIA = frozenset({*MEDIA, "edit", "message"})
+"""Keys under which the addresses of media may stand."""
 
 _SIGNED = frozenset({"url", "link"})
 _LEVELS = 4  # at which media stand: in an edit, `edit.message.image`
@@ -57,10 +58,11 @@ def lasting(event: Event) -> tuple[Any, ...]:
         content.pop("from", None)
         if not _WHO.isdisjoint(content):  # most messages name a number alone
             content = {key: value for key, value in content.items() if key not in _WHO}
-        if event.subject in _WITH_MEDIA or "message" in raw:
+        if not _WITH_MEDIA.isdisjoint(raw):
             content = _content(content, _LEVELS)
         business = event._envelope.business  # as `event.business` of these
-        return event.kind, business and business[:_LONGEST], event.contact_id, _has_contact(event), content
+        contact_id = event.contact_id
+        return event.kind, business and business[:_LONGEST], contact_id, _has_contact(event, contact_id), content
     if isinstance(event, Status):
         if "recipient_id" in raw and not _RECIPIENT.isdisjoint(raw):
             raw = {key: value for key, value in raw.items() if key not in _RECIPIENT}
@@ -74,12 +76,11 @@ def identity_of(event: Event) -> str:
     return blake2b(write_json([*lasting(event)]), digest_size=16).hexdigest()
 
 
-def _has_contact(event: ChatEvent) -> bool:
+def _has_contact(event: ChatEvent, contact_id: str | None) -> bool:
     contacts = event._envelope.value.get("contacts")
-    if type(event) is Message and type(contacts) is list and len(contacts) == 1 and type(lone := contacts[0]) is dict:
-        raw, number = event.raw, event.raw.get("from")
-        is_number = type(number) is str and number.isdigit()
-        if is_number and number == lone.get("wa_id") and "system" not in raw and "_vnd" not in raw:
+    if type(contacts) is list and len(contacts) == 1 and type(lone := contacts[0]) is dict:
+        number = lone.get("wa_id")
+        if number == contact_id and type(number) is str and number.isdigit():
             return True  # nearly always
     return event.contact is not None
 

@@ -135,11 +135,10 @@ class Envelope:
 
     `change` and `entry` are None in the On-Premises form, whose `value` is the body itself. `outer` is the change's
     value where the elements are one level deeper, in its `standby`. `field` is the change's; `in_messages` is True for
-    `messages`, and for all of the On-Premises form.
+    `messages`, and for all of the On-Premises form. `business` is the business phone number's id.
     """
 
     # What most events never ask for is made when it is asked for.
-    _business: str | None = None
     _people: People | None = None
     _kept: tuple[JsonObject, JsonObject] | None = None
     _beside: tuple[JsonObject, JsonObject] | None = None
@@ -161,13 +160,7 @@ class Envelope:
         field = change.get("field") if isinstance(change, dict) else None
         self.field = field if isinstance(field, str) else None
         self.in_messages = change is None or field == "messages"
-
-    @property
-    def business(self) -> str | None:
-        """The business phone number's id."""
-        if self._business is None:
-            self._business = identity.business_of(self.value if self.outer is None else {**self.outer, **self.value})
-        return self._business or None
+        self.business = identity.business_of(value if outer is None else {**outer, **value}) or None
 
     @property
     def display(self) -> str:

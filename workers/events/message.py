@@ -53,7 +53,7 @@ class Message(ChatEvent):
 
     @property
     def _way(self) -> str:  # type: ignore[override]
-        return f"{HISTORY}{self.direction}" if self.history else self.direction
+        return self.direction
 
     @property
     def standby(self) -> bool:
@@ -385,6 +385,10 @@ class Historic(Message):
     @property
     def history(self) -> bool:
         return True
+
+    @property
+    def _way(self) -> str:  # type: ignore[override]
+        return f"{HISTORY}{self.direction}"
 
     @property
     def direction(self) -> Literal["in", "out"]:

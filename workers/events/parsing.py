@@ -205,7 +205,7 @@ class _Parsing:
 
     def _array(self, envelope: Envelope, array: str, content: list[Any]) -> None:
         """An event for each element."""
-        make = _MAKES_IN.get((envelope.field, array)) or _MAKES[array]
+        make = _MAKES[array] if envelope.in_messages else _MAKES_IN.get((envelope.field, array)) or _MAKES[array]
         if array == "errors" and envelope.call_errors:
             return  # they are told by the call
         for n, raw in enumerate(content):

@@ -71,7 +71,10 @@ def _rows(tally: Tally, findings: Findings | None) -> Iterator[tuple[str, str, b
         yield "handled", f"{findings.handled:,}", False
         for name in ("missing", "repeated", "out_of_order"):
             count = getattr(findings, name)
-            yield name.replace("_", " "), f"{count:,}", count > 0
+            permitted = name == "repeated" and findings.may_repeat
+            yield name.replace("_", " "), f"{count:,}", count > 0 and not permitted
+        if findings.set_back:
+            yield "batches of dead workers put back, calls failed", f"{findings.set_back:,}", False
 
 
 def wrong(tally: Tally, findings: Findings | None) -> str | None:
@@ -87,7 +90,10 @@ def wrong(tally: Tally, findings: Findings | None) -> str | None:
         return (
             "nothing was handled: do workers run with WA_HANDLERS=workers.simulator.verifying:handlers on this Redis?"
         )
+    again = f"{findings.repeated:,} were handled more than once"
+    if findings.may_repeat:
+        again += " (permitted, because a worker died or a handler failed)"
     return (
-        f"of {findings.expected:,} updates {findings.missing:,} are missing, {findings.repeated:,} were handled more "
-        f"than once, {findings.out_of_order:,} out of order"
+        f"of {findings.expected:,} updates {findings.missing:,} are missing, {again}, "
+        f"{findings.out_of_order:,} out of order"
     )

@@ -11,13 +11,14 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cache
-from itertools import chain
 from struct import Struct
 from typing import Any, NamedTuple
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from ingest.settings import load, redis_url
+from ingest.state import counters
 from ingest.store import connection, keys
 from workers.events import Message, Status
 from workers.handlers import Handlers
@@ -82,10 +83,17 @@ class Findings(NamedTuple):
     """Handled more than once; this counts updates that were given up, too."""
     out_of_order: int
     """Messages handled after a later one of their contact."""
+    set_back: int = 0
+    """Batches of dead workers that were put back meanwhile, and calls of handlers that failed: what is handled at least
+    once may be repeated then."""
+
+    @property
+    def may_repeat(self) -> bool:
+        return self.set_back > 0
 
     @property
     def good(self) -> bool:
-        return not (self.missing or self.repeated or self.out_of_order)
+        return not (self.missing or self.out_of_order or (self.repeated and not self.may_repeat))
 
 
 class Check:
@@ -166,23 +174,42 @@ def _marked(marks: bytearray, n: int) -> bool:
     return n < len(marks) and marks[n] != 0
 
 
+def set_back(each: list[Redis]) -> int:
+    """How many batches of dead workers were ever put back, and calls of handlers failed. Raises RedisError."""
+    total = 0
+    for counted in map(counters.read, each):
+        total += sum(parts.get("batches", 0) for parts in counted[counters.REAPED].values())
+        total += sum(parts.get("failed", 0) for parts in counted[counters.HANDLER].values())
+    return total
+
+
 def look(each: list[Redis], run: str, check: Check, patience: float) -> Iterator[Findings]:
     """Read what the workers wrote down, in each Redis, until all is there or nothing came for `patience` seconds.
 
-    Yields the findings so far, again and again. Raises RedisError.
+    Yields the findings so far, again and again. Raises RedisError when Redis is away for that long.
     """
     key = keys.simulated_key(run)
+    read = dict.fromkeys(each, 0)
     last_news = time.monotonic()
     while True:
-        portions: list[Any] = [redis.lpop(key, _READ_AT_ONCE) for redis in each]
-        records = list(chain.from_iterable(filter(None, portions)))
+        found = 0
+        try:
+            for redis in each:  # the list stays until all of it was read: an answer may be lost
+                records: Any = redis.lrange(key, read[redis], read[redis] + _READ_AT_ONCE - 1)
+                check.handled(records)
+                read[redis] += len(records)
+                found += len(records)
+        except (RedisError, OSError):
+            if time.monotonic() - last_news > patience:
+                raise
         now = time.monotonic()
-        if records:
-            check.handled(records)
+        if found:
             last_news = now
             continue
         findings = check.findings()
         yield findings
         if now - last_news > (patience if findings.missing else min(patience, _QUIET_SECONDS)):
+            for redis in each:
+                redis.unlink(key)
             return
         time.sleep(_POLL_SECONDS)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from ingest import troubleshooting
 from ingest.http.answers import Answer
 
 HEADERS = {
@@ -34,7 +35,15 @@ def files() -> dict[str, Page]:
     """The page at `/` and the files it needs, by path."""
     folder = Path(__file__).parent
     names = sorted(path.name for path in folder.iterdir() if path.suffix in _TYPES)
-    return {"/" if name == "index.html" else f"/{name}": _served(folder / name) for name in names}
+    return {"/" if name == "index.html" else f"/{name}": _read(folder / name) for name in names}
+
+
+def help_pages() -> dict[str, Page]:
+    """What a finding's link leads to, by path: a section of docs/troubleshooting.md as it is written."""
+    return {
+        f"/help/{topic}": _served(text.encode(), "text/plain; charset=utf-8")
+        for topic, text in troubleshooting.sections().items()
+    }
 
 
 def foreign(request: web.BaseRequest) -> bool:
@@ -42,11 +51,14 @@ def foreign(request: web.BaseRequest) -> bool:
     return request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none")
 
 
-def _served(path: Path) -> Page:
-    body = path.read_bytes()
+def _read(path: Path) -> Page:
+    return _served(path.read_bytes(), _TYPES[path.suffix])
+
+
+def _served(body: bytes, content_type: str) -> Page:
     tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
     # no-cache: the browser keeps it, but asks each time whether it has changed.
-    headers = HEADERS | {"Content-Type": _TYPES[path.suffix], "ETag": tag, "Cache-Control": "no-cache"}
+    headers = HEADERS | {"Content-Type": content_type, "ETag": tag, "Cache-Control": "no-cache"}
 
     async def serve(request: web.BaseRequest) -> web.StreamResponse:
         if tag in request.headers.get("If-None-Match", ""):

@@ -98,6 +98,9 @@ const WAYS = {
   },
 };
 
+/** A group of dead letters in words. */
+export const named = ({ lane, reason, kind, handler }) => [lane, reason, kind, handler].filter(Boolean).join(", ");
+
 /** Retry or drop the dead letters of a group as it is shown now; later ones are left alone. */
 export function change(what, group) {
   const way = WAYS[what];
@@ -105,7 +108,7 @@ export function change(what, group) {
   const dialog = by("confirm-dialog");
   const yes = by("confirm-yes");
   by("confirm-title").textContent = way.ask(letters);
-  prose(by("confirm-text"), `${group.lane}, ${group.reason}, ${group.kind}. ${way.text}`);
+  prose(by("confirm-text"), `${named(group)}. ${way.text}`);
   by("confirm-progress").textContent = "";
   yes.textContent = way.yes(count(group.count));
   yes.classList.toggle("danger", what === "drop");
@@ -113,9 +116,9 @@ export function change(what, group) {
   by("confirm-form").onsubmit = async function submit(event) {
     event.preventDefault();
     yes.disabled = true;
-    const { lane, reason, kind, first, last } = group;
+    const { lane, reason, kind, handler, first, last } = group;
     try {
-      const end = await act(what, { lane, reason, kind, first, last }, tokens.value, ({ done }) => {
+      const end = await act(what, { lane, reason, kind, handler, first, last }, tokens.value, ({ done }) => {
         by("confirm-progress").textContent = `${count(done)} of ${count(group.count)}`;
       });
       const problem = end.error ?? (end.ended ? "" : "the connection broke, see how many are left");

@@ -4,12 +4,15 @@ const whole = new Intl.NumberFormat("en");
 const tenths = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const hours = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
-const days = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const days = new Intl.DateTimeFormat(undefined, {
+  year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short",
+});
 
 export const count = (n) => whole.format(n);
 export const short = (n) => compact.format(n);
 export const rate = (n) => `${n < 10 ? tenths.format(n) : whole.format(Math.round(n))}/s`;
 export const clock = (seconds) => hours.format(seconds * 1000);
+export const zone = () => hours.resolvedOptions().timeZone.replaceAll("_", " ");
 export const date = (seconds) => days.format(seconds * 1000);
 
 /** A time span in six characters: 59s, 12m30s, 3h05m, 6d23h. */

@@ -1,8 +1,8 @@
 // Shows what comes from /events (ingest/admin/event_stream.py).
 
-import { change, install, steer, unlocked } from "./actions.js";
+import { change, install, named, steer, unlocked } from "./actions.js";
 import * as plots from "./plots.js";
-import { bytes, count, date, prose, rate, span, took } from "./format.js";
+import { bytes, count, date, prose, rate, span, took, zone } from "./format.js";
 
 const STALE = 5; // seconds without news
 
@@ -29,6 +29,20 @@ function list(parent, items, key, make, fill) {
 
 // --- the health
 
+/** What to do, and where more of it stands (docs/troubleshooting.md). */
+function advise(element, text, topic) {
+  if (element.dataset.topic !== topic) {
+    delete element.dataset.text;
+    element.dataset.topic = topic;
+  }
+  if (element.dataset.text === text) return;
+  prose(element, text);
+  if (!topic) return;
+  const link = Object.assign(document.createElement("a"), { href: `help/${topic}`, target: "_blank", textContent: "more" });
+  link.setAttribute("aria-label", `more: ${topic.replaceAll("-", " ")}`);
+  element.append(" ", link);
+}
+
 const ICONS = { critical: "#d1242f", warning: "#d4a017", info: "#2da44e", unknown: "#8c959f" };
 let announced = "";
 
@@ -36,10 +50,10 @@ function health(findings) {
   const [first, ...others] = findings;
   by("health").dataset.level = first.level;
   prose(by("headline"), first.text);
-  prose(by("remedy"), first.remedy);
+  advise(by("remedy"), first.remedy, first.topic);
   list(by("findings"), others, (finding) => finding.about, () => document.createElement("li"), (item, finding) => {
     item.dataset.level = finding.level;
-    prose(item, finding.remedy ? `${finding.text}. ${finding.remedy}.` : finding.text);
+    advise(item, finding.remedy ? `${finding.text}. ${finding.remedy}.` : finding.text, finding.topic);
   });
   // Screen readers announce it only when there are other findings, not other figures each second.
   const about = findings.filter(({ level }, i) => i === 0 || level !== "info").map((finding) => finding.about).join();
@@ -71,7 +85,10 @@ function card(name) {
   by("lanes").append(element);
   const button = element.querySelector(".act");
   button.addEventListener("click", () => steer(name, button.dataset.does));
-  const made = { element, button, draw: plots.plots(name, element, by("plot")) };
+  const drawn = element.querySelector(".plots");
+  drawn.firstElementChild.setAttribute("aria-label", `Last hour of ${name}`);
+  drawn.open = !matchMedia("(max-width: 34rem)").matches; // on a phone, nine plots would stand before the dead letters
+  const made = { element, button, draw: plots.plots(name, drawn, by("plot")) };
   cards.set(name, made);
   return made;
 }
@@ -127,7 +144,7 @@ function cells(names) {
 }
 
 function deadRow() {
-  const row = cells(["lane", "reason", "kind", "number", "newest", "acts"])();
+  const row = cells(["lane", "reason", "kind", "handler", "number", "newest", "acts"])();
   for (const what of ["retry", "drop"]) {
     const button = Object.assign(document.createElement("button"), { type: "button", className: what });
     button.textContent = what === "retry" ? "Retry" : "Drop";
@@ -149,17 +166,18 @@ function dead(now, time) {
   prose(by("dead-note"), note);
   by("dead-table").hidden = !known.groups.length;
   by("dead-table").classList.toggle("acting", unlocked());
-  list(by("dead"), known.groups, (group) => `${group.lane}|${group.reason}|${group.kind}`, deadRow, (row, group) => {
+  list(by("dead"), known.groups, (group) => [group.lane, group.reason, group.kind, group.handler].join("|"), deadRow, (row, group) => {
     row.group = group;
-    const [lane, reason, kind, number, newest, acts] = row.children;
+    const [lane, reason, kind, handler, number, newest, acts] = row.children;
     set(lane, group.lane);
     set(reason, group.reason);
     set(kind, group.kind);
+    set(handler, group.handler);
     set(number, count(group.count));
     set(newest, `${span(time - group.newest_ms / 1000)} ago`);
     newest.title = date(group.newest_ms / 1000);
     for (const button of acts.children) {
-      button.setAttribute("aria-label", `${button.textContent} ${count(group.count)} of ${group.lane}, ${group.reason}, ${group.kind}`);
+      button.setAttribute("aria-label", `${button.textContent} ${count(group.count)} of ${named(group)}`);
     }
   });
 }
@@ -232,7 +250,7 @@ function show(now) {
   health(now.findings);
   for (const [name, figures] of Object.entries(now.lanes)) lane(name, figures);
   by("lanes").classList.toggle("old", now.alive === null);
-  set(by("lanes-note"), now.alive !== null ? "" : cards.size ? "last known figures" : "not known while Redis cannot be read");
+  set(by("lanes-note"), now.alive !== null ? `Plots show the last hour, in the time of ${zone()}` : cards.size ? "last known figures" : "not known while Redis cannot be read");
   dead(now, now.time);
   workers(now);
   handlers(now);
@@ -250,7 +268,7 @@ function freshness() {
   if (quiet !== null) set(by("freshness-text"), stale ? `no news for ${span(quiet)}` : "live");
   if (!stale) return;
   health([{
-    level: "critical", about: "stale", text: `No news from this receiver for ${span(quiet)}: the figures below are old`,
+    level: "critical", about: "stale", topic: "the-page-shows-old-figures", text: `No news from this receiver for ${span(quiet)}: the figures below are old`,
     remedy: "Check that it runs, that this browser can reach it, and that no more than 20 people watch. The page tries again by itself.",
   }]);
 }

@@ -60,7 +60,7 @@ function options(kind, width) {
     grid: { stroke: color("--line"), width: 1 }, ticks: { show: false },
   };
   return {
-    width, height: 104, padding: [8, 6, 0, 0],
+    width, height: 104, padding: [8, 20, 0, 0],
     legend: { show: false },
     cursor: { sync: { key: "hour" }, drag: { setScale: false }, y: false, points: { size: 7 } },
     select: { show: false },

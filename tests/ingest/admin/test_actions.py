@@ -230,6 +230,18 @@ def test_dead_letters_as_they_were_shown(receiver: Any, redis: Redis, letters: A
     assert act(receiver, name, shown).lines == [{"done": 0, "ended": True}]  # twice does no harm
 
 
+def test_dead_letters_of_one_handler(receiver: Any, redis: Redis) -> None:
+    """A row that names a handler stands for its letters alone; an older page, which names none, for those of all."""
+    for handler in ("crm", "shop", "crm, shop"):
+        fields: Any = {"reason": "failed", "kind": "message", "body": b"{}", "queue": "messages.0", "handler": handler}
+        redis.xadd(keys.dead_key("messages"), fields)
+    groups = {one.handler: one for one in dead_groups.Counter(redis).read().groups}
+    first, last = groups["crm"].first, groups["crm, shop"].last
+    whole = {"lane": "messages", "reason": "failed", "kind": "message", "first": first, "last": last}
+    assert act(receiver, "drop", whole | {"handler": "crm"}).lines[-1]["done"] == 1
+    assert act(receiver, "drop", whole).lines[-1]["done"] == 2
+
+
 def test_two_at_once(receiver: Any, redis: Redis, letters: Any) -> None:
     """Two who retry the same do so once, whether the second is refused or finds nothing left."""
     letters(1500)

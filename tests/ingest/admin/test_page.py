@@ -76,7 +76,7 @@ def open_page(browser: Any, shots: Path, request: pytest.FixtureRequest) -> Iter
     here: set[str] = set()
 
     def begin(receiver: Any, **options: Any) -> Any:
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
         page = context.new_page()
         opened.append(page)
         page.on("console", lambda line: said.append(f"{line.type}: {line.text}"))
@@ -171,7 +171,7 @@ def test_a_dead_letter_is_retried(
     api.expect(page.get_by_role("button", name="Retry")).to_have_count(0)
     unlock(page)
     Path(f"{seen}.mended").touch()
-    button(page, "Retry 1 of messages, rejected, message").click()
+    button(page, "Retry 1 of messages, rejected, message, bot.on_message").click()
     dialog = page.get_by_role("dialog", name="Retry 1 dead letter?")
     api.expect(dialog).to_contain_text("messages, rejected, message")
     dialog.get_by_role("button", name="Retry 1").click()
@@ -230,6 +230,66 @@ def test_handlers(receiver: Any, open_page: Open, redis: Redis) -> None:
     api.expect(rows.nth(0)).to_contain_text("paused for")
     api.expect(rows.nth(1)).to_have_text(re.compile(r"shop\.f20/s248.5ms8"))
     headline(page, "Handler crm: paused for")
+
+
+def test_dead_letters_are_told_by_handler(receiver: Any, redis: Redis, open_page: Open) -> None:
+    """Each handler's dead letters are a row, and its buttons change these alone."""
+    for handler in ("crm", "shop", "crm"):
+        fields: Any = {"reason": "failed", "kind": "message", "body": b"{}", "attempt": 8, "handler": handler}
+        redis.xadd(keys.dead_key("messages"), fields)
+    page = open_page(receiver)
+    api.expect(page.get_by_role("row", name="messages failed message crm 2")).to_be_visible()
+    unlock(page)
+    button(page, "Drop 2 of messages, failed, message, crm").click()
+    api.expect(page.locator("#confirm-text")).to_contain_text("messages, failed, message, crm.")
+    button(page, "Drop 2").click()
+    api.expect(page.locator("#told")).to_have_text("2 of 2 dead letters dropped.")
+    assert redis.xlen(keys.dead_key("messages")) == 1
+
+
+def test_findings_say_where_more_stands(receiver: Any, redis: Redis, open_page: Open) -> None:
+    """The remedy ends with a link to the section about it."""
+    page = open_page(receiver)
+    headline(page, "No worker is alive")
+    link = page.locator("#remedy a")
+    api.expect(link).to_have_attribute("href", "help/no-worker-is-alive")
+    with page.context.expect_page() as opened:
+        link.click()
+    api.expect(opened.value.locator("body")).to_contain_text("Start `wa-ingest work`")
+    alive(redis)
+    headline(page, "All is well")
+    api.expect(link).to_have_count(0)
+
+
+def test_times_of_plots(receiver: Any, open_page: Open) -> None:
+    """The page says of which time zone the plots' times are, and the last of them is not cut off."""
+    page = open_page(receiver, timezone_id="America/New_York")
+    note = page.locator("#lanes-note")
+    api.expect(note).to_have_text("Plots show the last hour, in the time of America/New York")
+    room = page.evaluate(
+        """() => {
+          const plot = document.querySelector(".plot"), area = plot.querySelector(".u-over");
+          const pen = document.createElement("canvas").getContext("2d");
+          pen.font = "11px system-ui, sans-serif";
+          const right = plot.getBoundingClientRect().right - area.getBoundingClientRect().right;
+          return right - pen.measureText("00:00").width / 2;
+        }"""
+    )
+    assert room >= 0
+
+
+def test_on_a_phone_dead_letters_come_before_plots(receiver: Any, redis: Redis, open_page: Open) -> None:
+    """On a phone the plots are folded until somebody wants them."""
+    write_letters(redis, 3)
+    page = open_page(receiver, viewport={"width": 360, "height": 740})
+    canvas = page.locator(".plot canvas")
+    api.expect(canvas).to_have_count(9)
+    api.expect(canvas.first).to_be_hidden()
+    title = page.locator("#dead-title").bounding_box()
+    assert title["y"] < 2.5 * 740
+    page.locator(".plots > summary").first.click()
+    api.expect(canvas.first).to_be_visible()
+    page.wait_for_function("document.querySelector('.plot canvas').clientWidth > 200")
 
 
 def test_a_wrong_token_is_told(receiver: Any, open_page: Open) -> None:
@@ -307,7 +367,9 @@ def test_with_the_keyboard_alone(receiver: Any, redis: Redis, open_page: Open) -
         page.keyboard.press("Tab")
         order.append(focused())
     assert order == [
-        *(f"Pause {lane}" for lane in ("messages", "statuses", "other")),
+        "more: no worker is alive",
+        "more: there are dead letters",
+        *(f"{what} {lane}" for lane in ("messages", "statuses", "other") for what in ("Pause", "Last hour of")),
         "Retry 2 of messages, failed, message",
         "Drop 2 of messages, failed, message",
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ingest import troubleshooting
 from ingest.admin import page
 
 FOLDER = Path(page.__file__).parent
@@ -53,6 +54,16 @@ def test_what_a_browser_has_is_not_sent_again(receiver: Any) -> None:
         assert (answer.status, answer.body, answer.headers["etag"]) == (304, b"", tag)
     assert sender.ask("GET /page.js", If_None_Match='"x"').status == 200
     assert sender.ask("HEAD /page.js").status == 200
+
+
+def test_what_findings_link_to_is_served(receiver: Any) -> None:
+    """Each section of docs/troubleshooting.md is there, as text."""
+    assert len(troubleshooting.sections()) > 15
+    for topic, text in troubleshooting.sections().items():
+        answer = receiver.admin(f"/help/{topic}")
+        assert (answer.status, answer.body.decode()) == (200, text)
+        assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert receiver.admin("/help/nothing").status == 404
 
 
 def test_no_data_becomes_html() -> None:

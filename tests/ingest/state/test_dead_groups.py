@@ -43,6 +43,14 @@ def test_groups(redis: Redis) -> None:
     assert "Kerry" not in repr(groups)
 
 
+def test_groups_of_handlers(redis: Redis) -> None:
+    """Letters of different handlers are apart; those of several handlers are a group of their own."""
+    for handler in ("crm", "shop", "crm", "crm, shop"):
+        add(redis, handler=handler)
+    found = {group.handler: group.count for group in dead_groups.Counter(redis).read().groups}
+    assert found == {"crm": 2, "shop": 1, "crm, shop": 1}
+
+
 def test_it_follows_what_comes_and_goes(redis: Redis) -> None:
     """New letters and those that were removed are noticed; while nothing changes, nothing is read again."""
     counter = dead_groups.Counter(redis)

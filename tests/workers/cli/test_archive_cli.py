@@ -147,13 +147,15 @@ def test_there_and_back(
 
     assert said(wa("replay", "--json")) == {
         "matched": 61,
+        "copies": 61,
+        "dead": 0,
         "done": 61,
         "upto": "2023-11-14T23:13:20.000+00:00",
     }
     assert handle() == []
 
     redis.flushall()
-    assert "61 of 61 notifications fed back" in wa("replay").stdout
+    assert wa("replay").stdout == "61 of 61 notifications fed back\n"
     again = handle()
     assert Counter(again) == Counter(first)
     for contact in range(3):
@@ -183,8 +185,53 @@ def test_dry_run(wa: Wa, keep: Callable[..., None], redis: Redis, status: Any) -
     """`--dry-run` counts and writes nothing into Redis."""
     keep((0, status("1")), (1, status("2")))
     assert wa("replay", "--dry-run").stdout == "2 notifications match, nothing was changed\n"
-    assert said(wa("replay", "--dry-run", "--json")) == {"matched": 2, "done": 0, "upto": None}
+    found = said(wa("replay", "--dry-run", "--json"))
+    assert found == {"matched": 2, "copies": 0, "dead": 0, "done": 0, "upto": None}
     assert redis.dbsize() == 0
+
+
+def test_copies_are_told(
+    wa: Wa, folder: Path, redis: Redis, commit: Any, runner: Any, take: Any, keep: Any, message: Any, status: Any
+) -> None:
+    """Notifications of which all was handled before are counted before and after, with the option that handles them
+    again; one with something new in it is none of them."""
+    handlers = Handlers()
+    handlers.message()(lambda message: None)
+    commit(message("1"), status("2"), b'{"errors":[{"code":1}]}', received_ms=RECEIVED)
+    running = runner(handlers, archive_dir=folder)
+    while isinstance(taken := take(), tuple):
+        running.run(*taken)
+    both = orjson.loads(message("1"))
+    both["messages"].append(both["messages"][0] | {"id": "new"})
+    keep((1, orjson.dumps(both)))
+    lines = wa("replay", "--dry-run").stdout.splitlines()
+    assert lines[0] == "4 notifications match, nothing was changed"
+    assert lines[1].startswith("3 of them were handled before: workers drop what was handled within WA_DEDUP_WINDOW")
+    found = said(wa("replay", "--dry-run", "--again", "--json"))
+    assert (found["matched"], found["copies"]) == (4, None)
+
+
+def test_no_second_dead_letter(
+    wa: Wa, folder: Path, redis: Redis, commit: Any, runner: Any, take: Any, message: Any
+) -> None:
+    """What is no event is left out, and told, while its dead letter is there; when that is gone it is fed back."""
+    mixed = orjson.loads(message("1"))
+    mixed["messages"].append(5)
+    commit(b"{", b"[]", orjson.dumps(mixed), message("2"), received_ms=RECEIVED)
+    running = runner(Handlers(), archive_dir=folder)
+
+    def letters() -> int:
+        while isinstance(taken := take(), tuple):
+            running.run(*taken)
+        return sum(redis.xlen(keys.dead_key(lane)) for lane in ("messages", "statuses", "other"))
+
+    assert letters() == 3
+    found = wa("replay", "--again")
+    assert found.stdout.startswith("2 of 2 notifications fed back\n3 that are no events are left out")
+    assert letters() == 3
+    redis.flushall()
+    assert said(wa("replay", "--json"))["done"] == 4
+    assert letters() == 3
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import os
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,10 +17,13 @@ import trustme
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from ingest import signs
 from ingest.settings import load
 from ingest.state import controls, refusals
 from ingest.store import keys
 from ingest.store.agreement import OF_RECEIVERS, OF_WORKERS, Agreement
+from tests.faults.servers import SERVICE, Servers
+from tests.ingest.conftest import port_below_ephemeral
 from workers.cli import checks, redis_checks
 from workers.cli.checks import Check
 
@@ -270,6 +276,89 @@ def test_replicas(
     provider.shown = {"connected_slaves": len(replicas)} | {f"slave{n}": one for n, one in enumerate(replicas)}
     found = {one.name: one for one in redis_checks._server(load(durability=durability))}
     assert (found["replicas"].result if result else found.get("replicas")) == result
+
+
+@pytest.mark.parametrize(
+    ("durability", "following", "result", "finding"),
+    [
+        ("redis", 1, "warning", "1 of 2 do not follow"),
+        ("replicas:1", 1, "warning", "1 of 2 do not follow"),
+        ("redis", 0, "warning", "2 of 2 do not follow"),
+        ("redis", 2, "ok", "2 follow"),
+        ("replicas:2", 2, "ok", "2 follow, as many as WA_DURABILITY asks for: without one of them nothing goes into"),
+    ],
+)
+def test_replicas_that_are_gone(
+    provider: type[Provider],
+    monkeypatch: pytest.MonkeyPatch,
+    durability: str,
+    following: int,
+    result: str,
+    finding: str,
+) -> None:
+    """What sentinels remember counts: the primary forgets a replica as soon as its connection ends."""
+    monkeypatch.setattr(redis_checks.discovery, "remembered_replicas", lambda _: 2)
+    provider.shown = {"connected_slaves": following} | {f"slave{n}": REPLICA for n in range(following)}
+    check = {one.name: one for one in redis_checks._server(load(durability=durability))}["replicas"]
+    assert check.result == result
+    assert check.finding.startswith(finding)
+
+
+def test_one_of_two_replicas_is_dead(tmp_path: Path, wait_for: Callable[..., None]) -> None:
+    """With real sentinels: a replica that was killed is missed."""
+    servers = Servers(tmp_path)
+    primary, one, other, sentinel = (port_below_ephemeral() for _ in range(4))
+    try:
+        servers.server(primary)
+        wait_for(lambda: servers.answers(primary))
+        for port in (one, other):
+            servers.server(port, "--replicaof", f"127.0.0.1 {primary}")
+        wait_for(lambda: servers.client(primary).info("replication")["connected_slaves"] == 2, 60)  # type: ignore[index]
+        servers.sentinel(sentinel, primary, quorum=1)
+        wait_for(lambda: servers.answers(sentinel))
+        wait_for(lambda: servers.client(sentinel).sentinel_master(SERVICE)["num-slaves"] == 2, 60)  # type: ignore[index]
+        settings = load(redis_url=f"redis+sentinel://127.0.0.1:{sentinel}/{SERVICE}/0")
+
+        def replicas() -> tuple[str, str]:
+            check = {found.name: found for found in redis_checks._server(settings)}["replicas"]
+            return check.result, check.finding
+
+        wait_for(lambda: replicas() == ("ok", "2 follow"), 60)
+        servers.kill(other)
+        wait_for(lambda: replicas() == ("warning", "1 of 2 do not follow"), 60)
+    finally:
+        servers.close()
+
+
+def test_the_archive_of_a_receiver(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where wa-ingest runs without a worker, a folder that cannot be written is no warning: only workers write it."""
+    (tmp_path / "archive").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    settings = {"archive_dir": tmp_path / "archive"}
+    assert found(**settings)["archive"].result == "warning"
+    folder = tmp_path / f"{signs.PREFIX}x"
+    folder.mkdir()
+    lock = signs.lock(str(folder))
+    assert found(**settings)["archive"].result == "ok"
+    assert "only workers write it" in found(**settings)["archive"].finding
+    signs.give(signs.path(str(folder), "worker-1"))
+    assert found(**settings)["archive"].result == "warning"
+    os.close(lock)
+
+
+def test_doubtful_handlers(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A type that does not exist and a registry without handlers are warnings, with the topic that says more."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "typo.py").write_text("from workers import Handlers\nh = Handlers()\nh.message('txt')(print)\n")
+    (tmp_path / "empty.py").write_text("from workers import Handlers\nh = Handlers()\n")
+    for module, finding in (
+        ("typo", "no message type 'txt' is known"),
+        ("empty", "WA_HANDLERS=empty:h has no handlers"),
+    ):
+        (check,) = (one for one in checks.run(load(handlers=f"{module}:h")) if one[:2] == ("handlers", "warning"))
+        assert finding in check.finding
+        assert check.topic == "a-handler-is-never-called"
 
 
 def test_a_replica_s_url(own_valkey: Callable[..., Any]) -> None:

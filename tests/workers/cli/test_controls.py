@@ -87,6 +87,20 @@ def test_pause_and_resume_a_handler(wa: Callable[..., Result], redis: Redis) -> 
     assert {name: one["paused"] for name, one in found.items()} == {"crm": False, "shop.on message": True}
 
 
+def test_a_handler_that_nobody_knows(wa: Callable[..., Result], redis: Redis) -> None:
+    """Who pauses or limits a handler that no worker has called is warned, with the name that may be meant."""
+    redis.hset(keys.COUNTERS, "handler|bot.on_message|0.25", 1)
+    for command in (("pause", "--handler", "bot.on_mesage"), ("limit", "--handler", "bot.on_mesage", "5/s")):
+        result = wa(*command)
+        assert result.exit_code == 0
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("Warning: no worker has called bot.on_mesage lately")
+        assert line.endswith("did you mean 'bot.on_message'?")
+        known = [word.replace("mesage", "message") for word in command]
+        assert wa(*known).stderr == ""
+    assert wa("resume", "--handler", "bot.on_mesage").stderr == ""
+
+
 def test_status_of_handlers(wa: Callable[..., Result], redis: Redis) -> None:
     """`status` has a line for each handler that was called in the last minute or is held up, within 80 columns."""
     assert "events/s" not in wa("status").output
@@ -111,7 +125,7 @@ def test_status_of_handlers(wa: Callable[..., Result], redis: Redis) -> None:
 
 def test_limit_a_handler(wa: Callable[..., Result], redis: Redis) -> None:
     """It sets a cap on one handler, shows what is in force, and takes it away; lanes have none by that."""
-    said = wa("limit", "--handler", "crm", "50/s").output
+    said = wa("limit", "--handler", "crm", "50/s").stdout
     assert said == "crm: at most 50/s over all workers\nTo take it away: wa-ingest limit --handler crm off\n"
     assert "crm: at most 50/s" in wa("limit", "--handler", "crm").output
     assert wa("limit").output.splitlines()[-2:] == ["other: no limit", "crm: at most 50/s over all workers"]

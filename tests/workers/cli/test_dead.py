@@ -225,6 +225,52 @@ def test_list_says_whose(wa: Wa, bury: Bury, monkeypatch: pytest.MonkeyPatch) ->
     assert re.search("^handler +crm$", wa("show", name).stdout, re.MULTILINE)
 
 
+def test_list_into_a_pipe(redis_url: str, bury: Bury) -> None:
+    """Where it does not go to a terminal, a line is as long as it has to be: nothing of the detail is cut."""
+    detail = "ValueError: " + "x" * 500
+    bury(detail=detail)
+    command = [sys.executable, "-m", "workers.cli", "dead", "list"]
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    shown = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert shown.stdout.splitlines()[-1].endswith(f"  {detail}")
+
+
+def test_causes(wa: Wa, bury: Bury, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Letters are counted by reason, handler and cause: exception and place, else the text without its numbers."""
+    monkeypatch.setenv("COLUMNS", "120")
+    for n in range(3):
+        bury(age=60, detail=f"KeyError: '1555{n}' (/bot.py:12)", handler="crm")
+    newest = bury(age=5, detail="KeyError: (1) (/bot.py:12)", handler="crm")
+    bury(age=2, detail="KeyError: 'x' (/bot.py:12)", handler="shop")
+    for n in range(2):
+        bury("other", 10, reason="unreadable", kind="notification", detail=f"at line {n} column 1{n}")
+    found = json.loads(wa("causes", "--json").stdout)
+    assert [(one["count"], one["reason"], one["handler"], one["cause"]) for one in found] == [
+        (4, "failed", "crm", "KeyError at /bot.py:12"),
+        (2, "unreadable", "", "at line N column N"),
+        (1, "failed", "shop", "KeyError at /bot.py:12"),
+    ]
+    assert found[0]["newest"] == newest
+    assert [one["count"] for one in json.loads(wa("causes", "--json", "--handler", "shop").stdout)] == [1]
+    lines = wa("causes").stdout.splitlines()
+    assert lines[0].split() == ["count", "newest", "reason", "handler", "cause"]
+    assert re.fullmatch(r" +4 +\ds +failed +crm +KeyError at /bot.py:12 *", lines[2])
+    assert wa("causes", "--lane", "statuses").stdout == "No dead letter matches.\n"
+
+
+@pytest.mark.parametrize("command", ["list", "causes", "retry", "drop", "export"])
+def test_a_reason_that_does_not_exist(wa: Wa, bury: Bury, redis: Redis, command: str) -> None:
+    """A reason that neither this version nor any dead letter knows is wrong usage, and the reasons are named."""
+    bury()
+    bury(reason="something new")
+    found = wa(command, "--reason", "faild", "--reason", "something new")
+    assert found.exit_code == 2
+    assert (
+        "--reason: no dead letter has faild; give unreadable, unknown_form, malformed, rejected, failed" in found.stderr
+    )
+    assert left(redis).total() == 2
+
+
 def test_list_is_safe_for_the_terminal(wa: Wa, bury: Bury) -> None:
     """What a sender wrote cannot steer the operator's terminal, neither in the table nor in `show`."""
     evil = "\x1b]0;evil\x07 \u202e\x9b31m\nline [bold]two[/bold]"
@@ -315,7 +361,7 @@ def test_wrong_usage(wa: Wa, redis_url: str, arguments: list[str]) -> None:
     assert wa(*arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["", "list", "show", "retry", "drop", "export"])
+@pytest.mark.parametrize("command", ["", "list", "causes", "show", "retry", "drop", "export"])
 def test_help(wa: Wa, command: str) -> None:
     """Every command explains itself, and none needs Redis for that."""
     result = wa(*filter(None, [command]), "--help")
@@ -323,7 +369,7 @@ def test_help(wa: Wa, command: str) -> None:
     assert len(result.output.splitlines()) > 6
 
 
-@pytest.mark.parametrize("command", ["list", "show messages/1-1", "retry", "drop", "export"])
+@pytest.mark.parametrize("command", ["list", "causes", "show messages/1-1", "retry", "drop", "export"])
 def test_without_redis(wa: Wa, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without WA_REDIS_URL, and when Redis is away, each is one line and exit status 1."""
     asked = wa(*command.split())

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from redis import Redis
 
 from ingest.state import backlog, controls
-from workers.cli import drain_estimate
+from workers.cli import drain, drain_estimate
 from workers.cli.main import main
 
 SLOW = """
@@ -187,6 +187,28 @@ def test_a_paused_lane_is_left_out(redis_url: str, redis: Redis, fill: Any, monk
         1,
         "Error: paused: statuses; `wa-ingest resume` lets them go on\n",
     )
+
+
+def test_what_keeps_it_from_being_drained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker, a suspension, and half a minute in which nothing was done are each said."""
+    clock = 0.0
+    monkeypatch.setattr(drain.time, "monotonic", lambda: clock)
+    follower = drain._Follower([], ("statuses",))
+
+    def said(done: int, workers: int = 1, suspended: bool = False) -> str:
+        follower.shown = {"statuses": drain_estimate.Left(5, done, 0.0, None, False)}
+        none: dict[str, int] = {}
+        look = drain_estimate.Look(clock, none, none, none, none, frozenset(), workers, none, suspended)
+        return follower._remark([look], "no worker")
+
+    assert said(0, workers=0) == "no worker"
+    assert said(0) == ""
+    assert said(0, suspended=True) == "suspended by `rq suspend`: `rq resume` lets the workers go on"
+    clock = 31.0
+    assert said(0) == "nothing was done for 31s: `wa-ingest status` shows what is in work"
+    assert said(1) == ""
+    clock = 50.0
+    assert said(1) == ""
 
 
 def test_bars_on_a_terminal(start: Start, fill: Any, redis_url: str, tmp_path: Path) -> None:

@@ -520,6 +520,23 @@ def test_concurrency_of_a_handler(message: Callable[..., bytes], redis: Redis) -
     assert ends[20:] == ["slow"] * 20 or ends.index("slow", 18) < 24  # all fast ones went by the first slow ones
 
 
+def test_what_waits_for_its_turn_has_not_begun(message: Callable[..., bytes], redis: Redis) -> None:
+    """While a handler has as many calls in flight as it may, the others wait in order of arrival, and none begins to
+    be put off again."""
+    handlers, called, put_off = Handlers(), [], []
+
+    @handlers.message(concurrency=3)
+    async def handler(event: Any) -> None:
+        called.append(event.id)
+        await asyncio.sleep(0.002)
+
+    run = Run(handlers, rate_limits=RateLimits(PipelinedConnection(redis)))
+    run.put_off = put_off.append  # type: ignore[method-assign]
+    names = [f"{n:02}" for n in range(60)]
+    assert run(*[message(name, sender=name) for name in names]) == ["handled"] * 60
+    assert (called, put_off) == (names, [])
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 def test_rate_of_a_handler(message: Callable[..., bytes], redis: Redis, is_async: bool) -> None:
     """Calls come at the handler's rate, in the order of each contact."""

@@ -71,7 +71,7 @@ def test_what_a_broken_handler_gets_waits(
     fails[0] = False
     seen.clear()
     monkeypatch.setattr("workers.engine.settle.SETTLE_SECONDS", 0.0)
-    for state in made.flow.dispatcher.breakdowns._failing.values():
+    for state in made.flow.dispatcher.breakdowns.failing.values():
         state.until = 1e-9
     for key in redis.scan_iter(f"{keys.RQ}:scheduled:*"):
         redis.zadd(key, {id: 1 for id in redis.zrange(key, 0, -1) if id[:1] == b"w"})  # type: ignore[union-attr]

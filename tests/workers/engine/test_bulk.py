@@ -420,11 +420,11 @@ def test_a_broken_bulk_handler(commit: Any, take: Any, runner: Any, status: Any,
     assert attempts == {1: 200 - 5 * (FAILURES - 1), 2: 5 * (FAILURES - 1)}
     fails[0] = False
     calls.clear()
-    for state in made.flow.dispatcher.breakdowns._failing.values():
+    for state in made.flow.dispatcher.breakdowns.failing.values():
         state.until = 1e-9
     is_due(redis)
     work(made)
-    while made.flow.dispatcher.breakdowns._failing or scheduled(redis):
+    while made.flow.dispatcher.breakdowns.failing or scheduled(redis):
         is_due(redis)
         work(made)
     assert calls[0] == 1
@@ -443,7 +443,7 @@ def test_a_broken_handler_and_a_contact_with_many_events(commit: Any, take: Any,
     commit(*[message(f"{n}", sender="15550001") for n in range(100)])
     made = runner(handlers)
     made.run(*take.many("w1", "messages"))
-    assert made.flow.dispatcher.breakdowns.any_failing
+    assert made.flow.dispatcher.breakdowns.failing
     assert [one.behind for one in made.flow.dispatcher._lists._gatherings.values()] == [0]
 
 

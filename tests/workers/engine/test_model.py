@@ -967,7 +967,7 @@ class Machine(RuleBasedStateMachine):
     def revive(self) -> None:
         """A handler works again: what was put off is due, and nothing else."""
         before, now = self.look(), self.redis.time()[0]
-        while self.revive_script(keys=[keys.PUT_OFF, keys.PARKED], args=[keys.RQ, keys.WA]):
+        while self.revive_script(keys=[keys.PUT_OFF, keys.PARKED, keys.LEDGER], args=[keys.RQ, keys.WA]):
             pass
         after = self.look()
         for queue in QUEUES:

@@ -14,6 +14,7 @@ from ingest.store.records import MOST_WAITS, Record, pack, unpack
 from workers import Handlers, RetryIn, Snooze
 from workers.dispatch.breakdowns import FAILURES
 from workers.engine import retries
+from workers.raised import Unreachable
 
 
 def _parked(redis: Redis) -> dict[str, list[Record]]:
@@ -275,3 +276,31 @@ def test_revive_makes_some_due_at_a_time(runner: Any, redis: Redis) -> None:
         assert redis.scard(keys.PUT_OFF) == left
     assert redis.zcount(keys.scheduled_key("statuses"), "-inf", 1 << 39) == count
     assert redis.llen(keys.doorbell_key("statuses")) == 1
+
+
+def test_revived_in_the_order_of_arrival(
+    commit: Any, take: Any, runner: Any, message: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the handler works again, what was put off comes as it arrived, though its next tries were in another order."""
+    handlers, seen, away = Handlers(), [], [True]
+    delays = {"m1": 300.0, "m2": 100.0, "m3": 5.0}
+
+    @handlers.message()
+    def handle(event: Any) -> None:
+        if away[0]:
+            raise Unreachable("away")
+        seen.append(event.id)
+
+    made = runner(handlers)
+    for number, (id, delay) in enumerate(delays.items()):
+        monkeypatch.setattr(retries, "put_off", lambda waits, delay=delay: delay)
+        commit(message(id), received_ms=1_700_000_000_000 + number)
+        made.run(*take.many("w1", "messages"))
+    assert redis.scard(keys.PUT_OFF) == 3
+    away[0] = False
+    other = runner(handlers, "w2")
+    other.flow.revive()
+    other.flow._loop.run_until_complete(other.flow._turn(takes=False))
+    while given := take.many("w2", "messages"):
+        other.run(*given)
+    assert seen == ["m1", "m2", "m3"]

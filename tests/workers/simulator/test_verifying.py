@@ -10,9 +10,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from examples import alarm
-from workers.simulator import verifying
+from ingest.store import keys
+from workers.simulator import report, verifying
+from workers.simulator.counters import Tally
 
 
 @pytest.fixture(params=[(verifying, "for_worker"), (alarm, "for_tools")], ids=["verifying", "alarm"])
@@ -34,6 +37,36 @@ def module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     found._client.cache_clear()
     yield found, opened
     found._client.cache_clear()
+
+
+FINE = verifying.Findings(expected=10, handled=10, missing=0, repeated=0, out_of_order=0)
+
+
+@pytest.mark.parametrize(
+    ("findings", "says"),
+    [
+        (FINE, None),
+        (FINE._replace(set_back=1), None),
+        (FINE._replace(repeated=3), "of 10 updates 0 are missing, 3 were handled more than once, 0 out of order"),
+        (FINE._replace(repeated=3, set_back=1), None),
+        (
+            FINE._replace(repeated=3, missing=1, set_back=1),
+            "of 10 updates 1 are missing, 3 were handled more than once (permitted, because a worker died or a handler "
+            "failed), 0 out of order",
+        ),
+    ],
+)
+def test_repeats_that_are_permitted(findings: verifying.Findings, says: str | None) -> None:
+    """A repeat is a fault unless a worker died or a handler failed meanwhile; what is missing always is."""
+    assert report.wrong(Tally(), findings) == says
+
+
+def test_what_permits_repeats(redis: Redis) -> None:
+    """Batches of dead workers that were put back count, and failed calls."""
+    assert verifying.set_back([redis]) == 0
+    redis.hset(keys.COUNTERS, mapping={"reaped|messages|batches": 2, "reaped|statuses|batches": 1})
+    redis.hset(keys.COUNTERS, mapping={"handler|bot.answer|failed": 4, "handler|bot.answer|1.0": 9})
+    assert verifying.set_back([redis]) == 7
 
 
 def test_one_client_for_all_threads(module: tuple[ModuleType, list[Any]]) -> None:
