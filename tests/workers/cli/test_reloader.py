@@ -24,12 +24,15 @@ import os, time
 from workers import Handlers
 handlers = Handlers()
 
+def say(line):  # in one piece, because several threads print
+    print(f"VERSION {line}\\n", end="", flush=True)
+
 @handlers.message()
 def answer(message):
-    print("VERSION began", message.id, flush=True)
+    say(f"began {message.id}")
     while message.text == "slow" and not os.path.exists("go"):
         time.sleep(0.02)
-    print("VERSION answered", message.id, flush=True)
+    say(f"answered {message.id}")
 """
 
 
