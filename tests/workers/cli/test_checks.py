@@ -330,6 +330,15 @@ def test_one_of_two_replicas_is_dead(tmp_path: Path, wait_for: Callable[..., Non
         servers.close()
 
 
+def test_the_spool_of_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`up` with its own server has a spool without being told, so beside it nothing is warned of."""
+    monkeypatch.chdir(tmp_path)
+    assert checks._spool(load()).result == "warning"
+    monkeypatch.setattr(checks.local, "running", lambda: "unix:///x/valkey.sock")
+    check = checks._spool(load())
+    assert (check.result, check.finding.startswith("data/spool can be written")) == ("ok", True)
+
+
 def test_the_archive_of_a_receiver(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where wa-ingest runs without a worker, a folder that cannot be written is no warning: only workers write it."""
     (tmp_path / "archive").touch()

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from collections import Counter
+from typing import Any
 
+import pytest
+from aiohttp import web
+from redis import Redis
+
+from ingest.store import keys
+from tests.workers.conftest import message_body
 from workers.destinations.pace import Pace
 
 
@@ -69,3 +76,29 @@ def test_retry_after_is_obeyed() -> None:
     assert pace.wait() == 2
     now = 12.6
     assert pace.wait() == 0 or pace.wait() < 1.5
+
+
+def test_a_server_with_a_limit(
+    application: Any, destinations: Any, worker: Any, commit: Any, wait_for: Any, redis: Redis, dead: Any
+) -> None:
+    """A real one that answers 429 above 100 a second has hardly any to answer, beside those of the first moment."""
+    app = application()
+    taken, refused = Counter[int](), 0
+
+    def answer(post: Any) -> web.Response:
+        nonlocal refused
+        if taken[int(post.at)] < 100:
+            taken[int(post.at)] += 1
+            return web.Response()
+        refused += 1
+        return web.Response(status=429, headers={"Retry-After": "1"})
+
+    app.answer = answer
+    concurrency = 10
+    commit(*[message_body(f"m{n}", f"1555{n % 100:04d}") for n in range(400)])
+    worker(destinations({"name": "crm", "url": app.url, "concurrency": concurrency}), WA_MAX_ATTEMPTS="1")
+    wait_for(lambda: not redis.zcard(keys.LEDGER), 60)
+    assert taken.total() == 400
+    assert 1 <= refused <= concurrency + 0.01 * 400
+    assert {post.headers["x-wa-attempt"] for post in app.posts} == {"1"}
+    assert dead("messages") == []

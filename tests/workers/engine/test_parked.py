@@ -281,7 +281,7 @@ def test_revive_makes_some_due_at_a_time(runner: Any, redis: Redis) -> None:
 def test_revived_in_the_order_of_arrival(
     commit: Any, take: Any, runner: Any, message: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the handler works again, what was put off comes as it arrived, though its next tries were in another order."""
+    """When the handler works again, what was put off comes as it arrived, whenever each next try would have been."""
     handlers, seen, away = Handlers(), [], [True]
     delays = {"m1": 300.0, "m2": 100.0, "m3": 5.0}
 
