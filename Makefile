@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 3600
 
-.PHONY: help up test lint format faults soak fuzz bench bench-quick bench-peers lock lock-image clean
+.PHONY: help up test lint format faults soak fuzz recording bench bench-quick bench-peers lock lock-image clean
 
 help:  ## this list; so does make alone
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ faults: $(VENV)/ready-to-test  ## ends or freezes every process at every step, a
 
 soak: $(VENV)/ready-to-test  ## an hour of load beside failing, hanging and leaking handlers, kills and failovers (SOAK_SECONDS=…)
 	$(BIN)/python -m tests.faults.soak --seconds $(SOAK_SECONDS)
+
+recording: $(VENV)/ready-to-test  ## docs/recording.svg, from a real run (a minute); needs tmux, and port 8080
+	$(BIN)/python -m tests.docs.recording
 
 bench: $(VENV)/ready bench-peers  ## measures it beside its peers, and draws docs/plots (about 30 minutes); needs wrk
 	$(BIN)/python -m benchmarks
