@@ -17,8 +17,8 @@ class Pace:
     """Of one destination in one process. Until the first 429 nothing is held up.
 
     A 429 stops all calls for as long as it asks. What servers allow they count by the second, or it is a bucket that
-    fills up all the time, and their answers are the same. So the first 429 tells only what a destination takes at least:
-    from there the rate rises until the next one, and what was taken in the second before that is what it takes.
+    fills up all the time, and their answers are the same. So the first 429 tells only what a destination takes at
+    least: from there the rate rises until the next one, and what was taken in the second before that is what it takes.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
