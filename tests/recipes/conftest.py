@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import wait_for
+from tests.ingest.admin.conftest import alerting_receiver  # noqa: F401
 from tests.workers.conftest import commit, dead  # noqa: F401
 from tests.workers.destinations.conftest import application, drain, worker  # noqa: F401
 
