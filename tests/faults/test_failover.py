@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -33,7 +32,6 @@ from tests.ingest.conftest import port_below_ephemeral, settled_environment
 ROOT = Path(__file__).parents[2]
 
 RECORDER = """
-import os
 from workers import Handlers, RetryIn
 
 handlers = Handlers()
