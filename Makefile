@@ -14,7 +14,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 3600
 
-.PHONY: help up test lint format docs image sbom release faults soak fuzz bench bench-quick bench-peers lock lock-image clean
+.PHONY: help up test lint format docs recording image sbom release faults soak fuzz bench bench-quick bench-peers lock lock-image clean
 
 help:  ## this list; so does make alone
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ faults: $(VENV)/ready-to-test  ## ends or freezes every process at every step, a
 
 soak: $(VENV)/ready-to-test  ## an hour of load beside failing, hanging and leaking handlers, kills and failovers (SOAK_SECONDS=…)
 	$(BIN)/python -m tests.faults.soak --seconds $(SOAK_SECONDS)
+
+recording: $(VENV)/ready-to-test  ## docs/recording.svg, from a real run (a minute); needs tmux, and port 8080
+	$(BIN)/python -m tests.docs.recording
 
 docs: $(VENV)/ready-to-test  ## the pages as a site, in site/; any web server can serve it, and it loads nothing from elsewhere
 	rm -rf site

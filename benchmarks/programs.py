@@ -22,7 +22,10 @@ from benchmarks import machine
 from benchmarks.machine import BenchError
 
 _STOP_SECONDS = 10.0
-_ports = itertools.cycle(range(21_000, 31_000))  # below those that the kernel gives to outgoing connections
+# Below those that the kernel gives to outgoing connections. Each run begins elsewhere: what was free a moment ago may
+# be another run's by now, and two that listen with SO_REUSEPORT share what comes.
+_first: int = 21_000 + os.getpid() * 37 % 10_000
+_ports: Iterator[int] = itertools.cycle([*range(_first, 31_000), *range(21_000, _first)])
 
 
 class Program(NamedTuple):

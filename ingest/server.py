@@ -16,9 +16,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from ingest import child, garbage, metrics
+from ingest.admin.alerts import Alerts
 from ingest.admin.app import Admin
 from ingest.admin.event_stream import EventStream
-from ingest.commit.committer import make_committer
+from ingest.commit.committer import Committer, make_committer
 from ingest.commit.group_commit import FLUSH_BYTES
 from ingest.http.listener import Listener, connection_limit
 from ingest.http.refusals import Refusals
@@ -70,6 +71,7 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
             _replaying(committer.fallback, stop),
             _renewing(settings, public),
             _sampling(pages.events),
+            _alerting(settings, committer),
             _telling(settings, partial(_say_settings, settings)),
             _telling(settings, partial(_say_refusals, webhook.refusals)),
         ):
@@ -155,6 +157,23 @@ async def _sampling(live: EventStream) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _alerting(settings: Settings, committer: Committer) -> AsyncIterator[None]:
+    """Meanwhile, post what is found wrong, if somebody wants it."""
+    if settings.alert_url is None:
+        yield
+        return
+    clients = connection.all_for_tools(redis_url(settings), connection.COMMAND_SECONDS)
+    task = asyncio.create_task(Alerts(settings.alert_url.get_secret_value(), settings, clients, committer).run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        for client in clients.values():
+            client.close()
 
 
 def _new_loop(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]:

@@ -232,8 +232,8 @@ class _Group:
     def stop(self) -> None:
         """Return when all have ended; those that do not in time are killed."""
         running = [child.process for child in self.children if child.process.poll() is None]
-        for process in running:
-            process.terminate()
+        for child in self.children:
+            child.terminate()
         deadline = time.monotonic() + self.spec.stop_seconds
         for process in running:
             try:
@@ -285,7 +285,12 @@ class _Child:
         """Stop, and start again when that is done; one that has ended starts again at once."""
         if self.restart_at is not None:
             self.restart_at = 0.0
-        elif self.stop_by is None:
+        else:
+            self.terminate()
+
+    def terminate(self) -> None:
+        """Tell the process to stop: once, because a worker that is told twice gives handlers no more time."""
+        if self.stop_by is None:
             self.process.terminate()
             self.stop_by = time.monotonic() + self._spec.stop_seconds
 

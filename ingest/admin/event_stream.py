@@ -114,9 +114,7 @@ class EventStream:
             self._wake_all()
 
     async def _snapshot(self) -> dict[str, Any]:
-        fallback = self._committer.fallback
-        refused = fallback.away if fallback and fallback.in_use() else await self._committer.probe()
-        now = await asyncio.to_thread(self._reader.read, refused)
+        now = await asyncio.to_thread(self._reader.read, await self._committer.refused())
         self._redis_answers = now.diagnosis is None
         return snapshot.as_json(now) | {"findings": health.findings(now), "actions": self._actions}
 

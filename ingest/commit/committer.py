@@ -47,6 +47,12 @@ class Committer:
         """Why Redis would not take a notification at this moment, or None."""
         return await self._writer.probe()
 
+    async def refused(self) -> str | None:
+        """Why notifications do not go into Redis at this moment, or None."""
+        if self.fallback is not None and self.fallback.in_use():
+            return self.fallback.away
+        return await self.probe()
+
     async def aclose(self) -> None:
         await self._writer.aclose()
 

@@ -23,6 +23,7 @@ from ingest.settings.types import (
     HandlersName,
     HeaderNames,
     HeaderSecrets,
+    HttpUrl,
     Lanes,
     LogLevel,
     Names,
@@ -109,6 +110,11 @@ class Settings(BaseSettings):
     admin_token: Tokens | None = Field(
         None,
         description="token(s), comma separated, that unlock actions on the page, and `wa-ingest tail`; unset: neither",
+    )
+    alert_url: HttpUrl | None = Field(
+        None,
+        description="where receivers post what the page finds wrong, when it begins and when it ends, as Slack takes "
+        'it (`{"text": …}`); unset: nowhere',
     )
     path: UrlPath = Field("/webhook", description="path that senders post to")
     app_secret: Secrets | None = Field(

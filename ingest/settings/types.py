@@ -115,6 +115,12 @@ def _tokens(value: SecretStr) -> SecretStr:
     return value
 
 
+def _http_url(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"https?://[^\s/?#@]+(?:[/?]\S*)?", value.get_secret_value()):
+        raise ValueError("give a URL such as https://hooks.slack.com/services/…")
+    return value
+
+
 def secrets(value: SecretStr | None) -> list[bytes]:
     """The secrets of a comma separated setting; none when it is unset."""
     return [part.encode() for part in _comma_list(value.get_secret_value())] if value else []
@@ -148,6 +154,7 @@ HeaderSecrets = Annotated[Secrets, AfterValidator(_header_secrets)]
 UrlPath = Annotated[str, AfterValidator(_url_path)]
 PathSecrets = Annotated[Secrets, AfterValidator(_segments)]
 Tokens = Annotated[Secrets, AfterValidator(_tokens)]
+HttpUrl = Annotated[SecretStr, AfterValidator(_http_url)]
 Networks = Annotated[
     tuple[IPv4Network | IPv6Network, ...],
     NoDecode,

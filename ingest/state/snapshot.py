@@ -78,12 +78,12 @@ class Reader:
         """Redis answered just now."""
         self._answered = time.monotonic()
 
-    def read(self, refused: str | None) -> Snapshot:
-        """Take a snapshot. `refused`: see `Snapshot`."""
+    def read(self, refused: str | None, details: bool = True) -> Snapshot:
+        """Take a snapshot. `refused`: see `Snapshot`. Findings need no `details`: workers, groups of dead letters."""
         now = Snapshot(self._receiver, time.time(), refused=refused)
         try:
             now.backlog = backlog.read_all(self._clients)
-            there = [name for name in self._clients if name not in now.backlog.away]
+            there = [name for name in self._clients if details and name not in now.backlog.away]
             now.workers = [worker for name in there for worker in workers(self._clients[name])][:WORKERS]
             now.dead = together(self._counters[name].read() for name in there)
             self.answered()

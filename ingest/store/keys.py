@@ -43,6 +43,8 @@ TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:
 | `rates` | hash | - | tokens of handlers with a rate, see `workers/dispatch/rate_limits.py` |
 | `history` | stream | - | the backlog over the last hour, see `ingest/state/history.py` |
 | `history.turn` | string | 9 s | a receiver took a sample; none does so again while it is there |
+| `alerts` | string | - | which findings were posted to WA_ALERT_URL, see `ingest/state/alerts.py` |
+| `alerts.turn` | string | 30 s | a receiver looks at the findings and posts; no other one does so while it is there |
 | `listeners` | zset | 10 s | who listens to what workers handle, see `ingest/state/listeners.py` |
 | `tail:LISTENER` | channel | - | what workers tell that listener |
 | `simulated:RUN` | list | 1 h | what handlers saw of a simulated run, see `workers/simulator/verifying.py` |
@@ -79,6 +81,7 @@ PARKED, PUT_OFF, HEADS = WA + "parked", WA + "put_off", WA + "heads"
 COUNTS, COUNTERS = WA + "counts", WA + "tally"
 CONTROLS, RATES = WA + "steering", WA + "rates"
 HISTORY, HISTORY_TURN = WA + "history", WA + "history.turn"
+ALERTS, ALERTS_TURN = WA + "alerts", WA + "alerts.turn"
 LISTENERS = WA + "listeners"
 
 RQ_QUEUES, RQ_SUSPENDED = f"{RQ}:queues", f"{RQ}:suspended"

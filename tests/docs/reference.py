@@ -30,7 +30,16 @@ SECTIONS = {
         "log_level",
         "log_errors",
     ),
-    "Listeners": ("listen", "path", "admin_listen", "admin_hosts", "admin_token", "worker_metrics_listen", "processes"),
+    "Listeners": (
+        "listen",
+        "path",
+        "admin_listen",
+        "admin_hosts",
+        "admin_token",
+        "alert_url",
+        "worker_metrics_listen",
+        "processes",
+    ),
     "Who may post": (
         "app_secret",
         "verify_token",

@@ -12,13 +12,15 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))]
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md"))]
 
 PROGRAMS = ("wa-ingest", "make", "docker", "curl", "python", "rq", "pip", "pytest", "coverage")
 """What a command line in a sentence begins with, and what a drawing may not begin a line with."""
 
 NOT_COMMANDS = {
     "FROM ": "a Dockerfile; tests/compose builds images",
+    "import { createHmac": "JavaScript; tests/recipes/test_express.py runs it",
+    "{{ $json": "an expression of n8n's",
     '{"event": ': "a line of a log",
     "wa-ingest: ": "an error",
     '{\n  "': "a notification; tests/docs/catalogue.py reads it",

@@ -43,12 +43,16 @@ ELSEWHERE = {
     "import sentry_sdk\n": "needs Sentry's package",
     "import os\nfrom collections.abc import Iterator\n\nimport django\n": "needs Django",
     "import os\nfrom collections.abc import Iterator\nfrom contextvars": "needs SQLAlchemy",
+    "import hashlib\nimport hmac\nimport os\nimport sqlite3\n": "needs Flask",
 }
-"""How Python blocks begin that tests/workers/test_frameworks.py runs, with the packages that they need."""
+"""How Python blocks begin that tests/workers/test_frameworks.py and tests/recipes run, with what they need."""
 
 NOT_RUN = {
     "coverage": "shows what `make test` has measured",
+    "flask": "tests/recipes/test_flask.py runs it",
     "grep": "a filter behind a command of ours",
+    "node": "tests/recipes/test_express.py runs it",
+    "npm": "installs from the internet",
     "pip": "installs from the internet",
     "psql": "tests/examples/test_postgres.py runs that file",
 }

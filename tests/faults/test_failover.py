@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -26,15 +25,13 @@ from redis.exceptions import RedisError
 from ingest.settings import load
 from ingest.settings import redis_url as url_of
 from ingest.store import connection
-from tests.conftest import wait_for
+from tests.conftest import LONG, wait_for
 from tests.faults.servers import SERVICE, Servers
 from tests.ingest.conftest import port_below_ephemeral, settled_environment
 
 ROOT = Path(__file__).parents[2]
-LONG = os.environ.get("WA_LONG") == "1"
 
 RECORDER = """
-import os
 from workers import Handlers, RetryIn
 
 handlers = Handlers()

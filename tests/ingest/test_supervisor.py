@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from prometheus_client import multiprocess
 
 from ingest import supervisor
 from ingest.signals import RENEW
+from ingest.terminal import TERSE
 
 ROOT = Path(__file__).parents[2]
 WaitFor = Callable[..., None]
@@ -351,6 +353,19 @@ def test_a_child_that_waits_for_its_restart_is_renewed_at_once(
     assert time.monotonic() - began < 5
 
 
+def test_a_child_is_told_to_stop_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop while a child stops already tells it nothing: a second signal would cut its work short."""
+    told: list[int] = []
+    monkeypatch.setattr(subprocess.Popen, "terminate", lambda process: told.append(process.pid))
+    group = supervisor._Group(
+        supervisor.ProcessSpec("a", "http.server", ("0",), stop_seconds=0.1, renewed=True), {}, ""
+    )
+    group.start()
+    for end in (group.renew, group.renew, group.stop):
+        end()
+    assert told == [group.children[0].process.pid]
+
+
 def test_children_end_with_a_killed_parent(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """When the parent is killed, its children stop by themselves, in order."""
     family = start_family(spec("a", "watches", processes=2), spec("b", "watches"))
@@ -489,6 +504,11 @@ def test_its_log_lines_look_like_all_others(
     assert "[\x1b[33mwarning  \x1b[0m]" in coloured
     same = structlog.dev.ConsoleRenderer(colors=False)(None, "warning", theirs | {"timestamp": line.split()[0]})
     assert line == f"{same}\n"
+    monkeypatch.setenv(TERSE, "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    supervisor._warn("process ended", process="worker", status=-9)
+    terse = capsys.readouterr().err
+    assert re.fullmatch(r"\d\d:\d\d:\d\d \[warning  \] process ended +process=worker status=-9\n", terse)
 
 
 def test_gauges_of_a_process_that_ended(tmp_path: Path) -> None:

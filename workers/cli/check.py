@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ingest.settings import load, redis_url
+from ingest.telemetry.printable import printable
 from workers.cli import checks, tables
 from workers.cli.terminal import as_json, cli_errors, print_json
 
@@ -35,8 +36,9 @@ def check(as_json: bool) -> None:
             table = tables.ruled("", "check", "finding", "what to do")
             colours = {"ok": "green", "warning": "yellow", "failed": "bold red"}
             for one in found:
-                more = f"`wa-ingest help {one.topic}`" if one.topic else ""
-                advice = "\n".join(filter(None, (one.advice, more)))
+                advice = Text(printable(one.advice))
+                if one.topic:
+                    advice.append(f"\n`wa-ingest help {one.topic}`", style="dim")
                 table.add_row(Text(one.result, style=colours[one.result]), one.name, one.finding, advice)
             Console().print(table)
         if any(one.result == "failed" for one in found):

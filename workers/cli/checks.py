@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from pydantic import ByteSize
 
 from ingest import signs
 from ingest.settings import SET_A_GUARD, Settings, SettingsError, tls, unknown_variables
-from ingest.store import disk
+from ingest.store import disk, local
 from workers import doubts, loading
 from workers.cli import redis_checks
 from workers.cli.redis_checks import Check as Check
@@ -112,7 +113,7 @@ def _tls(settings: Settings) -> Iterator[Check]:
 
 
 def _spool(settings: Settings) -> Check:
-    folder = settings.spool_dir
+    folder = own = settings.spool_dir or _spool_of_up(settings)
     if folder is None:
         return Check("spool", "warning", "none: while Redis is away, senders get 503", "set WA_SPOOL_DIR")
     while not folder.exists():  # the receiver makes it
@@ -121,7 +122,12 @@ def _spool(settings: Settings) -> Check:
     if problem:
         return Check("spool", "failed", f"{folder} cannot be written: {problem}", "see WA_SPOOL_DIR")
     free = ByteSize(shutil.disk_usage(folder).free).human_readable()
-    return Check("spool", "ok", f"{settings.spool_dir} can be written, {free} free")
+    return Check("spool", "ok", f"{own} can be written, {free} free")
+
+
+def _spool_of_up(settings: Settings) -> Path | None:
+    """The spool of an `up` with its own server that runs in this folder: it has one also when none is set."""
+    return local.DATA / "spool" if settings.redis_url is None and local.running() else None
 
 
 def _handlers(settings: Settings) -> Iterator[Check]:

@@ -60,6 +60,12 @@ def _workers(settings: Settings, clients: dict[str, Redis]) -> Iterator[Check]:
         result = "ok" if refused.level == "info" else "warning"
         yield Check("requests", result, refused.text, refused.remedy, refused.topic)
     if now.workers:
+        lonely = [name for name, redis in clients.items() if name not in now.away and not backlog.read(redis).workers]
+        for name in lonely:
+            finding = f"none serves {name}, the others do not take what waits there"
+            yield Check("workers", "warning", finding, "start workers with all of WA_REDIS_URL: `wa-ingest work`")
+        if not idle and not lonely:
+            yield Check("workers", "ok", "1 is alive" if now.workers == 1 else f"{now.workers:,} are alive")
         return
     waiting = sum(lane.waiting for lane in now.lanes.values())
     oldest = max(lane.oldest_seconds for lane in now.lanes.values())

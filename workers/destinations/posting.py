@@ -157,8 +157,8 @@ class Poster:
 
 
 def escaped(body: bytes) -> bytes:
-    r"""JSON with `\u00e9` for é, as Meta writes it: what checks signatures takes the bytes as they came, or escapes them
-    first because Meta's documentation says so. Of ASCII both give the same."""
+    r"""JSON with `\u00e9` for é, as Meta writes it. Some check a signature by the bytes as they came, some escape them
+    first because Meta's documentation says so: of ASCII both give the same."""
     if body.isascii() and b"\x7f" not in body:
         return body
     return _NOT_ASCII.sub(lambda found: encode_basestring_ascii(found[0])[1:-1], body.decode()).encode()

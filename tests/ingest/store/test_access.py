@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -16,7 +17,11 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from ingest.store import keys
+from ingest.admin.alerts import Alerts
+from ingest.commit.committer import make_committer
+from ingest.settings import load
+from ingest.state import alerts
+from ingest.store import connection, keys
 
 ROOT = Path(__file__).parents[3]
 ACL = ROOT / "deploy" / "redis" / "users.acl"
@@ -255,6 +260,33 @@ def test_the_page_with_the_least_rights(
     assert _act(receiver, "retry", **shown) == {"done": 1, "ended": True}
     assert _act(receiver, "drop", **shown) == {"done": 0, "ended": True}
     assert set(system.refused()) == {("receiver", "xrevrange")}
+
+
+def test_alerts_with_the_least_rights(
+    system: System, monkeypatch: pytest.MonkeyPatch, logged: Any, wait_for: Callable[..., None]
+) -> None:
+    """A receiver keeps in Redis what it posted; without the rights a line names them."""
+    monkeypatch.setattr(alerts, "STEP_SECONDS", 0.02)
+    settings = load(redis_url=system.url("receiver"))
+
+    async def until(condition: Callable[[], object]) -> None:
+        clients, committer = connection.all_for_tools(system.url("receiver")), make_committer(settings)
+        looking = asyncio.create_task(Alerts("http://127.0.0.1:1/", settings, clients, committer).run())
+        await asyncio.to_thread(wait_for, condition)
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+        await committer.aclose()
+        for client in clients.values():
+            client.close()
+
+    asyncio.run(until(lambda: system.admin.exists(keys.ALERTS) and not system.admin.exists(keys.ALERTS_TURN)))
+    assert system.refused() == []
+    rule = next(rule for rule in system.admin.acl_list() if rule.startswith("user receiver "))  # type: ignore[union-attr]
+    parts = [part for part in re.findall(r"\([^)]*\)|\S+", rule)[2:] if "alerts" not in part]
+    system.admin.execute_command("ACL SETUSER", "receiver", "reset", *parts)
+    asyncio.run(until(lambda: logged))
+    assert "lacks a right" in logged[0]["reason"]
+    assert "users.acl" in logged[0]["reason"]
 
 
 def test_listening_with_the_least_rights(

@@ -63,7 +63,7 @@ def test_more_workers_than_partitions(redis: Redis) -> None:
     for n in range(3):
         redis.zadd(keys.ALIVE, {f"w{n}": int(time.time() * 1000)})
         redis.hset(keys.rq_worker_key(f"w{n}"), "queues", "messages.0,messages.1")
-    assert "workers" not in found(partitions=3)
+    assert found(partitions=3)["workers"][1:3] == ("ok", "3 are alive")
     check = found(partitions=2)["workers"]
     assert (check.result, check.advice) == ("warning", "raise WA_PARTITIONS")
     assert check.finding == "3 worker processes but 2 partitions: 1 of them never get messages"
@@ -132,7 +132,18 @@ def test_no_worker(redis: Redis, commit: Callable[..., None], message: Callable[
     redis.zadd(keys.LEDGER, dict.fromkeys(redis.zrange(keys.LEDGER, 0, -1), 1))  # type: ignore[union-attr]
     assert found()["workers"].result == "failed"
     redis.zadd(keys.ALIVE, {"w": int(time.time() * 1000)})
-    assert "workers" not in found()
+    assert found()["workers"][1:3] == ("ok", "1 is alive")
+
+
+def test_a_redis_without_workers(two: list[Redis]) -> None:
+    """Of several Redis, one that no worker serves is warned of by its address, though others have workers."""
+    two[0].zadd(keys.ALIVE, {"w": int(time.time() * 1000)})
+    check = found()["workers"]
+    assert (check.result, check.topic) == ("warning", "no-worker-is-alive")
+    assert check.finding.startswith("none serves ")
+    assert "db=1" in check.finding or "/1" in check.finding
+    two[1].zadd(keys.ALIVE, {"v": int(time.time() * 1000)})
+    assert found()["workers"][1:3] == ("ok", "2 are alive")
 
 
 def test_processes_that_differ(redis: Redis) -> None:
@@ -328,6 +339,15 @@ def test_one_of_two_replicas_is_dead(tmp_path: Path, wait_for: Callable[..., Non
         wait_for(lambda: replicas() == ("warning", "1 of 2 do not follow"), 60)
     finally:
         servers.close()
+
+
+def test_the_spool_of_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`up` with its own server has a spool without being told, so beside it nothing is warned of."""
+    monkeypatch.chdir(tmp_path)
+    assert checks._spool(load()).result == "warning"
+    monkeypatch.setattr(checks.local, "running", lambda: "unix:///x/valkey.sock")
+    check = checks._spool(load())
+    assert (check.result, check.finding.startswith("data/spool can be written")) == ("ok", True)
 
 
 def test_the_archive_of_a_receiver(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,12 +24,15 @@ import os, time
 from workers import Handlers
 handlers = Handlers()
 
+def say(line):  # in one piece, because several threads print
+    print(f"VERSION {line}\\n", end="", flush=True)
+
 @handlers.message()
 def answer(message):
-    print("VERSION began", message.id, flush=True)
+    say(f"began {message.id}")
     while message.text == "slow" and not os.path.exists("go"):
         time.sleep(0.02)
-    print("VERSION answered", message.id, flush=True)
+    say(f"answered {message.id}")
 """
 
 
@@ -118,6 +121,15 @@ def test_code_that_cannot_be_used(reloading: Reloading, code: str, reason: str) 
     reloading.until("the workers start again")
     folder.post(message("m2"))
     reloading.until("v2 answered m2")
+
+
+def test_code_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New code whose import does not end is given up, so that the next change is seen."""
+    (tmp_path / "bot.py").write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(loading.__file__).parents[1]))
+    monkeypatch.setattr(reloader, "_TRY_SECONDS", 0.5)
+    assert reloader._fault(["bot:handlers"]) == "the module is not imported within 0.5 s"
 
 
 def test_what_is_looked_at(tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_the_banner_of_ipv6_listeners() -> None:
     assert "http://localhost:8401/webhook" in for_all
 
 
-def test_commands_beside_an_up(folder: Folder, wait_for: Callable[..., None], tmp_path: Path) -> None:
+def test_commands_beside_an_up(folder: Folder, wait_for: Callable[..., None], run_module: Any) -> None:
     """Without WA_REDIS_URL a command uses the server of the `up` that runs in its folder, and of none that ran; `tail`
     needs no token for it."""
     up = folder.start("up")
@@ -242,7 +242,7 @@ def test_commands_beside_an_up(folder: Folder, wait_for: Callable[..., None], tm
     assert json.loads(done.stdout)["workers"] == 1
     told, said = folder.path / "told", folder.path / "said"
     with told.open("w") as out, said.open("w") as err:
-        tail = subprocess.Popen([COMMAND, "tail", "--json"], cwd=folder.path, stdout=out, stderr=err)
+        tail = run_module("workers.cli", "tail", "--json", cwd=folder.path, stdout=out, stderr=err)
     wait_for(lambda: "workers tell" in said.read_text())
     assert folder.post() == 200
     wait_for(told.read_text)

@@ -26,6 +26,7 @@ class Post(NamedTuple):
     headers: dict[str, str]  # lower-case names
     body: bytes
     at: float
+    path: str
 
 
 class Application:
@@ -46,8 +47,12 @@ class Application:
         self.start()
 
     @property
+    def host(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/webhook"
+        return f"{self.host}/webhook"
 
     def start(self) -> None:
         asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
@@ -74,7 +79,7 @@ class Application:
         self.most_at_a_time = max(self.most_at_a_time, self._now)
         try:
             headers = {name.lower(): value for name, value in request.headers.items()}
-            post = Post(headers, await request.read(), time.monotonic())
+            post = Post(headers, await request.read(), time.monotonic(), request.raw_path)
             self.posts.append(post)
             if self.slow:
                 await asyncio.sleep(self.slow)

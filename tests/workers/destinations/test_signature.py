@@ -40,7 +40,7 @@ def test_pywa_takes_it(application: Any, destinations: Any, drain: Any, commit: 
 
 
 def test_written_as_meta_writes(application: Any, destinations: Any, drain: Any, commit: Any) -> None:
-    """Posts are ASCII, in whatever form: a check that escapes the body first, as Meta's documentation says, accepts it."""
+    """Posts are ASCII in each form: a check that escapes them first, as Meta's documentation says, accepts them."""
     event, notification, both = application(), application(), application()
     commit(NOTIFICATION)
     drain(
