@@ -173,6 +173,18 @@ def test_the_example_of_the_readme(helm: str) -> None:
     assert "example.com" not in yaml.safe_dump(objects)
 
 
+def test_the_secrets_of_the_readme(helm: str) -> None:
+    """The commands that make the two Secrets give them each key that the pods read."""
+    readme = (CHART / "README.md").read_text().replace("\\\n", " ")
+    for pods in rendered(helm):
+        if pods["kind"] in ("StatefulSet", "Deployment"):
+            name = pods["metadata"]["name"]
+            (command,) = re.findall(rf"create secret generic wa-ingest-{name} (.*)", readme)
+            (container,) = pods["spec"]["template"]["spec"]["containers"]
+            read = {env["value"].removeprefix("/secrets/") for env in container["env"] if env["name"].endswith("_FILE")}
+            assert set(re.findall(r"--from-(?:file|literal)=([\w-]+)=", command)) == read
+
+
 def names(values: Object, above: str = "") -> Iterator[str]:
     """The values that a user sets, with dots; maps that users fill are one."""
     for name, value in values.items():
