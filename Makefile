@@ -10,10 +10,11 @@ export PIP_CONSTRAINT := $(CURDIR)/requirements.lock
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/requirements.lock
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 3600
 
-.PHONY: help up test lint format docs recording faults soak fuzz bench bench-quick bench-peers lock lock-image clean
+.PHONY: help up test lint format docs recording image sbom release faults soak fuzz bench bench-quick bench-peers lock lock-image clean
 
 help:  ## this list; so does make alone
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +49,18 @@ docs: $(VENV)/ready-to-test  ## the pages as a site, in site/; any web server ca
 	rm -rf site
 	$(BIN)/python docs/site/nav.py
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs/site -d $(VENV)/doctrees . site
+
+image:  ## the image wa-ingest, with labels that say its version and commit
+	docker build --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) -t wa-ingest -t wa-ingest:$(VERSION) .
+
+# The lock file does not say which package needs which: of that it warns.
+sbom: $(VENV)/ready-to-test  ## what the image is made of, in dist/, in the form of CycloneDX, from requirements.image.lock
+	@mkdir -p dist
+	$(BIN)/python -W ignore -m cyclonedx_py requirements requirements.image.lock --pyproject pyproject.toml \
+	  --output-reproducible --output-format JSON --output-file dist/wa-ingest-$(VERSION).cdx.json
+
+release:  ## tests, packages, image and chart of a new version, checked, in dist/; prints what is left to do
+	.ci/release
 
 bench: $(VENV)/ready bench-peers  ## measures it beside its peers, and draws docs/plots (about 30 minutes); needs wrk
 	$(BIN)/python -m benchmarks
@@ -87,7 +100,7 @@ $(VENV)/ready: $(VENV)/bin/python pyproject.toml requirements.lock
 	@touch $@
 
 $(VENV)/ready-to-test: $(VENV)/bin/python pyproject.toml requirements.lock
-	$(BIN)/pip install --quiet --editable '.[test,dev,docs]'
+	$(BIN)/pip install --quiet --editable '.[test,dev,docs,release]'
 	@touch $@ $(VENV)/ready
 
 # For the tests of the chart. In constraints pip would want hashes, too.
