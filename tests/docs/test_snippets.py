@@ -54,7 +54,7 @@ NOT_RUN = {
     "node": "tests/recipes/test_express.py runs it",
     "npm": "installs from the internet",
     "pip": "installs from the internet",
-    "psql": "tests/examples/test_postgres.py runs that file",
+    "psql": "tests/examples/test_postgres.py runs that file, tests/recipes/test_delivery_reports.py asks the questions",
 }
 """Programs of others, and why no test runs their lines."""
 
