@@ -32,6 +32,7 @@ from tests.ingest.conftest import port_below_ephemeral, settled_environment
 ROOT = Path(__file__).parents[2]
 
 RECORDER = """
+import os
 from workers import Handlers, RetryIn
 
 handlers = Handlers()
