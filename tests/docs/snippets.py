@@ -20,6 +20,8 @@ PROGRAMS = ("wa-ingest", "make", "docker", "curl", "python", "rq", "pip", "pytes
 NOT_COMMANDS = {
     "FROM ": "a Dockerfile; tests/compose builds images",
     "import { createHmac": "JavaScript; tests/recipes/test_express.py runs it",
+    "import { Queue, Worker }": "JavaScript; tests/recipes/test_migrate.py has Node read it",
+    "import { createServer }": "JavaScript; tests/recipes/test_migrate.py runs it",
     "{{ $json": "an expression of n8n's",
     '{"event": ': "a line of a log",
     "wa-ingest: ": "an error",

@@ -44,8 +44,13 @@ ELSEWHERE = {
     "import os\nfrom collections.abc import Iterator\n\nimport django\n": "needs Django",
     "import os\nfrom collections.abc import Iterator\nfrom contextvars": "needs SQLAlchemy",
     "import hashlib\nimport hmac\nimport os\nimport sqlite3\n": "needs Flask",
+    "from fastapi import": "needs FastAPI",
+    "from flask import Flask, request\n": "needs Flask",
+    "from celery import": "needs Celery",
+    "import dramatiq\n": "needs dramatiq",
+    "import os\n\nimport requests\n": "calls Hookdeck",
 }
-"""How Python blocks begin that tests/workers/test_frameworks.py and tests/recipes run, with what they need."""
+"""How Python blocks begin that tests/workers/test_frameworks.py and tests/recipes run or compile, and their needs."""
 
 NOT_RUN = {
     "coverage": "shows what `make test` has measured",
@@ -54,7 +59,7 @@ NOT_RUN = {
     "node": "tests/recipes/test_express.py runs it",
     "npm": "installs from the internet",
     "pip": "installs from the internet",
-    "psql": "tests/examples/test_postgres.py runs that file",
+    "psql": "tests/examples/test_postgres.py runs that file, tests/recipes/test_delivery_reports.py asks the questions",
 }
 """Programs of others, and why no test runs their lines."""
 
