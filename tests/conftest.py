@@ -27,6 +27,9 @@ settings.load_profile("any machine")
 
 CORPUS = ROOT.parent / "shared" / "corpus"
 
+LONG = os.environ.get("WA_LONG") == "1"
+"""WA_LONG=1: the long form of each test that has one. Read here: no test sees a WA_ variable of the machine."""
+
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:

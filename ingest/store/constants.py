@@ -100,6 +100,12 @@ PARKED_BYTES = 1_048_576
 PROMOTED = 200
 """Due batches that one call of take puts into their queues, at most."""
 
+PUT_OFF_PART = 50
+"""Records of what was put off that are given from one queue with one call of take, about."""
+
+PUT_OFF_SECONDS = 0.05
+"""Until a queue is looked at again at whose front such a part waits for the worker that may take it."""
+
 REVIVED = 500
 """Batches that one call of revive makes due, at most."""
 

@@ -107,6 +107,21 @@ def test_what_only_workers_need(file: str) -> None:
         assert service.get("scale") == ("${WA_WORKER_CONTAINERS:-1}" if name == "worker" else None), name
 
 
+def test_what_is_pulled() -> None:
+    """Without a profile nothing is fetched but Valkey, and for high availability its balancer; our image is built."""
+    pulled = {
+        file: {str(one["image"]) for one in services(file).values() if "profiles" not in one} - {"wa-ingest"}
+        for file in FILES
+    }
+    assert pulled == {
+        "docker-compose.yml": {"${WA_VALKEY_IMAGE:-valkey/valkey:8-bookworm}"},
+        "docker-compose.ha.yml": {
+            "${WA_VALKEY_IMAGE:-valkey/valkey:8-bookworm}",
+            "${WA_HAPROXY_IMAGE:-haproxy:2.8-bookworm}",
+        },
+    }
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_networks_keep_apart(file: str) -> None:
     """What senders reach does not reach Valkey, nor do observers. Valkey has no way out, nor has a database, which

@@ -44,5 +44,5 @@ def test_all_that_the_package_needs() -> None:
 def test_pip_checks_them() -> None:
     """The image's packages are installed from that file, where pip checks hashes as soon as there is one."""
     dockerfile = (ROOT / "Dockerfile").read_text()
-    assert "--only-binary :all: --requirement /wheel/requirements.image.lock" in dockerfile
+    assert "--only-binary :all: --requirement /requirements.image.lock" in dockerfile
     assert dockerfile.count("pip install") == 3  # one of them in the comment for users

@@ -67,7 +67,8 @@ SCRIPT: tuple[Type | Wait | Pause, ...] = (
     Wait(r"\^C\$", 30),
     Type(0, "clear && WA_HANDLERS=workers.simulator.verifying:handlers WA_PROCESSES=2 wa-ingest up\n"),
     Wait("Ctrl-C"),
-    Type(1, "cd bot && clear && wa-ingest simulate --to http://localhost:8080/webhook --rate 200 --seconds 12 --verify\n"),
+    Type(1, "cd bot && clear\n"),
+    Type(1, "wa-ingest simulate --to http://localhost:8080/webhook --rate 200 --seconds 12 --verify\n"),
     Pause(4),
     Type(2, "# kill -9 a worker under load\n"),
     Type(2, "pkill -9 -o -f workers.engine.worker\n"),
@@ -84,8 +85,8 @@ def record(folder: Path) -> Iterator[tuple[float, list[str]]]:
     screen = pyte.Screen(COLUMNS, LINES)
     stream = pyte.Stream(screen)
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    shell = f"env -u PROMPT_COMMAND PS1='\\[\\e[32m\\]$\\[\\e[0m\\] ' PATH={Path(sys.executable).parent}:{os.environ['PATH']} "
-    shell += "bash --norc --noprofile"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    shell = f"env -u PROMPT_COMMAND PS1='\\[\\e[32m\\]$\\[\\e[0m\\] ' PATH={path} bash --norc --noprofile"
     socket = str(folder / "tmux")
     tmux = ["tmux", "-S", socket, "-f", "/dev/null"]
     start = [*tmux, "new-session", "-x", str(COLUMNS), "-y", str(LINES), "-c", str(folder), shell]
@@ -198,9 +199,8 @@ def draw(pictures: list[tuple[float, list[str]]]) -> str:
         '</defs><g id="all">',
     ]
     for n, (_, lines) in enumerate(shown):
-        uses = "".join(
-            f'<use href="#l{known[line]}" y="{_EDGE + _HIGH * (row + 0.8):g}"/>' for row, line in enumerate(lines) if line
-        )
+        rows = [(row, known[line]) for row, line in enumerate(lines) if line]
+        uses = "".join(f'<use href="#l{line}" y="{_EDGE + _HIGH * (row + 0.8):g}"/>' for row, line in rows)
         out.append(f'<g transform="translate({n * wide + _EDGE:g})">{uses}</g>')
     return "\n".join([*out, "</g></svg>", ""])
 

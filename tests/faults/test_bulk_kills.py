@@ -16,8 +16,9 @@ from redis import Redis
 
 from ingest.store import keys
 from ingest.store.queues import LANES
+from tests.conftest import LONG
 
-KILLS = 10
+KILLS = 10 if LONG else 3
 EACH = 20  # statuses that come in a go
 PAUSE = 0.1  # seconds between two goes
 

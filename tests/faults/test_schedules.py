@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,10 +10,9 @@ from types import ModuleType
 import pytest
 from redis import Redis
 
-MODEL = Path(__file__).parents[1] / "workers" / "engine" / "test_model.py"
+from tests.conftest import LONG
 
-# Read here: a fixture takes all WA_ variables away from the tests.
-LONG = os.environ.get("WA_LONG") == "1"
+MODEL = Path(__file__).parents[1] / "workers" / "engine" / "test_model.py"
 
 
 @pytest.fixture

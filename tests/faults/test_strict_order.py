@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from redis import Redis
 
 from ingest.store import keys
+from tests.conftest import LONG
 
 HANDLERS = """
 import signal, threading
@@ -43,6 +45,7 @@ def handle(event):
 """
 ASYNC = PLAIN.replace("def handle", "async def handle")
 STEPS = ["2x1", "3x1", "3x2", "3x3", "4x1", "5x1"]
+AFTER = ["0", "0.001", "0.02", "0.3"]  # seconds from the step to the kill
 
 
 def _message(contact: str, number: int) -> bytes:
@@ -66,14 +69,21 @@ def test_the_third_fails_twice(
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("after", ["0", "0.001", "0.02", "0.3"])
-@pytest.mark.parametrize("handlers", [PLAIN, ASYNC], ids=["plain", "async"])
+@pytest.mark.parametrize(
+    ("handlers", "first"),
+    itertools.product([PLAIN, ASYNC], range(len(AFTER))) if LONG else [(PLAIN, 0), (ASYNC, 2)],
+    ids=lambda value: {PLAIN: "plain", ASYNC: "async"}.get(value, value),
+)
 def test_killed_at_each_step(
-    handlers: str, after: str, workers: Any, commit: Callable[..., None], redis: Redis, wait_for: Callable[..., None]
+    handlers: str, first: int, workers: Any, commit: Callable[..., None], redis: Redis, wait_for: Callable[..., None]
 ) -> None:
     """A worker is killed while an event fails, when it is tried again and when what waited goes on: each contact's
-    messages end in their order, and no message begins before the one before it has ended."""
-    contacts = [f"k{step}t{after}" for step in STEPS]
+    messages end in their order, and no message begins before the one before it has ended.
+
+    The steps have the moments of the kill in turn. Once for each kind of handler is a quarter of the combinations;
+    WA_LONG=1 has all.
+    """
+    contacts = [f"k{step}t{AFTER[(first + n) % len(AFTER)]}" for n, step in enumerate(STEPS)]
     for n in range(1, 6):
         commit(*[_message(contact, n) for contact in contacts])
     workers.start(HANDLERS + handlers, "--processes", "2", AGAIN="0.2")

@@ -72,7 +72,7 @@ EXAMPLES = {
         "wa-ingest tail --type failed --json",
         "wa-ingest tail --contact 15550001 --personal --forward http://localhost:3000/webhook",
     ),
-    "schema": ("wa-ingest schema > notification.schema.json", "wa-ingest schema --typescript > notification.d.ts"),
+    "schema": ("wa-ingest schema", "wa-ingest schema --typescript"),
     "settings": ("wa-ingest settings",),
     "help": ("wa-ingest help", "wa-ingest help a-handler-hangs", "wa-ingest help redis"),
     "check": ("wa-ingest check", "wa-ingest check --json"),

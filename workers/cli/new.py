@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -31,4 +32,7 @@ def new(folder: Path) -> None:
     except OSError as error:
         raise click.ClickException(f"{folder} cannot be made: {error.strerror}") from None
     click.echo(f"{folder} has a bot that answers texts: {', '.join(FILES)}\n")
-    click.echo(f"  cd {folder}\n  {program()} up --reload")
+    command = program()
+    if os.sep in command and not os.path.isabs(command):  # from the folder, it is elsewhere
+        command = os.path.relpath(command, folder)
+    click.echo(f"  cd {folder}\n  {command} up --reload")

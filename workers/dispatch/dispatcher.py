@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -21,6 +21,7 @@ from workers.dispatch.gathering import Gathering
 from workers.dispatch.lines import Lines
 from workers.dispatch.lists import ListCall, Lists
 from workers.dispatch.outcomes import BEHIND, HANDLED, NOT_BEGUN, UNHANDLED, Ended, Outcome
+from workers.dispatch.parked import Parked
 from workers.dispatch.rate_limits import HandlerLimiter, RateLimited, RateLimits, longest_wait
 from workers.dispatch.ready import Account, Item, Ready, Shares, Source
 from workers.dispatch.steering import Steering
@@ -121,7 +122,7 @@ class Dispatcher:
         self._started = False
         self._own_tasks: set[asyncio.Task[object]] = set()  # that the user's startup functions began
         self._added = 0
-        self._parked: dict[tuple[HandlerLimiter, ...], deque[Item]] = {}
+        self._parked: defaultdict[tuple[HandlerLimiter, ...], Parked] = defaultdict(Parked)
         self.in_flight = 0
         self.ended: Counter[str] = Counter()
         """How many events ended, by lane; it only rises."""
@@ -274,26 +275,29 @@ class Dispatcher:
     def _begin_parked(self) -> float | None:
         """Begin what waited for its turn. Returns the seconds until more of it may begin."""
         waits: list[float] = []
-        for limiters, parked in self._parked.items():
+        for limiters, parked in list(self._parked.items()):
             while parked:
-                item = parked[0]
+                item = parked.first
                 if not item.source.gone:
                     if seconds := longest_wait(limiters):
                         waits.append(seconds)
                         break
                     if item.room.free <= 0 or item.source.lane in self.closed:  # what ends that begins it
                         break
-                parked.popleft()
+                parked.pop()
                 self._begin_now(item, item.room)
         return min(waits, default=None)
 
     def _begin(self, item: Item, room: Room) -> None:
         """Begin an event, unless its handlers may not be called now, or others wait for the same ones."""
         limiters = self._limiters_of(item)
-        if limiters and (self._parked.get(limiters) or longest_wait(limiters)):
-            self._parked.setdefault(limiters, deque()).append(item)
+        if limiters and (self._parked[limiters] or longest_wait(limiters)):
+            self._park(limiters, item)
         else:
             self._begin_now(item, room)
+
+    def _park(self, limiters: tuple[HandlerLimiter, ...], item: Item) -> None:
+        self._parked[limiters].add(item, catches_up=bool(item.account.done_before(item.index)))
 
     def _limiters_of(self, item: Item) -> tuple[HandlerLimiter, ...]:
         if self._rate_limits is None or not (self._handlers.any_throttled or self.steering.limits):
@@ -335,7 +339,7 @@ class Dispatcher:
             item.account.put_off(item.event)
             for handler, _ in calls:
                 self._not_called(handler)
-            self._parked.setdefault(turn.limiters, deque()).append(item)
+            self._park(turn.limiters, item)
             return
         self._begun(item)
         if lists:

@@ -15,13 +15,16 @@
 -- A batch that is larger than the room is divided. A batch whose worker died is given alone, so that the next death tells
 -- which batch kills.
 --
+-- What was put off because a handler always failed comes in parts, one from each queue with each call, so that new events
+-- are taken beside it: other handlers do not wait for what one of them has to catch up on.
+--
 -- A call leases no more partitions than the worker's part of them: a flood that begins reaches all workers at once. What
 -- the others leave may be taken with the next call.
 --
 -- allow-oom: when Redis is full, taking work is what makes room.
 -- include ingest/store/queues.lua
 -- include workers/dispatch/bucket.lua
--- constants CHUNK TAKE_BYTES TAKE_BATCHES CALLS_KEPT_SECONDS IDLE_MS LEAVE_MS PROMOTED
+-- constants CHUNK TAKE_BYTES TAKE_BATCHES CALLS_KEPT_SECONDS IDLE_MS LEAVE_MS PROMOTED PUT_OFF_PART PUT_OFF_SECONDS
 local ledger, taken, leases, tails, turn, steering, deaths, wanted, alive, parked, put_off = unpack(KEYS)
 local rq, wa, worker, template, now, call, empty_handed = unpack(ARGV, 1, 7)
 local PARTITIONED = '^messages%.'
@@ -75,6 +78,29 @@ local function each_with(prefix, queues, from, to, found)
   end
 end
 
+local function is_put_off(id)
+  return id:sub(1, 1) == 'w'
+end
+
+-- Those of these batches that may go to the front of the queue, in reverse order: of what was put off one at a time. And
+-- when the next one of that may, if there is more of it.
+local function promotable(queue, due)
+  local front = redis.call('LINDEX', rq .. ':queue:' .. queue, 0)
+  local waits = front and is_put_off(front)
+  local found, at = {}, nil
+  for _, id in ipairs(due) do
+    if not is_put_off(id) then
+      table.insert(found, 1, id)
+    elseif not waits and not at then
+      table.insert(found, 1, id)
+      at = 0
+    else
+      at = waits and now_s + PUT_OFF_SECONDS or now_s
+    end
+  end
+  return found, at and at > 0 and at
+end
+
 -- Moves parked batches that are due from RQ's ScheduledJobRegistry to the front of the queue: they are older than all
 -- that waits there. From now on nothing joins them. Returns when the next one is due.
 local function promote(queue)
@@ -83,21 +109,20 @@ local function promote(queue)
   if not first or first > now_s then
     return first
   end
-  local due = redis.call('ZRANGEBYSCORE', key, '-inf', now_s, 'LIMIT', 0, promotes)
-  for i = #due, 1, -1 do
-    local id = due[i]
+  local due, again = promotable(queue, redis.call('ZRANGEBYSCORE', key, '-inf', now_s, 'LIMIT', 0, promotes))
+  for _, id in ipairs(due) do
     redis.call('ZREM', key, id)
     if not order_in(id) then
       redis.call('HDEL', parked, slot_of(queue, id))
     end
-    if id:sub(1, 1) == 'w' then
+    if is_put_off(id) then
       redis.call('SREM', put_off, member_of(queue, id))
     end
     redis.call('HSET', rq .. ':job:' .. id, 'status', 'queued')
     redis.call('LPUSH', rq .. ':queue:' .. queue, id)
   end
   promotes = promotes - #due
-  return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
+  return again or tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
 end
 
 local function read_leases()
@@ -154,7 +179,12 @@ local function halve(queue, id, count)
   redis.call('DEL', whole, rq .. ':job:' .. id)
   redis.call('ZREM', ledger, member_of(queue, id))
   not_joined(queue, id)
-  push_front(queue, halves[2])
+  if is_put_off(id) then -- its other half is due at once, in order of arrival, but not in front of what is new
+    redis.call('ZADD', rq .. ':scheduled:' .. queue, math.min(now_s, tonumber(score) / 1000), halves[2])
+    may_be_due(now_s)
+  else
+    push_front(queue, halves[2])
+  end
   return halves[1]
 end
 
@@ -239,7 +269,8 @@ local function give(queue, lane)
     careful = 1 -- nor may anything come beside it
   end
   if not alone then
-    id = fit(queue, id, room_of(lane))
+    local room = room_of(lane)
+    id = fit(queue, id, is_put_off(id) and math.min(room, PUT_OFF_PART) or room)
   end
   if partitioned then
     holders[queue], counts[queue] = worker, (counts[queue] or 0) + 1

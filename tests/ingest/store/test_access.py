@@ -183,6 +183,7 @@ def test_everything_works_with_the_least_rights(
         assert system.ask(*rq, *command, "--url", system.url("operator")).returncode == 0
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(30) == 0
+    wait_for(lambda: system.admin.exists(keys.HISTORY), what="a sample")
     assert receiver.stop() == 0
     assert "Traceback" not in system.log.read_text()
     assert set(system.refused()) == {("operator", "config|get")}
@@ -248,7 +249,6 @@ def test_the_page_with_the_least_rights(
     assert (now["dead"]["refused"], now["dead"]["groups"]) == (True, [])
     assert [worker["name"] for worker in now["workers"]] == ["w"]
     assert now["findings"][0]["about"] == "workers"
-    wait_for(lambda: system.admin.exists(keys.HISTORY), 60, "a sample")
     assert set(system.refused()) == {("receiver", "xrevrange")}
 
     more = re.findall(r"\([^)]*\)|\S+", (ACL.parent / "page.acl").read_text())

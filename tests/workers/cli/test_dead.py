@@ -34,7 +34,7 @@ from workers.events import Message
 from workers.handlers import Handlers
 from workers.raised import Reject, RetryIn
 
-MANY, SOME = 100_000, 20_000
+MANY, SOME = 30_000, 20_000
 HOUR, DAY = 3600, 86400
 RECEIVED = 1_700_000_000_123
 Bury = Callable[..., str]
@@ -703,7 +703,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 def test_many(
     wa: Wa, many: Callable[..., None], redis: Redis, calls: list[tuple[Any, ...]], tmp_path: Path, command: str
 ) -> None:
-    """A hundred thousand letters go in portions: no command reads, moves or deletes more than a hundred of them."""
+    """Thirty thousand letters go in portions: no command reads, moves or deletes more than a hundred of them."""
     many()
     calls.clear()
     result = wa(command, *(["-o", str(tmp_path / "out")] if command == "export" else []))

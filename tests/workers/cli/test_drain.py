@@ -66,7 +66,7 @@ def test_the_time_left_is_honest(start: Start, fill: Any, monkeypatch: pytest.Mo
     """
     monkeypatch.setenv("SECONDS", "0.01")
     monkeypatch.setenv("WA_THREADS", "1")
-    fill(300, 900)
+    fill(150, 450)
     process = start("drain", "--processes", "1", "--json")
     assert process.stdout
     said: list[tuple[float, dict[str, Any]]] = []

@@ -267,34 +267,6 @@ def test_beside_handlers(application: Any, destinations: Any, drain: Any, commit
     assert (tmp_path / "m1").exists()
 
 
-def test_killed(
-    application: Any,
-    destinations: Any,
-    worker: Any,
-    commit: Any,
-    wait_for: Any,
-    redis: Redis,
-) -> None:
-    """A worker that is killed loses nothing: each event comes, some of those in flight twice, with the same id."""
-    app = application()
-    app.slow = 0.01
-    file = destinations({"name": "crm", "url": app.url})
-    commit(*[message_body(f"m{n}", f"1555{n % 40:04d}") for n in range(600)])
-    for kills in range(3):
-        process = worker(file)
-        wait_for(lambda least=100 * (kills + 1): len(app.posts) >= least, 60)
-        process.kill()
-        process.wait()
-    worker(file)
-    wait_for(lambda: not redis.zcard(keys.LEDGER), 90)
-    assert set(ids(app)) == {f"m{n}" for n in range(600)}
-    by_event: dict[str, set[str | None]] = {}
-    for post, id in zip(app.posts, ids(app), strict=True):
-        by_event.setdefault(post.headers["x-wa-event"], set()).add(id)
-    assert all(len(found) == 1 for found in by_event.values())
-    assert len(by_event) == 600
-
-
 def test_tls(application: Any, destinations: Any, drain: Any, commit: Any, tmp_path: Path) -> None:
     """A certificate of nobody that is known is refused: the event waits, and nothing is sent in the clear."""
     trustme = pytest.importorskip("trustme")

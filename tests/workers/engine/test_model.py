@@ -1153,7 +1153,7 @@ def explore(redis: Redis, max_examples: int, steps: int, without: frozenset[str]
 @pytest.mark.timeout(400)
 def test_nothing_is_lost_or_done_twice(redis: Redis) -> None:
     """Whatever happens in whatever order, each event is owed until it is done, and done once."""
-    explore(redis, 60, 50, derandomize=True)
+    explore(redis, 30, 50, derandomize=True)
 
 
 def test_a_flush_sent_twice(redis: Redis) -> None:

@@ -304,3 +304,25 @@ def test_revived_in_the_order_of_arrival(
     while given := take.many("w2", "messages"):
         other.run(*given)
     assert seen == ["m1", "m2", "m3"]
+
+
+def test_new_events_beside_what_was_put_off(
+    commit: Any, take: Any, runner: Any, message: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While thousands of events catch up, each take gives new ones, too: for these no other handler waits."""
+    handlers = Handlers()
+
+    @handlers.message()
+    def handle(event: Any) -> None:
+        raise Unreachable("away")
+
+    monkeypatch.setattr(retries, "put_off", lambda waits: 3600.0)
+    commit(*[message(f"old-{n:03}", sender="1") for n in range(400)])
+    runner(handlers).run(*take.many("w1", "messages"))
+    assert sum(map(len, _parked(redis).values())) == 400
+    _make_due(redis)
+    commit(message("new", sender="1"))
+    batches = [batch for _, batch in take.many("w2", "messages")]
+    given = [unpack(one).body for batch in batches for one in redis.lrange(keys.batch_key(batch), 0, -1)]  # type: ignore[union-attr]
+    assert any(b"new" in body for body in given)
+    assert constants.PUT_OFF_PART / 2 <= len(given) - 1 <= 2 * constants.PUT_OFF_PART

@@ -122,7 +122,7 @@ def test_term_at_the_end(
     worker: Callable[..., Any], seen: Any, log: Any, commit: Any, status: Any, redis: Redis, wait_for: Any
 ) -> None:
     """SIGTERM to a worker that is about to end by itself changes nothing, and is no traceback."""
-    for n in range(5):
+    for n in range(3):
         commit(status(str(n)))
         process = worker("--burst")
         wait_for(lambda: not redis.exists(keys.LEDGER))
@@ -130,7 +130,7 @@ def test_term_at_the_end(
         assert process.wait(20) == 0, log()
         assert "Traceback" not in log()
         assert redis.zcard(keys.ALIVE) == 0
-    assert len(seen()) == 5
+    assert len(seen()) == 3
 
 
 @pytest.mark.parametrize("module", ["recorder", "async_recorder"])
