@@ -64,12 +64,17 @@ def test_a_url_that_fails(application: Any, alerting_receiver: Any, redis: Redis
     assert {post.path for post in app.posts} == {"/services/s3cret"}
 
 
-def test_redis_is_away(application: Any, alerting_receiver: Any, own_valkey: Any, wait_for: Any) -> None:
-    """While Redis is away the receiver itself says so, and nothing of what it cannot see; then that it is over."""
+def test_redis_is_away(
+    application: Any, alerting_receiver: Any, own_valkey: Any, wait_for: Any, tmp_path: Path
+) -> None:
+    """While Redis is away one process of each receiver says so, and nothing of what it cannot see; then that it is
+    over."""
     server = own_valkey(appendonly="yes")
     stay_alive(server.client())
     app = application()
-    alerting_receiver(app.url, server.url)
+    (tmp_path / "metrics").mkdir()
+    logs = [alerting_receiver(app.url, server.url, PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "metrics")) for _ in "12"]
+    wait_for(lambda: all("receiver started" in log.read_text() for log in logs), 60, "both")
     wait_for(lambda: server.client().exists(keys.ALERTS), 60, "a look")
     server.stop()
     wait_for(lambda: app.posts, 60, "a post")
@@ -79,23 +84,6 @@ def test_redis_is_away(application: Any, alerting_receiver: Any, own_valkey: Any
     assert begun.startswith("🔴 Redis cannot be read")
     assert begun.endswith("Senders get 503 meanwhile and try again")
     assert ended.startswith("✅ Over after ")
-
-
-def test_one_process_of_a_receiver(
-    application: Any, alerting_receiver: Any, own_valkey: Any, wait_for: Any, tmp_path: Path
-) -> None:
-    """Of the processes of a receiver one posts what each of them sees by itself."""
-    server = own_valkey()
-    app = application()
-    (tmp_path / "metrics").mkdir()
-    for _ in range(2):
-        alerting_receiver(app.url, server.url, PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "metrics"))
-    wait_for(lambda: app.posts, 60, "both are up, and no worker is")
-    server.stop()
-    wait_for(lambda: any("Redis cannot be read" in line for line in texts(app)), 60, "a post")
-    server.start()
-    wait_for(lambda: any("Over" in line for line in texts(app)), 60, "the end")
-    assert sum("🔴 Redis cannot be read" in line for line in texts(app)) == 1
 
 
 def test_strange_data(application: Any, alerting_receiver: Any, redis: Redis, wait_for: Any) -> None:
