@@ -71,7 +71,7 @@ def test_the_third_fails_twice(
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("handlers", "first"),
-    itertools.product([PLAIN, ASYNC], range(len(AFTER))) if LONG else [(PLAIN, 0), (ASYNC, 2)],
+    list(itertools.product([PLAIN, ASYNC], range(len(AFTER)))) if LONG else [(PLAIN, 0), (ASYNC, 2)],
     ids=lambda value: {PLAIN: "plain", ASYNC: "async"}.get(value, value),
 )
 def test_killed_at_each_step(

@@ -307,7 +307,8 @@ def test_listening_with_the_least_rights(
         told = (json.loads(line) for line in lines if line.strip())
         (event,) = next(one for one in told if one.get("events"))["events"]
         assert (event["contact"], event["outcome"]) == ("…0001", "handled")
-    wait_for(lambda: not system.admin.exists(keys.LISTENERS))
+    # The receiver notices with what it has to tell that the listener is gone.
+    wait_for(lambda: receiver.post(_message("more")).status == 200 and not system.admin.exists(keys.LISTENERS))
     assert system.refused() == []
 
 

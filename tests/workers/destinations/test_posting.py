@@ -220,7 +220,7 @@ def test_sorts_of_answers(status: int, sort: str) -> None:
 def test_slow(application: Any, destinations: Any, drain: Any, commit: Any, dead: Any) -> None:
     """An answer that does not come in time is a failure of that event."""
     app = application()
-    app.slow = 5.0
+    app.slow = 1.0
     commit(message_body("m1"))
     drain(destinations({"name": "crm", "url": app.url, "timeout": "200ms"}), WA_MAX_ATTEMPTS="1")
     (letter,) = dead("messages")
