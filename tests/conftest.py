@@ -27,8 +27,8 @@ settings.load_profile("any machine")
 
 CORPUS = ROOT.parent / "shared" / "corpus"
 
-LONG = os.environ.get("WA_LONG") == "1"
-"""WA_LONG=1: the long form of each test that has one. Read here: no test sees a WA_ variable of the machine."""
+LONG = os.environ.get("LONG_TESTS") == "1"
+"""LONG_TESTS=1: the long form of each test that has one. Read once, at the start."""
 
 
 @pytest.fixture(autouse=True)

@@ -226,7 +226,7 @@ def test_restart(single: Single) -> None:
 
 @pytest.mark.timeout(1200 if LONG else 180)
 def test_silence(single: Single) -> None:
-    """Redis keeps its connections, but is silent for longer than a worker waits (WA_LONG=1: 15 min): 503 meanwhile,
+    """Redis keeps its connections, but is silent for longer than a worker waits (LONG_TESTS=1: 15 min): 503 meanwhile,
     nothing lost."""
     servers, port, system = single
     servers.signal(port, signal.SIGSTOP)
@@ -368,7 +368,7 @@ def test_demoted_primary(servers: Servers) -> None:
             assert sorted(there.scan_iter()) == [b"c", b"e", b"f"]
 
 
-@pytest.mark.skipif(not LONG, reason="WA_LONG=1 runs it")
+@pytest.mark.skipif(not LONG, reason="LONG_TESTS=1 runs it")
 @pytest.mark.timeout(300)
 def test_switchover(servers: Servers, failover: tuple[int, int, str], tmp_path: Path) -> None:
     """An operator moves the primary while all is well: the old one takes writes for seconds, but no 200 is lost."""
@@ -383,7 +383,7 @@ def test_switchover(servers: Servers, failover: tuple[int, int, str], tmp_path: 
         print(f"no 200 for {system.longest_gap():.1f} s, {len(system.refused)} times 503")
 
 
-@pytest.mark.skipif(not LONG, reason="WA_LONG=1 runs it")
+@pytest.mark.skipif(not LONG, reason="LONG_TESTS=1 runs it")
 def test_failover_without_replicas(servers: Servers, failover: tuple[int, int, str], tmp_path: Path) -> None:
     """The primary is killed, and nothing else is done: receiver and worker find the new one by themselves."""
     primary, _, url = failover

@@ -27,7 +27,7 @@ def model() -> ModuleType:
     return module
 
 
-@pytest.mark.skipif(not LONG, reason="takes a quarter of an hour; set WA_LONG=1")
+@pytest.mark.skipif(not LONG, reason="takes a quarter of an hour; set LONG_TESTS=1")
 @pytest.mark.timeout(3600)
 def test_long_schedules(model: ModuleType, redis: Redis) -> None:
     """Nothing is lost or done twice in thousands of long runs."""

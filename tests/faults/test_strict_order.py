@@ -81,7 +81,7 @@ def test_killed_at_each_step(
     messages end in their order, and no message begins before the one before it has ended.
 
     The steps have the moments of the kill in turn. Once for each kind of handler is a quarter of the combinations;
-    WA_LONG=1 has all.
+    LONG_TESTS=1 has all.
     """
     contacts = [f"k{step}t{AFTER[(first + n) % len(AFTER)]}" for n, step in enumerate(STEPS)]
     for n in range(1, 6):
