@@ -173,7 +173,7 @@ MANY = 20 if LONG else 8
 
 
 def test_many_by_many(workers: Any, redis: Redis, wait_for: Callable[..., None], redis_url: str) -> None:
-    """Of 8 producers and 8 consumers (LONG_TESTS=1: 20 and 20) with ids that are each sent twice, each is handled once."""
+    """Of 8 producers and 8 consumers (LONG_TESTS=1: 20 and 20) with ids that each come twice, each is handled once."""
     import asyncio
     import threading
 
