@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest import signs, supervisor
-from ingest.settings import GUARDS, Settings, SettingsError, each_redis, redis_url, variable
+from ingest.settings import DEFAULT_HANDLERS, GUARDS, Settings, SettingsError, each_redis, redis_url, variable
 from ingest.store.local import DATA, socket_path
 from ingest.store.queues import MESSAGES
 from ingest.terminal import TERSE
@@ -73,16 +73,20 @@ def _welcome(settings: Settings, own_server: bool, reload: bool) -> str:
     address = f"{scheme}://{reached(*settings.listen)}{settings.path}"
     admin = f"http://{reached(*settings.admin_listen)}/"
     body = (
-        '{"contacts":[{"profile":{"name":"Ada"},"wa_id":"15550001"}],"messages":[{"from":"15550001","id":"try-1",'
-        f'"timestamp":"{int(time.time())}","type":"text","text":{{"body":"Hello"}}}}]}}'
+        '{"object":"whatsapp_business_account","entry":[{"id":"1","changes":[{"field":"messages","value":{'
+        '"messaging_product":"whatsapp","metadata":{"display_phone_number":"15550009","phone_number_id":"1"},'
+        '"contacts":[{"profile":{"name":"Ada"},"wa_id":"15550001"}],"messages":[{"from":"15550001","id":"try-1",'
+        f'"timestamp":"{int(time.time())}","type":"text","text":{{"body":"Hello"}}}}]}}}}]}}]}}'
     )
+    handlers = None if settings.destinations and settings.handlers == DEFAULT_HANDLERS else settings.handlers
     listen = settings.worker_metrics_listen
     metrics = {"metrics": f"http://{reached(*listen)}/metrics of your handlers"} if listen else {}
     rows = {
         "receiver": address,
         "page": admin,
         "admin": f"{admin}healthz /readyz /metrics",
-        "workers": f"{settings.processes} running {settings.handlers}",
+        "workers": f"{settings.processes} running {handlers}" if handlers else str(settings.processes),
+        **({"posting to": f"what {settings.destinations} names"} if settings.destinations else {}),
         **metrics,
         "redis": f"embedded Valkey, data in {DATA.resolve()}" if own_server else "WA_REDIS_URL",
     }
@@ -97,7 +101,7 @@ def _welcome(settings: Settings, own_server: bool, reload: bool) -> str:
         console.print("\nTry it, from another terminal:\n", style="bold")
     # Not through rich: a line to copy is printed as it is.
     lines = (
-        f"  curl -i {address} -d '{body}'{_credentials(settings)}",
+        f"  {_signed(settings, address) or f"curl -i {address} -d '{body}'{_credentials(settings)}"}",
         f"  {program()} status{'   # in this folder' if own_server else ''}\n",
         "Ctrl-C stops; nothing is lost.\n",
     )
@@ -112,6 +116,13 @@ def _warn_of_idle_workers(settings: Settings) -> None:
     if MESSAGES in settings.lanes and idle:
         text = f"{settings.processes * count} worker processes but {settings.partitions} partitions"
         click.echo(f"Warning: {text}: {idle} of them never get messages; raise WA_PARTITIONS", err=True)
+
+
+def _signed(settings: Settings, address: str) -> str | None:
+    """A command that posts a message as a sender does that signs; curl does not."""
+    if [name for name in GUARDS if getattr(settings, name)] != ["app_secret"]:
+        return None
+    return f"{program()} simulate --to {address} --sign --count 1 --mix messages=1   # knows WA_APP_SECRET, too"
 
 
 def _credentials(settings: Settings) -> str:
