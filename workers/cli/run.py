@@ -100,8 +100,9 @@ def _welcome(settings: Settings, own_server: bool, reload: bool) -> str:
         console.print(table)
         console.print("\nTry it, from another terminal:\n", style="bold")
     # Not through rich: a line to copy is printed as it is.
+    unsigned = f"curl -i {address} -d '{body}'{_credentials(settings)}"
     lines = (
-        f"  {_signed(settings, address) or f"curl -i {address} -d '{body}'{_credentials(settings)}"}",
+        f"  {_signed(settings, address) or unsigned}",
         f"  {program()} status{'   # in this folder' if own_server else ''}\n",
         "Ctrl-C stops; nothing is lost.\n",
     )
