@@ -96,6 +96,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv --clear $(VENV)
 
 $(VENV)/ready: $(VENV)/bin/python pyproject.toml requirements.lock
+	@echo 'installing into $(VENV), about a minute'
 	$(BIN)/pip install --quiet --editable .
 	@touch $@
 

@@ -36,7 +36,8 @@ def stack_of(frame: FrameType | None) -> list[str]:
 
 
 def _own(lines: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    return [line for line in lines if not line[0].startswith((_OURS, "<", *_PYTHON))]
+    # Modules in C name files that are not here: uvloop/loop.pyx.
+    return [line for line in lines if not line[0].startswith((_OURS, "<", *_PYTHON)) and line[0].endswith(".py")]
 
 
 def _deepest(lines: list[tuple[str, int]]) -> str:

@@ -18,8 +18,8 @@ Lately = dict[str, Counter[str]]
 
 @dataclass
 class Handler:
-    """Of the last minute: `rate`, the events per second that it got, `p99_seconds` of its calls, None without any, and
-    `failures`, the calls that ended with an exception. `held`: `failing` or `paused`, since `held_since` (ISO 8601).
+    """Of the last minute: `rate`, the events per second that it got, `p99_seconds` of its `calls`, None without any,
+    and `failures`, those that ended with an exception. `held`: `failing` or `paused`, since `held_since` (ISO 8601).
     """
 
     name: str
@@ -28,6 +28,7 @@ class Handler:
     failures: int = 0
     held: str | None = None
     held_since: str | None = None
+    calls: int = 0
 
 
 def lately(flows: Iterable[Mapping[bytes, bytes]]) -> Lately:
@@ -51,7 +52,7 @@ def figures(counted: Lately, seconds: float, held: Mapping[str, tuple[str, str |
         calls = sum(parts[str(bound)] for bound in BOUNDS[HANDLER])
         rate = (parts[_EVENTS] or calls) / seconds
         why, since = held.get(name, (None, None))
-        found.append(Handler(name, round(rate, 3), _p99(parts, calls), parts["failed"], why, since))
+        found.append(Handler(name, round(rate, 3), _p99(parts, calls), parts["failed"], why, since, calls))
     return sorted(found, key=lambda one: (one.held is None, -one.rate, one.name))
 
 

@@ -9,7 +9,7 @@ import click
 
 from workers.cli.terminal import program
 
-FILES = ("bot.py", "test_bot.py", ".env.example", ".gitignore", "compose.yaml", "README.md")
+FILES = ("bot.py", "test_bot.py", "pytest.ini", ".env.example", ".gitignore", "compose.yaml", "README.md")
 
 _TEMPLATE = Path(__file__).with_name("template")
 

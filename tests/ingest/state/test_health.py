@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from ingest.state.backlog import Backlog, Lane, Steered
@@ -122,3 +124,15 @@ def test_a_spool_that_cannot_be_read() -> None:
     snapshot = now()
     snapshot.spool_dir, snapshot.spool_problem = "/spool", "Permission denied"
     assert findings(snapshot)[0].remedy == "Look at /spool"
+
+
+@pytest.mark.parametrize(("calls", "failed", "told"), [(31, 29, True), (100, 20, False), (4, 4, False)])
+def test_a_handler_that_mostly_fails(calls: int, failed: int, told: bool) -> None:
+    """A handler of which half the calls fail is a warning, though one that succeeds now and then never counts as broken
+    down; a few failures are not."""
+    snapshot = now()
+    assert snapshot.backlog is not None
+    snapshot.backlog.calls = {"bot.answer": Counter({"0.005": calls, "failed": failed})}
+    found = said(snapshot)
+    warning = ("warning", f"Handler bot.answer: {failed} of {calls} calls failed in the last minute")
+    assert (warning in found) is told
