@@ -53,11 +53,19 @@ class PartialFailure(Exception):
         self.errors: Mapping[Any, BaseException] = dict(errors)
 
 
-class Unreachable(Exception):
+class DestinationError(Exception):
+    """Raised by a destination. Its text may quote an answer; `told` may be logged."""
+
+    def __init__(self, told: str, text: str = "") -> None:
+        Exception.__init__(self, text or told)
+        self.told = told
+
+
+class Unreachable(DestinationError):
     """Raised by a destination that cannot be reached: what is for it waits, which uses up no try, for some seconds."""
 
-    def __init__(self, text: str, seconds: float = 1.0) -> None:
-        super().__init__(text)
+    def __init__(self, told: str, text: str = "", seconds: float = 1.0) -> None:
+        super().__init__(told, text)
         self.seconds = seconds
 
 

@@ -63,8 +63,8 @@ def _with_exception(logger: Any, method: str, line: structlog.typing.EventDict) 
 
 def _frames(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Of an exception in a line with values=False, write where it came from, and nothing of what it says."""
-    if not line.pop("values", True) and (exc_info := line.pop("exc_info", None)):
-        frames = traceback.extract_tb(exc_info[2])
+    exc_info = None if line.pop("values", True) else line.pop("exc_info", None)
+    if exc_info and (frames := traceback.extract_tb(exc_info[2])):  # a destination's failure has none
         line["frames"] = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
     return line
 

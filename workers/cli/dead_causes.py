@@ -11,7 +11,7 @@ from ingest.state.backlog import iso
 from ingest.state.dead_letters import DeadLetter
 
 _EXCEPTION = re.compile(r"(?P<type>[\w.]+): .*\((?P<place>[^()]+:\d+)\)", re.DOTALL)
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"(?<!\d)(?<!answered )\d+")  # a destination's status is no such number
 _LONGEST = 100
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from email.utils import parsedate_to_datetime
 
-from workers.raised import Reject, RetryIn, Snooze
+from workers.raised import DestinationError, Reject, RetryIn, Snooze
 
 KEPT_BYTES = 500
 """So much of an answer is kept with a dead letter."""
@@ -16,8 +16,20 @@ _LONGEST = 7 * 86_400.0
 _UNSAID = 1.0  # seconds, where a 429 does not say for how long
 
 
-class Answered(Exception):
+class Answered(DestinationError):
     """A destination answered that it could not take what was posted; it is tried again."""
+
+
+class Postponed(DestinationError, RetryIn):
+    """It also said when to try again."""
+
+    def __init__(self, told: str, seconds: float) -> None:
+        RetryIn.__init__(self, seconds)
+        DestinationError.__init__(self, told, f"{told}, asked for a retry in {seconds:g} s")
+
+
+class Refused(DestinationError, Reject):
+    """A destination answered that it will never take what was posted."""
 
 
 def meaning(status: int, wait: float | None, body: bytes) -> Exception | None:
@@ -30,10 +42,11 @@ def meaning(status: int, wait: float | None, body: bytes) -> Exception | None:
     if status == TOO_MANY:
         return Snooze(_UNSAID if wait is None else wait)
     said = body[:KEPT_BYTES].decode("utf-8", "replace")
-    text = f"answered {status}: {said}" if said else f"answered {status}"
+    told = f"answered {status}"
+    text = f"{told}: {said}" if said else told
     if status in _LATER or status >= 500:
-        return Answered(text) if wait is None else RetryIn(wait)
-    return Reject(text)
+        return Answered(told, text) if wait is None else Postponed(told, wait)
+    return Refused(told, text)
 
 
 def sort(status: int) -> str:

@@ -109,10 +109,10 @@ class Poster:
             await self._post(body, {}, len(events))
         except (Snooze, RetryIn, Unreachable, answers.Answered) as error:  # no event of it is at fault
             raise PartialFailure(dict.fromkeys(events, error)) from None
-        except Exception as error:
+        except answers.Refused as error:
             if len(events) == 1:
                 raise
-            raise answers.Answered(str(error)) from None
+            raise answers.Answered(error.told, str(error)) from None
 
     async def _post(self, body: bytes, headers: dict[str, str], events: int) -> None:
         body = escaped(body)
@@ -143,7 +143,11 @@ class Poster:
             raise (Unreachable(said) if self._slow >= _SLOW_IN_A_ROW else answers.Answered(said)) from None
         except (aiohttp.ClientError, OSError) as error:
             self.answers["away"] += 1
-            raise Unreachable(f"{type(error).__name__}: {error}", _AGAIN_SECONDS) from None
+            name = type(error).__name__
+            text = f"{name}: {error}"
+            # Others may quote the answer, or all of the address.
+            told = text if isinstance(error, aiohttp.ClientConnectorError) else name
+            raise Unreachable(told, text, _AGAIN_SECONDS) from None
         self._slow = 0
         self.answers[answers.sort(found[0])] += 1
         return found

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ingest.loggers import get_logger
-from workers.dispatch.outcomes import Ended
+from workers.dispatch.outcomes import Ended, in_logs
 from workers.dispatch.steering import Steering
 from workers.events import Event
 from workers.handler import Handler
-from workers.places import place
 from workers.raised import Unreachable
 
 log = get_logger(__name__)
@@ -139,11 +138,8 @@ class Breakdowns:
     def _wait_for_next(self, call: Ended, state: _State) -> None:
         handler = call.handler
         error = call.error
-        if isinstance(error, Unreachable):
-            state.error, seconds = str(error), error.seconds
-        else:
-            state.error = f"{type(error).__name__} at {place(error)}"
-            seconds = min(LONGEST_SECONDS, 2.0**state.tries)
+        state.error = in_logs(error)
+        seconds = error.seconds if isinstance(error, Unreachable) else min(LONGEST_SECONDS, 2.0**state.tries)
         if not state.until:
             state.since = time.time()
             log.warning("handler always fails, its events wait", handler=handler.name, error=state.error)

@@ -46,6 +46,8 @@ class EventContext:
         if self._spans is None or (span := self._open.pop(id(event), None)) is None:
             return
         error = "Reject" if outcome.name == "rejected" else outcome.error.partition(" ")[0]
+        if outcome.raised is not None:
+            error = type(outcome.raised).__name__
         attributes = {"wa.outcome": outcome.name}
         if outcome.handler:
             attributes["code.function.name"] = outcome.handler

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from workers.handler import Handler
 from workers.places import place
-from workers.raised import Discard, Reject, RetryIn, Snooze
+from workers.raised import DestinationError, Discard, Reject, RetryIn, Snooze
 
 GRACE_SECONDS = 3.0
 """A call that does not end this long after it was interrupted counts as failed, and what it runs in is replaced."""
@@ -112,7 +112,9 @@ def of_event(ended: Iterable[Ended], before: frozenset[bytes]) -> Outcome:
         return Outcome("snoozed", detail, handler=snoozed[longest], delay=delay, done=done, owed=owed)
     if waits:
         return Outcome("put_off", handler=left[0].handler.name, delay=max(waits), done=done, owed=owed)
-    return Outcome("rejected", _text(left[0].error), handler=left[0].handler.name, done=done, owed=owed)
+    error = left[0].error
+    told = error.told if isinstance(error, DestinationError) else ""
+    return Outcome("rejected", _text(error), told, left[0].handler.name, done=done, owed=owed)
 
 
 def of_fault(error: BaseException, what: str) -> Outcome:
@@ -121,12 +123,20 @@ def of_fault(error: BaseException, what: str) -> Outcome:
     return Outcome("fault", f"{where}, {what}", where, raised=error)
 
 
+def in_logs(error: BaseException | None) -> str:
+    """What logs may say of a failure: the exception and where it came from, or what a destination did."""
+    return error.told if isinstance(error, DestinationError) else f"{type(error).__name__} at {place(error)}"
+
+
 def _of_failure(name: str, error: BaseException | None) -> Outcome:
+    if isinstance(error, DestinationError):
+        # Where our own code raised it says nothing.
+        return Outcome("failed", _text(error), error.told, name, raised=error.with_traceback(None))
     if isinstance(error, RetryIn):
         return Outcome("failed", f"asked for a retry in {error.seconds:g} s", "RetryIn", name)
     where = place(error)
     detail = f"{type(error).__name__}: {_text(error)} ({where})"
-    return Outcome("failed", detail, f"{type(error).__name__} at {where}", name, raised=error)
+    return Outcome("failed", detail, in_logs(error), name, raised=error)
 
 
 def _text(error: BaseException | None) -> str:

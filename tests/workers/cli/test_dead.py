@@ -258,6 +258,14 @@ def test_causes(wa: Wa, bury: Bury, monkeypatch: pytest.MonkeyPatch) -> None:
     assert wa("causes", "--lane", "statuses").stdout == "No dead letter matches.\n"
 
 
+def test_causes_by_status(wa: Wa, bury: Bury) -> None:
+    """What a destination refused is counted by the status of its answer, whatever numbers the answer has."""
+    for status, customer in ((422, 71), (422, 72), (401, 73), (404, 74)):
+        bury(reason="rejected", detail=f"answered {status}: no customer {customer}", handler="crm")
+    found = {one["cause"]: one["count"] for one in json.loads(wa("causes", "--json").stdout)}
+    assert found == {f"answered {status}: no customer N": n for status, n in ((422, 2), (401, 1), (404, 1))}
+
+
 @pytest.mark.parametrize("command", ["list", "causes", "retry", "drop", "export"])
 def test_a_reason_that_does_not_exist(wa: Wa, bury: Bury, redis: Redis, command: str) -> None:
     """A reason that neither this version nor any dead letter knows is wrong usage, and the reasons are named."""

@@ -8,7 +8,7 @@ from email.utils import formatdate
 import pytest
 
 from workers.destinations.answers import Answered, meaning, retry_after
-from workers.raised import Reject, RetryIn, Snooze
+from workers.raised import DestinationError, Reject, RetryIn, Snooze
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
@@ -33,6 +33,15 @@ def test_later(status: int) -> None:
     error = meaning(status, 7.0, b"")
     assert isinstance(error, RetryIn)
     assert error.seconds == 7
+    assert str(error) == f"answered {status}, asked for a retry in 7 s"
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_what_may_be_logged(status: int) -> None:
+    """The status, and nothing of the answer's text, which may be about a person."""
+    error = meaning(status, None, b"Ada is unknown")
+    assert isinstance(error, DestinationError)
+    assert (error.told, str(error)) == (f"answered {status}", f"answered {status}: Ada is unknown")
 
 
 def test_too_many() -> None:

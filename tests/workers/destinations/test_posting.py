@@ -224,7 +224,36 @@ def test_slow(application: Any, destinations: Any, drain: Any, commit: Any, dead
     commit(message_body("m1"))
     drain(destinations({"name": "crm", "url": app.url, "timeout": "200ms"}), WA_MAX_ATTEMPTS="1")
     (letter,) = dead("messages")
-    assert letter["detail"].startswith("Answered: did not answer within 0.2 s")
+    assert letter["detail"] == "did not answer within 0.2 s"
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(("status", "told"), [(500, ["answered 500", "failed"]), (404, ["answered 404", "rejected"])])
+def test_what_is_logged(
+    application: Any, destinations: Any, drain: Any, commit: Any, status: int, told: list[str], full: bool
+) -> None:
+    """A log line gives the status, no line of our code, and the answer's text only when that is asked for."""
+    app = application()
+    app.answer = lambda post: web.Response(status=status, text="Ada is unknown")
+    commit(message_body("m1"))
+    env = {"WA_MAX_ATTEMPTS": "1", "WA_LOG_ERRORS": "full" if full else "place"}
+    logged = drain(destinations({"name": "crm", "url": app.url}), **env)
+    lines = [json.loads(line) for line in logged.splitlines()]
+    failed, letters = [line for line in lines if line["event"] in ("events failed", "dead letters")]
+    assert [failed["error"], letters["reason"]] == told
+    assert "posting.py" not in logged
+    assert "frames" not in failed
+    assert ("Ada" in logged) == (full and status == 500)
+
+
+def test_what_is_logged_of_one_that_is_away(application: Any, destinations: Any, worker: Any, commit: Any) -> None:
+    """It names the error and the address of the file."""
+    app = application()
+    app.stop()
+    commit(message_body("m1"))
+    process = worker(destinations({"name": "crm", "url": app.url}))
+    line = next(line for line in process.stderr if "always fails" in line)
+    assert json.loads(line)["error"].startswith("ClientConnectorError: Cannot connect to host 127.0.0.1:")
 
 
 def test_lists(application: Any, destinations: Any, drain: Any, commit: Any, dead: Any) -> None:
