@@ -36,6 +36,9 @@ BOUNDS = {
 }
 """Seconds; of lists: events. Other bounds in Redis, written by another version, are not shown."""
 
+LONGEST_CALL = BOUNDS[HANDLER][-2]
+"""Of calls that take longer it is not known how long."""
+
 PARTS = {HANDLER: 1_000_000, WAIT: 1000, LIST: 1}
 """How many units of a sum make a second, or an event. Sums of some 100 billion events still fit into Redis' 64 bits."""
 

@@ -23,6 +23,9 @@ COLOURS = {
 
 FAILURE = "bold red"
 
+_WORDS = {"put_off": "waits"}
+"""What a line says of outcomes whose name says little."""
+
 _GAP = "  "
 
 
@@ -49,7 +52,8 @@ class EventLines:
 
 
 def _line(event: Told) -> Text:
-    ended = f"{event['outcome']} (try {event['attempt']})" if event["attempt"] > 1 else event["outcome"]
+    outcome = _WORDS.get(event["outcome"], event["outcome"])
+    ended = f"{outcome} (try {event['attempt']})" if event["attempt"] > 1 else outcome
     ms = f"{event['ms']:,.{0 if event['ms'] >= 10 else 1}f}"
     parts = [
         (f"{clock(event['at']):8}", "dim"),

@@ -27,7 +27,7 @@ from workers.simulator import report, sender, verifying
 from workers.simulator.bodies import MIX, Content
 from workers.simulator.counters import Tally
 from workers.simulator.delays import Form
-from workers.simulator.sender import Plan, Unreachable
+from workers.simulator.sender import Plan, Unauthorized, Unreachable
 
 _DEFAULT_COUNT = 1000
 _ONPREM_CONNECTIONS = (6, 12, 18, 24)
@@ -154,12 +154,12 @@ def simulate(
     --connections are under way, without that option 1000 (onprem: 24). The load ends after --count or --seconds,
     whichever comes first.
 
-    Anything but 200, a broken connection or no answer in time is tried again: On-Premises after 3 s, 6 s, 9 s, … (at
-    most 15 min) for a day; Cloud, of which only "less and less often" is documented, after 1 s, 2 s, 4 s, … (at most
-    6 h) for 7 days. It goes on until everything is acknowledged or given up. When nothing at the address ever
-    answered and a notification could not connect 4 times, or its connection was broken 8 times, it ends and says why.
-    While no connection can be made, no new notifications are posted, except with --rate. Ctrl-C stops and shows the
-    result so far.
+    Anything but 200, a broken connection or no answer in time is tried again: On-Premises after 3 s, 6 s, 9 s, …
+    (at most 15 min) for a day; Cloud, of which only "less and less often" is documented, after 1 s, 2 s, 4 s, … (at
+    most 6 h) for 7 days. It goes on until everything is acknowledged or given up. When nothing at the address ever
+    answered and a notification could not connect 4 times, or its connection was broken 8 times, it ends and says
+    why. A 401 before anything was acknowledged ends it, too. While no connection can be made, no new notifications
+    are posted, except with --rate. Ctrl-C stops and shows the result so far.
 
     --duplicates posts a share again, byte for byte, after it was acknowledged, as when the 200 was lost.
 
@@ -173,11 +173,11 @@ def simulate(
 
     Exits 0 when everything was acknowledged (and verified), 1 otherwise.
 
-    With --json an object: run, form, sent, first_try, acknowledged, retried, given_up, unacknowledged (after a stop),
-    duplicates, posts, answers (requests by status, or timeout, broken, refused, dns, tls), seconds, rate (requests a
-    second), latency_seconds (p50, p90, p99, max; null: no answer), over_1s (a share), rule (ok, broken or null),
-    stopped, and verify: null, or expected, handled, missing, repeated, out_of_order, set_back (batches of dead workers
-    that were put back, and failed calls of handlers, while it ran).
+    With --json an object: run, form, sent, first_try, acknowledged, retried, given_up, unacknowledged (after a
+    stop), duplicates, posts, answers (requests by status, or timeout, broken, refused, dns, tls), seconds, rate
+    (requests a second), latency_seconds (p50, p90, p99, max; null: no answer), over_1s (a share), rule (ok, broken;
+    null: nothing was acknowledged), stopped, and verify: null, or expected, handled, missing, repeated,
+    out_of_order, set_back (batches of dead workers that were put back, and failed calls of handlers, while it ran).
     """
     if form == "onprem" and connections not in (None, *_ONPREM_CONNECTIONS):
         raise click.UsageError("--connections: the On-Premises client has 6, 12, 18 or 24")
@@ -282,6 +282,8 @@ def _send(plan: Plan, content: Content, check: verifying.Check | None) -> Tally:
         return uvloop.run(go())
     except Unreachable as error:
         raise click.ClickException(f"nothing ever answered at {_without_user(plan.url)}: {error}") from None
+    except Unauthorized as error:
+        raise click.ClickException(f"{_without_user(plan.url)} answers 401: {error}") from None
 
 
 def _without_user(url: str) -> str:

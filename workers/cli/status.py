@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ingest.settings import redis_url
 from ingest.state import backlog, history, rates
+from ingest.state.counters import LONGEST_CALL
 from ingest.state.handlers import Handler
 from ingest.state.refusals import Told
 from ingest.state.spooled import SpoolFigures, spool_figures
@@ -41,7 +42,8 @@ def status(watch: bool, as_json: bool) -> None:
     Counts are notifications (retrying, behind and dead: events). Rates are per second over the last minute. Lanes that
     are paused or capped are named, and those in which events wait behind one that is to be tried again (strict order).
     Handlers and destinations that were called in the last minute, or are held up, follow: events per second, the time
-    within which 99 of 100 calls ended, calls that failed, and since when one is held up.
+    within which 99 of 100 calls ended (p99_seconds of --json; null: none, or longer than 30 s), calls that failed, and
+    since when one is held up.
     dead_expiring (of --json) are the dead letters that will be removed within two days, counted up to 100. With --watch
     and --json: one JSON object a line.
     """
@@ -162,11 +164,17 @@ def _handlers(shown: list[Handler]) -> Table:
         table.add_row(
             one.name,
             f"{one.rate:,.1f}" if one.rate < 10 else f"{one.rate:,.0f}",
-            "-" if one.p99_seconds is None else _took(one.p99_seconds),
+            _p99(one),
             Text(f"{one.failures:,}", style="red" if one.failures else ""),
             Text(f"{one.held}{since}" if one.held else "-", style="red" if one.held else ""),
         )
     return table
+
+
+def _p99(one: Handler) -> str:
+    if one.p99_seconds is not None:
+        return f"≤ {_took(one.p99_seconds)}"
+    return f"> {_took(LONGEST_CALL)}" if one.rate else "-"
 
 
 def _took(seconds: float) -> str:

@@ -82,9 +82,11 @@ class Tally:
 
     @property
     def fast_enough(self) -> bool | None:
-        """The senders' rule: a median of at most 250 ms, less than 1 % over 1 s. None: nothing was answered.
+        """The senders' rule: a median of at most 250 ms, less than 1 % over 1 s. None: nothing was acknowledged.
 
         Source: "throughput" in the Cloud API documentation.
         """
         median = self.latencies.quantile(0.5)
-        return None if median is None else median <= MEDIAN_SECONDS and self.over_1s < SLOW_SHARE
+        return (
+            None if median is None or not self.acknowledged else median <= MEDIAN_SECONDS and self.over_1s < SLOW_SHARE
+        )

@@ -40,6 +40,8 @@ HOPELESS = {"refused": 4, "dns": 4, "tls": 4, "broken": 8}
 Broken connections get more tries: a receiver may be starting, or demand a certificate without saying so (TLS 1.3).
 """
 
+UNAUTHORIZED = "401"
+
 MOST_CONNECTIONS = {"onprem": 24, "cloud": 1000}
 
 _CANNOT_CONNECT = frozenset({"dns", "tls", "refused"})
@@ -48,6 +50,10 @@ _LAST_SECONDS = 1.0  # for what is under way when a run is stopped
 
 class Unreachable(Exception):
     """Nothing at the address ever answered. The message says what is wrong, in one line."""
+
+
+class Unauthorized(Exception):
+    """The receiver answers 401, and has acknowledged nothing. The message says what to do, in one line."""
 
 
 class Observer(Protocol):
@@ -96,7 +102,8 @@ async def send(
     observer: Observer | None = None,
     stop: asyncio.Event | None = None,
 ) -> Tally:
-    """Post notifications, each until it is acknowledged or given up, and return the tally. Raises Unreachable.
+    """Post notifications, each until it is acknowledged or given up, and return the tally. Raises Unreachable,
+    Unauthorized.
 
     Bodies are taken when they are due. A `tally` that is passed in can be read meanwhile. When `stop` is set, requests
     under way get a second, and the rest stays unacknowledged.
@@ -140,7 +147,7 @@ class _Sending:
         self._tasks: set[asyncio.Task[None]] = set()
         self._most = plan.connections or MOST_CONNECTIONS[plan.form]
         self._reached = True
-        self._unreachable: Unreachable | None = None
+        self._hopeless: Unreachable | Unauthorized | None = None
         self._random = Random(plan.seed)  # noqa: S311 - chooses duplicates
 
     async def run(self) -> None:
@@ -157,8 +164,8 @@ class _Sending:
         finally:
             stopping.cancel()
             self.tally.seconds = time.monotonic() - self._start
-        if self._unreachable:
-            raise self._unreachable
+        if self._hopeless:
+            raise self._hopeless
 
     async def _wake_on_stop(self) -> None:
         await self._stop.wait()
@@ -183,7 +190,7 @@ class _Sending:
     async def _next(self) -> _Post | None:
         """What is to be posted now, retries before new ones; waits for it and for a connection. None at the end."""
         while True:
-            if self._stop.is_set() or self._unreachable:
+            if self._stop.is_set() or self._hopeless:
                 self.tally.stopped = self._stop.is_set()
                 return None
             self._changed.clear()
@@ -277,7 +284,9 @@ class _Sending:
         if not post.duplicate:
             tally.retried += post.tries == 1
         if post.tries >= HOPELESS.get(result, math.inf) and tally.answers.keys() <= HOPELESS.keys():
-            self._unreachable = Unreachable(_why(result, error))
+            self._hopeless = Unreachable(_why(result, error))
+        elif result == UNAUTHORIZED and not tally.acknowledged:
+            self._hopeless = Unauthorized(_to_be_let_in(self._plan))
         if not self._again(post, now, failures=post.tries) and not post.duplicate:
             tally.given_up += 1
 
@@ -290,6 +299,14 @@ class _Sending:
         heapq.heappush(self._retries, (post.due, next(self._order), post))
         self.tally.waiting += 1
         return True
+
+
+def _to_be_let_in(plan: Plan) -> str:
+    """What to do about a 401: of a wrong signature, of none, or of a missing password or certificate."""
+    if plan.secret:
+        said = "the signature may be of another secret: --sign takes the first one of WA_APP_SECRET, which must be the"
+        return f"{said} receiver's"
+    return "add --sign, which takes the secret from WA_APP_SECRET; for Basic auth give http://USER:PASSWORD@… in --to"
 
 
 def _why(result: str, error: Exception | None) -> str:

@@ -215,7 +215,8 @@ function handlers(now) {
     const [name, events, p99, failed, held] = row.children;
     set(name, one.name);
     set(events, rate(one.rate));
-    set(p99, one.p99_seconds === null ? "–" : took(one.p99_seconds));
+    const longer = one.rate ? "> 30s" : "–";
+    set(p99, one.p99_seconds === null ? longer : `≤ ${took(one.p99_seconds)}`);
     set(failed, count(one.failures));
     const since = one.held_since === null ? "" : ` for ${span(now.time - Date.parse(one.held_since) / 1000)}`;
     set(held, one.held === null ? "" : `${one.held}${since}`);

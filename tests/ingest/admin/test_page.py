@@ -228,7 +228,7 @@ def test_handlers(receiver: Any, open_page: Open, redis: Redis) -> None:
     controls.pause(redis, [controls.handler("crm")])
     rows = page.locator("#handlers tr")
     api.expect(rows.nth(0)).to_contain_text("paused for")
-    api.expect(rows.nth(1)).to_have_text(re.compile(r"shop\.f20/s248.5ms8"))
+    api.expect(rows.nth(1)).to_have_text(re.compile(r"shop\.f20/s≤ 250ms8"))
     headline(page, "Handler crm: paused for")
 
 

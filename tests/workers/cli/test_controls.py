@@ -105,7 +105,12 @@ def test_status_of_handlers(wa: Callable[..., Result], redis: Redis) -> None:
     """`status` has a line for each handler that was called in the last minute or is held up, within 80 columns."""
     assert "events/s" not in wa("status").output
     bucket = int(redis.time()[0]) // FLOW_SECONDS  # type: ignore[index]
-    calls = {"handler|crm|0.25": 600, "handler|crm|failed": 4, f"handler|shop.{'x' * 80}|5.0": 1}
+    calls = {
+        "handler|crm|0.25": 600,
+        "handler|crm|failed": 4,
+        f"handler|shop.{'x' * 80}|5.0": 1,
+        "handler|stuck|inf": 3,
+    }
     for back in (1, 2):  # the next ten seconds may begin meanwhile
         redis.hset(keys.flow_key(bucket - back), mapping=calls)
     redis.hset(keys.BREAKDOWNS, "down", json.dumps({"error": "x", "next_try": time.time() + 9, "since": time.time()}))
@@ -114,11 +119,13 @@ def test_status_of_handlers(wa: Callable[..., Result], redis: Redis) -> None:
     shown = [line.split() for line in lines[lines.index(next(line for line in lines if "events/s" in line)) :]]
     assert shown[0] == ["handler", "events/s", "p99", "failed", "held", "up"]
     assert shown[2][:5] == ["down", "0.0", "-", "0", "failing"]
-    assert shown[3] == ["crm", "20", "248ms", "8", "-"]
+    assert shown[3] == ["crm", "20", "≤", "250ms", "8", "-"]
+    assert shown[4][:5] == ["stuck", "0.1", ">", "30.0s", "0"]
     found = json.loads(wa("status", "--json").output)["handlers"]
     assert [(one["name"][:4], one["rate"], one["failures"], one["held"]) for one in found] == [
         ("down", 0.0, 0, "failing"),
         ("crm", 20.0, 8, None),
+        ("stuc", 0.1, 0, None),
         ("shop", 0.033, 0, None),
     ]
 

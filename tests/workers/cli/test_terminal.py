@@ -266,7 +266,7 @@ def test_tail(
             env |= {"WA_DESTINATIONS": "", "WA_LANES": "messages"}
             run_module(module, cwd=folder, env=env, stdout=out)
     wait_for(lambda: "receiver started" in log.read_text())
-    screen = shown("tail", columns, folder, until=lambda text: "put_off" in text or "failed" in text, **own)
+    screen = shown("tail", columns, folder, until=lambda text: "waits" in text or "failed" in text, **own)
     assert screen.status == 0, screen.text
     assert screen.lines[0] == f"listening at http://{listen}, Ctrl-C ends"
     assert any(" message text " in line for line in screen.lines), screen.text

@@ -18,7 +18,7 @@ from aiohttp import web
 from workers.simulator.bodies import Content, Notification
 from workers.simulator.counters import Tally
 from workers.simulator.delays import DELAYS
-from workers.simulator.sender import HOPELESS, SIGNATURE, Plan, Unreachable, send
+from workers.simulator.sender import HOPELESS, SIGNATURE, Plan, Unauthorized, Unreachable, send
 
 Answer = int | str
 Script = Callable[[int, int], Answer | Awaitable[Answer]]
@@ -275,6 +275,15 @@ def test_never_an_answer() -> None:
         run(lambda n, again: "close", 3, speed_up=2000)
     tally, _ = run(lambda n, again: 503 if n == 0 else "close" if again < 12 else 200, 3, speed_up=100_000)
     assert tally.acknowledged == 3
+
+
+@pytest.mark.parametrize(("secret", "says"), [(None, "add --sign"), (b"s", "another secret")])
+def test_not_let_in(secret: bytes | None, says: str) -> None:
+    """A 401 ends it at once with what to do, unless something was acknowledged before."""
+    with pytest.raises(Unauthorized, match=says):
+        run(lambda n, again: 401, 1000, secret=secret)
+    tally, _ = run(lambda n, again: 401 if n == 1 else 200, 3, connections=1, speed_up=1000, secret=secret)
+    assert (tally.acknowledged, tally.retried) == (3, 1)
 
 
 def test_no_such_name() -> None:

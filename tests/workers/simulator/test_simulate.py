@@ -179,6 +179,7 @@ def test_given_up_is_a_failure(serve: Callable[..., Server]) -> None:
     run = simulate("--to", server.url, "--count", "3", "--speed-up", "2000000")
     assert one_line(run) == "Error: 3 of 3 were given up; mostly: 503"
     assert "given up" in run.stdout
+    assert run.stdout.splitlines()[-1].split()[-3:] == ["1", "s", "-"]
 
 
 def test_interrupt(serve: Callable[..., Server], run_module: Callable[..., Any], wait_for: Callable[..., None]) -> None:
@@ -201,6 +202,16 @@ def test_nothing_there(free_port: Callable[[], int]) -> None:
     assert "check host and port" in line
     assert "s3cret" not in line
     assert run.stdout == ""
+
+
+def test_a_secret_is_missing(serve: Callable[..., Server]) -> None:
+    """A receiver that wants signatures ends it soon with the option that is missing, and no table."""
+    server = serve()
+    server.then = 401
+    run = simulate("--to", server.url)
+    assert one_line(run).startswith(f"Error: {server.url} answers 401: add --sign, which takes the secret from WA_APP_")
+    assert run.stdout == ""
+    assert len(server.bodies) < 100
 
 
 def test_tls(serve: Callable[..., Server], tmp_path: Path) -> None:
