@@ -19,8 +19,8 @@ Lately = dict[str, Counter[str]]
 @dataclass
 class Handler:
     """Of the last minute: `rate`, the events per second that it got, and `failures`, those of its `calls` that ended
-    with an exception. 99 of 100 calls took at most `p99_seconds`, one of `BOUNDS`; None without any, or above the longest of
-    these. `held`: `failing` or `paused`, since `held_since` (ISO 8601).
+    with an exception. 99 of 100 calls took at most `p99_seconds`, one of `BOUNDS`; None without any, or above the
+    longest of these. `held`: `failing` or `paused`, since `held_since` (ISO 8601).
     """
 
     name: str
