@@ -100,9 +100,8 @@ def _welcome(settings: Settings, own_server: bool, reload: bool) -> str:
         console.print(table)
         console.print("\nTry it, from another terminal:\n", style="bold")
     # Not through rich: a line to copy is printed as it is.
-    unsigned = f"curl -i {address} -d '{body}'{_credentials(settings)}"
     lines = (
-        f"  {_signed(settings, address) or unsigned}",
+        f"  {_to_try(settings, address, body)}",
         f"  {program()} status{'   # in this folder' if own_server else ''}\n",
         "Ctrl-C stops; nothing is lost.\n",
     )
@@ -119,17 +118,13 @@ def _warn_of_idle_workers(settings: Settings) -> None:
         click.echo(f"Warning: {text}: {idle} of them never get messages; raise WA_PARTITIONS", err=True)
 
 
-def _signed(settings: Settings, address: str) -> str | None:
-    """A command that posts a message as a sender does that signs; curl does not."""
-    if [name for name in GUARDS if getattr(settings, name)] != ["app_secret"]:
-        return None
-    return f"{program()} simulate --to {address} --sign --count 1 --mix messages=1   # knows WA_APP_SECRET, too"
-
-
-def _credentials(settings: Settings) -> str:
-    """A remark for a line that lacks the credentials that senders must have."""
-    needed = [variable(name) for name in GUARDS if getattr(settings, name)]
-    return f"   # refused: {', '.join(needed)} is set" if needed else ""
+def _to_try(settings: Settings, address: str, body: str) -> str:
+    """A command that posts a message; with a remark where it lacks what senders must have."""
+    needed = [name for name in GUARDS if getattr(settings, name)]
+    if needed == ["app_secret"]:  # curl does not sign
+        return f"{program()} simulate --to {address} --sign --count 1 --mix messages=1   # knows WA_APP_SECRET, too"
+    remark = f"   # refused: {', '.join(map(variable, needed))} is set" if needed else ""
+    return f"curl -i {address} -d '{body}'{remark}"
 
 
 @click.command()

@@ -300,11 +300,15 @@ class Dispatcher:
         self._parked[limiters].add(item, catches_up=bool(item.account.done_before(item.index)))
 
     def _limiters_of(self, item: Item) -> tuple[HandlerLimiter, ...]:
-        if self._rate_limits is None or not (self._handlers.any_throttled or self.steering.limits):
+        if (limits := self._limits) is None:
             return ()
         done = item.account.done_before(item.index)
-        single = [one for one in item.handlers or () if one.bulk is None and one.digest not in done]
-        return self._rate_limits.of_all(single)
+        return limits.of_all(one for one in item.handlers or () if one.bulk is None and one.digest not in done)
+
+    @property
+    def _limits(self) -> RateLimits | None:
+        """None while no handler has a rate or a concurrency, and no operator limits one."""
+        return self._rate_limits if self._handlers.any_throttled or self.steering.limits else None
 
     def _begin_now(self, item: Item, room: Room) -> None:
         source = item.source
@@ -333,8 +337,8 @@ class Dispatcher:
         if lists:
             calls = [call for call in calls if not call[0].bulk]
         try:
-            is_throttled = self._handlers.any_throttled or self.steering.limits
-            limiters = self._rate_limits.begin(calls) if self._rate_limits and is_throttled else ()
+            limits = self._limits
+            limiters = limits.begin(calls) if limits else ()
         except RateLimited as turn:  # what its news is for has a rate of its own
             item.account.put_off(item.event)
             for handler, _ in calls:

@@ -26,12 +26,16 @@ class Parked:
     @property
     def first(self) -> Item:
         """The next one; there must be some."""
-        return (self._turn or self._other)[0]
+        return self._next[0]
 
     def pop(self) -> None:
         """The first one goes; the next turn is that of the others."""
-        (self._turn or self._other).popleft()
+        self._next.popleft()
         self._turn = self._other
+
+    @property
+    def _next(self) -> deque[Item]:
+        return self._turn or self._other
 
     @property
     def _other(self) -> deque[Item]:

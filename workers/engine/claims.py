@@ -140,8 +140,7 @@ def _identity(event: Event, waits: int, *more: Any) -> tuple[Any, ...]:
 
 
 def _place_of(identity: tuple[Any, ...]) -> str:
-    bucket, member = _digest(identity)
-    return f"{bucket:010o} {member}"
+    return _place(*_digest(identity))
 
 
 def _place(bucket: int, member: int) -> str:

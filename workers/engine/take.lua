@@ -82,23 +82,23 @@ local function is_put_off(id)
   return id:sub(1, 1) == 'w'
 end
 
--- Those of these batches that may go to the front of the queue, in reverse order: of what was put off one at a time. And
--- when the next one of that may, if there is more of it.
+-- Those of these batches that may go to the front of the queue: of what was put off one, unless one is there. And when
+-- the next one of that may, if there is more of it.
 local function promotable(queue, due)
   local front = redis.call('LINDEX', rq .. ':queue:' .. queue, 0)
   local waits = front and is_put_off(front)
-  local found, at = {}, nil
+  local found, has_one, left = {}, waits, false
   for _, id in ipairs(due) do
     if not is_put_off(id) then
-      table.insert(found, 1, id)
-    elseif not waits and not at then
-      table.insert(found, 1, id)
-      at = 0
+      found[#found + 1] = id
+    elseif has_one then
+      left = true
     else
-      at = waits and now_s + PUT_OFF_SECONDS or now_s
+      found[#found + 1] = id
+      has_one = true
     end
   end
-  return found, at and at > 0 and at
+  return found, left and (waits and now_s + PUT_OFF_SECONDS or now_s)
 end
 
 -- Moves parked batches that are due from RQ's ScheduledJobRegistry to the front of the queue: they are older than all
@@ -110,7 +110,8 @@ local function promote(queue)
     return first
   end
   local due, again = promotable(queue, redis.call('ZRANGEBYSCORE', key, '-inf', now_s, 'LIMIT', 0, promotes))
-  for _, id in ipairs(due) do
+  for i = #due, 1, -1 do
+    local id = due[i]
     redis.call('ZREM', key, id)
     if not order_in(id) then
       redis.call('HDEL', parked, slot_of(queue, id))
