@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from benchmarks.postgres_server import NoServer, PostgreSQL, server
+from benchmarks.postgres_server import PostgreSQL
 from ingest.store import keys
+from tests.examples.database import with_tables
 from workers.events.parsing import parse
 
 asyncpg = pytest.importorskip("asyncpg")
@@ -32,13 +33,8 @@ TIMES = [f"{state}_at" for state in STATES]
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[PostgreSQL]:
-    """A server with the tables of the example."""
-    try:
-        with server() as made:
-            made.script(ROOT / "examples/postgres/schema.sql")
-            yield made
-    except NoServer as error:
-        pytest.skip(str(error))
+    with with_tables() as made:
+        yield made
 
 
 def query(database: PostgreSQL, statement: str) -> list[dict[str, Any]]:

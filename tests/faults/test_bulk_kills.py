@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from redis import Redis
 from ingest.store import keys
 from ingest.store.queues import LANES
 from tests.conftest import LONG
+from tests.faults.load import Load
 
 KILLS = 10 if LONG else 3
 EACH = 20  # statuses that come in a go
@@ -40,22 +40,6 @@ async def on_delivered(statuses):
 def _status(id: str) -> bytes:
     stage = b"read" if int(id[1:]) % 2 else b"delivered"
     return b'{"statuses":[{"id":"%s","status":"%s"}]}' % (id.encode(), stage)
-
-
-class Load(threading.Thread):
-    """Commits statuses until it is told to stop."""
-
-    def __init__(self, commit: Callable[..., None]) -> None:
-        super().__init__()
-        self._commit = commit
-        self.committed: list[str] = []
-        self.over = threading.Event()
-
-    def run(self) -> None:
-        while not self.over.wait(PAUSE):
-            ids = [f"s{len(self.committed) + n:05}" for n in range(EACH)]
-            self._commit(*map(_status, ids), batch=50)
-            self.committed += ids
 
 
 class Seen:
@@ -90,7 +74,7 @@ def test_kills_in_bulk_handlers(
     workers.start(BULK, "--processes", "3")
     killed: set[int] = set()
     before: deque[set[str]] = deque([set()], 2)  # what was there at the last kills: three of a batch would be poison
-    load, seen = Load(commit), Seen(workers.path)
+    load, seen = Load(commit, lambda n: f"s{n:05}", _status, EACH, PAUSE), Seen(workers.path)
     load.start()
     try:
         while len(killed) < KILLS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from redis import Redis
 from ingest.store import keys
 from ingest.store.queues import LANES
 from ingest.store.records import unpack
+from tests.faults.load import Load
 from tests.workers.destinations.conftest import Application, application, destinations  # noqa: F401
 from workers.events.parsing import parse
 
@@ -29,23 +29,6 @@ def _message(id: str) -> bytes:
 
 def _ids(body: bytes) -> set[str]:
     return {str(event.id) for event in parse(body, 1)}  # type: ignore[union-attr]
-
-
-class Load(threading.Thread):
-    """Commits messages of all contacts in turn until it is told to stop."""
-
-    def __init__(self, commit: Callable[..., None]) -> None:
-        super().__init__()
-        self._commit = commit
-        self.committed: list[str] = []
-        self.over = threading.Event()
-
-    def run(self) -> None:
-        while not self.over.wait(PAUSE):
-            first = len(self.committed)
-            ids = [f"{n % CONTACTS}-{n // CONTACTS}" for n in range(first, first + EACH)]
-            self._commit(*map(_message, ids), batch=50)
-            self.committed += ids
 
 
 def _owed(redis: Redis) -> set[str]:
@@ -69,7 +52,7 @@ def test_kills(
     both[1].slow = 0.05  # posts are in flight all the time
     file = destinations({"name": "one", "url": both[0].url}, {"name": "other", "url": both[1].url})
     workers.start("", "--processes", "2", WA_DESTINATIONS=str(file), WA_HANDLERS="", WA_MAX_ATTEMPTS="1")
-    load = Load(commit)
+    load = Load(commit, lambda n: f"{n % CONTACTS}-{n // CONTACTS}", _message, EACH, PAUSE)
     load.start()
     unsettled: set[str] = set()
     try:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.postgres_server import NoServer, PostgreSQL, server
-from tests.recipes.conftest import ROOT, lines
+from benchmarks.postgres_server import PostgreSQL
+from tests.examples.database import with_tables
+from tests.recipes.conftest import lines
 
 asyncpg = pytest.importorskip("asyncpg")
 
@@ -23,12 +24,8 @@ INSERT INTO deliveries (message, state, sent_at, delivered_at, failed_at, read_a
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[PostgreSQL]:
-    try:
-        with server() as made:
-            made.script(ROOT / "examples/postgres/schema.sql")
-            yield made
-    except NoServer as error:
-        pytest.skip(str(error))
+    with with_tables() as made:
+        yield made
 
 
 def test_the_questions(database: PostgreSQL) -> None:

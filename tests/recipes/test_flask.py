@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import os
 import sqlite3
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -19,6 +18,7 @@ import pytest
 from redis import Redis
 
 from ingest.store import keys
+from tests.installed import packages_in
 from tests.recipes.conftest import blocks
 from tests.workers.destinations.test_posting import cloud, text
 
@@ -28,16 +28,7 @@ SECRET = "the same as in WEBHOOK_SECRET"
 @pytest.fixture(scope="module")
 def flask(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with Flask, apart from what the project needs."""
-    folder = tmp_path_factory.mktemp("flask")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_CONSTRAINT")}
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), "flask>=3.1,<4"]
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
-    except subprocess.TimeoutExpired:
-        pytest.skip("no package registry answers")
-    if done.returncode != 0:
-        pytest.skip(f"Flask is not to be installed here: {done.stderr[-200:]}")
-    return str(folder)
+    return packages_in(tmp_path_factory.mktemp("flask"), "flask>=3.1,<4")
 
 
 def _rows(folder: Path) -> list[tuple[str, str]]:

@@ -6,8 +6,6 @@ import gzip
 import os
 import re
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.installed import packages_in
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("sentry-sdk>=2,<3", "django>=5.2,<5.3", "sqlalchemy>=2,<3")
 
@@ -24,16 +24,7 @@ PACKAGES = ("sentry-sdk>=2,<3", "django>=5.2,<5.3", "sqlalchemy>=2,<3")
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with the packages, apart from what the project needs."""
-    folder = tmp_path_factory.mktemp("packages")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_CONSTRAINT")}
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), *PACKAGES]
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
-    except subprocess.TimeoutExpired:
-        pytest.skip("no package registry answers")
-    if done.returncode != 0:
-        pytest.skip(f"not to be installed here: {done.stderr[-200:]}")
-    return str(folder)
+    return packages_in(tmp_path_factory.mktemp("packages"), *PACKAGES)
 
 
 @pytest.fixture
