@@ -17,6 +17,12 @@ def place(error: BaseException | None) -> str:
     return _deepest(_own(lines) or lines)
 
 
+def named(error: BaseException | None) -> str:
+    """The exception and where it came from, as far as that is known."""
+    where = place(error)
+    return f"{type(error).__name__} at {where}" if where else type(error).__name__
+
+
 def own_place(error: BaseException) -> str:
     """The same, or nothing where no code of the user's was called; of a syntax error, the line that has it."""
     if isinstance(error, SyntaxError) and error.filename:

@@ -7,7 +7,7 @@ from types import CodeType
 
 import pytest
 
-from workers.places import place
+from workers.places import named, place
 
 
 def test_modules_in_c_are_not_the_users() -> None:
@@ -26,3 +26,8 @@ def test_modules_in_c_are_not_the_users() -> None:
     with pytest.raises(ConnectionRefusedError) as raised:
         names["store"]()  # type: ignore[operator]
     assert place(raised.value) == f"{bot}:4"
+
+
+def test_an_error_without_a_place() -> None:
+    """What was never raised, such as the time-out of a call that was left to itself, is told by its name alone."""
+    assert named(TimeoutError()) == "TimeoutError"

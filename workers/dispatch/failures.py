@@ -5,7 +5,7 @@ from __future__ import annotations
 from ingest.loggers import get_logger
 from workers.dispatch.outcomes import Ended
 from workers.events import Event
-from workers.places import place
+from workers.places import named
 
 log = get_logger(__name__)
 
@@ -18,5 +18,5 @@ def told(argument: Event, ended: Ended) -> tuple[Event, BaseException | None, in
 def note(hook: Ended) -> None:
     """One was called: what it raised is logged, and no fault of the event."""
     if hook.error is not None:
-        error = f"{type(hook.error).__name__} at {place(hook.error)}"
+        error = named(hook.error)
         log.error("on_error failed", function=hook.handler.name, error=error)

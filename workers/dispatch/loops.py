@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from ingest.loggers import get_logger
-from workers.places import place
+from workers.places import named
 
 log = get_logger(__name__)
 
@@ -64,7 +64,7 @@ def shut_down(loop: asyncio.AbstractEventLoop, shutdowns: Hooks) -> None:
         try:
             loop.run_until_complete(_await(function))
         except Exception as error:
-            log.error("shutdown failed", error=f"{type(error).__name__} at {place(error)}")
+            log.error("shutdown failed", error=named(error))
 
 
 async def _await(function: Callable[[], object]) -> None:

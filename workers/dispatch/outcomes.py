@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from workers.handler import Handler
-from workers.places import place
+from workers.places import named, place
 from workers.raised import DestinationError, Discard, Reject, RetryIn, Snooze
 
 GRACE_SECONDS = 3.0
@@ -119,13 +119,13 @@ def of_event(ended: Iterable[Ended], before: frozenset[bytes]) -> Outcome:
 
 def of_fault(error: BaseException, what: str) -> Outcome:
     """The outcome of an event at which this program itself failed, while it did `what`. That event alone ends so."""
-    where = f"{type(error).__name__} at {place(error)}"
+    where = named(error)
     return Outcome("fault", f"{where}, {what}", where, raised=error)
 
 
 def in_logs(error: BaseException | None) -> str:
     """What logs may say of a failure: the exception and where it came from, or what a destination did."""
-    return error.told if isinstance(error, DestinationError) else f"{type(error).__name__} at {place(error)}"
+    return error.told if isinstance(error, DestinationError) else named(error)
 
 
 def _of_failure(name: str, error: BaseException | None) -> Outcome:
@@ -135,7 +135,7 @@ def _of_failure(name: str, error: BaseException | None) -> Outcome:
     if isinstance(error, RetryIn):
         return Outcome("failed", f"asked for a retry in {error.seconds:g} s", "RetryIn", name)
     where = place(error)
-    detail = f"{type(error).__name__}: {_text(error)} ({where})"
+    detail = f"{type(error).__name__}: {_text(error)}" + (f" ({where})" if where else "")
     return Outcome("failed", detail, in_logs(error), name, raised=error)
 
 

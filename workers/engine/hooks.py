@@ -12,7 +12,7 @@ from workers.dispatch.ready import Account
 from workers.engine.batch_state import BatchState
 from workers.engine.caps import Caps
 from workers.events import Event, Status
-from workers.places import place
+from workers.places import named
 
 log = get_logger(__name__)
 
@@ -42,7 +42,7 @@ class InContext:
         try:
             self._context.end(event, outcome)
         except Exception as error:  # a span that cannot be told is no reason to do the event's work again
-            log.error("a span cannot be ended", error=f"{type(error).__name__} at {place(error)}")
+            log.error("a span cannot be ended", error=named(error))
         self._opened.finish(index, event, outcome, now)
 
 

@@ -25,7 +25,7 @@ from workers.events import Event
 from workers.events.contacts import contact_of, names_of
 from workers.events.copies import identity_of, short
 from workers.events.event import label_of
-from workers.places import place
+from workers.places import named
 
 log = get_logger(__name__)
 
@@ -74,7 +74,7 @@ class Telling:
                 if _fits(event, told.wanted):
                     told.note(event, outcome, calls)
         except Exception as error:  # no reason to do the event's work again
-            log.error("an event cannot be told to listeners", error=f"{type(error).__name__} at {place(error)}")
+            log.error("an event cannot be told to listeners", error=named(error))
 
     def _publish(self) -> None:
         ends = False
