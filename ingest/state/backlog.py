@@ -36,7 +36,10 @@ class Lane:
     """One lane. Counts are notifications (`retrying`, `behind`: events), unless they say batches. Those `behind` wait
     for an event of their contact that is to be tried again (strict order).
 
-    `paused_since` is an ISO 8601 time; `limit` the most events per second that handlers get, or None.
+    `oldest_seconds` is the age of the oldest that waits, in its queue or in a worker that has not called its handlers
+    yet; `retrying_oldest_seconds` that of the oldest that waits for its next try, since it arrived. The first of these
+    is due in `next_try_seconds`, None when there are none. `paused_since` is an ISO 8601 time; `limit` the most events
+    per second that handlers get, or None.
     """
 
     waiting: int = 0
@@ -45,6 +48,8 @@ class Lane:
     working: int = 0
     working_oldest_seconds: float = 0.0
     retrying: int = 0
+    retrying_oldest_seconds: float = 0.0
+    next_try_seconds: float | None = None
     behind: int = 0
     dead: int = 0
     dead_expiring: int = 0
@@ -201,6 +206,8 @@ def _together(lanes: list[Lane]) -> Lane:
 _TOGETHER: dict[str, Callable[[list[Any]], Any]] = {
     "oldest_seconds": max,
     "working_oldest_seconds": max,
+    "retrying_oldest_seconds": max,
+    "next_try_seconds": lambda each: min((seconds for seconds in each if seconds is not None), default=None),
     "paused": any,
     "paused_since": lambda since: min(filter(None, since), default=None),
     "limit": lambda limits: None if None in limits else sum(limits),  # each Redis has its share
@@ -288,8 +295,8 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
 
 
 class _Seen(NamedTuple):
-    """What one pipeline reads. `ledger`: its members and when they arrived (ms). `heads`: the batch that is next in
-    each strict order. `flows`: the latest buckets.
+    """What one pipeline reads. `ledger`: its members and when they arrived (ms). `in_hand`: since when events wait in
+    workers, by lane (ms). `heads`: the batch that is next in each strict order. `flows`: the latest buckets.
     """
 
     ledger: dict[Member, float]
@@ -301,6 +308,7 @@ class _Seen(NamedTuple):
     handlers: controls.Controls
     broken: list[Broken]
     in_work: list[Call]
+    in_hand: dict[str, float]
     heads: dict[str, Member]
     dead: dict[str, int]
     requests: dict[str, int]
@@ -337,6 +345,7 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         handlers=controls.of_handlers(steering),
         broken=breakdowns.parse(broken),
         in_work=in_work.parse(calls, workers, now_ms / 1000),
+        in_hand=in_work.parse_waits(calls, workers),
         heads={order.decode(): Member.parse(batch) for order, batch in heads.items()},
         dead=dict(zip(LANES, rest[: len(LANES)], strict=True)),
         requests=refusals.parse(rest[len(LANES) : len(LANES) + len(counted)]),
@@ -344,14 +353,15 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
     )
 
 
-def _scheduled(redis: Redis, queues: set[str], now_ms: int) -> set[Member]:
-    """The members of the ledger that wait until they are due, from RQ's registries of scheduled jobs. What is due
-    already waits for a worker, though no take has put it into its queue yet.
+def _scheduled(redis: Redis, queues: set[str], now_ms: int) -> dict[Member, float]:
+    """The members of the ledger that wait until they are due, and when that is (ms), from RQ's registries of scheduled
+    jobs. What is due already waits for a worker, though no take has put it into its queue yet.
     """
     with redis.pipeline(transaction=False) as pipe:
         for queue in queues:
-            pipe.zrange(keys.scheduled_key(queue), f"({now_ms / 1000}", "+inf", byscore=True)
-        return {Member(queue, job.decode()) for queue, jobs in zip(queues, pipe.execute(), strict=True) for job in jobs}
+            pipe.zrange(keys.scheduled_key(queue), f"({now_ms / 1000}", "+inf", byscore=True, withscores=True)
+        found = zip(queues, pipe.execute(), strict=True)
+        return {Member(queue, job.decode()): due * 1000 for queue, jobs in found for job, due in jobs}
 
 
 def _lengths(redis: Redis, members: list[Member]) -> dict[Member, int]:
@@ -377,8 +387,12 @@ def _llen(redis: Redis, names: list[str]) -> list[int]:
     return lengths
 
 
-def _owed(seen: _Seen, scheduled: set[Member], lengths: dict[Member, int], now_ms: int) -> dict[str, Lane]:
+def _owed(seen: _Seen, scheduled: dict[Member, float], lengths: dict[Member, int], now_ms: int) -> dict[str, Lane]:
     """The lanes, with their waiting, working and retrying figures."""
+
+    def age(since_ms: float) -> float:
+        return round((now_ms - since_ms) / 1000, 3)
+
     lanes = {name: Lane() for name in LANES}
     for member, length in lengths.items():
         lane = lanes[lane_of(member.queue)]
@@ -386,11 +400,16 @@ def _owed(seen: _Seen, scheduled: set[Member], lengths: dict[Member, int], now_m
             lane.working += length
         elif member in scheduled:
             lane.retrying += length
+            lane.retrying_oldest_seconds = max(lane.retrying_oldest_seconds, age(seen.ledger[member]))
+            due = -age(scheduled[member])
+            lane.next_try_seconds = due if lane.next_try_seconds is None else min(due, lane.next_try_seconds)
         else:
             lane.waiting += length
             lane.batches += 1
-            since = max(seen.ledger[member], member.due_ms)
-            lane.oldest_seconds = max(lane.oldest_seconds, round((now_ms - since) / 1000, 3))
+            since = max(seen.ledger[member], member.due_ms(now_ms))
+            lane.oldest_seconds = max(lane.oldest_seconds, age(since))
+    for name, since in seen.in_hand.items():
+        lanes[name].oldest_seconds = max(lanes[name].oldest_seconds, age(since))
     return lanes
 
 

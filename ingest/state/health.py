@@ -144,23 +144,31 @@ def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
         text = f"{name}: paused for {span(paused)}, {lane.waiting:,} waiting"
         yield Finding("warning", f"paused.{name}", text, "Resume it once the cause is fixed")
         return
-    if lane.waiting and lane.oldest_seconds >= YOUNG_SECONDS:
-        left = lane.seconds_to_empty
-        text = f"{name}: {lane.waiting:,} waiting, oldest {span(lane.oldest_seconds)}, "
-        text += "not getting fewer" if left is None else f"empty in {span(left)}"
-        late = lane.oldest_seconds > LATE_SECONDS
-        remedy = ""
-        if late and left is None:
-            remedy = (
-                "Its limit holds it back"
-                if lane.limit is not None
-                else "Its handlers fail or are paused, see above"
-                if now.backlog is not None and (now.backlog.broken or _any_paused(now.backlog))
-                else "More workers: `wa-ingest work --processes N`"
-            )
-        yield Finding("warning" if late else "info", f"waiting.{name}", text, remedy)
+    if lane.oldest_seconds >= YOUNG_SECONDS:
+        yield _waiting(now, name, lane)
     if lane.limit is not None:
         yield Finding("info", f"limit.{name}", f"{name}: at most {lane.limit:g} events per second")
+
+
+def _waiting(now: Snapshot, name: str, lane: Lane) -> Finding:
+    left = lane.seconds_to_empty if lane.waiting else None
+    where = f"{lane.waiting:,} waiting" if lane.waiting else f"{lane.working:,} in work, some not begun"
+    text = f"{name}: {where}, oldest {span(lane.oldest_seconds)}"
+    if lane.waiting:
+        text += ", not getting fewer" if left is None else f", empty in {span(left)}"
+    late = lane.oldest_seconds > LATE_SECONDS
+    remedy = ""
+    if late and left is None:
+        remedy = (
+            "Its limit holds it back"
+            if lane.limit is not None
+            else "Its handlers fail or are paused, see above"
+            if now.backlog is not None and (now.backlog.broken or _any_paused(now.backlog))
+            else "More workers: `wa-ingest work --processes N`"
+            if lane.waiting
+            else "Handlers are slow or have a rate: see p99 in `wa-ingest status`, WA_CONCURRENCY, WA_THREADS"
+        )
+    return Finding("warning" if late else "info", f"waiting.{name}", text, remedy)
 
 
 def _any_paused(backlog: Backlog) -> bool:

@@ -23,7 +23,7 @@ TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:
 | `turn` | string | - | how many batches were given out, ever |
 | `spent` | hash | - | lane → milliseconds of work lately |
 | `breakdowns` | hash | - | handler that always fails → how, and its next try, see `ingest/state/breakdowns.py` |
-| `in_work` | hash | - | worker → the calls that take long, by lane, see `ingest/state/in_work.py` |
+| `in_work` | hash | - | worker → by lane the calls that take long, what waits there, see `ingest/state/in_work.py` |
 | `parked` | hash | - | what waits for one time, `QUEUE|NAME` → the batch that may still be joined, `ID|BYTES` |
 | `put_off` | set | - | parked batches, `QUEUE|ID`, of which a handler always fails: due as soon as it works again |
 | `heads` | hash | - | strict order of a contact → the batch, `QUEUE|ID`, that is next, see `workers/engine/orders.py` |

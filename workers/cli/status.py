@@ -107,7 +107,7 @@ def _table(
         table.add_row(
             name,
             f"{lane.waiting:,}",
-            span(lane.oldest_seconds) if lane.batches else "-",
+            span(lane.oldest_seconds) if lane.batches or lane.oldest_seconds else "-",
             f"{lane.working:,}",
             f"{lane.retrying:,}",
             Text(f"{lane.dead:,}", style="red" if lane.dead else ""),

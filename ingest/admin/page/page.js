@@ -94,7 +94,7 @@ function card(name) {
 }
 
 const LANE = {
-  oldest_seconds: (lane) => (lane.waiting ? span(lane.oldest_seconds) : "–"),
+  oldest_seconds: (lane) => (lane.waiting || lane.oldest_seconds ? span(lane.oldest_seconds) : "–"),
   seconds_to_empty: (lane) => {
     if (!lane.waiting) return "–";
     if (lane.paused_seconds !== null) return "paused";

@@ -49,6 +49,11 @@ def test_a_backlog_that_is_young_is_well() -> None:
             "messages: 5 waiting, oldest 2h00m, not getting fewer",
             "More workers: `wa-ingest work --processes N`",
         ),
+        (
+            Lane(working=1330, oldest_seconds=90, rate_in=3),
+            "messages: 1,330 in work, some not begun, oldest 1m30s",
+            "Handlers are slow or have a rate: see p99 in `wa-ingest status`, WA_CONCURRENCY, WA_THREADS",
+        ),
     ],
 )
 def test_a_late_lane(lane: Lane, text: str, remedy: str) -> None:
