@@ -16,8 +16,6 @@ LATE_SECONDS = 60.0
 YOUNG_SECONDS = 5.0
 """A lane whose oldest notification has waited for less is not mentioned."""
 
-_SOME = 5  # failed calls, of which half of a handler's are worth a look
-
 Level = Literal["critical", "warning", "info"]
 _ORDER: tuple[Level, ...] = ("critical", "warning", "info")
 
@@ -104,7 +102,7 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         remedy = "Mend it or what it needs; its events wait and use up no tries, those of other handlers go on"
         yield Finding("warning", f"broken.{broken.handler}", text[0].upper() + text[1:], remedy)
     for one in now.backlog.handlers:
-        if one.held is None and one.failures >= _SOME and one.failures * 2 >= one.calls:
+        if one.mostly_fails:
             text = f"Handler {one.name}: {one.failures:,} of {one.calls:,} calls failed in the last minute"
             remedy = "`wa-ingest tail` shows why; its events are tried again, at last they become dead letters"
             yield Finding("warning", f"fails.{one.name}", text, remedy)
