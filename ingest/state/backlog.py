@@ -70,6 +70,14 @@ class Lane:
         return self.waiting / shrinking if shrinking > 0 else None
 
 
+class Retrying(NamedTuple):
+    """Events that wait for their next try: the first for `next_seconds` more, the oldest since `oldest_seconds` ago."""
+
+    events: int
+    next_seconds: float
+    oldest_seconds: float
+
+
 @dataclass
 class Steered:
     """A handler or destination that an operator has paused or limited: since when (ISO 8601), to how many events per
@@ -113,6 +121,18 @@ class Backlog:
         held = {one.handler: ("failing", one.since) for one in self.broken}
         held |= {one.handler: ("paused", one.paused_since) for one in self.steered if one.paused_since}
         return figures(self.calls, _RATE_BUCKETS * FLOW_SECONDS, held)
+
+    @property
+    def retrying(self) -> Retrying | None:
+        """What waits for its next try, in all lanes; None when nothing does."""
+        lanes = [lane for lane in self.lanes.values() if lane.retrying]
+        if not lanes:
+            return None
+        return Retrying(
+            sum(lane.retrying for lane in lanes),
+            min(lane.next_try_seconds or 0.0 for lane in lanes),
+            max(lane.retrying_oldest_seconds for lane in lanes),
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The shape of `wa-ingest status --json`."""

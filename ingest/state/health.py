@@ -118,8 +118,10 @@ def _all(now: Snapshot) -> Iterator[Finding]:
     if dead := sum(lane.dead for lane in now.backlog.lanes.values()):
         text = "1 dead letter" if dead == 1 else f"{dead:,} dead letters"
         yield Finding("info", "dead", text, "`wa-ingest dead causes` says why; retry them once the cause is fixed")
-    if retrying := sum(lane.retrying for lane in now.backlog.lanes.values()):
-        yield Finding("info", "retrying", f"{retrying:,} {_wait('event', retrying)} for the next try")
+    if retrying := now.backlog.retrying:
+        text = f"{retrying.events:,} {_wait('event', retrying.events)} for the next try, "
+        text += f"the first is due in {span(retrying.next_seconds)}"
+        yield Finding("info", "retrying", text, "`wa-ingest retry` has them tried now")
     if behind := sum(lane.behind for lane in now.backlog.lanes.values()):
         text = f"{behind:,} {_wait('event', behind)} behind one of the same contact that is to be tried again"
         yield Finding("info", "behind", text)

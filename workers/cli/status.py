@@ -127,6 +127,9 @@ def _table(
     if now.idle_workers:
         below.append(Text(now.idle_workers, style="yellow"))
     below += [_refused(one) for one in now.refused[:_REFUSALS]]
+    if again := now.retrying:
+        text = f"retrying: {again.events:,}, next in {span(again.next_seconds)}, oldest {span(again.oldest_seconds)}; "
+        below.append(Text(text + "`wa-ingest retry` tries them now"))
     below += [Text(printable(str(broken)), style="red") for broken in now.broken]
     below += [line for one in now.steered for line in _steered(one)]
     below += [Text(printable(str(call)), style="red") for call in now.in_work if call.is_long][:_CALLS]
