@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest.state import breakdowns, controls, in_work, refusals
+from ingest.state import breakdowns, controls, in_work, refusals, totals
 from ingest.state.breakdowns import Broken
 from ingest.state.handlers import Handler, Lately, figures, lately
 from ingest.state.in_work import Call
@@ -107,6 +107,8 @@ class Backlog:
     """What handlers were called with in the last minute."""
     in_work: list[Call] = field(default_factory=list)
     """Calls of handlers that take long, the longest first: one for each lane of a worker."""
+    unhandled: dict[str, int] = field(default_factory=dict)
+    """Events that no handler wanted, by `KIND.TYPE`."""
     requests: dict[str, int] = field(default_factory=dict)
     """Lately `accepted`, or refused, by cause (`ingest.state.refusals`)."""
 
@@ -139,7 +141,7 @@ class Backlog:
         lanes = {n: asdict(lane) | {"seconds_to_empty": lane.seconds_to_empty} for n, lane in self.lanes.items()}
         told = asdict(replace(self, calls={})) | {"lanes": lanes, "handlers": [asdict(one) for one in self.handlers]}
         del told["calls"]
-        return told
+        return told | {"ended": totals.ended(self.counts)}
 
 
 def expiring(redis: Redis, dead_age: float) -> dict[str, int]:
@@ -184,6 +186,7 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
         steered=_steered_together([one for each in found for one in each.steered], len(found)),
         calls=_calls_together([one.calls for one in found]),
         in_work=sorted((call for one in found for call in one.in_work), key=lambda call: -call.seconds),
+        unhandled=dict(sum((Counter(one.unhandled) for one in found), Counter[str]())),
         requests=dict(sum((Counter(one.requests) for one in found), Counter[str]())),
     )
 
@@ -308,6 +311,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         seen.counts,
         broken=seen.broken,
         steered=_steered(seen.handlers),
+        unhandled=seen.unhandled,
         calls=lately(seen.flows),
         in_work=seen.in_work,
         requests=seen.requests,
@@ -324,6 +328,7 @@ class _Seen(NamedTuple):
     workers: int
     suspended: bool
     counts: dict[str, int]
+    unhandled: dict[str, int]
     controls: controls.Controls
     handlers: controls.Controls
     broken: list[Broken]
@@ -355,12 +360,14 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         for back in range(1, _RATE_BUCKETS + 1):
             pipe.hgetall(keys.flow_key(bucket - back))
         ledger, taken, workers, suspended, counts, steering, broken, calls, heads, *rest = pipe.execute()
+    outcomes, unhandled = totals.split({name.decode(): int(count) for name, count in counts.items()})
     return _Seen(
         ledger={Member.parse(member): arrived_ms for member, arrived_ms in ledger},
         taken={Member.parse(member) for member in taken},
         workers=len(workers),
         suspended=bool(suspended),
-        counts={name.decode(): int(count) for name, count in counts.items()},
+        counts=outcomes,
+        unhandled=unhandled,
         controls=controls.parse(steering),
         handlers=controls.of_handlers(steering),
         broken=breakdowns.parse(broken),

@@ -35,7 +35,7 @@ TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:
 | `trim` | string | 50 s | the worker that last removed what is too old; none does so again while it is there |
 | `doorbell:LANE` | list | - | at most one token; idle workers block on it |
 | `dead:LANE` | stream | - | dead letters; a worker removes them after WA_DEAD_AGE |
-| `counts` | hash | - | what became of events, ever |
+| `counts` | hash | - | what became of events, ever, see `ingest/state/totals.py` |
 | `tally` | hash | - | what else workers count, see `ingest/state/counters.py` |
 | `flow:T` | hash | 10 min | of the ten seconds T: notifications in and out per lane, calls of handlers |
 | `flow:refused:T` | hash | 30 min | requests by why they were refused, and those accepted, in the ten minutes T |

@@ -252,6 +252,7 @@ function show(now) {
   for (const [name, figures] of Object.entries(now.lanes)) lane(name, figures);
   by("lanes").classList.toggle("old", now.alive === null);
   set(by("lanes-note"), now.alive !== null ? `Plots show the last hour, in the time of ${zone()}` : cards.size ? "last known figures" : "not known while Redis cannot be read");
+  list(by("totals"), now.totals, (line) => String(now.totals.indexOf(line)), () => document.createElement("li"), set);
   dead(now, now.time);
   workers(now);
   handlers(now);

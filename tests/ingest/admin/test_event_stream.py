@@ -98,12 +98,15 @@ def test_snapshots(receiver: Any, redis: Redis, watch: Callable[..., Viewer]) ->
     assert [set(lanes) for _, _, lanes in samples] == [{"messages", "statuses", "other"}]
     first = viewer.snapshot()
     assert first["lanes"]["messages"]["waiting"] == 0
+    assert first["totals"] == []
+    redis.hset(keys.COUNTS, "handled.message", 3)
     assert receiver.post(BODY).status == 200
     controls.pause(redis, ["statuses"])
     controls.limit(redis, "other", 5)
     while (now := viewer.snapshot())["lanes"]["messages"]["waiting"] != 1 or now["lanes"]["other"]["limit"] is None:
         pass
     assert now["time"] > first["time"]
+    assert now["totals"] == ["events ended so far: 3 = 3 handled", "still owed: 1 waiting"]
     assert 0 <= now["lanes"]["statuses"]["paused_seconds"] < 60
     assert now["lanes"]["messages"]["paused_seconds"] is None
     assert now["findings"][0]["about"] == "workers"

@@ -206,5 +206,7 @@ def test_as_json() -> None:
         "steered": [],
         "handlers": [],
         "in_work": [],
+        "unhandled": {},
+        "ended": {"handled": 1},
         "requests": {},
     }

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from ingest.state import counters
+from ingest.state import backlog, counters
 from ingest.store import keys
 from ingest.store.records import pack
 from workers import Discard, Handlers, Reject, RetryIn
@@ -64,6 +64,27 @@ def test_handlers_and_waits(
     assert counted(found[counters.WAIT]["messages"]) == 1
     assert 20_000 <= found[counters.WAIT]["messages"]["sum"] < 60_000
     assert found[counters.DEAD] == {"messages": {"rejected": 1}}
+
+
+def test_types_that_no_handler_wants(
+    commit: Any, take: Any, runner: Any, status: Any, message: Any, redis: Redis
+) -> None:
+    """They are counted by type, as far as it is known: what a sender invents takes no room of its own."""
+    handlers = Handlers()
+    handlers.message("image")(lambda event: None)
+    commit(message("1"), message("2", type="image"), message("3", type="invented"), message("4", type="Kerry_Fisher"))
+    commit(status("5", status="read"), status("6", status="read"), b'{"errors":[{"code":131000}]}')
+    made = runner(handlers)
+    while given := take.many():
+        made.run(*given)
+    now = backlog.read(redis)
+    assert now.unhandled == {"message.text": 1, "message.other": 2, "status.read": 2, "error.other": 1}
+    assert now.counts == {
+        "handled.message": 1,
+        "unhandled.message": 3,
+        "unhandled.status": 2,
+        "unhandled.error": 1,
+    }
 
 
 def test_what_was_counted_lately(commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:
