@@ -19,7 +19,6 @@ BY_TYPE = "type"
 OTHER_TYPE = "other"
 """All types that are not known, so that what a sender invents takes up no room."""
 
-_WORDS = {"duplicate": "copies"}
 _GO_ON = {"retried", "snoozed"}  # these events have not ended
 _TYPES = 5  # that are told at most
 
@@ -45,7 +44,7 @@ def lines(now: Backlog) -> list[str]:
     """One for what has ended, one for what has not, and one for what no handler wanted. None before the first event."""
     if not (by_outcome := ended(now.counts)):
         return []
-    parts = " + ".join(f"{count:,} {_WORDS.get(outcome, outcome)}" for outcome, count in by_outcome.items())
+    parts = " + ".join(f"{count:,} {outcome}" for outcome, count in by_outcome.items())
     found = [f"events ended so far: {sum(by_outcome.values()):,} = {parts}", f"still owed: {_owed(now)}"]
     if now.unhandled:
         most = Counter(now.unhandled).most_common(_TYPES)

@@ -54,7 +54,7 @@ def retry(handler: str | None, as_json: bool) -> None:
             click.echo(f"Nothing waits for its next try{f' by {printable(handler)}' if handler else ''}.")
             return
         each = ", ".join(f"{lane} {count:,}" for lane in LANES if (count := due[lane]))
-        click.echo(f"Due now: {each}. Workers try them in order of arrival; no try is used up by this.")
+        click.echo(f"Due now: {each}.\nWorkers try them in order of arrival; no try is used up by this.")
         for line in _in_the_way(backlog.read_all(clients)):
             click.echo(line)
 

@@ -30,7 +30,7 @@ def test_all_is_accounted_for() -> None:
         "statuses": Lane(waiting=8),
     }
     assert totals.lines(now(counts, **lanes)) == [
-        "events ended so far: 12,900 = 12,870 handled + 28 copies + 2 dead",
+        "events ended so far: 12,900 = 12,870 handled + 28 duplicate + 2 dead",
         "still owed: 28 waiting, 1,330 in work, 3 retrying, 2 behind these",
     ]
 

@@ -65,7 +65,7 @@ def test_in_order_and_without_a_try(
     assert (lanes["messages"].retrying, lanes["statuses"].retrying) == (3, 3)
     redis.delete(keys.doorbell_key("messages"))
 
-    assert wa().output.startswith("Due now: messages 3, statuses 3. Workers try them in order of arrival")
+    assert wa().output.startswith("Due now: messages 3, statuses 3.\nWorkers try them in order of arrival")
     assert redis.llen(keys.doorbell_key("messages")) == 1
     lanes = backlog.read(redis).lanes
     assert (lanes["messages"].retrying, lanes["messages"].waiting) == (0, 3)
@@ -172,8 +172,8 @@ def test_what_is_in_the_way(
     controls.pause(redis, [controls.handler("crm"), "statuses"])
     lines = wa().output.splitlines()
     assert lines[0].startswith(f"Due now: statuses {FAILURES}.")
-    assert lines[1] == "No worker is alive: they wait until you start `wa-ingest work`."
-    assert lines[2].startswith("But handler ")
-    assert "shop fails (ValueError at " in lines[2]
-    assert lines[3] == "But crm is paused, what is for it waits: `wa-ingest resume --handler crm`."
-    assert lines[4] == "But the lane statuses is paused: `wa-ingest resume statuses`."
+    assert lines[2] == "No worker is alive: they wait until you start `wa-ingest work`."
+    assert lines[3].startswith("But handler ")
+    assert "shop fails (ValueError at " in lines[3]
+    assert lines[4] == "But crm is paused, what is for it waits: `wa-ingest resume --handler crm`."
+    assert lines[5] == "But the lane statuses is paused: `wa-ingest resume statuses`."
