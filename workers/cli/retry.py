@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from typing import Any
 
@@ -50,12 +50,13 @@ def retry(handler: str | None, as_json: bool) -> None:
         if as_json:
             print_json({"events": due.total(), "lanes": {lane: due[lane] for lane in LANES}})
             return
-        if not due:
+        if not due.total():
             click.echo(f"Nothing waits for its next try{f' by {printable(handler)}' if handler else ''}.")
             return
-        each = ", ".join(f"{lane} {count:,}" for lane in LANES if (count := due[lane]))
+        lanes = [lane for lane in LANES if due[lane]]
+        each = ", ".join(f"{lane} {due[lane]:,}" for lane in lanes)
         click.echo(f"Due now: {each}.\nWorkers try them in order of arrival; no try is used up by this.")
-        for line in _in_the_way(backlog.read_all(clients)):
+        for line in _in_the_way(backlog.read_all(clients), lanes, handler):
             click.echo(line)
 
 
@@ -87,16 +88,17 @@ def _wants(packed: bytes, registry: Handlers, handler: str) -> bool:
     return any(one.name == handler and one.digest not in record.done for one in called)
 
 
-def _in_the_way(now: backlog.Backlog) -> Iterator[str]:
-    """What keeps these events from being handled all the same."""
+def _in_the_way(now: backlog.Backlog, lanes: Collection[str], handler: str | None) -> Iterator[str]:
+    """What keeps events of these lanes from being handled all the same."""
     if not now.workers:
         yield "No worker is alive: they wait until you start `wa-ingest work`."
     for broken in now.broken:
-        yield f"But {printable(str(broken))}: what is for it waits until that one succeeds."
+        if handler in (None, broken.handler):
+            yield f"But {printable(str(broken))}: what is for it waits until that one succeeds."
     for steered in now.steered:
-        if steered.paused_since:
+        if steered.paused_since and handler in (None, steered.handler):
             name = printable(steered.handler)
             yield f"But {name} is paused, what is for it waits: `wa-ingest resume --handler {name}`."
-    for lane, one in now.lanes.items():
-        if one.paused:
+    for lane in lanes:
+        if now.lanes[lane].paused:
             yield f"But the lane {lane} is paused: `wa-ingest resume {lane}`."

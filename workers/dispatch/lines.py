@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -50,7 +51,9 @@ class Lines:
             if not self._beside[key]:
                 del self._beside[key]
         elif behind := self._behind[key]:
-            self._ready(behind.popleft())
+            following = behind.popleft()
+            following.due_ms = time.time() * 1000
+            self._ready(following)
         else:
             del self._behind[key]
 

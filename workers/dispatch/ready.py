@@ -62,7 +62,7 @@ class Item:
     `key` is None when it may begin in any order. With a `fault`, it ends with that at once. When it goes to bulk
     handlers, `parts` is how many of them, and of its single handlers' one call, have not `ended`. It has been in hand
     `since` a time by the monotonic clock; its `number` says which came first. Its try was due at `due_ms` (ms since the
-    epoch), if it is another one.
+    epoch), if it is another one; or its turn came then, after an earlier event of its key.
     """
 
     __slots__ = (
@@ -112,7 +112,7 @@ class Item:
 
     @property
     def owed_since(self) -> float:
-        """Since when it waits for this try: since it arrived, or was due (ms since the epoch)."""
+        """Since when it waits: since it arrived, was due or had its turn (ms since the epoch)."""
         return max(self.event.received_ms, self.due_ms)
 
 

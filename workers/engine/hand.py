@@ -113,14 +113,15 @@ class Hands:
         return {hand.lane for hand in self._by_queue.values()}
 
     def owed_since(self) -> dict[str, float]:
-        """By lane, since when the event waits that has waited longest: for a slot, a handler's rate, company, or one of
-        its contact (ms since the epoch). Any thread may ask.
+        """By lane, since when the event waits that has waited longest, for a slot, a handler's rate or company (ms
+        since the epoch). What waits behind an earlier event of its contact does not count. Any thread may ask.
         """
         found: dict[str, float] = {}
-        waiting = [item for hand in self for item in list(hand.source.waiting)[:1]]
+        waiting = [next((item for item in list(hand.source.waiting) if item.room is not None), None) for hand in self]
         for item in (*waiting, *self._dispatcher.gathered()):
-            lane = item.source.lane
-            found[lane] = min(found.get(lane, math.inf), item.owed_since)
+            if item is not None:
+                lane = item.source.lane
+                found[lane] = min(found.get(lane, math.inf), item.owed_since)
         return found
 
     def give_back(self, lanes: Collection[str]) -> None:

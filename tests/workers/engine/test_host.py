@@ -315,9 +315,10 @@ def lists(statuses):
 def test_what_waits_in_hand_has_an_age(
     worker: Any, seen: Any, commit: Any, message: Any, status: Any, wait_for: Any, redis: Redis
 ) -> None:
-    """What a worker has taken and not begun, since its handler has no place or it waits for company, is as old as it
-    is since it arrived, though nothing waits in a queue; what is being handled does not count."""
-    commit(message("1", sender="1"))
+    """What a worker has taken and not begun, since its handler has no place or it waits for company, has waited since
+    it arrived, though nothing waits in a queue; what is being handled does not count, nor what comes behind that.
+    """
+    commit(message("1", sender="1"), message("behind", sender="1"))
     process = worker(SLOW)
     wait_for(lambda: seen() == [["called"]])
     wait_for(lambda: backlog.read(redis).in_work)
@@ -326,7 +327,7 @@ def test_what_waits_in_hand_has_an_age(
     commit(message("2", sender="2"), message("3", sender="2"), status(), received_ms=half_a_minute_ago)
     wait_for(lambda: all(backlog.read(redis).lanes[lane].oldest_seconds for lane in ("messages", "statuses")))
     lane = backlog.read(redis).lanes["messages"]
-    assert (lane.waiting, lane.working) == (0, 3)
+    assert (lane.waiting, lane.working) == (0, 4)
     assert 30 <= lane.oldest_seconds < 300
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
