@@ -473,7 +473,7 @@ class Machine(RuleBasedStateMachine):
         batch.left = [0] * len(batch.given)
         asked, mine = [], set()
         for index, event in opened.events:
-            one, claim = batch.try_of(index, event), claims.of(event, opened.waits(index))
+            one, claim = batch.try_of(index, event), claims.of(event, opened.records[index].waits)
             batch.left[index] += 1
             if one in mine:
                 self.end_copy(batch, index, event, one)
