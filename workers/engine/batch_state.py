@@ -83,7 +83,8 @@ class BatchState:
                 else:
                     self._left[index] += 1
                     self.events.append((index, event))
-        self._undone = sum(self._left)
+        self.undone = sum(self._left)
+        """How many events are not done."""
         self._counts = self._left[:]
 
     def _parsed(self, record: Record) -> list[Event | Broken]:
@@ -129,7 +130,7 @@ class BatchState:
             return False
         results.left = len(self.records)
         self._divided = results, divided
-        self.events, self._left, self._undone = [], [1] * len(self._left), len(self._left)
+        self.events, self._left, self.undone = [], [1] * len(self._left), len(self._left)
         return True
 
     @property
@@ -171,7 +172,7 @@ class BatchState:
     def finish(self, index: int, event: Event, outcome: Outcome, now: float = 0.0) -> None:
         """Note how an event ended; `now` is the time by the monotonic clock, needed for handled events only."""
         self._left[index] -= 1
-        self._undone -= 1
+        self.undone -= 1
         if self._counts[index] > 1:
             self._ended.add(id(event))
         if isinstance(event, Status) and outcome.happened:
@@ -192,7 +193,7 @@ class BatchState:
 
     @property
     def all_done(self) -> bool:
-        return self._undone == 0
+        return self.undone == 0
 
     @property
     def has_news(self) -> bool:

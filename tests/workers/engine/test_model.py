@@ -363,7 +363,16 @@ class Machine(RuleBasedStateMachine):
         holds = bool(worker.hands)
         if worker.careful and holds:
             return False
-        args: list[Any] = [keys.RQ, keys.WA, worker.name, self.template, rq_now(), next(worker.numbers), int(not holds)]
+        args: list[Any] = [
+            keys.RQ,
+            keys.WA,
+            worker.name,
+            self.template,
+            rq_now(),
+            next(worker.numbers),
+            int(not holds),
+            6,
+        ]
         for lane in lanes:
             queues = [queue for queue in QUEUES if lane_of(queue) == lane]
             args += [lane, room, len(queues), *queues]
