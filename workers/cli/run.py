@@ -18,7 +18,7 @@ from ingest.settings import DEFAULT_HANDLERS, GUARDS, Settings, SettingsError, e
 from ingest.store.local import DATA, socket_path
 from ingest.store.queues import MESSAGES
 from ingest.terminal import TERSE
-from workers.cli import data_folder, preflight, process_specs
+from workers.cli import data_folder, ports, preflight, process_specs
 from workers.cli.terminal import cli_errors, current_settings, program, reached
 
 
@@ -54,6 +54,7 @@ def up(reload: bool, personal: bool) -> None:
 
 
 def _up(settings: Settings, servers: list[supervisor.ProcessSpec], reload: bool, personal: bool) -> NoReturn:
+    ports.check(settings, "listen", "admin_listen", "worker_metrics_listen")
     preflight.handlers(settings)
     _warn_of_idle_workers(settings)
     on_terminal = sys.stdout.isatty() and sys.stderr.isatty()
@@ -138,6 +139,7 @@ def serve(count: int | None) -> None:
     with cli_errors():
         settings = current_settings(processes=count)
         preflight.redis(settings, must_answer=False)
+        ports.check(settings, "listen", "admin_listen")
         supervisor.become([process_specs.receivers(settings, settings.processes)])
 
 
@@ -162,6 +164,7 @@ def work(lanes: str | None, count: int | None, burst: bool, healthy: bool) -> No
     with cli_errors():
         settings = current_settings(lanes=lanes, processes=count)
         preflight.redis(settings, must_answer=False)
+        ports.check(settings, "worker_metrics_listen")
         preflight.handlers(settings)
         _warn_of_idle_workers(settings)
         specs = [*process_specs.workers(settings, burst), *process_specs.worker_metrics(settings)]
