@@ -16,7 +16,8 @@ from ingest.state.following import follow
 from ingest.state.listeners import Wanted
 from ingest.store.urls import split
 from ingest.telemetry.printable import printable
-from workers.cli.event_lines import EventLines, Told
+from workers.cli.event_lines import Told
+from workers.cli.folding import FoldedLines
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
 
 
 async def _print(wanted: Wanted) -> None:
-    lines, away = EventLines(), ""
+    lines, away = FoldedLines(), ""
 
     def put(told: Told) -> None:
         nonlocal away

@@ -253,6 +253,31 @@ def test_up_shows_what_waited(
     assert screen.text.count("  handled ") == 3, screen.text
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_up_when_a_handler_fails(
+    full: bool, tmp_path: Path, redis_url: str, commit: Any, message: Any, free_port: Callable[[], int]
+) -> None:
+    """Of a handler that always fails `up` shows each failure in a line, then that its events wait, and no more; frames
+    with WA_LOG_ERRORS=full alone."""
+    (tmp_path / "bot.py").write_text(BOT)
+    commit(*[message(id=f"m{n}", sender=f"15550{n:03}") for n in range(30)])
+    own = {
+        "WA_LISTEN": f"127.0.0.1:{free_port()}",
+        "WA_ADMIN_LISTEN": f"127.0.0.1:{free_port()}",
+        "WA_REDIS_URL": redis_url,
+        "WA_LOG_ERRORS": "full" if full else "place",
+    }
+    up = ("workers.cli", "up")
+    screen = on_terminal(*up, columns=100, cwd=tmp_path, until=lambda text: "Ctrl-C stops" in text, **own)
+    assert screen.status == 0
+    assert screen.text.count("handler always fails, its events wait") == 1
+    assert screen.text.count(" failed ") + screen.text.count(" waits ") <= 30
+    assert 9 <= screen.text.count(" failed ") <= 29
+    assert ("events failed" in screen.text, "Traceback" in screen.text) == (full, full)
+    assert "frames=" not in screen.text
+    assert f"{tmp_path}/bot.py" not in screen.text
+
+
 def test_simulate(folder: Path, free_port: Callable[[], int], run_module: Any, wait_for: Any) -> None:
     """The report of `simulate` fits."""
     port, log = free_port(), folder / "log"
