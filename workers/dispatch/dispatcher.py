@@ -64,6 +64,9 @@ class Dispatcher:
     ) -> None:
         self._handlers = handlers
         self._rate_limits = rate_limits
+        self._limits: RateLimits | None = (
+            None  # while no handler has a rate or a concurrency, and no operator limits one
+        )
         self._changed = changed
         self._stopping = stopping
         self._may_begin = may_begin
@@ -154,13 +157,16 @@ class Dispatcher:
             return None
         try:
             self._shares.add(self.tally.lately())
+            self._limits = self._rate_limits if self._handlers.any_throttled or self.steering.limits else None
             wait = self._begin_parked()
             for room in self._rooms:
                 while room.free > 0 and (first := room.ready.next(self.closed)) is not None:
                     if isinstance(first, Gathering):
                         self._lists.begin(first, room)
+                    elif self._limits is None:
+                        self._begin_now(first, room)
                     else:
-                        self._begin(first, room)
+                        self._begin(first, room, self._limits)
             if self._handlers.any_bulk:
                 wait = self._next_list(wait)
         except Exception as error:
@@ -288,9 +294,10 @@ class Dispatcher:
                 self._begin_now(item, item.room)
         return min(waits, default=None)
 
-    def _begin(self, item: Item, room: Room) -> None:
+    def _begin(self, item: Item, room: Room, limits: RateLimits) -> None:
         """Begin an event, unless its handlers may not be called now, or others wait for the same ones."""
-        limiters = self._limiters_of(item)
+        done = item.account.done_before(item.index)
+        limiters = limits.of_all(one for one in item.handlers or () if one.bulk is None and one.digest not in done)
         if limiters and (self._parked[limiters] or longest_wait(limiters)):
             self._park(limiters, item)
         else:
@@ -298,17 +305,6 @@ class Dispatcher:
 
     def _park(self, limiters: tuple[HandlerLimiter, ...], item: Item) -> None:
         self._parked[limiters].add(item, catches_up=bool(item.account.done_before(item.index)))
-
-    def _limiters_of(self, item: Item) -> tuple[HandlerLimiter, ...]:
-        if (limits := self._limits) is None:
-            return ()
-        done = item.account.done_before(item.index)
-        return limits.of_all(one for one in item.handlers or () if one.bulk is None and one.digest not in done)
-
-    @property
-    def _limits(self) -> RateLimits | None:
-        """None while no handler has a rate or a concurrency, and no operator limits one."""
-        return self._rate_limits if self._handlers.any_throttled or self.steering.limits else None
 
     def _begin_now(self, item: Item, room: Room) -> None:
         source = item.source
@@ -337,8 +333,7 @@ class Dispatcher:
         if lists:
             calls = [call for call in calls if not call[0].bulk]
         try:
-            limits = self._limits
-            limiters = limits.begin(calls) if limits else ()
+            limiters = self._limits.begin(calls) if self._limits else ()
         except RateLimited as turn:  # what its news is for has a rate of its own
             item.account.put_off(item.event)
             for handler, _ in calls:

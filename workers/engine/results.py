@@ -20,9 +20,13 @@ from workers.events.together import body_of, headers_of, together
 _DETAIL = 600  # characters of a dead letter's detail
 
 
+PUT_OFF = "w"
+"""How the names of batches begin whose events wait for a handler that always fails, or is paused."""
+
+
 class Wait(NamedTuple):
-    """How long events wait for their next try (seconds). `sort` is `w` for those that were put off because a handler
-    always fails, or is paused: they are due as soon as it works again, or goes on. It is `r` for all others.
+    """How long events wait for their next try (seconds). `sort` is PUT_OFF for those that were put off because a
+    handler always fails, or is paused: they are due as soon as it works again, or goes on. It is `r` for all others.
     """
 
     sort: str
@@ -131,7 +135,7 @@ class Results:
             self._try_again(event, index, outcome, Wait("r", outcome.delay or 0.0), order)
         elif outcome.name == "put_off":
             delay = max(outcome.delay or 0.0, self._limits.delay(retries.put_off, self._records[index].waits))
-            self._try_again(event, index, outcome, Wait("w", delay), order)
+            self._try_again(event, index, outcome, Wait(PUT_OFF, delay), order)
         elif outcome is BEHIND:
             self._put_behind(event, index, order)
         else:
