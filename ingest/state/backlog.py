@@ -57,7 +57,7 @@ class Lane:
 
     @property
     def seconds_to_empty(self) -> float | None:
-        """At the last minute's rates; 0 when nothing waits, None when paused, without workers or when it does not shrink."""
+        """At the last minute's rates; 0 when nothing waits, None when paused, without workers or not shrinking."""
         if self.paused:
             return None
         if not self.waiting:
