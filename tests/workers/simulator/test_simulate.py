@@ -388,7 +388,7 @@ def test_verified_with_other_handlers(
     pipeline: Callable[..., str], tmp_path: Path, commit: Any, message: Any, redis: Redis
 ) -> None:
     """With a user's handlers it goes by what the pipeline counts: all that was acknowledged must have ended, no more
-    must wait than before, and dead letters, or what waits for its next try, are told with the commands that say more."""
+    must wait than before, and dead letters, or what is to be tried again, are told with the commands that say more."""
     (tmp_path / "yours.py").write_text(YOURS)
     (tmp_path / "rejects").touch()
     commit(message("old 2"))
