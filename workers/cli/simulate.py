@@ -329,7 +329,7 @@ def _verify(
                 if not findings.expected or verifying.is_written_down(redis, run):
                     break
             else:
-                return account if account.handled or account.dead or account.retrying else findings
+                return account if any(account[1:]) else findings
             for findings in verifying.look(redis, run, check, patience):
                 progress.update(progress.task_ids[0], completed=findings.handled)
         except KeyboardInterrupt:

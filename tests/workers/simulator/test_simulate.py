@@ -414,6 +414,12 @@ def test_verified_with_other_handlers(
     assert f" {checked['retrying']} events wait for their next try" in line
 
 
+def test_verified_without_workers(pipeline: Callable[..., str]) -> None:
+    """What waits because nobody works on it is told as such."""
+    line = one_line(verify(pipeline(workers=0), "--count", "10", "--mix", "messages=1", "--verify-seconds", "0.5"))
+    assert "of 10 updates 10 have not ended (10 notifications wait or are in work, 0 events wait " in line
+
+
 def test_interrupt_while_verifying(
     serve: Callable[..., Server], run_module: Callable[..., Any], redis: Redis, wait_for: Callable[..., None]
 ) -> None:
