@@ -53,14 +53,17 @@ class Lane:
     paused: bool = False
     paused_since: str | None = None
     limit: float | None = None
+    without_workers: bool = False
 
     @property
     def seconds_to_empty(self) -> float | None:
-        """At the last minute's rates; None when paused or when the backlog does not shrink, 0 when there is none."""
+        """At the last minute's rates; 0 when nothing waits, None when paused, without workers or not shrinking."""
         if self.paused:
             return None
         if not self.waiting:
             return 0.0
+        if self.without_workers:
+            return None
         shrinking = self.rate_out - self.rate_in
         return self.waiting / shrinking if shrinking > 0 else None
 
@@ -201,6 +204,7 @@ def _together(lanes: list[Lane]) -> Lane:
 _TOGETHER: dict[str, Callable[[list[Any]], Any]] = {
     "oldest_seconds": max,
     "working_oldest_seconds": max,
+    "without_workers": all,
     "paused": any,
     "paused_since": lambda since: min(filter(None, since), default=None),
     "limit": lambda limits: None if None in limits else sum(limits),  # each Redis has its share
@@ -269,6 +273,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         lane.dead, lane.dead_expiring = seen.dead[name], soon.get(name, 0)
         lane.rate_in, lane.rate_out = flow.get(f"in.{name}", 0.0), flow.get(f"out.{name}", 0.0)
         lane.limit = seen.controls.limits.get(name)
+        lane.without_workers = not seen.workers
         lane.paused = name in seen.controls.paused
         lane.paused_since = iso(seen.controls.paused[name]) if lane.paused else None
     for call in seen.in_work:

@@ -74,6 +74,7 @@ class BatchState:
         self._first = 0  # number of the first record that has not left the batch
         self._markers: set[int] = set()  # of stages that happened in this batch, see Claim
         self._ended: set[int] = set()  # id() of events that are done, of records with several
+        self._comes_again: set[int] = set()  # numbers of records of which something is tried again
         self._clock = time.time() - time.monotonic()
         self._divided: tuple[Results, list[Record]] | None = None  # see `divide`
         for index, record in enumerate(self.records if opened else ()):
@@ -234,8 +235,7 @@ class BatchState:
             self._tell_unclaimed(results, index)
             results.parts += parts
         results.write_retries()
-        results.left += upto - self._first
-        self._first = upto
+        self._leave(results, upto)
         return results
 
     def _is_begun(self, index: int) -> bool:
@@ -289,11 +289,17 @@ class BatchState:
                 self._tell_unclaimed(results, upto)
             upto += 1
         results.write_retries()
-        results.left = upto - self._first
-        self._first = upto
+        self._leave(results, upto)
         if self._waits:
             results.tally = counters.observed(counters.WAIT, lane_of(self.queue), self._waits)
             self._waits = []
+
+    def _leave(self, results: Results, upto: int) -> None:
+        """The records before `upto` leave the batch."""
+        self._comes_again |= results.comes_again
+        results.left += upto - self._first
+        results.unfinished += sum(index in self._comes_again for index in range(self._first, upto))
+        self._first = upto
 
     def _tell_unclaimed(self, results: Results, index: int) -> None:
         for event, _, outcome in self._unclaimed[index]:

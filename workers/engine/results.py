@@ -61,7 +61,8 @@ class Limits:
 class Results:
     """Of a batch with these records.
 
-    `left` records leave the front of the batch, `parts` take their place. `bytes` is what dead letters and retries add.
+    `left` records leave the front of the batch, `unfinished` of them because something of them is tried again; `parts`
+    take their place. `bytes` is what dead letters and retries add.
     Events that fail together are written together: what is around them is stored once.
     """
 
@@ -70,7 +71,8 @@ class Results:
         self._limits = limits
         self._again: list[tuple[_Retry, list[Event]]] = []
         self._newest: dict[tuple[Wait, int], tuple[_Retry, list[Event]]] = {}
-        self.left = 0
+        self.left = self.unfinished = 0
+        self.comes_again: set[int] = set()  # numbers of records of which something is tried again
         self.parts: list[bytes] = []
         self.counts: Counter[str] = Counter()
         self.tally: dict[str, int] = {}
@@ -161,6 +163,7 @@ class Results:
 
     def _put_behind(self, event: Event, index: int, order: str) -> None:
         record = self._records[index]
+        self.comes_again.add(index)
         # It is no copy of the event that it was before, as with a snooze.
         retry = _Retry(Wait("", 0.0), index, event.attempt, record.waits + 1, tuple(record.done))
         self.behind.append((order, self._packed(retry, record, [event])))
@@ -176,6 +179,7 @@ class Results:
             return
         if outcome.name != "put_off":
             self.counts[f"{'retried' if failed else 'snoozed'}.{event.kind}"] += 1
+        self.comes_again.add(index)
         wait = wait._replace(delay=delay)
         retry = _Retry(wait, index, event.attempt + failed, waits, outcome.done)
         if order:

@@ -37,7 +37,7 @@ def test_nothing(redis: Redis) -> None:
     """An empty Redis: every lane is there with zeros, nobody works, nothing is suspended."""
     found = read(redis)
     assert list(found.lanes) == ["messages", "statuses", "other"]
-    assert all(lane == Lane() for lane in found.lanes.values())
+    assert all(lane == Lane(without_workers=True) for lane in found.lanes.values())
     assert (found.workers, found.suspended, found.counts) == (0, False, {})
 
 
@@ -68,7 +68,7 @@ def test_waiting(redis: Redis, owe: Owe) -> None:
     assert 90 <= found["messages"].oldest_seconds < 95
     assert (found["statuses"].waiting, found["statuses"].batches) == (500, 1)
     assert 0 <= found["statuses"].oldest_seconds < 5
-    assert found["other"] == Lane()
+    assert found["other"] == Lane(without_workers=True)
 
 
 def test_working_and_retrying(redis: Redis, owe: Owe) -> None:
@@ -158,6 +158,8 @@ def test_thousands_of_batches(redis: Redis) -> None:
         (Lane(rate_in=5), 0.0),
         (Lane(waiting=100, rate_in=1, rate_out=11), 10.0),
         (Lane(waiting=100), None),
+        (Lane(waiting=100, rate_out=10, without_workers=True), None),
+        (Lane(rate_out=10, without_workers=True), 0.0),
         (Lane(waiting=100, rate_in=5, rate_out=5), None),
         (Lane(waiting=100, rate_in=6, rate_out=5), None),
     ],
