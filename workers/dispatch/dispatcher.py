@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 
 from ingest.store.queues import LANES
@@ -136,13 +136,15 @@ class Dispatcher:
         self.crash: BaseException | None = None
         """What went wrong beside the handlers, if something did."""
 
-    def add(self, events: Iterable[tuple[int, Event]], account: Account, source: Source) -> None:
-        """Have events handled, given with the number of their record, in this order for each order key."""
+    def add(self, events: Iterable[tuple[int, Event]], account: Account, source: Source, due_ms: float = 0.0) -> None:
+        """Have events handled, given with the number of their record, in this order for each order key. `due_ms`: see
+        `Item`.
+        """
         now = time.monotonic()
         for index, event in events:
             self._added += 1
-            item = Item(index, event, account, source, self._added, now)
-            source.waiting += 1
+            item = Item(index, event, account, source, self._added, now, due_ms)
+            source.waiting[item] = None
             self._lines.enter(item)
 
     def reopen(self, source: Source) -> None:
@@ -200,6 +202,10 @@ class Dispatcher:
             if now - began > found.get(lane, ("", -1.0))[1]:
                 found[lane] = handler.name, now - began
         return found
+
+    def gathered(self) -> Iterator[Item]:
+        """Of each list that waits for company, or for its turn, the event that came first. Any thread may ask."""
+        return (item for room in self._rooms for item in room.ready.gathered())
 
     def all_down(self, *kinds: str) -> float | None:
         """Seconds until a handler of these kinds is tried again, when all always fail or are paused; else None."""
@@ -450,13 +456,13 @@ class Dispatcher:
     def _hold_up(self, item: Item, order: str, now: float) -> None:
         """What follows the event in this strict order ends as `behind`."""
         for one in self._lines.pull(item, lambda one: one.account.order(one.event) == order):
-            one.source.waiting -= 1
+            del one.source.waiting[one]
             self._end(one, BEHIND, now)
 
     def _begun(self, item: Item) -> None:
         self.in_flight += 1
         item.source.in_flight += 1
-        item.source.waiting -= 1
+        del item.source.waiting[item]
 
     def _not_begun(self, begun: Begun) -> None:
         if isinstance(begun, ListCall):

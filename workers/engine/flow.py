@@ -213,6 +213,10 @@ class Flow:
         """True while nothing is in hand."""
         return not self._hands
 
+    def owed_since(self) -> dict[str, float]:
+        """See `Hands.owed_since`. Any thread may ask."""
+        return self._hands.owed_since()
+
     # The flow
 
     async def _next(self, deadline: float | None) -> Taken | None:

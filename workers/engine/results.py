@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ingest.state import totals
 from ingest.state.dead_letters import OWED_JOINT
 from ingest.store.headers import PART_BYTES, enclose, within
 from ingest.store.records import MOST_WAITS, Record, digest, pack
+from workers import doubts
 from workers.dispatch import outcomes
 from workers.dispatch.outcomes import BEHIND, HANDLED, LAGS, UNHANDLED, Outcome
 from workers.engine import retries
@@ -144,6 +146,8 @@ class Results:
             self._put_behind(event, index, order)
         else:
             self.counts[f"{outcome.name}.{event.kind}"] += 1
+            if outcome is UNHANDLED:
+                self.counts[f"{totals.BY_TYPE}.{event.kind}.{_type(event)}"] += 1
             if outcome.error:  # of a copy that brought news
                 self._note_error(outcome)
 
@@ -224,3 +228,10 @@ class Results:
         )
         self.bytes += len(packed)
         return packed
+
+
+def _type(event: Event) -> str:
+    """What it is, as far as that is known, and where a message that no contact writes now comes from."""
+    known = event.subject is not None and event.subject in doubts.KNOWN.get(event.kind, ())
+    type = event.subject if known and event.subject else totals.OTHER_TYPE
+    return type if event._way in ("", "in") else f"{type} {event._way}"
