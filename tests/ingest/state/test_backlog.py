@@ -9,6 +9,7 @@ from dataclasses import asdict
 import pytest
 from redis import Redis
 
+from ingest.state import backlog
 from ingest.state.backlog import ALIVE_MS, Backlog, Lane, idle_workers, read, read_all
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS, SLOTS_PER_SECOND
@@ -69,6 +70,23 @@ def test_waiting(redis: Redis, owe: Owe) -> None:
     assert (found["statuses"].waiting, found["statuses"].batches) == (500, 1)
     assert 0 <= found["statuses"].oldest_seconds < 5
     assert found["other"] == Lane(without_workers=True)
+
+
+def test_a_batch_that_is_divided_meanwhile(redis: Redis, owe: Owe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at the ledger and that at its batches one is divided, and a half is taken: all is counted."""
+    owe("messages.0", "whole", 10)
+    look = backlog._llen
+
+    def divide_first(client: Redis, names: list[str]) -> list[int]:
+        if redis.delete(keys.batch_key("whole")):
+            redis.zrem(keys.LEDGER, "messages.0|whole")
+            redis.hset(keys.TAKEN, owe("messages.0", "whole_s000000_1", 4), "w1#1")
+            owe("messages.0", "whole_s000004_1", 6)
+        return look(client, names)
+
+    monkeypatch.setattr(backlog, "_llen", divide_first)
+    found = read(redis).lanes["messages"]
+    assert (found.working, found.waiting) == (4, 6)
 
 
 def test_working_and_retrying(redis: Redis, owe: Owe) -> None:
