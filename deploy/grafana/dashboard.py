@@ -129,8 +129,12 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "Oldest waiting",
             "s",
-            "Age of the oldest notification that waits, by lane. A lane that is paused grows here, too.",
-            (("max by (lane) (wa_lane_oldest_seconds)", "{{lane}}"),),
+            "Age of the oldest notification that waits, in its queue or in a worker, and of the oldest that is to be "
+            "tried again. A lane that is paused grows here, too.",
+            (
+                ("max by (lane) (wa_lane_oldest_seconds)", "{{lane}}"),
+                ("max by (lane) (wa_lane_retrying_oldest_seconds) > 0", "{{lane}} to be tried again"),
+            ),
         ),
         Panel(
             "In and out",

@@ -19,10 +19,11 @@ from ingest.store.queues import LANES
 LANE_GAUGES = {
     "waiting": "Notifications waiting",
     "batches": "Batches waiting",
-    "oldest_seconds": "Age of the oldest waiting notification",
+    "oldest_seconds": "Age of the oldest notification that waits, in its queue or in a worker",
     "working": "Notifications in work",
     "working_oldest_seconds": "For how long a handler has been at one event, at most",
     "retrying": "Events waiting for their next try",
+    "retrying_oldest_seconds": "Age of the oldest of them, since it arrived",
     "behind": "Events waiting behind one of their contact that is to be tried again (strict order)",
     "dead": "Dead letters",
     "paused": "1 when an operator paused the lane",

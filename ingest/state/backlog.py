@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest.state import breakdowns, controls, in_work, refusals
+from ingest.state import breakdowns, controls, in_work, refusals, totals
 from ingest.state.breakdowns import Broken
 from ingest.state.handlers import Handler, Lately, figures, lately
 from ingest.state.in_work import Call
@@ -36,7 +36,10 @@ class Lane:
     """One lane. Counts are notifications (`retrying`, `behind`: events), unless they say batches. Those `behind` wait
     for an event of their contact that is to be tried again (strict order).
 
-    `paused_since` is an ISO 8601 time; `limit` the most events per second that handlers get, or None.
+    `oldest_seconds` is the age of the oldest that waits, in its queue or in a worker that has not called its handlers
+    yet; `retrying_oldest_seconds` that of the oldest that waits for its next try, since it arrived. The first of these
+    is due in `next_try_seconds`, None when there are none. `paused_since` is an ISO 8601 time; `limit` the most events
+    per second that handlers get, or None.
     """
 
     waiting: int = 0
@@ -45,6 +48,8 @@ class Lane:
     working: int = 0
     working_oldest_seconds: float = 0.0
     retrying: int = 0
+    retrying_oldest_seconds: float = 0.0
+    next_try_seconds: float | None = None
     behind: int = 0
     dead: int = 0
     dead_expiring: int = 0
@@ -66,6 +71,14 @@ class Lane:
             return None
         shrinking = self.rate_out - self.rate_in
         return self.waiting / shrinking if shrinking > 0 else None
+
+
+class Retrying(NamedTuple):
+    """Events that wait for their next try: the first for `next_seconds` more, the oldest since `oldest_seconds` ago."""
+
+    events: int
+    next_seconds: float
+    oldest_seconds: float
 
 
 @dataclass
@@ -97,6 +110,8 @@ class Backlog:
     """What handlers were called with in the last minute."""
     in_work: list[Call] = field(default_factory=list)
     """Calls of handlers that take long, the longest first: one for each lane of a worker."""
+    unhandled: dict[str, int] = field(default_factory=dict)
+    """Events that no handler wanted, by `KIND.TYPE`."""
     requests: dict[str, int] = field(default_factory=dict)
     """Lately `accepted`, or refused, by cause (`ingest.state.refusals`)."""
 
@@ -112,12 +127,24 @@ class Backlog:
         held |= {one.handler: ("paused", one.paused_since) for one in self.steered if one.paused_since}
         return figures(self.calls, _RATE_BUCKETS * FLOW_SECONDS, held)
 
+    @property
+    def retrying(self) -> Retrying | None:
+        """What waits for its next try, in all lanes; None when nothing does."""
+        lanes = [lane for lane in self.lanes.values() if lane.retrying]
+        if not lanes:
+            return None
+        return Retrying(
+            sum(lane.retrying for lane in lanes),
+            min(lane.next_try_seconds or 0.0 for lane in lanes),
+            max(lane.retrying_oldest_seconds for lane in lanes),
+        )
+
     def as_json(self) -> dict[str, Any]:
         """The shape of `wa-ingest status --json`."""
         lanes = {n: asdict(lane) | {"seconds_to_empty": lane.seconds_to_empty} for n, lane in self.lanes.items()}
         told = asdict(replace(self, calls={})) | {"lanes": lanes, "handlers": [asdict(one) for one in self.handlers]}
         del told["calls"]
-        return told
+        return told | {"ended": totals.ended(self.counts)}
 
 
 def expiring(redis: Redis, dead_age: float) -> dict[str, int]:
@@ -162,6 +189,7 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
         steered=_steered_together([one for each in found for one in each.steered], len(found)),
         calls=_calls_together([one.calls for one in found]),
         in_work=sorted((call for one in found for call in one.in_work), key=lambda call: -call.seconds),
+        unhandled=dict(sum((Counter(one.unhandled) for one in found), Counter[str]())),
         requests=dict(sum((Counter(one.requests) for one in found), Counter[str]())),
     )
 
@@ -205,6 +233,8 @@ _TOGETHER: dict[str, Callable[[list[Any]], Any]] = {
     "oldest_seconds": max,
     "working_oldest_seconds": max,
     "without_workers": all,
+    "retrying_oldest_seconds": max,
+    "next_try_seconds": lambda each: min((seconds for seconds in each if seconds is not None), default=None),
     "paused": any,
     "paused_since": lambda since: min(filter(None, since), default=None),
     "limit": lambda limits: None if None in limits else sum(limits),  # each Redis has its share
@@ -286,6 +316,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         seen.counts,
         broken=seen.broken,
         steered=_steered(seen.handlers),
+        unhandled=seen.unhandled,
         calls=lately(seen.flows),
         in_work=seen.in_work,
         requests=seen.requests,
@@ -293,8 +324,8 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
 
 
 class _Seen(NamedTuple):
-    """What one pipeline reads. `ledger`: its members and when they arrived (ms). `heads`: the batch that is next in
-    each strict order. `flows`: the latest buckets.
+    """What one pipeline reads. `ledger`: its members and when they arrived (ms). `in_hand`: since when events wait in
+    workers, by lane (ms). `heads`: the batch that is next in each strict order. `flows`: the latest buckets.
     """
 
     ledger: dict[Member, float]
@@ -302,10 +333,12 @@ class _Seen(NamedTuple):
     workers: int
     suspended: bool
     counts: dict[str, int]
+    unhandled: dict[str, int]
     controls: controls.Controls
     handlers: controls.Controls
     broken: list[Broken]
     in_work: list[Call]
+    in_hand: dict[str, float]
     heads: dict[str, Member]
     dead: dict[str, int]
     requests: dict[str, int]
@@ -332,16 +365,19 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         for back in range(1, _RATE_BUCKETS + 1):
             pipe.hgetall(keys.flow_key(bucket - back))
         ledger, taken, workers, suspended, counts, steering, broken, calls, heads, *rest = pipe.execute()
+    outcomes, unhandled = totals.split({name.decode(): int(count) for name, count in counts.items()})
     return _Seen(
         ledger={Member.parse(member): arrived_ms for member, arrived_ms in ledger},
         taken={Member.parse(member) for member in taken},
         workers=len(workers),
         suspended=bool(suspended),
-        counts={name.decode(): int(count) for name, count in counts.items()},
+        counts=outcomes,
+        unhandled=unhandled,
         controls=controls.parse(steering),
         handlers=controls.of_handlers(steering),
         broken=breakdowns.parse(broken),
         in_work=in_work.parse(calls, workers, now_ms / 1000),
+        in_hand=in_work.parse_waits(calls, workers),
         heads={order.decode(): Member.parse(batch) for order, batch in heads.items()},
         dead=dict(zip(LANES, rest[: len(LANES)], strict=True)),
         requests=refusals.parse(rest[len(LANES) : len(LANES) + len(counted)]),
@@ -349,14 +385,15 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
     )
 
 
-def _scheduled(redis: Redis, queues: set[str], now_ms: int) -> set[Member]:
-    """The members of the ledger that wait until they are due, from RQ's registries of scheduled jobs. What is due
-    already waits for a worker, though no take has put it into its queue yet.
+def _scheduled(redis: Redis, queues: set[str], now_ms: int) -> dict[Member, float]:
+    """The members of the ledger that wait until they are due, and when that is (ms), from RQ's registries of scheduled
+    jobs. What is due already waits for a worker, though no take has put it into its queue yet.
     """
     with redis.pipeline(transaction=False) as pipe:
         for queue in queues:
-            pipe.zrange(keys.scheduled_key(queue), f"({now_ms / 1000}", "+inf", byscore=True)
-        return {Member(queue, job.decode()) for queue, jobs in zip(queues, pipe.execute(), strict=True) for job in jobs}
+            pipe.zrange(keys.scheduled_key(queue), f"({now_ms / 1000}", "+inf", byscore=True, withscores=True)
+        found = zip(queues, pipe.execute(), strict=True)
+        return {Member(queue, job.decode()): due * 1000 for queue, jobs in found for job, due in jobs}
 
 
 def _lengths(redis: Redis, members: list[Member]) -> dict[Member, int]:
@@ -382,8 +419,12 @@ def _llen(redis: Redis, names: list[str]) -> list[int]:
     return lengths
 
 
-def _owed(seen: _Seen, scheduled: set[Member], lengths: dict[Member, int], now_ms: int) -> dict[str, Lane]:
+def _owed(seen: _Seen, scheduled: dict[Member, float], lengths: dict[Member, int], now_ms: int) -> dict[str, Lane]:
     """The lanes, with their waiting, working and retrying figures."""
+
+    def age(since_ms: float) -> float:
+        return round((now_ms - since_ms) / 1000, 3)
+
     lanes = {name: Lane() for name in LANES}
     for member, length in lengths.items():
         lane = lanes[lane_of(member.queue)]
@@ -391,11 +432,16 @@ def _owed(seen: _Seen, scheduled: set[Member], lengths: dict[Member, int], now_m
             lane.working += length
         elif member in scheduled:
             lane.retrying += length
+            lane.retrying_oldest_seconds = max(lane.retrying_oldest_seconds, age(seen.ledger[member]))
+            due = -age(scheduled[member])
+            lane.next_try_seconds = due if lane.next_try_seconds is None else min(due, lane.next_try_seconds)
         else:
             lane.waiting += length
             lane.batches += 1
-            since = max(seen.ledger[member], member.due_ms)
-            lane.oldest_seconds = max(lane.oldest_seconds, round((now_ms - since) / 1000, 3))
+            since = max(seen.ledger[member], member.due_ms(now_ms))
+            lane.oldest_seconds = max(lane.oldest_seconds, age(since))
+    for name, since in seen.in_hand.items():
+        lanes[name].oldest_seconds = max(lanes[name].oldest_seconds, age(since))
     return lanes
 
 

@@ -11,6 +11,7 @@ from ingest.state.counters import BOUNDS, HANDLER, LIST
 
 _EVENTS = "events"
 _P99 = 0.99
+_SOME = 5  # failed calls, of which half of a handler's are worth a look
 
 Lately = dict[str, Counter[str]]
 """By name: calls by the bound of their time, those that `failed`, and `events` of lists."""
@@ -30,6 +31,11 @@ class Handler:
     held: str | None = None
     held_since: str | None = None
     calls: int = 0
+
+    @property
+    def mostly_fails(self) -> bool:
+        """True when half of its calls fail, and not only some, though it is not held up for it."""
+        return self.held is None and self.failures >= _SOME and self.failures * 2 >= self.calls
 
 
 def lately(flows: Iterable[Mapping[bytes, bytes]]) -> Lately:

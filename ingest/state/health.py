@@ -16,8 +16,6 @@ LATE_SECONDS = 60.0
 YOUNG_SECONDS = 5.0
 """A lane whose oldest notification has waited for less is not mentioned."""
 
-_SOME = 5  # failed calls, of which half of a handler's are worth a look
-
 Level = Literal["critical", "warning", "info"]
 _ORDER: tuple[Level, ...] = ("critical", "warning", "info")
 
@@ -104,7 +102,7 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         remedy = "Mend it or what it needs; its events wait and use up no tries, those of other handlers go on"
         yield Finding("warning", f"broken.{broken.handler}", text[0].upper() + text[1:], remedy)
     for one in now.backlog.handlers:
-        if one.held is None and one.failures >= _SOME and one.failures * 2 >= one.calls:
+        if one.mostly_fails:
             text = f"Handler {one.name}: {one.failures:,} of {one.calls:,} calls failed in the last minute"
             remedy = "`wa-ingest tail` shows why; its events are tried again, at last they become dead letters"
             yield Finding("warning", f"fails.{one.name}", text, remedy)
@@ -120,8 +118,10 @@ def _all(now: Snapshot) -> Iterator[Finding]:
     if dead := sum(lane.dead for lane in now.backlog.lanes.values()):
         text = "1 dead letter" if dead == 1 else f"{dead:,} dead letters"
         yield Finding("info", "dead", text, "`wa-ingest dead causes` says why; retry them once the cause is fixed")
-    if retrying := sum(lane.retrying for lane in now.backlog.lanes.values()):
-        yield Finding("info", "retrying", f"{retrying:,} {_wait('event', retrying)} for the next try")
+    if retrying := now.backlog.retrying:
+        text = f"{retrying.events:,} {_wait('event', retrying.events)} for the next try, "
+        text += f"the first is due in {span(retrying.next_seconds)}"
+        yield Finding("info", "retrying", text, "`wa-ingest retry` has them tried now")
     if behind := sum(lane.behind for lane in now.backlog.lanes.values()):
         text = f"{behind:,} {_wait('event', behind)} behind one of the same contact that is to be tried again"
         yield Finding("info", "behind", text)
@@ -144,23 +144,31 @@ def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
         text = f"{name}: paused for {span(paused)}, {lane.waiting:,} waiting"
         yield Finding("warning", f"paused.{name}", text, "Resume it once the cause is fixed")
         return
-    if lane.waiting and lane.oldest_seconds >= YOUNG_SECONDS:
-        left = lane.seconds_to_empty
-        text = f"{name}: {lane.waiting:,} waiting, oldest {span(lane.oldest_seconds)}, "
-        text += "not getting fewer" if left is None else f"empty in {span(left)}"
-        late = lane.oldest_seconds > LATE_SECONDS
-        remedy = ""
-        if late and left is None:
-            remedy = (
-                "Its limit holds it back"
-                if lane.limit is not None
-                else "Its handlers fail or are paused, see above"
-                if now.backlog is not None and (now.backlog.broken or _any_paused(now.backlog))
-                else "More workers: `wa-ingest work --processes N`"
-            )
-        yield Finding("warning" if late else "info", f"waiting.{name}", text, remedy)
+    if lane.oldest_seconds >= YOUNG_SECONDS:
+        yield _waiting(now, name, lane)
     if lane.limit is not None:
         yield Finding("info", f"limit.{name}", f"{name}: at most {lane.limit:g} events per second")
+
+
+def _waiting(now: Snapshot, name: str, lane: Lane) -> Finding:
+    left = lane.seconds_to_empty if lane.waiting else None
+    where = f"{lane.waiting:,} waiting" if lane.waiting else f"{lane.working:,} in work, some not begun"
+    text = f"{name}: {where}, oldest {span(lane.oldest_seconds)}"
+    if lane.waiting:
+        text += ", not getting fewer" if left is None else f", empty in {span(left)}"
+    late = lane.oldest_seconds > LATE_SECONDS
+    remedy = ""
+    if late and left is None:
+        remedy = (
+            "Its limit holds it back"
+            if lane.limit is not None
+            else "Its handlers fail or are paused, see above"
+            if now.backlog is not None and (now.backlog.broken or _any_paused(now.backlog))
+            else "More workers: `wa-ingest work --processes N`"
+            if lane.waiting
+            else "Handlers are slow or have a rate: see p99 in `wa-ingest status`, WA_CONCURRENCY, WA_THREADS"
+        )
+    return Finding("warning" if late else "info", f"waiting.{name}", text, remedy)
 
 
 def _any_paused(backlog: Backlog) -> bool:

@@ -1,4 +1,6 @@
-"""How long handlers have been at one event, as workers tell in Redis with each heartbeat."""
+"""What workers have in hand, as they tell in Redis with each heartbeat: how long handlers have been at one event, and
+since when the oldest event waits there.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from typing import Any, NamedTuple
 import orjson
 
 TOLD_SECONDS = 2.0
-"""A call that takes less is not told."""
+"""A call, or a wait, that takes less is not told."""
+
+_WAITS = "|waits"  # behind the worker's name; earlier versions look for no such field, and so pass over it
 
 LONG_SECONDS = 60.0
 """A call that takes longer is worth a look."""
@@ -41,11 +45,19 @@ class Call:
         return f"handler {self.handler} has been at one event for {self.seconds:.0f} s"
 
 
-def told(by_lane: Mapping[str, Begun]) -> bytes:
-    """The field of a worker in the hash; empty when nothing is worth telling."""
-    now = time.time()
-    worth = {lane: tuple(begun) for lane, begun in by_lane.items() if now - begun.since >= TOLD_SECONDS}
-    return orjson.dumps(worth) if worth else b""
+def told(worker: str, calls: Mapping[str, Begun], waits: Mapping[str, float]) -> dict[str, bytes]:
+    """The fields of a worker in the hash, as far as something is worth telling. By lane, `calls` are those that have
+    taken longest; `waits` says since when the oldest event that has not begun waits (ms since the epoch).
+    """
+    before = time.time() - TOLD_SECONDS
+    long = {lane: tuple(begun) for lane, begun in calls.items() if begun.since <= before}
+    late = {lane: since for lane, since in waits.items() if since <= before * 1000}
+    return {field: orjson.dumps(it) for field, it in ((worker, long), (worker + _WAITS, late)) if it}
+
+
+def of_worker(field: bytes) -> bytes:
+    """The worker that tells this field."""
+    return field.removesuffix(_WAITS.encode())
 
 
 def parse(fields: dict[bytes, bytes], alive: Collection[bytes], now: float) -> list[Call]:
@@ -56,3 +68,13 @@ def parse(fields: dict[bytes, bytes], alive: Collection[bytes], now: float) -> l
             known: Any = orjson.loads(value)
             found += [Call(worker.decode(), lane, name, max(0.0, now - since)) for lane, (name, since) in known.items()]
     return sorted(found, key=lambda call: -call.seconds)
+
+
+def parse_waits(fields: dict[bytes, bytes], alive: Collection[bytes]) -> dict[str, float]:
+    """By lane, since when the oldest event waits in a worker that is `alive` (ms since the epoch)."""
+    found: dict[str, float] = {}
+    for field, value in fields.items():
+        if field.endswith(_WAITS.encode()) and of_worker(field) in alive:
+            known: dict[str, float] = orjson.loads(value)
+            found |= {lane: min(since, found.get(lane, since)) for lane, since in known.items()}
+    return found

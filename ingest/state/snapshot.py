@@ -13,7 +13,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from ingest.settings import Settings, host_port
-from ingest.state import backlog, in_work
+from ingest.state import backlog, in_work, totals
 from ingest.state.dead_groups import Counter, Groups, together
 from ingest.state.spooled import SpoolFigures, spool_figures
 from ingest.store import connection, keys
@@ -135,6 +135,7 @@ def as_json(now: Snapshot) -> dict[str, Any]:
         "receiver": now.receiver,
         "time": now.time,
         "lanes": lanes,
+        "totals": totals.lines(now.backlog) if now.backlog else [],
         "handlers": now.backlog.handlers if now.backlog else None,
         "workers": [{**vars(worker), "alive": worker.alive} for worker in now.workers],
         "alive": now.backlog.workers if now.backlog else None,

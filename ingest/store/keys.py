@@ -23,7 +23,7 @@ TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:
 | `turn` | string | - | how many batches were given out, ever |
 | `spent` | hash | - | lane → milliseconds of work lately |
 | `breakdowns` | hash | - | handler that always fails → how, and its next try, see `ingest/state/breakdowns.py` |
-| `in_work` | hash | - | worker → the calls that take long, by lane, see `ingest/state/in_work.py` |
+| `in_work` | hash | - | worker → by lane the calls that take long, what waits there, see `ingest/state/in_work.py` |
 | `parked` | hash | - | what waits for one time, `QUEUE|NAME` → the batch that may still be joined, `ID|BYTES` |
 | `put_off` | set | - | parked batches, `QUEUE|ID`, of which a handler always fails: due as soon as it works again |
 | `heads` | hash | - | strict order of a contact → the batch, `QUEUE|ID`, that is next, see `workers/engine/orders.py` |
@@ -35,7 +35,7 @@ TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:
 | `trim` | string | 50 s | the worker that last removed what is too old; none does so again while it is there |
 | `doorbell:LANE` | list | - | at most one token; idle workers block on it |
 | `dead:LANE` | stream | - | dead letters; a worker removes them after WA_DEAD_AGE |
-| `counts` | hash | - | what became of events, ever |
+| `counts` | hash | - | what became of events, ever, see `ingest/state/totals.py` |
 | `tally` | hash | - | what else workers count, see `ingest/state/counters.py` |
 | `flow:T` | hash | 10 min | of the ten seconds T: notifications in and out per lane, calls of handlers |
 | `flow:refused:T` | hash | 30 min | requests by why they were refused, and those accepted, in the ten minutes T |

@@ -45,11 +45,13 @@ class Member(NamedTuple):
         queue, _, batch = text.decode().partition("|")
         return cls(queue, batch)
 
-    @property
-    def due_ms(self) -> float:
-        """When a batch was due that had been parked for its next try: that is in its name. 0 for others."""
+    def due_ms(self, now_ms: float) -> float:
+        """When a batch was due that had been parked for its next try: that is in its name. 0 for others, and for one
+        that was made due before that time: it is owed since it arrived.
+        """
         found = _PARKED.match(self.batch)
-        return int(found[1]) * 1000 / SLOTS_PER_SECOND if found else 0.0
+        due_ms = int(found[1]) * 1000 / SLOTS_PER_SECOND if found else 0.0
+        return due_ms if due_ms <= now_ms else 0.0
 
     def __str__(self) -> str:
         return f"{self.queue}|{self.batch}"

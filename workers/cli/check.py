@@ -21,8 +21,9 @@ def check(as_json: bool) -> None:
 
     Checks who may post, certificates and the names of settings; the folders of spool and archive; whether Redis is
     reachable, new enough, runs our scripts, keeps an append-only file, evicts nothing and has its replicas; dead
-    letters that will soon be removed; whether workers are alive and agree with the receivers; and the handlers. Each
-    warning or failure says what to do, and which topic of `wa-ingest help` says more.
+    letters of the last hour, by cause, and those that will soon be removed; whether workers are alive and agree with
+    the receivers; and the handlers, those that fail, too. Each warning or failure says what to do, and which topic of
+    `wa-ingest help` says more.
 
     With --json: a list of objects of name, result (ok, warning or failed), finding, advice, topic.
     """

@@ -30,6 +30,7 @@ SECTIONS = {
         "limit": ("controls", "Cap how fast events of a lane, or of one handler, are handled."),
     },
     "Repair": {
+        "retry": ("retry", "Have what waits for its next try tried now."),
         "dead": ("dead", "Look at dead letters, have them handled again, delete or export them."),
         "archive": ("archive", "Show what WA_ARCHIVE_DIR holds, by hour of arrival (UTC)."),
         "replay": ("archive", "Put notifications from the archive back into the queues, for workers to handle."),
@@ -80,6 +81,7 @@ EXAMPLES = {
     "pause": ("wa-ingest pause", "wa-ingest pause statuses other", "wa-ingest pause --handler crm"),
     "resume": ("wa-ingest resume", "wa-ingest resume statuses --json", "wa-ingest resume --handler crm"),
     "limit": ("wa-ingest limit statuses 200/s", "wa-ingest limit --handler crm 50/s", "wa-ingest limit"),
+    "retry": ("wa-ingest retry", "wa-ingest retry --handler crm"),
     "dead list": ("wa-ingest dead list --lane messages --newer-than 25h", "wa-ingest dead list --reason failed --json"),
     "dead causes": ("wa-ingest dead causes", "wa-ingest dead causes --newer-than 1h --json"),
     "dead show": ("wa-ingest dead show messages/1700000000000-0",),

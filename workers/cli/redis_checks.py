@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,15 +12,21 @@ from redis import Redis
 from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError, ResponseError
 
 from ingest.settings import Settings, SettingsError, each_redis, redis_url
-from ingest.state import backlog, breakdowns
+from ingest.state import backlog, breakdowns, dead_letters
+from ingest.state.dead_letters import OWED_JOINT
 from ingest.state.health import LATE_SECONDS
 from ingest.store import agreement, connection, discovery, formats, keys, scripts
 from ingest.store import append as append_room
 from ingest.store.append import APPEND_KEYS, append_head
 from ingest.store.jobs import job_template
+from ingest.store.queues import LANES
 from ingest.store.urls import address
+from workers.cli import dead_causes
 
 _LAG_SECONDS = 10  # a replica says how far it is each second
+_LATELY_SECONDS = 3600  # so long a dead letter is a warning
+_LETTERS_READ = 1000  # of these, at most
+_CAUSES = 3  # that are told at most
 
 
 class Check(NamedTuple):
@@ -80,6 +87,11 @@ def _processes(redis: Redis) -> Iterator[Check]:
         advice = "mend it or what it needs: its events wait for it"
         yield Check("handlers", "warning", str(broken), advice, "a-handler-always-fails")
     now = backlog.read(redis)
+    for one in now.handlers:
+        if one.mostly_fails:
+            finding = f"{one.name}: {one.failures:,} of {one.calls:,} calls failed in the last minute"
+            advice = "`wa-ingest tail` and the log of the workers show why; its events are tried again"
+            yield Check("handlers", "warning", finding, advice, "a-handler-always-fails")
     for steered in now.steered:
         if steered.paused_since:
             finding = f"{steered.handler} is paused since {steered.paused_since}, its events wait"
@@ -106,7 +118,7 @@ def _server(settings: Settings) -> Iterator[Check]:
         yield _append_only(redis, settings, info)
         yield _eviction(info)
         yield from _replicas(settings, info, discovery.remembered_replicas(redis))
-        yield _dead_letters(redis, settings)
+        yield from _dead_letters(redis, settings)
     except SettingsError as error:
         yield Check("redis", "failed", str(error), "see above")
     except (RedisError, OSError) as error:
@@ -200,13 +212,45 @@ def _replicas(settings: Settings, info: dict[str, Any], remembered: int | None) 
         yield Check("replicas", "ok", f"{good} follow{more if good == wanted else ''}")
 
 
-def _dead_letters(redis: Redis, settings: Settings) -> Check:
-    counts = backlog.expiring(redis, settings.dead_age)
-    if not any(counts.values()):
-        return Check("dead letters", "ok", "none will be removed within two days")
-    return Check(
-        "dead letters",
-        "warning",
-        f"{backlog.expiring_text(counts)} will be removed within two days",
-        "`wa-ingest dead retry` lets them be handled again, `wa-ingest dead export` keeps them elsewhere",
-    )
+def _dead_letters(redis: Redis, settings: Settings) -> Iterator[Check]:
+    """New ones are a warning for an hour: later, whoever looks at this has known of them for long."""
+    lately = list(itertools.islice(_written_lately(redis), _LETTERS_READ))
+    for counted in (causes := dead_causes.count(lately))[:_CAUSES]:
+        yield _cause(counted)
+    if more := sum(counted.letters for counted in causes[_CAUSES:]):
+        finding = f"{more:,} of other causes in the last hour"
+        yield Check("dead letters", "warning", finding, "`wa-ingest dead causes --newer-than 1h` lists them")
+    if len(lately) == _LETTERS_READ:
+        finding = f"more than these {_LETTERS_READ:,} in the last hour, of the same causes or others"
+        yield Check("dead letters", "warning", finding, "`wa-ingest dead causes --newer-than 1h` counts them")
+    yield from _old_letters(redis, settings, bool(lately))
+
+
+def _written_lately(redis: Redis) -> Iterator[dead_letters.DeadLetter]:
+    """Dead letters of the last hour, the newest of each lane first."""
+    seconds, _ = redis.time()
+    since = (seconds - _LATELY_SECONDS) * 1000
+    for lane in LANES:
+        yield from itertools.takewhile(lambda letter: letter.id.ms >= since, dead_letters.newest(redis, lane))
+
+
+def _cause(counted: dead_causes.Counted) -> Check:
+    reason, handler, cause = counted.cause
+    where = f" of {handler}" if handler else ""
+    finding = f"{counted.letters:,} {reason}{where} in the last hour: {cause}"
+    chosen = " ".join([f"--reason {reason}", *(f"--handler {name}" for name in handler.split(OWED_JOINT) if name)])
+    advice = f"`wa-ingest dead list --newer-than 1h {chosen}` shows them; once it is mended, "
+    return Check("dead letters", "warning", finding, advice + f"`wa-ingest dead retry {chosen}` has them handled again")
+
+
+def _old_letters(redis: Redis, settings: Settings, any_lately: bool) -> Iterator[Check]:
+    """Those that will soon be removed; else, where there are no new ones, how many there are."""
+    soon = backlog.expiring(redis, settings.dead_age)
+    if any(soon.values()):
+        finding = f"{backlog.expiring_text(soon)} will be removed within two days"
+        advice = "`wa-ingest dead retry` lets them be handled again, `wa-ingest dead export` keeps them elsewhere"
+        yield Check("dead letters", "warning", finding, advice)
+    elif not any_lately:
+        count = sum(redis.xlen(keys.dead_key(lane)) for lane in LANES)
+        there = f"{count:,}, none of the last hour" if count else "none"
+        yield Check("dead letters", "ok", there, "`wa-ingest dead causes` says why" if count else "")

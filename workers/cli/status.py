@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest.settings import redis_url
-from ingest.state import backlog, history, rates
+from ingest.state import backlog, history, rates, totals
 from ingest.state.counters import LONGEST_CALL
 from ingest.state.handlers import Handler
 from ingest.state.refusals import Told
@@ -44,6 +44,8 @@ def status(watch: bool, as_json: bool) -> None:
     Handlers and destinations that were called in the last minute, or are held up, follow: events per second, the time
     within which 99 of 100 calls ended (p99_seconds of --json; null: none, or longer than 30 s), calls that failed, and
     since when one is held up.
+    At last, how many events have ended so far and how, what is still owed, and which types no handler wanted (ended and
+    unhandled of --json).
     dead_expiring (of --json) are the dead letters that will be removed within two days, counted up to 100. With --watch
     and --json: one JSON object a line.
     """
@@ -106,7 +108,7 @@ def _table(
         table.add_row(
             name,
             f"{lane.waiting:,}",
-            span(lane.oldest_seconds) if lane.batches else "-",
+            span(lane.oldest_seconds) if lane.batches or lane.oldest_seconds else "-",
             f"{lane.working:,}",
             f"{lane.retrying:,}",
             Text(f"{lane.dead:,}", style="red" if lane.dead else ""),
@@ -128,9 +130,14 @@ def _table(
     if now.idle_workers:
         below.append(Text(now.idle_workers, style="yellow"))
     below += [_refused(one) for one in now.refused[:_REFUSALS]]
+    if again := now.retrying:
+        text = f"retrying: {again.events:,}, next in {span(again.next_seconds)}, oldest {span(again.oldest_seconds)}; "
+        below.append(Text(text + "`wa-ingest retry` tries them now"))
     below += [Text(printable(str(broken)), style="red") for broken in now.broken]
     below += [line for one in now.steered for line in _steered(one)]
     below += [Text(printable(str(call)), style="red") for call in now.in_work if call.is_long][:_CALLS]
+    if so_far := totals.lines(now):
+        below += ["", *(Text(printable(line)) for line in so_far)]
     if drawn and not wide:
         plots = _columns()
         plots.add_column(_DRAWN, no_wrap=True)

@@ -41,6 +41,12 @@ class Gathering:
     def __len__(self) -> int:
         return len(self._places) + len(self._alone)
 
+    @property
+    def first(self) -> Item | None:
+        """The event that came first, if there is one. Any thread may ask."""
+        waiting = [place.item for place in (*self._alone, *self._places)]
+        return min(waiting, key=lambda item: item.number, default=None)
+
     def add(self, item: Item, argument: Event) -> bool:
         """Gather an event. False when it has a list of its own."""
         is_alone = item.event.attempt > 1

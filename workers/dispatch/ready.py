@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ingest.store.constants import SPENT_MS
@@ -37,7 +37,8 @@ class Account(Protocol):
 class Source:
     """Where events come from: a queue of which this process has batches in hand.
 
-    While it is not `open`, none of its events begins; they are `held`. Once it is `gone`, none ever will.
+    While it is not `open`, none of its events begins; they are `held`. Once it is `gone`, none ever will. Those that
+    have not begun are `waiting`, in the order in which they came into hand.
     """
 
     __slots__ = ("gone", "held", "in_flight", "lane", "open", "waiting")
@@ -47,7 +48,8 @@ class Source:
         self.open = True
         self.gone = False
         self.held: list[Item] = []
-        self.waiting = self.in_flight = 0
+        self.waiting: dict[Item, None] = {}
+        self.in_flight = 0
 
 
 _NONE: list[Ended] = []
@@ -59,11 +61,13 @@ class Item:
 
     `key` is None when it may begin in any order. With a `fault`, it ends with that at once. When it goes to bulk
     handlers, `parts` is how many of them, and of its single handlers' one call, have not `ended`. It has been in hand
-    `since` a time by the monotonic clock; its `number` says which came first.
+    `since` a time by the monotonic clock; its `number` says which came first. Its try was due at `due_ms` (ms since the
+    epoch), if it is another one.
     """
 
     __slots__ = (
         "account",
+        "due_ms",
         "ended",
         "event",
         "fault",
@@ -78,11 +82,19 @@ class Item:
     )
 
     def __init__(
-        self, index: int, event: Event, account: Account, source: Source, number: int = 0, since: float = 0.0
+        self,
+        index: int,
+        event: Event,
+        account: Account,
+        source: Source,
+        number: int = 0,
+        since: float = 0.0,
+        due_ms: float = 0.0,
     ) -> None:
         self.index = index
         self.number = number
         self.since = since
+        self.due_ms = due_ms
         self.event = event
         self.account = account
         self.source = source
@@ -97,6 +109,11 @@ class Item:
                 self.key = (event.kind, order_key)
         except Exception as error:
             self.fault = of_fault(error, "reading the event")
+
+    @property
+    def owed_since(self) -> float:
+        """Since when it waits for this try: since it arrived, or was due (ms since the epoch)."""
+        return max(self.event.received_ms, self.due_ms)
 
 
 class Shares:
@@ -173,6 +190,13 @@ class Ready:
 
     def add(self, item: Item) -> None:
         self._lanes[item.source.lane].add(item)
+
+    def gathered(self) -> Iterator[Item]:
+        """Of each list that is gathered, the event that came first. Any thread may ask."""
+        for turns in list(self._turns.values()):
+            for gathering in list(turns):
+                if gathering is not None and (first := gathering.first) is not None:
+                    yield first
 
     def add_gathering(self, gathering: Gathering) -> None:
         """Its lists begin from here."""

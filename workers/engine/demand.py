@@ -110,7 +110,7 @@ class Demand:
             return 0 if wait else 1
         ahead = self._ahead(lane)
         ready = self._dispatcher.ready(lane)
-        in_hand = sum(hand.source.waiting for hand in self._hands if hand.lane == lane)
+        in_hand = sum(len(hand.source.waiting) for hand in self._hands if hand.lane == lane)
         room = min(MOST_READY, self._dispatcher.free(*_KINDS[lane]) + ahead) - ready
         room = max(0, min(room, MOST_IN_HAND - in_hand))
         has_enough = ready > ahead // 2 or in_hand > MOST_IN_HAND // 2  # much of that may wait for a handler's rate

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from ingest.store.queues import MESSAGES, lane_of
+from ingest.store.queues import MESSAGES, Member, lane_of
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.ready import Account, Source
 from workers.engine import claims
@@ -53,6 +54,7 @@ class Open:
         self.is_large = False  # all is done, but was too much for one settle
         self.asked: Asked | None = None
         self.account: Account  # set once the claims are known
+        self.due_ms = Member(state.queue, state.batch).due_ms(time.time() * 1000)
         self.busy: list[tuple[int, Event, claims.Claim]] = []
         self.copies: list[tuple[int, Message, claims.Claim]] = []  # that may bring news of their contact
 
@@ -109,6 +111,17 @@ class Hands:
     def lanes(self) -> set[str]:
         """The lanes of the open ones."""
         return {hand.lane for hand in self._by_queue.values()}
+
+    def owed_since(self) -> dict[str, float]:
+        """By lane, since when the event waits that has waited longest: for a slot, a handler's rate, company, or one of
+        its contact (ms since the epoch). Any thread may ask.
+        """
+        found: dict[str, float] = {}
+        waiting = [item for hand in self for item in list(hand.source.waiting)[:1]]
+        for item in (*waiting, *self._dispatcher.gathered()):
+            lane = item.source.lane
+            found[lane] = min(found.get(lane, math.inf), item.owed_since)
+        return found
 
     def give_back(self, lanes: Collection[str]) -> None:
         """Begin nothing more of these lanes, and give back what is in hand."""

@@ -157,7 +157,7 @@ class Opening:
         one.busy = busy
         if busy:
             self.again_at = time.monotonic() + BUSY_SECONDS
-        self._dispatcher.add(events, one.account, one.hand.source)
+        self._dispatcher.add(events, one.account, one.hand.source, one.due_ms)
 
     def _is_copy(self, one: Open, index: int, event: Event, claim: claims.Claim, is_new: bool = True) -> None:
         """The event was handled before, or is in work; what a new version of a message says of its contact may not."""
@@ -180,7 +180,7 @@ class Opening:
             else:
                 self._end(one.state, index, event, DUPLICATE)
         if self._profiles:
-            self._dispatcher.add(events, self._profiles.of_copies(one.account), one.hand.source)
+            self._dispatcher.add(events, self._profiles.of_copies(one.account), one.hand.source, one.due_ms)
 
     async def ask_again(self) -> None:
         """Claim statuses whose message another batch had in work."""

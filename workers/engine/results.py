@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ingest.state import totals
 from ingest.state.dead_letters import OWED_JOINT
 from ingest.store.headers import PART_BYTES, enclose, within
 from ingest.store.records import MOST_WAITS, Record, digest, pack
+from workers import doubts
 from workers.dispatch import outcomes
-from workers.dispatch.outcomes import BEHIND, HANDLED, UNHANDLED, Outcome
+from workers.dispatch.outcomes import BEHIND, HANDLED, LAGS, UNHANDLED, Outcome
 from workers.engine import retries
 from workers.events import Broken, Event
 from workers.events.chat import shares_of
@@ -136,12 +138,16 @@ class Results:
         elif outcome.name == "snoozed":
             self._try_again(event, index, outcome, Wait("r", outcome.delay or 0.0), order)
         elif outcome.name == "put_off":
-            delay = max(outcome.delay or 0.0, self._limits.delay(retries.put_off, self._records[index].waits))
+            delay, waits = outcome.delay or 0.0, self._records[index].waits
+            if delay > LAGS or waits:
+                delay = max(delay, self._limits.delay(retries.put_off, waits))
             self._try_again(event, index, outcome, Wait(PUT_OFF, delay), order)
         elif outcome is BEHIND:
             self._put_behind(event, index, order)
         else:
             self.counts[f"{outcome.name}.{event.kind}"] += 1
+            if outcome is UNHANDLED:
+                self.counts[f"{totals.BY_TYPE}.{event.kind}.{_type(event)}"] += 1
             if outcome.error:  # of a copy that brought news
                 self._note_error(outcome)
 
@@ -172,7 +178,7 @@ class Results:
         waits = 0 if failed else self._records[index].waits + 1
         delay = retries.rounded(wait.delay)
         if time.time() + delay > event.received_ms / 1000 + self._limits.age or waits > MOST_WAITS:
-            why = outcome.detail or f"put off, {outcome.handler} is paused or always fails"
+            why = outcome.detail or f"put off, {outcome.handler} is paused, lags or always fails"
             self.letter("expired", event, f"older than WA_MAX_AGE at its next try: {why}", index, outcome)
             return
         if outcome.name != "put_off":
@@ -222,3 +228,10 @@ class Results:
         )
         self.bytes += len(packed)
         return packed
+
+
+def _type(event: Event) -> str:
+    """What it is, as far as that is known, and where a message that no contact writes now comes from."""
+    known = event.subject is not None and event.subject in doubts.KNOWN.get(event.kind, ())
+    type = event.subject if known and event.subject else totals.OTHER_TYPE
+    return type if event._way in ("", "in") else f"{type} {event._way}"

@@ -13,14 +13,9 @@
 local put_off, parked, ledger = unpack(KEYS)
 local rq, wa = ARGV[1], ARGV[2]
 -- include ingest/store/doorbell.lua
+-- include ingest/store/due.lua
 
 for _, member in ipairs(redis.call('SPOP', put_off, REVIVED)) do
-  local queue, id = queue_and_id(member)
-  -- If it is not there any more, it was due before.
-  local arrived = tonumber(redis.call('ZSCORE', ledger, member) or 0) / 1000
-  if redis.call('ZADD', rq .. ':scheduled:' .. queue, 'XX', 'CH', arrived, id) == 1 then
-    redis.call('HDEL', parked, slot_of(queue, id))
-    ring(lane_of(queue))
-  end
+  make_due(member)
 end
 return redis.call('SCARD', put_off)

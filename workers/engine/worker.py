@@ -92,7 +92,7 @@ class BatchWorker(SimpleWorker):
         self._archive_dir, self._archive_age = settings.archive_dir, settings.archive_age
         self._dedup_window = settings.dedup_window
         self._spans = spans
-        self._told = False  # that a handler takes long
+        self._told: set[str] = set()  # fields of what is in hand
 
     def bootstrap(self, *arguments: Any, **options: Any) -> None:
         """RQ calls this once, before the first job. The heartbeat comes first: the reaper looks for it.
@@ -158,7 +158,8 @@ class BatchWorker(SimpleWorker):
             self.flow.leave()
             self._telling.close()
             reaper.heartbeat_and_reap(self.connection, self.name, leaves=True)
-            self.connection.hdel(keys.IN_WORK, self.name)
+            if self._told:
+                self.connection.hdel(keys.IN_WORK, *self._told)
             super().teardown()  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
             # The other workers' reaper finds what this one held.
@@ -195,14 +196,15 @@ class BatchWorker(SimpleWorker):
         self.flow.note_heartbeat(sent)
 
     def _tell(self) -> None:
-        """Tell what handlers are at, and keep RQ's entry of this worker: `rq info` and rq-dashboard read it."""
+        """Tell what is in hand, and keep RQ's entry of this worker: `rq info` and rq-dashboard read it."""
         now = time.time()
         calls = {lane: Begun(name, now - seconds) for lane, (name, seconds) in self.flow.dispatcher.longest().items()}
-        if told := in_work.told(calls):
-            self.connection.hset(keys.IN_WORK, self.name, told)
-        elif self._told:
-            self.connection.hdel(keys.IN_WORK, self.name)
-        self._told = bool(told)
+        told: dict[Any, bytes] = in_work.told(self.name, calls, self.flow.owed_since())
+        if told:
+            self.connection.hset(keys.IN_WORK, mapping=told)
+        if over := self._told - told.keys():
+            self.connection.hdel(keys.IN_WORK, *over)
+        self._told = set(told)
         super().set_state(WorkerStatus.IDLE if self.flow.is_idle else WorkerStatus.BUSY)
         super().heartbeat()
 
@@ -211,9 +213,10 @@ class BatchWorker(SimpleWorker):
         if self.connection.set(keys.TRIM, self.name, nx=True, ex=_TRIM_SECONDS):
             claims.forget(self.connection, self._dedup_window)
             counters.forget(self.connection)
-            for name in self.connection.hkeys(keys.IN_WORK):  # of workers that were killed
-                if self.connection.zscore(keys.ALIVE, name) is None:
-                    self.connection.hdel(keys.IN_WORK, name)
+            in_hand: Any = self.connection.hkeys(keys.IN_WORK)
+            for field in in_hand:  # of workers that were killed, too
+                if self.connection.zscore(keys.ALIVE, in_work.of_worker(field)) is None:
+                    self.connection.hdel(keys.IN_WORK, field)
             trimmed = dead_letters.trim(self.connection, self._dead_age)
             if trimmed:
                 log.warning("dead letters older than WA_DEAD_AGE removed", **trimmed)

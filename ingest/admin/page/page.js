@@ -94,7 +94,7 @@ function card(name) {
 }
 
 const LANE = {
-  oldest_seconds: (lane) => (lane.waiting ? span(lane.oldest_seconds) : "–"),
+  oldest_seconds: (lane) => (lane.waiting || lane.oldest_seconds ? span(lane.oldest_seconds) : "–"),
   seconds_to_empty: (lane) => {
     if (!lane.waiting) return "–";
     if (lane.paused_seconds !== null) return "paused";
@@ -253,6 +253,7 @@ function show(now) {
   for (const [name, figures] of Object.entries(now.lanes)) lane(name, figures);
   by("lanes").classList.toggle("old", now.alive === null);
   set(by("lanes-note"), now.alive !== null ? `Plots show the last hour, in the time of ${zone()}` : cards.size ? "last known figures" : "not known while Redis cannot be read");
+  list(by("totals"), now.totals, (line) => String(now.totals.indexOf(line)), () => document.createElement("li"), set);
   dead(now, now.time);
   workers(now);
   handlers(now);

@@ -98,12 +98,15 @@ def test_snapshots(receiver: Any, redis: Redis, watch: Callable[..., Viewer]) ->
     assert [set(lanes) for _, _, lanes in samples] == [{"messages", "statuses", "other"}]
     first = viewer.snapshot()
     assert first["lanes"]["messages"]["waiting"] == 0
+    assert first["totals"] == []
+    redis.hset(keys.COUNTS, "handled.message", 3)
     assert receiver.post(BODY).status == 200
     controls.pause(redis, ["statuses"])
     controls.limit(redis, "other", 5)
     while (now := viewer.snapshot())["lanes"]["messages"]["waiting"] != 1 or now["lanes"]["other"]["limit"] is None:
         pass
     assert now["time"] > first["time"]
+    assert now["totals"] == ["events ended so far: 3 = 3 handled", "still owed: 1 waiting"]
     assert 0 <= now["lanes"]["statuses"]["paused_seconds"] < 60
     assert now["lanes"]["messages"]["paused_seconds"] is None
     assert now["findings"][0]["about"] == "workers"
@@ -128,7 +131,8 @@ def test_workers(redis: Redis) -> None:
     seconds: Any = redis.time()[0]  # type: ignore[index]
     redis.zadd(keys.ALIVE, {"idle": seconds * 1000, "busy": seconds * 1000})
     redis.hset(keys.TAKEN, mapping={"messages.3|b1": "busy#7", "statuses|b2": "gone#8"})
-    redis.hset(keys.IN_WORK, "busy", in_work.told({"messages": Begun("bot.answer", seconds - 100)}))
+    told = in_work.told("busy", {"messages": Begun("bot.answer", seconds - 100)}, {"messages": (seconds - 200) * 1000})
+    redis.hset(keys.IN_WORK, mapping=told)
     busy, gone, idle = snapshot.workers(redis)
     assert (busy.name, busy.queue, busy.alive) == ("busy", "messages.3", True)
     assert (busy.handler, busy.seconds) == ("bot.answer", pytest.approx(100, abs=60))

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import pytest
 from redis import Redis
 
-from ingest.state.backlog import ALIVE_MS, Backlog, Lane, idle_workers, read
+from ingest.state.backlog import ALIVE_MS, Backlog, Lane, idle_workers, read, read_all
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS, SLOTS_PER_SECOND
 
@@ -80,6 +80,30 @@ def test_working_and_retrying(redis: Redis, owe: Owe) -> None:
     lane = read(redis).lanes["other"]
     assert (lane.working, lane.retrying, lane.waiting, lane.batches) == (2, 3, 5, 1)
     assert lane.oldest_seconds < 5
+
+
+def test_what_waits_for_its_next_try(redis: Redis, owe: Owe) -> None:
+    """It is told when the first of it is due, and how old the oldest is since it arrived, over lanes and Redis."""
+    assert read(redis).retrying is None
+    for queue, batch, age, due in (("other", "a", 600, 50), ("messages.1", "b", 60, 20), ("messages.2", "c", 6, 90)):
+        owe(queue, batch, 2, age_ms=age * 1000)
+        redis.zadd(keys.scheduled_key(queue), {batch: now_ms(redis) / 1000 + due})
+    found = read_all({"one": redis, "two": redis})
+    messages = found.lanes["messages"]
+    assert 60 <= messages.retrying_oldest_seconds < 120
+    assert messages.next_try_seconds is not None
+    assert found.retrying is not None
+    assert found.retrying.events == 12
+    assert 0 < found.retrying.next_seconds == messages.next_try_seconds <= 20
+    assert 600 <= found.retrying.oldest_seconds < 700
+    assert found.lanes["statuses"].next_try_seconds is None
+
+
+def test_what_was_made_due_early(redis: Redis, owe: Owe) -> None:
+    """What was to wait for longer by its name, and is due all the same, has waited since it arrived."""
+    name = f"w{(now_ms(redis) + 300_000) * SLOTS_PER_SECOND // 1000}-1"
+    owe("messages.0", name, 3, age_ms=90_000)
+    assert 90 <= read(redis).lanes["messages"].oldest_seconds < 150
 
 
 def test_what_waits_behind_others(redis: Redis, owe: Owe) -> None:
@@ -184,5 +208,7 @@ def test_as_json() -> None:
         "steered": [],
         "handlers": [],
         "in_work": [],
+        "unhandled": {},
+        "ended": {"handled": 1},
         "requests": {},
     }

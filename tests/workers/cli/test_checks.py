@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import orjson
 import pytest
 import trustme
 from redis import Redis
@@ -22,6 +23,7 @@ from ingest.settings import load
 from ingest.state import controls, refusals
 from ingest.store import keys
 from ingest.store.agreement import OF_RECEIVERS, OF_WORKERS, Agreement
+from ingest.store.constants import FLOW_SECONDS
 from tests.faults.servers import SERVICE, Servers
 from tests.ingest.conftest import port_below_ephemeral
 from workers.cli import checks, redis_checks
@@ -387,3 +389,69 @@ def test_a_replica_s_url(own_valkey: Callable[..., Any]) -> None:
     server.client().replicaof("127.0.0.1", 1)
     check = found(redis_url=server.url)["redis"]
     assert check.finding.startswith("Redis takes no writes: NotPrimary: READONLY ")
+
+
+def bury(redis: Redis, seconds_ago: float, detail: str, handler: str = "bot.f", reason: str = "failed") -> None:
+    """A dead letter that was written so long ago."""
+    seconds, micros = redis.time()  # type: ignore[misc]
+    id = f"{int((seconds - seconds_ago) * 1000 + micros // 1000)}-*"
+    fields: Any = {"reason": reason, "kind": "message", "detail": detail, "handler": handler, "body": b"{}"}
+    redis.xadd(keys.dead_key("messages"), fields, id=id)
+
+
+def test_new_dead_letters(redis: Redis) -> None:
+    """Those of the last hour are a warning for each of their main causes, with what shows them and has them handled."""
+    bury(redis, 5000, "TimeoutError: no (bot.py:1)")
+    for n in range(4):
+        bury(redis, 60, f"ConnectionRefusedError: {n} (bot.py:12)")
+    bury(redis, 50, "no such order 7", reason="rejected")
+    bury(redis, 50, "no such order 8", reason="rejected")
+    bury(redis, 40, "answered 500", handler="crm, shop")
+    bury(redis, 40, "answered 500", handler="shop")
+    bury(redis, 30, "not JSON", handler="", reason="unreadable")
+    first, second, third, rest = [check for check in checks.run(load()) if check.name == "dead letters"]
+    assert {check.result for check in (first, second, third, rest)} == {"warning"}
+    assert first.finding == "4 failed of bot.f in the last hour: ConnectionRefusedError at bot.py:12"
+    assert "`wa-ingest dead list --newer-than 1h --reason failed --handler bot.f`" in first.advice
+    assert "`wa-ingest dead retry --reason failed --handler bot.f`" in first.advice
+    assert first.topic == "there-are-dead-letters"
+    assert second.finding == "2 rejected of bot.f in the last hour: no such order N"
+    assert third.finding == "1 unreadable in the last hour: not JSON"
+    assert rest.finding == "2 of other causes in the last hour"
+
+
+def test_dead_letters_are_no_warning_for_ever(redis: Redis) -> None:
+    """After an hour they are told as a figure, so that `check` has a green line again; without any there is none."""
+    assert found()["dead letters"] == Check("dead letters", "ok", "none")
+    bury(redis, 3700, "TimeoutError: no (bot.py:1)")
+    (check,) = [check for check in checks.run(load()) if check.name == "dead letters"]
+    assert (check.result, check.finding) == ("ok", "1, none of the last hour")
+    assert "wa-ingest dead causes" in check.advice
+
+
+def test_more_dead_letters_than_are_read(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a flood a part is read, and it is said that there are more."""
+    monkeypatch.setattr(redis_checks, "_LETTERS_READ", 3)
+    for _ in range(5):
+        bury(redis, 10, "TimeoutError: no (bot.py:1)")
+    told = [check.finding for check in checks.run(load()) if check.name == "dead letters"]
+    assert told[0] == "3 failed of bot.f in the last hour: TimeoutError at bot.py:1"
+    assert told[1].startswith("more than these 3 in the last hour")
+
+
+def test_a_handler_that_mostly_fails(redis: Redis) -> None:
+    """It is a warning as on the page, though it never counts as broken down."""
+    bucket = int(redis.time()[0]) // FLOW_SECONDS  # type: ignore[index]
+    for back in (1, 2):
+        redis.hset(keys.flow_key(bucket - back), mapping={"handler|bot.f|0.1": 10, "handler|bot.f|failed": 6})
+    findings = [check.finding for check in checks.run(load()) if check.result == "warning"]
+    assert "bot.f: 12 of 20 calls failed in the last minute" in findings
+
+
+def test_a_handler_that_always_fails(redis: Redis) -> None:
+    """It is a warning with its error and the place, as the page has it."""
+    told = {"error": "ConnectionRefusedError at bot.py:12", "next_try": time.time() + 42}
+    redis.hset(keys.BREAKDOWNS, "bot.f", orjson.dumps(told))
+    (check,) = [check for check in checks.run(load()) if check.finding.startswith("handler bot.f fails")]
+    assert check.finding.startswith("handler bot.f fails (ConnectionRefusedError at bot.py:12), next try in ")
+    assert (check.result, check.topic) == ("warning", "a-handler-always-fails")

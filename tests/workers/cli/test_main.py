@@ -113,10 +113,29 @@ def test_status_table(wa: Callable[..., Result], commit: Any, status: Any, monke
     monkeypatch.setenv("COLUMNS", "80")
     commit(*[status(str(n)) for n in range(1234)])
     output = wa("status").output
+    assert "events ended" not in output
     for word in ("messages", "statuses", "other", "waiting", "oldest", "retrying", "dead", "1,234", "workers: 0"):
         assert word in output
     assert "…" not in output
     assert max(map(len, output.splitlines())) <= 80
+
+
+def test_status_of_all_that_came(wa: Callable[..., Result], redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what has become of everything, what is still owed, which types no handler wanted, and what waits for its
+    next try, with the command that has it tried now.
+    """
+    monkeypatch.setenv("COLUMNS", "80")
+    redis.hset(keys.COUNTS, mapping={"handled.message": 12_870, "unhandled.status": 30, "type.status.read": 30})
+    redis.rpush(keys.batch_key("r1-1"), "record", "record")
+    seconds = int(redis.time()[0])  # type: ignore[index]
+    redis.zadd(keys.LEDGER, {"messages.0|r1-1": (seconds - 7200) * 1000})
+    redis.zadd(keys.scheduled_key("messages.0"), {"r1-1": seconds + 600})
+    lines = [line.rstrip() for line in wa("status").output.splitlines()]
+    assert "events ended so far: 12,900 = 12,870 handled + 30 unhandled" in lines
+    assert "still owed: 2 retrying" in lines
+    assert "no handler wanted: status read 30" in lines
+    (line,) = [line for line in lines if line.startswith("retrying: 2, next in ")]
+    assert line.endswith("oldest 2h00m; `wa-ingest retry` tries them now")
 
 
 def test_status_of_strict_orders(wa: Callable[..., Result], redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,7 @@ OTHERS = {
     "dead drop --yes": 0,
     "replay --dry-run": 0,
     "replay --again --yes": 0,
+    "retry": 0,
     "limit statuses 200/s": 0,
     "pause statuses": 0,
     "resume statuses": 0,

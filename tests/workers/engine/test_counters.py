@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from ingest.state import counters
+from ingest.state import backlog, counters
 from ingest.store import keys
 from ingest.store.records import pack
 from workers import Discard, Handlers, Reject, RetryIn, Snooze
@@ -103,6 +103,27 @@ def test_only_what_has_ended_is_out(commit: Any, take: Any, runner: Any, message
     made.run(*take())
     assert (tries["fails"], tries["one of two"], tries.total()) == (2, 2, 9)
     assert flowed(redis) == {"in.messages": 6, "out.messages": 5}
+
+
+def test_types_that_no_handler_wants(
+    commit: Any, take: Any, runner: Any, status: Any, message: Any, redis: Redis
+) -> None:
+    """They are counted by type, as far as it is known: what a sender invents takes no room of its own."""
+    handlers = Handlers()
+    handlers.message("image")(lambda event: None)
+    commit(message("1"), message("2", type="image"), message("3", type="invented"), message("4", type="Kerry_Fisher"))
+    commit(status("5", status="read"), status("6", status="read"), b'{"errors":[{"code":131000}]}')
+    made = runner(handlers)
+    while given := take.many():
+        made.run(*given)
+    now = backlog.read(redis)
+    assert now.unhandled == {"message.text": 1, "message.other": 2, "status.read": 2, "error.other": 1}
+    assert now.counts == {
+        "handled.message": 1,
+        "unhandled.message": 3,
+        "unhandled.status": 2,
+        "unhandled.error": 1,
+    }
 
 
 def test_what_was_counted_lately(commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:

@@ -300,6 +300,40 @@ def test_what_is_in_work_is_told(
     assert not redis.hlen(keys.IN_WORK)
 
 
+SLOW = """
+@handlers.message("text", concurrency=1)
+async def slow(message):
+    note("called")
+    await asyncio.sleep(600)
+
+@handlers.status(bulk=10, linger=600)
+def lists(statuses):
+    pass
+"""
+
+
+def test_what_waits_in_hand_has_an_age(
+    worker: Any, seen: Any, commit: Any, message: Any, status: Any, wait_for: Any, redis: Redis
+) -> None:
+    """What a worker has taken and not begun, since its handler has no place or it waits for company, is as old as it
+    is since it arrived, though nothing waits in a queue; what is being handled does not count."""
+    commit(message("1", sender="1"))
+    process = worker(SLOW)
+    wait_for(lambda: seen() == [["called"]])
+    wait_for(lambda: backlog.read(redis).in_work)
+    assert backlog.read(redis).lanes["messages"].oldest_seconds == 0
+    half_a_minute_ago = int(time.time() * 1000) - 30_000
+    commit(message("2", sender="2"), message("3", sender="2"), status(), received_ms=half_a_minute_ago)
+    wait_for(lambda: all(backlog.read(redis).lanes[lane].oldest_seconds for lane in ("messages", "statuses")))
+    lane = backlog.read(redis).lanes["messages"]
+    assert (lane.waiting, lane.working) == (0, 3)
+    assert 30 <= lane.oldest_seconds < 300
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    assert not redis.hlen(keys.IN_WORK)
+
+
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """WA_THREADS=1: plain handlers are called in the main thread."""

@@ -331,7 +331,7 @@ def test_new_events_beside_what_was_put_off(
 def test_little_of_what_was_put_off_at_a_time(
     commit: Any, take: Any, runner: Any, message: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call gives so many parts of it, over all partitions, of other ones with each call; without room for more none."""
+    """A call gives so many parts of it, over all partitions, of others with each call; without room for more none."""
     handlers = Handlers()
 
     @handlers.message()

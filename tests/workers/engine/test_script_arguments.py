@@ -15,13 +15,14 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import ResponseError
 
 from ingest.settings import load
-from ingest.state import controls, dead_letters
+from ingest.state import controls, dead_letters, next_tries
 from ingest.store import scripts
 from ingest.store.pipelined import PipelinedConnection
 from workers import Handlers, Reject, RetryIn
 from workers.engine import reaper
 
 SCRIPTS = {"write", "take", "claim", "settle", "recall", "remember", "revive", "tokens", "reap", "requeue", "allow_oom"}
+SCRIPTS |= {"due_now"}
 WRONG = ["", "x", "-1", "nan", "inf", "1e400", "0.5", "99999999", b"\xff\x00"]
 WRONG_JSON = [None, "", "x", -1, 0.5, 1e308, [], {}, True, 99999999]
 
@@ -87,6 +88,7 @@ def sent(
 
     monkeypatch.setattr(scripts, "lua", lua)
     monkeypatch.setattr(reaper, "_SCRIPT", lua(reaper.__file__, "reap.lua"))
+    monkeypatch.setattr(next_tries, "_DUE_NOW", lua(next_tries.__file__, "due_now.lua"))
     for owner, method in ((PipelinedConnection, "send"), (PipelinedConnection, "later")):
         noting(owner, method)
     noting(AsyncRedis, "execute_command")
@@ -113,6 +115,7 @@ def sent(
     made.flow._taking.send()
     reaper.heartbeat_and_reap(redis, "w9")
     list(dead_letters.requeue(redis, dead_letters.select(redis, dead_letters.Wanted()), load(redis_url=redis_url)))
+    next_tries.make_due(redis, next_tries.waiting(redis))
     return found
 
 

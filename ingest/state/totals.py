@@ -1,0 +1,65 @@
+"""What has become of everything since the counters began, in words: whether anything was lost.
+
+Events are counted as they end, once each. What has not ended lies in Redis and is counted as it lies there, as
+notifications. So there is no sum of both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ingest.state.backlog import Backlog
+
+BY_TYPE = "type"
+"""Unhandled events are counted once more as `type.KIND.TYPE`."""
+
+OTHER_TYPE = "other"
+"""All types that are not known, so that what a sender invents takes up no room."""
+
+_GO_ON = {"retried", "snoozed"}  # these events have not ended
+_TYPES = 5  # that are told at most
+
+
+def ended(counts: Mapping[str, int]) -> dict[str, int]:
+    """How many events have ended, by outcome, the most frequent first. `counts` is by `OUTCOME.KIND`."""
+    found = Counter[str]()
+    for name, count in counts.items():
+        outcome = name.partition(".")[0]
+        if outcome not in _GO_ON:
+            found[outcome] += count
+    return dict(found.most_common())
+
+
+def split(counts: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """What is counted by `OUTCOME.KIND`, and the events that no handler wanted, by `KIND.TYPE`."""
+    prefix = f"{BY_TYPE}."
+    types = {name.removeprefix(prefix): count for name, count in counts.items() if name.startswith(prefix)}
+    return {name: count for name, count in counts.items() if not name.startswith(prefix)}, types
+
+
+def lines(now: Backlog) -> list[str]:
+    """One for what has ended, one for what has not, and one for what no handler wanted. None before the first event."""
+    if not (by_outcome := ended(now.counts)):
+        return []
+    parts = " + ".join(f"{count:,} {outcome}" for outcome, count in by_outcome.items())
+    found = [f"events ended so far: {sum(by_outcome.values()):,} = {parts}", f"still owed: {_owed(now)}"]
+    if now.unhandled:
+        most = Counter(now.unhandled).most_common(_TYPES)
+        told = [f"{name.replace('.', ' ')} {count:,}" for name, count in most]
+        told += [f"{left:,} more types"] if (left := len(now.unhandled) - len(most)) else []
+        found.append(f"no handler wanted: {', '.join(told)}")
+    return found
+
+
+def _owed(now: Backlog) -> str:
+    lanes = now.lanes.values()
+    figures = {
+        "waiting": sum(lane.waiting for lane in lanes),
+        "in work": sum(lane.working for lane in lanes),
+        "retrying": sum(lane.retrying for lane in lanes),
+        "behind these": sum(lane.behind for lane in lanes),
+    }
+    return ", ".join(f"{count:,} {where}" for where, count in figures.items() if count) or "nothing"

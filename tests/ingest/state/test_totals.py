@@ -1,0 +1,59 @@
+"""What has become of everything, in words."""
+
+from __future__ import annotations
+
+from redis import Redis
+
+from ingest.state import backlog, totals
+from ingest.state.backlog import Backlog, Lane
+from ingest.store import keys
+
+
+def now(counts: dict[str, int], unhandled: dict[str, int] | None = None, **lanes: Lane) -> Backlog:
+    known = {name: lanes.get(name, Lane()) for name in ("messages", "statuses", "other")}
+    return Backlog(known, 1, False, counts, unhandled=unhandled or {})
+
+
+def test_nothing_yet() -> None:
+    """Before the first event there is nothing to say."""
+    assert totals.lines(now({}, messages=Lane(waiting=3))) == []
+
+
+def test_all_is_accounted_for() -> None:
+    """Each event that has ended counts once, whatever it was; tries that failed are no end. What is owed stands beside
+    the sum and is not in it: it is counted in notifications.
+    """
+    counts = {"handled.message": 12_000, "handled.status": 870, "retried.message": 99, "snoozed.message": 5}
+    counts |= {"duplicate.status": 28, "dead.message": 1, "dead.notification": 1}
+    lanes = {
+        "messages": Lane(waiting=20, working=1330, behind=2, retrying=3),
+        "statuses": Lane(waiting=8),
+    }
+    assert totals.lines(now(counts, **lanes)) == [
+        "events ended so far: 12,900 = 12,870 handled + 28 duplicate + 2 dead",
+        "still owed: 28 waiting, 1,330 in work, 3 retrying, 2 behind these",
+    ]
+
+
+def test_nothing_is_owed() -> None:
+    """When all that came in has ended, that is said."""
+    assert totals.lines(now({"handled.message": 1}))[1] == "still owed: nothing"
+
+
+def test_unhandled_types() -> None:
+    """Those that no handler wanted are named, the most frequent ones, and how many more there are."""
+    types = {f"message.t{n}": n + 1 for n in range(7)} | {"status.read": 1300}
+    line = totals.lines(now({"unhandled.message": 28, "unhandled.status": 1300}, types))[2]
+    assert (
+        line
+        == "no handler wanted: status read 1,300, message t6 7, message t5 6, message t4 5, message t3 4, 3 more types"
+    )
+
+
+def test_as_it_lies_in_redis(redis: Redis) -> None:
+    """Types are told apart from outcomes, added up over several Redis, and in the JSON of `status`."""
+    redis.hset(keys.COUNTS, mapping={"unhandled.status": 3, "handled.message": 2, "type.status.read": 3})
+    found = backlog.read_all({"one": redis, "two": redis})
+    assert found.counts == {"unhandled.status": 6, "handled.message": 4}
+    told = found.as_json()
+    assert (told["unhandled"], told["ended"]) == ({"status.read": 6}, {"unhandled": 6, "handled": 4})
