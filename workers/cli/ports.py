@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ingest.settings import Settings, SettingsError, cannot_listen, host_port, variable
+from ingest.telemetry.printable import printable
 from workers.cli.terminal import program
 
 Address = tuple[str, int]
@@ -90,7 +91,7 @@ def _by(port: int, held: Mapping[str, Address]) -> str:
         if port == other:
             return f" by {variable(field)}"
     try:
-        return f" by {_holder(port)}"
+        return f" by {printable(_holder(port))}"
     except (LookupError, OSError):
         return f" (`sudo lsof -i :{port}` says by what)"
 

@@ -62,10 +62,13 @@ def console(pid: str) -> bool:
     if time.monotonic() - _BEGAN > _CONSOLE_SECONDS:
         return True
     try:
-        each = connection.all_for_tools(redis_url(load()), connection.COMMAND_SECONDS).values()
-        return all(listeners.named(pid) in listeners.read(redis) for redis in each)
+        for redis in connection.all_for_tools(redis_url(load()), connection.COMMAND_SECONDS).values():
+            with redis:
+                if listeners.named(pid) not in listeners.read(redis):
+                    return False
     except (RedisError, OSError):
         return False
+    return True
 
 
 def valkey(path: str, *pids: str) -> bool:
