@@ -56,7 +56,7 @@ async def run(settings: Settings, spool: Spool | None, share_ports: bool) -> Non
     await admin.open(None, share_ports)
     if not settings.guards:
         log.warning("anybody who reaches the port may post", remedy=SET_A_GUARD)
-    garbage.start()
+    garbage.start(garbage.OF_RECEIVER)
     log.info(
         "receiver started",
         listen=host_port(*settings.listen),

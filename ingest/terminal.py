@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TextIO
 
 TERSE = "INGEST_TERSE"
 """In the environment of what `up` runs on a terminal, beside the lines of events: our own log lines are warnings and
-errors alone, with the time as the clock here shows it, and without the module."""
+errors alone, with the time as the clock here shows it, and without module and frames."""
 
 
 def colours(stream: TextIO) -> bool:
@@ -18,6 +19,17 @@ def colours(stream: TextIO) -> bool:
 
 def is_terse() -> bool:
     return TERSE in os.environ
+
+
+def shortened(value: str) -> str:
+    """A text without the working folder in front of the paths in it."""
+    return value.replace(os.getcwd() + os.sep, "")
+
+
+def innermost(frames: Sequence[str]) -> str:
+    """The one of these frames that says most where a call is: the innermost in the working folder, if there is one."""
+    here = [shortened(frame) for frame in frames if frame.startswith(os.getcwd() + os.sep)]
+    return here[-1] if here else frames[-1]
 
 
 def clock(iso: str) -> str:

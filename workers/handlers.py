@@ -128,6 +128,8 @@ class Handlers:
         """True when there is a handler that is called with lists."""
         self.any_strict_order = False
         """True when there is a handler with strict order."""
+        self.any_destination = False
+        """True when there is a handler that posts to a destination."""
 
     @overload
     def message(
@@ -353,6 +355,7 @@ class Handlers:
         self.any_throttled |= handler.is_throttled
         self.any_bulk |= handler.bulk is not None
         self.any_strict_order |= handler.strict_order
+        self.any_destination |= handler.answers is not None
 
     @property
     def registered(self) -> tuple[Handler, ...]:

@@ -29,6 +29,7 @@ EXPIRING_COUNTED = 100
 """At most this many are counted in a lane: Redis can only count them by reading them."""
 
 _RATE_BUCKETS = 6  # complete buckets that a rate covers: one minute
+_LOOKS = 3  # at the ledger, while batches are divided
 
 
 @dataclass
@@ -58,14 +59,17 @@ class Lane:
     paused: bool = False
     paused_since: str | None = None
     limit: float | None = None
+    without_workers: bool = False
 
     @property
     def seconds_to_empty(self) -> float | None:
-        """At the last minute's rates; None when paused or when the backlog does not shrink, 0 when there is none."""
+        """At the last minute's rates; 0 when nothing waits, None when paused, without workers or not shrinking."""
         if self.paused:
             return None
         if not self.waiting:
             return 0.0
+        if self.without_workers:
+            return None
         shrinking = self.rate_out - self.rate_in
         return self.waiting / shrinking if shrinking > 0 else None
 
@@ -229,6 +233,7 @@ def _together(lanes: list[Lane]) -> Lane:
 _TOGETHER: dict[str, Callable[[list[Any]], Any]] = {
     "oldest_seconds": max,
     "working_oldest_seconds": max,
+    "without_workers": all,
     "retrying_oldest_seconds": max,
     "next_try_seconds": lambda each: min((seconds for seconds in each if seconds is not None), default=None),
     "paused": any,
@@ -289,8 +294,8 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     now_ms = seconds * 1000 + micros // 1000
     seen = _see(redis, now_ms)
     soon = {} if dead_age is None else expiring(redis, dead_age)
+    lengths = _lengths(redis, seen)
     scheduled = _scheduled(redis, {member.queue for member in seen.ledger}, now_ms)
-    lengths = _lengths(redis, list(seen.ledger))
     behind = _behind(redis, seen.heads)
     flow = _rates(seen.flows)
     lanes = _owed(seen, scheduled, lengths, now_ms)
@@ -299,6 +304,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         lane.dead, lane.dead_expiring = seen.dead[name], soon.get(name, 0)
         lane.rate_in, lane.rate_out = flow.get(f"in.{name}", 0.0), flow.get(f"out.{name}", 0.0)
         lane.limit = seen.controls.limits.get(name)
+        lane.without_workers = not seen.workers
         lane.paused = name in seen.controls.paused
         lane.paused_since = iso(seen.controls.paused[name]) if lane.paused else None
     for call in seen.in_work:
@@ -362,7 +368,7 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         ledger, taken, workers, suspended, counts, steering, broken, calls, heads, *rest = pipe.execute()
     outcomes, unhandled = totals.split({name.decode(): int(count) for name, count in counts.items()})
     return _Seen(
-        ledger={Member.parse(member): arrived_ms for member, arrived_ms in ledger},
+        ledger=_ledger(ledger),
         taken={Member.parse(member) for member in taken},
         workers=len(workers),
         suspended=bool(suspended),
@@ -391,8 +397,27 @@ def _scheduled(redis: Redis, queues: set[str], now_ms: int) -> dict[Member, floa
         return {Member(queue, job.decode()): due * 1000 for queue, jobs in found for job, due in jobs}
 
 
-def _lengths(redis: Redis, members: list[Member]) -> dict[Member, int]:
-    return dict(zip(members, _llen(redis, [keys.batch_key(member.batch) for member in members]), strict=True))
+def _lengths(redis: Redis, seen: _Seen) -> dict[Member, int]:
+    """How many records each batch has. One that is gone by now was settled, or divided: then others have its records,
+    so the ledger is read again, and what is new in it counts, too.
+    """
+    found: dict[Member, int] = {}
+    for _ in range(_LOOKS):
+        fresh = [member for member in seen.ledger if member not in found]
+        found |= zip(fresh, _llen(redis, [keys.batch_key(member.batch) for member in fresh]), strict=True)
+        if all(found[member] for member in fresh):
+            break
+        with redis.pipeline(transaction=False) as pipe:
+            pipe.zrange(keys.LEDGER, 0, -1, withscores=True)
+            pipe.hkeys(keys.TAKEN)
+            ledger, taken = pipe.execute()
+        seen.ledger.update(_ledger(ledger))
+        seen.taken.update(map(Member.parse, taken))
+    return found
+
+
+def _ledger(members: list[tuple[bytes, float]]) -> dict[Member, float]:
+    return {Member.parse(member): arrived_ms for member, arrived_ms in members}
 
 
 def _behind(redis: Redis, heads: dict[str, Member]) -> Counter[str]:

@@ -34,6 +34,11 @@ class Wanted(NamedTuple):
     personal: bool = False
 
 
+def named(process: int | str) -> str:
+    """The name of the listener that is this process of `up`; all others have random ones."""
+    return f"console-{process}"
+
+
 async def announce(client: redis.asyncio.Redis, listener: str, wanted: Wanted) -> None:
     """Have workers tell this listener, for some seconds."""
     seconds, micros = await client.time()

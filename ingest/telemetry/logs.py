@@ -25,6 +25,9 @@ in_work: ContextVar[tuple[Callable[[Any], Mapping[str, object]], Any] | None] = 
 
 _OURS = ("ingest", "workers")
 
+_TOLD = "events failed"
+"""A log line whose events `up` on a terminal shows one by one."""
+
 _LIBRARIES = ("rq", "redis", "aiohttp.server")
 """Loggers of what we use ourselves; their lines are not the user's."""
 
@@ -69,12 +72,26 @@ def _frames(logger: Any, method: str, line: structlog.typing.EventDict) -> struc
     return line
 
 
+def _terse(line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    line["timestamp"] = terminal.clock(line["timestamp"])
+    if line["logger"].partition(".")[0] not in _OURS:
+        return line
+    del line["logger"]
+    if frames := line.get("running"):
+        line["running"] = terminal.innermost(frames)
+    return {name: terminal.shortened(value) if isinstance(value, str) else value for name, value in line.items()}
+
+
+def _has_no_line_beside(record: logging.LogRecord) -> bool:
+    """False for what the lines of events say, too, each for its own, unless an exception's text is wanted."""
+    line: Any = record.msg if isinstance(record.msg, dict) else {}
+    return bool(line.get("values")) or _TOLD not in (line.get("event"), line.get("of"))
+
+
 def _for_a_terminal(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """What a sender wrote (an id, or what is in an exception's text) does not steer the terminal."""
     if terminal.is_terse():
-        line["timestamp"] = terminal.clock(line["timestamp"])
-        if line["logger"].partition(".")[0] in _OURS:
-            del line["logger"]
+        line = _terse(line)
     return {
         name: "\n".join(map(printable, value.split("\n"))) if isinstance(value, str) else value
         for name, value in line.items()
@@ -115,6 +132,7 @@ def configure(level: str = "info", news: bool = False) -> None:
     that has had its chance to configure logging.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
+    terse = terminal.is_terse() and sys.stderr.isatty()
     floods = LogThrottle()
     atexit.register(floods.end)
     formatter = structlog.stdlib.ProcessorFormatter(
@@ -132,7 +150,9 @@ def configure(level: str = "info", news: bool = False) -> None:
     for handler in (ours, others):
         handler.addFilter(floods.filter)
         handler.setFormatter(formatter)
-    ours.setLevel(max(number, logging.WARNING) if terminal.is_terse() and not news else number)
+    if terse:
+        ours.addFilter(_has_no_line_beside)
+    ours.setLevel(max(number, logging.WARNING) if terse and not news else number)
     loggers.PROCESSORS[:] = [
         structlog.stdlib.filter_by_level,
         floods.processor,  # early, so that a line left out costs next to nothing

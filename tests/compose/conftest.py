@@ -38,7 +38,7 @@ def image(compose: list[str]) -> None:
     """The image of this source, built."""
     if not succeeds("docker", "info"):
         pytest.skip("no Docker engine answers")
-    needs(*re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.M), image_of("valkey"))
+    needs(*re.findall(r"^FROM (\S+:\S+)", (ROOT / "Dockerfile").read_text(), re.M), image_of("valkey"))
     began = time.monotonic()
     run("docker", "build", "--network", "host", "-t", "wa-ingest", ".")
     print(f"built in {time.monotonic() - began:.1f} s")

@@ -143,6 +143,14 @@ def test_networks_keep_apart(file: str) -> None:
             assert ("store" in its) is name.startswith("receiver"), name
 
 
+def test_health_is_checked_alike() -> None:
+    """What both files run is asked for its health in the same way in both."""
+    one, other = ({name.rstrip("123"): it.get("healthcheck") for name, it in services(file).items()} for file in FILES)
+    both = one.keys() & other.keys()
+    assert both == {"valkey", "receiver", "worker", "caddy"}
+    assert {name: one[name] for name in both} == {name: other[name] for name in both}
+
+
 def test_no_password_is_written_down() -> None:
     """No file of the deployment holds a password that somebody could know, nor a variable a default for one."""
     for file in FILES:

@@ -269,6 +269,14 @@ def test_the_spool_outlives_the_pod() -> None:
     assert receiver["spec"]["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
 
 
+def test_partitions() -> None:
+    """How many there are is left to the default, and the pages and comments that give the number give that one."""
+    assert "WA_PARTITIONS" not in (KUBERNETES / "base" / "settings.env").read_text()
+    for page in (KUBERNETES / "README.md", KUBERNETES / "base" / "autoscaling.yaml", ROOT / "docs" / "operations.md"):
+        given = re.findall(r"WA_PARTITIONS`? \((\d+)\)", page.read_text())
+        assert set(given) == {str(Settings.model_fields["partitions"].default)}, page
+
+
 def test_autoscaling() -> None:
     """It goes by metrics and lanes that exist, up to as many workers as there are partitions, and comes down slowly."""
     (scaler,) = kind("HorizontalPodAutoscaler")

@@ -76,6 +76,10 @@ Durations are written `500ms`, `30s`, `15m`, `25h` or `7d`; sizes `64MiB` or byt
 counts as unset; an empty file is refused, because a secret that got lost must not turn its guard off. Where there has
 to be a file, `# not set` in it means unset.
 
+In the folder of an `up` that runs with a server of its own, other commands use that server and take the variables that
+`up` was given, where their own environment does not have them (an empty one counts as given there); a line on standard
+error names them. `up` leaves them in `data/up.json`, without the values of secrets; of `NAME_FILE` the path.
+
 <!-- Written by `python -m tests.docs.reference --write` from ingest/settings/: change it there. -->
 """
 

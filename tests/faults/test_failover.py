@@ -211,7 +211,8 @@ def test_killed_connections(single: Single) -> None:
     system.nothing_lost()
     assert len(system.refused) == refused
     said = [line for command, length in logs.items() for line in system.log(command)[length:].splitlines()]
-    assert [line for line in said if '"error": "RetryIn"' not in line] == []
+    # Handlers ask for retries, which is logged, or counted when there is much of it.
+    assert [line for line in said if '"error": "RetryIn"' not in line and '"of": "events failed"' not in line] == []
 
 
 def test_restart(single: Single) -> None:

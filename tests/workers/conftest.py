@@ -105,6 +105,7 @@ class Take:
         room: int = 500,
         number: int | None = None,
         empty: bool = True,
+        put_offs: int = 6,
         script: Any = None,
     ) -> list[Any]:
         """All batches that one call gives, with `room` records of each lane."""
@@ -116,6 +117,7 @@ class Take:
             rq_now(),
             number or next(self._numbers),
             int(empty),
+            put_offs,
         ]
         for lane in lanes or LANES:
             args += [lane, room, len(queue_names(lane, PARTITIONS)), *queue_names(lane, PARTITIONS)]

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ingest.settings import load, redis_url
 from ingest.telemetry.printable import printable
-from workers.cli import checks, tables
+from workers.cli import beside, checks, tables
 from workers.cli.terminal import as_json, cli_errors, print_json
 
 
@@ -28,6 +28,7 @@ def check(as_json: bool) -> None:
     With --json: a list of objects of name, result (ok, warning or failed), finding, advice, topic.
     """
     with cli_errors():
+        beside.take()
         current = load()
         redis_url(current)
         found = checks.run(current)

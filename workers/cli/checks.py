@@ -10,10 +10,10 @@ from pathlib import Path
 from pydantic import ByteSize
 
 from ingest import signs
-from ingest.settings import SET_A_GUARD, Settings, SettingsError, tls, unknown_variables
+from ingest.settings import GUARDS, SET_A_GUARD, Settings, SettingsError, tls, unknown_variables, variable
 from ingest.store import disk, local
 from workers import doubts, loading
-from workers.cli import redis_checks
+from workers.cli import beside, redis_checks
 from workers.cli.redis_checks import Check as Check
 from workers.raised import HandlersError
 
@@ -61,7 +61,8 @@ def _topic(name: str) -> str:
 
 
 def _edge(settings: Settings) -> Iterator[Check]:
-    if guards := settings.guards:
+    unknown = beside.secrets()
+    if guards := settings.guards + [name for field, name in GUARDS.items() if variable(field) in unknown]:
         yield Check("senders", "ok", f"who may post is decided by {', '.join(guards)}")
     else:
         yield Check(
@@ -78,7 +79,7 @@ def _edge(settings: Settings) -> Iterator[Check]:
             "set WA_TLS_CLIENT_NAME (Meta: client.webhooks.fbclientcerts.com)",
         )
     yield from _tls(settings)
-    if not settings.verify_token:
+    if not settings.verify_token and variable("verify_token") not in unknown:
         yield Check(
             "handshake", "warning", "the webhook cannot be registered with the Cloud API", "set WA_VERIFY_TOKEN"
         )

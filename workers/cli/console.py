@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 import click
+import orjson
 
 from ingest import child
 from ingest.settings import load, redis_url
+from ingest.state import listeners
+from ingest.state.following import follow
 from ingest.state.listeners import Wanted
-from ingest.store import urls
+from ingest.store.urls import split
 from ingest.telemetry.printable import printable
-from workers.cli import hearing
-from workers.cli.event_lines import EventLines, Told
+from workers.cli.event_lines import Told
+from workers.cli.folding import FoldedLines
 
 
 def main() -> None:
@@ -24,7 +28,7 @@ def main() -> None:
 
 
 async def _print(wanted: Wanted) -> None:
-    lines, away = EventLines(), ""
+    lines, away = FoldedLines(), ""
 
     def put(told: Told) -> None:
         nonlocal away
@@ -36,7 +40,9 @@ async def _print(wanted: Wanted) -> None:
         if dropped := told.get("dropped"):
             lines.more(dropped)
 
-    await asyncio.gather(*(hearing.from_redis(url, wanted, put) for url in urls.split(redis_url(load()))))
+    name = listeners.named(os.getpid())
+    urls = split(redis_url(load()))
+    await asyncio.gather(*(follow(url, name, wanted, lambda line: put(orjson.loads(line))) for url in urls))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ import click
 import orjson
 from redis import Redis
 from redis.exceptions import RedisError
-from rich.table import Table
-from rich.text import Text
 
 from ingest.settings import Settings
 from ingest.state import dead_letters as letters
@@ -23,7 +21,7 @@ from ingest.state.counters import REASONS
 from ingest.store import connection, headers
 from ingest.store.disk import atomic_write
 from ingest.telemetry.printable import printable, printable_json
-from workers.cli import dead_causes, tables
+from workers.cli import dead_causes, dead_tables
 from workers.cli.dead_filters import filtered, name_of
 from workers.cli.terminal import (
     as_json,
@@ -32,7 +30,6 @@ from workers.cli.terminal import (
     print_json,
     progress_bar,
     redis_clients,
-    span,
     stop_on_interrupt,
 )
 
@@ -79,7 +76,10 @@ def dead() -> None:
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Show the newest so many.")
 @as_json
 def list_(wanted: letters.Wanted, limit: int, as_json: bool) -> None:
-    """Show dead letters, the newest last. With --json: one JSON object a line, without the bodies."""
+    """Show dead letters, the newest last. With --json: one JSON object a line, without the bodies.
+
+    A detail that does not fit beside its letter stands below it: below the last of several that died of the same.
+    """
     with cli_errors():
         chosen = _select(current_settings(), wanted)
         shown: deque[letters.DeadLetter] = deque(maxlen=limit)
@@ -91,7 +91,7 @@ def list_(wanted: letters.Wanted, limit: int, as_json: bool) -> None:
             for letter in shown:
                 print_json(letter.as_json(), indent=False)
         elif shown:
-            tables.console().print(_table(shown, chosen[0][1].now_ms))
+            dead_tables.show(shown, chosen[0][1].now_ms)
         else:
             click.echo("No dead letter matches.")
         if matched > limit:
@@ -114,37 +114,9 @@ def causes_(wanted: letters.Wanted, as_json: bool) -> None:
         if as_json:
             print_json([one.as_json() for one in found])
         elif found:
-            tables.console().print(_table_of_causes(found, chosen[0][1].now_ms))
+            dead_tables.causes(found, chosen[0][1].now_ms)
         else:
             click.echo("No dead letter matches.")
-
-
-def _table_of_causes(found: list[dead_causes.Counted], now_ms: int) -> Table:
-    table = tables.simple()
-    for heading in ("count", "newest"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("reason", no_wrap=True)
-    for heading in ("handler", "cause"):
-        table.add_column(heading, overflow="fold")
-    for one in found:
-        reason, handler, cause = one.cause
-        table.add_row(f"{one.letters:,}", span(max(0, now_ms - one.newest_ms) / 1000), reason, handler, cause)
-    return table
-
-
-def _table(shown: deque[letters.DeadLetter], now_ms: int) -> Table:
-    table = tables.simple()
-    table.add_column("age", justify="right", no_wrap=True)
-    for heading in ("lane/id", "kind", "reason"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("try", justify="right", no_wrap=True)
-    table.add_column("detail")  # the only one that may be narrowed
-    for letter in shown:
-        age = span(max(0, now_ms - letter.id.ms) / 1000)
-        whose = f"{letter.handler}: " if letter.handler else ""
-        detail = Text(printable(whose + letter.detail), no_wrap=True, overflow="ellipsis")
-        table.add_row(age, letter.name, letter.kind, letter.reason, str(letter.attempt), detail)
-    return table
 
 
 @dead.command()

@@ -101,6 +101,8 @@ class _Follower:
             else:
                 found = [estimate.add(look) for look, (_, estimate) in zip(looks, self._each, strict=True)]
                 self.shown = {lane: together([one[lane] for one in found]) for lane in self.lanes}
+                if not any(look.workers for look in looks):  # however fast it went before
+                    self.shown = {lane: _without_end(left) for lane, left in self.shown.items()}
                 self.retrying = sum(look.retrying[lane] for look in looks for lane in self.lanes)
                 if all(left.paused for left in self.shown.values()):
                     raise click.ClickException(f"paused: {', '.join(self.lanes)}; `wa-ingest resume` lets them go on")
@@ -121,6 +123,10 @@ class _Follower:
         if now - self._done_at > _STANDSTILL:
             return f"nothing was done for {span(now - self._done_at)}: `wa-ingest status` shows what is in work"
         return ""
+
+
+def _without_end(left: Left) -> Left:
+    return left._replace(seconds=None if left.left else 0.0)
 
 
 def _run_workers(settings: Settings, follower: _Follower, say: Say, console: Console) -> None:

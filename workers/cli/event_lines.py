@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from ingest.telemetry.printable import printable
+from ingest.terminal import shortened
 from workers.cli.terminal import clock
 
 Told = dict[str, Any]
@@ -26,7 +26,12 @@ FAILURE = "bold red"
 _WORDS = {"put_off": "waits"}
 """What a line says of outcomes whose name says little."""
 
+_SAID_AGAIN = 20
+"""So many failures after an error stood in a line of its own, the same one does again."""
+
 _GAP = "  "
+INDENT = 10 * " "
+"""As wide as the time."""
 
 
 class EventLines:
@@ -34,21 +39,42 @@ class EventLines:
 
     def __init__(self) -> None:
         self._console = Console(soft_wrap=True, highlight=False)
+        self._said: tuple[list[str], str] = [], ""
+        self._said_ago = 0
 
     def show(self, event: Told) -> None:
         """An event that has ended, and its body if that was asked for."""
         line = _line(event)
-        business = Text(_GAP + printable(event["business"] or ""), style="dim")
-        fits = len(line) + len(business) <= self._console.width
-        if event["business"] and (fits or not self._console.is_terminal):
-            line.append_text(business)
-        self._console.print(line)
+        error = Text(printable(shortened(event["error"])), style="red")
+        answer = Text(f"→ {event['answer']}" if "answer" in event else "")
+        business = Text(printable(event["business"] or ""), style="dim")
+        below = []
+        for part in filter(None, (error, answer, business)):
+            if not self._console.is_terminal or len(line) + len(_GAP) + len(part) <= self._console.width:
+                line.append(_GAP).append_text(part)
+            elif part is answer or (part is error and self._is_news(event["handlers"], event["error"])):
+                below.append(part)
         if "body" in event:
-            self._console.print(Text(10 * " " + printable(event["body"]), style="dim"))
+            below.append(Text(printable(event["body"]), style="dim"))
+        self._console.print(line)
+        for part in below:
+            self._console.print(Text(INDENT).append_text(part))
+
+    def _is_news(self, handlers: list[str], error: str) -> bool:
+        """True unless an error below one of the last lines is the same."""
+        self._said_ago += 1
+        if self._said == (handlers, error) and self._said_ago < _SAID_AGAIN:
+            return False
+        self._said, self._said_ago = (handlers, error), 0
+        return True
+
+    def note(self, text: str) -> None:
+        """What is to be said of several events."""
+        self._console.print(Text(printable(text), style="dim"))
 
     def more(self, count: int) -> None:
         """So many events are not shown."""
-        self._console.print(Text(f"… {count:,} more", style="dim"))
+        self.note(f"… {count:,} more")
 
 
 def _line(event: Told) -> Text:
@@ -62,7 +88,5 @@ def _line(event: Told) -> Text:
         (f"{ended:9}", COLOURS.get(event["outcome"], FAILURE)),
         (f"{ms:>5} ms", ""),
         (", ".join(event["handlers"]), ""),
-        (event["error"].replace(os.getcwd() + os.sep, ""), "red"),
-        (f"→ {event['answer']}" if "answer" in event else "", ""),
     ]
     return Text(_GAP).join(Text(printable(text), style=style) for text, style in parts if text)

@@ -45,8 +45,9 @@ def reloader(settings: Settings) -> ProcessSpec:
 
 
 def console(personal: bool) -> ProcessSpec:
-    """What prints the events that workers handle."""
-    return ProcessSpec("console", "workers.cli.console", ("--personal",) if personal else ())
+    """What prints the events that workers handle; ready when it listens, so that none is missed."""
+    arguments = ("--personal",) if personal else ()
+    return ProcessSpec("console", "workers.cli.console", arguments, ready=(_READY, "console"))
 
 
 def workers(settings: Settings, burst: bool = False, output: int | None = None) -> list[ProcessSpec]:

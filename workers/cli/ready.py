@@ -16,6 +16,9 @@ from pathlib import Path
 from ingest import child
 from ingest.store import local
 
+_BEGAN = time.monotonic()
+_CONSOLE_SECONDS = 5.0
+
 
 def receiver(host: str, port: str, *pids: str) -> bool:
     """True when the admin listener of one of them answers; on a port that is in use, somebody else does."""
@@ -48,12 +51,37 @@ def worker(*pids: str) -> bool:
     return known.issuperset(pids)
 
 
+def console(pid: str) -> bool:
+    """True when it has announced in each Redis that it listens, or does not succeed: then the rest runs without it."""
+    from redis.exceptions import RedisError
+
+    from ingest.settings import load, redis_url
+    from ingest.state import listeners
+    from ingest.store import connection
+
+    if time.monotonic() - _BEGAN > _CONSOLE_SECONDS:
+        return True
+    try:
+        for redis in connection.all_for_tools(redis_url(load()), connection.COMMAND_SECONDS).values():
+            with redis:
+                if listeners.named(pid) not in listeners.read(redis):
+                    return False
+    except (RedisError, OSError):
+        return False
+    return True
+
+
 def valkey(path: str, *pids: str) -> bool:
     """True when the server has read its data and answers."""
     return local.answers(Path(path))
 
 
-KINDS: dict[str, Callable[..., bool]] = {"receiver": receiver, "worker": worker, "valkey": valkey}
+KINDS: dict[str, Callable[..., bool]] = {
+    "receiver": receiver,
+    "worker": worker,
+    "console": console,
+    "valkey": valkey,
+}
 
 
 def main() -> None:

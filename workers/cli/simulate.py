@@ -23,7 +23,7 @@ from ingest import trust
 from ingest.settings import redis_url, secrets
 from ingest.store import connection
 from workers.cli.terminal import as_json, cli_errors, current_settings, print_json
-from workers.simulator import report, sender, verifying
+from workers.simulator import accounting, report, sender, verifying
 from workers.simulator.bodies import MIX, Content
 from workers.simulator.counters import Tally
 from workers.simulator.delays import Form
@@ -163,11 +163,12 @@ def simulate(
 
     --duplicates posts a share again, byte for byte, after it was acknowledged, as when the 200 was lost.
 
-    --verify needs WA_REDIS_URL, and workers that run with WA_HANDLERS=workers.simulator.verifying:handlers. Each
+    --verify needs WA_REDIS_URL. With workers that run with WA_HANDLERS=workers.simulator.verifying:handlers, each
     acknowledged message and status must be handled, and only once, unless a worker died or a handler failed meanwhile:
     repeats are permitted then, counted, and no failure. A message that was acknowledged before the contact's next one
     was posted must be handled before it. A status that WA_STATUS_ORDER=drop drops counts as missing. At most 10 million
-    updates.
+    updates. With your own handlers it goes by what the pipeline counts (and what others post meanwhile, too): as many
+    as were acknowledged must have ended, none as a dead letter, and nothing may wait. Order and repeats are not seen.
 
     The receiver is measured against the senders' rule: a median of at most 250 ms, less than 1 % over 1 s.
 
@@ -177,7 +178,8 @@ def simulate(
     stop), duplicates, posts, answers (requests by status, or timeout, broken, refused, dns, tls), seconds, rate
     (requests a second), latency_seconds (p50, p90, p99, max; null: no answer), over_1s (a share), rule (ok, broken;
     null: nothing was acknowledged), stopped, and verify: null, or expected, handled, missing, repeated,
-    out_of_order, set_back (batches of dead workers that were put back, and failed calls of handlers, while it ran).
+    out_of_order, set_back (batches of dead workers that were put back, and failed calls of handlers, while it ran);
+    with your own handlers expected, handled, missing, dead, waiting, retrying, and null as repeated and out_of_order.
     """
     if form == "onprem" and connections not in (None, *_ONPREM_CONNECTIONS):
         raise click.UsageError("--connections: the On-Premises client has 6, 12, 18 or 24")
@@ -202,13 +204,16 @@ def simulate(
         )
         redis = _reachable_redis() if verify else []
         set_back = verifying.set_back(redis)
+        before = accounting.begin(redis) if redis else None
     check = verifying.Check(content) if verify else None
     tally = _send(plan, content, check)
-    findings, problem = None, ""
-    if redis and check:
+    findings: verifying.Findings | accounting.Account | None = None
+    problem = ""
+    if before and check:
         try:
-            findings = _verify(redis, content.run, check, verify_seconds)
-            findings = findings._replace(set_back=verifying.set_back(redis) - set_back)
+            findings = _verify(redis, content.run, check, before, verify_seconds)
+            if isinstance(findings, verifying.Findings):
+                findings = findings._replace(set_back=verifying.set_back(redis) - set_back)
         except (RedisError, OSError) as error:
             problem = f"not verified, all else is above: {connection.diagnose(error)}"
     if as_json:
@@ -310,11 +315,21 @@ async def _show(progress: Progress, tally: Tally) -> None:
         progress.update(progress.task_ids[0], completed=tally.sent, more=more)
 
 
-def _verify(redis: list[Redis], run: str, check: verifying.Check, patience: float) -> verifying.Findings:
-    """Wait for the workers. Ctrl-C ends it with what is known then."""
-    findings = check.findings()
+def _verify(
+    redis: list[Redis], run: str, check: verifying.Check, before: accounting.Account, patience: float
+) -> verifying.Findings | accounting.Account:
+    """Wait for the workers; those with other handlers than ours are known by what they count. Ctrl-C ends it with what
+    is known then.
+    """
+    findings, account = check.findings(), before._replace(handled=0)
     with _progress("handled", findings.expected) as progress:
         try:
+            for account in accounting.look(redis, findings.expected, before, patience):
+                progress.update(progress.task_ids[0], completed=account.handled)
+                if not findings.expected or verifying.is_written_down(redis, run):
+                    break
+            else:
+                return account if any(account[1:]) else findings
             for findings in verifying.look(redis, run, check, patience):
                 progress.update(progress.task_ids[0], completed=findings.handled)
         except KeyboardInterrupt:

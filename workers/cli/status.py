@@ -105,7 +105,6 @@ def _table(
     if drawn and wide:
         table.add_column(_DRAWN, no_wrap=True)
     for name, lane in now.lanes.items():
-        left = lane.seconds_to_empty
         table.add_row(
             name,
             f"{lane.waiting:,}",
@@ -115,10 +114,12 @@ def _table(
             Text(f"{lane.dead:,}", style="red" if lane.dead else ""),
             f"{lane.rate_in:,.0f}",
             f"{lane.rate_out:,.0f}",
-            "paused" if lane.paused else "-" if left == 0 else "growing" if left is None else span(left),
+            _time_left(lane),
             *([drawn[name]] if drawn and wide else []),
         )
     workers = Text(f"workers: {now.workers}", style="" if now.workers else "bold red")
+    if not now.workers and any(lane.waiting for lane in now.lanes.values()):
+        workers.append(", nobody works on what waits: `wa-ingest work`")
     if now.suspended:
         workers.append("  suspended, `rq resume` lets them go on", style="bold red")
     below: list[RenderableType] = [table, workers]
@@ -159,6 +160,15 @@ def _table(
         soon = f"dead letters to be removed within 2 days: {backlog.expiring_text(expiring)}, see `wa-ingest dead`"
         below.append(Text(soon, style="red"))
     return Group(*below)
+
+
+def _time_left(lane: backlog.Lane) -> str:
+    left = lane.seconds_to_empty
+    if lane.paused:
+        return "paused"
+    if left is not None:
+        return span(left) if left else "-"
+    return "no worker" if lane.without_workers else "growing"
 
 
 def _handlers(shown: list[Handler]) -> Table:

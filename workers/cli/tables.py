@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ingest.telemetry.printable import printable
 
-_ENDLESS = 100_000  # columns
+ENDLESS = 100_000  # columns
 
 
 class PlainTable(Table):
@@ -38,7 +38,7 @@ def simple(*columns: Column) -> Table:
 
 def console() -> Console:
     """Standard output. In a pipe or a file a row is as long as it has to be, unless COLUMNS says how long it may be."""
-    return Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _ENDLESS)
+    return Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else ENDLESS)
 
 
 def show(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -23,6 +23,7 @@ from ingest.settings import Settings, SettingsError, host_port, load, redis_url,
 from ingest.state.backlog import span as span  # what the commands print
 from ingest.store import connection, formats
 from ingest.telemetry.printable import printable_json
+from workers.cli import beside
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -47,7 +48,13 @@ def cli_errors() -> Iterator[None]:
 
 
 def current_settings(**overrides: Any) -> Settings:
-    """The settings in force, with a warning for each variable that is none. Raises SettingsError."""
+    """The settings in force; those of an `up` beside this command where nothing else is said. Raises SettingsError."""
+    beside.take()
+    return own_settings(**overrides)
+
+
+def own_settings(**overrides: Any) -> Settings:
+    """What the environment says, with a warning for each variable that is no setting. Raises SettingsError."""
     settings = load(**overrides)
     for name in unknown_variables():
         click.echo(f"Warning: {name} is no setting of this version, it has no effect", err=True)

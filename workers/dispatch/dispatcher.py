@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,9 +20,9 @@ from workers.dispatch.company import Company
 from workers.dispatch.gathering import Gathering
 from workers.dispatch.lines import Lines
 from workers.dispatch.lists import ListCall, Lists
-from workers.dispatch.outcomes import BEHIND, HANDLED, NOT_BEGUN, UNHANDLED, Ended, Outcome
-from workers.dispatch.parked import Parked
-from workers.dispatch.rate_limits import HandlerLimiter, RateLimited, RateLimits, longest_wait
+from workers.dispatch.outcomes import BEHIND, HANDLED, LAGS, NOT_BEGUN, UNHANDLED, Ended, Outcome
+from workers.dispatch.parked import Turns
+from workers.dispatch.rate_limits import RateLimited, RateLimits
 from workers.dispatch.ready import Account, Item, Ready, Shares, Source
 from workers.dispatch.steering import Steering
 from workers.dispatch.tally import Tally
@@ -64,6 +64,9 @@ class Dispatcher:
     ) -> None:
         self._handlers = handlers
         self._rate_limits = rate_limits
+        self._limits: RateLimits | None = (
+            None  # while no handler has a rate or a concurrency, and no operator limits one
+        )
         self._changed = changed
         self._stopping = stopping
         self._may_begin = may_begin
@@ -122,7 +125,11 @@ class Dispatcher:
         self._started = False
         self._own_tasks: set[asyncio.Task[object]] = set()  # that the user's startup functions began
         self._added = 0
-        self._parked: defaultdict[tuple[HandlerLimiter, ...], Parked] = defaultdict(Parked)
+        self._turns = Turns(
+            lambda item, leaves_out: self._begin_now(item, item.room, leaves_out),
+            self.closed,
+            tell or (lambda _: None),
+        )
         self.in_flight = 0
         self.ended: Counter[str] = Counter()
         """How many events ended, by lane; it only rises."""
@@ -156,13 +163,16 @@ class Dispatcher:
             return None
         try:
             self._shares.add(self.tally.lately())
-            wait = self._begin_parked()
+            self._limits = self._rate_limits if self._handlers.any_throttled or self.steering.limits else None
+            wait = self._turns.begin(self._limits)
             for room in self._rooms:
                 while room.free > 0 and (first := room.ready.next(self.closed)) is not None:
                     if isinstance(first, Gathering):
                         self._lists.begin(first, room)
+                    elif self._limits is None:
+                        self._begin_now(first, room)
                     else:
-                        self._begin(first, room)
+                        self._begin(first, room, self._limits)
             if self._handlers.any_bulk:
                 wait = self._next_list(wait)
         except Exception as error:
@@ -278,45 +288,17 @@ class Dispatcher:
         item.room = self._no_slot if needs is None else self._async if needs else self._thread
         item.room.ready.add(item)
 
-    def _begin_parked(self) -> float | None:
-        """Begin what waited for its turn. Returns the seconds until more of it may begin."""
-        waits: list[float] = []
-        for limiters, parked in list(self._parked.items()):
-            while parked:
-                item = parked.first
-                if not item.source.gone:
-                    if seconds := longest_wait(limiters):
-                        waits.append(seconds)
-                        break
-                    if item.room.free <= 0 or item.source.lane in self.closed:  # what ends that begins it
-                        break
-                parked.pop()
-                self._begin_now(item, item.room)
-        return min(waits, default=None)
-
-    def _begin(self, item: Item, room: Room) -> None:
+    def _begin(self, item: Item, room: Room, limits: RateLimits) -> None:
         """Begin an event, unless its handlers may not be called now, or others wait for the same ones."""
-        limiters = self._limiters_of(item)
-        if limiters and (self._parked[limiters] or longest_wait(limiters)):
-            self._park(limiters, item)
+        done = item.account.done_before(item.index)
+        limiters = limits.of_all(one for one in item.handlers or () if one.bulk is None and one.digest not in done)
+        if self._turns.must_wait(limiters):
+            self._turns.park(limiters, item)
         else:
             self._begin_now(item, room)
 
-    def _park(self, limiters: tuple[HandlerLimiter, ...], item: Item) -> None:
-        self._parked[limiters].add(item, catches_up=bool(item.account.done_before(item.index)))
-
-    def _limiters_of(self, item: Item) -> tuple[HandlerLimiter, ...]:
-        if (limits := self._limits) is None:
-            return ()
-        done = item.account.done_before(item.index)
-        return limits.of_all(one for one in item.handlers or () if one.bulk is None and one.digest not in done)
-
-    @property
-    def _limits(self) -> RateLimits | None:
-        """None while no handler has a rate or a concurrency, and no operator limits one."""
-        return self._rate_limits if self._handlers.any_throttled or self.steering.limits else None
-
-    def _begin_now(self, item: Item, room: Room) -> None:
+    def _begin_now(self, item: Item, room: Room, leaves_out: bool = False) -> None:
+        """Begin an event. With `leaves_out`, handlers that may not be called now get it later; no other one waits."""
         source = item.source
         if source.gone:
             self._lines.leave(item)
@@ -333,6 +315,9 @@ class Dispatcher:
                 put_off = self.breakdowns.put_off(handler for handler, _ in calls)
                 waiting = {call.handler for call in put_off}
                 calls = [call for call in calls if call[0] not in waiting]
+            if leaves_out and (late := self._late(calls)):
+                put_off += [Ended(handler, waits=LAGS) for handler in late]
+                calls = [call for call in calls if call[0] not in late]
         except Exception as error:
             outcome = outcomes.of_fault(error, "beginning the event")
         if outcome is not None:
@@ -349,20 +334,35 @@ class Dispatcher:
             item.account.put_off(item.event)
             for handler, _ in calls:
                 self._not_called(handler)
-            self._park(turn.limiters, item)
+            self._turns.park(turn.limiters, item)
             return
         self._begun(item)
-        if lists:
-            self._gather(item, lists, bool(calls), put_off)
-        if calls:
+        parts = _apart(calls) if len(calls) > 1 and self._handlers.any_destination else ()
+        if lists or parts:
+            self._gather(item, lists, len(parts) or bool(calls), put_off)
+        if parts:
+            for part in parts:
+                its = limits.of_all(handler for handler, _ in part) if limits else ()
+                self._calls.begin(BegunEvent(item, part, context.copy(), [], its), room)
+        elif calls:
             self._calls.begin(BegunEvent(item, calls, context, put_off, limiters), room)
         elif not lists:
             self._finish(item, self._outcome(item, put_off) if put_off else UNHANDLED, time.monotonic(), put_off)
 
-    def _gather(self, item: Item, lists: list[tuple[Handler, Event]], calls_others: bool, put_off: list[Ended]) -> None:
-        """Have an event that has begun wait for company."""
+    def _late(self, calls: Iterable[tuple[Handler, Event]]) -> list[Handler]:
+        """The single handlers of these calls that may not begin now."""
+        if (limits := self._limits) is None:
+            return []
+        late = [handler for handler, _ in calls if handler.bulk is None and limits.must_wait(handler)]
+        for handler in late:
+            self._not_called(handler)
+        self._turns.lag(late)
+        return late
+
+    def _gather(self, item: Item, lists: list[tuple[Handler, Event]], others: int, put_off: list[Ended]) -> None:
+        """Have an event that has begun wait for company. It has so many `others` to end beside its lists."""
         item.ended = put_off
-        item.parts = len(lists) + calls_others
+        item.parts = len(lists) + others
         for handler, argument in lists:
             gathering = self._lists.gathering(handler, item.source.lane, self._room_of(handler))
             if gathering.add(item, argument) and item.parts == 1 and self._company.may_have(item.event):
@@ -488,3 +488,9 @@ class Dispatcher:
     def _fail(self, error: BaseException) -> None:
         self.crash = self.crash or error
         self._changed()
+
+
+def _apart(calls: list[tuple[Handler, Event]]) -> list[list[tuple[Handler, Event]]]:
+    """Those that are made one after another. Each destination's is by itself: none waits for another's answer."""
+    own = [call for call in calls if call[0].answers is None]
+    return [*([own] if own else []), *([call] for call in calls if call[0].answers is not None)]

@@ -63,6 +63,10 @@ NOT_BEGUN = 0.0
 """Seconds for which a call waits that was not made because the worker stops."""
 
 
+LAGS = 0.5
+"""Seconds for which a call waits whose handler works, but has more to do than it may begin. Broken ones wait longer."""
+
+
 class Ended(NamedTuple):
     """One call of a handler: how long it took, and what it raised. `waits`: it was not called, for so many seconds."""
 

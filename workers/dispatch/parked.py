@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable
 
+from ingest.loggers import get_logger
+from workers.dispatch.rate_limits import HandlerLimiter, RateLimits, longest_wait
 from workers.dispatch.ready import Item
+from workers.handler import Handler
+
+log = get_logger(__name__)
+
+PATIENCE_SECONDS = 0.25
+"""For so long an event's other handlers wait for one that may not be called."""
+
+CATCH_UP_SECONDS = 1.0
+"""For so long an event waits in hand that comes again for a handler that lags: others catch up beside it."""
+
+_SAY_AGAIN_SECONDS = 60.0
 
 
 class Parked:
@@ -13,19 +29,19 @@ class Parked:
     """
 
     def __init__(self) -> None:
-        self._new: deque[Item] = deque()
-        self._catching_up: deque[Item] = deque()
+        self._new: deque[tuple[Item, float]] = deque()
+        self._catching_up: deque[tuple[Item, float]] = deque()
         self._turn = self._new
 
     def __len__(self) -> int:
         return len(self._new) + len(self._catching_up)
 
-    def add(self, item: Item, catches_up: bool) -> None:
-        (self._catching_up if catches_up else self._new).append(item)
+    def add(self, item: Item, now: float, catches_up: bool) -> None:
+        (self._catching_up if catches_up else self._new).append((item, now))
 
     @property
-    def first(self) -> Item:
-        """The next one; there must be some."""
+    def first(self) -> tuple[Item, float]:
+        """The next one, and since when it waits; there must be some."""
         return self._next[0]
 
     def pop(self) -> None:
@@ -34,9 +50,90 @@ class Parked:
         self._turn = self._other
 
     @property
-    def _next(self) -> deque[Item]:
+    def _next(self) -> deque[tuple[Item, float]]:
         return self._turn or self._other
 
     @property
-    def _other(self) -> deque[Item]:
+    def _other(self) -> deque[tuple[Item, float]]:
         return self._catching_up if self._turn is self._new else self._new
+
+
+class Turns:
+    """What waits for its turn, in one process. `begin` is called with an event, and True when handlers of it that may
+    not be called now are to be left out; `caught_up` with the name of a handler that lagged, once nothing waits for it
+    here. No event of a lane that is `closed` begins.
+    """
+
+    def __init__(
+        self, begin: Callable[[Item, bool], None], closed: Collection[str], caught_up: Callable[[str], None]
+    ) -> None:
+        self._begin = begin
+        self._closed = closed
+        self._caught_up = caught_up
+        self._parked: defaultdict[tuple[HandlerLimiter, ...], Parked] = defaultdict(Parked)
+        self._lagging: set[Handler] = set()
+        self._said_at: dict[Handler, float] = {}
+
+    def must_wait(self, limiters: tuple[HandlerLimiter, ...]) -> bool:
+        """Whether an event that these limit has to wait, because others do, or because a call may not begin."""
+        return bool(limiters) and bool(self._parked[limiters] or longest_wait(limiters))
+
+    def park(self, limiters: tuple[HandlerLimiter, ...], item: Item) -> None:
+        """Have an event wait."""
+        catches_up = bool(item.account.done_before(item.index))
+        self._parked[limiters].add(item, time.monotonic(), catches_up)
+
+    def begin(self, limits: RateLimits | None) -> float | None:
+        """Begin what waited. Returns the seconds until more of it may begin.
+
+        An event is begun for all its handlers together, which keeps their order. When one of them lags, the others do
+        not wait for it longer than `PATIENCE_SECONDS`: it gets the event later (docs/destinations.md).
+        """
+        waits: list[float] = []
+        for limiters, parked in list(self._parked.items()):
+            while parked:
+                item, since = parked.first
+                leaves_out = False
+                if not item.source.gone:
+                    if seconds := longest_wait(limiters):
+                        left = since + _patience(item, limits) - time.monotonic()
+                        if left > 0:
+                            waits.append(min(seconds, left))
+                            break
+                        leaves_out = True
+                    if item.room.free <= 0 or item.source.lane in self._closed:  # what ends that begins it
+                        break
+                parked.pop()
+                self._begin(item, leaves_out)
+        if self._lagging:
+            self._look_who_caught_up(limits)
+        return min(waits, default=None)
+
+    def _look_who_caught_up(self, limits: RateLimits | None) -> None:
+        waiting = {limiter for limiters, parked in self._parked.items() if parked for limiter in limiters}
+        for handler in list(self._lagging):
+            if limits is None or limits.of(handler) not in waiting:
+                self._lagging.discard(handler)
+                self._caught_up(handler.name)
+
+    def lag(self, late: Iterable[Handler]) -> None:
+        """Note that these handlers lag, and log it once a minute."""
+        now = time.monotonic()
+        for handler in late:
+            self._lagging.add(handler)
+            if now >= self._said_at.get(handler, 0.0):
+                self._said_at[handler] = now + _SAY_AGAIN_SECONDS
+                log.warning("handler lags, its events come later and others do not wait for it", handler=handler.name)
+
+
+def _patience(item: Item, limits: RateLimits | None) -> float:
+    """Seconds for which all handlers of an event wait for those that may not be called; infinite when none could be."""
+    done = item.account.done_before(item.index)
+    left = [one for one in item.handlers or () if one.digest not in done]
+    if any(one.strict_order for one in left):  # later events would have to wait behind this one
+        return math.inf
+    if done:
+        return CATCH_UP_SECONDS
+    if any(one.bulk is not None or limits is None or not limits.must_wait(one) for one in left):
+        return PATIENCE_SECONDS
+    return math.inf

@@ -145,6 +145,10 @@ class RateLimits:
             limiter.begin()
         return limiters
 
+    def must_wait(self, handler: Handler) -> bool:
+        """True while a call of this handler may not begin."""
+        return self._is_throttled(handler) and self.of(handler).wait() > 0
+
     def of_all(self, handlers: Iterable[Handler]) -> tuple[HandlerLimiter, ...]:
         """The limiters of those that are throttled, or that an operator limits."""
         return tuple(self.of(handler) for handler in handlers if self._is_throttled(handler))

@@ -62,7 +62,7 @@ class BatchState:
         self.events: list[tuple[int, Event]] = []
         self.untold: Counter[str] = Counter()
         """Events that later ones of their strict order wait for, or that wait themselves, until `collect` tells it."""
-        self._records = [unpack(record) for record in records]
+        self.records = [unpack(record) for record in records]
         self._limits = Limits(max_attempts, max_age)
         self._left = [0 if opened else 1] * len(records)  # events of each record that are not done
         self._untold = [0] * len(records)  # and those that are done, but were not collected
@@ -74,20 +74,19 @@ class BatchState:
         self._first = 0  # number of the first record that has not left the batch
         self._markers: set[int] = set()  # of stages that happened in this batch, see Claim
         self._ended: set[int] = set()  # id() of events that are done, of records with several
+        self._comes_again: set[int] = set()  # numbers of records of which something is tried again
         self._clock = time.time() - time.monotonic()
         self._divided: tuple[Results, list[Record]] | None = None  # see `divide`
-        for index, record in enumerate(self._records if opened else ()):
-            self._take_apart(index, record)
-        self._undone = sum(self._left)
+        for index, record in enumerate(self.records if opened else ()):
+            for event in self._parsed(record):
+                if isinstance(event, Broken):
+                    self._unclaimed[index].append((event, index, None))
+                else:
+                    self._left[index] += 1
+                    self.events.append((index, event))
+        self.undone = sum(self._left)
+        """How many events are not done."""
         self._counts = self._left[:]
-
-    def _take_apart(self, index: int, record: Record) -> None:
-        for event in self._parsed(record):
-            if isinstance(event, Broken):
-                self._unclaimed[index].append((event, index, None))
-            else:
-                self._left[index] += 1
-                self.events.append((index, event))
 
     def _parsed(self, record: Record) -> list[Event | Broken]:
         attempt = record.attempt or 1
@@ -116,9 +115,9 @@ class BatchState:
         """
         if len(self.events) <= most or max(self._counts) <= PART:
             return False
-        results, divided = Results(self._records, self._limits), []
-        by_index = self._by_index(range(len(self._records)))
-        for index, record in enumerate(self._records):
+        results, divided = Results(self.records, self._limits), []
+        by_index = self._by_index(range(len(self.records)))
+        for index, record in enumerate(self.records):
             parts = None
             if self._counts[index] > PART and not record.split and len(results.letters) < _LETTERS:
                 parts = self._parts_of(record, by_index[index])
@@ -130,9 +129,9 @@ class BatchState:
             divided.append(record)
         if not divided:  # it would come back the same again and again
             return False
-        results.left = len(self._records)
+        results.left = len(self.records)
         self._divided = results, divided
-        self.events, self._left, self._undone = [], [1] * len(self._left), len(self._left)
+        self.events, self._left, self.undone = [], [1] * len(self._left), len(self._left)
         return True
 
     @property
@@ -141,7 +140,7 @@ class BatchState:
         if self._divided:
             parts = len(self._divided[0].parts)
             return parts, parts * PART
-        return len(self._records), len(self.events)
+        return len(self.records), len(self.events)
 
     def leaving(self, goes_back: bool) -> list[tuple[int, bytes]]:
         """What to archive of the notifications that the next `collect`, or `give_back`, takes out of the batch."""
@@ -150,19 +149,11 @@ class BatchState:
         numbers = range(self._first, len(self._left))
         done = list(itertools.takewhile(lambda n: self._left[n] == 0, numbers))
         begun = [n for n in numbers if self._is_begun(n)] if goes_back else []
-        return kept(self._records[n] for n in (*done, *begun))
-
-    def force(self, index: int) -> bool:
-        """True when that record is handled even if it was handled before."""
-        return self._records[index].force
-
-    def waits(self, index: int) -> int:
-        """How often the event of that record was snoozed or put off."""
-        return self._records[index].waits
+        return kept(self.records[n] for n in (*done, *begun))
 
     def done_before(self, index: int) -> frozenset[bytes]:
         """The handlers that ended in an earlier try of the event of that record."""
-        return self._records[index].done
+        return self.records[index].done
 
     def order(self, event: Event) -> str | None:
         """The strict order of an event, if it belongs to one."""
@@ -182,7 +173,7 @@ class BatchState:
     def finish(self, index: int, event: Event, outcome: Outcome, now: float = 0.0) -> None:
         """Note how an event ended; `now` is the time by the monotonic clock, needed for handled events only."""
         self._left[index] -= 1
-        self._undone -= 1
+        self.undone -= 1
         if self._counts[index] > 1:
             self._ended.add(id(event))
         if isinstance(event, Status) and outcome.happened:
@@ -192,7 +183,7 @@ class BatchState:
         if id(event) in self._claims or outcome.name == "duplicate":
             self._done.append((event, index, outcome))
             self._untold[index] += 1
-            record = self._records[index]
+            record = self.records[index]
             if outcome is HANDLED and record.attempt:  # 0: replayed, so its arrival says nothing of its wait
                 self._waits.append(self._clock + now - record.received_ms / 1000)
         else:
@@ -203,7 +194,7 @@ class BatchState:
 
     @property
     def all_done(self) -> bool:
-        return self._undone == 0
+        return self.undone == 0
 
     @property
     def has_news(self) -> bool:
@@ -217,7 +208,7 @@ class BatchState:
 
     def collect(self) -> Results:
         """What was done since the last call, but no more than a script tells in some milliseconds."""
-        results = Results(self._records, self._limits)
+        results = Results(self.records, self._limits)
         self._collect(results, _DONE, _LETTERS)
         return results
 
@@ -228,7 +219,7 @@ class BatchState:
         """
         if self._divided:
             return self._divided[0]
-        results = Results(self._records, self._limits)
+        results = Results(self.records, self._limits)
         self._collect(results, len(self._done), len(self.events) + _LETTERS)
         begun = [index for index in range(self._first, len(self._left)) if self._is_begun(index)]
         if not begun:
@@ -236,7 +227,7 @@ class BatchState:
         upto = begun[-1] + 1
         rest = self._by_index(begun)
         for index in range(self._first, upto):
-            record = self._records[index]
+            record = self.records[index]
             parts = self._parts_of(record, rest.get(index, ())) if not self._left[index] or index in rest else None
             if parts is None:
                 results.parts.append(_packed(record))
@@ -244,13 +235,12 @@ class BatchState:
             self._tell_unclaimed(results, index)
             results.parts += parts
         results.write_retries()
-        results.left += upto - self._first
-        self._first = upto
+        self._leave(results, upto)
         return results
 
     def _is_begun(self, index: int) -> bool:
         """True when only a part of a record is done; those of format 1 cannot be written in parts."""
-        return 0 < self._left[index] < self._counts[index] and not self._records[index].split
+        return 0 < self._left[index] < self._counts[index] and not self.records[index].split
 
     def _by_index(self, indexes: Iterable[int]) -> dict[int, list[Event]]:
         """The events of these records that are not done."""
@@ -299,11 +289,17 @@ class BatchState:
                 self._tell_unclaimed(results, upto)
             upto += 1
         results.write_retries()
-        results.left = upto - self._first
-        self._first = upto
+        self._leave(results, upto)
         if self._waits:
             results.tally = counters.observed(counters.WAIT, lane_of(self.queue), self._waits)
             self._waits = []
+
+    def _leave(self, results: Results, upto: int) -> None:
+        """The records before `upto` leave the batch."""
+        self._comes_again |= results.comes_again
+        results.left += upto - self._first
+        results.unfinished += sum(index in self._comes_again for index in range(self._first, upto))
+        self._first = upto
 
     def _tell_unclaimed(self, results: Results, index: int) -> None:
         for event, _, outcome in self._unclaimed[index]:

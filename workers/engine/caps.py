@@ -22,6 +22,8 @@ class Caps:
         self._buckets = buckets
         self._closed = closed
         self._tokens: dict[str, int] = {}  # of capped lanes
+        self.lanes = self._tokens.keys()
+        """Those that have a cap now."""
         self._ask_at: dict[str, float] = {}
 
     def use(self, lane: str, count: int) -> None:

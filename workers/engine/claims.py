@@ -140,7 +140,8 @@ def _identity(event: Event, waits: int, *more: Any) -> tuple[Any, ...]:
 
 
 def _place_of(identity: tuple[Any, ...]) -> str:
-    return _place(*_digest(identity))
+    bucket, member = _digest(identity)
+    return f"{bucket:010o} {member}"
 
 
 def _place(bucket: int, member: int) -> str:

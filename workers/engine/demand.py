@@ -7,9 +7,11 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from ingest.store.constants import PUT_OFF_PART
 from ingest.store.queues import MESSAGES
 from workers.dispatch.dispatcher import Dispatcher
 from workers.engine.hand import Hands
+from workers.engine.results import PUT_OFF
 
 SOON_SECONDS = 1.0
 """A worker takes what it can begin within this time, by its rate lately."""
@@ -22,6 +24,9 @@ LEAST_MESSAGES = 1000
 
 MOST_IN_HAND = 5000
 """Events of a lane in hand at most, with those that wait for an earlier one of their contact."""
+
+MOST_PUT_OFF = 300
+"""Events in hand at most of what was put off, about: what is new is taken beside them, and waits behind few of them."""
 
 MOST_BYTES = 16 * 1024 * 1024
 """Bytes of records in hand at most."""
@@ -73,6 +78,11 @@ class Demand:
         self._measure()
         size = sum(one.state.size for one in self._hands.batches)
         return {lane: self._room(lane) if size < MOST_BYTES else 0 for lane in self._lanes}
+
+    def put_off_parts(self) -> int:
+        """How many parts of what was put off to take."""
+        in_hand = sum(one.state.undone for one in self._hands.batches if one.state.batch.startswith(PUT_OFF))
+        return max(0, MOST_PUT_OFF - in_hand) // PUT_OFF_PART
 
     def is_more_than_soon(self, lane: str) -> bool:
         """True when events of a lane wait here for longer than a second."""

@@ -37,7 +37,7 @@ from workers.engine.doorbell import LISTEN_SECONDS, Doorbell
 from workers.engine.hand import Hands, Taken
 from workers.engine.opening import Opening
 from workers.engine.profiles import Profiles
-from workers.engine.settle import Settling
+from workers.engine.settle import SETTLE_SECONDS, Settling
 from workers.engine.take import Taking
 from workers.events import Profile
 from workers.handlers import Handlers
@@ -129,6 +129,7 @@ class Flow:
         self._turn_at = self._steer_at = 0.0
         self._turn_soon = False
         self._revives = False
+        self._revives_at = math.inf
         self._beat_at = math.inf  # the last heartbeat
         self._doubts = False  # others may have batches of this worker: it was silent for long
         self.stop_seconds = settings.stops_within
@@ -156,8 +157,11 @@ class Flow:
             raise
 
     def revive(self) -> None:
-        """Have what was put off tried again: this process may have better handlers."""
+        """Have what was put off tried again: this process may have better handlers. And once more a bit later, what has
+        ended so, but was not settled yet.
+        """
         self._revives = True
+        self._revives_at = time.monotonic() + 1.5 * SETTLE_SECONDS
 
     def take_from(self, queues: list[str]) -> None:
         """Take from these queues from now on, of the lanes it has; another thread may call this."""
@@ -256,12 +260,13 @@ class Flow:
         if time.monotonic() >= self._steer_at:
             await self._steer()
         await self._open_admitted()
-        if self._revives:
+        if self._revives or time.monotonic() >= self._revives_at:
+            self._revives_at = self._revives_at if self._revives else math.inf
             self._revives = False
             reviving = self._revive.send([keys.PUT_OFF, keys.PARKED, keys.LEDGER], [keys.RQ, keys.WA])
             left = await self._answers.of(reviving)
             if left:
-                self.revive()
+                self._revives = True
                 self._wake.set()
         await self._opening.ask_again()
         self._renew_caps()
@@ -283,7 +288,7 @@ class Flow:
     async def _wait(self, deadline: float | None) -> None:
         """Until something ends, rings or is due."""
         now = time.monotonic()
-        until = [now + LISTEN_SECONDS if deadline is None else deadline, *self._taking.tries()]
+        until = [now + LISTEN_SECONDS if deadline is None else deadline, self._revives_at, *self._taking.tries()]
         if self._hands:
             until.append(now + _WATCH_SECONDS)
         if (take_at := self._taking.next_at()) is not None:
@@ -330,7 +335,7 @@ class Flow:
         # As RESP3 tells it, or RESP2.
         fields = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
         if self._steering.learn(controls.of_handlers(fields)):
-            self._revives = True
+            self.revive()
             self._taking.rung()
 
     def _renew_caps(self) -> float | None:
@@ -380,7 +385,7 @@ class Flow:
             self._connection.later("HSET", keys.BREAKDOWNS, news.handler, orjson.dumps(told))
         else:
             self._connection.later("HDEL", keys.BREAKDOWNS, news)
-            self._revives = True
+            self.revive()
         self._wake.set()
 
 

@@ -15,13 +15,13 @@ from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.event_context import EventContext
 from workers.dispatch.outcomes import BEHIND, Outcome
 from workers.dispatch.ready import Account
-from workers.engine import claims, hooks, reaper
+from workers.engine import claims, reaper
+from workers.engine.account import DUPLICATE, BatchAccount
 from workers.engine.answers import Answers
 from workers.engine.batch_state import BatchState, kept
 from workers.engine.caps import Caps
 from workers.engine.demand import Demand
 from workers.engine.hand import Hands, Open, Taken, Todo
-from workers.engine.hooks import DUPLICATE
 from workers.engine.orders import order_of
 from workers.engine.profiles import Profiles
 from workers.events import Event, Message, Status
@@ -93,11 +93,12 @@ class Opening:
         state = one.state
         mine: set[str] = set()
         for index, event in state.events:
-            if state.force(index):
+            record = state.records[index]
+            if record.force:
                 todo.append((index, event, None))
                 continue
             try:
-                claim = claims.of(event, state.waits(index))
+                claim = claims.of(event, record.waits)
                 if self._profiles and isinstance(event, Message):
                     claim = claim._replace(version=claims.version(event, self._profiles.facts(event)))
                 if self._handlers.any_strict_order:
@@ -197,7 +198,5 @@ class Opening:
         self._dispatcher.ended[lane_of(state.queue)] += 1  # a flood of copies is taken as fast as it goes
 
     def _account(self, state: BatchState) -> Account:
-        """The hooks around the batch's events, the innermost first."""
-        account: Account = hooks.InContext(state, EventContext(state.queue, self._spans))
-        account = hooks.Capped(account, lane_of(state.queue), self._caps)
-        return hooks.StatusOrder(account, state, drops=self._settings.status_order == "drop")
+        context, drops = EventContext(state.queue, self._spans), self._settings.status_order == "drop"
+        return BatchAccount(state, lane_of(state.queue), context, self._caps, drops)

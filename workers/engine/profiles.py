@@ -23,7 +23,7 @@ from ingest.store.constants import PLACE_BYTES, PROFILE_BYTES
 from ingest.store.pipelined import Call, PipelinedConnection
 from workers.dispatch.outcomes import Outcome
 from workers.dispatch.ready import Account
-from workers.engine.hooks import DUPLICATE
+from workers.engine.account import DUPLICATE
 from workers.events import Event, Message, Profile
 
 GENERATION_SECONDS = 30 * 86_400

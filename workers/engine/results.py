@@ -13,7 +13,7 @@ from ingest.store.headers import PART_BYTES, enclose, within
 from ingest.store.records import MOST_WAITS, Record, digest, pack
 from workers import doubts
 from workers.dispatch import outcomes
-from workers.dispatch.outcomes import BEHIND, HANDLED, UNHANDLED, Outcome
+from workers.dispatch.outcomes import BEHIND, HANDLED, LAGS, UNHANDLED, Outcome
 from workers.engine import retries
 from workers.events import Broken, Event
 from workers.events.chat import shares_of
@@ -22,9 +22,13 @@ from workers.events.together import body_of, headers_of, together
 _DETAIL = 600  # characters of a dead letter's detail
 
 
+PUT_OFF = "w"
+"""How the names of batches begin whose events wait for a handler that always fails, or is paused."""
+
+
 class Wait(NamedTuple):
-    """How long events wait for their next try (seconds). `sort` is `w` for those that were put off because a handler
-    always fails, or is paused: they are due as soon as it works again, or goes on. It is `r` for all others.
+    """How long events wait for their next try (seconds). `sort` is PUT_OFF for those that were put off because a
+    handler always fails, or is paused: they are due as soon as it works again, or goes on. It is `r` for all others.
     """
 
     sort: str
@@ -59,7 +63,8 @@ class Limits:
 class Results:
     """Of a batch with these records.
 
-    `left` records leave the front of the batch, `parts` take their place. `bytes` is what dead letters and retries add.
+    `left` records leave the front of the batch, `unfinished` of them because something of them is tried again; `parts`
+    take their place. `bytes` is what dead letters and retries add.
     Events that fail together are written together: what is around them is stored once.
     """
 
@@ -68,7 +73,8 @@ class Results:
         self._limits = limits
         self._again: list[tuple[_Retry, list[Event]]] = []
         self._newest: dict[tuple[Wait, int], tuple[_Retry, list[Event]]] = {}
-        self.left = 0
+        self.left = self.unfinished = 0
+        self.comes_again: set[int] = set()  # numbers of records of which something is tried again
         self.parts: list[bytes] = []
         self.counts: Counter[str] = Counter()
         self.tally: dict[str, int] = {}
@@ -132,8 +138,10 @@ class Results:
         elif outcome.name == "snoozed":
             self._try_again(event, index, outcome, Wait("r", outcome.delay or 0.0), order)
         elif outcome.name == "put_off":
-            delay = max(outcome.delay or 0.0, self._limits.delay(retries.put_off, self._records[index].waits))
-            self._try_again(event, index, outcome, Wait("w", delay), order)
+            delay, waits = outcome.delay or 0.0, self._records[index].waits
+            if delay > LAGS or waits:
+                delay = max(delay, self._limits.delay(retries.put_off, waits))
+            self._try_again(event, index, outcome, Wait(PUT_OFF, delay), order)
         elif outcome is BEHIND:
             self._put_behind(event, index, order)
         else:
@@ -159,6 +167,7 @@ class Results:
 
     def _put_behind(self, event: Event, index: int, order: str) -> None:
         record = self._records[index]
+        self.comes_again.add(index)
         # It is no copy of the event that it was before, as with a snooze.
         retry = _Retry(Wait("", 0.0), index, event.attempt, record.waits + 1, tuple(record.done))
         self.behind.append((order, self._packed(retry, record, [event])))
@@ -169,11 +178,12 @@ class Results:
         waits = 0 if failed else self._records[index].waits + 1
         delay = retries.rounded(wait.delay)
         if time.time() + delay > event.received_ms / 1000 + self._limits.age or waits > MOST_WAITS:
-            why = outcome.detail or f"put off, {outcome.handler} is paused or always fails"
+            why = outcome.detail or f"put off, {outcome.handler} is paused, lags or always fails"
             self.letter("expired", event, f"older than WA_MAX_AGE at its next try: {why}", index, outcome)
             return
         if outcome.name != "put_off":
             self.counts[f"{'retried' if failed else 'snoozed'}.{event.kind}"] += 1
+        self.comes_again.add(index)
         wait = wait._replace(delay=delay)
         retry = _Retry(wait, index, event.attempt + failed, waits, outcome.done)
         if order:

@@ -5,6 +5,7 @@
 --      10 parked   11 put_off
 -- ARGV  1 rq's key prefix   2 our key prefix   3 worker   4 job template   5 time as RQ writes it
 --       6 number of this call; rises with each that the worker sends   7 '1' when the worker holds nothing
+--       8 how many parts of what was put off there is room for
 --       then lane after lane, the most urgent first: its name, how many records there is room for, number of queues,
 --       the queues
 -- Returns milliseconds until there may be more to take (-1: unknown); how many partitions this worker should give to
@@ -15,8 +16,8 @@
 -- A batch that is larger than the room is divided. A batch whose worker died is given alone, so that the next death tells
 -- which batch kills.
 --
--- What was put off because a handler always failed comes in parts, one from each queue with each call, so that new events
--- are taken beside it: other handlers do not wait for what one of them has to catch up on.
+-- What was put off because a handler always failed comes in parts, from each queue one at a time and few in all, so that
+-- new events are taken beside it: other handlers do not wait for what one of them has to catch up on.
 --
 -- A call leases no more partitions than the worker's part of them: a flood that begins reaches all workers at once. What
 -- the others leave may be taken with the next call.
@@ -27,6 +28,7 @@
 -- constants CHUNK TAKE_BYTES TAKE_BATCHES CALLS_KEPT_SECONDS IDLE_MS LEAVE_MS PROMOTED PUT_OFF_PART PUT_OFF_SECONDS
 local ledger, taken, leases, tails, turn, steering, deaths, wanted, alive, parked, put_off = unpack(KEYS)
 local rq, wa, worker, template, now, call, empty_handed = unpack(ARGV, 1, 7)
+local FIRST_LANE = 9
 local PARTITIONED = '^messages%.'
 local call_key = wa .. 'takes:' .. worker
 
@@ -39,6 +41,7 @@ local next_due -- when there may be something to take, as far as that is known
 local careful = 0
 local workers -- how many there are
 local promotes = PROMOTED -- how many batches may still be
+local put_offs = tonumber(ARGV[8]) -- and how many of them of what was put off
 
 local function may_be_due(at)
   if at and (not next_due or at < next_due) then
@@ -82,11 +85,16 @@ local function is_put_off(id)
   return id:sub(1, 1) == 'w'
 end
 
--- Those of these batches that may go to the front of the queue: of what was put off one, unless one is there. And when
--- the next one of that may, if there is more of it.
+-- When to look again for more of what was put off. `later`: not at once.
+local function more_put_off(later)
+  return now_s + (later and PUT_OFF_SECONDS or 0)
+end
+
+-- Those of these batches that may go to the front of the queue: of what was put off one, unless one is there, or there
+-- is no room for it, or the partition is another worker's. And when the next one of that may, if there is more of it.
 local function promotable(queue, due)
   local front = redis.call('LINDEX', rq .. ':queue:' .. queue, 0)
-  local waits = front and is_put_off(front)
+  local waits = front and is_put_off(front) or put_offs == 0 or (holders[queue] or worker) ~= worker
   local found, has_one, left = {}, waits, false
   for _, id in ipairs(due) do
     if not is_put_off(id) then
@@ -96,9 +104,10 @@ local function promotable(queue, due)
     else
       found[#found + 1] = id
       has_one = true
+      put_offs = put_offs - 1
     end
   end
-  return found, left and (waits and now_s + PUT_OFF_SECONDS or now_s)
+  return found, left and more_put_off(waits)
 end
 
 -- Moves parked batches that are due from RQ's ScheduledJobRegistry to the front of the queue: they are older than all
@@ -182,7 +191,7 @@ local function halve(queue, id, count)
   not_joined(queue, id)
   if is_put_off(id) then -- its other half is due at once, in order of arrival, but not in front of what is new
     redis.call('ZADD', rq .. ':scheduled:' .. queue, math.min(now_s, tonumber(score) / 1000), halves[2])
-    may_be_due(now_s)
+    may_be_due(more_put_off(put_offs == 0))
   else
     push_front(queue, halves[2])
   end
@@ -303,7 +312,7 @@ end
 -- The lanes of the worker's queues, each with its queues and its room. Promotes what is due.
 local function read_lanes()
   workers = math.max(1, redis.call('ZCARD', alive))
-  local lanes, i = {}, 8
+  local lanes, i = {}, FIRST_LANE
   while ARGV[i] do
     local name = ARGV[i]
     local lane = { name = name, room = tonumber(ARGV[i + 1]), limit = tonumber(controls['limit.' .. name]) }
@@ -314,10 +323,14 @@ local function read_lanes()
       lane[#lane + 1] = ARGV[n]
       waiting[ARGV[n]] = 0
     end
+    local scheduled = {}
     each_with(rq .. ':scheduled:', lane, 1, #lane, function(queue)
-      local due = promote(queue)
-      may_be_due(lane.open and due)
+      scheduled[#scheduled + 1] = queue
     end)
+    for n = 1, #scheduled do -- with each call another one first
+      local due = promote(scheduled[(n + call) % #scheduled + 1])
+      may_be_due(lane.open and due)
+    end
     each_with(rq .. ':queue:', lane, 1, #lane, function(queue)
       waiting[queue] = redis.call('LLEN', rq .. ':queue:' .. queue)
     end)
@@ -388,7 +401,7 @@ end
 -- redis-py sends a call again when its connection breaks before the answer comes. Then the worker gets what it was
 -- given, so far as nobody else has it by now, and there may be more of every lane.
 local function again(before)
-  local names, i = {}, 8
+  local names, i = {}, FIRST_LANE
   while ARGV[i] do
     names[#names + 1] = ARGV[i]
     i = i + 3 + ARGV[i + 2]

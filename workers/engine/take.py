@@ -94,7 +94,7 @@ class Taking:
         self._demand.asked(rooms)
         self._rang = False
         args: list[Any] = [keys.RQ, keys.WA, self._worker, self._template, rq_now()]
-        args += [next(self._numbers), int(not self._hands)]
+        args += [next(self._numbers), int(not self._hands), self._demand.put_off_parts()]
         for lane, queues in self._queues.items():
             free = [queue for queue in queues if self._may_take(queue)]
             args += [lane, rooms[lane], len(free), *free]

@@ -146,6 +146,8 @@ def described(event: Event, outcome: Outcome, calls: Sequence[Ended], wanted: Wa
         "notification": event.notification,
         "event": identity_of(event),
     }
+    if waiting := sorted(call.handler.name for call in calls if call.waits is not None):
+        found["waits_for"] = waiting
     if wanted.personal:
         found["id"] = event.id
     if wanted.body:

@@ -285,7 +285,7 @@ def main() -> None:
     except SettingsError as error:
         print(f"wa-ingest: {error}", file=sys.stderr)
         sys.exit(child.GIVE_UP)
-    garbage.start()
+    garbage.start(garbage.OF_WORKER)
     try:
         worker = BatchWorker(settings, registry, child.name(), spans)
         _start_handlers(worker)

@@ -9,13 +9,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from workers.simulator.accounting import Account
 from workers.simulator.counters import Tally
 from workers.simulator.verifying import Findings
 
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
-def as_json(tally: Tally, findings: Findings | None) -> dict[str, Any]:
+def as_json(tally: Tally, findings: Findings | Account | None) -> dict[str, Any]:
     """For a program; `wa-ingest simulate --help` says what the names mean."""
     found = {name: tally.latencies.quantile(share) for name, share in _QUANTILES.items()}
     return {
@@ -34,11 +35,17 @@ def as_json(tally: Tally, findings: Findings | None) -> dict[str, Any]:
         "over_1s": round(tally.over_1s, 6),
         "rule": {True: "ok", False: "broken", None: None}[tally.fast_enough],
         "stopped": tally.stopped,
-        "verify": findings._asdict() if findings else None,
+        "verify": _verified(findings),
     }
 
 
-def table(tally: Tally, findings: Findings | None) -> Table:
+def _verified(findings: Findings | Account | None) -> dict[str, Any] | None:
+    if isinstance(findings, Account):
+        return findings._asdict() | {"missing": findings.missing, "repeated": None, "out_of_order": None}
+    return findings._asdict() if findings else None
+
+
+def table(tally: Tally, findings: Findings | Account | None) -> Table:
     """For a person."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column()
@@ -50,7 +57,7 @@ def table(tally: Tally, findings: Findings | None) -> Table:
     return table
 
 
-def _rows(tally: Tally, findings: Findings | None) -> Iterator[tuple[str, str, bool]]:
+def _rows(tally: Tally, findings: Findings | Account | None) -> Iterator[tuple[str, str, bool]]:
     """Name, value, and whether it is bad."""
     yield "sent", f"{tally.sent:,}", False
     yield "200 at first try", f"{tally.first:,}", False
@@ -66,7 +73,13 @@ def _rows(tally: Tally, findings: Findings | None) -> Iterator[tuple[str, str, b
         seconds = tally.latencies.quantile(share)
         yield f"latency {name}", "-" if seconds is None else f"{seconds * 1000:,.1f} ms", False
     yield "over 1 s", f"{tally.over_1s:.2%}", False
-    if findings:
+    if isinstance(findings, Account):
+        yield "to be handled", f"{findings.expected:,}", False
+        yield "handled, by what the pipeline counts", f"{findings.handled:,}", False
+        for name in ("missing", "dead", "waiting", "retrying"):
+            yield name, f"{getattr(findings, name):,}", getattr(findings, name) > 0
+        yield "repeated, out of order", "not seen", False
+    elif findings:
         yield "to be handled", f"{findings.expected:,}", False
         yield "handled", f"{findings.handled:,}", False
         for name in ("missing", "repeated", "out_of_order"):
@@ -77,7 +90,7 @@ def _rows(tally: Tally, findings: Findings | None) -> Iterator[tuple[str, str, b
             yield "batches of dead workers put back, calls failed", f"{findings.set_back:,}", False
 
 
-def wrong(tally: Tally, findings: Findings | None) -> str | None:
+def wrong(tally: Tally, findings: Findings | Account | None) -> str | None:
     """Why it exits with 1, in one line."""
     if tally.stopped:
         return f"stopped; {tally.unacknowledged + tally.given_up:,} of {tally.sent:,} were not acknowledged"
@@ -86,6 +99,12 @@ def wrong(tally: Tally, findings: Findings | None) -> str | None:
         return f"{tally.given_up:,} of {tally.sent:,} were given up; mostly: {most}"
     if findings is None or findings.good:
         return None
+    if isinstance(findings, Account):
+        return (
+            f"of {findings.expected:,} updates {findings.missing:,} have not ended ({findings.waiting:,} notifications "
+            f"wait or are in work, {findings.retrying:,} events wait for their next try), {findings.dead:,} are dead "
+            "letters: see `wa-ingest status` and `wa-ingest dead causes`"
+        )
     if not findings.handled:
         return (
             "nothing was handled: do workers run with WA_HANDLERS=workers.simulator.verifying:handlers on this Redis?"

@@ -183,6 +183,11 @@ def set_back(each: list[Redis]) -> int:
     return total
 
 
+def is_written_down(each: list[Redis], run: str) -> bool:
+    """True when workers have written down something of this run. Raises RedisError."""
+    return any(redis.lrange(keys.simulated_key(run), 0, 0) for redis in each)
+
+
 def look(each: list[Redis], run: str, check: Check, patience: float) -> Iterator[Findings]:
     """Read what the workers wrote down, in each Redis, until all is there or nothing came for `patience` seconds.
 

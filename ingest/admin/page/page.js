@@ -99,6 +99,7 @@ const LANE = {
     if (!lane.waiting) return "–";
     if (lane.paused_seconds !== null) return "paused";
     if (lane.seconds_to_empty !== null) return span(lane.seconds_to_empty);
+    if (lane.without_workers) return "no worker";
     return lane.rate_in > lane.rate_out ? "growing" : "steady";
   },
   rate_in: (lane) => rate(lane.rate_in),

@@ -9,6 +9,7 @@ from dataclasses import asdict
 import pytest
 from redis import Redis
 
+from ingest.state import backlog
 from ingest.state.backlog import ALIVE_MS, Backlog, Lane, idle_workers, read, read_all
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS, SLOTS_PER_SECOND
@@ -37,7 +38,7 @@ def test_nothing(redis: Redis) -> None:
     """An empty Redis: every lane is there with zeros, nobody works, nothing is suspended."""
     found = read(redis)
     assert list(found.lanes) == ["messages", "statuses", "other"]
-    assert all(lane == Lane() for lane in found.lanes.values())
+    assert all(lane == Lane(without_workers=True) for lane in found.lanes.values())
     assert (found.workers, found.suspended, found.counts) == (0, False, {})
 
 
@@ -68,7 +69,24 @@ def test_waiting(redis: Redis, owe: Owe) -> None:
     assert 90 <= found["messages"].oldest_seconds < 95
     assert (found["statuses"].waiting, found["statuses"].batches) == (500, 1)
     assert 0 <= found["statuses"].oldest_seconds < 5
-    assert found["other"] == Lane()
+    assert found["other"] == Lane(without_workers=True)
+
+
+def test_a_batch_that_is_divided_meanwhile(redis: Redis, owe: Owe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at the ledger and that at its batches one is divided, and a half is taken: all is counted."""
+    owe("messages.0", "whole", 10)
+    look = backlog._llen
+
+    def divide_first(client: Redis, names: list[str]) -> list[int]:
+        if redis.delete(keys.batch_key("whole")):
+            redis.zrem(keys.LEDGER, "messages.0|whole")
+            redis.hset(keys.TAKEN, owe("messages.0", "whole_s000000_1", 4), "w1#1")
+            owe("messages.0", "whole_s000004_1", 6)
+        return look(client, names)
+
+    monkeypatch.setattr(backlog, "_llen", divide_first)
+    found = read(redis).lanes["messages"]
+    assert (found.working, found.waiting) == (4, 6)
 
 
 def test_working_and_retrying(redis: Redis, owe: Owe) -> None:
@@ -182,6 +200,8 @@ def test_thousands_of_batches(redis: Redis) -> None:
         (Lane(rate_in=5), 0.0),
         (Lane(waiting=100, rate_in=1, rate_out=11), 10.0),
         (Lane(waiting=100), None),
+        (Lane(waiting=100, rate_out=10, without_workers=True), None),
+        (Lane(rate_out=10, without_workers=True), 0.0),
         (Lane(waiting=100, rate_in=5, rate_out=5), None),
         (Lane(waiting=100, rate_in=6, rate_out=5), None),
     ],

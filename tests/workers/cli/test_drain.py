@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,6 +142,25 @@ def test_looks_and_settles_do_not_meet(look_seconds: float, limit: float) -> Non
             unsure = 0.0 if limit == 1.0 else 2 * look_seconds / (at - 1.0)
             assert told.seconds == pytest.approx(20.0 - at // 0.5 * 0.5, rel=0.01 + unsure), at
             assert told.rate == pytest.approx(100 * limit, rel=0.01 + 2 * unsure), at
+
+
+def test_without_workers_there_is_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast it went before, nobody says when it will be empty once no worker is alive."""
+    told: list[tuple[float | None, str]] = []
+    none = {"statuses": 0}
+
+    def look(at: float, left: int, workers: int) -> drain_estimate.Look:
+        done = {"statuses": 1000 - left}
+        return drain_estimate.Look(at, {"statuses": left}, none, done, done, frozenset(), workers, none)  # type: ignore[arg-type]
+
+    looks = iter([look(0.0, 1000, 1), look(1.0, 900, 1), look(2.0, 800, 1), look(3.0, 800, 0), look(4.0, 0, 0)])
+    follower = drain._Follower([None], ("statuses",))  # type: ignore[list-item]
+    follower._each = [(SimpleNamespace(look=lambda: next(looks)), drain_estimate.Estimate())]  # type: ignore[list-item]
+    monkeypatch.setattr(drain, "_LOOK_SECONDS", 0.0)
+    follower.follow(lambda lanes, remark: told.append((lanes["statuses"].seconds, remark)), "nobody")
+    assert told[2][0]
+    assert told[2][1] == ""
+    assert told[3:] == [(None, "nobody"), (0.0, "nobody")]
 
 
 def test_it_follows_workers_that_run_elsewhere(start: Start, fill: Any, redis: Redis) -> None:

@@ -179,6 +179,43 @@ def test_away(
     assert dead("messages") == []
 
 
+@pytest.mark.parametrize("limit", [{"concurrency": 2}, {"rate": "10/s"}])
+def test_one_that_is_slow(
+    limit: dict[str, object],
+    application: Any,
+    destinations: Any,
+    worker: Any,
+    commit: Any,
+    wait_for: Any,
+    redis: Redis,
+    dead: Any,
+) -> None:
+    """However slowly one answers, or may be called, another one gets its events meanwhile; each gets each once."""
+    slow, quick = application(), application()
+    slow.slow = 0.2
+    file = destinations({"name": "slow", "url": slow.url, **limit}, {"name": "quick", "url": quick.url})
+    commit(*[message_body(f"m{n}", f"1555{n:04d}") for n in range(60)])
+    worker(file, WA_MAX_ATTEMPTS="1")
+    wait_for(lambda: len(quick.posts) == 60, 60)
+    done = sum(post.at < quick.posts[-1].at - slow.slow for post in slow.posts)
+    assert done < 30
+    wait_for(lambda: not redis.zcard(keys.LEDGER), 60)
+    for one in (slow, quick):
+        assert sorted(map(str, ids(one))) == sorted(f"m{n}" for n in range(60))
+        assert {post.headers["x-wa-attempt"] for post in one.posts} == {"1"}
+    assert dead("messages") == []
+
+
+def test_posted_to_all_at_once(application: Any, destinations: Any, drain: Any, commit: Any) -> None:
+    """None waits for another's answer to the same event."""
+    slow, quick = application(), application()
+    slow.slow = 2.0
+    commit(message_body("m1"))
+    drain(destinations({"name": "slow", "url": slow.url}, {"name": "quick", "url": quick.url}))
+    assert abs(quick.posts[0].at - slow.posts[0].at) < 1.0
+    assert (len(slow.posts), len(quick.posts)) == (1, 1)
+
+
 def test_a_connection_that_was_closed(
     application: Any, destinations: Any, worker: Any, commit: Any, wait_for: Any
 ) -> None:

@@ -12,9 +12,9 @@ def test_what_catches_up_takes_turns_with_what_is_new() -> None:
     parked, found = Parked(), []
     waiting: list[Any] = ["old 1", "old 2", "old 3", "new 1", "new 2"]
     for item in waiting:
-        parked.add(item, catches_up=item.startswith("old"))
+        parked.add(item, 0.0, catches_up=item.startswith("old"))
     assert len(parked) == 5
     while parked:
-        found.append(parked.first)
+        found.append(parked.first[0])
         parked.pop()
     assert found == ["new 1", "old 1", "new 2", "old 2", "old 3"]

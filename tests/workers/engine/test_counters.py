@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from redis import Redis
 from ingest.state import backlog, counters
 from ingest.store import keys
 from ingest.store.records import pack
-from workers import Discard, Handlers, Reject, RetryIn
+from workers import Discard, Handlers, Reject, RetryIn, Snooze
 from workers.engine import reaper
 
 ROOM = __name__
@@ -64,6 +65,44 @@ def test_handlers_and_waits(
     assert counted(found[counters.WAIT]["messages"]) == 1
     assert 20_000 <= found[counters.WAIT]["messages"]["sum"] < 60_000
     assert found[counters.DEAD] == {"messages": {"rejected": 1}}
+
+
+def flowed(redis: Redis) -> Counter[str]:
+    """Notifications in and out so far, by lane."""
+    found = Counter[str]()
+    for key in redis.keys(keys.flow_key("[0-9]*")):  # type: ignore[union-attr, arg-type]
+        found.update({name.decode(): int(n) for name, n in redis.hgetall(key).items() if b"." in name[:4]})  # type: ignore[union-attr]
+    return found
+
+
+def test_only_what_has_ended_is_out(commit: Any, take: Any, runner: Any, message: Any, redis: Redis) -> None:
+    """A notification counts as out when all of it has ended, however it did, not while a part of it is tried again."""
+    handlers = Handlers()
+    tries = Counter[str]()
+
+    @handlers.message()
+    def answer(event: Any) -> None:
+        tries[event.id] += 1
+        if event.id == "dropped":
+            raise Discard("x")
+        if event.id == "no":
+            raise Reject("x")
+        if event.id in ("fails", "one of two") and tries[event.id] == 1:
+            raise RetryIn(0)
+        if event.id == "snoozes":
+            raise Snooze(3600)
+
+    two = json.loads(message("one of two", sender="15550001"))
+    two["messages"].append(two["messages"][0] | {"id": "the other"})
+    ids = ("good", "dropped", "no", "fails", "snoozes")
+    commit(*(message(id, sender="15550001") for id in ids), json.dumps(two).encode())
+    made = runner(handlers)
+    made.run(*take())
+    assert tries.total() == 7
+    assert flowed(redis) == {"in.messages": 6, "out.messages": 3}
+    made.run(*take())
+    assert (tries["fails"], tries["one of two"], tries.total()) == (2, 2, 9)
+    assert flowed(redis) == {"in.messages": 6, "out.messages": 5}
 
 
 def test_types_that_no_handler_wants(

@@ -363,7 +363,16 @@ class Machine(RuleBasedStateMachine):
         holds = bool(worker.hands)
         if worker.careful and holds:
             return False
-        args: list[Any] = [keys.RQ, keys.WA, worker.name, self.template, rq_now(), next(worker.numbers), int(not holds)]
+        args: list[Any] = [
+            keys.RQ,
+            keys.WA,
+            worker.name,
+            self.template,
+            rq_now(),
+            next(worker.numbers),
+            int(not holds),
+            6,
+        ]
         for lane in lanes:
             queues = [queue for queue in QUEUES if lane_of(queue) == lane]
             args += [lane, room, len(queues), *queues]
@@ -473,7 +482,7 @@ class Machine(RuleBasedStateMachine):
         batch.left = [0] * len(batch.given)
         asked, mine = [], set()
         for index, event in opened.events:
-            one, claim = batch.try_of(index, event), claims.of(event, opened.waits(index))
+            one, claim = batch.try_of(index, event), claims.of(event, opened.records[index].waits)
             batch.left[index] += 1
             if one in mine:
                 self.end_copy(batch, index, event, one)

@@ -326,3 +326,31 @@ def test_new_events_beside_what_was_put_off(
     given = [unpack(one).body for batch in batches for one in redis.lrange(keys.batch_key(batch), 0, -1)]  # type: ignore[union-attr]
     assert any(b"new" in body for body in given)
     assert constants.PUT_OFF_PART / 2 <= len(given) - 1 <= 2 * constants.PUT_OFF_PART
+
+
+def test_little_of_what_was_put_off_at_a_time(
+    commit: Any, take: Any, runner: Any, message: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call gives so many parts of it, over all partitions, of others with each call; without room for more none."""
+    handlers = Handlers()
+
+    @handlers.message()
+    def handle(event: Any) -> None:
+        raise Unreachable("away")
+
+    monkeypatch.setattr(retries, "put_off", lambda waits: 3600.0)
+    commit(*[message(f"{n}", sender=str(n)) for n in range(100)])
+    made = runner(handlers)
+    while given := take.many("w1", "messages"):
+        made.run(*given)
+    _make_due(redis)
+    waiting = {queue.decode() for queue in redis.scan_iter(f"{keys.RQ}:scheduled:*")}
+    assert len(waiting) > 4
+    assert take.many("w2", "messages", put_offs=0) == []
+    assert 0 <= take.last[0] <= 1000 * constants.PUT_OFF_SECONDS + 1
+    given, seen = take.many("w2", "messages", put_offs=2), set()
+    assert len(given) == 2
+    while given:
+        seen |= {queue for queue, _ in given}
+        given = take.many("w2", "messages", put_offs=2)
+    assert len(seen) == len(waiting)

@@ -366,6 +366,60 @@ def test_faults_are_found(pipeline: Callable[..., str], tmp_path: Path) -> None:
     assert f"{lost} are missing, {twice} were handled more than once, 0 out of order" in line
 
 
+YOURS = """
+import os
+from pathlib import Path
+from workers import Discard, Handlers, Reject
+
+handlers = Handlers()
+
+@handlers.message()
+def yours(event):
+    if event.id.endswith("1"):
+        raise Discard("no")
+    if event.id.endswith("2") and Path("rejects").exists():
+        raise Reject("no")
+    if event.id.endswith("3") and Path("fails").exists():
+        raise ValueError
+"""
+
+
+def test_verified_with_other_handlers(
+    pipeline: Callable[..., str], tmp_path: Path, commit: Any, message: Any, redis: Redis
+) -> None:
+    """With a user's handlers it goes by what the pipeline counts: all that was acknowledged must have ended, no more
+    must wait than before, and dead letters, or what is to be tried again, are told with the commands that say more."""
+    (tmp_path / "yours.py").write_text(YOURS)
+    (tmp_path / "rejects").touch()
+    commit(message("old 2"))
+    url = pipeline(handlers="yours:handlers")
+    few = ("--count", "60", "--mix", "messages=1,statuses=1", "--contacts", "5", "--verify-seconds", "2")
+    line = one_line(run := verify(url, *few))
+    assert json.loads(run.stdout)["verify"]["dead"] > 0
+    assert " 0 have not ended " in line
+    assert line.endswith(" are dead letters: see `wa-ingest status` and `wa-ingest dead causes`")
+
+    (tmp_path / "rejects").unlink()
+    run = verify(url, *few, "--duplicates", "20%")
+    assert (run.returncode, run.stderr) == (0, ""), run.stdout
+    checked = json.loads(run.stdout)["verify"]
+    assert checked["expected"] == checked["handled"] == 60
+    none = {"missing": 0, "dead": 0, "waiting": 0, "retrying": 0, "repeated": None, "out_of_order": None}
+    assert checked.items() >= none.items()
+
+    (tmp_path / "fails").touch()
+    line = one_line(run := verify(url, *few))
+    checked = json.loads(run.stdout)["verify"]
+    assert checked["missing"] == checked["retrying"] > 0
+    assert f" {checked['retrying']} events wait for their next try" in line
+
+
+def test_verified_without_workers(pipeline: Callable[..., str]) -> None:
+    """What waits because nobody works on it is told as such."""
+    line = one_line(verify(pipeline(workers=0), "--count", "10", "--mix", "messages=1", "--verify-seconds", "0.5"))
+    assert "of 10 updates 10 have not ended (10 notifications wait or are in work, 0 events wait " in line
+
+
 def test_interrupt_while_verifying(
     serve: Callable[..., Server], run_module: Callable[..., Any], redis: Redis, wait_for: Callable[..., None]
 ) -> None:

@@ -1,0 +1,39 @@
+"""What `up` shows of handlers that are held up: that it begins, and that it has ended, not each event that waits."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from workers.cli.event_lines import INDENT, EventLines, Told
+
+
+class FoldedLines:
+    """A line for each event that handlers were called for. Of those that wait for a handler, the first one has a line;
+    the others are counted until it works.
+    """
+
+    def __init__(self) -> None:
+        self._lines = EventLines()
+        self._waiting: Counter[str] = Counter()  # by handler
+
+    def show(self, event: Told) -> None:
+        """An event that has ended, or waits."""
+        waits_for = event.get("waits_for", [])
+        called = [name for name in event["handlers"] if name not in waits_for]
+        if event["outcome"] in ("handled", "discarded"):
+            for name in called:
+                self._works(name)
+        begins = [name for name in waits_for if name not in self._waiting]
+        self._waiting.update(waits_for)
+        if event["outcome"] != "put_off" or begins:
+            self._lines.show(event)
+        elif called:  # it waits for others, of which enough was said
+            self._lines.show(event | {"outcome": "handled", "handlers": called})
+
+    def more(self, count: int) -> None:
+        """So many events are not shown."""
+        self._lines.more(count)
+
+    def _works(self, name: str) -> None:
+        if (count := self._waiting.pop(name, 0)) > 1:
+            self._lines.note(f"{INDENT}… {count - 1:,} more waited for {name}")
