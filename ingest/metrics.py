@@ -5,6 +5,8 @@ PROMETHEUS_MULTIPROC_DIR names (`ingest.supervisor` sets it), so any of them rep
 from __future__ import annotations
 
 import os
+from collections import Counter as Counts
+from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.registry import Collector
@@ -58,11 +60,13 @@ for _reason in ("token", "host"):  # there from the start, so that a rate sees t
 _accepted = {lane: _ACCEPTED.labels(lane) for lane in ("messages", "statuses", "other")}
 
 
-def accepted(lane: str, size: int, seconds: float) -> None:
-    """A notification was answered 200."""
-    _accepted[lane].inc()
-    _BYTES.inc(size)
-    _ANSWER.observe(seconds)
+def accepted(some: Sequence[tuple[str, int, float]]) -> None:
+    """Notifications were answered 200: the lane of each, its bytes, and the seconds that it took."""
+    for lane, count in Counts(lane for lane, _, _ in some).items():
+        _accepted[lane].inc(count)
+    _BYTES.inc(sum(size for _, size, _ in some))
+    for _, _, seconds in some:
+        _ANSWER.observe(seconds)
 
 
 def refused(status: int, reason: str, seconds: float) -> None:

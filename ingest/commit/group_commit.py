@@ -61,7 +61,10 @@ class GroupCommit:
         All of a flush share the future, so cancelling one cancels all. aiohttp cancels a handler only when shutdown
         takes too long (handler_cancellation is off), and then nobody is left to be answered.
         """
-        flush = self._next_flush(sum(len(route.part or body) + len(headers) for route in routes))
+        size = len(body) + len(headers)
+        if len(routes) > 1:
+            size = sum(len(route.part or body) + len(headers) for route in routes)
+        flush = self._next_flush(size)
         flush.notifications.append((received_ms, enclose(body, headers)))
         flush.bytes += pack_into(flush.records, routes, body, received_ms, headers=headers)
         flush.count += len(routes)

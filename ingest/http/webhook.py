@@ -69,6 +69,7 @@ class Webhook:
         self._in_work = 0
         self._draining = False
         self._idle = asyncio.Event()
+        self._accepted: list[tuple[str, int, float]] = []  # not counted yet
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         self._in_work += 1
@@ -97,7 +98,7 @@ class Webhook:
             self._guards.admit_head(request)
             if request.method == "POST":
                 lane, size = await self._receive(request, began)
-                metrics.accepted(lane, size, time.perf_counter() - began)
+                self._count(lane, size, time.perf_counter() - began)
                 self.refusals.accepted += 1
                 plain = request.version == HttpVersion11 and request.keep_alive and not self._draining
                 return _KEPT if plain else Answer()
@@ -115,6 +116,16 @@ class Webhook:
             if not request.content.is_eof():
                 response.force_close()  # the rest of the body would be read as the next request
             return response
+
+    def _count(self, lane: str, size: int, seconds: float) -> None:
+        """Count a notification together with the others of its commit, which are answered in the same turn."""
+        if not self._accepted:
+            asyncio.get_running_loop().call_soon(self._count_all)
+        self._accepted.append((lane, size, seconds))
+
+    def _count_all(self) -> None:
+        accepted, self._accepted = self._accepted, []
+        metrics.accepted(accepted)
 
     async def _receive(self, request: web.BaseRequest, began: float) -> tuple[str, int]:
         """Read the body and return when it is durable: its lane and size."""
