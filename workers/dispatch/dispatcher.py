@@ -392,13 +392,13 @@ class Dispatcher:
         if not isinstance(begun, BegunEvent):
             self._lists.call_ended(begun)  # type: ignore[arg-type]  # there is no other sort
             return
-        item, ended = begun.item, begun.ended
+        item, ended, breakdowns = begun.item, begun.ended, self.breakdowns
         for limiter in begun.limiters:
             limiter.end()
         for number, call in enumerate(ended):
             self.tally.note(item.source.lane, call)
-            if self.breakdowns is not None and self.breakdowns.note(call, item.event):
-                ended[number] = Ended(call.handler, waits=self.breakdowns.wait(call.handler) or 1.0)
+            if breakdowns is not None and breakdowns.note(call, item.event):
+                ended[number] = Ended(call.handler, waits=breakdowns.wait(call.handler) or 1.0)
         if item.parts:
             self._part_ended(item, ended)
             return

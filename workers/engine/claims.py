@@ -93,7 +93,7 @@ def of(event: Event, waits: int = 0) -> Claim:
     attempt and `waits` are part of it, too: a retry is not a copy of the attempt before.
     """
     special = _SPECIAL.get(event.kind)
-    return special(event, waits) if special else Claim(_place_of((*lasting(event), event.attempt | waits << 8)))
+    return special(event, waits) if special else Claim(_place_of(_identity(event, waits)))
 
 
 def _of_error(event: Error, waits: int) -> Claim:
@@ -136,7 +136,7 @@ _SPECIAL: dict[str, Callable[[Any, int], Claim]] = {"status": _of_status, "error
 
 
 def _identity(event: Event, waits: int, *more: Any) -> tuple[Any, ...]:
-    return (*lasting(event), event.attempt | waits << 8, *more)
+    return (*lasting(event), event._envelope.notification.attempt | waits << 8, *more)
 
 
 def _place_of(identity: tuple[Any, ...]) -> str:

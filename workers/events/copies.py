@@ -37,6 +37,8 @@ _RECIPIENT = frozenset(
 _WITH_MEDIA = frozenset({*MEDIA, "edit", "message"})
 """Keys under which the addresses of media may stand."""
 
+_NOT_CONTENT = _WHO | _WITH_MEDIA
+
 _SIGNED = frozenset({"url", "link"})
 _LEVELS = 4  # at which media stand: in an edit, `edit.message.image`
 
@@ -56,10 +58,10 @@ def lasting(event: Event) -> tuple[Any, ...]:
     if isinstance(event, ChatEvent):
         content = raw.copy()
         content.pop("from", None)
-        if not _WHO.isdisjoint(content):  # most messages name a number alone
+        if not _NOT_CONTENT.isdisjoint(content):  # most messages name a number alone, and have no media
             content = {key: value for key, value in content.items() if key not in _WHO}
-        if not _WITH_MEDIA.isdisjoint(raw):
-            content = _content(content, _LEVELS)
+            if not _WITH_MEDIA.isdisjoint(raw):
+                content = _content(content, _LEVELS)
         business = event._envelope.business  # as `event.business` of these
         contact_id = event.contact_id
         return event.kind, business and business[:_LONGEST], contact_id, _has_contact(event, contact_id), content
