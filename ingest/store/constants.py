@@ -100,7 +100,7 @@ PARKED_BYTES = 1_048_576
 PROMOTED = 200
 """Due batches that one call of take puts into their queues, at most."""
 
-PUT_OFF_PART = 50
+PUT_OFF_PART = 25
 """Records of what was put off that are given from one queue with one call of take, about."""
 
 PUT_OFF_SECONDS = 0.05

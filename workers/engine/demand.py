@@ -25,7 +25,7 @@ LEAST_MESSAGES = 1000
 MOST_IN_HAND = 5000
 """Events of a lane in hand at most, with those that wait for an earlier one of their contact."""
 
-MOST_PUT_OFF = 300
+MOST_PUT_OFF = 600
 """Events in hand at most of what was put off, about: what is new is taken beside them, and waits behind few of them."""
 
 MOST_BYTES = 16 * 1024 * 1024
