@@ -17,6 +17,9 @@ from workers.engine.profiles import Asked
 from workers.engine.results import Results
 from workers.events import Event, Message
 
+BUSY_SECONDS = 0.05
+"""Until a status asks again whose message another batch has in work."""
+
 _RELEASE_SECONDS = 10.0  # a partition that others want is kept after all if its handlers take longer
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ingest.settings import Settings
@@ -21,7 +21,7 @@ from workers.engine.answers import Answers
 from workers.engine.batch_state import BatchState, kept
 from workers.engine.caps import Caps
 from workers.engine.demand import Demand
-from workers.engine.hand import Hands, Open, Taken, Todo
+from workers.engine.hand import BUSY_SECONDS, Hands, Open, Taken, Todo
 from workers.engine.orders import order_of
 from workers.engine.profiles import Profiles
 from workers.events import Event, Message, Status
@@ -30,9 +30,6 @@ from workers.handlers import Handlers
 if TYPE_CHECKING:
     from ingest.telemetry.spans import Spans
     from workers.archive.files import Archive
-
-BUSY_SECONDS = 0.05
-"""Until a status asks again whose message another worker has in work."""
 
 
 class Opening:
@@ -86,7 +83,10 @@ class Opening:
         if self._profiles:
             one.asked = self._profiles.ask(event for _, event in state.events)
         todo: list[Todo] = []
-        return one, todo, self._claims.ask(str(Member(taken.queue, taken.batch)), self._to_claim(one, todo))
+        return one, todo, self._ask(one, self._to_claim(one, todo))
+
+    def _ask(self, one: Open, asked: Iterable[claims.Claim]) -> list[Call]:
+        return self._claims.ask(str(Member(one.state.queue, one.state.batch)), asked)
 
     def _to_claim(self, one: Open, todo: list[Todo]) -> Iterator[claims.Claim]:
         """The claims of a batch's events, and in `todo` those events; copies in the same batch end here."""
@@ -131,7 +131,7 @@ class Opening:
         if one.copies:
             await self._add_copies(one)
 
-    def _add(self, one: Open, todo: list[Todo], replies: bytes) -> None:
+    def _add(self, one: Open, todo: Sequence[Todo], replies: bytes) -> None:
         """Hand events to the dispatcher, except copies and those that have to ask again."""
         state, busy, reply = one.state, [], iter(replies)
         events: list[tuple[int, Event]] = []
@@ -170,7 +170,7 @@ class Opening:
         """Have the news of copies told, once for each version of a message."""
         copies, one.copies = one.copies, []
         versions = [claims.Claim(claim.version) for _, _, claim in copies]
-        calls = self._claims.ask(str(Member(one.state.queue, one.state.batch)), versions)
+        calls = self._ask(one, versions)
         replies = b"".join([await self._answers.of(call) for call in calls])
         events: list[tuple[int, Event]] = []
         for (index, event, _), claim, answer in zip(copies, versions, replies, strict=True):
@@ -186,11 +186,9 @@ class Opening:
         """Claim statuses whose message another batch had in work."""
         if time.monotonic() < self.again_at or not (waiting := [one for one in self._hands.batches if one.busy]):
             return
-        for one in waiting:
-            todo: list[Todo] = list(one.busy)
-            member = str(Member(one.state.queue, one.state.batch))
-            calls = self._claims.ask(member, [claim for _, _, claim in one.busy])
-            self._add(one, todo, b"".join([await self._answers.of(call) for call in calls]))
+        asked = [(one, list(one.busy), self._ask(one, [claim for _, _, claim in one.busy])) for one in waiting]
+        for one, busy, calls in asked:
+            self._add(one, busy, b"".join([await self._answers.of(call) for call in calls]))
 
     def _end(self, state: BatchState, index: int, event: Event, outcome: Outcome) -> None:
         """An event ends without a handler."""

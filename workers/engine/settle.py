@@ -20,7 +20,7 @@ from workers.dispatch.dispatcher import Dispatcher
 from workers.engine import retries
 from workers.engine.caps import Caps
 from workers.engine.demand import SOON_SECONDS, Demand
-from workers.engine.hand import Hands, Open, Part, dividing, going_back, told_first
+from workers.engine.hand import BUSY_SECONDS, Hands, Open, Part, dividing, going_back, told_first
 from workers.engine.profiles import Profiles
 from workers.engine.results import Results
 from workers.engine.take import Taking
@@ -93,6 +93,8 @@ class Settling:
         due: list[tuple[Open, str]] = []
         told: set[str] = set()  # lanes that settle.lua is asked about
         now = time.monotonic()
+        # What a status waits for may be done in another batch here, and is free once that is settled.
+        pause = BUSY_SECONDS if any(one.busy for one in self._hands.batches) else SETTLE_SECONDS
         for hand in self._hands:
             due += told_first(hand)
             if hand.release_at is not None and not hand.source.in_flight:
@@ -105,8 +107,10 @@ class Settling:
                     continue
                 if one.state.all_done:
                     due.append((one, "end"))
-                elif everything or (
-                    now - one.settled_at >= SETTLE_SECONDS and (one.state.has_news or hand.lane not in told)
+                elif (
+                    everything
+                    or (now - one.settled_at >= pause and one.state.has_news)
+                    or (now - one.settled_at >= SETTLE_SECONDS and hand.lane not in told)
                 ):
                     due.append((one, "more"))
                     told.add(hand.lane)
