@@ -65,8 +65,8 @@ LEAVE_MS = 50
 # When a worker dies.
 
 APART = 24
-"""A batch whose worker died is divided into so many parts at most, and these are given out one at a time: few enough to
-get on, and two deaths divide the usual batch of 500 into single records.
+"""A batch whose worker died is divided into so many parts at most: two deaths divide the usual batch of 500 into single
+records, which are then given out one at a time.
 """
 
 POISON_DEATHS = 3

@@ -3,9 +3,10 @@
 -- queue, and their leases end. It also looks for what RQ lost, batches in the ledger that are neither queued, scheduled
 -- nor taken; these go back, too. One call looks at a part of the ledger, and the next one goes on from there.
 --
--- A batch whose worker died is divided: its parts are given out one at a time. A record whose workers died again and
--- again, within a short time, becomes a dead letter (`poison`). The parts of the first death have `_d` in their names,
--- those of the next one `_p`: see `suspect` in reaper.py. Of a batch that is next in a strict order only the first record
+-- A batch whose worker died is divided; after the second death its parts are given out one at a time, so that the third
+-- one is that of a single record. A record whose workers died again and again, within a short time, becomes a dead
+-- letter (`poison`). The parts of the first death have `_d` in their names, those of the next one `_p`: see `suspect` in
+-- reaper.py. Of a batch that is next in a strict order only the first record
 -- is given out, since it was the one in work; the others wait behind it again.
 --
 -- KEYS  1 ledger   2 taken   3 leases   4 alive   5 reaper   6 queues   7 died   8 claims   9 tally

@@ -13,8 +13,9 @@
 -- could take more; and the batches, each as queue, id, worker#number, its records, and how many events of its lane may begin
 -- (-1: any number).
 --
--- A batch that is larger than the room is divided. A batch whose worker died is given alone, so that the next death tells
--- which batch kills.
+-- A batch that is larger than the room is divided. A batch whose workers died twice is given alone, so that the next death
+-- tells which batch kills. After one death nobody is suspected: machines are taken away, and a hand holds hundreds of
+-- batches, which one at a time would take hours.
 --
 -- What was put off because a handler always failed comes in parts, from each queue one at a time and few in all, so that
 -- new events are taken beside it: other handlers do not wait for what one of them has to catch up on.
@@ -257,6 +258,12 @@ local function fit(queue, id, room)
   return id
 end
 
+-- True when the workers that had this batch died twice (reap.lua notes the times of the deaths).
+local function is_suspect(member)
+  local times = redis.call('HGET', deaths, member)
+  return times and times:find(' ', 1, true) ~= nil
+end
+
 -- Takes a batch of this queue, or its first records. Returns how many, and true when nothing more may be given.
 local function give(queue, lane)
   local partitioned = queue:find(PARTITIONED)
@@ -269,7 +276,7 @@ local function give(queue, lane)
   if not id then
     return 0
   end
-  local alone = redis.call('HEXISTS', deaths, member_of(queue, id)) == 1
+  local alone = is_suspect(member_of(queue, id))
   if alone and (empty_handed ~= '1' or #given > 0) then
     push_front(queue, id)
     careful = 1
@@ -409,7 +416,7 @@ local function again(before)
   for member in before:gmatch('[^\n]+') do
     local token = redis.call('HGET', taken, member)
     if token and token:match('^[^#]*') == worker then
-      careful = redis.call('HEXISTS', deaths, member)
+      careful = is_suspect(member) and 1 or 0
       local queue, id = queue_and_id(member)
       given[#given + 1] = { queue, id, token, redis.call('LRANGE', wa .. 'batch:' .. id, 0, -1), 0 }
     end

@@ -173,23 +173,32 @@ def _dies(redis: Redis, worker: str) -> list[str]:
 def test_neighbours_are_tried_apart(
     take: Any, commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
 ) -> None:
-    """After the first death a batch is divided, in order; its parts are given out one at a time."""
+    """After the first death a batch is divided, in order, and its parts go on together; after the second each record
+    is given alone."""
     commit(*[status(str(n)) for n in range(100)])
     reaper.heartbeat_and_reap(redis, "w1")
     queue, batch = take("w1")
     whole = redis.lrange(keys.batch_key(batch), 0, -1)
-    assert len(_dies(redis, "w1")) <= APART
-    parts: list[bytes] = []
-    while given := take.many("w2"):
+
+    def records(batch: str) -> list[bytes]:
+        found: Any = redis.lrange(keys.batch_key(batch), 0, -1)
+        return list(found)
+
+    assert 1 < len(_dies(redis, "w1")) <= APART
+    reaper.heartbeat_and_reap(redis, "w2")
+    parts = take.many("w2")
+    assert take.last[2] == 0
+    assert [record for _, part in parts for record in records(part)] == whole
+    assert len(_dies(redis, "w2")) == 100
+    alone: list[bytes] = []
+    while given := take.many("w3"):
         ((_, part),) = given
         assert take.last[2] == 1
-        found: Any = redis.lrange(keys.batch_key(part), 0, -1)
-        assert len(found) <= 100 / APART + 1
-        parts += found
+        alone += records(part)
         redis.delete(keys.batch_key(part))
         redis.zrem(keys.LEDGER, f"{queue}|{part}")
         redis.delete(keys.TAKEN)
-    assert parts == whole
+    assert alone == whole
 
 
 @pytest.mark.parametrize("minutes", [1, 40])

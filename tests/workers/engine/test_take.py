@@ -162,20 +162,29 @@ def test_a_ring_while_an_answer_is_under_way_counts(runner: Callable[..., Any]) 
     assert taking.send() is not None
 
 
-def test_a_batch_whose_worker_died_is_given_alone(
+def test_a_batch_whose_workers_died_twice_is_given_alone(
     take: Any, commit: Callable[..., None], status: Callable[..., bytes], redis: Redis
 ) -> None:
-    """Only a worker that holds nothing gets it, and nothing beside it: so the next death tells which batch kills."""
+    """Only a worker that holds nothing gets it, and nothing beside it: so the next death tells which batch kills. After
+    one death it comes beside others: mostly the machine was at fault."""
     commit(status("a"), status("b"), batch=1)
-    queue, batch = take("w1")
-    redis.hdel(keys.TAKEN, f"{queue}|{batch}")
-    redis.lpush(keys.queue_key(queue), batch)
-    redis.hset(keys.DEATHS, f"{queue}|{batch}", 1)
+
+    def given_back(deaths: str) -> tuple[str, str]:
+        queue, batch = take("w1")
+        redis.hdel(keys.TAKEN, f"{queue}|{batch}")
+        redis.lpush(keys.queue_key(queue), batch)
+        redis.hset(keys.DEATHS, f"{queue}|{batch}", deaths)
+        return queue, batch
+
+    suspect = given_back("1700000009000 1700000000000")
     assert take.many("w2", empty=False) == []
     assert take.last[2] == 1
-    assert take.many("w2", empty=True) == [(queue, batch)]
+    assert take.many("w2", empty=True) == [suspect]
     assert take.last[2] == 1
-    assert len(take.many("w2", empty=False)) == 1
+    once = given_back("1700000000000")
+    commit(status("c"), batch=1)
+    given = take.many("w2", empty=False)
+    assert (given[0], len(given), take.last[2]) == (once, 2, 0)
 
 
 def test_statuses_are_not_leased(
