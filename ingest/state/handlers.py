@@ -11,7 +11,8 @@ from ingest.state.counters import BOUNDS, HANDLER, LIST
 
 _EVENTS = "events"
 _P99 = 0.99
-_SOME = 5  # failed calls, of which half of a handler's are worth a look
+_SOME = 5  # failed calls that are worth a look, if they are a tenth of a handler's
+_SHARE = 10
 
 Lately = dict[str, Counter[str]]
 """By name: calls by the bound of their time, those that `failed`, and `events` of lists."""
@@ -33,9 +34,9 @@ class Handler:
     calls: int = 0
 
     @property
-    def mostly_fails(self) -> bool:
-        """True when half of its calls fail, and not only some, though it is not held up for it."""
-        return self.held is None and self.failures >= _SOME and self.failures * 2 >= self.calls
+    def often_fails(self) -> bool:
+        """True when a tenth of its calls fail, and not only some, though it is not held up for it."""
+        return self.held is None and self.failures >= _SOME and self.failures * _SHARE >= self.calls
 
 
 def lately(flows: Iterable[Mapping[bytes, bytes]]) -> Lately:

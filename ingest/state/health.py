@@ -102,7 +102,7 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         remedy = "Mend it or what it needs; its events wait and use up no tries, those of other handlers go on"
         yield Finding("warning", f"broken.{broken.handler}", text[0].upper() + text[1:], remedy)
     for one in now.backlog.handlers:
-        if one.mostly_fails:
+        if one.often_fails:
             text = f"Handler {one.name}: {one.failures:,} of {one.calls:,} calls failed in the last minute"
             remedy = "`wa-ingest tail` shows why; its events are tried again, at last they become dead letters"
             yield Finding("warning", f"fails.{one.name}", text, remedy)

@@ -141,7 +141,11 @@ def _handlers(settings: Settings) -> Iterator[Check]:
         yield Check("handlers", "failed", loading.explain(settings.handlers, error), "see WA_HANDLERS")
         return
     if len(registry):
-        yield Check("handlers", "ok", f"{settings.handlers}: {len(registry)} registered")
+        named = (
+            [settings.handlers] if settings.handlers != loading.DEFAULT_HANDLERS or not settings.destinations else []
+        )
+        named += [str(settings.destinations)] if settings.destinations else []
+        yield Check("handlers", "ok", f"{' and '.join(named)}: {len(registry)} registered")
     for line in doubts.of(registry, settings.handlers):
         finding, _, advice = line.partition("; ")
         yield Check("handlers", "warning", finding, advice, "a-handler-is-never-called")

@@ -88,7 +88,7 @@ def _processes(redis: Redis) -> Iterator[Check]:
         yield Check("handlers", "warning", str(broken), advice, "a-handler-always-fails")
     now = backlog.read(redis)
     for one in now.handlers:
-        if one.mostly_fails:
+        if one.often_fails:
             finding = f"{one.name}: {one.failures:,} of {one.calls:,} calls failed in the last minute"
             advice = "`wa-ingest tail` and the log of the workers show why; its events are tried again"
             yield Check("handlers", "warning", finding, advice, "a-handler-always-fails")

@@ -55,7 +55,8 @@ def retry(handler: str | None, as_json: bool) -> None:
             return
         lanes = [lane for lane in LANES if due[lane]]
         each = ", ".join(f"{lane} {due[lane]:,}" for lane in lanes)
-        click.echo(f"Due now: {each}.\nWorkers try them in order of arrival; no try is used up by this.")
+        click.echo(f"Due now: {each}.")
+        click.echo("Workers try them in order of arrival; those that fail again use up a try, as always.")
         for line in _in_the_way(backlog.read_all(clients), lanes, handler):
             click.echo(line)
 

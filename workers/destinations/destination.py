@@ -39,9 +39,17 @@ def _rate(value: Any) -> Any:
     return rates.per_second(value) if isinstance(value, str) else value
 
 
+def _expanded(value: str) -> str:
+    """With `${NAME}` replaced by that environment variable."""
+    return _VARIABLE.sub(_environment, value)
+
+
 def _headers(values: dict[str, str]) -> dict[str, str]:
-    """Header values, with `${NAME}` replaced by that environment variable."""
-    return {name: _VARIABLE.sub(_environment, value) for name, value in values.items()}
+    return {name: _expanded(value) for name, value in values.items()}
+
+
+def _secret(value: Any) -> Any:
+    return _expanded(value) if isinstance(value, str) else value
 
 
 def _environment(name: re.Match[str]) -> str:
@@ -60,7 +68,7 @@ class Destination(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
     url: Annotated[str, AfterValidator(_url)]
-    secret: SecretStr | None = None
+    secret: Annotated[SecretStr | None, BeforeValidator(_secret)] = None
     secret_file: Path | None = None
     kinds: Annotated[tuple[Kind, ...] | None, BeforeValidator(_list)] = None
     types: Words = ()

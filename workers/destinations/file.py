@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections import Counter
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,20 @@ def _destination(path: Path, lines: list[str], number: int, table: dict[str, Any
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = str(first["loc"][0]) if first["loc"] else ""
-        what = {"extra_forbidden": "is not known", "missing": "is missing"}.get(first["type"])
+        what = {"extra_forbidden": f"is not known; {_keys(key)}", "missing": "is missing"}.get(first["type"])
         says = f"{key} {what}" if what else f"{key}: {first['msg']}" if key else first["msg"]
         raise _wrong(path, _line_of(lines, begin, key), says.replace("Value error, ", "")) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else "a secret is not text"
         raise _wrong(path, begin + 1, reason) from None
     return found
+
+
+def _keys(wrong: str) -> str:
+    """The key that is meant, or all there are."""
+    keys = [field.alias or name for name, field in Destination.model_fields.items()]
+    close = get_close_matches(wrong, keys, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(keys)}"
 
 
 def _line_of(lines: list[str], begin: int, key: str) -> int:
