@@ -10,7 +10,16 @@ from pathlib import Path
 from pydantic import ByteSize
 
 from ingest import signs
-from ingest.settings import GUARDS, SET_A_GUARD, Settings, SettingsError, tls, unknown_variables, variable
+from ingest.settings import (
+    DEFAULT_HANDLERS,
+    GUARDS,
+    SET_A_GUARD,
+    Settings,
+    SettingsError,
+    tls,
+    unknown_variables,
+    variable,
+)
 from ingest.store import disk, local
 from workers import doubts, loading
 from workers.cli import beside, redis_checks
@@ -141,11 +150,9 @@ def _handlers(settings: Settings) -> Iterator[Check]:
         yield Check("handlers", "failed", loading.explain(settings.handlers, error), "see WA_HANDLERS")
         return
     if len(registry):
-        named = (
-            [settings.handlers] if settings.handlers != loading.DEFAULT_HANDLERS or not settings.destinations else []
-        )
-        named += [str(settings.destinations)] if settings.destinations else []
-        yield Check("handlers", "ok", f"{' and '.join(named)}: {len(registry)} registered")
+        posts_only = settings.destinations and settings.handlers == DEFAULT_HANDLERS
+        named = (None if posts_only else settings.handlers, settings.destinations)
+        yield Check("handlers", "ok", f"{' and '.join(map(str, filter(None, named)))}: {len(registry)} registered")
     for line in doubts.of(registry, settings.handlers):
         finding, _, advice = line.partition("; ")
         yield Check("handlers", "warning", finding, advice, "a-handler-is-never-called")
