@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AskError,
     AuthenticationError,
+    BusyLoadingError,
     ClusterCrossSlotError,
     NoPermissionError,
     RedisError,
@@ -173,6 +174,8 @@ def diagnose(error: Exception) -> Diagnosis:
     if known:
         return known
     why = reason(error)
+    if isinstance(error, BusyLoadingError):
+        return Diagnosis("Redis is loading its data", "try again in a moment")
     if refuses(error):
         return Diagnosis(f"Redis takes no writes: {why}", "see its log: its disk, its role, its replicas")
     if "closed by server" in why or "reset by peer" in why:

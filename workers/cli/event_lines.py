@@ -47,7 +47,7 @@ class EventLines:
         line = _line(event)
         error = Text(printable(shortened(event["error"])), style="red")
         answer = Text(f"→ {event['answer']}" if "answer" in event else "")
-        business = Text(printable(event["business"] or ""), style="dim")
+        business = Text(printable(f"to {event['business']}" if event["business"] else ""), style="dim")
         below = []
         for part in filter(None, (error, answer, business)):
             if not self._console.is_terminal or len(line) + len(_GAP) + len(part) <= self._console.width:
@@ -87,6 +87,6 @@ def _line(event: Told) -> Text:
         (f"{event['contact'] or '-':5}", ""),
         (f"{ended:9}", COLOURS.get(event["outcome"], FAILURE)),
         (f"{ms:>5} ms", ""),
-        (", ".join(event["handlers"]), ""),
+        (", ".join(event["handlers"]) or "-", ""),
     ]
     return Text(_GAP).join(Text(printable(text), style=style) for text, style in parts if text)

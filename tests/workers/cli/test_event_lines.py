@@ -65,7 +65,7 @@ def test_an_error_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     """Elsewhere an event is one line, however long."""
     EventLines().show(FAILED)
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.endswith("bot.answer  ConnectionRefusedError at bot.py:12  …0009")
+    assert line.endswith("bot.answer  ConnectionRefusedError at bot.py:12  to …0009")
 
 
 def test_a_handler_that_is_held_up(capsys: pytest.CaptureFixture[str]) -> None:
