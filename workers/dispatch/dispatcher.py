@@ -26,7 +26,7 @@ from workers.dispatch.rate_limits import RateLimited, RateLimits
 from workers.dispatch.ready import Account, Item, Ready, Shares, Source
 from workers.dispatch.steering import Steering
 from workers.dispatch.tally import Tally
-from workers.events import Event
+from workers.events import Event, Profile
 from workers.handler import Handler
 from workers.handlers import Handlers
 
@@ -350,10 +350,13 @@ class Dispatcher:
             self._finish(item, self._outcome(item, put_off) if put_off else UNHANDLED, time.monotonic(), put_off)
 
     def _late(self, calls: Iterable[tuple[Handler, Event]]) -> list[Handler]:
-        """The single handlers of these calls that may not begin now."""
+        """The single handlers of these calls that may not begin now. For one of profiles all wait: its news would be
+        none by the time at which the event comes again.
+        """
         if (limits := self._limits) is None:
             return []
-        late = [handler for handler, _ in calls if handler.bulk is None and limits.must_wait(handler)]
+        single = [handler for handler, _ in calls if handler.bulk is None and handler.kind != Profile.kind]
+        late = [handler for handler in single if limits.must_wait(handler)]
         for handler in late:
             self._not_called(handler)
         self._turns.lag(late)

@@ -188,6 +188,26 @@ def test_news_in_a_copy(deliver: Deliver, redis: Redis, asynchronous: bool, toge
     assert [event.kind for event in bot.events] == ["message", "profile", "message"]
 
 
+def test_all_wait_for_a_profile_handler(commit: Any, take: Any, runner: Any) -> None:
+    """Others do not go on without one that has a rate: its news would be none when the event came again."""
+    handlers, called = Handlers(), []
+
+    @handlers.message()
+    def answer(message: Message) -> None:
+        called.append(message.name)
+
+    @handlers.profile(rate="1/s")
+    def rename(profile: Profile) -> None:
+        called.append(f"news of {profile.new['name']}")
+
+    made = runner(handlers)
+    for names in (("Ada", "Ben"), ("Eve", "Bob")):
+        commit(*[body(name=name, number=f"1555000{n}") for n, name in enumerate(names)])
+        while given := take.many("w1", "messages"):
+            made.run(*given)
+    assert sorted(map(str, called)) == ["Ada", "Ben", "Bob", "Eve", "news of Bob", "news of Eve"]
+
+
 def test_news_in_a_copy_beside_a_bulk_handler(commit: Any, take: Any, runner: Any, redis: Redis) -> None:
     """A bulk handler of messages does not get the copy either; the news is told."""
     handlers, seen = Handlers(), []
