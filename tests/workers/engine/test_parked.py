@@ -306,10 +306,9 @@ def test_revived_in_the_order_of_arrival(
     assert seen == ["m1", "m2", "m3"]
 
 
-def test_new_events_beside_what_was_put_off(
-    commit: Any, take: Any, runner: Any, message: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While thousands of events catch up, each take gives new ones, too: for these no other handler waits."""
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> Handlers:
+    """What a handler of messages needs is away, so that they are put off for an hour."""
     handlers = Handlers()
 
     @handlers.message()
@@ -317,8 +316,15 @@ def test_new_events_beside_what_was_put_off(
         raise Unreachable("away")
 
     monkeypatch.setattr(retries, "put_off", lambda waits: 3600.0)
+    return handlers
+
+
+def test_new_events_beside_what_was_put_off(
+    away: Handlers, commit: Any, take: Any, runner: Any, message: Any, redis: Redis
+) -> None:
+    """While thousands of events catch up, each take gives new ones, too: for these no other handler waits."""
     commit(*[message(f"old-{n:03}", sender="1") for n in range(400)])
-    runner(handlers).run(*take.many("w1", "messages"))
+    runner(away).run(*take.many("w1", "messages"))
     assert sum(map(len, _parked(redis).values())) == 400
     _make_due(redis)
     commit(message("new", sender="1"))
@@ -329,18 +335,11 @@ def test_new_events_beside_what_was_put_off(
 
 
 def test_little_of_what_was_put_off_at_a_time(
-    commit: Any, take: Any, runner: Any, message: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    away: Handlers, commit: Any, take: Any, runner: Any, message: Any, redis: Redis
 ) -> None:
     """A call gives so many parts of it, over all partitions, of others with each call; without room for more none."""
-    handlers = Handlers()
-
-    @handlers.message()
-    def handle(event: Any) -> None:
-        raise Unreachable("away")
-
-    monkeypatch.setattr(retries, "put_off", lambda waits: 3600.0)
     commit(*[message(f"{n}", sender=str(n)) for n in range(100)])
-    made = runner(handlers)
+    made = runner(away)
     while given := take.many("w1", "messages"):
         made.run(*given)
     _make_due(redis)
