@@ -22,7 +22,7 @@
 --           queue, batch   the batch
 --           how        more: the batch goes on; end: all of it is done; back: its rest goes back to the front
 --           records    number of records that leave the batch: all of their events are done, or written anew
---           unfinished number of these of which something is written anew, to be tried again: they do not count as out
+--           again      number of these of which something is written anew, to be tried again: they do not count as out
 --           parts      number of records that take their place: what is left of notifications that are partly done, or
 --                      many of few events for one of many
 --           letters    number of dead letters
@@ -278,7 +278,7 @@ local left = {} -- records that left their batches for good, by lane
 local function remove_records(one, lane)
   if one.records > 0 then
     redis.call('LTRIM', wa .. 'batch:' .. one.batch, one.records, -1)
-    left[lane] = (left[lane] or 0) + one.records - one.unfinished
+    left[lane] = (left[lane] or 0) + one.records - one.again
   end
 end
 
@@ -395,7 +395,7 @@ end
 
 -- Fails when something is wrong with a batch, whose values begin at `position` of the arguments.
 local function check_batch(one, position)
-  whole(one.records - whole(one.unfinished))
+  whole(one.records - whole(one.again))
   position = position + LETTER_VALUES * whole(one.letters)
   text(lane_of(one.queue))
   text(text(one.token) .. text(one.batch) .. text(one.how))

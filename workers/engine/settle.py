@@ -256,7 +256,7 @@ def _head(part: Part) -> dict[str, Any]:
         "batch": opened.batch,
         "how": part.how,
         "records": results.left,
-        "unfinished": results.unfinished,
+        "again": results.again,
         "parts": len(results.parts),
         "letters": len(results.letters),
         "retries": [
