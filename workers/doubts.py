@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 
 from workers.handler import Handler
@@ -45,5 +45,10 @@ def _unknown(handler: Handler) -> Iterator[str]:
 
 
 def _meant(name: str, known: Collection[str]) -> str:
-    close = get_close_matches(name.lower(), known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else "; if it is not new, it never comes"
+    return meant(name.lower(), known) or "; if it is not new, it never comes"
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Which of the known names was meant, for the end of a message; empty when none is near."""
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -13,6 +12,7 @@ from redis import Redis
 from ingest.state import backlog, controls, counters, rates
 from ingest.store.queues import LANES
 from ingest.telemetry.printable import printable
+from workers import doubts
 from workers.cli.terminal import as_json, cli_errors, clock, current_settings, print_json, redis_clients
 
 _InForce = dict[str, dict[str, Any]]
@@ -104,10 +104,8 @@ def _warn_of_unknown(clients: dict[str, Redis], names: Iterable[str]) -> None:
     known = counters.read_all(clients.values())[counters.HANDLER]
     for name in names:
         if name not in known:
-            close = "".join(f"; did you mean {one!r}?" for one in get_close_matches(name, known, n=1))
-            text = (
-                f"no worker has called {printable(name)} lately, see `wa-ingest handlers` for names{printable(close)}"
-            )
+            close = printable(doubts.meant(name, known))
+            text = f"no worker has called {printable(name)} lately, see `wa-ingest handlers` for names{close}"
             click.echo(f"Warning: {text}", err=True)
 
 

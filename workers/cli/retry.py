@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator
-from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -16,7 +15,7 @@ from ingest.store import keys
 from ingest.store.queues import LANES, Member
 from ingest.store.records import unpack
 from ingest.telemetry.printable import printable
-from workers import loading
+from workers import doubts, loading
 from workers.cli.terminal import as_json, cli_errors, current_settings, print_json, redis_clients
 from workers.events import Broken
 from workers.events.parsing import parse
@@ -71,7 +70,7 @@ def _registry(settings: Settings, handler: str) -> Handlers:
         raise click.ClickException(loading.explain(settings.handlers, error)) from None
     names = {one.name for one in found.registered}
     if handler not in names:
-        close = "".join(f"; did you mean {one!r}?" for one in get_close_matches(handler, names, n=1))
+        close = doubts.meant(handler, names)
         raise click.ClickException(f"no handler is named {handler!r}, see `wa-ingest handlers`{close}")
     return found
 

@@ -64,9 +64,7 @@ class Dispatcher:
     ) -> None:
         self._handlers = handlers
         self._rate_limits = rate_limits
-        self._limits: RateLimits | None = (
-            None  # while no handler has a rate or a concurrency, and no operator limits one
-        )
+        self._limits: RateLimits | None = None  # None while neither a handler nor an operator sets any
         self._changed = changed
         self._stopping = stopping
         self._may_begin = may_begin

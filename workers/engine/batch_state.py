@@ -298,7 +298,7 @@ class BatchState:
         """The records before `upto` leave the batch."""
         self._comes_again |= results.comes_again
         results.left += upto - self._first
-        results.again += sum(index in self._comes_again for index in range(self._first, upto))
+        results.again += sum(self._first <= index < upto for index in self._comes_again)
         self._first = upto
 
     def _tell_unclaimed(self, results: Results, index: int) -> None:

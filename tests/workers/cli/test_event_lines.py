@@ -11,7 +11,7 @@ from workers.cli.event_lines import EventLines
 from workers.cli.folding import FoldedLines
 
 EVENT: dict[str, Any] = {
-    "at": datetime.now(UTC).isoformat(),
+    "at": "",  # see `now`
     "kind": "message",
     "type": "text",
     "contact": "…0001",
@@ -22,6 +22,14 @@ EVENT: dict[str, Any] = {
     "attempt": 1,
     "handlers": ["bot.answer"],
 }
+FAILED = EVENT | {"outcome": "failed", "error": "ConnectionRefusedError at bot.py:12", "business": "…0009"}
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The events are of now: those of another day would show its date."""
+    for event in (EVENT, FAILED):
+        monkeypatch.setitem(event, "at", datetime.now(UTC).isoformat())
 
 
 @pytest.fixture
@@ -38,9 +46,6 @@ def test_what_was_put_off(capsys: pytest.CaptureFixture[str], attempt: int, says
     shown = capsys.readouterr().out
     assert f"  {says}  " in shown
     assert "put_off" not in shown
-
-
-FAILED = EVENT | {"outcome": "failed", "error": "ConnectionRefusedError at bot.py:12", "business": "…0009"}
 
 
 @pytest.mark.usefixtures("terminal")
