@@ -108,8 +108,8 @@ def _renderers() -> tuple[structlog.typing.Processor, ...]:
 class _UnlessHandled(logging.StreamHandler[Any]):
     """Writes the lines that no log handler of the user's gets."""
 
-    def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
-        return super().filter(record) if not any(map(self._is_another, _handlers_of(record.name))) else False
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not any(map(self._is_another, _handlers_of(record.name))) and bool(super().filter(record))
 
     def _is_another(self, handler: logging.Handler) -> bool:
         return handler is not self and not isinstance(handler, logging.NullHandler)
