@@ -96,7 +96,7 @@ class Turns:
                 leaves_out = False
                 if not item.source.gone:
                     if seconds := longest_wait(limiters):
-                        left = since + _patience(item, limits) - time.monotonic()
+                        left = _patience(item, limits, time.monotonic() - since)
                         if left > 0:
                             waits.append(min(seconds, left))
                             break
@@ -126,14 +126,18 @@ class Turns:
                 log.warning("handler lags, its events come later and others do not wait for it", handler=handler.name)
 
 
-def _patience(item: Item, limits: RateLimits | None) -> float:
-    """Seconds for which all handlers of an event wait for those that may not be called; infinite when none could be."""
-    done = item.account.done_before(item.index)
-    left = [one for one in item.handlers or () if one.digest not in done]
-    if any(one.strict_order for one in left):  # later events would have to wait behind this one
+def _patience(item: Item, limits: RateLimits | None, waited: float) -> float:
+    """Seconds for which an event that has waited so long waits on until all its handlers may be called; infinite when
+    no other one could be called.
+    """
+    handlers, done = item.handlers or (), item.account.done_before(item.index)
+    if len(handlers) == 1 and not done:  # nearly always; who is next is asked whenever a call ends
         return math.inf
-    if done:
-        return CATCH_UP_SECONDS
-    if any(one.bulk is not None or limits is None or not limits.must_wait(one) for one in left):
-        return PATIENCE_SECONDS
-    return math.inf
+    left = (CATCH_UP_SECONDS if done else PATIENCE_SECONDS) - waited
+    if left > 0:
+        return left
+    owed = [one for one in handlers if one.digest not in done]
+    if any(one.strict_order for one in owed):  # later events would have to wait behind this one
+        return math.inf
+    goes_on = any(one.bulk is not None or limits is None or not limits.must_wait(one) for one in owed)
+    return 0.0 if done or goes_on else math.inf
