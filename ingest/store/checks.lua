@@ -31,7 +31,7 @@ local function read_template(template)
     error('not a job')
   end
   for place, field in ipairs(fields) do
-    if text(field):find('_ID_', 1, true) or field:find('_QUEUE_', 1, true) or field:find('_NOW_', 1, true) then
+    if text(field):find('_%u+_') then
       places[#places + 1] = place
     end
   end
@@ -44,9 +44,9 @@ local function job_of(template, id, queue, now)
   if not job_fields then
     read_template(template)
   end
-  local fields = { unpack(job_fields) }
+  local fields, values = { unpack(job_fields) }, { _ID_ = id, _QUEUE_ = queue, _NOW_ = text(now) }
   for _, place in ipairs(varying) do
-    fields[place] = fields[place]:gsub('_ID_', id):gsub('_QUEUE_', queue):gsub('_NOW_', text(now))
+    fields[place] = fields[place]:gsub('_%u+_', values)
   end
   return fields
 end

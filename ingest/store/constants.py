@@ -100,6 +100,9 @@ PARKED_BYTES = 1_048_576
 PROMOTED = 200
 """Due batches that one call of take puts into their queues, at most."""
 
+FEW_OWED = 64
+"""As long as no more batches are owed, take looks at their queues alone."""
+
 PUT_OFF_PART = 25
 """Records of what was put off that are given from one queue with one call of take, about."""
 

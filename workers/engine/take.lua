@@ -26,7 +26,7 @@
 -- allow-oom: when Redis is full, taking work is what makes room.
 -- include ingest/store/queues.lua
 -- include workers/dispatch/bucket.lua
--- constants CHUNK TAKE_BYTES TAKE_BATCHES CALLS_KEPT_SECONDS IDLE_MS LEAVE_MS PROMOTED PUT_OFF_PART PUT_OFF_SECONDS
+-- constants CHUNK TAKE_BYTES TAKE_BATCHES CALLS_KEPT_SECONDS IDLE_MS LEAVE_MS PROMOTED FEW_OWED PUT_OFF_PART PUT_OFF_SECONDS
 local ledger, taken, leases, tails, turn, steering, deaths, wanted, alive, parked, put_off = unpack(KEYS)
 local rq, wa, worker, template, now, call, empty_handed = unpack(ARGV, 1, 7)
 local FIRST_LANE = 9
@@ -35,7 +35,8 @@ local call_key = wa .. 'takes:' .. worker
 
 local now_s -- Redis' time in seconds
 local controls = {} -- the fields of steering
-local waiting = {} -- how many batches wait in each queue
+local waiting = {} -- how many batches wait in each queue of `lane`s
+local owed -- the queues that have any batch, while few are owed; nil: any queue may
 local holders, counts = {}, {} -- of each leased partition: the worker, and how many batches of it that has
 local given, members, bytes = {}, {}, 0
 local next_due -- when there may be something to take, as far as that is known
@@ -61,6 +62,18 @@ end
 local function short(lane)
   local limit = controls['limit.' .. lane]
   return limit and select(2, look(steering, lane, tonumber(limit), now_s)) or 0
+end
+
+-- Most of the time few batches are owed: then only their queues need a look. When there is none all queues are looked at,
+-- so that ids which RQ left in one (see `pop`) do not stay there.
+local function read_owed()
+  local all = redis.call('ZRANGE', ledger, 0, FEW_OWED)
+  if #all > 0 and #all <= FEW_OWED then
+    owed = {}
+    for _, member in ipairs(all) do
+      owed[queue_and_id(member)] = true
+    end
+  end
 end
 
 -- Calls `found` with each of these queues that has a key of this prefix. Mostly few have or all: so it asks for all of
@@ -299,6 +312,9 @@ end
 
 -- Fills the room of a lane from its queues, each in turn. True when nothing more may be given.
 local function fill(lane)
+  if #lane == 0 then
+    return false
+  end
   local from, idle = tonumber(redis.call('GET', turn) or 0), 0
   while lane.room > 0 and idle < #lane do
     if #given >= TAKE_BATCHES or bytes >= TAKE_BYTES or lane.limit and short(lane.name) > 0 then
@@ -326,9 +342,15 @@ local function read_lanes()
     lane.open = not controls['paused.' .. name]
     lane.part = math.ceil(tonumber(ARGV[i + 2]) / workers)
     local last = i + 2 + tonumber(ARGV[i + 2])
+    if last > #ARGV then
+      error('fewer queues than it says')
+    end
     for n = i + 3, last do
-      lane[#lane + 1] = ARGV[n]
-      waiting[ARGV[n]] = 0
+      local queue = ARGV[n]
+      if not owed or owed[queue] then
+        lane[#lane + 1] = queue
+        waiting[queue] = 0
+      end
     end
     local scheduled = {}
     each_with(rq .. ':scheduled:', lane, 1, #lane, function(queue)
@@ -349,7 +371,10 @@ end
 
 -- True when this worker could take something of a lane now.
 local function has_more_for_me(lane)
-  for _, queue in ipairs(lane.open and short(lane.name) == 0 and lane or {}) do
+  if not lane.open or #lane == 0 or short(lane.name) > 0 then
+    return false
+  end
+  for _, queue in ipairs(lane) do
     if waiting[queue] > 0 and (holders[queue] == worker or not (holders[queue] or lane.left)) then
       return true
     end
@@ -366,14 +391,20 @@ end
 
 -- Wakes one more worker for each lane that has more to take; that one does the same.
 local function ring(lanes)
-  for _, lane in ipairs(lanes) do
-    local doorbell, wait = wa .. 'doorbell:' .. lane.name, short(lane.name)
-    redis.call('DEL', doorbell)
+  local doorbells = {}
+  for n, lane in ipairs(lanes) do
+    doorbells[n] = wa .. 'doorbell:' .. lane.name
+  end
+  if #lanes > 0 then
+    redis.call('DEL', unpack(doorbells))
+  end
+  for n, lane in ipairs(lanes) do
     if lane.open and has_more(lane) then
+      local wait = short(lane.name)
       if wait > 0 then
         may_be_due(now_s + wait)
       else
-        redis.call('RPUSH', doorbell, 1)
+        redis.call('RPUSH', doorbells[n], 1)
       end
     end
   end
@@ -435,6 +466,7 @@ if last and tonumber(last) > tonumber(call) or redis.call('EXISTS', rq .. ':susp
 end
 read_steering()
 read_leases()
+read_owed()
 
 local lanes, had_room = read_lanes(), false
 for _, lane in ipairs(lanes) do

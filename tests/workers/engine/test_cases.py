@@ -49,7 +49,7 @@ def test_nobody_gets_news_of_another(news: Any) -> None:
     """live-T9: one contact's number changes beside a message of another; only that is told, and of the right one."""
     found = news("live-T9-lone-contact-of-another")
     ids = [one for one in found if isinstance(one, str)]
-    assert ids == ["t9-0", "t9-1", "t9-2", "t9-3", "t9-4", *ids[5:]]
+    assert sorted(ids) == [f"t9-{n}" for n in range(max(5, len(ids)))]  # two of them are of one body and two contacts
     assert [one for one in found if not isinstance(one, str)] == [
         (
             {"number": "16505550302", "user_id": None},

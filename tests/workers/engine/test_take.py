@@ -12,7 +12,7 @@ from rq.serializers import JSONSerializer
 from ingest.routing import partition_of
 from ingest.state import controls
 from ingest.store import keys
-from ingest.store.constants import LEAVE_MS
+from ingest.store.constants import FEW_OWED, LEAVE_MS
 from workers import Handlers
 
 
@@ -249,6 +249,24 @@ def test_what_is_settled_is_dropped(take: Callable[..., Any], redis: Redis) -> N
     assert take() == -1
     assert redis.keys("*ghost*") == []
     assert redis.llen(keys.queue_key("statuses")) == 0
+
+
+def test_few_batches_are_found_with_few_commands(
+    take: Any, commit: Callable[..., None], message: Callable[..., bytes], redis: Redis
+) -> None:
+    """While few batches are owed, take asks for their queues alone: what one notification costs Redis does not
+    grow with the number of partitions. When many are owed, each that waits is found, too.
+    """
+
+    def asked() -> int:
+        return int(redis.info("commandstats").get("cmdstat_exists", {}).get("calls", 0))
+
+    commit(message())
+    before = asked()
+    assert take("w1")
+    assert asked() - before <= 3  # suspended; what is scheduled, and what waits, in its queue
+    commit(*(message(f"n{n}", sender=f"1555{n:04}") for n in range(FEW_OWED + 10)), batch=1)
+    assert sum(len(given) for given in iter(lambda: take.many("w1"), [])) == FEW_OWED + 10
 
 
 def test_a_lost_job_is_written_again(
