@@ -86,6 +86,9 @@ class Message(ChatEvent):
     @property
     def type(self) -> str | None:
         """`text`, `image`, `button`, `interactive`, `system`, `unsupported`, …: an open set."""
+        found = self.raw.get("type")
+        if type(found) is str and found:  # nearly always
+            return found
         return text(self.raw, "type") or (text(self._content, "type") if "message" in self.raw else None)
 
     @property
