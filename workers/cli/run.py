@@ -139,7 +139,7 @@ def serve(count: int | None) -> None:
     Several processes share the port. When it stops, it first commits and answers what it has read.
     """
     with cli_errors():
-        settings = current_settings(processes=count)
+        settings = current_settings(to_write=True, processes=count)
         preflight.redis(settings, must_answer=False)
         ports.check(settings, "listen", "admin_listen")
         supervisor.become([process_specs.receivers(settings, settings.processes)])
@@ -164,7 +164,7 @@ def work(lanes: str | None, count: int | None, burst: bool, healthy: bool) -> No
         signs.main()
         return
     with cli_errors():
-        settings = current_settings(lanes=lanes, processes=count)
+        settings = current_settings(to_write=True, lanes=lanes, processes=count)
         preflight.redis(settings, must_answer=False)
         ports.check(settings, "worker_metrics_listen")
         preflight.handlers(settings)
