@@ -51,7 +51,8 @@ class ProcessSpec(NamedTuple):
     (`ingest.signs`), None: none is expected. `output` is the file descriptor that they print to, None: where this
     process prints. `env` is added to the environment. Specs with the same `metrics` share their Prometheus metrics.
     Children that are `renewed` are stopped and started again at the signal RENEW; one that would fail the same way
-    again (GIVE_UP) waits for it, and ends nobody else.
+    again (GIVE_UP) waits for it, and ends nobody else. `reads` names files that children read once, at their start: a
+    line says when one has changed.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ProcessSpec(NamedTuple):
     env: Mapping[str, str] = MappingProxyType({})
     metrics: str = ""
     renewed: bool = False
+    reads: Sequence[str] = ()
 
 
 def become(specs: Sequence[ProcessSpec], env: Mapping[str, str] | None = None, banner: str = "") -> NoReturn:
@@ -138,6 +140,7 @@ def _wait_until_ready(group: _Group, groups: Sequence[_Group], signals: Signals)
 
 def _keep_running(groups: Sequence[_Group], signals: Signals) -> int:
     """Return the exit status when all are to end."""
+    files = {file: _version(file) for group in groups for file in group.spec.reads}
     while True:
         if any(group.has_given_up() for group in groups if not group.spec.renewed):
             return 1
@@ -148,6 +151,7 @@ def _keep_running(groups: Sequence[_Group], signals: Signals) -> int:
         for group in groups:
             group.restart_ended()
             group.end_late()
+        _tell_changes(files)
         if _work_is_done(groups) or signals.wait(_seconds_to_look(groups)):
             return 0
 
@@ -165,6 +169,24 @@ def _seconds_to_look(groups: Sequence[_Group]) -> float | None:
         due.append(_LOOK_SECONDS)
     soonest = min(due, default=math.inf)
     return None if soonest == math.inf else max(0.0, soonest)
+
+
+def _tell_changes(files: dict[str, tuple[int, int] | None]) -> None:
+    """Say once of each change of these files that nobody has read it. `files`: the versions that were seen last."""
+    for file, before in files.items():
+        now = _version(file)
+        if now not in (None, before):  # an editor may remove it before it writes it anew
+            files[file] = now
+            _warn("file changed, but is read at the start only: restart to use it", file=file)
+
+
+def _version(file: str) -> tuple[int, int] | None:
+    """When it was written (in nanoseconds), and its size; None while it is not there."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 class _Group:

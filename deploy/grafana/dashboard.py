@@ -300,10 +300,11 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "Workers",
             "short",
-            "Worker processes alive, and batches that had to be put back because theirs died.",
+            "Worker processes alive; batches put back because theirs died, and events in them that had ended already.",
             (
                 ("max(wa_workers)", "alive"),
                 ("sum(max by (lane) (increase(wa_batches_reaped_total[5m])))", "batches put back, in five minutes"),
+                ("max(increase(wa_events_again_total[5m]))", "events that came again, in five minutes"),
             ),
         ),
     ],

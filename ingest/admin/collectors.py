@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from ingest.state import backlog, counters
+from ingest.state import backlog, counters, totals
 from ingest.state.spooled import spool_figures
 from ingest.store.queues import LANES
 
@@ -102,14 +102,19 @@ def _backlog(now: backlog.Backlog) -> Iterator[Metric]:
     yield GaugeMetricFamily("wa_workers", "Workers alive", value=now.workers)
     events = CounterMetricFamily("wa_events", "Events by kind and outcome", labels=["kind", "outcome"])
     duplicates = CounterMetricFamily("wa_duplicates", "Copies of events that were dropped", labels=["kind"])
+    again = 0
     for count, value in sorted(now.counts.items()):
         outcome, _, kind = count.partition(".")
-        if outcome == "duplicate":
+        if outcome == totals.AGAIN:
+            again = value
+        elif outcome == "duplicate":
             duplicates.add_metric([kind], value)
         else:
             events.add_metric([kind, outcome], value)
     yield events
     yield duplicates
+    meaning = "Events that came again after their worker died, though they had ended; wa_duplicates counts them, too"
+    yield CounterMetricFamily("wa_events_again", meaning, value=again)
 
 
 def _handlers(now: backlog.Backlog) -> Iterator[Metric]:

@@ -145,7 +145,7 @@ class Backlog:
         lanes = {n: asdict(lane) | {"seconds_to_empty": lane.seconds_to_empty} for n, lane in self.lanes.items()}
         told = asdict(replace(self, calls={})) | {"lanes": lanes, "handlers": [asdict(one) for one in self.handlers]}
         del told["calls"]
-        return told | {"ended": totals.ended(self.counts)}
+        return told | {"ended": totals.ended(self.counts), "again": self.counts.get(totals.AGAIN, 0)}
 
 
 def expiring(redis: Redis, dead_age: float) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """What has become of everything since the counters began, in words: whether anything was lost.
 
-Events are counted as they end, once each. What has not ended lies in Redis and is counted as it lies there, as
-notifications. So there is no sum of both.
+Events are counted as they end, once each. Those that had ended when their worker died come again with their batch, as
+copies: so many are taken off the copies, and told apart. What has not ended lies in Redis and is counted as it lies
+there, as notifications. So there is no sum of both.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ BY_TYPE = "type"
 OTHER_TYPE = "other"
 """All types that are not known, so that what a sender invents takes up no room."""
 
-_GO_ON = {"retried", "snoozed"}  # these events have not ended
+AGAIN = "again"
+"""Counted when a batch goes back from a dead worker: so many of its events had ended, and come again as duplicates."""
+
+_COPY = "duplicate"
+_GO_ON = {"retried", "snoozed", AGAIN}  # these events have not ended
 _TYPES = 5  # that are told at most
 
 
@@ -30,7 +35,9 @@ def ended(counts: Mapping[str, int]) -> dict[str, int]:
         outcome = name.partition(".")[0]
         if outcome not in _GO_ON:
             found[outcome] += count
-    return dict(found.most_common())
+    if _COPY in found:
+        found[_COPY] = max(0, found[_COPY] - counts.get(AGAIN, 0))
+    return {outcome: count for outcome, count in found.most_common() if count}
 
 
 def split(counts: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
@@ -46,6 +53,8 @@ def lines(now: Backlog) -> list[str]:
         return []
     parts = " + ".join(f"{count:,} {outcome}" for outcome, count in by_outcome.items())
     found = [f"events ended so far: {sum(by_outcome.values()):,} = {parts}", f"still owed: {_owed(now)}"]
+    if again := now.counts.get(AGAIN):
+        found[0] += f"; {again:,} of them came again after a worker died"
     if now.unhandled:
         most = Counter(now.unhandled).most_common(_TYPES)
         told = [f"{name.replace('.', ' ')} {count:,}" for name, count in most]

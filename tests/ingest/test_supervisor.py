@@ -366,6 +366,26 @@ def test_a_child_is_told_to_stop_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told == [group.children[0].process.pid]
 
 
+def test_a_changed_file(start_family: Callable[..., Family], wait_for: WaitFor, tmp_path: Path) -> None:
+    """Of each change of a file that children read at their start one line is written; they go on as they are."""
+    file = tmp_path / "read.toml"
+    file.touch()
+    family = start_family(spec("a", reads=(str(file),), silent_seconds=600.0))
+    wait_for(lambda: family.count("parent started") and family.count("a started"))
+    for n, text in enumerate(("one", "three"), 1):
+        (tmp_path / "new").write_text(text)
+        (tmp_path / "new").rename(file)
+        wait_for(lambda n=n: len(family.output_path.read_text().splitlines()) == n)
+    file.unlink()  # as an editor does, before it writes it anew
+    os.kill(family.pids("a")[0], signal.SIGKILL)
+    wait_for(lambda: family.count("a started") == 2)  # so it has looked
+    first, second, ended = map(json.loads, family.output_path.read_text().splitlines())
+    assert (first["event"], first["file"]) == (second["event"], second["file"])
+    assert first["event"] == "file changed, but is read at the start only: restart to use it"
+    assert first["file"] == str(file)
+    assert "starting it again" in ended["event"]
+
+
 def test_children_end_with_a_killed_parent(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
     """When the parent is killed, its children stop by themselves, in order."""
     family = start_family(spec("a", "watches", processes=2), spec("b", "watches"))

@@ -180,7 +180,7 @@ def replay(
     (notifications), dead (parts that are left out), upto (arrival of the last, or null).
     """
     with cli_errors():
-        settings = current_settings()
+        settings = current_settings(to_write=not dry_run)
         each = list(redis_clients(settings, to_write=not dry_run).values())
         faults = _Faults()
         paths = room.files(routes or [_folder(settings)], faults.tell)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import NamedTuple
 
 import click
@@ -14,6 +15,7 @@ from pydantic import SecretStr
 
 from ingest.settings import Settings, variable
 from ingest.store import local
+from ingest.terminal import colours
 
 _FILE = "up.json"
 _REDIS = variable("redis_url")
@@ -39,12 +41,16 @@ def leave(settings: Settings) -> None:
         json.dump(left._asdict(), out)
 
 
-def take() -> None:
-    """Take the variables of the `up` whose server this command uses, but those that its own environment has."""
+def take(tells: bool = False) -> None:
+    """Take the variables of the `up` whose server this command uses, but those that its own environment has.
+
+    `tells`: on a terminal, say which. For commands that change or start something, where that may be a surprise.
+    """
     taken = {name: value for name, value in _given().variables.items() if not _is_set(name)}
-    if taken:
-        os.environ.update(taken)
-        click.echo(f"with the settings of the `up` in this folder: {', '.join(taken)}", err=True)
+    os.environ.update(taken)
+    if taken and tells and sys.stderr.isatty():
+        text = f"with the settings of the `up` in this folder: {', '.join(taken)}"
+        click.echo(click.style(text, dim=True) if colours(sys.stderr) else text, err=True)
 
 
 def secrets() -> list[str]:

@@ -6,6 +6,7 @@ import sys
 
 import click
 from rich.console import Console
+from rich.table import Column
 from rich.text import Text
 
 from ingest.settings import load, redis_url
@@ -22,8 +23,8 @@ def check(as_json: bool) -> None:
     Checks who may post, certificates and the names of settings; the folders of spool and archive; whether Redis is
     reachable, new enough, runs our scripts, keeps an append-only file, evicts nothing and has its replicas; dead
     letters of the last hour, by cause, and those that will soon be removed; whether workers are alive and agree with
-    the receivers; and the handlers, those that fail, too. Each warning or failure says what to do, and which topic of
-    `wa-ingest help` says more.
+    the receivers; and the handlers, those that fail, too. Each warning or failure says what to do, and which topic
+    says more: `wa-ingest help TOPIC` shows it.
 
     With --json: a list of objects of name, result (ok, warning or failed), finding, advice, topic.
     """
@@ -35,13 +36,16 @@ def check(as_json: bool) -> None:
         if as_json:
             print_json([one._asdict() for one in found])
         else:
-            table = tables.ruled("", "check", "finding", "what to do")
+            # Without lines around the cells, the name of each topic fits into 80 columns beside them.
+            table = tables.simple(*(Column(name, overflow="fold") for name in ("", "check", "finding, and what to do")))
             colours = {"ok": "green", "warning": "yellow", "failed": "bold red"}
             for one in found:
-                advice = Text(printable(one.advice))
+                finding = Text(printable(one.finding))
+                if one.advice:
+                    finding.append(f"\n→ {printable(one.advice)}")
                 if one.topic:
-                    advice.append(f"\n`wa-ingest help {one.topic}`", style="dim")
-                table.add_row(Text(one.result, style=colours[one.result]), one.name, one.finding, advice)
+                    finding.append(f"\nwa-ingest help {one.topic}", style="dim")
+                table.add_row(Text(one.result, style=colours[one.result]), one.name, finding)
             Console().print(table)
         if any(one.result == "failed" for one in found):
             sys.exit(1)

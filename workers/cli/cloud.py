@@ -42,7 +42,7 @@ def cloud(ctx: click.Context, url: str) -> None:
     \b
         export GRAPH_TOKEN_FILE=token WA_VERIFY_TOKEN_FILE=verify-token
         wa-ingest cloud subscribe 102290129340398
-        wa-ingest cloud subscribe 102290129340398 --url https://example.com/webhook
+        wa-ingest cloud subscribe 102290129340398 --url https://example.com/wa
         wa-ingest cloud show 102290129340398
     """
     ctx.obj = url

@@ -55,7 +55,7 @@ def pause(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> N
 
     For a deployment, or while a database is repaired. Lanes are messages, statuses and other. The receiver goes on
     accepting. Workers let running handlers finish, and put batches in work back to the front of their queue within a
-    second. Retries that come due wait, too. A pause lasts until `wa-ingest resume`, even if everything is restarted.
+    second. Retries that come due wait, too. A pause outlasts restarts: `wa-ingest resume` ends it.
 
     With --handler, the events of that handler or destination wait and use up no tries; all others go on.
     """
@@ -72,7 +72,7 @@ def pause(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> N
             click.echo("Its events wait and use up no tries. All others go on, running handlers finish.")
         else:
             click.echo(
-                "The receiver goes on accepting. What is in work goes back within a second, running handlers finish."
+                "The receiver goes on accepting. What is in work goes back within a second,\nrunning handlers finish."
             )
         names = [f"--handler {shlex.quote(name)}" for name in handlers]
         click.echo(f"To go on: wa-ingest {' '.join(('resume', *lanes, *names))}")
@@ -137,7 +137,7 @@ def limit(lane: str | None, rate: str | None, handler: str | None, as_json: bool
         raise click.BadParameter(f"{lane!r} is no lane: give one of {', '.join(LANES)}", param_hint="LANE")
     with cli_errors():
         per_second = _per_second(rate)
-        clients = redis_clients(current_settings(), to_write=rate is not None)
+        clients = redis_clients(current_settings(rate is not None), to_write=rate is not None)
         of = lane if handler is None else controls.handler(handler)
         if handler is not None and per_second is not None:
             _warn_of_unknown(clients, [handler])
@@ -184,7 +184,7 @@ def _pull(
     def in_force() -> _InForce:
         return _handlers_in_force(clients, handlers) if handlers else _lanes_in_force(clients)
 
-    clients = redis_clients(current_settings(), to_write=True)
+    clients = redis_clients(current_settings(to_write=True), to_write=True)
     before = in_force()
     if is_new:
         _warn_of_unknown(clients, handlers)

@@ -74,8 +74,9 @@ def coreapp(ctx: click.Context, api: str | None, ca_file: Path | None, insecure:
     To let it call a receiver:
         export COREAPP_API=https://coreapp:9090
         wa-ingest coreapp login --user admin
-        wa-ingest coreapp settings apply --url https://example.com/webhook --sent --delivered --read
-        wa-ingest coreapp ca upload our-ca.pem      (when the receiver's certificate is of a private CA)
+        wa-ingest coreapp settings apply --url https://example.com/webhook
+        wa-ingest coreapp settings apply --sent --delivered --read
+        wa-ingest coreapp ca upload our-ca.pem   # if a private CA signed for it
 
     An admin's account is needed. The token of `login` is valid for some days. When it has expired and COREAPP_PASSWORD
     (or COREAPP_PASSWORD_FILE, the path of a file that holds it) is set, a command fetches a new one by itself.

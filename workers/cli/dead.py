@@ -163,7 +163,7 @@ def retry(wanted: letters.Wanted, dry_run: bool, yes: bool, as_json: bool) -> No
     alone. Ctrl-C stops between two portions of at most 100; nothing is lost, and the same command does the rest.
     """
     with cli_errors():
-        settings = current_settings()
+        settings = current_settings(to_write=not dry_run)
         chosen = _select(settings, wanted, to_write=not dry_run)
         steps = chain.from_iterable(letters.requeue(*one, settings) for one in chosen)
         _change(chosen, steps, ("Handle again", "to be handled again"), dry_run, yes, as_json)
@@ -181,7 +181,7 @@ def drop(wanted: letters.Wanted, dry_run: bool, yes: bool, as_json: bool) -> Non
     at most 100.
     """
     with cli_errors():
-        chosen = _select(current_settings(), wanted, to_write=not dry_run)
+        chosen = _select(current_settings(to_write=not dry_run), wanted, to_write=not dry_run)
         steps = chain.from_iterable(letters.drop(*one) for one in chosen)
         _change(chosen, steps, ("Delete", "deleted"), dry_run, yes, as_json)
 

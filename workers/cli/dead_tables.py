@@ -15,6 +15,8 @@ from workers.cli.dead_causes import Counted
 from workers.cli.terminal import span
 
 _INDENT = "    "
+_HEAD = 80
+"""Columns that the line below the headings has at most where a row, in a pipe, may have any number."""
 
 
 def show(letters: Sequence[DeadLetter], now_ms: int) -> None:
@@ -22,7 +24,10 @@ def show(letters: Sequence[DeadLetter], now_ms: int) -> None:
     console = tables.console()
     beside = _table(letters, now_ms, with_details=True)
     if console.measure(beside, options=console.options.update_width(tables.ENDLESS)).maximum <= console.width:
-        console.print(beside)
+        with console.capture() as drawn:
+            console.print(beside)
+        headings, line, *lines = drawn.get().rstrip("\n").split("\n")
+        _write(console, [headings, line if console.is_terminal else line[:_HEAD], *lines])
         return
     with console.capture() as drawn:
         console.print(_table(letters, now_ms, with_details=False))

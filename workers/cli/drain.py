@@ -53,7 +53,7 @@ def drain(lanes: tuple[str, ...], count: int | None, as_json: bool) -> None:
     for half a minute.
     """
     with cli_errors():
-        settings = current_settings()
+        settings = current_settings(to_write=count is not None)
         redis_url(settings)
         follower = _Follower(connection.all_for_tools(redis_url(settings)).values(), lanes or LANES)
         console = Console(stderr=True)

@@ -30,6 +30,7 @@ _SAID_AGAIN = 20
 """So many failures after an error stood in a line of its own, the same one does again."""
 
 _GAP = "  "
+_WIDTHS = {"time": 8, "event": 19, "contact": 7, "outcome": 9, "took": 8, "handler": 0}
 INDENT = 10 * " "
 """As wide as the time."""
 
@@ -41,6 +42,7 @@ class EventLines:
         self._console = Console(soft_wrap=True, highlight=False)
         self._said: tuple[list[str], str] = [], ""
         self._said_ago = 0
+        self._has_headings = not self._console.is_terminal
 
     def show(self, event: Told) -> None:
         """An event that has ended, and its body if that was asked for."""
@@ -56,6 +58,9 @@ class EventLines:
                 below.append(part)
         if "body" in event:
             below.append(Text(printable(event["body"]), style="dim"))
+        if not self._has_headings:
+            self._has_headings = True
+            self._console.print(_GAP.join(name.ljust(width) for name, width in _WIDTHS.items()), style="dim")
         self._console.print(line)
         for part in below:
             self._console.print(Text(INDENT).append_text(part))
@@ -78,15 +83,16 @@ class EventLines:
 
 
 def _line(event: Told) -> Text:
-    outcome = _WORDS.get(event["outcome"], event["outcome"])
+    outcome = _WORDS.get(event["outcome"]) or event["outcome"]
     ended = f"{outcome} (try {event['attempt']})" if event["attempt"] > 1 else outcome
     ms = f"{event['ms']:,.{0 if event['ms'] >= 10 else 1}f}"
     parts = [
-        (f"{clock(event['at']):8}", "dim"),
-        (f"{event['kind']} {event['type'] or '':{18 - len(event['kind'])}}", ""),
-        (f"{event['contact'] or '-':5}", ""),
-        (f"{ended:9}", COLOURS.get(event["outcome"], FAILURE)),
+        (clock(event["at"]), "dim"),
+        (f"{event['kind']} {event['type'] or ''}", ""),
+        (event["contact"] or "-", ""),
+        (ended, COLOURS.get(event["outcome"], FAILURE)),
         (f"{ms:>5} ms", ""),
         (", ".join(event["handlers"]) or "-", ""),
     ]
-    return Text(_GAP).join(Text(printable(text), style=style) for text, style in parts if text)
+    cells = zip(parts, _WIDTHS.values(), strict=True)
+    return Text(_GAP).join(Text(printable(text.ljust(width)), style=style) for (text, style), width in cells)

@@ -15,10 +15,10 @@ SECTIONS = {
     },
     "See": {
         "status": ("status", "Show what waits, how old it is, how fast it goes, what failed."),
-        "tail": ("tail", "Show what workers handle, as they do, until Ctrl-C; nothing of it is held up."),
+        "tail": ("tail", "Show events as workers handle them, until Ctrl-C; it holds up none of them."),
         "check": ("check", "Is everything fit for production? Exits 1 when something is not."),
         "settings": ("settings", "Show every setting: its value now and what it means."),
-        "help": ("topics", "Say what something that one sees means, which command tells more, and the remedy."),
+        "help": ("topics", "Explain a finding or an error: what it means, which command tells more, what to do."),
     },
     "Steer": {
         "drain": (
@@ -30,7 +30,7 @@ SECTIONS = {
         "limit": ("controls", "Cap how fast events of a lane, or of one handler, are handled."),
     },
     "Repair": {
-        "retry": ("retry", "Have what waits for its next try tried now."),
+        "retry": ("retry", "Try now what waits for its next try."),
         "dead": ("dead", "Look at dead letters, have them handled again, delete or export them."),
         "archive": ("archive", "Show what WA_ARCHIVE_DIR holds, by hour of arrival (UTC)."),
         "replay": ("archive", "Put notifications from the archive back into the queues, for workers to handle."),
@@ -71,7 +71,8 @@ EXAMPLES = {
     "tail": (
         "wa-ingest tail --kind message",
         "wa-ingest tail --type failed --json",
-        "wa-ingest tail --contact 15550001 --personal --forward http://localhost:3000/webhook",
+        "wa-ingest tail --contact 15550001 --personal",
+        "wa-ingest tail --forward http://localhost:3000/webhook",
     ),
     "schema": ("wa-ingest schema", "wa-ingest schema --typescript"),
     "settings": ("wa-ingest settings",),
@@ -101,7 +102,8 @@ EXAMPLES = {
     "coreapp login": ("wa-ingest coreapp login --user admin", "wa-ingest coreapp login --user admin --first"),
     "coreapp settings show": ("wa-ingest coreapp settings show",),
     "coreapp settings apply": (
-        "wa-ingest coreapp settings apply --url https://example.com/webhook --sent --delivered --read --dry-run",
+        "wa-ingest coreapp settings apply --url https://example.com/wa --dry-run",
+        "wa-ingest coreapp settings apply --sent --delivered --read",
     ),
     "coreapp ca upload": ("wa-ingest coreapp ca upload our-ca.pem",),
     "coreapp ca show": ("wa-ingest coreapp ca show",),
@@ -109,10 +111,14 @@ EXAMPLES = {
     "coreapp health": ("wa-ingest coreapp health",),
     "cloud subscribe": (
         "wa-ingest cloud subscribe 102290129340398",
-        "wa-ingest cloud subscribe --phone 106540352242922 --url https://example.com/webhook",
+        "wa-ingest cloud subscribe --phone 106540352242922 --url https://bot.example",
     ),
     "cloud show": ("wa-ingest cloud show 102290129340398",),
-    "simulate": ("wa-ingest simulate --to http://localhost:8080/webhook --rate 300 --seconds 60 --verify",),
+    "simulate": (
+        "wa-ingest simulate --to http://localhost:8080/webhook --count 1",
+        "wa-ingest simulate --to http://localhost:8080/webhook --seconds 60 --verify",
+        "wa-ingest simulate --to https://example.com/webhook --form onprem --rate 300",
+    ),
 }
 
 
@@ -142,6 +148,7 @@ def _add_examples(command: click.Command, *path: str) -> None:
     """Let the page of a command, or of each in a group, end with its examples."""
     if isinstance(command, click.Group):
         for name, one in command.commands.items():
+            one.short_help = one.get_short_help_str(limit=200)  # click would cut it to fit one line
             _add_examples(one, *path, name)
     else:
         command.epilog = "\n".join(("\b", "Examples:", *(f"  {one}" for one in EXAMPLES[" ".join(path)])))

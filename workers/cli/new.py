@@ -31,7 +31,7 @@ def new(folder: Path) -> None:
             (folder / name).write_bytes((_TEMPLATE / f"{name.removeprefix('.')}-tpl").read_bytes())
     except OSError as error:
         raise click.ClickException(f"{folder} cannot be made: {error.strerror}") from None
-    click.echo(f"{folder} has a bot that answers texts: {', '.join(FILES)}\n")
+    click.echo(f"{folder} has a bot that answers texts; its README.md says what each file is for.\n")
     command = program()
     if os.sep in command and not os.path.isabs(command):  # from the folder, it is elsewhere
         command = os.path.relpath(command, folder)

@@ -35,6 +35,8 @@ def up(settings: Settings, reload: bool) -> list[ProcessSpec]:
     """The receiver, and workers that are ready when each has registered with its Redis; `reload`: again and again."""
     registered = (_READY, "worker")
     ready_workers = [spec._replace(ready=registered, renewed=reload) for spec in workers(settings)]
+    if reload:  # then the reloader says more of a changed file
+        ready_workers = [spec._replace(reads=()) for spec in ready_workers]
     return [receivers(settings, 1), *ready_workers, *worker_metrics(settings)]
 
 
@@ -66,6 +68,7 @@ def workers(settings: Settings, burst: bool = False, output: int | None = None) 
             output=output,
             env={ONLY: address(redis_url(one))} if len(each) > 1 else {},
             metrics=_METRICS if settings.worker_metrics_listen else "",
+            reads=(str(settings.destinations),) if settings.destinations else (),
         )
         for one in each
     ]

@@ -27,7 +27,7 @@ from workers.raised import HandlersError
 @click.option("--handler", metavar="NAME", help="Only batches with an event that this handler or destination wants.")
 @as_json
 def retry(handler: str | None, as_json: bool) -> None:
-    """Have what waits for its next try tried now.
+    """Try now what waits for its next try.
 
     For when what the handlers need works again, and you do not want to wait: after some failures an event waits for up
     to an hour. No try is used up by this; those that fail again use one up, as always. Workers take the events in order
@@ -37,7 +37,7 @@ def retry(handler: str | None, as_json: bool) -> None:
     the same batch for the same moment is tried, too. For this WA_HANDLERS must be importable here.
     """
     with cli_errors():
-        settings = current_settings()
+        settings = current_settings(to_write=True)
         registry = _registry(settings, handler) if handler is not None else None
         clients = redis_clients(settings, to_write=True)
         due = Counter[str]()

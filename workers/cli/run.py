@@ -23,7 +23,7 @@ from workers.cli.terminal import cli_errors, current_settings, own_settings, pro
 
 
 @click.command()
-@click.option("--reload", is_flag=True, help="Start the workers again when files of your handlers change.")
+@click.option("--reload", is_flag=True, help="Start the workers again when your handlers or destinations change.")
 @click.option("--personal", is_flag=True, help="Show numbers, ids and what was written, too, on a terminal.")
 def up(reload: bool, personal: bool) -> None:
     """Run everything on this machine, until Ctrl-C.
@@ -37,8 +37,8 @@ def up(reload: bool, personal: bool) -> None:
     prints log lines alone, as JSON.
 
     With --reload it looks twice a second at the Python files in the working folder, beside the handlers and in their
-    package. When one has changed and the handlers can be imported, the workers finish what they have begun and start
-    again. When they cannot, a line says where, and the workers go on as they are.
+    package, and at the file that WA_DESTINATIONS names. When one has changed and all can be loaded, the workers finish
+    what they have begun and start again. When it cannot, a line says where, and the workers go on as they are.
     """
     with cli_errors():
         settings = own_settings()
@@ -94,7 +94,7 @@ def _welcome(settings: Settings, own_server: bool, reload: bool) -> str:
         "redis": f"embedded Valkey, data in {DATA.resolve()}" if own_server else "WA_REDIS_URL",
     }
     if reload:
-        rows["reload"] = "when files of your handlers change"
+        rows["reload"] = f"when files of your handlers{', or destinations,' if settings.destinations else ''} change"
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
         table.add_row(Text(name, style="bold"), Text(value))
@@ -139,7 +139,7 @@ def serve(count: int | None) -> None:
     Several processes share the port. When it stops, it first commits and answers what it has read.
     """
     with cli_errors():
-        settings = current_settings(processes=count)
+        settings = current_settings(to_write=True, processes=count)
         preflight.redis(settings, must_answer=False)
         ports.check(settings, "listen", "admin_listen")
         supervisor.become([process_specs.receivers(settings, settings.processes)])
@@ -164,7 +164,7 @@ def work(lanes: str | None, count: int | None, burst: bool, healthy: bool) -> No
         signs.main()
         return
     with cli_errors():
-        settings = current_settings(lanes=lanes, processes=count)
+        settings = current_settings(to_write=True, lanes=lanes, processes=count)
         preflight.redis(settings, must_answer=False)
         ports.check(settings, "worker_metrics_listen")
         preflight.handlers(settings)

@@ -141,11 +141,6 @@ def simulate(
 ) -> None:
     """Post notifications to a receiver as WhatsApp's servers do.
 
-    \b
-      wa-ingest simulate --to http://localhost:8080/webhook
-      wa-ingest simulate --to http://localhost:8080/webhook --rate 300 --seconds 60 --verify
-      wa-ingest simulate --to https://hooks.example.com/webhook --form onprem --connections 24 --duplicates 2%
-
     The bodies have the form of the Cloud API or of the On-Premises client: messages of several types, statuses of
     messages on their way (sent, delivered, read), now and then an error. Contacts take turns.
 

@@ -41,11 +41,14 @@ def status(watch: bool, as_json: bool) -> None:
 
     Counts are notifications (retrying, behind and dead: events). Rates are per second over the last minute. Lanes that
     are paused or capped are named, and those in which events wait behind one that is to be tried again (strict order).
+
     Handlers and destinations that were called in the last minute, or are held up, follow: events per second, the time
     within which 99 of 100 calls ended (p99_seconds of --json; null: none, or longer than 30 s), calls that failed, and
     since when one is held up.
+
     At last, how many events have ended so far and how, what is still owed, and which types no handler wanted (ended and
-    unhandled of --json).
+    unhandled of --json; again: events that had ended and came again, because their worker died).
+
     dead_expiring (of --json) are the dead letters that will be removed within two days, counted up to 100. With --watch
     and --json: one JSON object a line.
     """

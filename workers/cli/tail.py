@@ -76,7 +76,7 @@ def tail(
     token_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Show what workers handle, as they do, until Ctrl-C; nothing of it is held up.
+    """Show events as workers handle them, until Ctrl-C; it holds up none of them.
 
     Beside an `up` with a server of its own, in its folder, it needs no settings; else it asks the admin listener of a
     receiver, with its WA_ADMIN_TOKEN.

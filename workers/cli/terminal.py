@@ -47,9 +47,12 @@ def cli_errors() -> Iterator[None]:
         raise click.ClickException(str(connection.diagnose(error))) from None
 
 
-def current_settings(**overrides: Any) -> Settings:
-    """The settings in force; those of an `up` beside this command where nothing else is said. Raises SettingsError."""
-    beside.take()
+def current_settings(to_write: bool = False, **overrides: Any) -> Settings:
+    """The settings in force; those of an `up` beside this command where nothing else is said. Raises SettingsError.
+
+    `to_write`: of a command that changes or starts something.
+    """
+    beside.take(tells=to_write)
     return own_settings(**overrides)
 
 

@@ -11,7 +11,7 @@ from workers.cli import tables
 @click.command("help")
 @click.argument("topic", required=False)
 def help_(topic: str | None) -> None:
-    """Say what something that one sees means, which command tells more, and the remedy.
+    """Explain a finding or an error: what it means, which command tells more, what to do.
 
     TOPIC is one that `wa-ingest check` or the page names, or the beginning or a part of one. Without it all topics are
     listed. The text is that of docs/troubleshooting.md.

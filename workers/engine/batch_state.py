@@ -72,6 +72,7 @@ class BatchState:
         self._done: list[tuple[Event, int, Outcome]] = []
         self._waits: list[float] = []  # seconds of handled events, from arrival to end
         self._first = 0  # number of the first record that has not left the batch
+        self._ahead = 0  # events that were told, of records from that one on
         self._markers: set[int] = set()  # of stages that happened in this batch, see Claim
         self._ended: set[int] = set()  # id() of events that are done, of records with several
         self._comes_again: set[int] = set()  # numbers of records of which something is tried again
@@ -281,6 +282,7 @@ class BatchState:
             if claim is not None:
                 results.done.append(claim.done(outcome.happened))
                 self._free(results, claim)
+        self._ahead += len(done) - len(self._done)
         upto = self._first
         while upto < len(self._left) and self._left[upto] == self._untold[upto] == 0:
             if len(results.letters) >= most_letters:
@@ -299,6 +301,8 @@ class BatchState:
         self._comes_again |= results.comes_again
         results.left += upto - self._first
         results.again += sum(self._first <= index < upto for index in self._comes_again)
+        self._ahead -= sum(self._counts[self._first : upto])
+        results.ahead = self._ahead
         self._first = upto
 
     def _tell_unclaimed(self, results: Results, index: int) -> None:
@@ -309,6 +313,7 @@ class BatchState:
                 results.letter(event.reason, event, event.detail, index)
             elif outcome is not None:
                 results.tell(event, index, outcome)
+                self._ahead += 1
         self._unclaimed[index] = []
 
     def _free(self, results: Results, claim: Claim) -> None:

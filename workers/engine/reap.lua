@@ -48,6 +48,17 @@ local known = {} -- batches that are not lost
 local found = {} -- batches that go back
 local letters, poisoned = {}, {}
 
+-- Events that the dead worker had settled, of records that were not done, are met again, as copies, and counted so. How
+-- many is added up, so that they can be told from a sender's copies.
+local function count_again(id)
+  local job = rq .. ':job:' .. id
+  local ahead = tonumber(redis.call('HGET', job, 'ahead') or 0)
+  if ahead > 0 then
+    redis.call('HINCRBY', wa .. 'counts', 'again', ahead)
+    redis.call('HSET', job, 'ahead', 0)
+  end
+end
+
 local function goes_back(member)
   known[member] = true
   found[#found + 1] = member
@@ -76,6 +87,7 @@ end
 
 local function divide(member, queue, id, count, times, mark)
   local score, size = redis.call('ZSCORE', ledger, member), math.ceil(count / APART)
+  count_again(id)
   for first = 0, count - 1, size do
     -- All have one score, so their names keep the order.
     local part = id .. mark .. string.format('%05d', first + 1)
@@ -129,6 +141,7 @@ local function died(member, queue, id)
     bury(member, queue, id)
   else
     redis.call('HSET', deaths, member, times)
+    count_again(id)
     goes_back(member)
   end
 end
@@ -167,6 +180,7 @@ local function judge_workers()
     else
       redis.call('HDEL', taken, member)
       if holder == worker then -- a worker that stops in order has not died
+        count_again(select(2, queue_and_id(member)))
         goes_back(member)
       else
         died(member, queue_and_id(member))

@@ -64,7 +64,7 @@ class Results:
     """Of a batch with these records.
 
     `left` records leave the front of the batch, `again` of them because something of them is tried again; `parts`
-    take their place. `bytes` is what dead letters and retries add.
+    take their place. `ahead` events of those that stay have been told. `bytes` is what dead letters and retries add.
     Events that fail together are written together: what is around them is stored once.
     """
 
@@ -73,7 +73,7 @@ class Results:
         self._limits = limits
         self._again: list[tuple[_Retry, list[Event]]] = []
         self._newest: dict[tuple[Wait, int], tuple[_Retry, list[Event]]] = {}
-        self.left = self.again = 0
+        self.left = self.again = self.ahead = 0
         self.comes_again: set[int] = set()  # numbers of records of which something is tried again
         self.parts: list[bytes] = []
         self.counts: Counter[str] = Counter()

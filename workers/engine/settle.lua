@@ -23,6 +23,7 @@
 --           how        more: the batch goes on; end: all of it is done; back: its rest goes back to the front
 --           records    number of records that leave the batch: all of their events are done, or written anew
 --           again      number of these of which something is written anew, to be tried again: they do not count as out
+--           ahead      number of events that are done, of records that stay: if the worker dies, they are met again
 --           parts      number of records that take their place: what is left of notifications that are partly done, or
 --                      many of few events for one of many
 --           letters    number of dead letters
@@ -334,7 +335,7 @@ local function let_go(one, lane, member)
   if redis.call('EXISTS', wa .. 'batch:' .. id) == 1 then
     -- Its rest goes back. After `end` there is one only if redis-py sent a receiver's commit twice and it came late.
     redis.call('LPUSH', rq .. ':queue:' .. queue, id)
-    redis.call('HSET', rq .. ':job:' .. id, 'status', 'queued')
+    redis.call('HSET', rq .. ':job:' .. id, 'status', 'queued', 'ahead', 0)
   else
     redis.call('DEL', rq .. ':job:' .. id)
     redis.call('ZREM', ledger, member)
@@ -367,6 +368,8 @@ local function settle(one, position)
   free(ARGV[position + 1])
   if one.how ~= 'more' then
     let_go(one, lane, member)
+  else
+    redis.call('HSET', rq .. ':job:' .. one.batch, 'ahead', one.ahead) -- for reap.lua
   end
   return one.how
 end
@@ -396,6 +399,7 @@ end
 -- Fails when something is wrong with a batch, whose values begin at `position` of the arguments.
 local function check_batch(one, position)
   whole(one.records - whole(one.again))
+  whole(one.ahead)
   position = position + LETTER_VALUES * whole(one.letters)
   text(lane_of(one.queue))
   text(text(one.token) .. text(one.batch) .. text(one.how))

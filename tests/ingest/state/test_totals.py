@@ -35,6 +35,15 @@ def test_all_is_accounted_for() -> None:
     ]
 
 
+def test_what_came_again() -> None:
+    """Events that had ended when their worker died come again as copies: they are told apart, and count once."""
+    counts = {"handled.message": 100, "duplicate.message": 37, "again": 30}
+    first, _ = totals.lines(now(counts))
+    assert first == "events ended so far: 107 = 100 handled + 7 duplicate; 30 of them came again after a worker died"
+    assert totals.ended(counts | {"duplicate.message": 12}) == {"handled": 100}  # not all of them have come yet
+    assert now(counts).as_json()["again"] == 30
+
+
 def test_nothing_is_owed() -> None:
     """When all that came in has ended, that is said."""
     assert totals.lines(now({"handled.message": 1}))[1] == "still owed: nothing"

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,26 +44,25 @@ def beside_an_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
 
 
 def test_an_up_is_found(folder: Folder, wait_for: Callable[..., None]) -> None:
-    """What `up` was given holds for commands from another terminal, which say so on standard error, as long as it runs;
-    what these are given themselves goes before."""
+    """What `up` was given holds for commands from another terminal, as long as it runs; what these are given themselves
+    goes before. Those that only show something do so without a word."""
     folder.write("other.py", BOT.replace("def answer", "def other"))
     up = folder.start("up", WA_HANDLERS="other:handlers", WA_APP_SECRET="s3cret")
     wait_for(lambda: "Ctrl-C stops" in folder.log(), 60)
 
-    def handlers(**env: str) -> tuple[str, str]:
+    def handlers(**env: str) -> str:
         own = {name: value for name, value in os.environ.items() if not name.startswith("WA_")}
         call = [COMMAND, "handlers", "--json"]
         done = subprocess.run(call, cwd=folder.path, env=own | env, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)[0]["handler"], done.stderr
+        assert (done.returncode, done.stderr) == (0, "")
+        return str(json.loads(done.stdout)[0]["handler"])
 
-    said = "with the settings of the `up` in this folder: WA_ADMIN_LISTEN, {}WA_LISTEN\n"
-    assert handlers() == ("other.other", said.format("WA_HANDLERS, "))
-    assert handlers(WA_HANDLERS="bot:handlers") == ("bot.answer", said.format(""))
+    assert handlers() == "other.other"
+    assert handlers(WA_HANDLERS="bot:handlers") == "bot.answer"
     assert "s3cret" not in (folder.path / "data" / "up.json").read_text()
     up.terminate()
     assert up.wait(40) == 0
-    assert handlers() == ("bot.answer", "")
+    assert handlers() == "bot.answer"
 
 
 def test_what_is_left(beside_an_up: Path) -> None:
@@ -84,7 +84,21 @@ def test_what_is_taken(beside_an_up: Path, monkeypatch: pytest.MonkeyPatch, caps
         beside.take()
         assert os.environ["WA_HANDLERS"] == "other:handlers"
         assert "WA_APP_SECRET_FILE" not in os.environ
-    assert capsys.readouterr() == ("", "with the settings of the `up` in this folder: WA_HANDLERS\n")
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("beside_an_up")
+def test_what_is_taken_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that changes something says on a terminal which settings it took; one that does not, or in a pipe, is
+    silent."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    for tells, is_terminal in ((False, True), (True, False), (True, True)):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        with pytest.MonkeyPatch.context() as its:
+            its.setattr(os, "environ", dict(os.environ))
+            beside.take(tells=tells)
+    names = "WA_APP_SECRET_FILE, WA_HANDLERS"
+    assert capsys.readouterr() == ("", f"with the settings of the `up` in this folder: {names}\n")
 
 
 @pytest.mark.parametrize("case", ["another Redis", "its end", "a folder of others", "another version", "nothing left"])

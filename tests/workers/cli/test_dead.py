@@ -230,13 +230,16 @@ def test_list_says_whose(wa: Wa, bury: Bury, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_list_into_a_pipe(redis_url: str, bury: Bury) -> None:
-    """Where it does not go to a terminal, a line is as long as it has to be: nothing of the detail is cut."""
+    """Where it does not go to a terminal, a line is as long as it has to be: nothing of the detail is cut. The headings
+    are not."""
     detail = "ValueError: " + "x" * 500
     bury(detail=detail)
     command = [sys.executable, "-m", "workers.cli", "dead", "list"]
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     shown = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
-    assert shown.stdout.splitlines()[-1].endswith(f"  {detail}")
+    *head, row = shown.stdout.splitlines()
+    assert row.endswith(f"  {detail}")
+    assert max(map(len, head)) <= 80
 
 
 def test_causes(wa: Wa, bury: Bury, monkeypatch: pytest.MonkeyPatch) -> None:

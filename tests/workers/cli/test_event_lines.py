@@ -63,7 +63,25 @@ def test_an_error_that_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
         "KeyError",
         *["ConnectionRefusedError"] * 2,
     ]
-    assert below == [1, 4, 6, 27]
+    assert below == [2, 5, 7, 28]
+
+
+@pytest.mark.usefixtures("terminal")
+def test_headings(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal the first event has headings above it, each above its column."""
+    lines = EventLines()
+    lines.show(EVENT)
+    lines.show(EVENT)
+    headings, first, second = capsys.readouterr().out.splitlines()
+    assert headings.split() == ["time", "event", "contact", "outcome", "took", "handler"]
+    assert first == second
+    for name, value in {
+        "event": "message text",
+        "contact": "…0001",
+        "outcome": "handled",
+        "handler": "bot.ans",
+    }.items():
+        assert first[headings.index(name) :].startswith(value)
 
 
 def test_an_error_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:

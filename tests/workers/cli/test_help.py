@@ -45,6 +45,22 @@ def test_every_command_stands_in_a_section() -> None:
         assert not sentence.endswith("...")
 
 
+def pages(command: click.Command, *path: str) -> Iterator[tuple[str, ...]]:
+    yield path
+    if isinstance(command, click.Group):
+        for name, one in commands(command).items():
+            yield from pages(one, *path, name)
+
+
+@pytest.mark.parametrize("path", list(pages(main)), ids=" ".join)
+def test_every_page_fits_a_terminal(path: tuple[str, ...]) -> None:
+    """On a terminal of 80 columns no line is cut or folded: examples can be copied, and no name of a command is divided
+    between two lines."""
+    page = CliRunner().invoke(main, [*path, "--help"], terminal_width=80).stdout
+    assert max(map(len, page.splitlines())) <= 80
+    assert not re.search(r"^ .*(?:wa-|\.\.\.)$", page, re.MULTILINE)
+
+
 def test_help_imports_no_command() -> None:
     """`wa-ingest --help` imports neither what the commands need nor their modules: it answers at once."""
     code = "import sys; from workers.cli.main import main; main(['--help'], standalone_mode=False); print(*sys.modules)"

@@ -13,8 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
 
+from ingest import troubleshooting
 from ingest.store import keys
+from workers.cli import checks
 from workers.cli.main import main
+from workers.cli.redis_checks import Check
 
 
 @pytest.fixture
@@ -187,6 +190,20 @@ def test_check(wa: Callable[..., Result], redis: Redis, monkeypatch: pytest.Monk
         redis.config_set("maxmemory-policy", policy)
     assert result.exit_code == 1
     assert "noeviction" in result.output
+
+
+def test_check_on_a_terminal(wa: Callable[..., Result], redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 80 columns each line is folded between words, and the name of a topic is whole, however long."""
+    topics = troubleshooting.sections().keys()
+    advice = "set the one, or the other " * 5
+    found = [Check("append-only file", "warning", "anybody may post", advice, topic) for topic in topics]
+    monkeypatch.setattr(checks, "run", lambda settings: found)
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = wa("check").output.splitlines()
+    assert max(map(len, lines)) <= 80
+    words = {word for line in lines[2:] for word in line.split()}
+    said = f"→ {advice} anybody may post wa-ingest help append-only file warning".split()
+    assert words == {*said, *topics}
 
 
 def test_check_without_redis(wa: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:

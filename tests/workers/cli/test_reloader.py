@@ -123,6 +123,15 @@ def test_code_that_cannot_be_used(reloading: Reloading, code: str, reason: str) 
     reloading.until("v2 answered m2")
 
 
+def test_destinations_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake in a changed file of destinations is a line that names the file and the place."""
+    (tmp_path / "own.toml").write_text("x =\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(loading.__file__).parents[1]))
+    fault = reloader._fault(loading.arguments(DEFAULT_HANDLERS, Path("own.toml")))
+    assert fault.startswith("WA_DESTINATIONS: own.toml: Invalid value (at line 1")
+
+
 def test_code_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """New code whose import does not end is given up, so that the next change is seen."""
     (tmp_path / "bot.py").write_text("import time\ntime.sleep(600)\n")

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from redis import Redis
 
+from ingest.state import totals
 from ingest.store import keys
 from workers import Handlers
-from workers.engine import reaper
+from workers.engine import reaper, settle
 from workers.engine.hand import Taken
 
 
@@ -87,3 +89,42 @@ def test_what_is_left_to_others_is_work_that_is_left(runner: Any) -> None:
     assert taking.may_end
     taking.leave_to_others("messages.0", time.monotonic() + 60)
     assert not taking.may_end
+
+
+def test_what_had_ended_when_its_worker_died_counts_once(
+    commit: Callable[..., None], take: Any, runner: Any, message: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events that were settled before an earlier one of their batch come again as copies when the worker dies. They are
+    counted apart, so that what has ended is what came in; a copy that a sender sent is still one.
+    """
+    monkeypatch.setattr(settle, "SETTLE_SECONDS", 0.0)
+    handlers, sleeps = Handlers(), True
+
+    @handlers.message()
+    async def handle(event: Any) -> None:
+        if event.id == "m0" and sleeps:
+            await asyncio.sleep(600)
+
+    commit(*(message(f"m{n}", f"1555{n}") for n in range(5)), message("m4", "15554"), partitions=1)
+    flow = runner(handlers).flow
+    run = flow.dispatcher.loop.run_until_complete
+    reaper.heartbeat_and_reap(redis, "w1")
+    (one,) = _given(take, "w1", "messages")
+    flow.admit(one)
+    for _ in range(3):
+        run(flow._turn(takes=False))
+    assert totals.ended(_counts(redis)) == {"handled": 4, "duplicate": 1}
+    reaper.heartbeat_and_reap(redis, "w2")
+    reaper.heartbeat_and_reap(redis, "w2", ended="w1")  # killed: what the flow has in hand is nobody's
+    assert totals.ended(_counts(redis)) == {"handled": 4}
+    sleeps = False
+    other = runner(handlers, worker="w2")
+    while isinstance(given := take("w2", "messages"), tuple):
+        other.run(*given)
+    assert _counts(redis) == {"handled.message": 5, "duplicate.message": 6, "again": 5}
+    assert totals.ended(_counts(redis)) == {"handled": 5, "duplicate": 1}
+
+
+def _counts(redis: Redis) -> dict[str, int]:
+    found: Any = redis.hgetall(keys.COUNTS)
+    return {name.decode(): int(count) for name, count in found.items()}

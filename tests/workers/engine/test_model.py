@@ -288,6 +288,7 @@ class Machine(RuleBasedStateMachine):
         self.claimed_ever = False
         self.deaths: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
+        self.ahead: dict[str, int] = {}  # of batches in work: events that were counted, of records that have not left
         self.letters: Counter[tuple[str, str]] = Counter()
         self.succeeded: Counter[str] = Counter()
         self.handled: set[str] = set()
@@ -738,6 +739,7 @@ class Machine(RuleBasedStateMachine):
         begun = [n for n in range(batch.gone, len(batch.left)) if 0 < batch.left[n] < len(batch.records[n].names)]
         for index in range(batch.gone, begun[-1] + 1) if how == "back" and begun else ():
             self.go_back_in_part(batch, index)
+        self.ahead[batch.member] = sum(index >= batch.gone for index, _ in batch.ended) if how == "more" else 0
 
     def go_back_in_part(self, batch: Batch, index: int) -> None:
         """What is done of a record, before or in the last one of which a part is done, does not go back."""
@@ -890,7 +892,9 @@ class Machine(RuleBasedStateMachine):
             if holder in alive:
                 continue
             del self.holders[member]
+            ahead = self.ahead.pop(member, 0)
             if holder == name:
+                self.counts["again"] += ahead
                 continue
             queue, batch = member.split("|")
             records = state.records[member]
@@ -906,6 +910,7 @@ class Machine(RuleBasedStateMachine):
                 self.letters[lane_of(queue), "poison"] += 1
                 self.finished.update(owed(queue, records[0]).names)
                 buried.add(member)
+            self.counts["again"] += 0 if member in buried else ahead
         for member in divided | buried:
             del self.deaths[member]
         if buried:  # its claims end, and those of batches that had ended before
