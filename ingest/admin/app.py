@@ -42,7 +42,7 @@ class Admin:
             "/readyz": (_READ, self._readyz),
             "/metrics": (_READ, self._metrics),
             "/events": (("GET",), self.events.events),
-            **{path: (_READ, file) for path, file in (page.files() | page.help_pages()).items()},
+            **{path: (_READ, file) for path, file in (page.files(self.events.first) | page.help_pages()).items()},
             **{path: (("POST",), action) for path, action in self._actions.pages().items()},
         }
 

@@ -26,6 +26,7 @@ VIEWERS = 20
 STEP_SECONDS = 1.0
 """From one snapshot to the next; longer when reading one takes longer than half of it."""
 
+_FIRST_SECONDS = 0.5  # so long the page's HTML waits for its first figures; a Redis that hangs does not keep it
 _QUIET_SECONDS = 5.0  # without news for so long, send a comment: it shows whether the viewer is still there
 _HEADERS = page.HEADERS | {
     "Content-Type": "text/event-stream",
@@ -66,6 +67,16 @@ class EventStream:
             self._viewers -= 1
         return response
 
+    async def first(self) -> bytes:
+        """The snapshot that a viewer who comes now is told first, as JSON; nothing when it cannot be had soon."""
+        if self._over:
+            return b""
+        self._begin()
+        if not self._latest:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), _FIRST_SECONDS)
+        return self._latest
+
     async def sample(self) -> None:
         """Take a sample for the plots, unless another receiver has, or Redis is away."""
         for redis in self._clients.values():
@@ -78,13 +89,17 @@ class EventStream:
         self._over = True
         self._news.set()
 
-    async def _stream(self, response: web.StreamResponse) -> None:
+    def _begin(self) -> asyncio.Task[None]:
         if self._reading is None or self._reading.done():
             self._latest = b""
             self._reading = asyncio.create_task(self._read())
+        return self._reading
+
+    async def _stream(self, response: web.StreamResponse) -> None:
+        reading = self._begin()
         sent, has_history = b"", False
         await response.write(b"retry: 2000\n\n")
-        while not self._over and not self._reading.done():
+        while not self._over and not reading.done():
             news, latest = self._news, self._latest
             if latest is sent:
                 try:
@@ -94,20 +109,22 @@ class EventStream:
                 continue
             if self._redis_answers and not has_history:
                 samples = await asyncio.to_thread(history.read_all, self._clients)
-                await response.write(_event("history", samples))
+                await response.write(_event("history", _json(samples)))
                 has_history = bool(samples)
-            await response.write(latest)
+            await response.write(_event("snapshot", latest))
             sent = latest
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            while self._viewers and not self._over:
+            while not self._over:
                 began = loop.time()
-                self._latest = _event("snapshot", await self._snapshot())
+                self._latest = _json(await self._snapshot())
                 self._wake_all()
                 took = loop.time() - began
                 await asyncio.sleep(max(STEP_SECONDS - took, took))
+                if not self._viewers:
+                    break
         except Exception:
             log.exception("the page's figures cannot be read")
         finally:
@@ -123,7 +140,10 @@ class EventStream:
         self._news = asyncio.Event()
 
 
-def _event(name: str, content: Any) -> bytes:
+def _json(content: Any) -> bytes:
     # Samples are named tuples: lists, in JSON.
-    data = orjson.dumps(content, default=tuple)
+    return orjson.dumps(content, default=tuple)
+
+
+def _event(name: str, data: bytes) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), data)

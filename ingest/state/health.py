@@ -49,7 +49,7 @@ TOPICS = {
     "paused": "something-is-paused-or-limited",
     "limit": "something-is-paused-or-limited",
     "broken": "a-handler-always-fails",
-    "fails": "a-handler-always-fails",
+    "fails": "some-calls-fail",
     "long": "a-handler-hangs",
     "waiting": "everything-waits",
     "dead": "there-are-dead-letters",

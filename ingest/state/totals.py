@@ -69,6 +69,6 @@ def _owed(now: Backlog) -> str:
         "waiting": sum(lane.waiting for lane in lanes),
         "in work": sum(lane.working for lane in lanes),
         "retrying": sum(lane.retrying for lane in lanes),
-        "behind these": sum(lane.behind for lane in lanes),
+        "behind a retry of their contact": sum(lane.behind for lane in lanes),
     }
     return ", ".join(f"{count:,} {where}" for where, count in figures.items() if count) or "nothing"

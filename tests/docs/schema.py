@@ -197,7 +197,7 @@ def made() -> bytes:
     definitions["Cloud"] |= {"type": "object", "required": ["entry"]}
     definitions["Entry"] |= {"type": "object"}
     definitions["Change"] = {
-        "description": "`field` says what stands in `value`. There are more than these.",
+        "description": "`field` says what stands in `value`. There are more than these: any other `field` is allowed.",
         "anyOf": [
             {
                 "type": "object",
@@ -206,14 +206,14 @@ def made() -> bytes:
             }
             for field, name in sorted(learning.fields.items())
         ]
-        + [{"type": "object", "properties": {"field": {"type": "string"}}}],
+        + [{"type": "object", "properties": {"field": {"type": "string", "not": {"enum": sorted(learning.fields)}}}}],
     }
     whole = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Notification",
         "description": "What a destination gets: one event a notification, in the sender's own form. With `bulk` it "
         "gets an array of them. Nothing is sure to be there, and senders add keys.",
-        "anyOf": [{"$ref": "#/$defs/Cloud"}, {"$ref": "#/$defs/Value"}],
+        "anyOf": [{"$ref": "#/$defs/Cloud"}, {"$ref": "#/$defs/Value", "not": {"required": ["entry"]}}],
         "$defs": dict(sorted(definitions.items())),
     }
     return orjson.dumps(whole, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

@@ -145,6 +145,7 @@ def _parse(where: str, line: str, in_sentence: bool = False) -> Iterator[Command
 
 BLOCKS, COMMANDS = list(blocks()), list(commands())
 PYTHON = [block for block in BLOCKS if block.language == "python"]
+OVERRIDES = [block for block in BLOCKS if block.language == "yaml"]
 DESTINATIONS = [block for block in BLOCKS if block.language == "toml"]
 
 BODY = '{"messages": [{"from": "15550001", "id": "m1", "type": "text", "text": {"body": "Hello"}}]}'

@@ -21,6 +21,7 @@ from tests.docs.snippets import (
     COMMANDS,
     DESTINATIONS,
     NOT_COMMANDS,
+    OVERRIDES,
     PAGES,
     PROGRAMS,
     PYTHON,
@@ -80,12 +81,13 @@ def test_the_pages_are_read() -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_every_block_is_of_a_known_kind(block: Block) -> None:
-    """A block is Python, a file of destinations, command lines, a drawing (a fence without a language) or named above
-    with a reason."""
+    """A block is Python, a file of destinations or of compose, command lines, a drawing (a fence without a language) or
+    named above with a reason."""
     if block.language == "":
         assert not re.search(rf"^\s*(\$ )?({'|'.join(PROGRAMS)}) ", block.text, re.MULTILINE)
     else:
-        assert block in PYTHON + DESTINATIONS or shows_commands(block) or block.text.startswith(tuple(NOT_COMMANDS))
+        files = PYTHON + DESTINATIONS + OVERRIDES
+        assert block in files or shows_commands(block) or block.text.startswith(tuple(NOT_COMMANDS))
 
 
 @pytest.mark.parametrize("block", [one for one in PYTHON if not one.text.startswith(tuple(ELSEWHERE))], ids=str)
@@ -114,6 +116,14 @@ def test_destinations(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(name, "value")
     (tmp_path / "destinations.toml").write_text(block.text)
     assert file.read(tmp_path / "destinations.toml")
+
+
+@pytest.mark.parametrize("block", OVERRIDES, ids=str)
+def test_compose_overrides(block: Block) -> None:
+    """A file of YAML is one that compose reads beside docker-compose.yml: it says more of services that are there."""
+    services, known = yaml.safe_load(block.text)["services"], COMPOSE["docker-compose.yml"]["services"]
+    assert services.keys() <= known.keys()
+    assert {key for one in services.values() for key in one} <= {"image", "build", "environment", "extra_hosts"}
 
 
 @pytest.mark.parametrize("shown", COMMANDS, ids=str)
@@ -159,6 +169,9 @@ def _docker(arguments: list[str], loosely: bool) -> None:
     """`docker compose …`: its file, profiles and services are there, and what it runs in a container is taken."""
     if arguments[0] == "buildx":  # asks a registry
         return None
+    if arguments[0] == "build":  # tests/compose builds it
+        assert arguments[1:] == ["-t", "wa-ingest", "."]
+        return None
     assert arguments[0] == "compose"
     file = arguments[arguments.index("-f") + 1] if "-f" in arguments else "docker-compose.yml"
     services = COMPOSE[file]["services"]
@@ -173,7 +186,8 @@ def _docker(arguments: list[str], loosely: bool) -> None:
         if word in values:
             assert values[word](next(words)), arguments
         elif word == "exec":
-            service = next(words)
+            while (service := next(words)) == "-e":
+                next(words)  # a variable of the reader's shell, for the command
             assert service in services, arguments
             inside, *rest = words
             if inside in ("cat", "rm", "sh"):

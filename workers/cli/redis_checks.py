@@ -91,7 +91,7 @@ def _processes(redis: Redis) -> Iterator[Check]:
         if one.often_fails:
             finding = f"{one.name}: {one.failures:,} of {one.calls:,} calls failed in the last minute"
             advice = "`wa-ingest tail` and the log of the workers show why; its events are tried again"
-            yield Check("handlers", "warning", finding, advice, "a-handler-always-fails")
+            yield Check("handlers", "warning", finding, advice, "some-calls-fail")
     for steered in now.steered:
         if steered.paused_since:
             finding = f"{steered.handler} is paused since {steered.paused_since}, its events wait"

@@ -10,6 +10,16 @@ from typing import Any
 
 _PLAIN = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
 _INDENT = "  "
+# With another type than `never`, `value` would have it beside its own for each `field` that is known.
+_OTHER = """\
+/**
+ * A {name} with a `field` that these types do not know. Whatever its `value` is: say what you expect there, as in
+ * `const value: {{ wallet?: string }} = change.value;`. (`never` can be given any type, and leaves the others exact.)
+ */
+export interface Other{name} {{
+  field: string;
+  value: never;
+}}"""
 
 
 def json_schema() -> str:
@@ -37,11 +47,11 @@ def _lines() -> Iterator[str]:
         if "description" in one:
             yield f"/** {one['description']} */"
         if "anyOf" in one:
-            # Without the one for fields that are not known: with it, no `field` would say what `value` is.
             known = [option for option in one["anyOf"] if "required" in option]
             yield f"export type {name} ="
-            yield from (f"{_INDENT}| {_type(option, 1)}" for option in known[:-1])
-            yield f"{_INDENT}| {_type(known[-1], 1)};"
+            yield from (f"{_INDENT}| {_type(option, 1)}" for option in known)
+            yield f"{_INDENT}| Other{name};"
+            yield from ("", *_OTHER.format(name=name).splitlines())
         else:
             yield f"export interface {name} {_object(one, 0)}"
 

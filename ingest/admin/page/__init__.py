@@ -28,14 +28,17 @@ HEADERS = {
 
 _TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css"}
 
+_FIGURES = b'<script id="first" type="application/json">'  # data, which no browser runs
+
 Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-def files() -> dict[str, Page]:
-    """The page at `/` and the files it needs, by path."""
+def files(first: Callable[[], Awaitable[bytes]]) -> dict[str, Page]:
+    """The page at `/`, which holds the figures that `first` gives as JSON, and the files it needs, by path."""
     folder = Path(__file__).parent
-    names = sorted(path.name for path in folder.iterdir() if path.suffix in _TYPES)
-    return {"/" if name == "index.html" else f"/{name}": _read(folder / name) for name in names}
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in _TYPES and path.suffix != ".html")
+    front = _with_figures((folder / "index.html").read_bytes(), first)
+    return {"/": front} | {f"/{name}": _read(folder / name) for name in names}
 
 
 def help_pages() -> dict[str, Page]:
@@ -49,6 +52,19 @@ def help_pages() -> dict[str, Page]:
 def foreign(request: web.BaseRequest) -> bool:
     """Whether the browser says that another site's page sent this. Old browsers and other clients do not say."""
     return request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none")
+
+
+def _with_figures(html: bytes, first: Callable[[], Awaitable[bytes]]) -> Page:
+    before, after = html.split(_FIGURES)
+    headers = HEADERS | {"Content-Type": _TYPES[".html"], "Cache-Control": "no-store"}
+
+    async def serve(request: web.BaseRequest) -> web.StreamResponse:
+        figures = b"" if foreign(request) else await first()
+        # Without `<`, so that nothing in it ends the element.
+        body = before + _FIGURES + figures.replace(b"<", b"\\u003c") + after
+        return Answer(body=body, headers=headers)
+
+    return serve
 
 
 def _read(path: Path) -> Page:

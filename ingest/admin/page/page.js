@@ -117,6 +117,7 @@ function lane(name, now) {
   const { element, button, draw } = cards.get(name) ?? card(name);
   set(element.querySelector(".big"), count(now.waiting));
   figures(element, LANE, now);
+  element.querySelector('[data-of="behind"]').parentElement.hidden = !now.behind; // only strict order knows it
   const paused = now.paused_seconds !== null;
   const state = [paused && `paused for ${span(now.paused_seconds)}`, now.limit !== null && `at most ${rate(now.limit)}`];
   set(element.querySelector(".state"), state.filter(Boolean).join(", "));
@@ -302,7 +303,16 @@ function watch() {
   });
 }
 
+/** The figures that the page brought along, so that nobody waits for the stream to begin. */
+function begin() {
+  const first = by("first").textContent;
+  if (!first) return;
+  heard = performance.now();
+  show(JSON.parse(first));
+}
+
 install(() => { if (latest) show(latest); });
 setInterval(freshness, 1000);
 icon("unknown");
+begin();
 watch();

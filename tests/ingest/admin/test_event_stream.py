@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -111,6 +112,34 @@ def test_snapshots(receiver: Any, redis: Redis, watch: Callable[..., Viewer]) ->
     assert now["lanes"]["messages"]["paused_seconds"] is None
     assert now["findings"][0]["about"] == "workers"
     assert now["actions"] is False
+
+
+def first_figures(receiver: Any, **headers: str) -> str:
+    """What stands in the page itself for its script."""
+    html = receiver.sender(receiver.admin_port).ask("GET /", **headers).body.decode()
+    (text,) = re.findall(r'<script id="first" type="application/json">(.*?)</script>', html, re.DOTALL)
+    return text
+
+
+def test_the_page_brings_its_first_figures(receiver: Any, redis: Redis) -> None:
+    """Its HTML has a snapshot, of which nothing ends the element that it is in; the page of another site gets none."""
+    redis.zadd(keys.ALIVE, {"</script><b>": (time.time() + 60) * 1000})
+    while not (told := json.loads(text := first_figures(receiver)))["workers"]:
+        pass
+    assert "<" not in text
+    assert told["workers"][0]["name"] == "</script><b>"
+    assert first_figures(receiver, Sec_Fetch_Site="none") != ""
+    assert first_figures(receiver, Sec_Fetch_Site="cross-site") == ""
+
+
+def test_the_page_waits_for_no_redis(redis: Redis, start_receiver: Start, redis_url: str) -> None:
+    """While Redis hangs, the page is there soon, without figures."""
+    receiver = start_receiver(redis_url)
+    redis.client_pause(1500)
+    began = time.monotonic()
+    assert first_figures(receiver) == ""
+    assert time.monotonic() - began < 1.2
+    redis.ping()  # answered when the pause is over
 
 
 def test_nothing_personal_is_told(receiver: Any, redis: Redis, watch: Callable[..., Viewer]) -> None:

@@ -154,6 +154,20 @@ def test_figures_change_by_themselves(receiver: Any, redis: Redis, open_page: Op
     assert re.fullmatch(r"Waiting in messages, last hour: now \d+, at most \d+", alt)
 
 
+def test_figures_at_first(receiver: Any, redis: Redis, browser: Any) -> None:
+    """When the page has loaded it shows figures, before its stream begins; what only strict order knows is hidden."""
+    alive(redis)
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/events", lambda route: None)  # never answered
+    page.goto(f"http://127.0.0.1:{receiver.admin_port}")
+    while page.locator("#headline").text_content() != "All is well":
+        page.reload()  # it may have brought what the stream of the test before this one told last
+    api.expect(page.get_by_role("article", name="messages").locator(".big")).to_have_text("0")
+    api.expect(page.get_by_text("Behind a retry").first).to_be_hidden()
+    context.close()
+
+
 def test_a_dead_letter_is_retried(
     receiver: Any, redis: Redis, redis_url: str, open_page: Open, run_module: Any, wait_for: Any, tmp_path: Path
 ) -> None:

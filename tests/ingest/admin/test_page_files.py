@@ -33,14 +33,15 @@ def test_every_file_that_is_named_is_served(receiver: Any) -> None:
 
 
 def test_headers(receiver: Any) -> None:
-    """The page may load nothing from elsewhere, run nothing inline, be framed by nobody, and is always asked for."""
+    """The page may load nothing from elsewhere, run nothing inline and be framed by nobody; no browser keeps it."""
     headers = receiver.admin("/").headers
     policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
-    assert headers["cache-control"] == "no-cache"
+    assert headers["cache-control"] == "no-store"
+    assert receiver.admin("/page.js").headers["cache-control"] == "no-cache"
     assert receiver.admin("/metrics").headers.get("etag") is None
 
 

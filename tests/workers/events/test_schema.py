@@ -18,13 +18,28 @@ from workers.events import Event, schema
 from workers.events.parsing import parse
 
 PROGRAM = """
-import type { Message, Notification } from "./notification";
+import type { Change, Message, Notification } from "./notification";
 export function texts(body: Notification): string[] {
   const values = "entry" in body
     ? body.entry.flatMap((e) => e.changes ?? []).flatMap((c) => (c.field === "messages" ? [c.value] : []))
     : [body];
   const messages: Message[] = values.flatMap((v) => v.messages ?? []);
   return messages.flatMap((m) => (m.type === "text" ? [m.text?.body ?? ""] : []));
+}
+export function told(change: Change): string | undefined {
+  const field: string = change.field;
+  switch (change.field) {
+    case "messages":
+      return change.value.messages?.[0]?.id;
+    case "account_update":
+      return change.value.event;
+    case "a_field_of_tomorrow": {
+      const value: { wallet?: string } = change.value;
+      return value.wallet;
+    }
+    default:
+      return `${change.field}, ${field}`;
+  }
 }
 export const one: Message = { timestamp: %s };
 """
@@ -47,6 +62,19 @@ def test_what_destinations_get_is_valid(
         validator.validate(orjson.loads(event.body()))
     assert not validator.is_valid({"messages": [{"id": 7}]})
     assert not validator.is_valid([])
+
+
+def test_changes_are_open(validator: Draft202012Validator) -> None:
+    """A change with a field that is not known has the form, whatever its value; one that is known keeps to its own."""
+    values: tuple[tuple[str, Any, bool], ...] = (
+        ("a_field_of_tomorrow", {"messages": 7}, True),
+        ("a_field_of_tomorrow", "yes", True),
+        ("messages", {"messages": [{"type": "of tomorrow", "of tomorrow": 7}]}, True),
+        ("messages", {"messages": [{"id": 7}]}, False),
+    )
+    for field, value, valid in values:
+        body = {"entry": [{"changes": [{"field": field, "value": value}]}]}
+        assert validator.is_valid(body) is valid, (field, value)
 
 
 @pytest.mark.skipif(not paths.SHARED.is_dir(), reason="there are no notifications here")
