@@ -228,5 +228,6 @@ def test_as_json() -> None:
         "in_work": [],
         "unhandled": {},
         "ended": {"handled": 1},
+        "again": 0,
         "requests": {},
     }

@@ -201,7 +201,7 @@ def test_up_serve_and_work(columns: int, folder: Path, free_port: Callable[[], i
             assert "python -m workers.cli status" in screen.text
 
 
-EVENT = r"^\d\d:\d\d:\d\d  message text {9}CONTACT  handled +\S+ ms  bot.answer$"
+EVENT = r"^\d\d:\d\d:\d\d  message text {9}CONTACT +handled +\S+ ms  bot.answer$"
 
 
 @pytest.mark.parametrize(
