@@ -7,6 +7,7 @@ several of them may be in one list for a bulk handler.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -204,6 +205,18 @@ class Dispatcher:
     def gathered(self) -> Iterator[Item]:
         """Of each list that waits for company, or for its turn, the event that came first. Any thread may ask."""
         return (item for room in self._rooms for item in room.ready.gathered())
+
+    def turns(self) -> dict[str, dict[str, tuple[int, float]]]:
+        """By lane and handler, how many events wait for its rate, its concurrency or a 429, and since when the oldest
+        does (ms since the epoch). Any thread may ask.
+        """
+        found: dict[str, dict[str, tuple[int, float]]] = {}
+        for name, items in (*self._turns.waiting(), *self._lists.waiting()):
+            for item in items:
+                of_lane = found.setdefault(item.source.lane, {})
+                count, since = of_lane.get(name, (0, math.inf))
+                of_lane[name] = count + 1, min(since, item.owed_since)
+        return found
 
     def all_down(self, *kinds: str) -> float | None:
         """Seconds until a handler of these kinds is tried again, when all always fail or are paused; else None."""

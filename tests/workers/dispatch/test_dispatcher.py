@@ -578,6 +578,22 @@ def test_nobody_waits_for_a_handler_that_lags(message: Callable[..., bytes], red
         assert outcome.done == (handlers.registered[1].digest,)
 
 
+@pytest.mark.parametrize("bulk", [{}, {"bulk": 2, "linger": 0}])
+def test_what_waits_for_its_turn(message: Callable[..., bytes], redis: Redis, bulk: Any) -> None:
+    """It is known how many events wait until a handler may be called, by lane, and since when the oldest does."""
+    handlers = Handlers()
+    handlers.message("text", rate="1/h", **bulk)(lambda events: None)
+    handlers.message("image")(lambda event: None)
+    run = Run(handlers, rate_limits=RateLimits(PipelinedConnection(redis)))
+    bodies = [message(str(n), sender=str(n), type="text" if n else "image") for n in range(6)]
+    events = [(n, e) for n, body in enumerate(bodies) for e in parse(body, 1000 + n) if isinstance(e, Event)]
+    run.dispatcher.hurried.add("messages")
+    run.dispatcher.add(events, run, Source("messages"))
+    run.dispatcher.begin()
+    run.dispatcher.begin()
+    assert run.dispatcher.turns() == {"messages": {handlers.registered[0].name: (4, 1002)}}
+
+
 def test_strict_order_waits_for_all(message: Callable[..., bytes], redis: Redis) -> None:
     """An event with a handler in strict order is begun when each may be called: later ones would wait for it anyway."""
     handlers, called = Handlers(), []
