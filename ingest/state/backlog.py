@@ -15,7 +15,7 @@ from ingest.state import breakdowns, controls, failures, in_work, refusals, tota
 from ingest.state.breakdowns import Broken
 from ingest.state.failures import Failure
 from ingest.state.handlers import Handler, Lately, Owed, figures, lately
-from ingest.state.in_work import Call
+from ingest.state.in_work import Call, Turn
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS
 from ingest.store.queues import LANES, MESSAGES, Member, lane_of
@@ -344,7 +344,8 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     lanes = _owed(seen, scheduled, lengths, now_ms)
     owed = _owed_to_handlers(seen, lengths, now_ms)
     for one in owed:
-        lanes[one.lane].turns = min(lanes[one.lane].turns + one.turns, lanes[one.lane].working)
+        lane = lanes[one.lane]
+        lane.turns = min(lane.turns + one.turns, lane.working)
     for name, lane in lanes.items():
         lane.behind = behind[name]
         lane.dead, lane.dead_expiring = seen.dead[name], soon.get(name, 0)
@@ -374,7 +375,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
 
 class _Seen(NamedTuple):
     """What one pipeline reads. `ledger`: its members and when they arrived (ms). `in_hand`: since when events wait in
-    workers, by lane (ms). `turns`: see `parse_turns`. `owed_names`: the handlers of each digest in a batch's name.
+    workers, by lane (ms). `owed_names`: the handlers of each digest in a batch's name.
     `heads`: the batch that is next in each strict order. `flows`: the latest buckets.
     """
 
@@ -389,7 +390,7 @@ class _Seen(NamedTuple):
     broken: list[Broken]
     in_work: list[Call]
     in_hand: dict[str, float]
-    turns: list[tuple[str, str, int, float]]
+    turns: list[Turn]
     owed_names: dict[str, str]
     failed: dict[str, Failure]
     heads: dict[str, Member]
@@ -520,6 +521,9 @@ def _owed(seen: _Seen, scheduled: dict[Member, float], lengths: dict[Member, int
             lane.oldest_seconds = max(lane.oldest_seconds, age(since))
     for name, since in seen.in_hand.items():
         lanes[name].oldest_seconds = max(lanes[name].oldest_seconds, age(since))
+    for turn in seen.turns:
+        if turn.first_try_ms is not None:
+            lanes[turn.lane].oldest_seconds = max(lanes[turn.lane].oldest_seconds, age(turn.first_try_ms))
     return lanes
 
 
@@ -528,7 +532,8 @@ def _owed_to_handlers(seen: _Seen, lengths: dict[Member, int], now_ms: int) -> l
     worker tells it.
     """
     found = [
-        Owed(handler, lane, 0, events, round((now_ms - since) / 1000, 3)) for lane, handler, events, since in seen.turns
+        Owed(turn.handler, turn.lane, 0, turn.events, round((now_ms - turn.arrived_ms) / 1000, 3))
+        for turn in seen.turns
     ]
     for member, length in lengths.items():
         if member not in seen.taken and (names := seen.owed_names.get(member.owed)):

@@ -5,7 +5,7 @@ when the oldest event waits there, and how many wait until a handler may be call
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,6 +25,19 @@ class Begun(NamedTuple):
 
     handler: str
     since: float
+
+
+class Turn(NamedTuple):
+    """Events of a lane that wait in a worker until a handler may be called: its rate, its concurrency or a 429 lets it
+    get no more now. When the oldest arrived (ms since the epoch), and the oldest of those that were never tried; None:
+    all were.
+    """
+
+    lane: str
+    handler: str
+    events: int
+    arrived_ms: float
+    first_try_ms: float | None
 
 
 @dataclass
@@ -49,20 +62,16 @@ def told(
     worker: str,
     calls: Mapping[str, Begun],
     waits: Mapping[str, float],
-    turns: Mapping[str, Mapping[str, tuple[int, float]]],
+    turns: Iterable[Turn],
 ) -> dict[str, bytes]:
     """The fields of a worker in the hash, as far as something is worth telling. By lane, `calls` are those that have
-    taken longest; `waits` says since when the oldest event that has not begun waits (ms since the epoch); `turns`, by
-    handler, how many wait until it may be called, and the same of these.
+    taken longest; `waits` says since when the oldest event that has not begun waits (ms since the epoch); `turns` are
+    what waits until a handler may be called.
     """
     before = time.time() - TOLD_SECONDS
     long = {lane: tuple(begun) for lane, begun in calls.items() if begun.since <= before}
     late = {lane: since for lane, since in waits.items() if since <= before * 1000}
-    behind = {
-        lane: kept
-        for lane, of_lane in turns.items()
-        if (kept := {handler: turn for handler, turn in of_lane.items() if turn[1] <= before * 1000})
-    }
+    behind = [tuple(turn) for turn in turns if turn.arrived_ms <= before * 1000]
     fields = ((worker, long), (worker + _WAITS, late), (worker + _TURNS, behind))
     return {field: orjson.dumps(it) for field, it in fields if it}
 
@@ -92,13 +101,10 @@ def parse_waits(fields: dict[bytes, bytes], alive: Collection[bytes]) -> dict[st
     return found
 
 
-def parse_turns(fields: dict[bytes, bytes], alive: Collection[bytes]) -> list[tuple[str, str, int, float]]:
-    """Lane, handler, how many events wait in a worker that is `alive` until it may be called, and since when the oldest
-    does (ms since the epoch).
-    """
-    found: list[tuple[str, str, int, float]] = []
+def parse_turns(fields: dict[bytes, bytes], alive: Collection[bytes]) -> list[Turn]:
+    """What waits for its turn in workers that are `alive`."""
+    found: list[Turn] = []
     for field, value in fields.items():
         if field.endswith(_TURNS.encode()) and of_worker(field) in alive:
-            known: dict[str, dict[str, tuple[int, float]]] = orjson.loads(value)
-            found += [(lane, name, *turn) for lane, of_lane in known.items() for name, turn in of_lane.items()]
+            found += [Turn(*turn) for turn in orjson.loads(value)]
     return found
