@@ -19,8 +19,12 @@ Selector = tuple[str, str | None, str, str | None, str | None]
 
 
 class Paced(Protocol):
-    """Lets calls begin, in this process: `wait` says in how many seconds one may; `begin` is told of each."""
+    """Lets calls begin, in this process: `wait` says in how many seconds one may; `begin` is told of each. `holds_up`:
+    one had to wait at the last look; any thread may ask.
+    """
 
+    @property
+    def holds_up(self) -> bool: ...
     def wait(self) -> float: ...
     def begin(self, events: int = 1) -> None: ...
 

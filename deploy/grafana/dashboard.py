@@ -267,6 +267,18 @@ ROWS: dict[str, list[Panel]] = {
             ),
         ),
         Panel(
+            "Owed to handlers",
+            "short",
+            "Events that wait for a handler or destination: for their next try, or in a worker for its turn.",
+            (("max by (handler) (wa_handler_owed)", "{{handler}}"),),
+        ),
+        Panel(
+            "Oldest owed to handlers",
+            "s",
+            "Age of the oldest of these: so far the handler or destination is behind.",
+            (("max by (handler) (wa_handler_owed_oldest_seconds)", "{{handler}}"),),
+        ),
+        Panel(
             "Events in a list",
             "short",
             "How many events a bulk handler gets at a time: close to its bulk in a backlog, fewer otherwise.",

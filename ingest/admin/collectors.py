@@ -118,7 +118,7 @@ def _backlog(now: backlog.Backlog) -> Iterator[Metric]:
 
 
 def _handlers(now: backlog.Backlog) -> Iterator[Metric]:
-    """Only of those that are held up or limited."""
+    """Only of those that are held up, limited, or owed something."""
     down = GaugeMetricFamily(
         "wa_handler_down", "1 while a handler always fails and its events wait", labels=["handler"]
     )
@@ -134,6 +134,16 @@ def _handlers(now: backlog.Backlog) -> Iterator[Metric]:
             limit.add_metric([one.handler], one.limit)
     yield paused
     yield limit
+    owed = GaugeMetricFamily(
+        "wa_handler_owed", "Events that wait for the handler: for their next try, or for its turn", labels=["handler"]
+    )
+    oldest = GaugeMetricFamily("wa_handler_owed_oldest_seconds", "Age of the oldest of them", labels=["handler"])
+    for handler in now.handlers:
+        if handler.owed:
+            owed.add_metric([handler.name], handler.owed)
+            oldest.add_metric([handler.name], handler.oldest_seconds)
+    yield owed
+    yield oldest
 
 
 def _tally(there: Mapping[str, Redis]) -> Iterator[Metric]:

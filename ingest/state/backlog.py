@@ -11,16 +11,24 @@ from typing import Any, NamedTuple
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest.state import breakdowns, controls, in_work, refusals, totals
+from ingest.state import breakdowns, controls, failures, in_work, refusals, totals
 from ingest.state.breakdowns import Broken
-from ingest.state.handlers import Handler, Lately, figures, lately
-from ingest.state.in_work import Call
+from ingest.state.failures import Failure
+from ingest.state.handlers import Handler, Lately, Owed, figures, lately
+from ingest.state.in_work import Call, Turn
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS
 from ingest.store.queues import LANES, MESSAGES, Member, lane_of
+from ingest.store.records import OWED_JOINT
 
 ALIVE_MS = 10_000
 """A worker without a sign of life for this long counts as dead."""
+
+LATE_SECONDS = 60.0
+"""What has waited for longer is late."""
+
+YOUNG_SECONDS = 5.0
+"""What has waited for less is not worth a word."""
 
 EXPIRING_SECONDS = 2 * 86400.0
 """This long before a dead letter is removed, `wa-ingest status` and `check` warn."""
@@ -39,8 +47,9 @@ class Lane:
 
     `oldest_seconds` is the age of the oldest that waits, in its queue or in a worker that has not called its handlers
     yet; `retrying_oldest_seconds` that of the oldest that waits for its next try, since it arrived. The first of these
-    is due in `next_try_seconds`, None when there are none. `paused_since` is an ISO 8601 time; `limit` the most events
-    per second that handlers get, or None.
+    is due in `next_try_seconds`, None when there are none. Of these, `put_off` were not tried: their handler is paused,
+    lags or always fails. Of what is in work, `turns` events wait until a handler may be called (`Owed`). `paused_since`
+    is an ISO 8601 time; `limit` the most events per second that handlers get, or None.
     """
 
     waiting: int = 0
@@ -48,7 +57,9 @@ class Lane:
     oldest_seconds: float = 0.0
     working: int = 0
     working_oldest_seconds: float = 0.0
+    turns: int = 0
     retrying: int = 0
+    put_off: int = 0
     retrying_oldest_seconds: float = 0.0
     next_try_seconds: float | None = None
     behind: int = 0
@@ -63,15 +74,17 @@ class Lane:
 
     @property
     def seconds_to_empty(self) -> float | None:
-        """At the last minute's rates; 0 when nothing waits, None when paused, without workers or not shrinking."""
+        """At the last minute's rates, with what is in work; 0 when nothing waits. None when paused, without workers or
+        not shrinking, and while events are put off: these leave without being counted out.
+        """
         if self.paused:
             return None
-        if not self.waiting:
+        if not self.waiting and not self.turns:
             return 0.0
-        if self.without_workers:
-            return None
         shrinking = self.rate_out - self.rate_in
-        return self.waiting / shrinking if shrinking > 0 else None
+        if self.without_workers or self.put_off or shrinking <= 0:
+            return None
+        return (self.waiting + self.working) / shrinking
 
 
 class Retrying(NamedTuple):
@@ -111,6 +124,10 @@ class Backlog:
     """What handlers were called with in the last minute."""
     in_work: list[Call] = field(default_factory=list)
     """Calls of handlers that take long, the longest first: one for each lane of a worker."""
+    owed: list[Owed] = field(default_factory=list)
+    """What waits for handlers."""
+    failed: dict[str, Failure] = field(default_factory=dict)
+    """How handlers failed last, by name."""
     unhandled: dict[str, int] = field(default_factory=dict)
     """Events that no handler wanted, by `KIND.TYPE`."""
     requests: dict[str, int] = field(default_factory=dict)
@@ -123,10 +140,10 @@ class Backlog:
 
     @property
     def handlers(self) -> list[Handler]:
-        """Those that were called in the last minute, or are held up; these come first, then the busiest."""
+        """Those that were called in the last minute, are held up, or are owed something: see `figures`."""
         held = {one.handler: ("failing", one.since) for one in self.broken}
         held |= {one.handler: ("paused", one.paused_since) for one in self.steered if one.paused_since}
-        return figures(self.calls, _RATE_BUCKETS * FLOW_SECONDS, held)
+        return figures(self.calls, _RATE_BUCKETS * FLOW_SECONDS, held, self.owed, self.failed)
 
     @property
     def retrying(self) -> Retrying | None:
@@ -143,8 +160,10 @@ class Backlog:
     def as_json(self) -> dict[str, Any]:
         """The shape of `wa-ingest status --json`."""
         lanes = {n: asdict(lane) | {"seconds_to_empty": lane.seconds_to_empty} for n, lane in self.lanes.items()}
-        told = asdict(replace(self, calls={})) | {"lanes": lanes, "handlers": [asdict(one) for one in self.handlers]}
-        del told["calls"]
+        handlers = [asdict(one) | {"owed": one.owed} for one in self.handlers]
+        told = asdict(replace(self, calls={}, owed=[], failed={})) | {"lanes": lanes, "handlers": handlers}
+        for by_handler in ("calls", "owed", "failed"):
+            del told[by_handler]
         return told | {"ended": totals.ended(self.counts), "again": self.counts.get(totals.AGAIN, 0)}
 
 
@@ -189,6 +208,8 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
         broken=list({broken.handler: broken for one in found for broken in one.broken}.values()),
         steered=_steered_together([one for each in found for one in each.steered], len(found)),
         calls=_calls_together([one.calls for one in found]),
+        owed=_owed_together([owed for one in found for owed in one.owed]),
+        failed=_failed_together([one.failed for one in found]),
         in_work=sorted((call for one in found for call in one.in_work), key=lambda call: -call.seconds),
         unhandled=dict(sum((Counter(one.unhandled) for one in found), Counter[str]())),
         requests=dict(sum((Counter(one.requests) for one in found), Counter[str]())),
@@ -250,6 +271,28 @@ def _calls_together(each: list[Lately]) -> Lately:
     return total
 
 
+def _owed_together(each: list[Owed]) -> list[Owed]:
+    """One for each handler and lane."""
+    total: dict[tuple[str, str], Owed] = {}
+    for one in each:
+        so_far = total.get((one.handler, one.lane), Owed(one.handler, one.lane, 0, 0, 0.0))
+        total[one.handler, one.lane] = so_far._replace(
+            retrying=so_far.retrying + one.retrying,
+            turns=so_far.turns + one.turns,
+            oldest_seconds=max(so_far.oldest_seconds, one.oldest_seconds),
+        )
+    return list(total.values())
+
+
+def _failed_together(each: list[dict[str, Failure]]) -> dict[str, Failure]:
+    """The last failure of each handler, and the first of these that tell since when."""
+    total: dict[str, Failure] = {}
+    for name, failure in (item for one in each for item in one.items()):
+        other = total.get(name, failure)
+        total[name] = max(failure, other, key=lambda one: one.at)._replace(since=min(failure.since, other.since))
+    return total
+
+
 def _steered(now: controls.Controls) -> list[Steered]:
     return [
         Steered(name, iso(now.paused[name]) if name in now.paused else None, now.limits.get(name))
@@ -299,6 +342,10 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     behind = _behind(redis, seen.heads)
     flow = _rates(seen.flows)
     lanes = _owed(seen, scheduled, lengths, now_ms)
+    owed = _owed_to_handlers(seen, lengths, now_ms)
+    for one in owed:
+        lane = lanes[one.lane]
+        lane.turns = min(lane.turns + one.turns, lane.working)
     for name, lane in lanes.items():
         lane.behind = behind[name]
         lane.dead, lane.dead_expiring = seen.dead[name], soon.get(name, 0)
@@ -320,13 +367,16 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         unhandled=seen.unhandled,
         calls=lately(seen.flows),
         in_work=seen.in_work,
+        owed=owed,
+        failed=seen.failed,
         requests=seen.requests,
     )
 
 
 class _Seen(NamedTuple):
     """What one pipeline reads. `ledger`: its members and when they arrived (ms). `in_hand`: since when events wait in
-    workers, by lane (ms). `heads`: the batch that is next in each strict order. `flows`: the latest buckets.
+    workers, by lane (ms). `owed_names`: the handlers of each digest in a batch's name.
+    `heads`: the batch that is next in each strict order. `flows`: the latest buckets.
     """
 
     ledger: dict[Member, float]
@@ -340,6 +390,9 @@ class _Seen(NamedTuple):
     broken: list[Broken]
     in_work: list[Call]
     in_hand: dict[str, float]
+    turns: list[Turn]
+    owed_names: dict[str, str]
+    failed: dict[str, Failure]
     heads: dict[str, Member]
     dead: dict[str, int]
     requests: dict[str, int]
@@ -358,6 +411,8 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         pipe.hgetall(keys.BREAKDOWNS)
         pipe.hgetall(keys.IN_WORK)
         pipe.hgetall(keys.HEADS)
+        pipe.hgetall(keys.OWED)
+        pipe.hgetall(keys.FAILURES)
         for lane in LANES:
             pipe.xlen(keys.dead_key(lane))
         counted = refusals.buckets(now_ms / 1000)
@@ -365,7 +420,7 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
             pipe.hgetall(key)
         for back in range(1, _RATE_BUCKETS + 1):
             pipe.hgetall(keys.flow_key(bucket - back))
-        ledger, taken, workers, suspended, counts, steering, broken, calls, heads, *rest = pipe.execute()
+        ledger, taken, workers, suspended, counts, steering, broken, calls, heads, owed, failed, *rest = pipe.execute()
     outcomes, unhandled = totals.split({name.decode(): int(count) for name, count in counts.items()})
     return _Seen(
         ledger=_ledger(ledger),
@@ -379,6 +434,9 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         broken=breakdowns.parse(broken),
         in_work=in_work.parse(calls, workers, now_ms / 1000),
         in_hand=in_work.parse_waits(calls, workers),
+        turns=in_work.parse_turns(calls, workers),
+        owed_names={digest.decode(): names.decode() for digest, names in owed.items()},
+        failed=failures.parse(failed),
         heads={order.decode(): Member.parse(batch) for order, batch in heads.items()},
         dead=dict(zip(LANES, rest[: len(LANES)], strict=True)),
         requests=refusals.parse(rest[len(LANES) : len(LANES) + len(counted)]),
@@ -452,6 +510,7 @@ def _owed(seen: _Seen, scheduled: dict[Member, float], lengths: dict[Member, int
             lane.working += length
         elif member in scheduled:
             lane.retrying += length
+            lane.put_off += length if member.is_put_off else 0
             lane.retrying_oldest_seconds = max(lane.retrying_oldest_seconds, age(seen.ledger[member]))
             due = -age(scheduled[member])
             lane.next_try_seconds = due if lane.next_try_seconds is None else min(due, lane.next_try_seconds)
@@ -462,7 +521,25 @@ def _owed(seen: _Seen, scheduled: dict[Member, float], lengths: dict[Member, int
             lane.oldest_seconds = max(lane.oldest_seconds, age(since))
     for name, since in seen.in_hand.items():
         lanes[name].oldest_seconds = max(lanes[name].oldest_seconds, age(since))
+    for turn in seen.turns:
+        if turn.first_try_ms is not None:
+            lanes[turn.lane].oldest_seconds = max(lanes[turn.lane].oldest_seconds, age(turn.first_try_ms))
     return lanes
+
+
+def _owed_to_handlers(seen: _Seen, lengths: dict[Member, int], now_ms: int) -> list[Owed]:
+    """What waits for each handler in each lane. What comes again and is in a worker's hands counts only as far as that
+    worker tells it.
+    """
+    found = [
+        Owed(turn.handler, turn.lane, 0, turn.events, round((now_ms - turn.arrived_ms) / 1000, 3))
+        for turn in seen.turns
+    ]
+    for member, length in lengths.items():
+        if member not in seen.taken and (names := seen.owed_names.get(member.owed)):
+            age = round((now_ms - seen.ledger[member]) / 1000, 3)
+            found += [Owed(name, lane_of(member.queue), length, 0, age) for name in names.split(OWED_JOINT)]
+    return _owed_together(found)
 
 
 def _rates(flows: list[dict[bytes, bytes]]) -> dict[str, float]:

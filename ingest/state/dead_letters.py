@@ -25,13 +25,10 @@ from ingest.store.headers import disclose
 from ingest.store.headers import read as read_headers
 from ingest.store.jobs import job_template
 from ingest.store.queues import LANES, queue_names
-from ingest.store.records import digest, handler_digests, notification_id, pack_into
+from ingest.store.records import OWED_JOINT, digest, handler_digests, notification_id, pack_into
 
 PORTION = 100
 """Most dead letters in a portion; it holds fewer when they are large."""
-
-OWED_JOINT = ", "
-"""What stands between the names of the handlers that a dead letter is owed to."""
 
 _FIRST_PORTION = 10  # before anything is known of their size
 _TRIM_LIMIT = 1000  # dead letters that one XTRIM removes at most

@@ -1,4 +1,6 @@
-"""Each handler or destination lately: how fast, how slow, how often it failed, and since when it is held up."""
+"""Each handler or destination lately: how fast, how slow, how often and why it failed, since when it is held up, and
+what waits for it.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 from ingest.state.counters import BOUNDS, HANDLER, LIST
+from ingest.state.failures import Failure
 
 _EVENTS = "events"
 _P99 = 0.99
@@ -18,11 +23,28 @@ Lately = dict[str, Counter[str]]
 """By name: calls by the bound of their time, those that `failed`, and `events` of lists."""
 
 
+class Owed(NamedTuple):
+    """What waits for a handler in a lane: events for their next try; those in workers for its `turns`, since its rate,
+    its concurrency or a 429 lets it get no more now; and the age of the oldest.
+
+    What no worker has looked at yet does not count: only workers know which handlers an event goes to.
+    """
+
+    handler: str
+    lane: str
+    retrying: int
+    turns: int
+    oldest_seconds: float
+
+
 @dataclass
 class Handler:
     """Of the last minute: `rate`, the events per second that it got, and `failures`, those of its `calls` that ended
     with an exception. 99 of 100 calls took at most `p99_seconds`, one of `BOUNDS`; None without any, or above the
     longest of these. `held`: `failing` or `paused`, since `held_since` (ISO 8601).
+
+    `retrying`, `turns` and `oldest_seconds`: see `Owed`. `error` is how it failed last, if it did so in the last minute
+    or events wait for their next try; some of its calls have failed since `failing_since` (ISO 8601).
     """
 
     name: str
@@ -32,6 +54,16 @@ class Handler:
     held: str | None = None
     held_since: str | None = None
     calls: int = 0
+    retrying: int = 0
+    turns: int = 0
+    oldest_seconds: float = 0.0
+    error: str | None = None
+    failing_since: str | None = None
+
+    @property
+    def owed(self) -> int:
+        """How many events wait for it, at least."""
+        return self.retrying + self.turns
 
     @property
     def often_fails(self) -> bool:
@@ -52,16 +84,32 @@ def lately(flows: Iterable[Mapping[bytes, bytes]]) -> Lately:
     return found
 
 
-def figures(counted: Lately, seconds: float, held: Mapping[str, tuple[str, str | None]]) -> list[Handler]:
-    """What was counted in so many seconds, and which are `held` up: by name, why and since when. The busiest first."""
-    found = []
-    for name in {*counted, *held}:
+def figures(
+    counted: Lately,
+    seconds: float,
+    held: Mapping[str, tuple[str, str | None]],
+    owed: Iterable[Owed] = (),
+    failed: Mapping[str, Failure] | None = None,
+) -> list[Handler]:
+    """What was counted in so many seconds, which are `held` up (by name, why and since when), what is `owed` to them,
+    and how they have `failed`. Those that are held up come first, then those that are owed something, then the busiest.
+    """
+    found = {name: Handler(name) for name in {*counted, *held, *(one.handler for one in owed)}}
+    for name, one in found.items():
         parts = counted.get(name, Counter())
-        calls = sum(parts[str(bound)] for bound in BOUNDS[HANDLER])
-        rate = (parts[_EVENTS] or calls) / seconds
-        why, since = held.get(name, (None, None))
-        found.append(Handler(name, round(rate, 3), _p99(parts, calls), parts["failed"], why, since, calls))
-    return sorted(found, key=lambda one: (one.held is None, -one.rate, one.name))
+        one.calls = sum(parts[str(bound)] for bound in BOUNDS[HANDLER])
+        one.rate = round((parts[_EVENTS] or one.calls) / seconds, 3)
+        one.p99_seconds, one.failures = _p99(parts, one.calls), parts["failed"]
+        one.held, one.held_since = held.get(name, (None, None))
+    for lane in owed:
+        one = found[lane.handler]
+        one.retrying, one.turns = one.retrying + lane.retrying, one.turns + lane.turns
+        one.oldest_seconds = max(one.oldest_seconds, lane.oldest_seconds)
+    for name, failure in (failed or {}).items():
+        if name in found and (found[name].failures or found[name].retrying):
+            found[name].error = failure.error
+            found[name].failing_since = datetime.fromtimestamp(failure.since, UTC).isoformat(timespec="milliseconds")
+    return sorted(found.values(), key=lambda one: (one.held is None, not one.owed, -one.rate, one.name))
 
 
 def _p99(parts: Counter[str], calls: int) -> float | None:

@@ -6,15 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ingest.state import rates
-from ingest.state.backlog import Backlog, Lane, Steered, span
+from ingest.state import causes, rates
+from ingest.state.backlog import LATE_SECONDS, YOUNG_SECONDS, Backlog, Lane, Steered, span
 from ingest.state.snapshot import Snapshot, paused_seconds
-
-LATE_SECONDS = 60.0
-"""A lane whose oldest notification has waited for longer is late."""
-
-YOUNG_SECONDS = 5.0
-"""A lane whose oldest notification has waited for less is not mentioned."""
 
 Level = Literal["critical", "warning", "info"]
 _ORDER: tuple[Level, ...] = ("critical", "warning", "info")
@@ -48,8 +42,6 @@ TOPICS = {
     "suspended": "something-is-paused-or-limited",
     "paused": "something-is-paused-or-limited",
     "limit": "something-is-paused-or-limited",
-    "broken": "a-handler-always-fails",
-    "fails": "some-calls-fail",
     "long": "a-handler-hangs",
     "waiting": "everything-waits",
     "dead": "there-are-dead-letters",
@@ -97,15 +89,8 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         yield Finding("critical", "workers", text, "Start workers: `wa-ingest work`; their log says why they ended")
     if now.backlog.suspended:
         yield Finding("warning", "suspended", "All lanes are suspended by `rq suspend`", "`rq resume` resumes them")
-    for broken in now.backlog.broken:
-        text = str(broken)
-        remedy = "Mend it or what it needs; its events wait and use up no tries, those of other handlers go on"
-        yield Finding("warning", f"broken.{broken.handler}", text[0].upper() + text[1:], remedy)
-    for one in now.backlog.handlers:
-        if one.often_fails:
-            text = f"Handler {one.name}: {one.failures:,} of {one.calls:,} calls failed in the last minute"
-            remedy = "`wa-ingest tail` shows why; its events are tried again, at last they become dead letters"
-            yield Finding("warning", f"fails.{one.name}", text, remedy)
+    for cause in causes.told(now.backlog, now.time):
+        yield Finding(cause.level, cause.about, cause.text, cause.remedy, cause.topic)
     for steered in now.backlog.steered:
         yield from _steered(now, steered)
     for handler, call in {call.handler: call for call in reversed(now.backlog.in_work)}.items():
@@ -151,11 +136,15 @@ def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
 
 
 def _waiting(now: Snapshot, name: str, lane: Lane) -> Finding:
-    left = lane.seconds_to_empty if lane.waiting else None
+    left = lane.seconds_to_empty or None
     where = f"{lane.waiting:,} waiting" if lane.waiting else f"{lane.working:,} in work, some not begun"
     text = f"{name}: {where}, oldest {span(lane.oldest_seconds)}"
-    if lane.waiting:
-        text += ", not getting fewer" if left is None else f", empty in {span(left)}"
+    if left is not None:
+        text += f", empty in {span(left)}"
+    elif lane.waiting and lane.rate_out <= lane.rate_in:
+        text += ", not getting fewer"
+    if by := causes.of_lane(now.backlog, name) if now.backlog else "":
+        text += f", {by}"
     late = lane.oldest_seconds > LATE_SECONDS
     remedy = ""
     if late and left is None:
@@ -164,6 +153,8 @@ def _waiting(now: Snapshot, name: str, lane: Lane) -> Finding:
             if lane.limit is not None
             else "Its handlers fail or are paused, see above"
             if now.backlog is not None and (now.backlog.broken or _any_paused(now.backlog))
+            else "See what is said of that handler, and docs/troubleshooting.md"
+            if by
             else "More workers: `wa-ingest work --processes N`"
             if lane.waiting
             else "Handlers are slow or have a rate: see p99 in `wa-ingest status`, WA_CONCURRENCY, WA_THREADS"

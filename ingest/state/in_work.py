@@ -1,11 +1,11 @@
-"""What workers have in hand, as they tell in Redis with each heartbeat: how long handlers have been at one event, and
-since when the oldest event waits there.
+"""What workers have in hand, as they tell in Redis with each heartbeat: how long handlers have been at one event, since
+when the oldest event waits there, and how many wait until a handler may be called.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import orjson
 TOLD_SECONDS = 2.0
 """A call, or a wait, that takes less is not told."""
 
-_WAITS = "|waits"  # behind the worker's name; earlier versions look for no such field, and so pass over it
+_WAITS, _TURNS = "|waits", "|turns"  # behind the worker's name; versions that know no such field pass over it
 
 LONG_SECONDS = 60.0
 """A call that takes longer is worth a look."""
@@ -25,6 +25,19 @@ class Begun(NamedTuple):
 
     handler: str
     since: float
+
+
+class Turn(NamedTuple):
+    """Events of a lane that wait in a worker until a handler may be called: its rate, its concurrency or a 429 lets it
+    get no more now. When the oldest arrived (ms since the epoch), and the oldest of those that were never tried; None:
+    all were.
+    """
+
+    lane: str
+    handler: str
+    events: int
+    arrived_ms: float
+    first_try_ms: float | None
 
 
 @dataclass
@@ -45,19 +58,27 @@ class Call:
         return f"handler {self.handler} has been at one event for {self.seconds:.0f} s"
 
 
-def told(worker: str, calls: Mapping[str, Begun], waits: Mapping[str, float]) -> dict[str, bytes]:
+def told(
+    worker: str,
+    calls: Mapping[str, Begun],
+    waits: Mapping[str, float],
+    turns: Iterable[Turn],
+) -> dict[str, bytes]:
     """The fields of a worker in the hash, as far as something is worth telling. By lane, `calls` are those that have
-    taken longest; `waits` says since when the oldest event that has not begun waits (ms since the epoch).
+    taken longest; `waits` says since when the oldest event that has not begun waits (ms since the epoch); `turns` are
+    what waits until a handler may be called.
     """
     before = time.time() - TOLD_SECONDS
     long = {lane: tuple(begun) for lane, begun in calls.items() if begun.since <= before}
     late = {lane: since for lane, since in waits.items() if since <= before * 1000}
-    return {field: orjson.dumps(it) for field, it in ((worker, long), (worker + _WAITS, late)) if it}
+    behind = [tuple(turn) for turn in turns if turn.arrived_ms <= before * 1000]
+    fields = ((worker, long), (worker + _WAITS, late), (worker + _TURNS, behind))
+    return {field: orjson.dumps(it) for field, it in fields if it}
 
 
 def of_worker(field: bytes) -> bytes:
     """The worker that tells this field."""
-    return field.removesuffix(_WAITS.encode())
+    return field.removesuffix(_WAITS.encode()).removesuffix(_TURNS.encode())
 
 
 def parse(fields: dict[bytes, bytes], alive: Collection[bytes], now: float) -> list[Call]:
@@ -77,4 +98,13 @@ def parse_waits(fields: dict[bytes, bytes], alive: Collection[bytes]) -> dict[st
         if field.endswith(_WAITS.encode()) and of_worker(field) in alive:
             known: dict[str, float] = orjson.loads(value)
             found |= {lane: min(since, found.get(lane, since)) for lane, since in known.items()}
+    return found
+
+
+def parse_turns(fields: dict[bytes, bytes], alive: Collection[bytes]) -> list[Turn]:
+    """What waits for its turn in workers that are `alive`."""
+    found: list[Turn] = []
+    for field, value in fields.items():
+        if field.endswith(_TURNS.encode()) and of_worker(field) in alive:
+            found += [Turn(*turn) for turn in orjson.loads(value)]
     return found

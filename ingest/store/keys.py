@@ -25,6 +25,8 @@ TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:
 | `breakdowns` | hash | - | handler that always fails → how, and its next try, see `ingest/state/breakdowns.py` |
 | `in_work` | hash | - | worker → by lane the calls that take long, what waits there, see `ingest/state/in_work.py` |
 | `parked` | hash | - | what waits for one time, `QUEUE|NAME` → the batch that may still be joined, `ID|BYTES` |
+| `owed` | hash | - | digest in the names of parked batches → the handlers that their events are owed to |
+| `failures` | hash | - | handler → how its last event failed, and since when some do, see `ingest/state/failures.py` |
 | `put_off` | set | - | parked batches, `QUEUE|ID`, of which a handler always fails: due as soon as it works again |
 | `heads` | hash | - | strict order of a contact → the batch, `QUEUE|ID`, that is next, see `workers/engine/orders.py` |
 | `behind:ORDER` | list | - | records that wait behind that batch, each as `QUEUE|RECORD` |
@@ -78,6 +80,7 @@ CLAIMS, GENERATIONS = WA + "claims", WA + "generations"
 TURN, SPENT, WANTED, BREAKDOWNS, IN_WORK = (WA + name for name in ("turn", "spent", "wanted", "breakdowns", "in_work"))
 ALIVE, DEATHS, REAPER, REAPED, TRIM = (WA + name for name in ("alive", "died", "reaper", "reaped", "trim"))
 PARKED, PUT_OFF, HEADS = WA + "parked", WA + "put_off", WA + "heads"
+OWED, FAILURES = WA + "owed", WA + "failures"
 COUNTS, COUNTERS = WA + "counts", WA + "tally"
 CONTROLS, RATES = WA + "steering", WA + "rates"
 HISTORY, HISTORY_TURN = WA + "history", WA + "history.turn"

@@ -17,7 +17,7 @@ local function order_in(id)
   return id:match('%-o(%x+)')
 end
 
--- The field of `parked` that names a batch, or would: what is parked has its due time in its name.
+-- The field of `parked` that names a batch, or would: what is parked has its due time in its name, and whom it is owed to.
 local function slot_of(queue, id)
-  return member_of(queue, id:match('^%a%d+') or '')
+  return member_of(queue, id:match('^%a%d+h?%x*') or '')
 end

@@ -10,7 +10,7 @@ from ingest.store.constants import SLOTS_PER_SECOND
 MESSAGES, STATUSES, OTHER = LANES = ("messages", "statuses", "other")
 """The lanes, most urgent first."""
 
-_PARKED = re.compile(r"[rw](\d+)-")
+_PARKED = re.compile(r"[rw](\d+)(?:h([0-9a-f]+))?-")
 
 
 def queue_names(lane: str, partitions: int) -> list[str]:
@@ -52,6 +52,17 @@ class Member(NamedTuple):
         found = _PARKED.match(self.batch)
         due_ms = int(found[1]) * 1000 / SLOTS_PER_SECOND if found else 0.0
         return due_ms if due_ms <= now_ms else 0.0
+
+    @property
+    def owed(self) -> str:
+        """The digest of the handlers that what is tried again here is owed to (`keys.OWED`); empty: not known."""
+        found = _PARKED.match(self.batch)
+        return (found and found[2]) or ""
+
+    @property
+    def is_put_off(self) -> bool:
+        """True when its events were not tried: a handler lags, is paused, or always fails."""
+        return self.batch.startswith("w")
 
     def __str__(self) -> str:
         return f"{self.queue}|{self.batch}"

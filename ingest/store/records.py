@@ -15,6 +15,9 @@ _LENGTH = Struct(">I")
 _NO_DIGEST = bytes(DIGEST_BYTES)
 _MOST_DONE = 255  # handlers of an event that are remembered as done
 
+OWED_JOINT = ", "
+"""Between the names of handlers that an event is owed to."""
+
 MOST_WAITS = (1 << 32 - SHARES_BITS + 8) - 1
 """What a record's `waits` can count to."""
 

@@ -96,6 +96,10 @@ def _run(folder: Path, stack: ExitStack) -> dict[str, Metric]:
     controls.pause(redis, [controls.handler("crm")])
     redis.hset(keys.BREAKDOWNS, "crm", json.dumps({"error": "OSError", "next_try": time.time() + 3600}))
     redis.hset(keys.COUNTERS, "destination|crm|2xx", 1)
+    redis.hset(keys.OWED, "0a", "crm")  # it waits for its next try
+    redis.zadd(keys.LEDGER, {"other|r64h0a-1": time.time() * 1000})
+    redis.zadd(keys.scheduled_key("other"), {"r64h0a-1": time.time() + 3600})
+    redis.rpush(keys.batch_key("r64h0a-1"), "record")
 
     (folder / "bot.py").write_text(HANDLERS)
     authority = trustme.CA()

@@ -26,7 +26,7 @@ class Look(NamedTuple):
 
     `left`: notifications that wait or are in work; `retrying`: events that wait for their next try, or behind one that
     does. `arrived`, `done` (notifications) and `busy` (milliseconds of workers) are sums that only rise. `suspended`:
-    by `rq suspend`.
+    by `rq suspend`. `takes_turns`: events in work wait for a handler's rate, its concurrency or a 429.
     """
 
     at: float
@@ -38,6 +38,7 @@ class Look(NamedTuple):
     workers: int
     retrying: dict[str, int]
     suspended: bool = False
+    takes_turns: bool = False
 
 
 class Left(NamedTuple):
@@ -97,6 +98,7 @@ class Watch:
             now.workers,
             {name: lane.retrying + lane.behind for name, lane in now.lanes.items()},
             now.suspended,
+            any(lane.turns for lane in now.lanes.values()),
         )
 
     def _sum(self, name: str) -> int:
@@ -153,9 +155,9 @@ class Estimate:
         """Two looks, and the seconds between the settles that they found.
 
         Where these are unknown (when the workers began, when between two looks something was settled), all workers are
-        assumed to have been busy.
+        assumed to have been busy; they are not while events wait for a handler's turn.
         """
-        if not self._steps:
+        if not self._steps or (len(self._steps) == 1 and look.takes_turns):
             return look, look, 0.0
         then, now = self._steps[0], self._steps[-1]
         alone = len(self._steps) == 1

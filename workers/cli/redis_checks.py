@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -12,14 +13,14 @@ from redis import Redis
 from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError, ResponseError
 
 from ingest.settings import Settings, SettingsError, each_redis, redis_url
-from ingest.state import backlog, breakdowns, dead_letters
-from ingest.state.dead_letters import OWED_JOINT
-from ingest.state.health import LATE_SECONDS
+from ingest.state import backlog, causes, dead_letters
+from ingest.state.backlog import LATE_SECONDS
 from ingest.store import agreement, connection, discovery, formats, keys, scripts
 from ingest.store import append as append_room
 from ingest.store.append import APPEND_KEYS, append_head
 from ingest.store.jobs import job_template
 from ingest.store.queues import LANES
+from ingest.store.records import OWED_JOINT
 from ingest.store.urls import address
 from workers.cli import dead_causes
 
@@ -82,16 +83,10 @@ def _workers(settings: Settings, clients: dict[str, Redis]) -> Iterator[Check]:
 
 
 def _processes(redis: Redis) -> Iterator[Check]:
-    found: Any = redis.hgetall(keys.BREAKDOWNS)
-    for broken in breakdowns.parse(found):
-        advice = "mend it or what it needs: its events wait for it"
-        yield Check("handlers", "warning", str(broken), advice, "a-handler-always-fails")
     now = backlog.read(redis)
-    for one in now.handlers:
-        if one.often_fails:
-            finding = f"{one.name}: {one.failures:,} of {one.calls:,} calls failed in the last minute"
-            advice = "`wa-ingest tail` and the log of the workers show why; its events are tried again"
-            yield Check("handlers", "warning", finding, advice, "some-calls-fail")
+    for cause in causes.told(now, time.time()):
+        result = "ok" if cause.level == "info" else "warning"
+        yield Check("handlers", result, cause.text, cause.remedy, cause.topic)
     for steered in now.steered:
         if steered.paused_since:
             finding = f"{steered.handler} is paused since {steered.paused_since}, its events wait"

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest.settings import redis_url
-from ingest.state import backlog, history, rates, totals
+from ingest.state import backlog, causes, history, rates, totals
 from ingest.state.counters import LONGEST_CALL
 from ingest.state.handlers import Handler
 from ingest.state.refusals import Told
@@ -42,9 +42,10 @@ def status(watch: bool, as_json: bool) -> None:
     Counts are notifications (retrying, behind and dead: events). Rates are per second over the last minute. Lanes that
     are paused or capped are named, and those in which events wait behind one that is to be tried again (strict order).
 
-    Handlers and destinations that were called in the last minute, or are held up, follow: events per second, the time
-    within which 99 of 100 calls ended (p99_seconds of --json; null: none, or longer than 30 s), calls that failed, and
-    since when one is held up.
+    Handlers and destinations that were called in the last minute, are held up, or are owed something, follow: events
+    per second, the time within which 99 of 100 calls ended (p99_seconds of --json; null: none, or longer than 30 s),
+    calls that failed, how many events wait for it at least (owed: for their next try, or for its turn in a worker) and
+    the age of the oldest, and since when it is held up. Below these: which fail, how they failed last, for how long.
 
     At last, how many events have ended so far and how, what is still owed, and which types no handler wanted (ended and
     unhandled of --json; again: events that had ended and came again, because their worker died).
@@ -136,7 +137,8 @@ def _table(
     if again := now.retrying:
         text = f"retrying: {again.events:,}, next in {span(again.next_seconds)}, oldest {span(again.oldest_seconds)}; "
         below.append(Text(text + "`wa-ingest retry` tries them now"))
-    below += [Text(printable(str(broken)), style="red") for broken in now.broken]
+    for cause in causes.told(now, time.time()):
+        below.append(Text(printable(cause.text), style="red" if cause.level == "warning" else "yellow"))
     below += [line for one in now.steered for line in _steered(one)]
     below += [Text(printable(str(call)), style="red") for call in now.in_work if call.is_long][:_CALLS]
     if so_far := totals.lines(now):
@@ -152,6 +154,9 @@ def _table(
         if lane.paused_since:
             text = f"{name}: paused since {clock(lane.paused_since)}, `wa-ingest resume {name}` lets it go on"
             below.append(Text(text, style="bold red"))
+        if lane.turns:
+            text = f"{name}: {lane.turns:,} of {lane.working:,} in work wait, {causes.of_lane(now, name)}"
+            below.append(Text(printable(text), style="yellow"))
         if lane.behind:
             below.append(Text(f"{name}: {lane.behind:,} behind events that are to be tried again (strict order)"))
         if lane.limit:
@@ -171,13 +176,15 @@ def _time_left(lane: backlog.Lane) -> str:
         return "paused"
     if left is not None:
         return span(left) if left else "-"
-    return "no worker" if lane.without_workers else "growing"
+    if lane.without_workers:
+        return "no worker"
+    return "growing" if lane.rate_in > lane.rate_out else "not known" if lane.put_off else "steady"
 
 
 def _handlers(shown: list[Handler]) -> Table:
     table = tables.simple()
     table.add_column("handler", overflow="fold")
-    for heading in ("events/s", "p99", "failed", "held up"):
+    for heading in ("events/s", "p99", "failed", "owed", "oldest", "held up"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in shown:
         since = f" since {clock(one.held_since)}" if one.held_since else ""
@@ -186,6 +193,8 @@ def _handlers(shown: list[Handler]) -> Table:
             f"{one.rate:,.1f}" if one.rate < 10 else f"{one.rate:,.0f}",
             _p99(one),
             Text(f"{one.failures:,}", style="red" if one.failures else ""),
+            f"{one.owed:,}" if one.owed else "-",
+            span(one.oldest_seconds) if one.owed else "-",
             Text(f"{one.held}{since}" if one.held else "-", style="red" if one.held else ""),
         )
     return table

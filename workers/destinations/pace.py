@@ -45,6 +45,11 @@ class Pace:
         self._counted_at = now
         return 0.0 if self._tokens >= 1 else (1 - self._tokens) / self._rate
 
+    @property
+    def holds_up(self) -> bool:
+        """True when a call had to wait at the last look. Any thread may ask."""
+        return self._clock() < self._held_until or (self._rate is not None and self._tokens < 1)
+
     def begin(self, events: int = 1) -> None:
         """A call begins, with so many events."""
         self._tokens -= events

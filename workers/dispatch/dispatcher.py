@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 
+from ingest.state.in_work import Turn
 from ingest.store.queues import LANES
 from workers.dispatch import loops, outcomes
 from workers.dispatch.breakdowns import Breakdown, Breakdowns
@@ -204,6 +205,16 @@ class Dispatcher:
     def gathered(self) -> Iterator[Item]:
         """Of each list that waits for company, or for its turn, the event that came first. Any thread may ask."""
         return (item for room in self._rooms for item in room.ready.gathered())
+
+    def turns(self) -> Iterator[Turn]:
+        """What waits until a handler may be called. Any thread may ask."""
+        for name, items in (*self._turns.waiting(), *self._lists.waiting()):
+            for lane in LANES:
+                if mine := [item for item in items if item.source.lane == lane]:
+                    arrived = min(item.event.received_ms for item in mine)
+                    yield Turn(
+                        lane, name, len(mine), arrived, min(filter(None, map(_first_try_ms, mine)), default=None)
+                    )
 
     def all_down(self, *kinds: str) -> float | None:
         """Seconds until a handler of these kinds is tried again, when all always fail or are paused; else None."""
@@ -489,6 +500,12 @@ class Dispatcher:
     def _fail(self, error: BaseException) -> None:
         self.crash = self.crash or error
         self._changed()
+
+
+def _first_try_ms(item: Item) -> int | None:
+    """When an event arrived of which no handler has ended yet, nor was called."""
+    tried = item.event.attempt > 1 or item.account.done_before(item.index)
+    return None if tried else item.event.received_ms
 
 
 def _apart(calls: list[tuple[Handler, Event]]) -> list[list[tuple[Handler, Event]]]:

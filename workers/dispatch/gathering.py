@@ -42,10 +42,14 @@ class Gathering:
         return len(self._places) + len(self._alone)
 
     @property
+    def items(self) -> list[Item]:
+        """All that are gathered. Any thread may ask."""
+        return [place.item for place in (*list(self._alone), *list(self._places))]
+
+    @property
     def first(self) -> Item | None:
         """The event that came first, if there is one. Any thread may ask."""
-        waiting = [place.item for place in (*self._alone, *self._places)]
-        return min(waiting, key=lambda item: item.number, default=None)
+        return min(self.items, key=lambda item: item.number, default=None)
 
     def add(self, item: Item, argument: Event) -> bool:
         """Gather an event. False when it has a list of its own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import Context
 from typing import Any
 
@@ -93,6 +93,12 @@ class Lists:
             found = self._gatherings[handler, lane] = Gathering(handler, lane, limiter)
             room.ready.add_gathering(found)
         return found
+
+    def waiting(self) -> Iterator[tuple[str, list[Item]]]:
+        """Of each handler that may not be called now, the events that wait for that. Any thread may ask."""
+        for one in list(self._gatherings.values()):
+            if one.limiter is not None and one.limiter.holds_up and (items := one.items):
+                yield one.handler.name, items
 
     def begin(self, gathering: Gathering, room: Room) -> None:
         """Call the handler with the next list; it may be called now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from ingest.loggers import get_logger
 from workers.dispatch.rate_limits import HandlerLimiter, RateLimits, longest_wait
@@ -35,6 +35,10 @@ class Parked:
 
     def __len__(self) -> int:
         return len(self._new) + len(self._catching_up)
+
+    def items(self) -> list[Item]:
+        """All that wait. Any thread may ask."""
+        return [item for item, _ in (*list(self._new), *list(self._catching_up))]
 
     def add(self, item: Item, now: float, catches_up: bool) -> None:
         (self._catching_up if catches_up else self._new).append((item, now))
@@ -82,6 +86,14 @@ class Turns:
         """Have an event wait."""
         catches_up = bool(item.account.done_before(item.index))
         self._parked[limiters].add(item, time.monotonic(), catches_up)
+
+    def waiting(self) -> Iterator[tuple[str, list[Item]]]:
+        """Of each handler that may not be called now, events that wait for their turn. Any thread may ask."""
+        for limiters in list(self._parked):
+            if items := self._parked[limiters].items():
+                for limiter in limiters:
+                    if len(limiters) == 1 or limiter.holds_up:
+                        yield limiter.name, items
 
     def begin(self, limits: RateLimits | None) -> float | None:
         """Begin what waited. Returns the seconds until more of it may begin.

@@ -74,6 +74,10 @@ class _Tokens:
             self._ask_at = now + (TOKENS_SECONDS if self._left else granted.wait)
         return 0.0 if self._left else max(0.001, self._ask_at - now)
 
+    @property
+    def are_spent(self) -> bool:
+        return self._rate is not None and not self._left
+
     def most(self, events: int) -> int:
         return events if self._rate is None else min(events, self._left)
 
@@ -93,7 +97,7 @@ class HandlerLimiter:
         self._rate = handler.rate
         self._concurrency = handler.concurrency
         self._pace = handler.pace
-        self._name = handler.name
+        self.name = handler.name
         self._steering = steering
         self._own = _Tokens(buckets, " ".join((handler.kind, *sorted(handler.wants), handler.name)))
         self._of_operator = of_operator
@@ -104,13 +108,23 @@ class HandlerLimiter:
 
         Infinite while as many calls are in flight as may be: the next one begins when one of them ends.
         """
-        if self._name in self._steering.paused:
+        if self.name in self._steering.paused:
             return 0.0
-        if self._concurrency is not None and self._in_flight >= self._concurrency:
+        if self._is_full:
             return math.inf
         if self._pace is not None and (seconds := self._pace.wait()):
             return seconds
-        return self._own.wait(self._rate) or self._of_operator.wait(self._steering.limits.get(self._name))
+        return self._own.wait(self._rate) or self._of_operator.wait(self._steering.limits.get(self.name))
+
+    @property
+    def holds_up(self) -> bool:
+        """True when a call had to wait at the last look. Any thread may ask."""
+        paced = self._pace is not None and self._pace.holds_up
+        return self._is_full or paced or self._own.are_spent or self._of_operator.are_spent
+
+    @property
+    def _is_full(self) -> bool:
+        return self._concurrency is not None and self._in_flight >= self._concurrency
 
     def most(self, events: int) -> int:
         """How many of so many events one list may hold now, once there is nothing to wait for."""

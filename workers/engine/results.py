@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from ingest.state import totals
-from ingest.state.dead_letters import OWED_JOINT
+from ingest.state.failures import MOST_CHARACTERS
+from ingest.store.constants import OWED_DIGEST_BYTES
 from ingest.store.headers import PART_BYTES, enclose, within
-from ingest.store.records import MOST_WAITS, Record, digest, pack
+from ingest.store.records import MOST_WAITS, OWED_JOINT, Record, digest, pack
 from workers import doubts
 from workers.dispatch import outcomes
 from workers.dispatch.outcomes import BEHIND, HANDLED, LAGS, UNHANDLED, Outcome
@@ -29,10 +31,12 @@ PUT_OFF = "w"
 class Wait(NamedTuple):
     """How long events wait for their next try (seconds). `sort` is PUT_OFF for those that were put off because a
     handler always fails, or is paused: they are due as soon as it works again, or goes on. It is `r` for all others.
+    `owed` is the digest of the handlers that they wait for (`keys.OWED`): so it is known how much waits for each.
     """
 
     sort: str
     delay: float
+    owed: str = ""
 
 
 class _Retry(NamedTuple):
@@ -85,6 +89,8 @@ class Results:
         self.done: list[str] = []  # as settle.lua reads it
         self.freed: list[str] = []  # claims that end
         self.errors: Counter[tuple[str, str]] = Counter()  # handler and error of failed events
+        self.failures: dict[str, str] = {}  # how the last event of each handler failed
+        self.owed: dict[str, str] = {}  # the handlers of each digest of a Wait
         self.raised: dict[tuple[str, str], BaseException] = {}  # one exception of each sort of `errors`
         self.bytes = 0
 
@@ -153,6 +159,8 @@ class Results:
 
     def _account_failure(self, event: Event, index: int, outcome: Outcome, order: str) -> None:
         self._note_error(outcome)
+        if outcome.name == "failed":
+            self.failures[outcome.handler] = outcome.error[:MOST_CHARACTERS]
         if outcome.name != "failed" or event.attempt >= self._limits.attempts:
             self.letter(outcome.name, event, outcome.detail, index, outcome)
             return
@@ -184,7 +192,7 @@ class Results:
         if outcome.name != "put_off":
             self.counts[f"{'retried' if failed else 'snoozed'}.{event.kind}"] += 1
         self.comes_again.add(index)
-        wait = wait._replace(delay=delay)
+        wait = wait._replace(delay=delay, owed=self._owed_to(outcome.owed))
         retry = _Retry(wait, index, event.attempt + failed, waits, outcome.done)
         if order:
             self.heads.append((order, wait, self._packed(retry, self._records[index], [event])))
@@ -195,6 +203,12 @@ class Results:
             newest = self._newest[wait, index] = (retry, [])
             self._again.append(newest)
         newest[1].append(event)
+
+    def _owed_to(self, handlers: Sequence[str]) -> str:
+        names = OWED_JOINT.join(handlers)
+        found = blake2b(names.encode(), digest_size=OWED_DIGEST_BYTES).hexdigest()
+        self.owed[found] = names
+        return found
 
     def write_retries(self) -> None:
         """To be called after the last `tell`."""

@@ -4,7 +4,7 @@
 -- that the worker holds.
 --
 -- KEYS  1 ledger   2 taken   3 leases   4 counts   5 claims   6 generations   7 spent   8 died   9 steering   10 tally
---       11 wanted   12 turn   13 parked   14 put_off   15 heads
+--       11 wanted   12 turn   13 parked   14 put_off   15 heads   16 owed   17 failures
 -- ARGV  1 JSON object, see `Arguments` in workers/engine/settle.py:
 --         rq, wa     key prefixes
 --         worker     its name
@@ -14,6 +14,8 @@
 --         counts     what became of events: fields of that hash, and what is to be added to each
 --         tally      the same of that hash
 --         window     seconds that an event is remembered
+--         owed       digests of the handlers that events are owed to -> their names
+--         failures   handler -> how its last event failed, of those that had one that is tried again or given up
 --         spent      lane -> milliseconds of handlers since the last settle
 --         unused     lane -> tokens of a capped lane that come back
 --         ring       lanes of which so much waits in the worker that another one, if it has nothing to do, should ask
@@ -27,9 +29,10 @@
 --           parts      number of records that take their place: what is left of notifications that are partly done, or
 --                      many of few events for one of many
 --           letters    number of dead letters
---           retries    of the events that wait for the same time: sort (see `Wait` in workers/engine/batch_state.py),
---                      delay, step to which the due time is rounded up (seconds), number of records
---           heads      of each retry for which later events of its strict order wait: order, sort, delay, step
+--           retries    of the events that wait for the same time and handlers: sort (see `Wait` in
+--                      workers/engine/results.py), delay, step to which the due time is rounded up (seconds), digest of
+--                      these handlers, number of records
+--           heads      of each retry for which later events of its strict order wait: order, and the first four of these
 --           behind     the strict order of each event that waits behind such a one
 --       then for each batch: for each of its dead letters reason, kind, detail, attempt, received (ms), body, digest of
 --         the notification in hex, names of the handlers that did not succeed, digests in hex of those that did; the
@@ -43,9 +46,9 @@
 -- include ingest/store/queues.lua
 -- include ingest/store/checks.lua
 -- constants CHUNK FLOW_SECONDS FLOW_KEPT_SECONDS CALLS_KEPT_SECONDS SPENT_MS SEEN_FULL SLOTS_PER_SECOND PARKED_RECORDS
--- constants PARKED_BYTES HEADER_BYTES
+-- constants PARKED_BYTES HEADER_BYTES SPELL_SECONDS
 local ledger, taken, leases, counts, claims, generations, spent, deaths, steering, tally, wanted = unpack(KEYS)
-local turn, parked, put_off, heads = unpack(KEYS, 12)
+local turn, parked, put_off, heads, owed, failures = unpack(KEYS, 12)
 local it = cjson.decode(ARGV[1])
 local rq, wa = it.rq, it.wa
 
@@ -96,15 +99,15 @@ local function due_at(delay, step)
   return delay > 0 and math.ceil((now + delay) / step) * step or now
 end
 
-local function name_of(sort, due)
-  return sort .. string.format('%d', due * SLOTS_PER_SECOND)
+local function name_of(sort, due, whom)
+  return sort .. string.format('%d', due * SLOTS_PER_SECOND) .. (whom ~= '' and 'h' .. whom or '')
 end
 
 -- Parks the records from `first` to `last` of the arguments until they are due, in as few batches as possible: in one
--- that others of this queue wait in for the same time, as long as that has room, and then in another.
-local function park(queue, sort, delay, step, first, last)
+-- that others of this queue wait in for the same time and handlers, as long as that has room, and then in another.
+local function park(queue, sort, delay, step, whom, first, last)
   local due = due_at(delay, step)
-  local name = name_of(sort, due)
+  local name = name_of(sort, due, whom)
   local slot = member_of(queue, name)
   local id, bytes = joinable(queue, slot, due)
   local count = id and redis.call('LLEN', wa .. 'batch:' .. id)
@@ -127,21 +130,21 @@ end
 -- Reads the records of a batch that are to be tried again from the arguments at `position`.
 local function write_retries(one, position)
   for _, retry in ipairs(one.retries) do
-    local sort, delay, step, count = unpack(retry)
-    park(one.queue, sort, delay, step, position, position + count - 1)
+    local sort, delay, step, whom, count = unpack(retry)
+    park(one.queue, sort, delay, step, whom, position, position + count - 1)
     position = position + count
   end
 end
 
 -- Parks a record alone: from now on it is the head of its order. If that has another one, the record waits behind it.
 local function write_head(one, head, record)
-  local order, sort, delay, step = unpack(head)
+  local order, sort, delay, step, whom = unpack(head)
   if has_head(order) and redis.call('HGET', heads, order) ~= member_of(one.queue, one.batch) then
     redis.call('RPUSH', list_of(order), one.queue .. '|' .. record)
     return
   end
   local due = due_at(delay, step)
-  local id = open_parked(one.queue, name_of(sort, due), due, sort, order)
+  local id = open_parked(one.queue, name_of(sort, due, whom), due, sort, order)
   redis.call('RPUSH', wa .. 'batch:' .. id, record)
   redis.call('ZADD', ledger, (struct.unpack('>I6', record)), member_of(one.queue, id))
   redis.call('HSET', heads, order, member_of(one.queue, id))
@@ -274,6 +277,18 @@ local function count_events()
   end
 end
 
+-- Notes how handlers fail. A spell of failures goes on until there was none for some time: nobody tells of successes.
+local function note_failures()
+  for handler, error in pairs(it.failures) do
+    local known = redis.call('HGET', failures, handler)
+    local last, since = (known or ''):match('^(%d+) (%d+) ')
+    if not last or time[1] - last > SPELL_SECONDS then
+      since = time[1]
+    end
+    redis.call('HSET', failures, handler, time[1] .. ' ' .. since .. ' ' .. error)
+  end
+end
+
 local left = {} -- records that left their batches for good, by lane
 
 local function remove_records(one, lane)
@@ -357,7 +372,7 @@ local function settle(one, position)
   position = position + LETTER_VALUES * one.letters
   write_retries(one, position)
   for _, retry in ipairs(one.retries) do
-    position = position + retry[4]
+    position = position + retry[5]
   end
   write_orders(one, position)
   position = position + #one.heads + #one.behind
@@ -377,13 +392,13 @@ end
 local function values_of(one)
   local count = LETTER_VALUES * one.letters + #one.heads + #one.behind + one.parts + 2
   for _, retry in ipairs(one.retries) do
-    count = count + retry[4]
+    count = count + retry[5]
   end
   return count
 end
 
-local function check_wait(sort, delay, step)
-  if text(sort) == '' or finite(delay) < 0 or finite(step) <= 0 then
+local function check_wait(sort, delay, step, whom)
+  if text(sort) == '' or finite(delay) < 0 or finite(step) <= 0 or not text(whom):find('^%x*$') then
     error('not a wait')
   end
 end
@@ -404,8 +419,8 @@ local function check_batch(one, position)
   text(lane_of(one.queue))
   text(text(one.token) .. text(one.batch) .. text(one.how))
   for _, retry in ipairs(one.retries) do
-    local sort, delay, step, count = unpack(retry)
-    check_wait(sort, delay, step)
+    local sort, delay, step, whom, count = unpack(retry)
+    check_wait(sort, delay, step, whom)
     if whole(count) == 0 then
       error('not a retry')
     end
@@ -418,9 +433,9 @@ local function check_batch(one, position)
     end
   end
   for _, head in ipairs(one.heads) do
-    local order, sort, delay, step = unpack(head)
+    local order, sort, delay, step, whom = unpack(head)
     check_order(order, ARGV[position])
-    check_wait(sort, delay, step)
+    check_wait(sort, delay, step, whom)
     job_of(it.template, one.batch, one.queue, it.now)
     position = position + 1
   end
@@ -442,6 +457,11 @@ local function check()
   for _, amounts in ipairs({ it.counts, it.tally, it.spent }) do
     for _, amount in pairs(amounts) do
       whole(amount)
+    end
+  end
+  for _, names in ipairs({ it.owed, it.failures }) do
+    for _, said in pairs(names) do
+      text(said)
     end
   end
   for _, tokens in pairs(it.unused) do
@@ -517,6 +537,10 @@ if any then
   count_lately()
   count_records()
   share_work()
+  note_failures()
+  for whom, names in pairs(it.owed) do
+    redis.call('HSET', owed, whom, names)
+  end
 end
 local share = redis.call('HGET', wanted, it.worker)
 if share then

@@ -56,6 +56,8 @@ KEYS = [
     keys.PARKED,
     keys.PUT_OFF,
     keys.HEADS,
+    keys.OWED,
+    keys.FAILURES,
 ]
 
 
@@ -222,6 +224,11 @@ class Arguments:
             counts.update(part.results.counts)
             totals.update(part.results.tally)
         again = any(part.results.retries or part.results.heads for part in parts)
+        failures: dict[str, str] = {}
+        owed: dict[str, str] = {}
+        for part in parts:
+            failures |= part.results.failures
+            owed |= part.results.owed
         head = {
             "rq": keys.RQ,
             "wa": keys.WA,
@@ -231,6 +238,8 @@ class Arguments:
             "call": next(self._numbers),
             "counts": counts,
             "tally": totals,
+            "owed": owed,
+            "failures": failures,
             "window": self._window,
             "spent": spent,
             "unused": unused,
@@ -261,9 +270,12 @@ def _head(part: Part) -> dict[str, Any]:
         "parts": len(results.parts),
         "letters": len(results.letters),
         "retries": [
-            (wait.sort, wait.delay, retries.step(wait.delay), len(records)) for wait, records in results.retries.items()
+            (wait.sort, wait.delay, retries.step(wait.delay), wait.owed, len(records))
+            for wait, records in results.retries.items()
         ],
-        "heads": [(order, wait.sort, wait.delay, retries.step(wait.delay)) for order, wait, _ in results.heads],
+        "heads": [
+            (order, wait.sort, wait.delay, retries.step(wait.delay), wait.owed) for order, wait, _ in results.heads
+        ],
         "behind": [order for order, _ in results.behind],
     }
 

@@ -24,7 +24,7 @@ from rq.worker import WorkerStatus
 from ingest import child, garbage, signs
 from ingest.loggers import get_logger
 from ingest.settings import Settings, SettingsError, load, redis_url
-from ingest.state import counters, dead_letters, in_work
+from ingest.state import counters, dead_letters, failures, in_work
 from ingest.state.in_work import Begun
 from ingest.store import agreement, connection, formats, keys
 from ingest.store.pipelined import PipelinedConnection
@@ -199,7 +199,7 @@ class BatchWorker(SimpleWorker):
         """Tell what is in hand, and keep RQ's entry of this worker: `rq info` and rq-dashboard read it."""
         now = time.time()
         calls = {lane: Begun(name, now - seconds) for lane, (name, seconds) in self.flow.dispatcher.longest().items()}
-        told: dict[Any, bytes] = in_work.told(self.name, calls, self.flow.owed_since())
+        told: dict[Any, bytes] = in_work.told(self.name, calls, self.flow.owed_since(), self.flow.dispatcher.turns())
         if told:
             self.connection.hset(keys.IN_WORK, mapping=told)
         if over := self._told - told.keys():
@@ -213,6 +213,7 @@ class BatchWorker(SimpleWorker):
         if self.connection.set(keys.TRIM, self.name, nx=True, ex=_TRIM_SECONDS):
             claims.forget(self.connection, self._dedup_window)
             counters.forget(self.connection)
+            failures.forget(self.connection)
             in_hand: Any = self.connection.hkeys(keys.IN_WORK)
             for field in in_hand:  # of workers that were killed, too
                 if self.connection.zscore(keys.ALIVE, in_work.of_worker(field)) is None:

@@ -96,11 +96,12 @@ function card(name) {
 const LANE = {
   oldest_seconds: (lane) => (lane.waiting || lane.oldest_seconds ? span(lane.oldest_seconds) : "–"),
   seconds_to_empty: (lane) => {
-    if (!lane.waiting) return "–";
+    if (lane.seconds_to_empty === 0 || !(lane.waiting || lane.turns)) return "–";
     if (lane.paused_seconds !== null) return "paused";
     if (lane.seconds_to_empty !== null) return span(lane.seconds_to_empty);
     if (lane.without_workers) return "no worker";
-    return lane.rate_in > lane.rate_out ? "growing" : "steady";
+    if (lane.rate_in > lane.rate_out) return "growing";
+    return lane.put_off ? "not known" : "steady";
   },
   rate_in: (lane) => rate(lane.rate_in),
   rate_out: (lane) => rate(lane.rate_out),
@@ -213,13 +214,17 @@ function handlers(now) {
   else if (!known.length) note = "None was called in the last minute.";
   set(by("handlers-note"), note);
   by("handlers-scroll").hidden = !known.length;
-  list(by("handlers"), known, (one) => one.name, cells(["name", "number", "number", "number", "number"]), (row, one) => {
-    const [name, events, p99, failed, held] = row.children;
+  list(by("handlers"), known, (one) => one.name, cells(["name", "number", "number", "number", "number", "number", "number"]), (row, one) => {
+    const [name, events, p99, failed, owed, oldest, held] = row.children;
     set(name, one.name);
     set(events, rate(one.rate));
     const longer = one.rate ? "> 30s" : "–";
     set(p99, one.p99_seconds === null ? longer : `≤ ${took(one.p99_seconds)}`);
     set(failed, count(one.failures));
+    failed.title = one.error ?? "";
+    const waits = one.retrying + one.turns;
+    set(owed, waits ? count(waits) : "–");
+    set(oldest, waits ? span(one.oldest_seconds) : "–");
     const since = one.held_since === null ? "" : ` for ${span(now.time - Date.parse(one.held_since) / 1000)}`;
     set(held, one.held === null ? "" : `${one.held}${since}`);
     row.classList.toggle("silent", one.held !== null);

@@ -7,8 +7,8 @@ from typing import Any
 
 from redis import Redis
 
-from ingest.state import backlog, health, in_work
-from ingest.state.in_work import Begun
+from ingest.state import backlog, causes, health, in_work
+from ingest.state.in_work import Begun, Turn
 from ingest.state.snapshot import Snapshot, workers
 from ingest.store import keys
 
@@ -16,7 +16,7 @@ from ingest.store import keys
 def tell(redis: Redis, worker: str, alive: bool = True, **seconds: float) -> None:
     """A worker tells how long its calls have taken, by lane."""
     calls = {lane: Begun(f"bot.{lane}", time.time() - each) for lane, each in seconds.items()}
-    if told := in_work.told(worker, calls, {}):
+    if told := in_work.told(worker, calls, {}, []):
         redis.hset(keys.IN_WORK, mapping=told)
     redis.zadd(keys.ALIVE, {worker: time.time() * 1000 - (0 if alive else 60_000)})
 
@@ -24,7 +24,7 @@ def tell(redis: Redis, worker: str, alive: bool = True, **seconds: float) -> Non
 def test_quick_calls_are_not_told() -> None:
     """What takes less than two seconds, or waits for less, is no news: a busy worker writes nothing."""
     now = time.time()
-    assert in_work.told("a", {"messages": Begun("bot.answer", now)}, {"messages": now * 1000}) == {}
+    assert in_work.told("a", {"messages": Begun("bot.answer", now)}, {"messages": now * 1000}, []) == {}
 
 
 def test_what_waits_in_a_hand_has_an_age(redis: Redis) -> None:
@@ -32,7 +32,7 @@ def test_what_waits_in_a_hand_has_an_age(redis: Redis) -> None:
     now = time.time()
     for worker, alive, seconds in (("a", True, 40), ("b", True, 100), ("c", True, 20), ("dead", False, 9000)):
         waits = {"messages": (now - seconds) * 1000, "statuses": (now - 10) * 1000}
-        redis.hset(keys.IN_WORK, mapping=in_work.told(worker, {"other": Begun("bot.f", now - 30)}, waits))
+        redis.hset(keys.IN_WORK, mapping=in_work.told(worker, {"other": Begun("bot.f", now - 30)}, waits, []))
         redis.zadd(keys.ALIVE, {worker: now * 1000 - (0 if alive else 60_000)})
     lanes = backlog.read_all({"one": redis, "two": redis}).lanes
     assert {name: round(lane.oldest_seconds, -1) for name, lane in lanes.items()} == {
@@ -77,3 +77,29 @@ def test_a_worker_of_the_page(redis: Redis) -> None:
     rows: dict[str, Any] = {row.name: row for row in workers(redis)}
     assert (rows["a"].handler, round(rows["a"].seconds, -1)) == ("bot.statuses", 200)
     assert (rows["b"].handler, rows["b"].seconds) == (None, None)
+
+
+def test_what_waits_for_its_turn(redis: Redis) -> None:
+    """Told by the workers that are alive, added up: of the lane's work so much waits, and for which handlers."""
+    now = time.time()
+    for worker, alive, events in (("a", True, 30), ("b", True, 12), ("dead", False, 500)):
+        arrived = (now - events) * 1000
+        turns = [
+            Turn("messages", "crm", events, arrived, arrived + 10_000),
+            Turn("messages", "log", 1, now * 1000, None),
+        ]
+        redis.hset(keys.IN_WORK, mapping=in_work.told(worker, {}, {}, turns))
+        redis.zadd(keys.ALIVE, {worker: now * 1000 - (0 if alive else 60_000)})
+    redis.zadd(keys.LEDGER, {"messages.0|b": now * 1000})
+    redis.hset(keys.TAKEN, "messages.0|b", "a#1")
+    redis.rpush(keys.batch_key("b"), *["record"] * 50)
+    for read in (backlog.read(redis), backlog.read_all({"one": redis})):
+        lane = read.lanes["messages"]
+        assert (lane.working, lane.turns, round(lane.oldest_seconds, -1)) == (50, 42, 20)  # it was never tried
+        (crm,) = read.handlers  # what waits for a moment is no news
+        assert (crm.name, crm.turns, crm.retrying, round(crm.oldest_seconds, -1)) == ("crm", 42, 0, 30)
+        assert causes.of_lane(read, "messages") == "held up by handler crm"
+        assert causes.of_lane(read, "statuses") == ""
+        (cause,) = causes.told(read, now)
+        assert (cause.level, cause.about) == ("info", "lags.crm")
+        assert cause.text.startswith("Handler crm is behind: 42 events wait for its turn")

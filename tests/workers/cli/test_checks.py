@@ -445,13 +445,13 @@ def test_a_handler_that_mostly_fails(redis: Redis) -> None:
     for back in (1, 2):
         redis.hset(keys.flow_key(bucket - back), mapping={"handler|bot.f|0.1": 10, "handler|bot.f|failed": 6})
     findings = [check.finding for check in checks.run(load()) if check.result == "warning"]
-    assert "bot.f: 12 of 20 calls failed in the last minute" in findings
+    assert "Handler bot.f: 12 of 20 calls failed in the last minute" in findings
 
 
 def test_a_handler_that_always_fails(redis: Redis) -> None:
     """It is a warning with its error and the place, as the page has it."""
     told = {"error": "ConnectionRefusedError at bot.py:12", "next_try": time.time() + 42}
     redis.hset(keys.BREAKDOWNS, "bot.f", orjson.dumps(told))
-    (check,) = [check for check in checks.run(load()) if check.finding.startswith("handler bot.f fails")]
-    assert check.finding.startswith("handler bot.f fails (ConnectionRefusedError at bot.py:12), next try in ")
+    (check,) = [check for check in checks.run(load()) if check.finding.startswith("Handler bot.f fails")]
+    assert check.finding.startswith("Handler bot.f fails (ConnectionRefusedError at bot.py:12), next try in ")
     assert (check.result, check.topic) == ("warning", "a-handler-always-fails")

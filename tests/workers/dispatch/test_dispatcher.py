@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from ingest.state.in_work import Turn
 from ingest.store import keys
 from ingest.store.pipelined import PipelinedConnection
 from workers import Discard, Handlers, Reject, RetryIn, Snooze
@@ -576,6 +577,26 @@ def test_nobody_waits_for_a_handler_that_lags(message: Callable[..., bytes], red
     for _, outcome in run.ends[:2]:
         assert outcome.owed == (handlers.registered[0].name,)
         assert outcome.done == (handlers.registered[1].digest,)
+
+
+@pytest.mark.parametrize("bulk", [{}, {"bulk": 2, "linger": 0}])
+def test_what_waits_for_its_turn(message: Callable[..., bytes], redis: Redis, bulk: Any) -> None:
+    """It is known how many events wait until a handler may be called, by lane, and since when the oldest does."""
+    handlers = Handlers()
+    handlers.message("text", rate="1/h", **bulk)(lambda events: None)
+    handlers.message("image")(lambda event: None)
+    connection = PipelinedConnection(redis)
+    run = Run(handlers, threads=8, rate_limits=RateLimits(connection))
+    bodies = [message(str(n), sender=str(n), type="text" if n else "image") for n in range(6)]
+    events = [(n, e) for n, body in enumerate(bodies) for e in parse(body, 1000 + n) if isinstance(e, Event)]
+    run.dispatcher.hurried.add("messages")
+    run.dispatcher.add(events, run, Source("messages"))
+    run.dispatcher.begin()
+    run.dispatcher.begin()
+    assert list(run.dispatcher.turns()) == [Turn("messages", handlers.registered[0].name, 4, 1002, 1002)]
+    run.done = frozenset({b"crm"})
+    assert next(run.dispatcher.turns()).first_try_ms is None
+    connection.hang_up()
 
 
 def test_strict_order_waits_for_all(message: Callable[..., bytes], redis: Redis) -> None:

@@ -1,0 +1,99 @@
+"""Why events of handlers and destinations wait, and how many, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from ingest.state.backlog import LATE_SECONDS, YOUNG_SECONDS, Backlog, span
+from ingest.state.handlers import Handler
+
+_NAMES = 3  # that are shown at most
+
+
+class Cause(NamedTuple):
+    """A handler for which events wait. `about` names the finding, `topic` the section of docs/troubleshooting.md."""
+
+    level: Literal["warning", "info"]
+    about: str
+    text: str
+    remedy: str
+    topic: str
+
+
+def told(now: Backlog, time: float) -> Iterator[Cause]:
+    """What to tell of each handler at that time (seconds since the epoch); nothing of those that are paused."""
+    handlers = {one.name: one for one in now.handlers}
+    for broken in now.broken:
+        one = handlers[broken.handler]
+        since = "" if broken.since is None else f", it has failed for {_age(broken.since, time)}"
+        text = f"{broken}{since}{_and(waits(one))}"
+        remedy = "Mend it or what it needs; its events wait and use up no tries, those of other handlers go on"
+        yield Cause("warning", f"broken.{one.name}", text[0].upper() + text[1:], remedy, "a-handler-always-fails")
+    for one in handlers.values():
+        if one.held is None and (one.error or one.often_fails):
+            yield _fails(one, time)
+        elif one.held is None and one.owed and one.oldest_seconds >= YOUNG_SECONDS:
+            yield _is_behind(one)
+
+
+def waits(one: Handler) -> str:
+    """How much waits for it, and for how long, in words; empty: nothing."""
+    parts = []
+    if one.turns:
+        parts.append(f"{_events(one.turns)} for its turn (its rate, its concurrency or a 429)")
+    if one.retrying:
+        parts.append(f"{one.retrying if parts else _events(one.retrying)} for the next try")
+    return f"{' and '.join(parts)}, the oldest for {span(one.oldest_seconds)}" if parts else ""
+
+
+def of_lane(now: Backlog, lane: str) -> str:
+    """Which handlers hold this lane up, in words; empty when none is known to do so.
+
+    Those for which events in its workers wait; those that are paused or always fail; else the one that takes longest.
+    """
+    held = {one.name for one in now.handlers if one.held}
+    owed = [one for one in now.owed if one.lane == lane and (one.turns or one.handler in held)]
+    names = [one.handler for one in sorted(owed, key=lambda one: -one.turns - one.retrying)]
+    names = names or [call.handler for call in now.in_work if call.lane == lane][:1]
+    return f"held up by {_joined(names)}" if names else ""
+
+
+def _fails(one: Handler, time: float) -> Cause:
+    failed = (
+        f"{one.failures:,} of {one.calls:,} calls failed in the last minute" if one.failures else "some calls failed"
+    )
+    error = f" ({one.error})" if one.error else ""
+    first = "" if one.failing_since is None else f", the first one {_age(one.failing_since, time)} ago"
+    text = f"Handler {one.name}: {failed}{error}{first}{_and(waits(one))}"
+    remedy = "Its events are tried again, at last they become dead letters; `wa-ingest tail` shows each"
+    level: Literal["warning", "info"] = "warning" if one.often_fails else "info"
+    return Cause(level, f"fails.{one.name}", text, remedy, "some-calls-fail")
+
+
+def _is_behind(one: Handler) -> Cause:
+    late = one.oldest_seconds > LATE_SECONDS
+    remedy = (
+        "It gets more than its rate, its concurrency or its answers allow: raise these, or wait" if one.turns else ""
+    )
+    text = f"Handler {one.name} is behind: {waits(one)}"
+    return Cause("warning" if late else "info", f"lags.{one.name}", text, remedy, "a-handler-or-destination-is-behind")
+
+
+def _joined(names: list[str]) -> str:
+    shown = names[:_NAMES]
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return f"handler{'s' if len(names) > 1 else ''} {', '.join(shown)}{more}"
+
+
+def _age(since: str, time: float) -> str:
+    return span(max(0.0, time - datetime.fromisoformat(since).timestamp()))
+
+
+def _and(text: str) -> str:
+    return f"; {text}" if text else ""
+
+
+def _events(count: int) -> str:
+    return "1 event waits" if count == 1 else f"{count:,} events wait"
