@@ -109,9 +109,6 @@ PUT_OFF_PART = 25
 PUT_OFF_SECONDS = 0.05
 """Until a queue is looked at again at whose front such a part waits for the worker that may take it."""
 
-OWED_DIGEST_BYTES = 4
-"""Length of the digest that says in the name of such a batch which handlers its events are owed to."""
-
 SPELL_SECONDS = 600
 """A failure of a handler that comes later than this after the one before begins a new spell of failures."""
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from ingest.state import totals
 from ingest.state.failures import MOST_CHARACTERS
-from ingest.store.constants import OWED_DIGEST_BYTES
 from ingest.store.headers import PART_BYTES, enclose, within
 from ingest.store.records import MOST_WAITS, OWED_JOINT, Record, digest, pack
 from workers import doubts
@@ -26,6 +25,8 @@ _DETAIL = 600  # characters of a dead letter's detail
 
 PUT_OFF = "w"
 """How the names of batches begin whose events wait for a handler that always fails, or is paused."""
+
+_OWED_DIGEST_BYTES = 4  # in the name of a parked batch they say which handlers its events are owed to
 
 
 class Wait(NamedTuple):
@@ -206,7 +207,7 @@ class Results:
 
     def _owed_to(self, handlers: Sequence[str]) -> str:
         names = OWED_JOINT.join(handlers)
-        found = blake2b(names.encode(), digest_size=OWED_DIGEST_BYTES).hexdigest()
+        found = blake2b(names.encode(), digest_size=_OWED_DIGEST_BYTES).hexdigest()
         self.owed[found] = names
         return found
 

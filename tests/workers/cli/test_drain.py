@@ -178,8 +178,11 @@ def test_it_follows_workers_that_run_elsewhere(start: Start, fill: Any, redis: R
     assert worker.wait(30) == 0
 
 
-def test_ctrl_c_stops_its_workers_and_loses_nothing(start: Start, fill: Any, redis: Redis) -> None:
+def test_ctrl_c_stops_its_workers_and_loses_nothing(
+    start: Start, fill: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C ends it with status 1 and one line; what was not done waits."""
+    monkeypatch.setenv("SECONDS", "0.01")
     fill(0, 5000)
     process = start("drain", "--processes", "1", "statuses", "--json")
     assert process.stdout
