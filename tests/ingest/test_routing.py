@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest import routing
 from ingest.identity import of_message
 from ingest.routing import Route, Router, handles, partition_of, partitions_of_business, route
-from ingest.store.links import digest_of
+from ingest.store.links import Links, digest_of
 from ingest.store.queues import LANES, lane_of, partition_number, queue_names
 from ingest.store.records import Record, pack_into, unpack
 from workers.events import Message
@@ -557,3 +558,50 @@ def test_links_never_raise(body: bytes, other: bytes) -> None:
     router = Router(8, 2)
     router(body)
     assert [place.queue for place in router(other)] == [place.queue for place in router(other)]
+
+
+ALONE = {"contacts": [{"wa_id": ALICE}], "messages": [MESSAGE]}
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"messages": [MESSAGE, {**MESSAGE, "from": BOB}]},
+    {"messages": [MESSAGE, MESSAGE]},
+    {"messages": []},
+    {"messages": [None]},
+    {"messages": {"0": MESSAGE}},
+    {"messages": [{**MESSAGE, "from": f"+{ALICE}"}]},
+    {"messages": [{**MESSAGE, "from": CAROL}]},
+    {"messages": [{**MESSAGE, "from": int(ALICE)}]},
+    {"messages": [{**MESSAGE, "from": ""}]},
+    {"messages": [{"id": "m"}]},
+    *({"messages": [{**MESSAGE, key: CAROL}]} for key in ("from_user_id", "from_bsuid", "from_parent_user_id")),
+    {"messages": [{**MESSAGE, "type": "system", "system": {"type": "user_changed_number", "wa_id": BOB}}]},
+    {"messages": [{**MESSAGE, "to": BOB, "_vnd": {"v1": {"direction": "outbound"}}}]},
+    {"contacts": [{"wa_id": ALICE, "user_id": CAROL}]},
+    {"statuses": [STATUS]},
+    {"calls": [{"from": BOB}]},
+    {"message_echoes": [{"from": "1", "to": BOB}]},
+    {"user_preferences": [{"wa_id": BOB}]},
+    {"standby": {"messages": [{**MESSAGE, "from": BOB}]}},
+    {"metadata": {"phone_number_id": "106"}},
+    {"errors": [ERROR]},
+]
+
+
+@pytest.mark.parametrize("partitions", [1, 8, 32])
+@pytest.mark.parametrize("per_business", [None, 2])
+def test_the_short_way_places_as_the_long_one(
+    partitions: int, per_business: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain message is placed without looking for all else, and where all else is looked for it would be, too."""
+    values = [{**ALONE, **variant} for variant in VARIANTS]
+    bodies = [wire(body) for value in values for body in (value, cloud(value), cloud(value, "history"))]
+    bodies += [wire({**cloud(ALONE), "entry": entry}) for entry in ({}, [], [None], [{}], cloud(ALONE)["entry"] * 2)]
+    bodies += [wire([ALONE, ALONE]), *(path.read_bytes() for path in sorted(CORPUS.rglob("*.json")))]
+
+    def routes() -> list[Any]:
+        links = Links()
+        return [route(body, partitions, per_business, links) for body in bodies]
+
+    found = routes()
+    monkeypatch.setattr(routing, "_lone_number", lambda body: None)
+    assert found == routes()
