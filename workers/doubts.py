@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from difflib import get_close_matches
 
 from workers.handler import Handler
 from workers.handlers import Handlers
@@ -50,5 +49,7 @@ def _meant(name: str, known: Collection[str]) -> str:
 
 def meant(name: str, known: Iterable[str]) -> str:
     """Which of the known names was meant, for the end of a message; empty when none is near."""
+    from difflib import get_close_matches  # a worker without doubts has no use for it
+
     close = get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

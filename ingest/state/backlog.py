@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from redis import Redis
@@ -15,14 +14,11 @@ from ingest.state import breakdowns, controls, failures, in_work, refusals, tota
 from ingest.state.breakdowns import Broken
 from ingest.state.failures import Failure
 from ingest.state.handlers import Handler, Lately, Owed, figures, lately
-from ingest.state.in_work import Call, Turn
+from ingest.state.in_work import ALIVE_MS, Call, Turn
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS
 from ingest.store.queues import LANES, MESSAGES, Member, lane_of
-from ingest.store.records import OWED_JOINT
-
-ALIVE_MS = 10_000
-"""A worker without a sign of life for this long counts as dead."""
+from ingest.store.records import OWED_JOINT, iso
 
 LATE_SECONDS = 60.0
 """What has waited for longer is late."""
@@ -548,8 +544,3 @@ def _rates(flows: list[dict[bytes, bytes]]) -> dict[str, float]:
     for flow in flows:
         counts.update({way.decode(): int(count) for way, count in flow.items() if b"|" not in way})
     return {way: count / (_RATE_BUCKETS * FLOW_SECONDS) for way, count in counts.items()}
-
-
-def iso(ms: int) -> str:
-    """A time (ms since the epoch) as ISO 8601, in UTC and to the millisecond."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")

@@ -18,14 +18,13 @@ from redis import Redis
 
 from ingest.routing import Route, Router
 from ingest.settings import Settings
-from ingest.state.backlog import iso
 from ingest.store import keys, scripts
 from ingest.store.append import APPEND_KEYS, BATCH_BYTES, append_head
 from ingest.store.headers import disclose
 from ingest.store.headers import read as read_headers
 from ingest.store.jobs import job_template
 from ingest.store.queues import LANES, queue_names
-from ingest.store.records import OWED_JOINT, digest, handler_digests, notification_id, pack_into
+from ingest.store.records import OWED_JOINT, digest, handler_digests, iso, notification_id, pack_into
 
 PORTION = 100
 """Most dead letters in a portion; it holds fewer when they are large."""

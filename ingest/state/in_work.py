@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+ALIVE_MS = 10_000
+"""A worker without a sign of life for this long counts as dead."""
+
 TOLD_SECONDS = 2.0
 """A call, or a wait, that takes less is not told."""
 

@@ -39,7 +39,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        return self.seen_seconds is not None and self.seen_seconds <= backlog.ALIVE_MS / 1000
+        return self.seen_seconds is not None and self.seen_seconds <= in_work.ALIVE_MS / 1000
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from hashlib import blake2b
 from struct import Struct
 from typing import NamedTuple
@@ -146,3 +147,8 @@ def notification_id(received_ms: int, body_digest: bytes) -> str:
     of the trace.
     """
     return f"{received_ms:016x}{body_digest.hex()}"
+
+
+def iso(ms: int) -> str:
+    """A time (ms since the epoch) as ISO 8601, in UTC and to the millisecond."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")

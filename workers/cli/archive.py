@@ -14,9 +14,9 @@ from redis.exceptions import RedisError
 from rich.table import Table
 
 from ingest.settings import Settings, SettingsError
-from ingest.state.backlog import iso
 from ingest.store import connection
 from ingest.store.queues import LANES
+from ingest.store.records import iso
 from workers.archive import files as room
 from workers.archive import replay as replaying
 from workers.cli import replayable, tables

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from ingest.state.backlog import iso
 from ingest.state.dead_letters import DeadLetter
+from ingest.store.records import iso
 
 _EXCEPTION = re.compile(r"(?P<type>[\w.]+): .*\((?P<place>[^()]+:\d+)\)", re.DOTALL)
 _NUMBER = re.compile(r"(?<!\d)(?<!answered )\d+")  # a destination's status is no such number

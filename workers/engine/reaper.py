@@ -7,7 +7,7 @@ from collections import Counter
 from redis import Redis
 
 from ingest.loggers import get_logger
-from ingest.state.backlog import ALIVE_MS
+from ingest.state.in_work import ALIVE_MS
 from ingest.store import keys, scripts
 
 log = get_logger(__name__)

@@ -10,7 +10,8 @@ import pytest
 from redis import Redis
 
 from ingest.state import backlog
-from ingest.state.backlog import ALIVE_MS, Backlog, Lane, idle_workers, read, read_all
+from ingest.state.backlog import Backlog, Lane, idle_workers, read, read_all
+from ingest.state.in_work import ALIVE_MS
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS, SLOTS_PER_SECOND
 
