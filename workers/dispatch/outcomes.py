@@ -29,7 +29,8 @@ class Outcome(NamedTuple):
     `handler` may be logged. `delay` is what RetryIn or Snooze asked for, or for how long the event is put off, in
     seconds; `at_least` is what another handler of a failed event asked for with Snooze. `done` are the handlers that
     need not be called again (their digests), `owed` the names of all others. `raised` is the exception. With
-    `holds_up`, later events of its strict order wait until it is done; they end as `behind`.
+    `holds_up`, later events of its strict order wait until it is done; they end as `behind`. `apart`, of a failed event
+    of which others have to be called, too: what it is for the handlers that failed alone, and for these alone.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Outcome(NamedTuple):
     owed: tuple[str, ...] = ()
     raised: BaseException | None = None
     holds_up: bool = False
+    apart: tuple[Outcome, ...] = ()
 
     @property
     def happened(self) -> bool:
@@ -107,7 +109,9 @@ def of_event(ended: Iterable[Ended], before: frozenset[bytes]) -> Outcome:
         # When one of them asked for a time and another did not, the usual time fits both.
         asked = [call.error.seconds for call in failed if isinstance(call.error, RetryIn)]
         delay = min(asked) if len(asked) == len(failed) else None
-        return outcome._replace(delay=delay, at_least=max(snoozed, default=0.0), done=done, owed=owed)
+        outcome = outcome._replace(delay=delay, at_least=max(snoozed, default=0.0), done=done, owed=owed)
+        others = [call for call in left if call.waits is not None or isinstance(call.error, Snooze)]
+        return outcome._replace(apart=_apart(outcome, failed, others)) if others else outcome
     waits = [call.waits for call in left if call.waits is not None]
     if snoozed:
         longest = max(snoozed)
@@ -119,6 +123,12 @@ def of_event(ended: Iterable[Ended], before: frozenset[bytes]) -> Outcome:
     error = left[0].error
     told = error.told if isinstance(error, DestinationError) else ""
     return Outcome("rejected", _text(error), told, left[0].handler.name, done=done, owed=owed)
+
+
+def _apart(outcome: Outcome, failed: list[Ended], others: list[Ended]) -> tuple[Outcome, Outcome]:
+    owed = tuple(dict.fromkeys(call.handler.name for call in failed))
+    alone = outcome._replace(owed=owed, done=(*outcome.done, *(call.handler.digest for call in others)))
+    return alone, of_event(others, frozenset((*outcome.done, *(call.handler.digest for call in failed))))
 
 
 def of_fault(error: BaseException, what: str) -> Outcome:

@@ -148,9 +148,11 @@ class BatchState:
         if self._divided:
             return kept(self._divided[1])
         numbers = range(self._first, len(self._left))
-        done = list(itertools.takewhile(lambda n: self._left[n] == 0, numbers))
-        begun = [n for n in numbers if self._is_begun(n)] if goes_back else []
-        return kept(self.records[n] for n in (*done, *begun))
+        if goes_back:
+            leaving = [n for n in numbers if not self._left[n] or self._is_begun(n)]
+        else:
+            leaving = list(itertools.takewhile(lambda n: self._left[n] == 0, numbers))
+        return kept(self.records[n] for n in leaving)
 
     def done_before(self, index: int) -> frozenset[bytes]:
         """The handlers that ended in an earlier try of the event of that record."""
@@ -216,17 +218,19 @@ class BatchState:
     def give_back(self) -> Results:
         """All that was done since the last call, as the batch goes back.
 
-        Where a part of a record is done, the rest takes its place: nothing of it is parsed, claimed and counted twice.
+        Where a part of a record is done, the rest takes its place, and what is done leaves, wherever it stands: nothing
+        is parsed, claimed and counted twice. What is forced would be handled twice, since no claim protects it.
         """
         if self._divided:
             return self._divided[0]
         results = Results(self.records, self._limits)
         self._collect(results, len(self._done), len(self.events) + _LETTERS)
-        begun = [index for index in range(self._first, len(self._left)) if self._is_begun(index)]
-        if not begun:
+        numbers = range(self._first, len(self._left))
+        changed = [n for n in numbers if not self._left[n] or self._is_begun(n)]
+        if not changed:
             return results
-        upto = begun[-1] + 1
-        rest = self._by_index(begun)
+        upto = changed[-1] + 1
+        rest = self._by_index(n for n in changed if self._left[n])
         for index in range(self._first, upto):
             record = self.records[index]
             parts = self._parts_of(record, rest.get(index, ())) if not self._left[index] or index in rest else None

@@ -96,7 +96,13 @@ class Results:
         self.bytes = 0
 
     def letter(self, reason: str, event: Event | Broken, detail: str, index: int, outcome: Outcome = UNHANDLED) -> None:
-        """Add a dead letter of an event of that record. The outcome knows which handlers ended, and whose it is."""
+        """Add a dead letter of an event of that record, which has ended so. The outcome knows which handlers ended, and
+        whose it is.
+        """
+        self.counts[f"dead.{event.kind}"] += 1
+        self._write_letter(reason, event, detail, index, outcome)
+
+    def _write_letter(self, reason: str, event: Event | Broken, detail: str, index: int, outcome: Outcome) -> None:
         done = sorted(outcome.done or self._records[index].done)
         if isinstance(event, Broken):
             record = self._records[index]
@@ -105,7 +111,6 @@ class Results:
             body = enclose(event.body, record.headers if is_whole else within(record.headers, PART_BYTES))
         else:
             body, origin = enclose(event.body(), headers_of(event)), event.body_digest
-        self.counts[f"dead.{event.kind}"] += 1
         self.bytes += len(body)
         self.letters.append(
             (
@@ -162,6 +167,13 @@ class Results:
         self._note_error(outcome)
         if outcome.name == "failed":
             self.failures[outcome.handler] = outcome.error[:MOST_CHARACTERS]
+        if outcome.apart and event.attempt >= self._limits.attempts:
+            # The tries of some handlers are used up; others were not called. The event goes on for these, so it has not
+            # ended, and the dead letter is of the former alone.
+            failed, rest = outcome.apart
+            self._write_letter(failed.name, event, failed.detail, index, failed)
+            self._account(event, index, rest, order)
+            return
         if outcome.name != "failed" or event.attempt >= self._limits.attempts:
             self.letter(outcome.name, event, outcome.detail, index, outcome)
             return

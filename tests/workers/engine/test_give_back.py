@@ -12,8 +12,11 @@ from redis import Redis
 
 from ingest.state import totals
 from ingest.store import keys
+from ingest.store.records import pack
 from workers import Handlers
+from workers.dispatch.outcomes import HANDLED
 from workers.engine import reaper, settle
+from workers.engine.batch_state import BatchState
 from workers.engine.hand import Taken
 
 
@@ -80,6 +83,21 @@ def test_a_stop_keeps_the_order_of_a_queue(
     left = [id.decode() for id in redis.lrange(keys.queue_key(first.queue), 0, -1)]  # type: ignore[union-attr]
     assert left == [first.batch, *(one.batch for one in others)]
     assert redis.hlen(keys.LEASES) == redis.hlen(keys.TAKEN) == 0
+
+
+def test_what_is_done_does_not_go_back(message: Callable[..., bytes]) -> None:
+    """A batch that goes back has nothing in it that has ended, also where an earlier event has not. What `dead retry`
+    fed back would be handled once more: it is handled whatever is remembered.
+    """
+    records = [pack(message(f"m{n}"), 1, force=True) for n in range(4)]
+    state = BatchState("messages.0", "b", records, 8, 1e12, "w1#1")
+    for index, event in state.events:
+        if index in (1, 2):
+            state.finish(index, event, HANDLED)
+    results = state.give_back()
+    assert results.parts == records[:1]
+    assert results.left == 3
+    assert results.counts == {"handled.message": 2}
 
 
 def test_what_is_left_to_others_is_work_that_is_left(runner: Any) -> None:

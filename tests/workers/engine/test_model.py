@@ -736,13 +736,14 @@ class Machine(RuleBasedStateMachine):
                 self.counts["dead.notification"] += 1
                 self.letters[lane, "unreadable"] += 1
             batch.gone += 1
-        begun = [n for n in range(batch.gone, len(batch.left)) if 0 < batch.left[n] < len(batch.records[n].names)]
-        for index in range(batch.gone, begun[-1] + 1) if how == "back" and begun else ():
+        numbers = range(batch.gone, len(batch.left))
+        changed = [n for n in numbers if not batch.left[n] or batch.left[n] < len(batch.records[n].names)]
+        for index in range(batch.gone, changed[-1] + 1) if how == "back" and changed else ():
             self.go_back_in_part(batch, index)
         self.ahead[batch.member] = sum(index >= batch.gone for index, _ in batch.ended) if how == "more" else 0
 
     def go_back_in_part(self, batch: Batch, index: int) -> None:
-        """What is done of a record, before or in the last one of which a part is done, does not go back."""
+        """What is done of a record, before or in the last one of which something is done, does not go back."""
         record, lane = batch.records[index], lane_of(batch.queue)
         self.owed.subtract(record._replace(names=(name,)) for n, name in batch.ended if n == index)
         if not record.names:

@@ -152,6 +152,35 @@ def test_a_failure_beside_a_snooze(commit: Any, take: Any, runner: Any, message:
     assert (record.attempt, record.waits) == (2, 0)
 
 
+def test_a_handler_whose_tries_are_used_up_takes_nothing_from_others(
+    commit: Any, take: Any, runner: Any, message: Any, redis: Redis, dead: Any
+) -> None:
+    """The dead letter is of that handler alone. The event goes on for the others, and ends once."""
+    handlers, called = Handlers(), []
+
+    @handlers.message()
+    def fails(event: Any) -> None:
+        called.append("fails")
+        raise RuntimeError
+
+    @handlers.message()
+    def asks(event: Any) -> None:
+        called.append("asks")
+        if called.count("asks") == 1:
+            raise Snooze(1000)
+
+    commit(message())
+    made = runner(handlers, max_attempts=1)
+    made.run(*take.many("w1", "messages"))
+    (letter,) = dead("messages")
+    assert letter["handler"].endswith(".fails")
+    _make_due(redis)
+    made.run(*take.many("w1", "messages"))
+    assert called == ["fails", "asks", "asks"]
+    assert _counts(redis) == {"snoozed.message": 1, "handled.message": 1}
+    assert len(dead("messages")) == 1
+
+
 @pytest.mark.parametrize("what", ["fails", "asks", "snoozes", "long"])
 def test_an_old_event_is_given_up(
     what: str, commit: Any, take: Any, runner: Any, status: Any, redis: Redis, dead: Callable[[str], Any]
