@@ -95,7 +95,7 @@ class Company:
         self._begun(item)
         if outcome is None:
             item.parts, item.ended = 1, []
-            joined.append(Place(item, calls[0][1]))
+            joined.append(Place(item, calls[0][1], item.since))
         else:
             self._finish(item, outcome, time.monotonic())
         return True

@@ -120,6 +120,7 @@ class Dispatcher:
             stopping,
             lambda item, ended: self._part_ended(item, [ended]),
             self._company.of,
+            lambda late: self._turns.lag(late),
         )
         self._started = False
         self._own_tasks: set[asyncio.Task[object]] = set()  # that the user's startup functions began
@@ -163,7 +164,7 @@ class Dispatcher:
         try:
             self._shares.add(self.tally.lately())
             self._limits = self._rate_limits if self._handlers.any_throttled or self.steering.limits else None
-            wait = self._turns.begin(self._limits)
+            wait = self._turns.begin(self._limits, self._lists.limiters if self._handlers.any_bulk else ())
             for room in self._rooms:
                 while room.free > 0 and (first := room.ready.next(self.closed)) is not None:
                     if isinstance(first, Gathering):
@@ -174,6 +175,8 @@ class Dispatcher:
                         self._begin(first, room, self._limits)
             if self._handlers.any_bulk:
                 wait = self._next_list(wait)
+                if self._limits is not None and (leaves := self._lists.leave(self._limits)) is not None:
+                    wait = leaves if wait is None else min(wait, leaves)
         except Exception as error:
             self._fail(error)
             return None

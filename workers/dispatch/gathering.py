@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from workers.dispatch.rate_limits import HandlerLimiter
@@ -15,10 +17,11 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """An event's place in a list. `argument` is what the handler gets of it."""
+    """An event's place in a list, since a time by the monotonic clock. `argument` is what the handler gets of it."""
 
     item: Item
     argument: Event
+    since: float
 
 
 class Gathering:
@@ -54,7 +57,7 @@ class Gathering:
     def add(self, item: Item, argument: Event) -> bool:
         """Gather an event. False when it has a list of its own."""
         is_alone = item.event.attempt > 1
-        (self._alone if is_alone else self._places).append(Place(item, argument))
+        (self._alone if is_alone else self._places).append(Place(item, argument, time.monotonic()))
         if not is_alone:
             self._due_at = min(self._due_at, item.since + self.handler.linger)
         return not is_alone
@@ -94,6 +97,16 @@ class Gathering:
         self._alone.clear()
         self._places.clear()
         self._look_when_due()
+        return places
+
+    def take_those(self, leave: Callable[[Place], bool]) -> list[Place]:
+        """Those that leave without having been called."""
+        places = [place for place in (*self._alone, *self._places) if leave(place)]
+        if places:
+            gone = set(map(id, places))
+            self._alone = deque(place for place in self._alone if id(place) not in gone)
+            self._places = deque(place for place in self._places if id(place) not in gone)
+            self._look_when_due()
         return places
 
     def _look_when_due(self) -> None:

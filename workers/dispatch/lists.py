@@ -12,7 +12,8 @@ from workers.dispatch.breakdowns import Breakdowns
 from workers.dispatch.calls import Begun, Calls, Room
 from workers.dispatch.gathering import Gathering, Place
 from workers.dispatch.halving import Halving, Settled
-from workers.dispatch.outcomes import NOT_BEGUN, Ended, HandlerTimeout, decided
+from workers.dispatch.outcomes import LAGS, NOT_BEGUN, Ended, HandlerTimeout, decided
+from workers.dispatch.parked import BRIEF_SECONDS, patience
 from workers.dispatch.rate_limits import HandlerLimiter, RateLimits
 from workers.dispatch.ready import Item
 from workers.dispatch.tally import Tally
@@ -59,7 +60,7 @@ class Lists:
     """Of one process. `timeout` (seconds) is what a list and its parts may take before no other part is called.
 
     `ended` is called with how an event's place in a list ended. `company` makes a list of the events that have gathered
-    and so many more at most.
+    and so many more at most. `lag` is called with handlers that have more to do than they may begin.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Lists:
         stopping: Callable[[], bool],
         ended: Callable[[Item, Ended], None],
         company: Callable[[Gathering, list[Place], int], list[Place]],
+        lag: Callable[[Iterable[Handler]], None],
     ) -> None:
         self._calls = calls
         self._timeout = timeout
@@ -83,6 +85,8 @@ class Lists:
         self._stopping = stopping
         self._ended = ended
         self._company = company
+        self._lag = lag
+        self._leave_at = 0.0  # by the monotonic clock
         self._gatherings: dict[tuple[Handler, str], Gathering] = {}
 
     def gathering(self, handler: Handler, lane: str, room: Room) -> Gathering:
@@ -99,6 +103,30 @@ class Lists:
         for one in list(self._gatherings.values()):
             if one.limiter is not None and one.limiter.holds_up and (items := one.items):
                 yield one.handler.name, items
+
+    def leave(self, limits: RateLimits | None) -> float | None:
+        """Have events go on without handlers that may not be called, those that have waited for them long enough.
+        Returns the seconds until it is to be called again, if any wait. Looking at all of them has its price, so it
+        does not look more often than that.
+        """
+        now = time.monotonic()
+        if now < self._leave_at:
+            return self._leave_at - now
+        held_up = [one for one in self._gatherings.values() if len(one) and one.limiter and one.limiter.wait()]
+        for gathering in held_up:
+            late = gathering.take_those(lambda place: patience(place.item, limits, place.since) <= 0)
+            if late:
+                self._lag([gathering.handler])
+                self._all(late, Ended(gathering.handler, waits=LAGS))
+        if not held_up:
+            return None
+        self._leave_at = now + BRIEF_SECONDS
+        return BRIEF_SECONDS
+
+    @property
+    def limiters(self) -> list[HandlerLimiter]:
+        """Of the handlers for which events wait."""
+        return [one.limiter for one in self._gatherings.values() if len(one) and one.limiter]
 
     def begin(self, gathering: Gathering, room: Room) -> None:
         """Call the handler with the next list; it may be called now."""

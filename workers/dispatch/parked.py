@@ -20,6 +20,9 @@ PATIENCE_SECONDS = 0.25
 CATCH_UP_SECONDS = 1.0
 """For so long an event waits in hand that comes again for a handler that lags: others catch up beside it."""
 
+BRIEF_SECONDS = 0.05
+"""Each waits so long for its turn at least, or nobody would be there when a handler may be called again."""
+
 _SAY_AGAIN_SECONDS = 60.0
 
 
@@ -95,8 +98,9 @@ class Turns:
                     if len(limiters) == 1 or limiter.holds_up:
                         yield limiter.name, items
 
-    def begin(self, limits: RateLimits | None) -> float | None:
-        """Begin what waited. Returns the seconds until more of it may begin.
+    def begin(self, limits: RateLimits | None, gathered: Collection[HandlerLimiter] = ()) -> float | None:
+        """Begin what waited. Returns the seconds until more of it may begin. `gathered` are those of handlers for which
+        lists wait.
 
         An event is begun for all its handlers together, which keeps their order. When one of them lags, the others do
         not wait for it longer than `PATIENCE_SECONDS`: it gets the event later (docs/destinations.md).
@@ -108,8 +112,7 @@ class Turns:
                 leaves_out = False
                 if not item.source.gone:
                     if seconds := longest_wait(limiters):
-                        left = _patience(item, limits, time.monotonic() - since)
-                        if left > 0:
+                        if (left := patience(item, limits, since)) > 0:
                             waits.append(min(seconds, left))
                             break
                         leaves_out = True
@@ -118,11 +121,12 @@ class Turns:
                 parked.pop()
                 self._begin(item, leaves_out)
         if self._lagging:
-            self._look_who_caught_up(limits)
+            self._look_who_caught_up(limits, gathered)
         return min(waits, default=None)
 
-    def _look_who_caught_up(self, limits: RateLimits | None) -> None:
+    def _look_who_caught_up(self, limits: RateLimits | None, gathered: Collection[HandlerLimiter]) -> None:
         waiting = {limiter for limiters, parked in self._parked.items() if parked for limiter in limiters}
+        waiting.update(gathered)
         for handler in list(self._lagging):
             if limits is None or limits.of(handler) not in waiting:
                 self._lagging.discard(handler)
@@ -138,10 +142,18 @@ class Turns:
                 log.warning("handler lags, its events come later and others do not wait for it", handler=handler.name)
 
 
-def _patience(item: Item, limits: RateLimits | None, waited: float) -> float:
-    """Seconds for which an event that has waited so long waits on until all its handlers may be called; infinite when
-    no other one could be called.
+def patience(item: Item, limits: RateLimits | None, since: float) -> float:
+    """Seconds for which an event that waits for its turn `since` a time by the monotonic clock waits on until all its
+    handlers may be called; infinite when no other one could be called.
+
+    It counts from when the event came into hand: those of one contact come one after the other, and their waits would
+    add up.
     """
+    now = time.monotonic()
+    return max(_patience(item, limits, now - item.since), BRIEF_SECONDS - (now - since))
+
+
+def _patience(item: Item, limits: RateLimits | None, waited: float) -> float:
     handlers, done = item.handlers or (), item.account.done_before(item.index)
     if len(handlers) == 1 and not done:  # nearly always; who is next is asked whenever a call ends
         return math.inf
