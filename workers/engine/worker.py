@@ -148,14 +148,15 @@ class BatchWorker(SimpleWorker):
         """RQ calls this at the end, whatever ended it. What is not settled goes back to the front of its queue."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # RQ's handler would raise in the middle of this
-        self._over.set()
-        self._beats.join(timeout=reaper.BEAT_SECONDS)
         if self.flow.crashed:
             # RQ has logged why. This process still holds its batches: the reaper puts them back, as after any death,
             # and splits them the second time.
             os._exit(1)
         try:
+            # Handlers may take long yet. Until they have ended the heart beats on, or others would call them, too.
             self.flow.leave()
+            self._over.set()
+            self._beats.join(timeout=reaper.BEAT_SECONDS)
             self._telling.close()
             reaper.heartbeat_and_reap(self.connection, self.name, leaves=True)
             if self._told:

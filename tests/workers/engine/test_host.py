@@ -151,13 +151,27 @@ KINDS = pytest.mark.parametrize(("kind", "wait"), [("def", "time.sleep"), ("asyn
 
 @KINDS
 def test_what_has_begun_gets_its_time_at_the_stop(
-    worker: Any, seen: Any, commit: Any, message: Any, wait_for: Any, kind: str, wait: str, nothing_left: Any
+    worker: Any,
+    seen: Any,
+    commit: Any,
+    message: Any,
+    wait_for: Any,
+    kind: str,
+    wait: str,
+    nothing_left: Any,
+    redis: Redis,
 ) -> None:
-    """A handler of more than six seconds, as of a bot that asks a model, is not called twice because of a stop."""
+    """A handler of more than six seconds, as of a bot that asks a model, is not called twice because of a stop: neither
+    when the process returns, nor by other workers, for which it lives until it has ended.
+    """
     commit(message())
     process = worker(WAITS.format(kind=kind, wait=wait, seconds=7))
     wait_for(lambda: seen())
     process.send_signal(signal.SIGTERM)
+    for _ in range(2):  # the first of these may have been on its way
+        ((_, told),) = redis.zrange(keys.ALIVE, 0, -1, withscores=True)
+        wait_for(lambda told=told: redis.zrange(keys.ALIVE, 0, -1, withscores=True)[0][1] > told)
+    assert len(seen()) == 1
     assert process.wait(60) == 0
     assert [what[0] for what in seen()] == ["begun", "ended"]
     nothing_left()
