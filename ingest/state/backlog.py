@@ -16,7 +16,7 @@ from ingest.state.failures import Failure
 from ingest.state.handlers import Handler, Lately, Owed, figures, lately
 from ingest.state.in_work import ALIVE_MS, Call, Turn
 from ingest.store import keys
-from ingest.store.constants import FLOW_SECONDS
+from ingest.store.constants import FLOW_SECONDS, SPELL_SECONDS
 from ingest.store.queues import LANES, MESSAGES, Member, lane_of
 from ingest.store.records import OWED_JOINT, iso
 
@@ -281,11 +281,12 @@ def _owed_together(each: list[Owed]) -> list[Owed]:
 
 
 def _failed_together(each: list[dict[str, Failure]]) -> dict[str, Failure]:
-    """The last failure of each handler, and the first of these that tell since when."""
+    """The last failure of each handler, and the begin of its spell, wherever that was."""
     total: dict[str, Failure] = {}
     for name, failure in (item for one in each for item in one.items()):
-        other = total.get(name, failure)
-        total[name] = max(failure, other, key=lambda one: one.at)._replace(since=min(failure.since, other.since))
+        earlier, last = sorted((failure, total.get(name, failure)), key=lambda one: one.at)
+        is_one_spell = last.since - earlier.at <= SPELL_SECONDS
+        total[name] = last._replace(since=min(earlier.since, last.since)) if is_one_spell else last
     return total
 
 

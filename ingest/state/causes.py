@@ -10,6 +10,7 @@ from ingest.state.backlog import LATE_SECONDS, YOUNG_SECONDS, Backlog, span
 from ingest.state.handlers import Handler
 
 _NAMES = 3  # that are shown at most
+_COUNTED_SECONDS = 70.0  # the failures of the last minute are not older
 
 
 class Cause(NamedTuple):
@@ -61,15 +62,21 @@ def of_lane(now: Backlog, lane: str) -> str:
 
 
 def _fails(one: Handler, time: float) -> Cause:
-    failed = (
-        f"{one.failures:,} of {one.calls:,} calls failed in the last minute" if one.failures else "some calls failed"
-    )
-    error = f" ({one.error})" if one.error else ""
-    first = "" if one.failing_since is None else f", the first one {_age(one.failing_since, time)} ago"
-    text = f"Handler {one.name}: {failed}{error}{first}{_and(waits(one))}"
+    text = f"Handler {one.name}: {_failed(one, time)}{_and(waits(one))}"
     remedy = "Its events are tried again, at last they become dead letters; `wa-ingest tail` shows each"
     level: Literal["warning", "info"] = "warning" if one.often_fails else "info"
     return Cause(level, f"fails.{one.name}", text, remedy, "some-calls-fail")
+
+
+def _failed(one: Handler, time: float) -> str:
+    """How often, how and since when it fails. An error that is older than what was counted is told by itself."""
+    counted = f"{one.failures:,} of {one.calls:,} calls failed in the last minute" if one.failures else ""
+    if one.error_at is None or one.failing_since is None:
+        return counted
+    if not counted or _seconds(one.error_at, time) > _COUNTED_SECONDS:
+        last = f"a call failed {_age(one.error_at, time)} ago ({one.error})"
+        return f"{counted}; {last}" if counted else last
+    return f"{counted} ({one.error}), the first one {_age(one.failing_since, time)} ago"
 
 
 def _is_behind(one: Handler) -> Cause:
@@ -88,7 +95,11 @@ def _joined(names: list[str]) -> str:
 
 
 def _age(since: str, time: float) -> str:
-    return span(max(0.0, time - datetime.fromisoformat(since).timestamp()))
+    return span(_seconds(since, time))
+
+
+def _seconds(since: str, time: float) -> float:
+    return max(0.0, time - datetime.fromisoformat(since).timestamp())
 
 
 def _and(text: str) -> str:

@@ -43,8 +43,9 @@ class Handler:
     with an exception. 99 of 100 calls took at most `p99_seconds`, one of `BOUNDS`; None without any, or above the
     longest of these. `held`: `failing` or `paused`, since `held_since` (ISO 8601).
 
-    `retrying`, `turns` and `oldest_seconds`: see `Owed`. `error` is how it failed last, if it did so in the last minute
-    or events wait for their next try; some of its calls have failed since `failing_since` (ISO 8601).
+    `retrying`, `turns` and `oldest_seconds`: see `Owed`. `error` is how it failed last, at `error_at` (ISO 8601), if it
+    did so in the last minute or events wait for their next try. Until then some of its calls had failed since
+    `failing_since` (ISO 8601), with no minute without a failure.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Handler:
     turns: int = 0
     oldest_seconds: float = 0.0
     error: str | None = None
+    error_at: str | None = None
     failing_since: str | None = None
 
     @property
@@ -108,8 +110,12 @@ def figures(
     for name, failure in (failed or {}).items():
         if name in found and (found[name].failures or found[name].retrying):
             found[name].error = failure.error
-            found[name].failing_since = datetime.fromtimestamp(failure.since, UTC).isoformat(timespec="milliseconds")
+            found[name].error_at, found[name].failing_since = _iso(failure.at), _iso(failure.since)
     return sorted(found.values(), key=lambda one: (one.held is None, not one.owed, -one.rate, one.name))
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def _p99(parts: Counter[str], calls: int) -> float | None:
