@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest.state import breakdowns, controls, failures, in_work, refusals, totals
+from ingest.state import breakdowns, controls, failures, holds, in_work, refusals, totals
 from ingest.state.breakdowns import Broken
 from ingest.state.failures import Failure
 from ingest.state.handlers import Handler, Lately, Owed, figures, lately
+from ingest.state.holds import Hold
 from ingest.state.in_work import ALIVE_MS, Call, Turn
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS, SPELL_SECONDS
@@ -124,6 +125,8 @@ class Backlog:
     """What waits for handlers."""
     failed: dict[str, Failure] = field(default_factory=dict)
     """How handlers failed last, by name."""
+    held_back: list[Hold] = field(default_factory=list)
+    """What lets handlers get no more now, as each worker tells it."""
     unhandled: dict[str, int] = field(default_factory=dict)
     """Events that no handler wanted, by `KIND.TYPE`."""
     requests: dict[str, int] = field(default_factory=dict)
@@ -139,7 +142,8 @@ class Backlog:
         """Those that were called in the last minute, are held up, or are owed something: see `figures`."""
         held = {one.handler: ("failing", one.since) for one in self.broken}
         held |= {one.handler: ("paused", one.paused_since) for one in self.steered if one.paused_since}
-        return figures(self.calls, _RATE_BUCKETS * FLOW_SECONDS, held, self.owed, self.failed)
+        held_back = holds.in_words(self.held_back)
+        return figures(self.calls, _RATE_BUCKETS * FLOW_SECONDS, held, self.owed, self.failed, held_back)
 
     @property
     def retrying(self) -> Retrying | None:
@@ -158,7 +162,7 @@ class Backlog:
         lanes = {n: asdict(lane) | {"seconds_to_empty": lane.seconds_to_empty} for n, lane in self.lanes.items()}
         handlers = [asdict(one) | {"owed": one.owed} for one in self.handlers]
         told = asdict(replace(self, calls={}, owed=[], failed={})) | {"lanes": lanes, "handlers": handlers}
-        for by_handler in ("calls", "owed", "failed"):
+        for by_handler in ("calls", "owed", "failed", "held_back"):
             del told[by_handler]
         return told | {"ended": totals.ended(self.counts), "again": self.counts.get(totals.AGAIN, 0)}
 
@@ -206,6 +210,7 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
         calls=_calls_together([one.calls for one in found]),
         owed=_owed_together([owed for one in found for owed in one.owed]),
         failed=_failed_together([one.failed for one in found]),
+        held_back=[hold for one in found for hold in one.held_back],
         in_work=sorted((call for one in found for call in one.in_work), key=lambda call: -call.seconds),
         unhandled=dict(sum((Counter(one.unhandled) for one in found), Counter[str]())),
         requests=dict(sum((Counter(one.requests) for one in found), Counter[str]())),
@@ -275,6 +280,7 @@ def _owed_together(each: list[Owed]) -> list[Owed]:
         total[one.handler, one.lane] = so_far._replace(
             retrying=so_far.retrying + one.retrying,
             turns=so_far.turns + one.turns,
+            due=so_far.due + one.due,
             oldest_seconds=max(so_far.oldest_seconds, one.oldest_seconds),
         )
     return list(total.values())
@@ -339,7 +345,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     behind = _behind(redis, seen.heads)
     flow = _rates(seen.flows)
     lanes = _owed(seen, scheduled, lengths, now_ms)
-    owed = _owed_to_handlers(seen, lengths, now_ms)
+    owed = _owed_to_handlers(seen, lanes, scheduled, lengths, now_ms)
     for one in owed:
         lane = lanes[one.lane]
         lane.turns = min(lane.turns + one.turns, lane.working)
@@ -366,6 +372,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         in_work=seen.in_work,
         owed=owed,
         failed=seen.failed,
+        held_back=seen.held_back,
         requests=seen.requests,
     )
 
@@ -388,6 +395,7 @@ class _Seen(NamedTuple):
     in_work: list[Call]
     in_hand: dict[str, float]
     turns: list[Turn]
+    held_back: list[Hold]
     owed_names: dict[str, str]
     failed: dict[str, Failure]
     heads: dict[str, Member]
@@ -432,6 +440,7 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         in_work=in_work.parse(calls, workers, now_ms / 1000),
         in_hand=in_work.parse_waits(calls, workers),
         turns=in_work.parse_turns(calls, workers),
+        held_back=holds.parse(calls, workers),
         owed_names={digest.decode(): names.decode() for digest, names in owed.items()},
         failed=failures.parse(failed),
         heads={order.decode(): Member.parse(batch) for order, batch in heads.items()},
@@ -516,26 +525,33 @@ def _owed(seen: _Seen, scheduled: dict[Member, float], lengths: dict[Member, int
             lane.batches += 1
             since = max(seen.ledger[member], member.due_ms(now_ms))
             lane.oldest_seconds = max(lane.oldest_seconds, age(since))
+    # Workers told this with their last heartbeat: where nothing is in work by now, it has ended.
     for name, since in seen.in_hand.items():
-        lanes[name].oldest_seconds = max(lanes[name].oldest_seconds, age(since))
+        if lanes[name].working:
+            lanes[name].oldest_seconds = max(lanes[name].oldest_seconds, age(since))
     for turn in seen.turns:
-        if turn.first_try_ms is not None:
+        if lanes[turn.lane].working and turn.first_try_ms is not None:
             lanes[turn.lane].oldest_seconds = max(lanes[turn.lane].oldest_seconds, age(turn.first_try_ms))
     return lanes
 
 
-def _owed_to_handlers(seen: _Seen, lengths: dict[Member, int], now_ms: int) -> list[Owed]:
+def _owed_to_handlers(
+    seen: _Seen, lanes: dict[str, Lane], scheduled: dict[Member, float], lengths: dict[Member, int], now_ms: int
+) -> list[Owed]:
     """What waits for each handler in each lane. What comes again and is in a worker's hands counts only as far as that
-    worker tells it.
+    worker tells it; and what it told has ended where nothing is in work any more.
     """
     found = [
         Owed(turn.handler, turn.lane, 0, turn.events, round((now_ms - turn.arrived_ms) / 1000, 3))
         for turn in seen.turns
+        if lanes[turn.lane].working
     ]
     for member, length in lengths.items():
         if member not in seen.taken and (names := seen.owed_names.get(member.owed)):
             age = round((now_ms - seen.ledger[member]) / 1000, 3)
-            found += [Owed(name, lane_of(member.queue), length, 0, age) for name in names.split(OWED_JOINT)]
+            retrying, due = (length, 0) if member in scheduled else (0, length)
+            lane = lane_of(member.queue)
+            found += [Owed(name, lane, retrying, 0, age, due) for name in names.split(OWED_JOINT)]
     return _owed_together(found)
 
 

@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 from ingest.state.backlog import LATE_SECONDS, YOUNG_SECONDS, Backlog, span
 from ingest.state.handlers import Handler
 
+_BEHIND = "a-handler-or-destination-is-behind"
+_TO_RETRY = "for a worker to try them again"
 _NAMES = 3  # that are shown at most
 _COUNTED_SECONDS = 70.0  # the failures of the last minute are not older
 
@@ -37,16 +39,26 @@ def told(now: Backlog, time: float) -> Iterator[Cause]:
             yield _fails(one, time)
         elif one.held is None and one.owed and one.oldest_seconds >= YOUNG_SECONDS:
             yield _is_behind(one)
+        elif one.held is None and one.held_back:
+            yield Cause("info", f"lags.{one.name}", f"Handler {one.name} is held back: {one.held_back}", "", _BEHIND)
 
 
 def waits(one: Handler) -> str:
     """How much waits for it, and for how long, in words; empty: nothing."""
     parts = []
     if one.turns:
-        parts.append(f"{_events(one.turns)} for its turn (its rate, its concurrency or a 429)")
+        parts.append(f"{_events(one.turns)} for its turn")
     if one.retrying:
-        parts.append(f"{one.retrying if parts else _events(one.retrying)} for the next try")
-    return f"{' and '.join(parts)}, the oldest for {span(one.oldest_seconds)}" if parts else ""
+        parts.append(f"{one.retrying:,} for the next try" if parts else f"{_events(one.retrying)} for the next try")
+    if one.due:
+        parts.append(f"{one.due:,} {_TO_RETRY}" if parts else f"{_events(one.due)} {_TO_RETRY}")
+    if parts and one.held_back:
+        parts[0] += f" ({one.held_back})"
+    return (
+        f"{', '.join(parts[:-1])}{' and ' if parts[1:] else ''}{parts[-1]}, the oldest for {span(one.oldest_seconds)}"
+        if parts
+        else ""
+    )
 
 
 def of_lane(now: Backlog, lane: str) -> str:
@@ -56,7 +68,7 @@ def of_lane(now: Backlog, lane: str) -> str:
     """
     held = {one.name for one in now.handlers if one.held}
     owed = [one for one in now.owed if one.lane == lane and (one.turns or one.handler in held)]
-    names = [one.handler for one in sorted(owed, key=lambda one: -one.turns - one.retrying)]
+    names = [one.handler for one in sorted(owed, key=lambda one: -one.turns - one.retrying - one.due)]
     names = names or [call.handler for call in now.in_work if call.lane == lane][:1]
     return f"held up by {_joined(names)}" if names else ""
 
@@ -81,11 +93,9 @@ def _failed(one: Handler, time: float) -> str:
 
 def _is_behind(one: Handler) -> Cause:
     late = one.oldest_seconds > LATE_SECONDS
-    remedy = (
-        "It gets more than its rate, its concurrency or its answers allow: raise these, or wait" if one.turns else ""
-    )
+    remedy = "It takes no more than that now: raise what you have set, or wait" if one.held_back else ""
     text = f"Handler {one.name} is behind: {waits(one)}"
-    return Cause("warning" if late else "info", f"lags.{one.name}", text, remedy, "a-handler-or-destination-is-behind")
+    return Cause("warning" if late else "info", f"lags.{one.name}", text, remedy, _BEHIND)
 
 
 def _joined(names: list[str]) -> str:

@@ -84,12 +84,13 @@ class Flow:
         for queue in queues:
             by_lane.setdefault(lane_of(queue), []).append(queue)
         self._steering = steering = Steering()
+        self.rate_limits = RateLimits(connection, steering)
         self.dispatcher = Dispatcher(
             handlers,
             settings.concurrency,
             settings.threads,
             settings.handler_timeout,
-            rate_limits=RateLimits(connection, steering),
+            rate_limits=self.rate_limits,
             steering=steering,
             tell=self._tell,
             changed=self._changed,
