@@ -33,7 +33,7 @@ EXPIRING_SECONDS = 2 * 86400.0
 EXPIRING_COUNTED = 100
 """At most this many are counted in a lane: Redis can only count them by reading them."""
 
-_RATE_BUCKETS = 6  # complete buckets that a rate covers: one minute
+_RATE_BUCKETS = 6  # that a rate covers, the last of which still fills: nearly a minute
 _LOOKS = 3  # at the ledger, while batches are divided
 
 
@@ -119,6 +119,8 @@ class Backlog:
     """Handlers that an operator has paused or limited, by name."""
     calls: Lately = field(default_factory=dict)
     """What handlers were called with in the last minute."""
+    counted_seconds: float = float(_RATE_BUCKETS * FLOW_SECONDS)
+    """The time in which that was counted: less than a minute when nothing came before."""
     in_work: list[Call] = field(default_factory=list)
     """Calls of handlers that take long, the longest first: one for each lane of a worker."""
     owed: list[Owed] = field(default_factory=list)
@@ -143,7 +145,7 @@ class Backlog:
         held = {one.handler: ("failing", one.since) for one in self.broken}
         held |= {one.handler: ("paused", one.paused_since) for one in self.steered if one.paused_since}
         held_back = holds.in_words(self.held_back)
-        return figures(self.calls, _RATE_BUCKETS * FLOW_SECONDS, held, self.owed, self.failed, held_back)
+        return figures(self.calls, self.counted_seconds, held, self.owed, self.failed, held_back)
 
     @property
     def retrying(self) -> Retrying | None:
@@ -161,8 +163,8 @@ class Backlog:
         """The shape of `wa-ingest status --json`."""
         lanes = {n: asdict(lane) | {"seconds_to_empty": lane.seconds_to_empty} for n, lane in self.lanes.items()}
         handlers = [asdict(one) | {"owed": one.owed} for one in self.handlers]
-        told = asdict(replace(self, calls={}, owed=[], failed={})) | {"lanes": lanes, "handlers": handlers}
-        for by_handler in ("calls", "owed", "failed", "held_back"):
+        told = asdict(replace(self, calls={}, owed=[], failed={}, held_back=[])) | {"lanes": lanes, "handlers": handlers}
+        for by_handler in ("calls", "counted_seconds", "owed", "failed", "held_back"):
             del told[by_handler]
         return told | {"ended": totals.ended(self.counts), "again": self.counts.get(totals.AGAIN, 0)}
 
@@ -208,6 +210,7 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
         broken=list({broken.handler: broken for one in found for broken in one.broken}.values()),
         steered=_steered_together([one for each in found for one in each.steered], len(found)),
         calls=_calls_together([one.calls for one in found]),
+        counted_seconds=max(one.counted_seconds for one in found),
         owed=_owed_together([owed for one in found for owed in one.owed]),
         failed=_failed_together([one.failed for one in found]),
         held_back=[hold for one in found for hold in one.held_back],
@@ -343,7 +346,8 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     lengths = _lengths(redis, seen)
     scheduled = _scheduled(redis, {member.queue for member in seen.ledger}, now_ms)
     behind = _behind(redis, seen.heads)
-    flow = _rates(seen.flows)
+    counted_seconds = _counted_seconds(seen.flows, now_ms)
+    flow = _rates(seen.flows, counted_seconds)
     lanes = _owed(seen, scheduled, lengths, now_ms)
     owed = _owed_to_handlers(seen, lanes, scheduled, lengths, now_ms)
     for one in owed:
@@ -369,6 +373,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         steered=_steered(seen.handlers),
         unhandled=seen.unhandled,
         calls=lately(seen.flows),
+        counted_seconds=counted_seconds,
         in_work=seen.in_work,
         owed=owed,
         failed=seen.failed,
@@ -380,7 +385,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
 class _Seen(NamedTuple):
     """What one pipeline reads. `ledger`: its members and when they arrived (ms). `in_hand`: since when events wait in
     workers, by lane (ms). `owed_names`: the handlers of each digest in a batch's name.
-    `heads`: the batch that is next in each strict order. `flows`: the latest buckets.
+    `heads`: the batch that is next in each strict order. `flows`: the latest buckets, the newest first.
     """
 
     ledger: dict[Member, float]
@@ -423,7 +428,7 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         counted = refusals.buckets(now_ms / 1000)
         for key in counted:
             pipe.hgetall(key)
-        for back in range(1, _RATE_BUCKETS + 1):
+        for back in range(_RATE_BUCKETS):
             pipe.hgetall(keys.flow_key(bucket - back))
         ledger, taken, workers, suspended, counts, steering, broken, calls, heads, owed, failed, *rest = pipe.execute()
     outcomes, unhandled = totals.split({name.decode(): int(count) for name, count in counts.items()})
@@ -555,9 +560,15 @@ def _owed_to_handlers(
     return _owed_together(found)
 
 
-def _rates(flows: list[dict[bytes, bytes]]) -> dict[str, float]:
+def _counted_seconds(flows: list[dict[bytes, bytes]], now_ms: int) -> float:
+    """Since the oldest of these buckets began in which something was counted; a second at least."""
+    whole = max((back for back, flow in enumerate(flows) if flow), default=0) * FLOW_SECONDS
+    return whole + max(1.0, now_ms / 1000 % FLOW_SECONDS)
+
+
+def _rates(flows: list[dict[bytes, bytes]], seconds: float) -> dict[str, float]:
     """Notifications per second, by `in.LANE` and `out.LANE`."""
     counts = Counter[str]()
     for flow in flows:
         counts.update({way.decode(): int(count) for way, count in flow.items() if b"|" not in way})
-    return {way: count / (_RATE_BUCKETS * FLOW_SECONDS) for way, count in counts.items()}
+    return {way: count / seconds for way, count in counts.items()}

@@ -46,9 +46,9 @@ class Handler:
 
     `held_back` says what lets it get no more events now, in words (`ingest.state.holds`).
 
-    `retrying`, `turns`, `due` and `oldest_seconds`: see `Owed`. `error` is how it failed last, at `error_at` (ISO 8601),
-    if it did so in the last minute or events wait for their next try. Until then some of its calls had failed since
-    `failing_since` (ISO 8601), with no minute without a failure.
+    `retrying`, `turns`, `due` and `oldest_seconds`: see `Owed`. `error` is how it failed last, at `error_at` (ISO
+    8601), if it did so in the last minute or events wait for their next try. Until then some of its calls had failed
+    since `failing_since` (ISO 8601), with no minute without a failure.
     """
 
     name: str

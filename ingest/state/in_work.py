@@ -80,7 +80,7 @@ def told(
     behind = [turn for turn in turns if turn.arrived_ms <= before * 1000]
     held = holds.told(held_back, {turn.handler for turn in behind})
     fields = ((worker, long), (worker + _WAITS, late), (worker + _TURNS, behind), (worker + holds.SUFFIX, held))
-    return {field: orjson.dumps(it) for field, it in fields if it}
+    return {field: orjson.dumps(it, default=tuple) for field, it in fields if it}
 
 
 def of_worker(field: bytes) -> bytes:

@@ -25,7 +25,8 @@
 --           how        more: the batch goes on; end: all of it is done; back: its rest goes back to the front
 --           records    number of records that leave the batch: all of their events are done, or written anew
 --           again      number of these of which something is written anew, to be tried again: they do not count as out
---           ahead      number of events that are done, of records that stay: if the worker dies, they are met again
+--           ahead      number of events that are done, of records that stay: they are met again if the worker dies, or
+--                      when the batch goes back
 --           parts      number of records that take their place: what is left of notifications that are partly done, or
 --                      many of few events for one of many
 --           letters    number of dead letters
@@ -351,6 +352,9 @@ local function let_go(one, lane, member)
     -- Its rest goes back. After `end` there is one only if redis-py sent a receiver's commit twice and it came late.
     redis.call('LPUSH', rq .. ':queue:' .. queue, id)
     redis.call('HSET', rq .. ':job:' .. id, 'status', 'queued', 'ahead', 0)
+    if one.ahead > 0 then
+      redis.call('HINCRBY', counts, 'again', one.ahead) -- see reap.lua
+    end
   else
     redis.call('DEL', rq .. ':job:' .. id)
     redis.call('ZREM', ledger, member)

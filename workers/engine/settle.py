@@ -266,7 +266,7 @@ def _head(part: Part) -> dict[str, Any]:
         "how": part.how,
         "records": results.left,
         "again": results.again,
-        "ahead": results.ahead if part.how == "more" else 0,
+        "ahead": results.ahead if part.how != "end" else 0,
         "parts": len(results.parts),
         "letters": len(results.letters),
         "retries": [

@@ -739,7 +739,9 @@ class Machine(RuleBasedStateMachine):
         begun = [n for n in range(batch.gone, len(batch.left)) if 0 < batch.left[n] < len(batch.records[n].names)]
         for index in range(batch.gone, begun[-1] + 1) if how == "back" and begun else ():
             self.go_back_in_part(batch, index)
-        self.ahead[batch.member] = sum(index >= batch.gone for index, _ in batch.ended) if how == "more" else 0
+        ahead = sum(index >= batch.gone for index, _ in batch.ended)
+        self.ahead[batch.member] = ahead if how == "more" else 0
+        self.counts["again"] += ahead if how == "back" else 0  # they are copies when they come again
 
     def go_back_in_part(self, batch: Batch, index: int) -> None:
         """What is done of a record, before or in the last one of which a part is done, does not go back."""
