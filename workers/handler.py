@@ -14,17 +14,20 @@ from contextlib import (
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ingest.state.holds import Hold
+
 Selector = tuple[str, str | None, str, str | None, str | None]
 """What handlers are found by: kind, subject, way (see `Event._way`), field and business number of an event."""
 
 
 class Paced(Protocol):
     """Lets calls begin, in this process: `wait` says in how many seconds one may; `begin` is told of each. `holds_up`:
-    one had to wait at the last look; any thread may ask.
+    one had to wait at the last look; `hold`: what for. Any thread may ask these two.
     """
 
     @property
     def holds_up(self) -> bool: ...
+    def hold(self, handler: str) -> Hold | None: ...
     def wait(self) -> float: ...
     def begin(self, events: int = 1) -> None: ...
 

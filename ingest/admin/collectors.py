@@ -107,13 +107,15 @@ def _backlog(now: backlog.Backlog) -> Iterator[Metric]:
         outcome, _, kind = count.partition(".")
         if outcome == totals.AGAIN:
             again = value
+        elif outcome in (totals.REQUEUED, totals.REMOVED):
+            continue  # they were counted as dead, and a counter never falls
         elif outcome == "duplicate":
             duplicates.add_metric([kind], value)
         else:
             events.add_metric([kind, outcome], value)
     yield events
     yield duplicates
-    meaning = "Events that came again after their worker died, though they had ended; wa_duplicates counts them, too"
+    meaning = "Events that came again after their worker died or stopped, though they had ended; in wa_duplicates, too"
     yield CounterMetricFamily("wa_events_again", meaning, value=again)
 
 

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest.state import breakdowns, controls, failures, in_work, refusals, totals
+from ingest.state import breakdowns, controls, failures, holds, in_work, refusals, totals
 from ingest.state.breakdowns import Broken
 from ingest.state.failures import Failure
 from ingest.state.handlers import Handler, Lately, Owed, figures, lately
+from ingest.state.holds import Hold
 from ingest.state.in_work import ALIVE_MS, Call, Turn
 from ingest.store import keys
-from ingest.store.constants import FLOW_SECONDS
+from ingest.store.constants import FLOW_SECONDS, SPELL_SECONDS
 from ingest.store.queues import LANES, MESSAGES, Member, lane_of
 from ingest.store.records import OWED_JOINT, iso
 
@@ -32,7 +33,7 @@ EXPIRING_SECONDS = 2 * 86400.0
 EXPIRING_COUNTED = 100
 """At most this many are counted in a lane: Redis can only count them by reading them."""
 
-_RATE_BUCKETS = 6  # complete buckets that a rate covers: one minute
+_RATE_BUCKETS = 6  # that a rate covers, the last of which still fills: nearly a minute
 _LOOKS = 3  # at the ledger, while batches are divided
 
 
@@ -118,12 +119,16 @@ class Backlog:
     """Handlers that an operator has paused or limited, by name."""
     calls: Lately = field(default_factory=dict)
     """What handlers were called with in the last minute."""
+    counted_seconds: float = float(_RATE_BUCKETS * FLOW_SECONDS)
+    """The time in which that was counted: less than a minute when nothing came before."""
     in_work: list[Call] = field(default_factory=list)
     """Calls of handlers that take long, the longest first: one for each lane of a worker."""
     owed: list[Owed] = field(default_factory=list)
     """What waits for handlers."""
     failed: dict[str, Failure] = field(default_factory=dict)
     """How handlers failed last, by name."""
+    held_back: list[Hold] = field(default_factory=list)
+    """What lets handlers get no more now, as each worker tells it."""
     unhandled: dict[str, int] = field(default_factory=dict)
     """Events that no handler wanted, by `KIND.TYPE`."""
     requests: dict[str, int] = field(default_factory=dict)
@@ -139,7 +144,8 @@ class Backlog:
         """Those that were called in the last minute, are held up, or are owed something: see `figures`."""
         held = {one.handler: ("failing", one.since) for one in self.broken}
         held |= {one.handler: ("paused", one.paused_since) for one in self.steered if one.paused_since}
-        return figures(self.calls, _RATE_BUCKETS * FLOW_SECONDS, held, self.owed, self.failed)
+        held_back = holds.in_words(self.held_back)
+        return figures(self.calls, self.counted_seconds, held, self.owed, self.failed, held_back)
 
     @property
     def retrying(self) -> Retrying | None:
@@ -157,8 +163,11 @@ class Backlog:
         """The shape of `wa-ingest status --json`."""
         lanes = {n: asdict(lane) | {"seconds_to_empty": lane.seconds_to_empty} for n, lane in self.lanes.items()}
         handlers = [asdict(one) | {"owed": one.owed} for one in self.handlers]
-        told = asdict(replace(self, calls={}, owed=[], failed={})) | {"lanes": lanes, "handlers": handlers}
-        for by_handler in ("calls", "owed", "failed"):
+        told = asdict(replace(self, calls={}, owed=[], failed={}, held_back=[])) | {
+            "lanes": lanes,
+            "handlers": handlers,
+        }
+        for by_handler in ("calls", "counted_seconds", "owed", "failed", "held_back"):
             del told[by_handler]
         return told | {"ended": totals.ended(self.counts), "again": self.counts.get(totals.AGAIN, 0)}
 
@@ -204,8 +213,10 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
         broken=list({broken.handler: broken for one in found for broken in one.broken}.values()),
         steered=_steered_together([one for each in found for one in each.steered], len(found)),
         calls=_calls_together([one.calls for one in found]),
+        counted_seconds=max(one.counted_seconds for one in found),
         owed=_owed_together([owed for one in found for owed in one.owed]),
         failed=_failed_together([one.failed for one in found]),
+        held_back=[hold for one in found for hold in one.held_back],
         in_work=sorted((call for one in found for call in one.in_work), key=lambda call: -call.seconds),
         unhandled=dict(sum((Counter(one.unhandled) for one in found), Counter[str]())),
         requests=dict(sum((Counter(one.requests) for one in found), Counter[str]())),
@@ -275,17 +286,19 @@ def _owed_together(each: list[Owed]) -> list[Owed]:
         total[one.handler, one.lane] = so_far._replace(
             retrying=so_far.retrying + one.retrying,
             turns=so_far.turns + one.turns,
+            due=so_far.due + one.due,
             oldest_seconds=max(so_far.oldest_seconds, one.oldest_seconds),
         )
     return list(total.values())
 
 
 def _failed_together(each: list[dict[str, Failure]]) -> dict[str, Failure]:
-    """The last failure of each handler, and the first of these that tell since when."""
+    """The last failure of each handler, and the begin of its spell, wherever that was."""
     total: dict[str, Failure] = {}
     for name, failure in (item for one in each for item in one.items()):
-        other = total.get(name, failure)
-        total[name] = max(failure, other, key=lambda one: one.at)._replace(since=min(failure.since, other.since))
+        earlier, last = sorted((failure, total.get(name, failure)), key=lambda one: one.at)
+        is_one_spell = last.since - earlier.at <= SPELL_SECONDS
+        total[name] = last._replace(since=min(earlier.since, last.since)) if is_one_spell else last
     return total
 
 
@@ -336,9 +349,10 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     lengths = _lengths(redis, seen)
     scheduled = _scheduled(redis, {member.queue for member in seen.ledger}, now_ms)
     behind = _behind(redis, seen.heads)
-    flow = _rates(seen.flows)
+    counted_seconds = _counted_seconds(seen.flows, now_ms)
+    flow = _rates(seen.flows, counted_seconds)
     lanes = _owed(seen, scheduled, lengths, now_ms)
-    owed = _owed_to_handlers(seen, lengths, now_ms)
+    owed = _owed_to_handlers(seen, lanes, scheduled, lengths, now_ms)
     for one in owed:
         lane = lanes[one.lane]
         lane.turns = min(lane.turns + one.turns, lane.working)
@@ -362,9 +376,11 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         steered=_steered(seen.handlers),
         unhandled=seen.unhandled,
         calls=lately(seen.flows),
+        counted_seconds=counted_seconds,
         in_work=seen.in_work,
         owed=owed,
         failed=seen.failed,
+        held_back=seen.held_back,
         requests=seen.requests,
     )
 
@@ -372,7 +388,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
 class _Seen(NamedTuple):
     """What one pipeline reads. `ledger`: its members and when they arrived (ms). `in_hand`: since when events wait in
     workers, by lane (ms). `owed_names`: the handlers of each digest in a batch's name.
-    `heads`: the batch that is next in each strict order. `flows`: the latest buckets.
+    `heads`: the batch that is next in each strict order. `flows`: the latest buckets, the newest first.
     """
 
     ledger: dict[Member, float]
@@ -387,6 +403,7 @@ class _Seen(NamedTuple):
     in_work: list[Call]
     in_hand: dict[str, float]
     turns: list[Turn]
+    held_back: list[Hold]
     owed_names: dict[str, str]
     failed: dict[str, Failure]
     heads: dict[str, Member]
@@ -414,7 +431,7 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         counted = refusals.buckets(now_ms / 1000)
         for key in counted:
             pipe.hgetall(key)
-        for back in range(1, _RATE_BUCKETS + 1):
+        for back in range(_RATE_BUCKETS):
             pipe.hgetall(keys.flow_key(bucket - back))
         ledger, taken, workers, suspended, counts, steering, broken, calls, heads, owed, failed, *rest = pipe.execute()
     outcomes, unhandled = totals.split({name.decode(): int(count) for name, count in counts.items()})
@@ -431,6 +448,7 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         in_work=in_work.parse(calls, workers, now_ms / 1000),
         in_hand=in_work.parse_waits(calls, workers),
         turns=in_work.parse_turns(calls, workers),
+        held_back=holds.parse(calls, workers),
         owed_names={digest.decode(): names.decode() for digest, names in owed.items()},
         failed=failures.parse(failed),
         heads={order.decode(): Member.parse(batch) for order, batch in heads.items()},
@@ -515,32 +533,45 @@ def _owed(seen: _Seen, scheduled: dict[Member, float], lengths: dict[Member, int
             lane.batches += 1
             since = max(seen.ledger[member], member.due_ms(now_ms))
             lane.oldest_seconds = max(lane.oldest_seconds, age(since))
+    # Workers told this with their last heartbeat: where nothing is in work by now, it has ended.
     for name, since in seen.in_hand.items():
-        lanes[name].oldest_seconds = max(lanes[name].oldest_seconds, age(since))
+        if lanes[name].working:
+            lanes[name].oldest_seconds = max(lanes[name].oldest_seconds, age(since))
     for turn in seen.turns:
-        if turn.first_try_ms is not None:
+        if lanes[turn.lane].working and turn.first_try_ms is not None:
             lanes[turn.lane].oldest_seconds = max(lanes[turn.lane].oldest_seconds, age(turn.first_try_ms))
     return lanes
 
 
-def _owed_to_handlers(seen: _Seen, lengths: dict[Member, int], now_ms: int) -> list[Owed]:
+def _owed_to_handlers(
+    seen: _Seen, lanes: dict[str, Lane], scheduled: dict[Member, float], lengths: dict[Member, int], now_ms: int
+) -> list[Owed]:
     """What waits for each handler in each lane. What comes again and is in a worker's hands counts only as far as that
-    worker tells it.
+    worker tells it; and what it told has ended where nothing is in work any more.
     """
     found = [
         Owed(turn.handler, turn.lane, 0, turn.events, round((now_ms - turn.arrived_ms) / 1000, 3))
         for turn in seen.turns
+        if lanes[turn.lane].working
     ]
     for member, length in lengths.items():
         if member not in seen.taken and (names := seen.owed_names.get(member.owed)):
             age = round((now_ms - seen.ledger[member]) / 1000, 3)
-            found += [Owed(name, lane_of(member.queue), length, 0, age) for name in names.split(OWED_JOINT)]
+            retrying, due = (length, 0) if member in scheduled else (0, length)
+            lane = lane_of(member.queue)
+            found += [Owed(name, lane, retrying, 0, age, due) for name in names.split(OWED_JOINT)]
     return _owed_together(found)
 
 
-def _rates(flows: list[dict[bytes, bytes]]) -> dict[str, float]:
+def _counted_seconds(flows: list[dict[bytes, bytes]], now_ms: int) -> float:
+    """Since the oldest of these buckets began in which something was counted; a second at least."""
+    whole = max((back for back, flow in enumerate(flows) if flow), default=0) * FLOW_SECONDS
+    return whole + max(1.0, now_ms / 1000 % FLOW_SECONDS)
+
+
+def _rates(flows: list[dict[bytes, bytes]], seconds: float) -> dict[str, float]:
     """Notifications per second, by `in.LANE` and `out.LANE`."""
     counts = Counter[str]()
     for flow in flows:
         counts.update({way.decode(): int(count) for way, count in flow.items() if b"|" not in way})
-    return {way: count / (_RATE_BUCKETS * FLOW_SECONDS) for way, count in counts.items()}
+    return {way: count / seconds for way, count in counts.items()}

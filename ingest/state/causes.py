@@ -9,7 +9,10 @@ from typing import Literal, NamedTuple
 from ingest.state.backlog import LATE_SECONDS, YOUNG_SECONDS, Backlog, span
 from ingest.state.handlers import Handler
 
+_BEHIND = "a-handler-or-destination-is-behind"
+_TO_RETRY = "for a worker to try them again"
 _NAMES = 3  # that are shown at most
+_COUNTED_SECONDS = 70.0  # the failures of the last minute are not older
 
 
 class Cause(NamedTuple):
@@ -36,16 +39,26 @@ def told(now: Backlog, time: float) -> Iterator[Cause]:
             yield _fails(one, time)
         elif one.held is None and one.owed and one.oldest_seconds >= YOUNG_SECONDS:
             yield _is_behind(one)
+        elif one.held is None and one.held_back:
+            yield Cause("info", f"lags.{one.name}", f"Handler {one.name} is held back: {one.held_back}", "", _BEHIND)
 
 
 def waits(one: Handler) -> str:
     """How much waits for it, and for how long, in words; empty: nothing."""
     parts = []
     if one.turns:
-        parts.append(f"{_events(one.turns)} for its turn (its rate, its concurrency or a 429)")
+        parts.append(f"{_events(one.turns)} for its turn")
     if one.retrying:
-        parts.append(f"{one.retrying if parts else _events(one.retrying)} for the next try")
-    return f"{' and '.join(parts)}, the oldest for {span(one.oldest_seconds)}" if parts else ""
+        parts.append(f"{one.retrying:,} for the next try" if parts else f"{_events(one.retrying)} for the next try")
+    if one.due:
+        parts.append(f"{one.due:,} {_TO_RETRY}" if parts else f"{_events(one.due)} {_TO_RETRY}")
+    if parts and one.held_back:
+        parts[0] += f" ({one.held_back})"
+    return (
+        f"{', '.join(parts[:-1])}{' and ' if parts[1:] else ''}{parts[-1]}, the oldest for {span(one.oldest_seconds)}"
+        if parts
+        else ""
+    )
 
 
 def of_lane(now: Backlog, lane: str) -> str:
@@ -55,30 +68,34 @@ def of_lane(now: Backlog, lane: str) -> str:
     """
     held = {one.name for one in now.handlers if one.held}
     owed = [one for one in now.owed if one.lane == lane and (one.turns or one.handler in held)]
-    names = [one.handler for one in sorted(owed, key=lambda one: -one.turns - one.retrying)]
+    names = [one.handler for one in sorted(owed, key=lambda one: -one.turns - one.retrying - one.due)]
     names = names or [call.handler for call in now.in_work if call.lane == lane][:1]
     return f"held up by {_joined(names)}" if names else ""
 
 
 def _fails(one: Handler, time: float) -> Cause:
-    failed = (
-        f"{one.failures:,} of {one.calls:,} calls failed in the last minute" if one.failures else "some calls failed"
-    )
-    error = f" ({one.error})" if one.error else ""
-    first = "" if one.failing_since is None else f", the first one {_age(one.failing_since, time)} ago"
-    text = f"Handler {one.name}: {failed}{error}{first}{_and(waits(one))}"
+    text = f"Handler {one.name}: {_failed(one, time)}{_and(waits(one))}"
     remedy = "Its events are tried again, at last they become dead letters; `wa-ingest tail` shows each"
     level: Literal["warning", "info"] = "warning" if one.often_fails else "info"
     return Cause(level, f"fails.{one.name}", text, remedy, "some-calls-fail")
 
 
+def _failed(one: Handler, time: float) -> str:
+    """How often, how and since when it fails. An error that is older than what was counted is told by itself."""
+    counted = f"{one.failures:,} of {one.calls:,} calls failed in the last minute" if one.failures else ""
+    if one.error_at is None or one.failing_since is None:
+        return counted
+    if not counted or _seconds(one.error_at, time) > _COUNTED_SECONDS:
+        last = f"a call failed {_age(one.error_at, time)} ago ({one.error})"
+        return f"{counted}; {last}" if counted else last
+    return f"{counted} ({one.error}), the first one {_age(one.failing_since, time)} ago"
+
+
 def _is_behind(one: Handler) -> Cause:
     late = one.oldest_seconds > LATE_SECONDS
-    remedy = (
-        "It gets more than its rate, its concurrency or its answers allow: raise these, or wait" if one.turns else ""
-    )
+    remedy = "It takes no more than that now: raise what you have set, or wait" if one.held_back else ""
     text = f"Handler {one.name} is behind: {waits(one)}"
-    return Cause("warning" if late else "info", f"lags.{one.name}", text, remedy, "a-handler-or-destination-is-behind")
+    return Cause("warning" if late else "info", f"lags.{one.name}", text, remedy, _BEHIND)
 
 
 def _joined(names: list[str]) -> str:
@@ -88,7 +105,11 @@ def _joined(names: list[str]) -> str:
 
 
 def _age(since: str, time: float) -> str:
-    return span(max(0.0, time - datetime.fromisoformat(since).timestamp()))
+    return span(_seconds(since, time))
+
+
+def _seconds(since: str, time: float) -> float:
+    return max(0.0, time - datetime.fromisoformat(since).timestamp())
 
 
 def _and(text: str) -> str:

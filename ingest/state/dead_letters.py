@@ -18,6 +18,7 @@ from redis import Redis
 
 from ingest.routing import Route, Router
 from ingest.settings import Settings
+from ingest.state import totals
 from ingest.store import keys, scripts
 from ingest.store.append import APPEND_KEYS, BATCH_BYTES, append_head
 from ingest.store.headers import disclose
@@ -186,14 +187,16 @@ def requeue(redis: Redis, selection: Selection, settings: Settings) -> Iterator[
         for letters in _portions(redis, selection, lane, first, last):
             fixed = append_head(next(flush_ids), template, settings.batch)
             records = [part for letter in letters for part in _records(letter, router)]
-            yield script(keys=[*APPEND_KEYS, keys.dead_key(lane)], args=fixed + records)
+            yield script(keys=[*APPEND_KEYS, keys.dead_key(lane), keys.COUNTS], args=fixed + records)
 
 
 def drop(redis: Redis, selection: Selection) -> Iterator[int]:
     """Delete the dead letters. Yields the number of dead letters in each portion."""
     for lane, first, last in _ranges(selection):
         for letters in _portions(redis, selection, lane, first, last):
-            yield redis.xdel(keys.dead_key(lane), *(str(letter.id) for letter in letters))
+            dropped = redis.xdel(keys.dead_key(lane), *(str(letter.id) for letter in letters))
+            redis.hincrby(keys.COUNTS, totals.REMOVED, dropped)
+            yield dropped
 
 
 def trim(redis: Redis, age: float) -> dict[str, int]:
@@ -207,6 +210,7 @@ def trim(redis: Redis, age: float) -> dict[str, int]:
                 portion = redis.xtrim(keys.dead_key(lane), minid=oldest, approximate=False)
             if not portion:
                 break
+            redis.hincrby(keys.COUNTS, totals.REMOVED, portion)
             trimmed[lane] = trimmed.get(lane, 0) + portion
     return trimmed
 

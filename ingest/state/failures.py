@@ -27,6 +27,11 @@ class Failure(NamedTuple):
     since: float
 
 
+def packed(failure: Failure) -> str:
+    """As settle.lua writes it."""
+    return f"{failure.at:.0f} {failure.since:.0f} {failure.error[:MOST_CHARACTERS]}"
+
+
 def parse(fields: dict[bytes, bytes]) -> dict[str, Failure]:
     """The hash, by handler."""
     found = {}

@@ -24,8 +24,8 @@ Lately = dict[str, Counter[str]]
 
 
 class Owed(NamedTuple):
-    """What waits for a handler in a lane: events for their next try; those in workers for its `turns`, since its rate,
-    its concurrency or a 429 lets it get no more now; and the age of the oldest.
+    """What waits for a handler in a lane: events for their next try; those in workers for its `turns`, since it may get
+    no more now (`Hold`); those that are `due` to be tried again, for a worker; and the age of the oldest.
 
     What no worker has looked at yet does not count: only workers know which handlers an event goes to.
     """
@@ -35,6 +35,7 @@ class Owed(NamedTuple):
     retrying: int
     turns: int
     oldest_seconds: float
+    due: int = 0
 
 
 @dataclass
@@ -43,8 +44,11 @@ class Handler:
     with an exception. 99 of 100 calls took at most `p99_seconds`, one of `BOUNDS`; None without any, or above the
     longest of these. `held`: `failing` or `paused`, since `held_since` (ISO 8601).
 
-    `retrying`, `turns` and `oldest_seconds`: see `Owed`. `error` is how it failed last, if it did so in the last minute
-    or events wait for their next try; some of its calls have failed since `failing_since` (ISO 8601).
+    `held_back` says what lets it get no more events now, in words (`ingest.state.holds`).
+
+    `retrying`, `turns`, `due` and `oldest_seconds`: see `Owed`. `error` is how it failed last, at `error_at` (ISO
+    8601), if it did so in the last minute or events wait for their next try. Until then some of its calls had failed
+    since `failing_since` (ISO 8601), with no minute without a failure.
     """
 
     name: str
@@ -53,17 +57,20 @@ class Handler:
     failures: int = 0
     held: str | None = None
     held_since: str | None = None
+    held_back: str | None = None
     calls: int = 0
     retrying: int = 0
     turns: int = 0
+    due: int = 0
     oldest_seconds: float = 0.0
     error: str | None = None
+    error_at: str | None = None
     failing_since: str | None = None
 
     @property
     def owed(self) -> int:
         """How many events wait for it, at least."""
-        return self.retrying + self.turns
+        return self.retrying + self.turns + self.due
 
     @property
     def often_fails(self) -> bool:
@@ -90,26 +97,33 @@ def figures(
     held: Mapping[str, tuple[str, str | None]],
     owed: Iterable[Owed] = (),
     failed: Mapping[str, Failure] | None = None,
+    held_back: Mapping[str, str] | None = None,
 ) -> list[Handler]:
     """What was counted in so many seconds, which are `held` up (by name, why and since when), what is `owed` to them,
-    and how they have `failed`. Those that are held up come first, then those that are owed something, then the busiest.
+    how they have `failed` and what holds them back. Those that are held up come first, then those that are owed
+    something, then the busiest.
     """
-    found = {name: Handler(name) for name in {*counted, *held, *(one.handler for one in owed)}}
+    found = {name: Handler(name) for name in {*counted, *held, *(held_back or {}), *(one.handler for one in owed)}}
     for name, one in found.items():
         parts = counted.get(name, Counter())
         one.calls = sum(parts[str(bound)] for bound in BOUNDS[HANDLER])
         one.rate = round((parts[_EVENTS] or one.calls) / seconds, 3)
         one.p99_seconds, one.failures = _p99(parts, one.calls), parts["failed"]
         one.held, one.held_since = held.get(name, (None, None))
+        one.held_back = (held_back or {}).get(name)
     for lane in owed:
         one = found[lane.handler]
-        one.retrying, one.turns = one.retrying + lane.retrying, one.turns + lane.turns
+        one.retrying, one.turns, one.due = one.retrying + lane.retrying, one.turns + lane.turns, one.due + lane.due
         one.oldest_seconds = max(one.oldest_seconds, lane.oldest_seconds)
     for name, failure in (failed or {}).items():
-        if name in found and (found[name].failures or found[name].retrying):
+        if name in found and (found[name].failures or found[name].retrying or found[name].due):
             found[name].error = failure.error
-            found[name].failing_since = datetime.fromtimestamp(failure.since, UTC).isoformat(timespec="milliseconds")
+            found[name].error_at, found[name].failing_since = _iso(failure.at), _iso(failure.since)
     return sorted(found.values(), key=lambda one: (one.held is None, not one.owed, -one.rate, one.name))
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def _p99(parts: Counter[str], calls: int) -> float | None:

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from ingest.state import holds
+from ingest.state.holds import Hold
+
 ALIVE_MS = 10_000
 """A worker without a sign of life for this long counts as dead."""
 
@@ -31,9 +34,8 @@ class Begun(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """Events of a lane that wait in a worker until a handler may be called: its rate, its concurrency or a 429 lets it
-    get no more now. When the oldest arrived (ms since the epoch), and the oldest of those that were never tried; None:
-    all were.
+    """Events of a lane that wait in a worker until a handler may be called: a `Hold` lets it get no more now. When the
+    oldest arrived (ms since the epoch), and the oldest of those that were never tried; None: all were.
     """
 
     lane: str
@@ -66,22 +68,26 @@ def told(
     calls: Mapping[str, Begun],
     waits: Mapping[str, float],
     turns: Iterable[Turn],
+    held_back: Iterable[Hold] = (),
 ) -> dict[str, bytes]:
     """The fields of a worker in the hash, as far as something is worth telling. By lane, `calls` are those that have
     taken longest; `waits` says since when the oldest event that has not begun waits (ms since the epoch); `turns` are
-    what waits until a handler may be called.
+    what waits until a handler may be called, `held_back` is what each waits for.
     """
     before = time.time() - TOLD_SECONDS
     long = {lane: tuple(begun) for lane, begun in calls.items() if begun.since <= before}
     late = {lane: since for lane, since in waits.items() if since <= before * 1000}
-    behind = [tuple(turn) for turn in turns if turn.arrived_ms <= before * 1000]
-    fields = ((worker, long), (worker + _WAITS, late), (worker + _TURNS, behind))
-    return {field: orjson.dumps(it) for field, it in fields if it}
+    behind = [turn for turn in turns if turn.arrived_ms <= before * 1000]
+    held = holds.told(held_back, {turn.handler for turn in behind})
+    fields = ((worker, long), (worker + _WAITS, late), (worker + _TURNS, behind), (worker + holds.SUFFIX, held))
+    return {field: orjson.dumps(it, default=tuple) for field, it in fields if it}
 
 
 def of_worker(field: bytes) -> bytes:
     """The worker that tells this field."""
-    return field.removesuffix(_WAITS.encode()).removesuffix(_TURNS.encode())
+    for suffix in (_WAITS, _TURNS, holds.SUFFIX):
+        field = field.removesuffix(suffix.encode())
+    return field
 
 
 def parse(fields: dict[bytes, bytes], alive: Collection[bytes], now: float) -> list[Call]:

@@ -1,7 +1,7 @@
 #!lua
 -- Requeues dead letters: appends them to batches, as append.lua does, and deletes them from the stream. All or nothing.
 --
--- KEYS  1 ledger   2 tails   3 queues   4 dead:LANE
+-- KEYS  1 ledger   2 tails   3 queues   4 dead:LANE   5 counts
 -- ARGV  1 rq's key prefix   2 our key prefix   3 id of this flush, unique   4 job template (see ingest/store/jobs.py)
 --       5 notifications in a batch at most   6 bytes in a batch at most   7 time as RQ writes it
 --       then for each record: id of its letter, queue, record; a letter that belongs to several partitions has several
@@ -10,7 +10,7 @@ local function append(KEYS, ARGV)
   -- include ingest/store/append.lua
 end
 
-local dead = KEYS[4]
+local dead, counts = KEYS[4], KEYS[5]
 local ids, names, records, there = {}, {}, {}, {}
 
 for i = 8, #ARGV, 3 do
@@ -42,4 +42,5 @@ for _, queue in ipairs(names) do
   end
 end
 append({ unpack(KEYS, 1, 3) }, arguments)
+redis.call('HINCRBY', counts, 'requeued', #ids) -- see ingest/state/totals.py
 return redis.call('XDEL', dead, unpack(ids)) -- last: an error above must not lose a dead letter

@@ -1,7 +1,8 @@
 """What has become of everything since the counters began, in words: whether anything was lost.
 
 Events are counted as they end, once each. Those that had ended when their worker died come again with their batch, as
-copies: so many are taken off the copies, and told apart. What has not ended lies in Redis and is counted as it lies
+copies: so many are taken off the copies, and told apart. Dead letters that were requeued have not ended after all: so
+many are taken off, too. What has not ended lies in Redis and is counted as it lies
 there, as notifications. So there is no sum of both.
 """
 
@@ -21,10 +22,20 @@ OTHER_TYPE = "other"
 """All types that are not known, so that what a sender invents takes up no room."""
 
 AGAIN = "again"
-"""Counted when a batch goes back from a dead worker: so many of its events had ended, and come again as duplicates."""
+"""Counted when a batch goes back from a worker that died or stopped: so many of its events had ended, and come again
+as duplicates.
+"""
+
+REQUEUED = "requeued"
+"""Counted when dead letters are handled again: so many of those that were counted as dead are no more."""
+
+REMOVED = "removed"
+"""Dead letters that were dropped, or removed because of their age."""
+
+_DEAD = "dead"
 
 _COPY = "duplicate"
-_GO_ON = {"retried", "snoozed", AGAIN}  # these events have not ended
+_GO_ON = {"retried", "snoozed", AGAIN, REQUEUED, REMOVED}  # these events have not ended
 _TYPES = 5  # that are told at most
 
 
@@ -37,6 +48,8 @@ def ended(counts: Mapping[str, int]) -> dict[str, int]:
             found[outcome] += count
     if _COPY in found:
         found[_COPY] = max(0, found[_COPY] - counts.get(AGAIN, 0))
+    if _DEAD in found:
+        found[_DEAD] = max(0, found[_DEAD] - counts.get(REQUEUED, 0))
     return {outcome: count for outcome, count in found.most_common() if count}
 
 
@@ -51,7 +64,9 @@ def lines(now: Backlog) -> list[str]:
     """One for what has ended, one for what has not, and one for what no handler wanted. None before the first event."""
     if not (by_outcome := ended(now.counts)):
         return []
-    parts = " + ".join(f"{count:,} {outcome}" for outcome, count in by_outcome.items())
+    removed = min(now.counts.get(REMOVED, 0), by_outcome.get(_DEAD, 0))
+    about = {_DEAD: f" ({removed:,} of them removed)"} if removed else {}
+    parts = " + ".join(f"{count:,} {outcome}{about.get(outcome, '')}" for outcome, count in by_outcome.items())
     found = [f"events ended so far: {sum(by_outcome.values()):,} = {parts}", f"still owed: {_owed(now)}"]
     if again := now.counts.get(AGAIN):
         found[0] += f"; {again:,} of them came again after a worker died"

@@ -109,7 +109,7 @@ PUT_OFF_PART = 25
 PUT_OFF_SECONDS = 0.05
 """Until a queue is looked at again at whose front such a part waits for the worker that may take it."""
 
-SPELL_SECONDS = 600
+SPELL_SECONDS = 60
 """A failure of a handler that comes later than this after the one before begins a new spell of failures."""
 
 REVIVED = 500

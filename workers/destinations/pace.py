@@ -6,6 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from ingest.state.holds import Hold
+
 _WINDOW = 1.0  # seconds in which servers count, or that they allow in advance
 _BELOW = 0.95  # of what it took
 _SEARCH = 0.1  # a second: how the rate rises while a destination has said once that it is too much
@@ -28,6 +30,7 @@ class Pace:
         self._tokens = 0.0
         self._counted_at = 0.0
         self._held_until = 0.0
+        self._refused_at = 0.0  # the last 429, in seconds since the epoch
         self._taken: deque[float] = deque()  # when something was taken, in the last second
         self._since: float | None = None  # when calls could begin after the last 429, or the first one was taken
         self._taken_since = 0
@@ -50,6 +53,12 @@ class Pace:
         """True when a call had to wait at the last look. Any thread may ask."""
         return self._clock() < self._held_until or (self._rate is not None and self._tokens < 1)
 
+    def hold(self, handler: str) -> Hold | None:
+        """What a 429 has led to, in words for operators. Any thread may ask."""
+        if (left := self._held_until - self._clock()) > 0:
+            return Hold(handler, "429", at=time.time() + left)
+        return None if self._rate is None else Hold(handler, "pace", round(self._rate, 3), self._refused_at)
+
     def begin(self, events: int = 1) -> None:
         """A call begins, with so many events."""
         self._tokens -= events
@@ -66,6 +75,7 @@ class Pace:
     def too_many(self, wait: float) -> None:
         """It answered 429, or asked to be left alone for so many seconds."""
         now = self._clock()
+        self._refused_at = time.time()
         if now < self._held_until:  # of calls that were under way then
             self._held_until = max(self._held_until, now + wait)
             return

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
+from ingest.state.holds import RECENT_SECONDS, By, Hold
 from ingest.store import keys, scripts
 from ingest.store.constants import TOKENS_SECONDS
 from ingest.store.pipelined import PipelinedConnection
@@ -102,6 +103,8 @@ class HandlerLimiter:
         self._own = _Tokens(buckets, " ".join((handler.kind, *sorted(handler.wants), handler.name)))
         self._of_operator = of_operator
         self._in_flight = 0
+        self._by: By = "rate"  # what the last call waited for that had to, and when
+        self._held_at = -math.inf
 
     def wait(self) -> float:
         """Seconds until it is worth asking again; 0: a call may begin now, or wait without tokens: it is paused.
@@ -111,10 +114,35 @@ class HandlerLimiter:
         if self.name in self._steering.paused:
             return 0.0
         if self._is_full:
-            return math.inf
+            return self._held("concurrency", math.inf)
         if self._pace is not None and (seconds := self._pace.wait()):
-            return seconds
-        return self._own.wait(self._rate) or self._of_operator.wait(self._steering.limits.get(self.name))
+            return self._held("pace", seconds)
+        if seconds := self._own.wait(self._rate):
+            return self._held("rate", seconds)
+        if seconds := self._of_operator.wait(self._steering.limits.get(self.name)):
+            return self._held("limit", seconds)
+        return 0.0
+
+    def _held(self, by: By, seconds: float) -> float:
+        self._by, self._held_at = by, time.monotonic()
+        return seconds
+
+    def hold(self) -> Hold | None:
+        """What held up the last call that had to wait, if that was lately. Any thread may ask."""
+        paced = self._pace.hold(self.name) if self._pace is not None else None
+        if paced is not None and paced.by == "429":
+            return paced
+        if time.monotonic() - self._held_at > RECENT_SECONDS:
+            return None
+        if self._by == "pace":
+            return paced
+        figures = {
+            "concurrency": self._concurrency,
+            "rate": self._rate,
+            "limit": self._steering.limits.get(self.name),
+        }
+        figure = figures[self._by]
+        return None if figure is None else Hold(self.name, self._by, figure)
 
     @property
     def holds_up(self) -> bool:
@@ -158,6 +186,10 @@ class RateLimits:
         for limiter in limiters:
             limiter.begin()
         return limiters
+
+    def holds(self) -> Iterator[Hold]:
+        """What holds handlers back. Any thread may ask."""
+        return (hold for limiter in list(self._limiters.values()) if (hold := limiter.hold()) is not None)
 
     def must_wait(self, handler: Handler) -> bool:
         """True while a call of this handler may not begin."""

@@ -21,7 +21,8 @@ from redis.exceptions import RedisError
 from ingest.garbage import Growth
 from ingest.loggers import get_logger
 from ingest.settings import Settings
-from ingest.state import controls
+from ingest.state import controls, failures
+from ingest.state.failures import Failure
 from ingest.store import connection as connections
 from ingest.store import keys, scripts
 from ingest.store.pipelined import PipelinedConnection
@@ -83,12 +84,13 @@ class Flow:
         for queue in queues:
             by_lane.setdefault(lane_of(queue), []).append(queue)
         self._steering = steering = Steering()
+        self.rate_limits = RateLimits(connection, steering)
         self.dispatcher = Dispatcher(
             handlers,
             settings.concurrency,
             settings.threads,
             settings.handler_timeout,
-            rate_limits=RateLimits(connection, steering),
+            rate_limits=self.rate_limits,
             steering=steering,
             tell=self._tell,
             changed=self._changed,
@@ -387,6 +389,9 @@ class Flow:
         if isinstance(news, Breakdown):
             told = {"error": news.error, "next_try": news.next_try, "since": news.since, "worker": self._worker}
             self._connection.later("HSET", keys.BREAKDOWNS, news.handler, orjson.dumps(told))
+            # Its events are put off and no try fails, so no settle tells of it: afterwards, an older error would stand.
+            failure = Failure(news.error, time.time(), news.since)
+            self._connection.later("HSET", keys.FAILURES, news.handler, failures.packed(failure))
         else:
             self._connection.later("HDEL", keys.BREAKDOWNS, news)
             self.revive()

@@ -200,7 +200,8 @@ class BatchWorker(SimpleWorker):
         """Tell what is in hand, and keep RQ's entry of this worker: `rq info` and rq-dashboard read it."""
         now = time.time()
         calls = {lane: Begun(name, now - seconds) for lane, (name, seconds) in self.flow.dispatcher.longest().items()}
-        told: dict[Any, bytes] = in_work.told(self.name, calls, self.flow.owed_since(), self.flow.dispatcher.turns())
+        turns, holds = self.flow.dispatcher.turns(), self.flow.rate_limits.holds()
+        told: dict[Any, bytes] = in_work.told(self.name, calls, self.flow.owed_since(), turns, holds)
         if told:
             self.connection.hset(keys.IN_WORK, mapping=told)
         if over := self._told - told.keys():

@@ -8,6 +8,7 @@ from typing import Any
 from redis import Redis
 
 from ingest.state import backlog, causes, health, in_work
+from ingest.state.holds import Hold
 from ingest.state.in_work import Begun, Turn
 from ingest.state.snapshot import Snapshot, workers
 from ingest.store import keys
@@ -34,6 +35,11 @@ def test_what_waits_in_a_hand_has_an_age(redis: Redis) -> None:
         waits = {"messages": (now - seconds) * 1000, "statuses": (now - 10) * 1000}
         redis.hset(keys.IN_WORK, mapping=in_work.told(worker, {"other": Begun("bot.f", now - 30)}, waits, []))
         redis.zadd(keys.ALIVE, {worker: now * 1000 - (0 if alive else 60_000)})
+    assert not any(lane.oldest_seconds for lane in backlog.read(redis).lanes.values())  # by now all has ended
+    for member in ("messages.0|b", "statuses|b"):
+        redis.zadd(keys.LEDGER, {member: now * 1000})
+        redis.hset(keys.TAKEN, member, "a#1")
+    redis.rpush(keys.batch_key("b"), "record")
     lanes = backlog.read_all({"one": redis, "two": redis}).lanes
     assert {name: round(lane.oldest_seconds, -1) for name, lane in lanes.items()} == {
         "messages": 100,
@@ -88,18 +94,24 @@ def test_what_waits_for_its_turn(redis: Redis) -> None:
             Turn("messages", "crm", events, arrived, arrived + 10_000),
             Turn("messages", "log", 1, now * 1000, None),
         ]
-        redis.hset(keys.IN_WORK, mapping=in_work.told(worker, {}, {}, turns))
+        holds = [Hold("crm", "rate", 50.0), Hold("log", "rate", 7.0), Hold("posts", "pace", 24.5, now - 9)]
+        redis.hset(keys.IN_WORK, mapping=in_work.told(worker, {}, {}, turns, holds))
         redis.zadd(keys.ALIVE, {worker: now * 1000 - (0 if alive else 60_000)})
+    assert not backlog.read(redis).owed  # what has ended since they told it is owed no more
     redis.zadd(keys.LEDGER, {"messages.0|b": now * 1000})
     redis.hset(keys.TAKEN, "messages.0|b", "a#1")
     redis.rpush(keys.batch_key("b"), *["record"] * 50)
     for read in (backlog.read(redis), backlog.read_all({"one": redis})):
         lane = read.lanes["messages"]
         assert (lane.working, lane.turns, round(lane.oldest_seconds, -1)) == (50, 42, 20)  # it was never tried
-        (crm,) = read.handlers  # what waits for a moment is no news
+        crm, posts = read.handlers  # what waits for a moment is no news
         assert (crm.name, crm.turns, crm.retrying, round(crm.oldest_seconds, -1)) == ("crm", 42, 0, 30)
         assert causes.of_lane(read, "messages") == "held up by handler crm"
         assert causes.of_lane(read, "statuses") == ""
-        (cause,) = causes.told(read, now)
+        cause, other = causes.told(read, now)
         assert (cause.level, cause.about) == ("info", "lags.crm")
-        assert cause.text.startswith("Handler crm is behind: 42 events wait for its turn")
+        assert cause.text.startswith(
+            "Handler crm is behind: 42 events wait for its turn (its rate of 50/s), the oldest"
+        )
+        assert (posts.owed, other.about) == (0, "lags.posts")
+        assert other.text.startswith("Handler posts is held back: held to 49/s since a 429 at ")

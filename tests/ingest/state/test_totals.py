@@ -39,9 +39,17 @@ def test_what_came_again() -> None:
     """Events that had ended when their worker died come again as copies: they are told apart, and count once."""
     counts = {"handled.message": 100, "duplicate.message": 37, "again": 30}
     first, _ = totals.lines(now(counts))
-    assert first == "events ended so far: 107 = 100 handled + 7 duplicate; 30 of them came again after a worker died"
+    text = "events ended so far: 107 = 100 handled + 7 duplicate; 30 of them came again after a worker died"
+    assert first == text
     assert totals.ended(counts | {"duplicate.message": 12}) == {"handled": 100}  # not all of them have come yet
     assert now(counts).as_json()["again"] == 30
+
+
+def test_dead_letters_that_are_gone() -> None:
+    """Those that were requeued have ended as what they became since; those that were dropped are dead."""
+    counts = {"handled.message": 100, "dead.message": 9, "requeued": 4, "removed": 2}
+    assert totals.lines(now(counts))[0] == "events ended so far: 105 = 100 handled + 5 dead (2 of them removed)"
+    assert totals.ended(counts | {"requeued": 9}) == {"handled": 100}
 
 
 def test_nothing_is_owed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -107,3 +108,18 @@ def test_a_server_with_a_limit(
     assert 1 <= refused <= concurrency + 0.01 * 400
     assert {post.headers["x-wa-attempt"] for post in app.posts} == {"1"}
     assert dead("messages") == []
+
+
+def test_what_a_429_leads_to_is_told() -> None:
+    """While nothing may be called, until when; afterwards the rate, and since when. Before the first 429, nothing."""
+    now = 10.0
+    pace = Pace(lambda: now)
+    assert pace.hold("crm") is None
+    pace.too_many(5)
+    first = pace.hold("crm")
+    assert first is not None
+    assert (first.by, round(first.at - time.time())) == ("429", 5)
+    now = 16.0
+    then = pace.hold("crm")
+    assert then is not None
+    assert (then.by, then.figure, round(time.time() - then.at)) == ("pace", 1.0, 0)

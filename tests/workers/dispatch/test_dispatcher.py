@@ -586,7 +586,8 @@ def test_what_waits_for_its_turn(message: Callable[..., bytes], redis: Redis, bu
     handlers.message("text", rate="1/h", **bulk)(lambda events: None)
     handlers.message("image")(lambda event: None)
     connection = PipelinedConnection(redis)
-    run = Run(handlers, threads=8, rate_limits=RateLimits(connection))
+    limits = RateLimits(connection)
+    run = Run(handlers, threads=8, rate_limits=limits)
     bodies = [message(str(n), sender=str(n), type="text" if n else "image") for n in range(6)]
     events = [(n, e) for n, body in enumerate(bodies) for e in parse(body, 1000 + n) if isinstance(e, Event)]
     run.dispatcher.hurried.add("messages")
@@ -596,6 +597,8 @@ def test_what_waits_for_its_turn(message: Callable[..., bytes], redis: Redis, bu
     assert list(run.dispatcher.turns()) == [Turn("messages", handlers.registered[0].name, 4, 1002, 1002)]
     run.done = frozenset({b"crm"})
     assert next(run.dispatcher.turns()).first_try_ms is None
+    (hold,) = limits.holds()
+    assert (hold.handler, hold.by, round(hold.figure * 3600)) == (handlers.registered[0].name, "rate", 1)
     connection.hang_up()
 
 

@@ -10,11 +10,12 @@ import orjson
 import pytest
 from redis import Redis
 
-from ingest.state import backlog, breakdowns
+from ingest.state import backlog, breakdowns, failures
 from ingest.store import keys
 from ingest.store.records import unpack
 from workers import Discard, Handlers, RetryIn
 from workers.dispatch.breakdowns import FAILURES
+from workers.raised import Unreachable
 
 
 def _images(message: Callable[..., bytes], count: int) -> list[bytes]:
@@ -80,6 +81,22 @@ def test_what_a_broken_handler_gets_waits(
     assert len(seen) == 40 - FAILURES + 1
     made.flow._connection.flush()
     assert not redis.exists(keys.BREAKDOWNS)
+
+
+def test_an_outage_is_the_last_failure(commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:
+    """What is away breaks down without a try that fails; it replaces an older error, which it was not."""
+    handlers = Handlers()
+
+    @handlers.status()
+    def crm(event: Any) -> None:
+        raise Unreachable("ClientConnectorError", "refused", 1.0)
+
+    name = handlers.registered[0].name
+    redis.hset(keys.FAILURES, name, f"{int(time.time()) - 30} {int(time.time()) - 240} answered 500")
+    commit(status("s1"))
+    runner(handlers).run(*take.many("w1", "statuses"))
+    found = failures.parse(redis.hgetall(keys.FAILURES))[name]  # type: ignore[arg-type]
+    assert (found.error, found.at - found.since < 2) == ("ClientConnectorError", True)
 
 
 def test_a_new_worker_tries_at_once(

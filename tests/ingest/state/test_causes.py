@@ -1,0 +1,42 @@
+"""Why events of handlers wait, in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+from ingest.state import causes
+from ingest.state.backlog import Backlog
+from ingest.state.failures import Failure
+from ingest.state.handlers import Owed
+
+NOW = datetime(2026, 11, 29, 14, 3, 31, tzinfo=UTC).timestamp()
+
+
+def told(**about: Any) -> list[str]:
+    """What is told of handlers, given these fields of a backlog."""
+    return [one.text for one in causes.told(Backlog({}, 1, False, {}, **about), NOW)]
+
+
+def calls(failed: int = 0) -> dict[str, Counter[str]]:
+    return {"crm": Counter({"0.1": 20, "failed": failed})}
+
+
+def test_an_error_of_the_last_minute_stands_beside_its_count() -> None:
+    """With it stands since when there was no minute without a failure."""
+    failed = {"crm": Failure("answered 500", NOW - 3, NOW - 215)}
+    text = "Handler crm: 7 of 20 calls failed in the last minute (answered 500), the first one 3m35s ago"
+    assert told(calls=calls(7), failed=failed) == [text]
+
+
+def test_an_older_error_has_its_own_time() -> None:
+    """Nobody takes it for the cause of what failed in the last minute."""
+    failed = {"crm": Failure("answered 500", NOW - 180, NOW - 215)}
+    waits = [Owed("crm", "messages", 4, 0, 200.0)]
+    assert told(calls=calls(), failed=failed, owed=waits) == [
+        "Handler crm: a call failed 3m00s ago (answered 500); 4 events wait for the next try, the oldest for 3m20s"
+    ]
+    assert told(calls=calls(7), failed=failed) == [
+        "Handler crm: 7 of 20 calls failed in the last minute; a call failed 3m00s ago (answered 500)"
+    ]
