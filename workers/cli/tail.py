@@ -21,6 +21,7 @@ from workers.cli.terminal import as_json as json_option
 from workers.cli.terminal import cli_errors, current_settings, print_json, reached
 from workers.destinations.destination import KINDS
 from workers.destinations.posting import Session, naming
+from workers.destinations.reaching import why
 
 _ANSWER_SECONDS = 10.0
 _WAITING = 20  # messages of workers that wait for the application
@@ -228,4 +229,4 @@ async def _post(client: aiohttp.ClientSession, url: str, event: Told) -> int | s
     except TimeoutError:
         return f"no answer within {_ANSWER_SECONDS:g} s"
     except (aiohttp.ClientError, OSError) as error:
-        return f"not reached ({type(error).__name__})"
+        return f"not reached: {why(error, url)}"
