@@ -89,9 +89,10 @@ def tail(
 
     --forward posts each event as destinations get it (docs/destinations.md), once and unsigned, and shows the answer.
     What is owed does not depend on it. With --json: one JSON object a line, of at, kind, type, business, contact,
-    handlers, outcome, error, ms, attempt, notification, event, waits_for (only where there are any: the handlers that
-    always fail or are paused, and were not called), with --forward answer (a status, or why there is none), with
-    --personal id and body; or of dropped, a number of events that are not shown.
+    handlers, outcome, error, ms, attempt, notification, event; where there are any, failed (the handlers that failed,
+    each with its error) and waits_for (those that always fail, lag or are paused, and were not called); with --forward
+    answer (a status, or why there is none), with --personal id and body; or of dropped, a number of events that are not
+    shown.
     """
     with cli_errors():
         settings = current_settings()
