@@ -19,6 +19,9 @@ from workers.destinations import file, reaching
 from workers.destinations.destination import KINDS, Destination
 from workers.raised import HandlersError
 
+OLD_FILE = "workers that run go on with the file as they read it, and none starts with this one"
+"""What a mistake in the file means."""
+
 
 @click.command()
 @click.option("--check", is_flag=True, help="Connect to each; nothing is posted. Exits 1 when one is not reached.")
@@ -55,8 +58,10 @@ def _read() -> list[Destination]:
         if path is None:
             raise click.ClickException("WA_DESTINATIONS is not set: give the file of your destinations")
         return file.read(path)
-    except (SettingsError, HandlersError) as error:
+    except SettingsError as error:
         raise click.ClickException(str(error)) from None
+    except HandlersError as error:
+        raise click.ClickException(f"{error}\n{OLD_FILE.capitalize()}.") from None
 
 
 async def _try(found: list[Destination]) -> list[tuple[bool, str]]:

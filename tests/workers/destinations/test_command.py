@@ -75,8 +75,8 @@ def test_on_a_narrow_terminal(run: Any, destinations: Any, monkeypatch: pytest.M
 
 
 def test_mistakes(run: Any, destinations: Any) -> None:
-    """No file, or a mistake in it, is one line."""
+    """No file is one line, and so is a mistake in it; what a mistake means to workers is another."""
     assert "Error: WA_DESTINATIONS is not set: give the file of your destinations" in run(None).output
     shown = run(destinations({"name": "crm"}))
     assert shown.exit_code == 1
-    assert "line 1: url is missing" in shown.output
+    assert "line 1: url is missing\nWorkers that run go on with the file as they read it" in shown.output
