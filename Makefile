@@ -14,13 +14,15 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 3600
 
-.PHONY: help up test lint format docs recording image sbom release faults soak fuzz bench bench-quick bench-peers lock lock-image clean
+.PHONY: help up install test lint format docs recording image sbom release faults soak fuzz bench bench-quick bench-peers lock lock-image clean
 
 help:  ## this list; so does make alone
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: $(VENV)/ready  ## everything on this machine, from nothing but Python 3.11+
 	$(BIN)/wa-ingest up
+
+install: $(VENV)/ready  ## the environment .venv alone, with wa-ingest in it; starts nothing
 
 # Three at a time, each a file: many tests mostly wait.
 test: lint $(VENV)/helm-ready  ## all checks and tests (CI runs this)

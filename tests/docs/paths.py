@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cache
@@ -164,7 +165,7 @@ def attributes_by_path() -> tuple[dict[str, str], set[str], set[str]]:
     """The attribute that gives what stands at each path, the paths that in some body no attribute gives, and those of
     them that neither `raw` nor `envelope` gives.
     """
-    given: dict[str, str] = {}
+    found_at: defaultdict[str, list[str]] = defaultdict(list)
     missed: set[str] = set()
     lost: set[str] = set()
     for body in bodies():
@@ -179,9 +180,15 @@ def attributes_by_path() -> tuple[dict[str, str], set[str], set[str]]:
             if not names:
                 missed.add(name)
                 lost |= {name} if _everything(altered(body, place)) == everything else set()
-            elif name not in given:
-                given[name] = best(names, before, leaf)
-    return given, missed, lost
+            else:
+                found_at[name].append(best(names, before, leaf))
+    return {name: _usual(names) for name, names in found_at.items()}, missed, lost
+
+
+def _usual(names: list[str]) -> str:
+    """The first one, of the class that most have: statuses are of messages, and a few are of calls."""
+    class_, _ = Counter(name.partition(".")[0] for name in names).most_common(1)[0]
+    return next(name for name in names if name.startswith(f"{class_}."))
 
 
 def _everything(body: Any) -> list[bytes]:

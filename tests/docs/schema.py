@@ -220,8 +220,10 @@ def made() -> bytes:
 
 
 def _sound() -> Iterator[dict[str, Any]]:
-    """Bodies as senders mean them: the cases are damaged on purpose."""
+    """Bodies as senders mean them: the cases are damaged on purpose, and so are some samples."""
     for path in sorted((paths.SHARED / "corpus").glob("*__*.json")):
+        if path.name.startswith("malformed__"):
+            continue
         body = orjson.loads(path.read_bytes())
         if isinstance(body, dict):
             yield body

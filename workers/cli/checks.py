@@ -23,6 +23,7 @@ from ingest.settings import (
 from ingest.store import disk, local
 from workers import doubts, loading
 from workers.cli import beside, redis_checks
+from workers.cli.destinations import OLD_FILE
 from workers.cli.redis_checks import Check as Check
 from workers.raised import HandlersError
 
@@ -144,7 +145,11 @@ def _handlers(settings: Settings) -> Iterator[Check]:
     try:
         registry = loading.load_all(settings.handlers, settings.destinations)
     except HandlersError as error:
-        yield Check("handlers", "failed", str(error), "see WA_HANDLERS")
+        finding = str(error)
+        advice = "see WA_HANDLERS"
+        if finding.startswith(variable("destinations")):
+            advice = f"mend {settings.destinations}; {OLD_FILE}"
+        yield Check("handlers", "failed", finding, advice)
         return
     except Exception as error:
         yield Check("handlers", "failed", loading.explain(settings.handlers, error), "see WA_HANDLERS")

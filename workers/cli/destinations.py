@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import ssl
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
+from rich.table import Column
+from rich.text import Text
 
 from ingest.settings import SettingsError
 from ingest.state import rates
+from ingest.telemetry.printable import printable
 from workers.cli import tables
 from workers.cli.terminal import as_json, current_settings, print_json
-from workers.destinations import file
+from workers.destinations import file, reaching
 from workers.destinations.destination import KINDS, Destination
-from workers.destinations.posting import reach
 from workers.raised import HandlersError
+
+OLD_FILE = "workers that run go on with the file as they read it, and none starts with this one"
+"""What a mistake in the file means."""
 
 
 @click.command()
@@ -26,10 +29,10 @@ from workers.raised import HandlersError
 def destinations(check: bool, as_json: bool) -> None:
     """Show the destinations in the file that WA_DESTINATIONS names.
 
-    wants are the kinds of event that it gets, with their types, statuses or fields; how is what is beside the defaults:
-    signed, lists, rate, calls at a time. With --json: a list of objects of name, url, wants (an object of lists),
-    business, rate (events per second), concurrency, timeout (seconds), bulk, linger, strict_order, body, signed, and
-    with --check reached (true or false) and answer (why it is not).
+    Of each: its address; the kinds of event that it gets, with their types, statuses or fields; how: signed, lists,
+    rate, calls at a time; with --check, whether it is reached. With --json: a list of objects of name, url, wants (an
+    object of lists), business, rate (events per second), concurrency, timeout (seconds), bulk, linger, strict_order,
+    body, signed, and with --check reached (true or false) and answer (why it is not).
     """
     found = _read()
     rows = [_row(one) for one in found]
@@ -39,8 +42,12 @@ def destinations(check: bool, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     else:
-        names = ("destination", "address", "wants", "how", *(("reached",) if check else ()))
-        tables.show(names, [_cells(row) for row in rows])
+        table = tables.simple(
+            *(Column(name, overflow="fold") for name in ("destination", "address, what it gets, how"))
+        )
+        for row in rows:
+            table.add_row(row["name"], _described(row))
+        tables.console().print(table)
     if missed := sum(not row.get("reached", True) for row in rows):
         raise click.ClickException(f"{missed} of {len(rows)} destinations cannot be reached, see above")
 
@@ -51,8 +58,10 @@ def _read() -> list[Destination]:
         if path is None:
             raise click.ClickException("WA_DESTINATIONS is not set: give the file of your destinations")
         return file.read(path)
-    except (SettingsError, HandlersError) as error:
+    except SettingsError as error:
         raise click.ClickException(str(error)) from None
+    except HandlersError as error:
+        raise click.ClickException(f"{error}\n{OLD_FILE.capitalize()}.") from None
 
 
 async def _try(found: list[Destination]) -> list[tuple[bool, str]]:
@@ -61,13 +70,11 @@ async def _try(found: list[Destination]) -> list[tuple[bool, str]]:
 
 async def _reached(destination: Destination) -> tuple[bool, str]:
     try:
-        await reach(destination)
-    except ssl.SSLCertVerificationError as error:
-        return False, f"its certificate is not trusted: {error.verify_message}; see ca_file"
+        await reaching.reach(destination)
     except TimeoutError:
-        return False, f"no answer within {destination.timeout:g} s"
+        return False, f"no connection within {destination.timeout:g} s"
     except OSError as error:
-        return False, os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        return False, reaching.why(error, destination.url)
     return True, ""
 
 
@@ -88,7 +95,8 @@ def _row(destination: Destination) -> dict[str, Any]:
     }
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+def _described(row: dict[str, Any]) -> Text:
+    """A line for each of: where it is, what it gets, how, whether it is reached. So nothing is broken in mid-word."""
     wanted: dict[str, list[str]] = row["wants"]
     wants = ", ".join(f"{kind} ({', '.join(some)})" if some else kind for kind, some in wanted.items())
     if len(wanted) == len(KINDS) and not any(wanted.values()):
@@ -102,5 +110,9 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     how += ["whole notifications"] if row["body"] == "notification" else []
     address = urlsplit(row["url"])
     shown = f"{address.scheme}://{address.netloc}{address.path}"  # a query may hold a token
-    reached = "yes" if row.get("reached") else row.get("answer")
-    return (row["name"], shown, wants, ", ".join(how), *((reached,) if reached else ()))
+    lines = [Text(printable(line)) for line in (shown, wants, ", ".join(how))]
+    if "reached" in row:
+        is_reached = row["reached"]
+        said = "reached" if is_reached else f"not reached: {row['answer']}"
+        lines.append(Text(printable(said), style="green" if is_reached else "bold red"))
+    return Text("\n").join(lines)

@@ -26,9 +26,6 @@ FAILURE = "bold red"
 _WORDS = {"put_off": "waits"}
 """What a line says of outcomes whose name says little."""
 
-_SAID_AGAIN = 20
-"""So many failures after an error stood in a line of its own, the same one does again."""
-
 _GAP = "  "
 _WIDTHS = {"time": 8, "event": 19, "contact": 7, "outcome": 9, "took": 8, "handler": 0}
 INDENT = 10 * " "
@@ -40,21 +37,19 @@ class EventLines:
 
     def __init__(self) -> None:
         self._console = Console(soft_wrap=True, highlight=False)
-        self._said: tuple[list[str], str] = [], ""
-        self._said_ago = 0
         self._has_headings = not self._console.is_terminal
 
     def show(self, event: Told) -> None:
         """An event that has ended, and its body if that was asked for."""
         line = _line(event)
-        error = Text(printable(shortened(event["error"])), style="red")
+        error = Text(printable(_errors(event)), style="red")
         answer = Text(f"→ {event['answer']}" if "answer" in event else "")
-        business = Text(printable(f"to {event['business']}" if event["business"] else ""), style="dim")
+        business = Text(printable(f"business {event['business']}" if event["business"] else ""), style="dim")
         below = []
         for part in filter(None, (error, answer, business)):
             if not self._console.is_terminal or len(line) + len(_GAP) + len(part) <= self._console.width:
                 line.append(_GAP).append_text(part)
-            elif part is answer or (part is error and self._is_news(event["handlers"], event["error"])):
+            elif part is not business:
                 below.append(part)
         if "body" in event:
             below.append(Text(printable(event["body"]), style="dim"))
@@ -65,14 +60,6 @@ class EventLines:
         for part in below:
             self._console.print(Text(INDENT).append_text(part))
 
-    def _is_news(self, handlers: list[str], error: str) -> bool:
-        """True unless an error below one of the last lines is the same."""
-        self._said_ago += 1
-        if self._said == (handlers, error) and self._said_ago < _SAID_AGAIN:
-            return False
-        self._said, self._said_ago = (handlers, error), 0
-        return True
-
     def note(self, text: str) -> None:
         """What is to be said of several events."""
         self._console.print(Text(printable(text), style="dim"))
@@ -82,8 +69,22 @@ class EventLines:
         self.note(f"… {count:,} more")
 
 
+def _errors(event: Told) -> str:
+    """What went wrong; with the handler's name, where there are several."""
+    failed: dict[str, str] = event.get("failed", {})
+    if len(event["handlers"]) > 1 and failed:
+        return "; ".join(f"{name}: {shortened(error)}" for name, error in failed.items())
+    return shortened(event["error"])
+
+
 def _line(event: Told) -> Text:
+    waits_for = event.get("waits_for", [])
+    called = [name for name in event["handlers"] if name not in waits_for]
     outcome = _WORDS.get(event["outcome"]) or event["outcome"]
+    handlers = ", ".join(called or waits_for) or "-"
+    if called and waits_for:
+        outcome = "handled" if event["outcome"] == "put_off" else outcome
+        handlers += f"; waits for {', '.join(waits_for)}"
     ended = f"{outcome} (try {event['attempt']})" if event["attempt"] > 1 else outcome
     ms = f"{event['ms']:,.{0 if event['ms'] >= 10 else 1}f}"
     parts = [
@@ -92,7 +93,7 @@ def _line(event: Told) -> Text:
         (event["contact"] or "-", ""),
         (ended, COLOURS.get(event["outcome"], FAILURE)),
         (f"{ms:>5} ms", ""),
-        (", ".join(event["handlers"]) or "-", ""),
+        (handlers, ""),
     ]
     cells = zip(parts, _WIDTHS.values(), strict=True)
     return Text(_GAP).join(Text(printable(text.ljust(width)), style=style) for (text, style), width in cells)

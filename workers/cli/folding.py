@@ -8,8 +8,8 @@ from workers.cli.event_lines import INDENT, EventLines, Told
 
 
 class FoldedLines:
-    """A line for each event that handlers were called for. Of those that wait for a handler, the first one has a line;
-    the others are counted until it works.
+    """A line for each event that handlers were called for. Of those that only wait for a handler, the first one has a
+    line; when it is called again, a line says how many waited.
     """
 
     def __init__(self) -> None:
@@ -25,10 +25,8 @@ class FoldedLines:
                 self._works(name)
         begins = [name for name in waits_for if name not in self._waiting]
         self._waiting.update(waits_for)
-        if event["outcome"] != "put_off" or begins:
+        if called or begins or event["outcome"] != "put_off":
             self._lines.show(event)
-        elif called:  # it waits for others, of which enough was said
-            self._lines.show(event | {"outcome": "handled", "handlers": called})
 
     def more(self, count: int) -> None:
         """So many events are not shown."""
@@ -36,4 +34,4 @@ class FoldedLines:
 
     def _works(self, name: str) -> None:
         if (count := self._waiting.pop(name, 0)) > 1:
-            self._lines.note(f"{INDENT}… {count - 1:,} more waited for {name}")
+            self._lines.note(f"{INDENT}{name} gets events again: {count:,} have waited for it")

@@ -1,4 +1,6 @@
-"""Has workers started again when the handlers change: `python -m workers.cli.reloader SINCE HANDLERS [DESTINATIONS]`.
+"""Has workers started again when handlers or destinations change.
+
+Called as `python -m workers.cli.reloader SINCE HANDLERS [DESTINATIONS]`.
 
 It asks the file system twice a second: there are few files, and that works everywhere, in mounted folders, too. New
 code is tried first, in a process of its own, so that the workers stay as they are while it cannot be used.
@@ -53,11 +55,19 @@ def main() -> None:
 
 
 def _note(changed: list[str], fault: str, parent: int) -> None:
+    what, files = _what(changed), ", ".join(changed)
     if fault:
-        log.error("handlers changed, but cannot be used: the workers stay as they are", files=changed, reason=fault)
+        log.error(f"{what} changed, but cannot be used: the workers stay as they are", files=files, reason=fault)
     elif os.getppid() == parent:
-        log.info("handlers changed: the workers start again", files=changed)
+        log.info(f"{what} changed: the workers start again", files=files)
         os.kill(parent, RENEW)
+
+
+def _what(changed: Sequence[str]) -> str:
+    """Of the files that are looked at only that of the destinations is no Python."""
+    of_handlers = sum(file.endswith(".py") for file in changed)
+    both = of_handlers, len(changed) - of_handlers
+    return " and ".join(name for name, count in zip(("handlers", "destinations"), both, strict=True) if count)
 
 
 def _look(roots: Sequence[str]) -> _Seen:

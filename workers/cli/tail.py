@@ -21,6 +21,7 @@ from workers.cli.terminal import as_json as json_option
 from workers.cli.terminal import cli_errors, current_settings, print_json, reached
 from workers.destinations.destination import KINDS
 from workers.destinations.posting import Session, naming
+from workers.destinations.reaching import why
 
 _ANSWER_SECONDS = 10.0
 _WAITING = 20  # messages of workers that wait for the application
@@ -88,9 +89,10 @@ def tail(
 
     --forward posts each event as destinations get it (docs/destinations.md), once and unsigned, and shows the answer.
     What is owed does not depend on it. With --json: one JSON object a line, of at, kind, type, business, contact,
-    handlers, outcome, error, ms, attempt, notification, event, waits_for (only where there are any: the handlers that
-    always fail or are paused, and were not called), with --forward answer (a status, or why there is none), with
-    --personal id and body; or of dropped, a number of events that are not shown.
+    handlers, outcome, error, ms, attempt, notification, event; where there are any, failed (the handlers that failed,
+    each with its error) and waits_for (those that always fail, lag or are paused, and were not called); with --forward
+    answer (a status, or why there is none), with --personal id and body; or of dropped, a number of events that are not
+    shown.
     """
     with cli_errors():
         settings = current_settings()
@@ -228,4 +230,4 @@ async def _post(client: aiohttp.ClientSession, url: str, event: Told) -> int | s
     except TimeoutError:
         return f"no answer within {_ANSWER_SECONDS:g} s"
     except (aiohttp.ClientError, OSError) as error:
-        return f"not reached ({type(error).__name__})"
+        return f"not reached: {why(error, url)}"

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import re
-import ssl
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from json.encoder import encode_basestring_ascii
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 
-from ingest import trust
-from workers.destinations import answers
+from workers.destinations import answers, reaching
 from workers.destinations.destination import Destination
 from workers.destinations.pace import Pace
 from workers.events import Event
@@ -68,7 +64,7 @@ class Poster:
         self._session = session
         self._pace = pace
         self._key = destination.key
-        self._tls = _tls(destination)
+        self._tls = reaching.tls_of(destination)
         self._timeout = aiohttp.ClientTimeout(total=destination.timeout)
         self._slow = 0
         self.answers = Counter[str]()
@@ -143,10 +139,8 @@ class Poster:
             raise (Unreachable(said) if self._slow >= _SLOW_IN_A_ROW else answers.Answered(said)) from None
         except (aiohttp.ClientError, OSError) as error:
             self.answers["away"] += 1
-            name = type(error).__name__
-            text = f"{name}: {error}"
-            # Others may quote the answer, or all of the address.
-            told = text if isinstance(error, aiohttp.ClientConnectorError) else name
+            told = reaching.why(error, self._to.url)
+            text = told if isinstance(error, OSError) else f"{told}: {error}"
             raise Unreachable(told, text, _AGAIN_SECONDS) from None
         self._slow = 0
         self.answers[answers.sort(found[0])] += 1
@@ -182,23 +176,3 @@ def _together(events: Sequence[Event]) -> bytes:
             else:
                 whole.setdefault(key, value)
     return write_json(whole)
-
-
-def _tls(destination: Destination) -> ssl.SSLContext | bool:
-    """True for an address without TLS."""
-    if not destination.url.startswith("https:"):
-        return True
-    context = trust.context(ca_file=destination.ca_file)
-    if destination.client_cert is not None:
-        context.load_cert_chain(destination.client_cert, destination.client_key)
-    return context
-
-
-async def reach(destination: Destination) -> None:
-    """Try to connect; nothing is posted. Raises OSError, TimeoutError."""
-    url = urlsplit(destination.url)
-    port = url.port or (443 if url.scheme == "https" else 80)
-    tls = _tls(destination)
-    async with asyncio.timeout(destination.timeout):
-        _, writer = await asyncio.open_connection(url.hostname, port, ssl=None if tls is True else tls)
-        writer.close()

@@ -20,12 +20,13 @@ from ingest.state import listeners
 from ingest.state.listeners import Wanted
 from ingest.store import connection, keys
 from workers.dispatch.dispatcher import Dispatcher
-from workers.dispatch.outcomes import Ended, Outcome
+from workers.dispatch.outcomes import Ended, Outcome, in_logs
 from workers.events import Event
 from workers.events.contacts import contact_of, names_of
 from workers.events.copies import identity_of, short
 from workers.events.event import label_of
 from workers.places import named
+from workers.raised import Snooze
 
 log = get_logger(__name__)
 
@@ -148,11 +149,17 @@ def described(event: Event, outcome: Outcome, calls: Sequence[Ended], wanted: Wa
     }
     if waiting := sorted(call.handler.name for call in calls if call.waits is not None):
         found["waits_for"] = waiting
+    if failed := {call.handler.name: in_logs(call.error) for call in calls if _failed(call)}:
+        found["failed"] = failed
     if wanted.personal:
         found["id"] = event.id
     if wanted.body:
         found["body"] = event.body().decode()
     return found
+
+
+def _failed(call: Ended) -> bool:
+    return not call.worked and call.waits is None and not isinstance(call.error, Snooze)
 
 
 def masked(contact: str | None) -> str | None:

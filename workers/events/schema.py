@@ -42,6 +42,9 @@ def _lines() -> Iterator[str]:
     whole = _schema()
     yield f"/** {whole['description']} */"
     yield f"export type {whole['title']} = {_type(whole, 0)};"
+    yield ""
+    yield "/** What a destination with `bulk` gets. */"
+    yield f"export type {whole['title']}List = {whole['title']}[];"
     for name, one in whole["$defs"].items():
         yield ""
         if "description" in one:

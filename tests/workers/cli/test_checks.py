@@ -383,6 +383,15 @@ def test_doubtful_handlers(redis_url: str, tmp_path: Path, monkeypatch: pytest.M
         assert check.topic == "a-handler-is-never-called"
 
 
+def test_a_mistake_in_the_destinations(redis_url: str, tmp_path: Path) -> None:
+    """It fails, with the line, the file to mend, and what workers do meanwhile."""
+    file = tmp_path / "destinations.toml"
+    file.write_text("[[destination]]\nname = 'crm'\n")
+    check = found(destinations=file)["handlers"]
+    assert check[1:3] == ("failed", f"WA_DESTINATIONS: {file}, line 1: url is missing")
+    assert check.advice.startswith(f"mend {file}; workers that run go on with the file as they read it")
+
+
 def test_a_replica_s_url(own_valkey: Callable[..., Any]) -> None:
     """A URL that names a replica fails: it takes no writes."""
     server = own_valkey(appendonly="yes")

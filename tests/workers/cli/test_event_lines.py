@@ -50,20 +50,31 @@ def test_what_was_put_off(capsys: pytest.CaptureFixture[str], attempt: int, says
 
 @pytest.mark.usefixtures("terminal")
 def test_an_error_that_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
-    """On a narrow terminal an error has a line of its own, which is not repeated below each of many equal failures, but
-    is there again when another one was in between, and after a while."""
+    """On a narrow terminal an error has a line of its own, below each event that failed."""
     lines = EventLines()
-    for event in (FAILED, FAILED, FAILED | {"error": "KeyError at bot.py:13, in a line that is long"}, *[FAILED] * 21):
-        lines.show(event)
+    lines.show(FAILED)
+    lines.show(FAILED)
     shown = capsys.readouterr().out.splitlines()
     assert max(map(len, shown)) <= 80
-    below = [n for n, line in enumerate(shown) if line.startswith("          ")]
-    assert [shown[n].split()[0] for n in below] == [
-        "ConnectionRefusedError",
-        "KeyError",
-        *["ConnectionRefusedError"] * 2,
-    ]
-    assert below == [2, 5, 7, 28]
+    assert [line.strip() for line in shown[2::2]] == ["ConnectionRefusedError at bot.py:12"] * 2
+
+
+def test_which_one_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of several handlers those that failed are named, each with its error; of one alone the error says enough."""
+    several = FAILED | {"handlers": ["analytics", "bot.answer", "crm"], "business": None}
+    EventLines().show(several | {"failed": {"analytics": "KeyError", "crm": "answered 500"}})
+    EventLines().show(FAILED | {"failed": {"bot.answer": FAILED["error"]}, "business": None})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("  analytics, bot.answer, crm  analytics: KeyError; crm: answered 500")
+    assert second.endswith("  bot.answer  ConnectionRefusedError at bot.py:12")
+
+
+@pytest.mark.parametrize(("outcome", "says"), [("put_off", "handled"), ("failed", "failed")])
+def test_what_is_still_owed(capsys: pytest.CaptureFixture[str], outcome: str, says: str) -> None:
+    """An event that waits for one handler, and for which others were called, says both."""
+    EventLines().show(EVENT | {"outcome": outcome, "handlers": ["analytics", "crm"], "waits_for": ["crm"]})
+    words = capsys.readouterr().out.split()
+    assert words[4:] == [says, "0.0", "ms", "analytics;", "waits", "for", "crm"]
 
 
 @pytest.mark.usefixtures("terminal")
@@ -88,12 +99,13 @@ def test_an_error_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     """Elsewhere an event is one line, however long."""
     EventLines().show(FAILED)
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.endswith("bot.answer  ConnectionRefusedError at bot.py:12  to …0009")
+    assert line.endswith("bot.answer  ConnectionRefusedError at bot.py:12  business …0009")
 
 
 def test_a_handler_that_is_held_up(capsys: pytest.CaptureFixture[str]) -> None:
-    """The first event that waits for a handler has a line, and the first one for which it works again says how many
-    there were; what other handlers of these events did is shown."""
+    """The first event that only waits for a handler has a line, and the first one for which it works again says how
+    many there were; an event for which others were called has its line, which says for which one it waits.
+    """
     waits = EVENT | {"outcome": "put_off", "handlers": ["crm"], "waits_for": ["crm"]}
     both = EVENT | {"handlers": ["bot.answer", "crm"]}
     lines = FoldedLines()
@@ -103,7 +115,7 @@ def test_a_handler_that_is_held_up(capsys: pytest.CaptureFixture[str]) -> None:
         waits,
         both | {"outcome": "put_off", "waits_for": ["crm"]},
         EVENT,
-        both | {"outcome": "failed", "error": "KeyError", "waits_for": ["crm"]},
+        both | {"outcome": "failed", "error": "KeyError", "failed": {"bot.answer": "KeyError"}, "waits_for": ["crm"]},
         both,
         both,
     ):
@@ -113,10 +125,10 @@ def test_a_handler_that_is_held_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown == [
         f"{head} handled 0.0 ms bot.answer, crm",
         f"{head} waits 0.0 ms crm",
+        f"{head} handled 0.0 ms bot.answer; waits for crm",
         f"{head} handled 0.0 ms bot.answer",
-        f"{head} handled 0.0 ms bot.answer",
-        f"{head} failed 0.0 ms bot.answer, crm KeyError",
-        "… 3 more waited for crm",
+        f"{head} failed 0.0 ms bot.answer; waits for crm bot.answer: KeyError",
+        "crm gets events again: 4 have waited for it",
         f"{head} handled 0.0 ms bot.answer, crm",
         f"{head} handled 0.0 ms bot.answer, crm",
     ]

@@ -91,7 +91,7 @@ def test_the_new_code_runs(reloading: Reloading) -> None:
     assert reloading.up.wait(40) == 0
     log = folder.log()
     assert [log.count(f" answered {name}\n") for name in ("m1", "m2", *(f"n{n}" for n in range(20)))] == [1] * 22
-    assert [line["files"] for line in reloading.lines("handlers changed")] == [["bot.py"]]
+    assert [line["files"] for line in reloading.lines("handlers changed")] == ["bot.py"]
     assert "starting it again" not in log
 
 
@@ -130,6 +130,19 @@ def test_destinations_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PYTHONPATH", str(Path(loading.__file__).parents[1]))
     fault = reloader._fault(loading.arguments(DEFAULT_HANDLERS, Path("own.toml")))
     assert fault.startswith("WA_DESTINATIONS: own.toml: Invalid value (at line 1")
+
+
+@pytest.mark.parametrize(
+    ("files", "what"),
+    [
+        (["bot.py", "mate.py"], "handlers"),
+        (["own.toml"], "destinations"),
+        (["bot.py", "own.toml"], "handlers and destinations"),
+    ],
+)
+def test_what_has_changed(files: list[str], what: str) -> None:
+    """The line says whether the handlers changed, the destinations, or both."""
+    assert reloader._what(files) == what
 
 
 def test_code_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

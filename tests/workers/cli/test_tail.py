@@ -132,7 +132,7 @@ def test_lines(pipeline: Pipeline, wait_for: Callable[..., None]) -> None:
     shown = "\n".join(sorted(re.sub(r"\s+", " ", line)[9:] for line in tail.lines()[:3]))
     parts = shown.splitlines()
     assert re.fullmatch(
-        r"message text …0001 failed \S+ ms bot.answer, bot.collect ValueError at \S*bot.py:\d+", parts[0]
+        r"message text …0001 failed \S+ ms bot.answer, bot.collect bot.answer: ValueError at \S*bot.py:\d+", parts[0]
     ), shown
     assert re.fullmatch(r"message text …0001 handled \S+ ms bot.answer, bot.collect", parts[1]), shown
     assert re.fullmatch(r"status read …0001 discarded \S+ ms bot.drop", parts[2]), shown
@@ -199,7 +199,7 @@ def test_forward(pipeline: Pipeline, wait_for: Callable[..., None], application:
     app.stop()
     pipeline.post(message_body("wamid.2"))
     wait_for(lambda: len(tail.lines()) == 2)
-    assert tail.lines()[1].endswith("→ not reached (ClientConnectorError)")
+    assert tail.lines()[1].endswith(f"→ not reached: connection refused: {app.host.removeprefix('http://')}")
     wait_for(lambda: not redis.exists(keys.LEDGER))
     assert redis.xlen(keys.dead_key("messages")) == 0
 

@@ -54,19 +54,29 @@ def test_checked(run: Any, destinations: Any, application: Any, free_port: Any) 
     app = application()
     good = run(destinations({"name": "crm", "url": app.url}), "--check")
     assert good.exit_code == 0, good.output
-    assert good.output.split()[-1] == "yes"
+    assert good.output.split()[-1] == "reached"
     assert app.posts == []
+    port = free_port()
     wrong = run(
-        destinations({"name": "a", "url": app.url}, {"name": "b", "url": f"http://127.0.0.1:{free_port()}/"}), "--check"
+        destinations({"name": "a", "url": app.url}, {"name": "b", "url": f"http://127.0.0.1:{port}/"}), "--check"
     )
     assert wrong.exit_code == 1
     assert "1 of 2 destinations cannot be reached" in wrong.output
-    assert "refused" in wrong.output
+    assert f"not reached: connection refused: 127.0.0.1:{port}\n" in wrong.output
+
+
+def test_on_a_narrow_terminal(run: Any, destinations: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 80 columns an address and each list stand whole, on lines of their own."""
+    monkeypatch.setenv("COLUMNS", "80")
+    url = "https://integrations.customers.example.com/whatsapp/v1/webhook"
+    shown = run(destinations({"name": "crm", "url": url, "types": ["text", "image"], "rate": "50/s"}))
+    lines = [line.strip() for line in shown.output.splitlines()[-3:]]
+    assert lines == [f"crm          {url}", "message (image, text)", "50/s, 20 at a time"]
 
 
 def test_mistakes(run: Any, destinations: Any) -> None:
-    """No file, or a mistake in it, is one line."""
+    """No file is one line, and so is a mistake in it; what a mistake means to workers is another."""
     assert "Error: WA_DESTINATIONS is not set: give the file of your destinations" in run(None).output
     shown = run(destinations({"name": "crm"}))
     assert shown.exit_code == 1
-    assert "line 1: url is missing" in shown.output
+    assert "line 1: url is missing\nWorkers that run go on with the file as they read it" in shown.output

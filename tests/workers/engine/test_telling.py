@@ -14,12 +14,14 @@ from ingest.state.listeners import Wanted
 from ingest.store import keys
 from tests.workers.conftest import message_body, status_body
 from workers.dispatch.dispatcher import Dispatcher
-from workers.dispatch.outcomes import HANDLED, Outcome
+from workers.dispatch.outcomes import HANDLED, Ended, Outcome
 from workers.engine import telling
 from workers.engine.telling import Telling, described, masked
 from workers.events import Event
 from workers.events.parsing import parse
+from workers.handler import Handler
 from workers.handlers import Handlers
+from workers.raised import Snooze
 
 
 def event(body: bytes) -> Event:
@@ -165,3 +167,17 @@ def test_nothing_personal_that_is_not_wanted() -> None:
     wanted = described(one, HANDLED, (), Wanted(body=True, personal=True))
     assert (wanted["type"], wanted["contact"], wanted["id"]) == ("Ada Lovelace", "15550001", "wamid.1")
     assert wanted["body"] == one.body().decode()
+
+
+def test_which_handler_failed() -> None:
+    """Of several handlers those that failed are named, each with what logs may say; not those that worked or wait."""
+    names = ("works", "fails", "snoozes", "waits")
+    works, fails, snoozes, waits = (Handler(print, "message", frozenset(), False, name) for name in names)
+    calls = (
+        Ended(works),
+        Ended(fails, error=KeyError("Ada")),
+        Ended(snoozes, error=Snooze(1)),
+        Ended(waits, waits=1.0),
+    )
+    found = described(event(message_body("wamid.1")), Outcome("failed"), calls, Wanted())
+    assert (found["failed"], found["waits_for"]) == ({"fails": "KeyError"}, ["waits"])

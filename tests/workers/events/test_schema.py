@@ -18,13 +18,16 @@ from workers.events import Event, schema
 from workers.events.parsing import parse
 
 PROGRAM = """
-import type { Change, Message, Notification } from "./notification";
+import type { Change, Message, Notification, NotificationList } from "./notification";
 export function texts(body: Notification): string[] {
   const values = "entry" in body
     ? body.entry.flatMap((e) => e.changes ?? []).flatMap((c) => (c.field === "messages" ? [c.value] : []))
     : [body];
   const messages: Message[] = values.flatMap((v) => v.messages ?? []);
   return messages.flatMap((m) => (m.type === "text" ? [m.text?.body ?? ""] : []));
+}
+export function all(list: NotificationList): string[] {
+  return list.flatMap(texts);
 }
 export function told(change: Change): string | undefined {
   const field: string = change.field;
