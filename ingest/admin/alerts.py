@@ -122,7 +122,7 @@ def _is_first(lock: IO[bytes]) -> bool:
 def text_of(news: News) -> str:
     """What to post, in the form of Slack."""
     lines = [f"{_SIGNS[one.level]} {_sentence(one)}" for one in news.begun]
-    lines += [f"✅ Over after {span(one.seen - one.since)}: {one.text}" for one in news.ended.values()]
+    lines += [f"✅ Over after {span(one.seen - one.since)}. It was: {one.text}" for one in news.ended.values()]
     shown = [_escaped(line[:_LINE_CHARACTERS]) for line in lines[:LINES]]
     if more := len(lines) - len(shown):
         shown.append(f"and {more} more")

@@ -2,7 +2,8 @@
 
 take.lua obeys those of lanes, a worker's flow those of handlers. The receiver never looks here: it goes on accepting.
 The controls lie in a hash: `paused.LANE` → since when (ms since the epoch); `limit.LANE` → events per second; the same
-of `handler.NAME`; the rest are the buckets of bucket.lua.
+of `handler.NAME`; `try.handler.NAME` → when a try was asked for (ms since the epoch); the rest are the buckets of
+bucket.lua.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ class Controls(NamedTuple):
     """What is in force, of lanes or of handlers.
 
     `paused`: those that get nothing, and since when (ms since the epoch). `limits`: those that are capped, in events
-    per second over all workers.
+    per second over all workers. `asked`: handlers that are to be tried now though they always failed, and since when.
     """
 
     paused: dict[str, int]
     limits: dict[str, float]
+    asked: dict[str, int] = {}  # noqa: RUF012 - nobody writes to it
 
 
 def read(redis: Redis) -> Controls:
@@ -36,7 +38,7 @@ def read(redis: Redis) -> Controls:
 
 def parse(found: Mapping[bytes, bytes]) -> Controls:
     """The controls of lanes in the hash."""
-    paused, limits = _parse(found)
+    paused, limits, _ = _parse(found)
     return Controls(
         {lane: since for lane, since in paused.items() if not lane.startswith(_HANDLER)},
         {lane: rate for lane, rate in limits.items() if not lane.startswith(_HANDLER)},
@@ -45,10 +47,11 @@ def parse(found: Mapping[bytes, bytes]) -> Controls:
 
 def of_handlers(found: Mapping[bytes, bytes]) -> Controls:
     """The controls of handlers in the hash, by name."""
-    paused, limits = _parse(found)
+    paused, limits, asked = _parse(found)
     return Controls(
         {name.removeprefix(_HANDLER): since for name, since in paused.items() if name.startswith(_HANDLER)},
         {name.removeprefix(_HANDLER): rate for name, rate in limits.items() if name.startswith(_HANDLER)},
+        {name.removeprefix(_HANDLER): since for name, since in asked.items()},
     )
 
 
@@ -60,13 +63,16 @@ def handler(name: str) -> str:
 def _parse(found: Mapping[bytes, bytes]) -> Controls:
     paused: dict[str, int] = {}
     limits: dict[str, float] = {}
+    asked: dict[str, int] = {}
     for field, value in found.items():
         what, _, of = field.decode().partition(".")
         if what == "paused":
             paused[of] = int(value)
         elif what == "limit":
             limits[of] = float(value)
-    return Controls(paused, limits)
+        elif what == "try":
+            asked[of] = int(value)
+    return Controls(paused, limits, asked)
 
 
 def pause(redis: Redis, lanes: Iterable[str]) -> None:
@@ -86,6 +92,12 @@ def resume(redis: Redis, lanes: Iterable[str]) -> None:
             pipe.hdel(keys.CONTROLS, f"paused.{lane}")
             _ring(pipe, lane)
             pipe.execute()
+
+
+def try_now(redis: Redis, name: str) -> None:
+    """Have a handler tried as soon as an event for it is there, though it has always failed."""
+    seconds, micros = redis.time()
+    redis.hset(keys.CONTROLS, f"try.{handler(name)}", str(seconds * 1000 + micros // 1000))
 
 
 def limit(redis: Redis, lane: str, rate: float | None) -> None:

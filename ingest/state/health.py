@@ -10,6 +10,9 @@ from ingest.state import causes, rates
 from ingest.state.backlog import LATE_SECONDS, YOUNG_SECONDS, Backlog, Lane, Steered, span
 from ingest.state.snapshot import Snapshot, paused_seconds
 
+LATELY_SECONDS = 3600.0
+"""For so long a dead letter is a warning."""
+
 Level = Literal["critical", "warning", "info"]
 _ORDER: tuple[Level, ...] = ("critical", "warning", "info")
 
@@ -101,8 +104,7 @@ def _all(now: Snapshot) -> Iterator[Finding]:
     for name, lane in now.backlog.lanes.items():
         yield from _lane(now, name, lane)
     if dead := sum(lane.dead for lane in now.backlog.lanes.values()):
-        text = "1 dead letter" if dead == 1 else f"{dead:,} dead letters"
-        yield Finding("info", "dead", text, "`wa-ingest dead causes` says why; retry them once the cause is fixed")
+        yield _dead(now, dead)
     if retrying := now.backlog.retrying:
         text = f"{retrying.events:,} {_wait('event', retrying.events)} for the next try, "
         text += f"the first is due in {span(retrying.next_seconds)}"
@@ -110,6 +112,18 @@ def _all(now: Snapshot) -> Iterator[Finding]:
     if behind := sum(lane.behind for lane in now.backlog.lanes.values()):
         text = f"{behind:,} {_wait('event', behind)} behind one of the same contact that is to be tried again"
         yield Finding("info", "behind", text)
+
+
+def _dead(now: Snapshot, count: int) -> Finding:
+    """That there are dead letters; a warning for an hour after the newest was written, and with the cause of that."""
+    text = "1 dead letter" if count == 1 else f"{count:,} dead letters"
+    newest = max(now.dead.groups, key=lambda one: one.newest_ms, default=None)
+    level: Level = "info"
+    if newest is not None and (age := now.time - newest.newest_ms / 1000) < LATELY_SECONDS:
+        level = "warning"
+        whose = f" of {newest.handler}" if newest.handler else ""
+        text += f", the newest {span(max(0.0, age))} old: {newest.kind} {newest.reason}{whose}"
+    return Finding(level, "dead", text, "`wa-ingest dead causes` says why; retry them once the cause is fixed")
 
 
 def _steered(now: Snapshot, one: Steered) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError, Re
 from ingest.settings import Settings, SettingsError, each_redis, redis_url
 from ingest.state import backlog, causes, dead_letters
 from ingest.state.backlog import LATE_SECONDS
+from ingest.state.health import LATELY_SECONDS
 from ingest.store import agreement, connection, discovery, formats, keys, scripts
 from ingest.store import append as append_room
 from ingest.store.append import APPEND_KEYS, append_head
@@ -25,7 +26,6 @@ from ingest.store.urls import address
 from workers.cli import dead_causes
 
 _LAG_SECONDS = 10  # a replica says how far it is each second
-_LATELY_SECONDS = 3600  # so long a dead letter is a warning
 _LETTERS_READ = 1000  # of these, at most
 _CAUSES = 3  # that are told at most
 
@@ -224,7 +224,7 @@ def _dead_letters(redis: Redis, settings: Settings) -> Iterator[Check]:
 def _written_lately(redis: Redis) -> Iterator[dead_letters.DeadLetter]:
     """Dead letters of the last hour, the newest of each lane first."""
     seconds, _ = redis.time()
-    since = (seconds - _LATELY_SECONDS) * 1000
+    since = (seconds - LATELY_SECONDS) * 1000
     for lane in LANES:
         yield from itertools.takewhile(lambda letter: letter.id.ms >= since, dead_letters.newest(redis, lane))
 

@@ -10,7 +10,7 @@ import click
 from redis import Redis
 
 from ingest.settings import Settings
-from ingest.state import backlog, next_tries
+from ingest.state import backlog, controls, next_tries
 from ingest.store import keys
 from ingest.store.queues import LANES, Member
 from ingest.store.records import unpack
@@ -31,7 +31,8 @@ def retry(handler: str | None, as_json: bool) -> None:
 
     For when what the handlers need works again, and you do not want to wait: after some failures an event waits for up
     to an hour. No try is used up by this; those that fail again use one up, as always. Workers take the events in order
-    of arrival, before newer ones.
+    of arrival, before newer ones. A handler that always fails is tried at once; if that succeeds, all that waits for it
+    follows.
 
     With --handler, only batches with events that this handler or destination wants and has not handled; what waits in
     the same batch for the same moment is tried, too. For this WA_HANDLERS must be importable here.
@@ -46,17 +47,26 @@ def retry(handler: str | None, as_json: bool) -> None:
             if registry is not None and handler is not None:
                 batches = [one for one in batches if _has_some(redis, one, registry, handler)]
             due += next_tries.make_due(redis, batches)
+        now = backlog.read_all(clients)
+        broken = [one for one in now.broken if handler in (None, one.handler)]
+        for redis in clients.values():
+            for one in broken:
+                controls.try_now(redis, one.handler)
         if as_json:
             print_json({"events": due.total(), "lanes": {lane: due[lane] for lane in LANES}})
             return
-        if not due.total():
+        for one in broken:
+            click.echo(f"{printable(one.handler)} always fails: it is tried now; if that succeeds, the rest follows.")
+        if not due.total() and not broken:
             click.echo(f"Nothing waits for its next try{f' by {printable(handler)}' if handler else ''}.")
+            return
+        if not due.total():
             return
         lanes = [lane for lane in LANES if due[lane]]
         each = ", ".join(f"{lane} {due[lane]:,}" for lane in lanes)
         click.echo(f"Due now: {each}.")
         click.echo("Workers try them in order of arrival; those that fail again use up a try, as always.")
-        for line in _in_the_way(backlog.read_all(clients), lanes, handler):
+        for line in _in_the_way(now, lanes, handler):
             click.echo(line)
 
 
@@ -92,9 +102,6 @@ def _in_the_way(now: backlog.Backlog, lanes: Collection[str], handler: str | Non
     """What keeps events of these lanes from being handled all the same."""
     if not now.workers:
         yield "No worker is alive: they wait until you start `wa-ingest work`."
-    for broken in now.broken:
-        if handler in (None, broken.handler):
-            yield f"But {printable(str(broken))}: what is for it waits until that one succeeds."
     for steered in now.steered:
         if steered.paused_since and handler in (None, steered.handler):
             name = printable(steered.handler)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from ingest.loggers import get_logger
@@ -81,6 +81,13 @@ class Breakdowns:
             return max(1.0, left)
         state.trying = True
         return 0.0
+
+    def try_now(self, names: Collection[str]) -> None:
+        """Call those of these handlers that always fail with the next event, as an operator asks."""
+        now = time.monotonic()
+        for handler, state in self.failing.items():
+            if handler.name in names and state.until:
+                state.until = min(state.until, now)
 
     def put_off(self, handlers: Iterable[Handler]) -> list[Ended]:
         """The single ones among them that have to wait: they always fail, or are paused."""

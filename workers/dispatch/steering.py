@@ -1,4 +1,4 @@
-"""What an operator says of handlers (`wa-ingest pause --handler`, `limit --handler`), as this process last read it."""
+"""What an operator says of handlers (`wa-ingest pause --handler`, `limit --handler`, `retry`), as last read."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ class Steering:
     def __init__(self) -> None:
         self.paused: frozenset[str] = frozenset()
         self.limits: dict[str, float] = {}
+        self._asked: dict[str, int] = {}
 
-    def learn(self, now: Controls) -> bool:
-        """True when a handler that was paused may be called again."""
+    def learn(self, now: Controls) -> tuple[bool, set[str]]:
+        """Whether a handler that was paused may be called again; and those that are to be tried now."""
         before, self.paused, self.limits = self.paused, frozenset(now.paused), now.limits
-        return bool(before - self.paused)
+        asked = {name for name, since in now.asked.items() if since != self._asked.get(name)}
+        self._asked = now.asked
+        return bool(before - self.paused), asked
 
     @property
     def is_used(self) -> bool:

@@ -340,7 +340,10 @@ class Flow:
         self._steer_at = time.monotonic() + _STEER_SECONDS
         # As RESP3 tells it, or RESP2.
         fields = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
-        if self._steering.learn(controls.of_handlers(fields)):
+        goes_on, asked = self._steering.learn(controls.of_handlers(fields))
+        if asked and self.dispatcher.breakdowns is not None:
+            self.dispatcher.breakdowns.try_now(asked)
+        if goes_on or asked:
             self.revive()
             self._taking.rung()
 

@@ -165,7 +165,7 @@ class Results:
 
     def _account_failure(self, event: Event, index: int, outcome: Outcome, order: str) -> None:
         self._note_error(outcome)
-        if outcome.name == "failed":
+        if outcome.name == "failed" and outcome.raised is not None:  # a handler that asks for a retry has not failed
             self.failures[outcome.handler] = outcome.error[:MOST_CHARACTERS]
         if outcome.apart and event.attempt >= self._limits.attempts:
             # The tries of some handlers are used up; others were not called. The event goes on for these, so it has not

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from ingest.state.backlog import Backlog, Lane, Steered
+from ingest.state.dead_groups import Group, Groups
 from ingest.state.health import findings
 from ingest.state.snapshot import Snapshot
 from ingest.state.spooled import SpoolFigures
@@ -141,3 +142,15 @@ def test_a_handler_that_often_fails(calls: int, failed: int, told: bool) -> None
     found = said(snapshot)
     warning = ("warning", f"Handler bot.answer: {failed} of {calls} calls failed in the last minute")
     assert (warning in found) is told
+
+
+@pytest.mark.parametrize(("age", "level"), [(0, "warning"), (3500, "warning"), (3700, "info")])
+def test_new_dead_letters_are_a_warning(age: int, level: str) -> None:
+    """For an hour; then they are known. It names what the newest is, and whose."""
+    there = now(messages=Lane(dead=3))
+    older = Group("messages", "rejected", "message", 2, "1-0", "2-0", 1_000_000 - 9_000_000, "erp")
+    newest = Group("messages", "failed", "message", 1, "3-0", "3-0", 1_000_000 - 1000 * age, "crm")
+    there.dead = Groups((older, newest))
+    (found,) = [finding for finding in findings(there) if finding.about == "dead"]
+    assert found.level == level
+    assert found.text.endswith(": message failed of crm") is (level == "warning")

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from redis import Redis
 
-from ingest.state import backlog, breakdowns, failures
+from ingest.state import backlog, breakdowns, controls, failures
 from ingest.store import keys
 from ingest.store.records import unpack
 from workers import Discard, Handlers, RetryIn
@@ -81,6 +81,29 @@ def test_what_a_broken_handler_gets_waits(
     assert len(seen) == 40 - FAILURES + 1
     made.flow._connection.flush()
     assert not redis.exists(keys.BREAKDOWNS)
+
+
+def test_an_operator_has_it_tried_now(
+    failing: Any, commit: Any, take: Any, runner: Any, message: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`wa-ingest retry` does not wait for the next try of a handler that works again: all that waits for it follows."""
+    handlers, seen, fails = failing
+    monkeypatch.setattr("workers.engine.settle.SETTLE_SECONDS", 0.0)
+    commit(*_images(message, 2 * FAILURES), partitions=1)
+    made = runner(handlers, partitions=1)
+    made.run(*take.many("w1", "messages"))
+    ((handler, state),) = made.flow.dispatcher.breakdowns.failing.items()
+    state.until += 1000
+    fails[0] = False
+    seen.clear()
+    controls.try_now(redis, handler.name)
+    made.flow._steer_at = 0.0
+    made.flow.dispatcher.loop.run_until_complete(made.flow._turn(takes=False))
+    while given := take.many("w1", "messages"):
+        made.run(*given)
+        made.flow.dispatcher.loop.run_until_complete(made.flow._turn(takes=False))
+    assert len(seen) == FAILURES + 1  # the others wait for their second try
+    assert not made.flow.dispatcher.breakdowns.failing
 
 
 def test_an_outage_is_the_last_failure(commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:
