@@ -122,7 +122,7 @@ def _dead(now: Snapshot, count: int) -> Finding:
     if newest is not None and (age := now.time - newest.newest_ms / 1000) < LATELY_SECONDS:
         level = "warning"
         whose = f" of {newest.handler}" if newest.handler else ""
-        text += f", the newest {span(max(0.0, age))} old: {newest.kind} {newest.reason}{whose}"
+        text += f", the newest {span(max(0.0, age))} old: {newest.reason}{whose}"
     return Finding(level, "dead", text, "`wa-ingest dead causes` says why; retry them once the cause is fixed")
 
 

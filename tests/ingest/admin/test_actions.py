@@ -182,7 +182,7 @@ def test_nonsense_is_refused(receiver: Any, redis: Redis, letters: Any, name: st
     assert answer.status == 400
     assert answer.lines[0]["error"]
     assert redis.xlen(keys.dead_key("messages")) == 1
-    assert controls.read(redis) == ({}, {})
+    assert controls.read(redis) == controls.Controls({}, {})
 
 
 def test_bodies_are_bounded(receiver: Any) -> None:

@@ -7,12 +7,13 @@ from redis import Redis
 from ingest.settings import load
 from ingest.settings import redis_url as url_of
 from ingest.state import controls
+from ingest.state.controls import Controls
 from ingest.store import connection, keys
 
 
 def test_what_is_said_is_in_force_until_it_is_taken_back(redis: Redis) -> None:
     """Pauses and caps are kept by lane; pausing again does not change since when."""
-    assert controls.read(redis) == ({}, {})
+    assert controls.read(redis) == Controls({}, {})
     controls.pause(redis, ["messages", "statuses"])
     controls.limit(redis, "statuses", 0.5)
     first = controls.read(redis)

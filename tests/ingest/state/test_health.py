@@ -153,4 +153,4 @@ def test_new_dead_letters_are_a_warning(age: int, level: str) -> None:
     there.dead = Groups((older, newest))
     (found,) = [finding for finding in findings(there) if finding.about == "dead"]
     assert found.level == level
-    assert found.text.endswith(": message failed of crm") is (level == "warning")
+    assert found.text.endswith(": failed of crm") is (level == "warning")

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
 
-from ingest.state import controls
+from ingest.state import backlog, controls
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS
 from workers.cli.main import main
@@ -101,7 +101,7 @@ def test_a_handler_that_nobody_knows(wa: Callable[..., Result], redis: Redis) ->
     assert wa("resume", "--handler", "bot.on_mesage").stderr == ""
 
 
-def test_status_of_handlers(wa: Callable[..., Result], redis: Redis) -> None:
+def test_status_of_handlers(wa: Callable[..., Result], redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """`status` has a line for each handler that was called in the last minute or is held up, within 80 columns."""
     assert "events/s" not in wa("status").output
     bucket = int(redis.time()[0]) // FLOW_SECONDS  # type: ignore[index]
@@ -113,13 +113,14 @@ def test_status_of_handlers(wa: Callable[..., Result], redis: Redis) -> None:
     }
     for back in (1, 2):  # the next ten seconds may begin meanwhile
         redis.hset(keys.flow_key(bucket - back), mapping=calls)
+    monkeypatch.setattr(backlog, "_counted_seconds", lambda *_: 60.0)
     redis.hset(keys.BREAKDOWNS, "down", json.dumps({"error": "x", "next_try": time.time() + 9, "since": time.time()}))
     lines = wa("status").output.splitlines()
     assert max(map(len, lines)) <= 80
     shown = [line.split() for line in lines[lines.index(next(line for line in lines if "events/s" in line)) :]]
-    assert shown[0] == ["handler", "events/s", "p99", "failed", "held", "up"]
-    assert shown[2][:5] == ["down", "0.0", "-", "0", "failing"]
-    assert shown[3] == ["crm", "20", "≤", "250ms", "8", "-"]
+    assert shown[0] == ["handler", "events/s", "p99", "failed", "owed", "oldest", "held", "up"]
+    assert shown[2][:7] == ["down", "0.0", "-", "0", "-", "-", "failing"]
+    assert shown[3] == ["crm", "20", "≤", "250ms", "8", "-", "-", "-"]
     assert shown[4][:5] == ["stuck", "0.1", ">", "30.0s", "0"]
     found = json.loads(wa("status", "--json").output)["handlers"]
     assert [(one["name"][:4], one["rate"], one["failures"], one["held"]) for one in found] == [
@@ -195,4 +196,4 @@ def test_several_redis(wa: Callable[..., Result], two: list[Redis]) -> None:
     assert "statuses: at most 200/s over all workers" in wa("limit", "statuses").output
     wa("resume")
     wa("limit", "statuses", "off")
-    assert [controls.read(redis) for redis in two] == [({}, {})] * 2
+    assert [controls.read(redis) for redis in two] == [controls.Controls({}, {})] * 2
