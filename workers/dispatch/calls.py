@@ -273,7 +273,9 @@ class Calls:
             task.uncancel()  # by itself, if at all
             error = raised
             if limit.expired() and not decided(raised):
-                error = HandlerTimeout(f"not done after {self._timeout:g} s").with_traceback(raised.__traceback__)
+                # What asyncio makes of it comes from its own line; its cause, from the one at which the handler waited.
+                trace = (raised.__cause__ or raised).__traceback__
+                error = HandlerTimeout(f"not done after {self._timeout:g} s").with_traceback(trace)
         finally:
             timer.cancel()
         return Ended(handler, time.monotonic() - began, error)

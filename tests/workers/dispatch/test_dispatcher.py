@@ -413,7 +413,7 @@ def test_each_event_has_its_whole_time(status: Callable[..., bytes], monkeypatch
 
 
 def test_async_time_out(message: Callable[..., bytes]) -> None:
-    """An async handler is cancelled when its time is over, and the others go on."""
+    """An async handler is cancelled when its time is over, and the others go on. The failure names its line."""
     handlers = Handlers()
 
     @handlers.message()
@@ -424,6 +424,8 @@ def test_async_time_out(message: Callable[..., bytes]) -> None:
     run = Run(handlers, timeout=0.1)
     run(message("a", sender="1"), message("b", sender="2"))
     assert {id: outcome.name for id, outcome in run.ends} == {"a": "failed", "b": "handled"}
+    line = slow.__code__.co_firstlineno + 3
+    assert dict(run.ends)["a"].error == f"HandlerTimeout at {__file__}:{line}"
 
 
 def test_concurrency_and_its_limit(message: Callable[..., bytes]) -> None:
