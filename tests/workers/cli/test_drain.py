@@ -62,7 +62,7 @@ def fill(commit: Any, message: Any, status: Any) -> Callable[[int, int], None]:
 def test_the_time_left_is_honest(start: Start, fill: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first tenth on, the time that is named for each lane and the one it took differ by half at most.
 
-    What lies between two settles and between two looks cannot be known: two seconds are allowed for, too. Handlers take
+    What lies between two settles and between two looks cannot be known: three seconds are allowed for, too. Handlers take
     long, so that it matters little how fast the machine is in this second or that.
     """
     monkeypatch.setenv("SECONDS", "0.01")
@@ -83,7 +83,7 @@ def test_the_time_left_is_honest(start: Start, fill: Any, monkeypatch: pytest.Mo
             if at < ended and lanes[lane]["done"] >= total / 10
         ]
         assert judged
-        off = [(told, took) for told, took in judged if told != pytest.approx(took, rel=0.5, abs=2.0)]
+        off = [(told, took) for told, took in judged if told != pytest.approx(took, rel=0.5, abs=3.0)]
         assert not off, (lane, judged)
 
 
