@@ -62,8 +62,8 @@ def fill(commit: Any, message: Any, status: Any) -> Callable[[int, int], None]:
 def test_the_time_left_is_honest(start: Start, fill: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first tenth on, the time that is named for each lane and the one it took differ by half at most.
 
-    What lies between two settles and between two looks cannot be known: three seconds are allowed for, too. Handlers take
-    long, so that it matters little how fast the machine is in this second or that.
+    What lies between two settles and between two looks cannot be known: three seconds are allowed for, too. Handlers
+    take long, so that it matters little how fast the machine is in this second or that.
     """
     monkeypatch.setenv("SECONDS", "0.01")
     monkeypatch.setenv("WA_THREADS", "1")

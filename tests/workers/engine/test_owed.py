@@ -131,4 +131,4 @@ def test_what_asks_for_a_retry_has_not_failed(commit: Any, take: Any, runner: An
     now = backlog.read(redis)
     (cause,) = causes.told(now, time.time())
     assert "asks is behind: 1 event waits for the next try, the oldest for" in cause.text
-    assert "failed" not in cause.text
+    assert "call failed" not in cause.text
