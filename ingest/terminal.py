@@ -35,3 +35,8 @@ def innermost(frames: Sequence[str]) -> str:
 def clock(iso: str) -> str:
     """An ISO 8601 time of today as the clock here shows it."""
     return datetime.fromisoformat(iso).astimezone().strftime("%H:%M:%S")
+
+
+def when(then: datetime) -> str:
+    """A local time as the clock here shows it: 14:03:59, and the date when it is not today's."""
+    return then.strftime("%H:%M:%S" if then.date() == datetime.now().date() else "%Y-%m-%d %H:%M:%S")

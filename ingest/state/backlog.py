@@ -13,11 +13,11 @@ from redis.exceptions import RedisError
 from ingest.state import breakdowns, controls, failures, holds, in_work, refusals, totals
 from ingest.state.breakdowns import Broken
 from ingest.state.failures import Failure
-from ingest.state.handlers import Handler, Lately, Owed, figures, lately
+from ingest.state.handlers import Handler, Lately, Owed, calls_together, figures, lately, owed_together
 from ingest.state.holds import Hold
 from ingest.state.in_work import ALIVE_MS, Call, Turn
 from ingest.store import keys
-from ingest.store.constants import FLOW_SECONDS, SPELL_SECONDS
+from ingest.store.constants import FLOW_SECONDS
 from ingest.store.queues import LANES, MESSAGES, Member, lane_of
 from ingest.store.records import OWED_JOINT, iso
 
@@ -212,10 +212,10 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
         tuple(away),
         broken=list({broken.handler: broken for one in found for broken in one.broken}.values()),
         steered=_steered_together([one for each in found for one in each.steered], len(found)),
-        calls=_calls_together([one.calls for one in found]),
+        calls=calls_together(one.calls for one in found),
         counted_seconds=max(one.counted_seconds for one in found),
-        owed=_owed_together([owed for one in found for owed in one.owed]),
-        failed=_failed_together([one.failed for one in found]),
+        owed=owed_together(owed for one in found for owed in one.owed),
+        failed=failures.together(one.failed for one in found),
         held_back=[hold for one in found for hold in one.held_back],
         in_work=sorted((call for one in found for call in one.in_work), key=lambda call: -call.seconds),
         unhandled=dict(sum((Counter(one.unhandled) for one in found), Counter[str]())),
@@ -269,37 +269,6 @@ _TOGETHER: dict[str, Callable[[list[Any]], Any]] = {
     "limit": lambda limits: None if None in limits else sum(limits),  # each Redis has its share
 }
 """How a lane's figures of several Redis are combined, where that is not the sum."""
-
-
-def _calls_together(each: list[Lately]) -> Lately:
-    total: Lately = {}
-    for name, parts in (item for one in each for item in one.items()):
-        total.setdefault(name, Counter()).update(parts)
-    return total
-
-
-def _owed_together(each: list[Owed]) -> list[Owed]:
-    """One for each handler and lane."""
-    total: dict[tuple[str, str], Owed] = {}
-    for one in each:
-        so_far = total.get((one.handler, one.lane), Owed(one.handler, one.lane, 0, 0, 0.0))
-        total[one.handler, one.lane] = so_far._replace(
-            retrying=so_far.retrying + one.retrying,
-            turns=so_far.turns + one.turns,
-            due=so_far.due + one.due,
-            oldest_seconds=max(so_far.oldest_seconds, one.oldest_seconds),
-        )
-    return list(total.values())
-
-
-def _failed_together(each: list[dict[str, Failure]]) -> dict[str, Failure]:
-    """The last failure of each handler, and the begin of its spell, wherever that was."""
-    total: dict[str, Failure] = {}
-    for name, failure in (item for one in each for item in one.items()):
-        earlier, last = sorted((failure, total.get(name, failure)), key=lambda one: one.at)
-        is_one_spell = last.since - earlier.at <= SPELL_SECONDS
-        total[name] = last._replace(since=min(earlier.since, last.since)) if is_one_spell else last
-    return total
 
 
 def _steered(now: controls.Controls) -> list[Steered]:
@@ -560,7 +529,7 @@ def _owed_to_handlers(
             retrying, due = (length, 0) if member in scheduled else (0, length)
             lane = lane_of(member.queue)
             found += [Owed(name, lane, retrying, 0, age, due) for name in names.split(OWED_JOINT)]
-    return _owed_together(found)
+    return owed_together(found)
 
 
 def _counted_seconds(flows: list[dict[bytes, bytes]], now_ms: int) -> float:

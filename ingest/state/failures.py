@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from redis import Redis
 
 from ingest.store import keys
+from ingest.store.constants import SPELL_SECONDS
 from ingest.store.queues import Member
 
 MOST_CHARACTERS = 300
@@ -39,6 +41,16 @@ def parse(fields: dict[bytes, bytes]) -> dict[str, Failure]:
         at, since, error = value.decode().split(" ", 2)
         found[name.decode()] = Failure(error, float(at), float(since))
     return found
+
+
+def together(each: Iterable[dict[str, Failure]]) -> dict[str, Failure]:
+    """The last failure of each handler, and the begin of its spell, wherever that was."""
+    total: dict[str, Failure] = {}
+    for name, failure in (item for one in each for item in one.items()):
+        earlier, last = sorted((failure, total.get(name, failure)), key=lambda one: one.at)
+        is_one_spell = last.since - earlier.at <= SPELL_SECONDS
+        total[name] = last._replace(since=min(earlier.since, last.since)) if is_one_spell else last
+    return total
 
 
 def forget(redis: Redis) -> None:

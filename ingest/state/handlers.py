@@ -91,6 +91,28 @@ def lately(flows: Iterable[Mapping[bytes, bytes]]) -> Lately:
     return found
 
 
+def calls_together(each: Iterable[Lately]) -> Lately:
+    """What was counted in several Redis."""
+    total: Lately = {}
+    for name, parts in (item for one in each for item in one.items()):
+        total.setdefault(name, Counter()).update(parts)
+    return total
+
+
+def owed_together(each: Iterable[Owed]) -> list[Owed]:
+    """One for each handler and lane."""
+    total: dict[tuple[str, str], Owed] = {}
+    for one in each:
+        so_far = total.get((one.handler, one.lane), Owed(one.handler, one.lane, 0, 0, 0.0))
+        total[one.handler, one.lane] = so_far._replace(
+            retrying=so_far.retrying + one.retrying,
+            turns=so_far.turns + one.turns,
+            due=so_far.due + one.due,
+            oldest_seconds=max(so_far.oldest_seconds, one.oldest_seconds),
+        )
+    return list(total.values())
+
+
 def figures(
     counted: Lately,
     seconds: float,

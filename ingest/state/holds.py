@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import orjson
 
 from ingest.state import rates
+from ingest.terminal import when
 
 RECENT_SECONDS = 60.0
 """What has held up no call for this long is not told."""
@@ -67,14 +68,8 @@ def _words(each: list[Hold], now: float) -> str:
     if by == "429":
         return f"429, tries again in {max(1, round(max(one.at for one in same) - now))} s"
     if by == "pace":  # each process has found its own
-        return f"held to {sum(one.figure for one in same):,.3g}/s since a 429 at {_clock(max(o.at for o in same), now)}"
+        since = when(datetime.fromtimestamp(max(one.at for one in same)))
+        return f"held to {sum(one.figure for one in same):,.3g}/s since a 429 at {since}"
     if by == "limit":
         return f"a limit of {rates.in_words(most)} (wa-ingest limit)"
     return f"its rate of {rates.in_words(most)}" if by == "rate" else f"its concurrency of {most:.0f}"
-
-
-def _clock(at: float, now: float) -> str:
-    """As the clock here shows it, with the date when it is not today's."""
-    then = datetime.fromtimestamp(at)
-    today = then.date() == datetime.fromtimestamp(now).date()
-    return then.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")

@@ -2,8 +2,8 @@
 
 Events are counted as they end, once each. Those that had ended when their worker died come again with their batch, as
 copies: so many are taken off the copies, and told apart. Dead letters that were requeued have not ended after all: so
-many are taken off, too. What has not ended lies in Redis and is counted as it lies
-there, as notifications. So there is no sum of both.
+many are taken off, too. What has not ended lies in Redis and is counted as it lies there, as notifications. So there is
+no sum of both.
 """
 
 from __future__ import annotations

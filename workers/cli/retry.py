@@ -57,10 +57,9 @@ def retry(handler: str | None, as_json: bool) -> None:
             return
         for one in broken:
             click.echo(f"{printable(one.handler)} always fails: it is tried now; if that succeeds, the rest follows.")
-        if not due.total() and not broken:
-            click.echo(f"Nothing waits for its next try{f' by {printable(handler)}' if handler else ''}.")
-            return
         if not due.total():
+            if not broken:
+                click.echo(f"Nothing waits for its next try{f' by {printable(handler)}' if handler else ''}.")
             return
         lanes = [lane for lane in LANES if due[lane]]
         each = ", ".join(f"{lane} {due[lane]:,}" for lane in lanes)

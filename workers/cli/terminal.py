@@ -23,6 +23,7 @@ from ingest.settings import Settings, SettingsError, host_port, load, redis_url,
 from ingest.state.backlog import span as span  # what the commands print
 from ingest.store import connection, formats
 from ingest.telemetry.printable import printable_json
+from ingest.terminal import when
 from workers.cli import beside
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -89,8 +90,7 @@ def reached(host: str, port: int) -> str:
 
 def clock(iso: str) -> str:
     """An ISO 8601 time as the clock here shows it: 14:03:59, and the date when it is not today's."""
-    then = datetime.fromisoformat(iso).astimezone()
-    return then.strftime("%H:%M:%S" if then.date() == datetime.now().date() else "%Y-%m-%d %H:%M:%S")
+    return when(datetime.fromisoformat(iso).astimezone())
 
 
 @contextmanager

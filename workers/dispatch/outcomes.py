@@ -126,6 +126,7 @@ def of_event(ended: Iterable[Ended], before: frozenset[bytes]) -> Outcome:
 
 
 def _apart(outcome: Outcome, failed: list[Ended], others: list[Ended]) -> tuple[Outcome, Outcome]:
+    """See `Outcome.apart`."""
     owed = tuple(dict.fromkeys(call.handler.name for call in failed))
     alone = outcome._replace(owed=owed, done=(*outcome.done, *(call.handler.digest for call in others)))
     return alone, of_event(others, frozenset((*outcome.done, *(call.handler.digest for call in failed))))

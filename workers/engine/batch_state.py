@@ -149,7 +149,7 @@ class BatchState:
             return kept(self._divided[1])
         numbers = range(self._first, len(self._left))
         if goes_back:
-            leaving = [n for n in numbers if not self._left[n] or self._is_begun(n)]
+            leaving = list(filter(self._has_ended_in_part, numbers))
         else:
             leaving = list(itertools.takewhile(lambda n: self._left[n] == 0, numbers))
         return kept(self.records[n] for n in leaving)
@@ -225,8 +225,7 @@ class BatchState:
             return self._divided[0]
         results = Results(self.records, self._limits)
         self._collect(results, len(self._done), len(self.events) + _LETTERS)
-        numbers = range(self._first, len(self._left))
-        changed = [n for n in numbers if not self._left[n] or self._is_begun(n)]
+        changed = list(filter(self._has_ended_in_part, range(self._first, len(self._left))))
         if not changed:
             return results
         upto = changed[-1] + 1
@@ -243,9 +242,10 @@ class BatchState:
         self._leave(results, upto)
         return results
 
-    def _is_begun(self, index: int) -> bool:
-        """True when only a part of a record is done; those of format 1 cannot be written in parts."""
-        return 0 < self._left[index] < self._counts[index] and not self.records[index].split
+    def _has_ended_in_part(self, index: int) -> bool:
+        """True when a record is done, or a part of it is; those of format 1 cannot be written in parts."""
+        left = self._left[index]
+        return not left or (left < self._counts[index] and not self.records[index].split)
 
     def _by_index(self, indexes: Iterable[int]) -> dict[int, list[Event]]:
         """The events of these records that are not done."""

@@ -12,7 +12,6 @@ import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import orjson
@@ -279,9 +278,6 @@ class Flow:
         parts = self._settling.due(everything=doubts)
         settling = self._settling.send(parts) if parts else None
         taking = self._taking.send() if takes else None
-        if settling is not None and takes and taking is None and self._taking.next_at() is not None:
-            with suppress(RedisError, OSError):  # `_wait` meets it, too
-                self._doorbell.listen()  # already here: Redis wakes up once for both
         if settling is not None:
             self._hands.share(self._settling.settled(parts, await self._answers.of(settling)))
         if doubts and {part.one for part in parts}.issuperset(self._hands.batches):  # what was lost is known now
