@@ -38,8 +38,8 @@ PART = 20
 class BatchState:
     """Parses the records of a batch and keeps account of their events.
 
-    A claimed event is settled as soon as it is done. An event without a claim (a broken element, or one that an
-    operator had handled again) is settled when its record leaves the batch, so that a crash does not settle it twice.
+    A claimed event is settled as soon as it is done. What has no claim (a broken element, an event that could not be
+    claimed) is settled when its record leaves the batch, so that a crash does not settle it twice.
 
     One that is not `opened` goes back as it is.
     """
@@ -187,7 +187,7 @@ class BatchState:
             self._done.append((event, index, outcome))
             self._untold[index] += 1
             record = self.records[index]
-            if outcome is HANDLED and record.attempt:  # 0: replayed, so its arrival says nothing of its wait
+            if outcome is HANDLED and record.attempt and not record.force:  # the arrival of others was long ago
                 self._waits.append(self._clock + now - record.received_ms / 1000)
         else:
             self._unclaimed[index].append((event, index, outcome))
@@ -219,7 +219,7 @@ class BatchState:
         """All that was done since the last call, as the batch goes back.
 
         Where a part of a record is done, the rest takes its place, and what is done leaves, wherever it stands: nothing
-        is parsed, claimed and counted twice. What is forced would be handled twice, since no claim protects it.
+        is parsed, claimed and counted twice.
         """
         if self._divided:
             return self._divided[0]

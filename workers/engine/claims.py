@@ -96,6 +96,18 @@ def of(event: Event, waits: int = 0) -> Claim:
     return special(event, waits) if special else Claim(_place_of(_identity(event, waits)))
 
 
+def of_forced(event: Event, waits: int, done: Iterable[bytes], batch: str) -> Claim:
+    """The claim of an event that is handled even if it was handled before: once, since each time is another batch.
+
+    It is known where its worker died: what becomes of a batch keeps what stands before the `_` of its name. A status
+    waits for no other one, but leaves its markers.
+    """
+    claim = of(event, waits)
+    bucket, _, other = claim.place.partition(" ")
+    _, member = _digest((other, batch.partition("_")[0], b"".join(sorted(done)).hex()))
+    return Claim(f"{bucket} {member}", markers=claim.markers, later=claim.later)
+
+
 def _of_error(event: Error, waits: int) -> Claim:
     bucket, _ = _digest(_identity(event, waits))
     slot = event.received_ms // ERROR_MS

@@ -70,7 +70,7 @@ class Part(NamedTuple):
     how: str
 
 
-Todo = tuple[int, Event, claims.Claim | None]
+Todo = tuple[int, Event, claims.Claim]
 
 
 class Hands:

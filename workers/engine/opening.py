@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ingest.settings import Settings
 from ingest.store.pipelined import Call, PipelinedConnection
 from ingest.store.queues import Member, lane_of
-from ingest.store.records import unpack
+from ingest.store.records import Record, unpack
 from workers.dispatch import outcomes
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.event_context import EventContext
@@ -94,16 +94,8 @@ class Opening:
         mine: set[str] = set()
         for index, event in state.events:
             record = state.records[index]
-            if record.force:
-                todo.append((index, event, None))
-                continue
             try:
-                claim = claims.of(event, record.waits)
-                if self._profiles and isinstance(event, Message):
-                    claim = claim._replace(version=claims.version(event, self._profiles.facts(event)))
-                if self._handlers.any_strict_order:
-                    order = order_of(event, state.queue, self._handlers, state.done_before(index))
-                    claim = claim._replace(order=order)
+                claim = self._claim_of(event, record, state)
             except Exception as error:
                 self._end(state, index, event, outcomes.of_fault(error, "claiming the event"))
                 continue
@@ -116,6 +108,16 @@ class Opening:
                 mine.add(claim.version)
             todo.append((index, event, claim))
             yield claim
+
+    def _claim_of(self, event: Event, record: Record, state: BatchState) -> claims.Claim:
+        if record.force:
+            return claims.of_forced(event, record.waits, record.done, state.batch)
+        claim = claims.of(event, record.waits)
+        if self._profiles and isinstance(event, Message):
+            claim = claim._replace(version=claims.version(event, self._profiles.facts(event)))
+        if self._handlers.any_strict_order:
+            claim = claim._replace(order=order_of(event, state.queue, self._handlers, record.done))
+        return claim
 
     async def _claimed(self, one: Open, todo: list[Todo], calls: list[Call]) -> None:
         if not one.is_opened:
@@ -137,22 +139,21 @@ class Opening:
         events: list[tuple[int, Event]] = []
         untold = {order for other in one.hand.batches for order in other.state.untold}
         for index, event, claim in todo:
-            if claim is not None:
-                answer = next(reply)
-                if answer == claims.BUSY:
-                    busy.append((index, event, claim))
-                    continue
-                if answer == claims.DUPLICATE:
-                    self._is_copy(one, index, event, claim)
-                    continue
-                state.claimed(event, claim)
-                # Redis does not know yet of what waits here, unless this batch is the next one of that order.
-                if answer == claims.BEHIND or (claim.order in untold and answer != claims.NEXT):
-                    untold.add(claim.order)
-                    self._end(state, index, event, BEHIND)
-                    continue
-                if answer == claims.SUPERSEDED and isinstance(event, Status):
-                    event.superseded = True
+            answer = next(reply)
+            if answer == claims.BUSY:
+                busy.append((index, event, claim))
+                continue
+            if answer == claims.DUPLICATE:
+                self._is_copy(one, index, event, claim)
+                continue
+            state.claimed(event, claim)
+            # Redis does not know yet of what waits here, unless this batch is the next one of that order.
+            if answer == claims.BEHIND or (claim.order in untold and answer != claims.NEXT):
+                untold.add(claim.order)
+                self._end(state, index, event, BEHIND)
+                continue
+            if answer == claims.SUPERSEDED and isinstance(event, Status):
+                event.superseded = True
             events.append((index, event))
         one.busy = busy
         if busy:

@@ -86,9 +86,7 @@ def test_a_stop_keeps_the_order_of_a_queue(
 
 
 def test_what_is_done_does_not_go_back(message: Callable[..., bytes]) -> None:
-    """A batch that goes back has nothing in it that has ended, also where an earlier event has not. What `dead retry`
-    fed back would be handled once more: it is handled whatever is remembered.
-    """
+    """A batch that goes back has nothing in it that has ended, also where an earlier event has not."""
     records = [pack(message(f"m{n}"), 1, force=True) for n in range(4)]
     state = BatchState("messages.0", "b", records, 8, 1e12, "w1#1")
     for index, event in state.events:
@@ -141,6 +139,50 @@ def test_what_had_ended_when_its_worker_died_counts_once(
         other.run(*given)
     assert _counts(redis) == {"handled.message": 5, "duplicate.message": 6, "again": 5}
     assert totals.ended(_counts(redis)) == {"handled": 5, "duplicate": 1}
+
+
+def test_what_was_fed_back_is_done_once_though_its_worker_dies(
+    commit: Callable[..., None], take: Any, runner: Any, message: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what `dead retry` fed back, what was settled before its worker died is not done again; feeding it back once
+    more has it done once more.
+    """
+    monkeypatch.setattr(settle, "SETTLE_SECONDS", 0.0)
+    handlers, sleeps, seen = Handlers(), True, []
+
+    @handlers.message()
+    async def handle(event: Any) -> None:
+        if event.id == "m0" and sleeps:
+            await asyncio.sleep(600)
+        seen.append(event.id)
+
+    def fed_back() -> Taken:
+        commit(message("other"), partitions=1)
+        (one,) = _given(take, "w1", "messages")
+        key = keys.batch_key(one.batch)
+        redis.delete(key)
+        redis.rpush(key, *(pack(message(f"m{n}", f"1555{n}"), 1, force=True) for n in range(40)))
+        return one._replace(records=redis.lrange(key, 0, -1))  # type: ignore[arg-type]
+
+    flow = runner(handlers).flow
+    run = flow.dispatcher.loop.run_until_complete
+    reaper.heartbeat_and_reap(redis, "w1")
+    flow.admit(fed_back())
+    for _ in range(3):
+        run(flow._turn(takes=False))
+    assert len(seen) == 39
+    reaper.heartbeat_and_reap(redis, "w2")
+    reaper.heartbeat_and_reap(redis, "w2", ended="w1")
+    sleeps = False
+    other = runner(handlers, worker="w2")
+    while isinstance(given := take("w2", "messages"), tuple):
+        other.run(*given)
+    assert sorted(seen) == sorted(f"m{n}" for n in range(40))
+    again = runner(handlers).flow
+    again.admit(fed_back())
+    for _ in range(3):
+        again.dispatcher.loop.run_until_complete(again._turn(takes=False))
+    assert len(seen) == 80
 
 
 def _counts(redis: Redis) -> dict[str, int]:
