@@ -40,7 +40,7 @@ _SETTLED_SECONDS = 60.0  # a child that ran this long begins again with the firs
 _LOOK_SECONDS = 5.0  # between looks at signs of life
 
 _SIGNALS = {one.value: one.name for one in signal.Signals}
-_CAUSES = {
+_CAUSES: dict[int, str] = {
     signal.SIGKILL: "mostly because memory ran out: `dmesg` says so, WA_MAX_RSS keeps a worker below a limit",
     signal.SIGSEGV: "mostly a mistake in native code: its stack is above",
 }

@@ -21,6 +21,9 @@ from workers.dispatch.time_limit import TimeLimit
 from workers.events import Event
 from workers.handler import Handler
 
+SLOTS = {True: "async slot", False: "thread"}
+"""What a call takes, by whether its handler needs the loop."""
+
 _AHEAD_SECONDS = 0.005
 """Threads have this much work at hand beside what they do: to give it out one by one would cost more than quick calls.
 """
@@ -197,14 +200,20 @@ class Calls:
         self._watch.busy(bool(self._tasks))
         self._threads.watch(time.monotonic())
 
-    def now(self) -> Iterator[tuple[str, Handler, float]]:
-        """What is called now: lane, handler, and since when by the monotonic clock. Any thread may ask."""
+    def now(self) -> Iterator[tuple[Begun, Handler, float]]:
+        """What is called now: the handler, for what, and since when by the monotonic clock. Any thread may ask."""
         for job, handler, began in self._threads.calls():
             if isinstance(job, Begun):
-                yield job.lane, handler, began
+                yield job, handler, began
         for begun in list(self._running.values()):
             if begun.handler is not None:
-                yield begun.lane, begun.handler, begun.began
+                yield begun, begun.handler, begun.began
+
+    def is_full(self, slot: str) -> bool:
+        """True when each slot of this sort (see `SLOTS`) has a call under way. Any thread may ask."""
+        if slot == SLOTS[True]:
+            return self._async.free <= 0
+        return sum(1 for _ in self._threads.calls()) >= self._thread_count
 
     def end_by(self, deadline: float) -> None:
         """At this time by the monotonic clock, an async handler that blocks the loop is interrupted, too."""

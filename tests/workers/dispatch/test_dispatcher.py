@@ -17,6 +17,8 @@ from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.outcomes import Outcome
 from workers.dispatch.rate_limits import RateLimits
 from workers.dispatch.ready import Source
+from workers.engine import inside
+from workers.engine.hand import Hands
 from workers.events import Event
 from workers.events.parsing import parse
 
@@ -596,9 +598,10 @@ def test_what_waits_for_its_turn(message: Callable[..., bytes], redis: Redis, bu
     run.dispatcher.add(events, run, Source("messages"))
     run.dispatcher.begin()
     run.dispatcher.begin()
-    assert list(run.dispatcher.turns()) == [Turn("messages", handlers.registered[0].name, 4, 1002, 1002)]
+    hands = Hands(run.dispatcher)
+    assert inside.of(hands, run.dispatcher).turns == [Turn("messages", handlers.registered[0].name, 4, 1002, 1002)]
     run.done = frozenset({b"crm"})
-    assert next(run.dispatcher.turns()).first_try_ms is None
+    assert next(iter(inside.of(hands, run.dispatcher).turns)).first_try_ms is None
     (hold,) = limits.holds()
     assert (hold.handler, hold.by, round(hold.figure * 3600)) == (handlers.registered[0].name, "rate", 1)
     connection.hang_up()
