@@ -22,7 +22,7 @@ class Finding:
     """`critical`: nothing goes on until somebody acts. `warning`: look at it. `info`: good to know.
 
     `about` names it and stays the same while figures in the `text` change. `remedy` may be empty. `topic` is the
-    section of docs/troubleshooting.md that says more.
+    section of docs/troubleshooting.md that says more. `count` is given where more of them are news again.
     """
 
     level: Level
@@ -30,6 +30,7 @@ class Finding:
     text: str
     remedy: str = ""
     topic: str = ""
+    count: int = 0
 
 
 ALL_WELL = Finding("info", "well", "All is well")
@@ -114,7 +115,8 @@ def _dead(now: Snapshot, count: int) -> Finding:
         level = "warning"
         whose = f" of {newest.handler}" if newest.handler else ""
         text += f", the newest {span(max(0.0, age))} old: {newest.reason}{whose}"
-    return Finding(level, "dead", text, "`wa-ingest dead causes` says why; retry them once the cause is fixed")
+    remedy = "`wa-ingest dead causes` says why; retry them once the cause is fixed"
+    return Finding(level, "dead", text, remedy, count=count)
 
 
 def _steered(now: Snapshot, one: Steered) -> Iterator[Finding]:

@@ -181,13 +181,13 @@ def _time_left(lane: backlog.Lane) -> str:
 
 def _handlers(shown: list[Handler]) -> Table:
     table = tables.simple()
-    table.add_column("handler", overflow="fold")
+    table.add_column("handler")
     for heading in ("events/s", "p99", "failed", "owed", "oldest", "held up"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in shown:
         since = f" since {clock(one.held_since)}" if one.held_since else ""
         table.add_row(
-            one.name,
+            tables.Name(one.name),
             f"{one.rate:,.1f}" if one.rate < 10 else f"{one.rate:,.0f}",
             _p99(one),
             Text(f"{one.failures:,}", style="red" if one.failures else ""),
