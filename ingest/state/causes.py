@@ -53,7 +53,7 @@ def told(now: Backlog, time: float) -> Iterator[Cause]:
     for one in handlers.values():
         if one.held is None and one.gone:
             yield _is_gone(one)
-        elif one.held is None and (one.error or one.often_fails):
+        elif now.workers and one.held is None and (one.error or one.often_fails):
             yield _fails(one, time)
         elif one.held is None and one.owed and one.oldest_seconds >= YOUNG_SECONDS:
             yield _is_behind(one)
@@ -72,7 +72,7 @@ def no_worker(now: Backlog) -> Cause | None:
     if now.unloadable is None:
         remedy = "Start workers: `wa-ingest work`; their log says why they ended"
         return Cause("critical", "workers", text, remedy, "no-worker-is-alive")
-    remedy = f"{now.unloadable.remedy}, then start workers: `wa-ingest work`"
+    remedy = f"{now.unloadable.remedy}, then start workers: `wa-ingest work`; `up --reload` does so by itself"
     remedy = remedy[0].upper() + remedy[1:]
     return Cause("critical", "workers", f"{text}; {now.unloadable.text}", remedy, "handlers-cannot-be-loaded")
 

@@ -123,7 +123,7 @@ def _table(
     nobody = causes.no_worker(now)
     workers = Text(f"workers: {now.workers}", style="" if now.workers else "bold red")
     if nobody is not None:
-        workers.append(printable(f"\n{nobody.text}. {nobody.remedy}"))
+        workers.append(f"\n{printable(nobody.text)}. {printable(nobody.remedy)}")
     if now.suspended:
         workers.append("  suspended, `rq resume` lets them go on", style="bold red")
     below: list[RenderableType] = [table, workers]

@@ -156,6 +156,10 @@ def test_a_handler_that_is_gone(redis: Redis) -> None:
     assert gone == "Handler owed is gone, no worker has it: 3 events wait for the next try, the oldest for 1m00s"
     redis.zadd(keys.ALIVE, {"of an older version": now * 1000})
     assert backlog.read(redis).there is None
+    redis.delete(keys.ALIVE)
+    read = backlog.read(redis)
+    read.calls = {"old": Counter({"0.1": 9, "failed": 9})}
+    assert list(causes.told(read, now)) == []
 
 
 def test_why_no_worker_starts(redis: Redis) -> None:
@@ -164,7 +168,7 @@ def test_why_no_worker_starts(redis: Redis) -> None:
     redis.hset(keys.IN_WORK, in_work.UNLOADABLE, orjson.dumps(said))
     (finding,) = health.findings(Snapshot("r", time.time(), backlog=backlog.read(redis)))
     assert finding.text == f"No worker is alive; {said[0]}"
-    assert finding.remedy == "Mend bot.py:5, then start workers: `wa-ingest work`"
+    assert finding.remedy == "Mend bot.py:5, then start workers: `wa-ingest work`; `up --reload` does so by itself"
     redis.zadd(keys.ALIVE, {"a": time.time() * 1000})
     assert health.findings(Snapshot("r", time.time(), backlog=backlog.read(redis))) == [health.ALL_WELL]
 

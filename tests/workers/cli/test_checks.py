@@ -383,6 +383,16 @@ def test_doubtful_handlers(redis_url: str, tmp_path: Path, monkeypatch: pytest.M
         assert check.topic == "a-handler-is-never-called"
 
 
+def test_a_mistake_in_the_handlers(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails, with the line to mend."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "unclosed.py").write_text("handlers = (\n")
+    check = found(handlers="unclosed:handlers")["handlers"]
+    assert check.finding.endswith("SyntaxError: '(' was never closed at unclosed.py:1")
+    assert check.advice == "mend unclosed.py:1"
+
+
 def test_a_mistake_in_the_destinations(redis_url: str, tmp_path: Path) -> None:
     """It fails, with the line, the file to mend, and what workers do meanwhile."""
     file = tmp_path / "destinations.toml"
