@@ -38,7 +38,8 @@ def parse(fields: dict[bytes, bytes], alive: Collection[bytes]) -> list[Broken]:
     for name, value in sorted(fields.items()):
         known: Any = orjson.loads(value)
         left = known["next_try"] - now
-        if left > -OLD_SECONDS and known["worker"].encode() in alive:
+        is_there = "worker" not in known or known["worker"].encode() in alive
+        if left > -OLD_SECONDS and is_there:
             since = known.get("since")  # earlier versions do not tell
             iso = None if since is None else datetime.fromtimestamp(since, UTC).isoformat(timespec="milliseconds")
             found.append(Broken(name.decode(), known["error"], left, iso))
