@@ -132,7 +132,7 @@ def _is_long(now: Backlog, handler: str, calls: list[Call]) -> bool:
     """What takes all the slots of a worker is worth a look soon, anything else if it takes longer than usual."""
     usual = usual_seconds(now.calls.get(handler, Counter()))
     limit = min(_LONGEST_SECONDS, _MANY_TIMES * usual)
-    return calls[0].seconds > (_LONG_SECONDS if any(call.is_full for call in calls) else max(_LONG_SECONDS, limit))
+    return calls[0].seconds > (_LONG_SECONDS if any(call.full for call in calls) else max(_LONG_SECONDS, limit))
 
 
 def _takes_long(now: Backlog, name: str, calls: list[Call], waiting: str) -> Cause:
@@ -140,9 +140,9 @@ def _takes_long(now: Backlog, name: str, calls: list[Call], waiting: str) -> Cau
     text = f"Handler {name}: " + (
         f"1 call under way, for {seconds}" if count == 1 else f"{count:,} calls under way, the longest for {seconds}"
     )
-    if full := {call.worker for call in calls if call.is_full}:
+    if full := {call.worker: call.full for call in calls if call.full}:
         where = f" in {len(full)} of {now.workers} worker processes" if now.workers > 1 else ""
-        text += f"; no {calls[0].slot} is free{where}"
+        text += f"; {next(iter(full.values()))}{where}"
     remedy = "It waits or hangs: past WA_HANDLER_TIMEOUT, the log of the workers has the line where it is"
     return Cause("warning", f"long.{name}", text + _and(waiting), remedy, _HANGS)
 

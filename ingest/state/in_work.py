@@ -31,15 +31,14 @@ starts removes it.
 
 class Begun(NamedTuple):
     """The calls of a handler that are under way in a lane of a worker: how many, and when the first of them began
-    (epoch seconds). `slot` is what each of them takes, a `thread` or an `async slot`; `is_full`: no other one is free.
+    (epoch seconds). `full` says what they, with those of others, leave nothing of: `no thread is free`; empty: nothing.
     """
 
     lane: str
     handler: str
     calls: int
     since: float
-    slot: str = "thread"
-    is_full: bool = False
+    full: str = ""
 
 
 class Turn(NamedTuple):
@@ -93,8 +92,7 @@ class Call:
     handler: str
     seconds: float
     calls: int = 1
-    slot: str = "thread"
-    is_full: bool = False
+    full: str = ""
 
 
 class Unloadable(NamedTuple):
@@ -142,7 +140,7 @@ def parse(fields: dict[bytes, bytes], alive: Collection[bytes], now: float) -> l
     for worker, each in _each(fields, alive, _CALLS).items():
         for one in (Begun(*begun) for begun in each):
             seconds = max(0.0, now - one.since)
-            found.append(Call(worker, one.lane, one.handler, seconds, one.calls, one.slot, one.is_full))
+            found.append(Call(worker, one.lane, one.handler, seconds, one.calls, one.full))
     return sorted(found, key=lambda call: -call.seconds)
 
 

@@ -21,9 +21,6 @@ from workers.dispatch.time_limit import TimeLimit
 from workers.events import Event
 from workers.handler import Handler
 
-SLOTS = {True: "async slot", False: "thread"}
-"""What a call takes, by whether its handler needs the loop."""
-
 _AHEAD_SECONDS = 0.005
 """Threads have this much work at hand beside what they do: to give it out one by one would cost more than quick calls.
 """
@@ -209,11 +206,13 @@ class Calls:
             if begun.handler is not None:
                 yield begun, begun.handler, begun.began
 
-    def is_full(self, slot: str) -> bool:
-        """True when each slot of this sort (see `SLOTS`) has a call under way. Any thread may ask."""
-        if slot == SLOTS[True]:
-            return self._async.free <= 0
-        return sum(1 for _ in self._threads.calls()) >= self._thread_count
+    def full(self, handler: Handler) -> str:
+        """What calls of this handler leave nothing of now, see `ingest.state.in_work`. Any thread may ask."""
+        if self._watch.blocked_by == handler.name:
+            return "it blocks the event loop, nothing else goes on"
+        if handler.needs_loop:
+            return "no async slot is free" if self._async.free <= 0 else ""
+        return "no thread is free" if sum(1 for _ in self._threads.calls()) >= self._thread_count else ""
 
     def end_by(self, deadline: float) -> None:
         """At this time by the monotonic clock, an async handler that blocks the loop is interrupted, too."""

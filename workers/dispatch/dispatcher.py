@@ -16,7 +16,7 @@ from typing import Any
 from ingest.store.queues import LANES
 from workers.dispatch import loops, outcomes
 from workers.dispatch.breakdowns import Breakdown, Breakdowns
-from workers.dispatch.calls import SLOTS, Begun, BegunEvent, Calls, Result, Room
+from workers.dispatch.calls import Begun, BegunEvent, Calls, Result, Room
 from workers.dispatch.company import Company
 from workers.dispatch.gathering import Gathering
 from workers.dispatch.lines import Lines
@@ -200,9 +200,9 @@ class Dispatcher:
         """What is called now, see `Calls.now`. Any thread may ask."""
         return list(self._calls.now())
 
-    def is_full_of(self, handler: Handler) -> bool:
-        """True while no slot is free of the sort that this handler's calls take. Any thread may ask."""
-        return self._calls.is_full(SLOTS[handler.needs_loop])
+    def full(self, handler: Handler) -> str:
+        """What calls of this handler leave nothing of now, see `Calls.full`. Any thread may ask."""
+        return self._calls.full(handler)
 
     def gathered(self) -> Iterator[tuple[Handler, list[Item]]]:
         """Of each list that waits for company, or for its turn, the events. Any thread may ask."""

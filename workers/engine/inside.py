@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from ingest.state.in_work import Begun, Inside, Standing, Turn
 from workers.dispatch import calls
-from workers.dispatch.calls import SLOTS, BegunEvent
+from workers.dispatch.calls import BegunEvent
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.lists import ListCall
 from workers.dispatch.ready import Item
@@ -43,8 +43,7 @@ def _begun(now: list[_Call], dispatcher: Dispatcher) -> Iterator[Begun]:
         found.setdefault((begun.lane, handler), []).append(began)
     since_epoch = time.time() - time.monotonic()
     for (lane, handler), each in found.items():
-        slot, is_full = SLOTS[handler.needs_loop], dispatcher.is_full_of(handler)
-        yield Begun(lane, handler.name, len(each), since_epoch + min(each), slot, is_full)
+        yield Begun(lane, handler.name, len(each), since_epoch + min(each), dispatcher.full(handler))
 
 
 def _waits(hands: Hands, gathered: list[tuple[Handler, list[Item]]]) -> dict[str, float]:

@@ -99,7 +99,7 @@ def test_a_finding_names_the_handler(redis: Redis) -> None:
 )
 def test_a_call_is_long_soon(redis: Redis, usual: float, is_full: bool, seconds: float, told: bool) -> None:
     """That is after ten seconds, while free slots are left after three times what is usual, a minute at most."""
-    begun = Begun("messages", "crm", 8, time.time() - seconds, "async slot", is_full)
+    begun = Begun("messages", "crm", 8, time.time() - seconds, "no async slot is free" if is_full else "")
     redis.hset(keys.IN_WORK, mapping=in_work.told("a", Inside([begun])))
     redis.zadd(keys.ALIVE, {"a": time.time() * 1000})
     read = backlog.read(redis)
@@ -114,7 +114,7 @@ def test_where_all_stands(redis: Redis) -> None:
     now = time.time()
     standing = Standing(running=8, ready=27, in_line=61)
     for worker in ("a", "b"):
-        begun = Begun("messages", "crm", 8, now - 25, "thread", worker == "a")
+        begun = Begun("messages", "crm", 8, now - 25, "no thread is free" if worker == "a" else "")
         ready = [Turn("messages", "crm", 27, (now - 24) * 1000, None)]
         inside = Inside([begun], ready=ready, lanes={"messages": standing})
         redis.hset(keys.IN_WORK, mapping=in_work.told(worker, inside))

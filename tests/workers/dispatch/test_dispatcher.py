@@ -636,7 +636,7 @@ def test_where_all_in_hand_stands(message: Callable[..., bytes], kind: str) -> N
     found = inside.of(hands, run.dispatcher)
     assert found.lanes == {"messages": Standing(running=2, ready=2, in_line=2, gathering=1)}
     (begun,) = found.calls
-    assert begun[:3] + begun[4:] == ("messages", name, 2, "thread" if kind == "def" else "async slot", True)
+    assert begun[:3] + begun[4:] == ("messages", name, 2, f"no {'thread' if kind == 'def' else 'async slot'} is free")
     assert found.ready == [Turn("messages", name, 2, 1004, 1004)]
     over.set()
     while run.dispatcher.in_flight > 1:  # all but the list
