@@ -460,6 +460,7 @@ def test_more_dead_letters_than_are_read(redis: Redis, monkeypatch: pytest.Monke
 
 def test_a_handler_that_mostly_fails(redis: Redis) -> None:
     """It is a warning as on the page, though it never counts as broken down."""
+    redis.zadd(keys.ALIVE, {"a": time.time() * 1000})
     bucket = int(redis.time()[0]) // FLOW_SECONDS  # type: ignore[index]
     for back in (1, 2):
         redis.hset(keys.flow_key(bucket - back), mapping={"handler|bot.f|0.1": 10, "handler|bot.f|failed": 6})
