@@ -39,6 +39,13 @@ _SETTLED_SECONDS = 60.0  # a child that ran this long begins again with the firs
 
 _LOOK_SECONDS = 5.0  # between looks at signs of life
 
+_SIGNALS = {one.value: one.name for one in signal.Signals}
+_CAUSES: dict[int, str] = {
+    signal.SIGKILL: "mostly because memory ran out: `dmesg` says so, WA_MAX_RSS keeps a worker below a limit",
+    signal.SIGSEGV: "mostly a mistake in native code: its stack is above",
+}
+"""Why a process is likely to have been killed."""
+
 _PLAN = "INGEST_PLAN"
 
 
@@ -249,7 +256,13 @@ class _Group:
             child.restart_at = math.inf
             return
         backoff = child.back_off()
-        _warn("process ended, starting it again", process=self.spec.name, status=status, wait_seconds=round(backoff, 1))
+        _warn(
+            "process ended, starting it again",
+            process=self.spec.name,
+            pid=child.process.pid,
+            **child.how_it_ended(status),
+            wait_seconds=round(backoff, 1),
+        )
 
     def stop(self) -> None:
         """Return when all have ended; those that do not in time are killed."""
@@ -345,6 +358,14 @@ class _Child:
             silent_seconds=round(self._silent),
         )
         self.process.send_signal(signal.SIGABRT)  # a child that gives signs has faulthandler on
+
+    def how_it_ended(self, status: int) -> dict[str, object]:
+        """For a log line: its exit status, or the signal that killed it, with the likely cause."""
+        if status >= 0:
+            return {"status": status}
+        reason = f"killed by signal {-status} ({_SIGNALS.get(-status, 'no name')})"
+        cause = None if self._aborted else _CAUSES.get(-status)  # else it was this program
+        return {"reason": f"{reason}, {cause}" if cause else reason}
 
     def restart_when_due(self) -> None:
         if self.restart_at is not None and self.restart_at <= time.monotonic():

@@ -17,8 +17,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ingest import child
-from ingest.settings import DEFAULT_HANDLERS
+import orjson
+
+from ingest import child, settings
+from ingest.settings import DEFAULT_HANDLERS, redis_url
+from ingest.state import in_work
+from ingest.store import connection, keys
 from workers import doubts
 from workers.handlers import Handlers
 from workers.places import own_place
@@ -62,27 +66,51 @@ def load_or_exit(name: str, destinations: Path | None) -> Handlers:
     """`load_all` for a child process, which says what is wrong and ends for good."""
     try:
         return load_all(name, destinations)
-    except HandlersError as error:
-        print(f"wa-ingest: {error}{_where(error)}", file=sys.stderr)
     except Exception as error:
-        traceback.print_exception(_in_their_code(error))
+        if not isinstance(error, HandlersError):
+            traceback.print_exception(_in_their_code(error))
         print(f"wa-ingest: {explain(name, error)}", file=sys.stderr)
+        _tell_operators(name, error)
     sys.exit(child.GIVE_UP)
 
 
-def explain(name: str, error: Exception) -> str:
-    """An exception of the module that WA_HANDLERS names, and the remedy where one is known, in one line."""
+def explain(name: str, error: Exception, quotes: bool = True) -> str:
+    """What is wrong with handlers that raised this, and the remedy where one is known, in one line. Unless it `quotes`,
+    it has nothing of what an exception of the user's says, which may be a secret: Python's own of imports and syntax
+    say nothing of that sort.
+    """
+    if isinstance(error, HandlersError):
+        return f"{error}{_where(error)}"
     says = error.msg if isinstance(error, SyntaxError) else (str(error).splitlines() or [""])[0]
+    says = f": {says}" if quotes or isinstance(error, SyntaxError | ImportError) else ""
     remedy = _remedy(name, _blamed(error))
     if not remedy and isinstance(error, ModuleNotFoundError):
         remedy = f": it is neither in {os.getcwd()} nor installed in {sys.prefix}"
-    return f"WA_HANDLERS={name}: the module fails: {type(error).__name__}: {says}{_where(error)}{remedy}"
+    return f"WA_HANDLERS={name}: the module fails: {type(error).__name__}{says}{_where(error)}{remedy}"
+
+
+def advice(error: Exception) -> str:
+    """What to do about it: the user's line to mend, if one is at fault."""
+    if line := _line(error):
+        return f"install it, or mend {line}" if isinstance(error, ModuleNotFoundError) else f"mend {line}"
+    return "see WA_DESTINATIONS" if str(error).startswith("WA_DESTINATIONS") else "see WA_HANDLERS"
 
 
 def _where(error: Exception) -> str:
+    return f" at {found}" if (found := _line(error)) else ""
+
+
+def _line(error: Exception) -> str:
     """The line of the user's at which it failed."""
-    found = own_place(error).removeprefix(os.getcwd() + os.sep)
-    return f" at {found}" if found else ""
+    return own_place(error).removeprefix(os.getcwd() + os.sep)
+
+
+def _tell_operators(name: str, error: Exception) -> None:
+    """Have `status` and the page say it, as long as there is no worker: Redis keeps it, if it is there."""
+    told = in_work.Unloadable(explain(name, error, quotes=False), advice(error))
+    with suppress(Exception):  # whatever keeps it from being told, it was printed
+        for redis in connection.all_for_tools(redis_url(settings.load()), connection.COMMAND_SECONDS).values():
+            redis.hset(keys.IN_WORK, in_work.UNLOADABLE, orjson.dumps(tuple(told)))
 
 
 def hidden(name: str) -> list[str]:

@@ -299,7 +299,7 @@ ROWS: dict[str, list[Panel]] = {
         Panel(
             "Longest call",
             "s",
-            "For how long a handler has been at one event, at most. Above WA_HANDLER_TIMEOUT it hangs.",
+            "For how long a call of a handler has been under way, at most. Above WA_HANDLER_TIMEOUT it hangs.",
             (("max by (lane) (wa_lane_working_oldest_seconds)", "{{lane}}"),),
         ),
         Panel(

@@ -21,7 +21,7 @@ LANE_GAUGES = {
     "batches": "Batches waiting",
     "oldest_seconds": "Age of the oldest notification that waits, in its queue or in a worker",
     "working": "Notifications in work",
-    "working_oldest_seconds": "For how long a handler has been at one event, at most",
+    "working_oldest_seconds": "For how long a call of a handler has been under way, at most",
     "retrying": "Events waiting for their next try",
     "retrying_oldest_seconds": "Age of the oldest of them, since it arrived",
     "behind": "Events waiting behind one of their contact that is to be tried again (strict order)",

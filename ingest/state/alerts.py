@@ -21,6 +21,9 @@ STEP_SECONDS = 10.0
 HOLD_SECONDS = 30.0
 """For so long a finding must have been there, or gone, before that is news: workers that are restarted are none."""
 
+AGAIN_SECONDS = 3600.0
+"""So long after a post about dead letters it is news that there are more."""
+
 _TURN_SECONDS = 30  # longer than a turn can take; a receiver that is killed in its turn holds the others up no longer
 
 _OF_ONE_RECEIVER = frozenset({"redis", "refused", "spool", "spooled", "corrupt"})
@@ -29,16 +32,28 @@ _OF_ONE_RECEIVER = frozenset({"redis", "refused", "spool", "spooled", "corrupt"}
 
 @dataclass
 class Entry:
-    """A finding that is watched: since when, when it was last seen (s since the epoch), and whether it was posted."""
+    """A finding that is watched: since when, when it was last seen (s since the epoch), and whether it was posted. The
+    last post was `posted_at`; since then there were `count` of what it counts, at least.
+    """
 
     text: str
     since: float
     seen: float
     posted: bool = False
+    posted_at: float = 0.0
+    count: int = 0
+
+    def is_news(self, finding: Finding, now: float) -> bool:
+        """True when the finding is to be posted."""
+        if self.posted:
+            return finding.count > self.count and now - self.posted_at >= AGAIN_SECONDS
+        return now - self.since >= HOLD_SECONDS
 
 
 class News(NamedTuple):
-    """What is to be posted: findings that have begun, and entries of those that have ended, by what they are about."""
+    """What is to be posted: findings that have begun, or of which there are more, and entries of those that have ended,
+    by what they are about.
+    """
 
     begun: list[Finding]
     ended: dict[str, Entry]
@@ -57,20 +72,17 @@ class Book:
         there = {finding.about: finding for finding in found}
         for about, finding in there.items():
             entry = self.entries.setdefault(about, Entry(finding.text, now, now))
-            entry.text, entry.seen = finding.text, now
+            entry.text, entry.seen, entry.count = finding.text, now, min(entry.count, finding.count)
         self.entries = {about: one for about, one in self.entries.items() if one.posted or about in there}
-        begun = [
-            finding
-            for about, finding in there.items()
-            if not self.entries[about].posted and now - self.entries[about].since >= HOLD_SECONDS
-        ]
+        begun = [finding for about, finding in there.items() if self.entries[about].is_news(finding, now)]
         ended = {about: one for about, one in self.entries.items() if now - one.seen >= HOLD_SECONDS}
         return News(begun, ended)
 
     def posted(self, news: News) -> None:
         """This was posted."""
         for finding in news.begun:
-            self.entries[finding.about].posted = True
+            entry = self.entries[finding.about]
+            entry.posted, entry.posted_at, entry.count = True, self.time, finding.count
         for about in news.ended:
             del self.entries[about]
 

@@ -15,7 +15,7 @@ from ingest.state.breakdowns import Broken
 from ingest.state.failures import Failure
 from ingest.state.handlers import Handler, Lately, Owed, calls_together, figures, lately, owed_together
 from ingest.state.holds import Hold
-from ingest.state.in_work import ALIVE_MS, Call, Turn
+from ingest.state.in_work import ALIVE_MS, Call, Standing, Turn, Unloadable
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS
 from ingest.store.queues import LANES, MESSAGES, Member, lane_of
@@ -45,8 +45,9 @@ class Lane:
     `oldest_seconds` is the age of the oldest that waits, in its queue or in a worker that has not called its handlers
     yet; `retrying_oldest_seconds` that of the oldest that waits for its next try, since it arrived. The first of these
     is due in `next_try_seconds`, None when there are none. Of these, `put_off` were not tried: their handler is paused,
-    lags or always fails. Of what is in work, `turns` events wait until a handler may be called (`Owed`). `paused_since`
-    is an ISO 8601 time; `limit` the most events per second that handlers get, or None.
+    lags or always fails. `running`, `ready`, `turns`, `in_line` and `gathering`: where what is in work stands, see
+    `Standing`; workers tell that while something takes long. `paused_since` is an ISO 8601 time; `limit` the most
+    events per second that handlers get, or None.
     """
 
     waiting: int = 0
@@ -54,7 +55,11 @@ class Lane:
     oldest_seconds: float = 0.0
     working: int = 0
     working_oldest_seconds: float = 0.0
+    running: int = 0
+    ready: int = 0
     turns: int = 0
+    in_line: int = 0
+    gathering: int = 0
     retrying: int = 0
     put_off: int = 0
     retrying_oldest_seconds: float = 0.0
@@ -133,6 +138,10 @@ class Backlog:
     """Events that no handler wanted, by `KIND.TYPE`."""
     requests: dict[str, int] = field(default_factory=dict)
     """Lately `accepted`, or refused, by cause (`ingest.state.refusals`)."""
+    there: frozenset[str] | None = None
+    """The handlers that workers have; None while that is not known."""
+    unloadable: Unloadable | None = None
+    """Why the last worker could not load its handlers, if none has started since."""
 
     @property
     def refused(self) -> list[refusals.Told]:
@@ -145,7 +154,7 @@ class Backlog:
         held = {one.handler: ("failing", one.since) for one in self.broken}
         held |= {one.handler: ("paused", one.paused_since) for one in self.steered if one.paused_since}
         held_back = holds.in_words(self.held_back)
-        return figures(self.calls, self.counted_seconds, held, self.owed, self.failed, held_back)
+        return figures(self.calls, self.counted_seconds, held, self.owed, self.failed, held_back, self.there)
 
     @property
     def retrying(self) -> Retrying | None:
@@ -163,11 +172,11 @@ class Backlog:
         """The shape of `wa-ingest status --json`."""
         lanes = {n: asdict(lane) | {"seconds_to_empty": lane.seconds_to_empty} for n, lane in self.lanes.items()}
         handlers = [asdict(one) | {"owed": one.owed} for one in self.handlers]
-        told = asdict(replace(self, calls={}, owed=[], failed={}, held_back=[])) | {
+        told = asdict(replace(self, calls={}, owed=[], failed={}, held_back=[], there=None)) | {
             "lanes": lanes,
             "handlers": handlers,
         }
-        for by_handler in ("calls", "counted_seconds", "owed", "failed", "held_back"):
+        for by_handler in ("calls", "counted_seconds", "owed", "failed", "held_back", "there"):
             del told[by_handler]
         return told | {"ended": totals.ended(self.counts), "again": self.counts.get(totals.AGAIN, 0)}
 
@@ -219,6 +228,8 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
         held_back=[hold for one in found for hold in one.held_back],
         in_work=sorted((call for one in found for call in one.in_work), key=lambda call: -call.seconds),
         unhandled=dict(sum((Counter(one.unhandled) for one in found), Counter[str]())),
+        there=_there_together([one.there for one in found if one.workers]),
+        unloadable=next((one.unloadable for one in found if one.unloadable), None),
         requests=dict(sum((Counter(one.requests) for one in found), Counter[str]())),
     )
 
@@ -269,6 +280,12 @@ _TOGETHER: dict[str, Callable[[list[Any]], Any]] = {
     "limit": lambda limits: None if None in limits else sum(limits),  # each Redis has its share
 }
 """How a lane's figures of several Redis are combined, where that is not the sum."""
+
+
+def _there_together(each: list[frozenset[str] | None]) -> frozenset[str] | None:
+    """The handlers that workers of several Redis have; None when it is not known of one of these."""
+    known = [one for one in each if one is not None]
+    return frozenset().union(*known) if known and len(known) == len(each) else None
 
 
 def _steered(now: controls.Controls) -> list[Steered]:
@@ -322,9 +339,6 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     flow = _rates(seen.flows, counted_seconds)
     lanes = _owed(seen, scheduled, lengths, now_ms)
     owed = _owed_to_handlers(seen, lanes, scheduled, lengths, now_ms)
-    for one in owed:
-        lane = lanes[one.lane]
-        lane.turns = min(lane.turns + one.turns, lane.working)
     for name, lane in lanes.items():
         lane.behind = behind[name]
         lane.dead, lane.dead_expiring = seen.dead[name], soon.get(name, 0)
@@ -351,6 +365,8 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         failed=seen.failed,
         held_back=seen.held_back,
         requests=seen.requests,
+        there=seen.there,
+        unloadable=seen.unloadable,
     )
 
 
@@ -372,6 +388,10 @@ class _Seen(NamedTuple):
     in_work: list[Call]
     in_hand: dict[str, float]
     turns: list[Turn]
+    ready: list[Turn]
+    standing: dict[str, Standing]
+    there: frozenset[str] | None
+    unloadable: Unloadable | None
     held_back: list[Hold]
     owed_names: dict[str, str]
     failed: dict[str, Failure]
@@ -413,10 +433,14 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         unhandled=unhandled,
         controls=controls.parse(steering),
         handlers=controls.of_handlers(steering),
-        broken=breakdowns.parse(broken),
+        broken=breakdowns.parse(broken, workers),
         in_work=in_work.parse(calls, workers, now_ms / 1000),
         in_hand=in_work.parse_waits(calls, workers),
         turns=in_work.parse_turns(calls, workers),
+        ready=in_work.parse_ready(calls, workers),
+        standing=in_work.parse_lanes(calls, workers),
+        there=in_work.parse_handlers(calls, workers),
+        unloadable=in_work.parse_unloadable(calls),
         held_back=holds.parse(calls, workers),
         owed_names={digest.decode(): names.decode() for digest, names in owed.items()},
         failed=failures.parse(failed),
@@ -502,7 +526,12 @@ def _owed(seen: _Seen, scheduled: dict[Member, float], lengths: dict[Member, int
             lane.batches += 1
             since = max(seen.ledger[member], member.due_ms(now_ms))
             lane.oldest_seconds = max(lane.oldest_seconds, age(since))
-    # Workers told this with their last heartbeat: where nothing is in work by now, it has ended.
+    # Workers told this with their last heartbeat: what is not in work by now has ended.
+    for name, standing in seen.standing.items():
+        left = lanes[name].working
+        for place, count in standing._asdict().items():
+            setattr(lanes[name], place, min(count, left))
+            left -= min(count, left)
     for name, since in seen.in_hand.items():
         if lanes[name].working:
             lanes[name].oldest_seconds = max(lanes[name].oldest_seconds, age(since))
@@ -518,9 +547,12 @@ def _owed_to_handlers(
     """What waits for each handler in each lane. What comes again and is in a worker's hands counts only as far as that
     worker tells it; and what it told has ended where nothing is in work any more.
     """
+    nothing = Owed("", "", 0, 0, 0.0)
+    inside = [(turn, nothing._replace(turns=turn.events)) for turn in seen.turns]
+    inside += [(turn, nothing._replace(ready=turn.events)) for turn in seen.ready]
     found = [
-        Owed(turn.handler, turn.lane, 0, turn.events, round((now_ms - turn.arrived_ms) / 1000, 3))
-        for turn in seen.turns
+        owed._replace(handler=turn.handler, lane=turn.lane, oldest_seconds=round((now_ms - turn.arrived_ms) / 1000, 3))
+        for turn, owed in inside
         if lanes[turn.lane].working
     ]
     for member, length in lengths.items():

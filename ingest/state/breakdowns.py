@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import orjson
 
 OLD_SECONDS = 120.0
-"""So long after its next try was due, a breakdown is told no more: its worker has ended."""
+"""So long after its next try was due, a breakdown is told no more: nothing has come for the handler since."""
 
 
 @dataclass
@@ -28,14 +29,17 @@ class Broken:
         return f"handler {self.handler} fails ({self.error}), next try in {max(0, round(self.next_seconds))} s"
 
 
-def parse(fields: dict[bytes, bytes]) -> list[Broken]:
-    """The hash, which a worker writes at each failed try and clears when the handler works again."""
+def parse(fields: dict[bytes, bytes], alive: Collection[bytes]) -> list[Broken]:
+    """The hash, which a worker writes at each failed try and clears when the handler works again. What the next one has
+    to say is known once that has tried: it may have other handlers.
+    """
     found = []
     now = time.time()
     for name, value in sorted(fields.items()):
         known: Any = orjson.loads(value)
         left = known["next_try"] - now
-        if left > -OLD_SECONDS:
+        is_there = "worker" not in known or known["worker"].encode() in alive
+        if left > -OLD_SECONDS and is_there:
             since = known.get("since")  # earlier versions do not tell
             iso = None if since is None else datetime.fromtimestamp(since, UTC).isoformat(timespec="milliseconds")
             found.append(Broken(name.decode(), known["error"], left, iso))

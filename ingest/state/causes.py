@@ -1,24 +1,32 @@
-"""Why events of handlers and destinations wait, and how many, in words."""
+"""Why events of handlers and destinations wait, and how many; where what is in work stands: in words."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from ingest.state.backlog import LATE_SECONDS, YOUNG_SECONDS, Backlog, span
-from ingest.state.handlers import Handler
+from ingest.state.backlog import LATE_SECONDS, YOUNG_SECONDS, Backlog, Lane, span
+from ingest.state.handlers import Handler, usual_seconds
+from ingest.state.in_work import Call
 
 _BEHIND = "a-handler-or-destination-is-behind"
-_TO_RETRY = "for a worker to try them again"
+_HANGS = "a-handler-hangs"
+_LONG_SECONDS = 10.0  # a call that takes no longer never is worth a look
+_MANY_TIMES = 3  # as long as usual is worth one, also while slots are free
+_LONGEST_SECONDS = 60.0  # and so is this, however long calls of the handler usually take
+_FOR_A_SLOT = "for a free slot or thread"
 _NAMES = 3  # that are shown at most
 _COUNTED_SECONDS = 70.0  # the failures of the last minute are not older
 
 
 class Cause(NamedTuple):
-    """A handler for which events wait. `about` names the finding, `topic` the section of docs/troubleshooting.md."""
+    """What is the matter with a handler, or with the workers. `about` names the finding, `topic` the section of
+    docs/troubleshooting.md.
+    """
 
-    level: Literal["warning", "info"]
+    level: Literal["critical", "warning", "info"]
     about: str
     text: str
     remedy: str
@@ -34,8 +42,18 @@ def told(now: Backlog, time: float) -> Iterator[Cause]:
         text = f"{broken}{since}{_and(waits(one))}"
         remedy = "Mend it or what it needs; its events wait and use up no tries, those of other handlers go on"
         yield Cause("warning", f"broken.{one.name}", text[0].upper() + text[1:], remedy, "a-handler-always-fails")
+    for name, calls in _by_handler(now.in_work).items():
+        if _is_long(now, name, calls):
+            mine = handlers.get(name)
+            if mine is not None and (mine.held or mine.error or mine.often_fails):  # its own line says what waits
+                mine = None
+            yield _takes_long(now, name, calls, waits(mine) if mine else "")
+            if mine:
+                del handlers[name]
     for one in handlers.values():
-        if one.held is None and (one.error or one.often_fails):
+        if one.held is None and one.gone:
+            yield _is_gone(one)
+        elif now.workers and one.held is None and (one.error or one.often_fails):
             yield _fails(one, time)
         elif one.held is None and one.owed and one.oldest_seconds >= YOUNG_SECONDS:
             yield _is_behind(one)
@@ -43,22 +61,51 @@ def told(now: Backlog, time: float) -> Iterator[Cause]:
             yield Cause("info", f"lags.{one.name}", f"Handler {one.name} is held back: {one.held_back}", "", _BEHIND)
 
 
+def no_worker(now: Backlog) -> Cause | None:
+    """That no worker is alive, and why, if the last one has said so."""
+    if now.workers:
+        return None
+    waiting = sum(lane.waiting for lane in now.lanes.values())
+    text = "No worker is alive"
+    if waiting:
+        text += ": 1 notification waits" if waiting == 1 else f": {waiting:,} notifications wait"
+    if now.unloadable is None:
+        remedy = "Start workers: `wa-ingest work`; their log says why they ended"
+        return Cause("critical", "workers", text, remedy, "no-worker-is-alive")
+    remedy = f"{now.unloadable.remedy}, then start workers: `wa-ingest work`; `up --reload` does so by itself"
+    remedy = remedy[0].upper() + remedy[1:]
+    return Cause("critical", "workers", f"{text}; {now.unloadable.text}", remedy, "handlers-cannot-be-loaded")
+
+
 def waits(one: Handler) -> str:
     """How much waits for it, and for how long, in words; empty: nothing."""
-    parts = []
-    if one.turns:
-        parts.append(f"{_events(one.turns)} for its turn")
-    if one.retrying:
-        parts.append(f"{one.retrying:,} for the next try" if parts else f"{_events(one.retrying)} for the next try")
-    if one.due:
-        parts.append(f"{one.due:,} {_TO_RETRY}" if parts else f"{_events(one.due)} {_TO_RETRY}")
-    if parts and one.held_back:
-        parts[0] += f" ({one.held_back})"
-    return (
-        f"{', '.join(parts[:-1])}{' and ' if parts[1:] else ''}{parts[-1]}, the oldest for {span(one.oldest_seconds)}"
-        if parts
-        else ""
+    places = (
+        (one.turns, f"for its turn{f' ({one.held_back})' if one.held_back else ''}"),
+        (one.ready, _FOR_A_SLOT),
+        (one.retrying, f"for the next try{f' ({one.held_back})' if one.held_back and not one.turns else ''}"),
+        (one.due, "for a worker to try them again"),
     )
+    counted = [f"{count:,} {where}" for count, where in places if count]
+    if not counted:
+        return ""
+    first, *more = counted
+    number, _, where = first.partition(" ")
+    noun = "event waits" if number == "1" else "events wait"
+    return f"{_and_last([f'{number} {noun} {where}', *more])}, the oldest for {span(one.oldest_seconds)}"
+
+
+def in_work(lane: Lane) -> str:
+    """Where all that a lane has in work stands, in words; what is told adds up. Empty: it all goes on."""
+    places = (
+        (lane.running, "under way"),
+        (lane.ready, f"waiting {_FOR_A_SLOT}"),
+        (lane.turns, "waiting for their turn (see their handlers)"),
+        (lane.in_line, "waiting behind an earlier one of the same contact"),
+        (lane.gathering, "waiting for company in a list"),
+    )
+    told = sum(count for count, _ in places)
+    rest = (max(0, lane.working - told), "being taken up or settled")
+    return _and_last([f"{count:,} {where}" for count, where in (*places, rest) if count]) if told else ""
 
 
 def of_lane(now: Backlog, lane: str) -> str:
@@ -71,6 +118,39 @@ def of_lane(now: Backlog, lane: str) -> str:
     names = [one.handler for one in sorted(owed, key=lambda one: -one.turns - one.retrying - one.due)]
     names = names or [call.handler for call in now.in_work if call.lane == lane][:1]
     return f"held up by {_joined(names)}" if names else ""
+
+
+def _by_handler(each: list[Call]) -> dict[str, list[Call]]:
+    """The longest call first."""
+    found: dict[str, list[Call]] = {}
+    for call in each:
+        found.setdefault(call.handler, []).append(call)
+    return found
+
+
+def _is_long(now: Backlog, handler: str, calls: list[Call]) -> bool:
+    """What takes all the slots of a worker is worth a look soon, anything else if it takes longer than usual."""
+    usual = usual_seconds(now.calls.get(handler, Counter()))
+    limit = min(_LONGEST_SECONDS, _MANY_TIMES * usual)
+    return calls[0].seconds > (_LONG_SECONDS if any(call.full for call in calls) else max(_LONG_SECONDS, limit))
+
+
+def _takes_long(now: Backlog, name: str, calls: list[Call], waiting: str) -> Cause:
+    count, seconds = sum(call.calls for call in calls), span(calls[0].seconds)
+    text = f"Handler {name}: " + (
+        f"1 call under way, for {seconds}" if count == 1 else f"{count:,} calls under way, the longest for {seconds}"
+    )
+    if full := {call.worker: call.full for call in calls if call.full}:
+        where = f" in {len(full)} of {now.workers} worker processes" if now.workers > 1 else ""
+        text += f"; {next(iter(full.values()))}{where}"
+    remedy = "It waits or hangs: past WA_HANDLER_TIMEOUT, the log of the workers has the line where it is"
+    return Cause("warning", f"long.{name}", text + _and(waiting), remedy, _HANGS)
+
+
+def _is_gone(one: Handler) -> Cause:
+    text = f"Handler {one.name} is gone, no worker has it: {waits(one)}"
+    remedy = "At their next try its events go to the handlers that there are"
+    return Cause("info", f"gone.{one.name}", text, remedy, "events-wait-for-their-next-try")
 
 
 def _fails(one: Handler, time: float) -> Cause:
@@ -116,5 +196,5 @@ def _and(text: str) -> str:
     return f"; {text}" if text else ""
 
 
-def _events(count: int) -> str:
-    return "1 event waits" if count == 1 else f"{count:,} events wait"
+def _and_last(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if parts[1:] else parts[0]

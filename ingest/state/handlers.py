@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -25,9 +25,11 @@ Lately = dict[str, Counter[str]]
 
 class Owed(NamedTuple):
     """What waits for a handler in a lane: events for their next try; those in workers for its `turns`, since it may get
-    no more now (`Hold`); those that are `due` to be tried again, for a worker; and the age of the oldest.
+    no more now (`Hold`); those in workers that are `ready`, for a free slot or thread; those that are `due` to be tried
+    again, for a worker; and the age of the oldest.
 
-    What no worker has looked at yet does not count: only workers know which handlers an event goes to.
+    What no worker has looked at yet does not count, nor what waits behind an earlier event of its contact: only workers
+    know which handlers an event goes to, and these only when it is its turn.
     """
 
     handler: str
@@ -36,19 +38,20 @@ class Owed(NamedTuple):
     turns: int
     oldest_seconds: float
     due: int = 0
+    ready: int = 0
 
 
 @dataclass
 class Handler:
     """Of the last minute: `rate`, the events per second that it got, and `failures`, those of its `calls` that ended
     with an exception. 99 of 100 calls took at most `p99_seconds`, one of `BOUNDS`; None without any, or above the
-    longest of these. `held`: `failing` or `paused`, since `held_since` (ISO 8601).
+    longest of these. `held`: `failing` or `paused`, since `held_since` (ISO 8601). `gone`: no worker has it any more.
 
     `held_back` says what lets it get no more events now, in words (`ingest.state.holds`).
 
-    `retrying`, `turns`, `due` and `oldest_seconds`: see `Owed`. `error` is how it failed last, at `error_at` (ISO
-    8601), if it did so in the last minute or events wait for their next try. Until then some of its calls had failed
-    since `failing_since` (ISO 8601), with no minute without a failure.
+    `retrying`, `turns`, `ready`, `due` and `oldest_seconds`: see `Owed`. `error` is how it failed last, at `error_at`
+    (ISO 8601), if it did so in the last minute or events wait for their next try. Until then some of its calls had
+    failed since `failing_since` (ISO 8601), with no minute without a failure.
     """
 
     name: str
@@ -61,16 +64,18 @@ class Handler:
     calls: int = 0
     retrying: int = 0
     turns: int = 0
+    ready: int = 0
     due: int = 0
     oldest_seconds: float = 0.0
     error: str | None = None
     error_at: str | None = None
     failing_since: str | None = None
+    gone: bool = False
 
     @property
     def owed(self) -> int:
         """How many events wait for it, at least."""
-        return self.retrying + self.turns + self.due
+        return self.retrying + self.turns + self.ready + self.due
 
     @property
     def often_fails(self) -> bool:
@@ -107,6 +112,7 @@ def owed_together(each: Iterable[Owed]) -> list[Owed]:
         total[one.handler, one.lane] = so_far._replace(
             retrying=so_far.retrying + one.retrying,
             turns=so_far.turns + one.turns,
+            ready=so_far.ready + one.ready,
             due=so_far.due + one.due,
             oldest_seconds=max(so_far.oldest_seconds, one.oldest_seconds),
         )
@@ -120,10 +126,14 @@ def figures(
     owed: Iterable[Owed] = (),
     failed: Mapping[str, Failure] | None = None,
     held_back: Mapping[str, str] | None = None,
+    there: Collection[str] | None = None,
 ) -> list[Handler]:
     """What was counted in so many seconds, which are `held` up (by name, why and since when), what is `owed` to them,
     how they have `failed` and what holds them back. Those that are held up come first, then those that are owed
     something, then the busiest.
+
+    Those that no worker has are left out, unless they are held up or owed something. `there`: those that workers have;
+    None: that is not known.
     """
     found = {name: Handler(name) for name in {*counted, *held, *(held_back or {}), *(one.handler for one in owed)}}
     for name, one in found.items():
@@ -135,13 +145,23 @@ def figures(
         one.held_back = (held_back or {}).get(name)
     for lane in owed:
         one = found[lane.handler]
-        one.retrying, one.turns, one.due = one.retrying + lane.retrying, one.turns + lane.turns, one.due + lane.due
+        one.retrying, one.turns = one.retrying + lane.retrying, one.turns + lane.turns
+        one.ready, one.due = one.ready + lane.ready, one.due + lane.due
         one.oldest_seconds = max(one.oldest_seconds, lane.oldest_seconds)
     for name, failure in (failed or {}).items():
         if name in found and (found[name].failures or found[name].retrying or found[name].due):
             found[name].error = failure.error
             found[name].error_at, found[name].failing_since = _iso(failure.at), _iso(failure.since)
-    return sorted(found.values(), key=lambda one: (one.held is None, not one.owed, -one.rate, one.name))
+    if there is not None:
+        for one in found.values():
+            one.gone = one.name not in there
+    shown = [one for one in found.values() if not one.gone or one.held or one.owed]
+    return sorted(shown, key=lambda one: (one.held is None, not one.owed, -one.rate, one.name))
+
+
+def usual_seconds(parts: Counter[str]) -> float:
+    """Half of the calls of a handler took at most this; 0 without any."""
+    return _within(parts, sum(parts[str(bound)] for bound in BOUNDS[HANDLER]), 0.5) or 0.0
 
 
 def _iso(seconds: float) -> str:
@@ -149,10 +169,18 @@ def _iso(seconds: float) -> str:
 
 
 def _p99(parts: Counter[str], calls: int) -> float | None:
-    """The bound of its bucket. A share of the bucket would be a guess: calls of 1.01 s would seem to take 2.5 s."""
-    left = calls * _P99
+    """None without calls, and above the longest bound but infinity."""
+    found = _within(parts, calls, _P99)
+    return None if found == math.inf else found
+
+
+def _within(parts: Counter[str], calls: int, share: float) -> float | None:
+    """The bound within which this share of so many calls ended: that of its bucket. A share of the bucket would be a
+    guess: calls of 1.01 s would seem to take 2.5 s. None without calls.
+    """
+    left = calls * share
     for bound in BOUNDS[HANDLER] if calls else ():
         left -= parts[str(bound)]
         if left <= 0:
-            return None if bound == math.inf else bound
+            return bound
     return None

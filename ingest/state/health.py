@@ -22,7 +22,7 @@ class Finding:
     """`critical`: nothing goes on until somebody acts. `warning`: look at it. `info`: good to know.
 
     `about` names it and stays the same while figures in the `text` change. `remedy` may be empty. `topic` is the
-    section of docs/troubleshooting.md that says more.
+    section of docs/troubleshooting.md that says more. `count` is given where more of them are news again.
     """
 
     level: Level
@@ -30,6 +30,7 @@ class Finding:
     text: str
     remedy: str = ""
     topic: str = ""
+    count: int = 0
 
 
 ALL_WELL = Finding("info", "well", "All is well")
@@ -41,11 +42,9 @@ TOPICS = {
     "spool": "notifications-wait-on-the-disk",
     "spooled": "notifications-wait-on-the-disk",
     "corrupt": "notifications-wait-on-the-disk",
-    "workers": "no-worker-is-alive",
     "suspended": "something-is-paused-or-limited",
     "paused": "something-is-paused-or-limited",
     "limit": "something-is-paused-or-limited",
-    "long": "a-handler-hangs",
     "waiting": "everything-waits",
     "dead": "there-are-dead-letters",
     "retrying": "events-wait-for-their-next-try",
@@ -86,21 +85,14 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         )
     for refused in now.backlog.refused:
         yield Finding(refused.level, f"refused.{refused.cause}", refused.text, refused.remedy, refused.topic)
-    waiting = sum(lane.waiting for lane in now.backlog.lanes.values())
-    if not now.backlog.workers:
-        text = "No worker is alive" + (f": {waiting:,} {_wait('notification', waiting)}" if waiting else "")
-        yield Finding("critical", "workers", text, "Start workers: `wa-ingest work`; their log says why they ended")
+    if cause := causes.no_worker(now.backlog):
+        yield Finding(*cause)
     if now.backlog.suspended:
         yield Finding("warning", "suspended", "All lanes are suspended by `rq suspend`", "`rq resume` resumes them")
     for cause in causes.told(now.backlog, now.time):
-        yield Finding(cause.level, cause.about, cause.text, cause.remedy, cause.topic)
+        yield Finding(*cause)
     for steered in now.backlog.steered:
         yield from _steered(now, steered)
-    for handler, call in {call.handler: call for call in reversed(now.backlog.in_work)}.items():
-        if call.is_long:
-            text = f"Handler {handler} has been at one event for {span(call.seconds)}"
-            remedy = "It waits or hangs: past WA_HANDLER_TIMEOUT, the log of the workers has the line where it is"
-            yield Finding("warning", f"long.{handler}", text, remedy)
     for name, lane in now.backlog.lanes.items():
         yield from _lane(now, name, lane)
     if dead := sum(lane.dead for lane in now.backlog.lanes.values()):
@@ -123,7 +115,8 @@ def _dead(now: Snapshot, count: int) -> Finding:
         level = "warning"
         whose = f" of {newest.handler}" if newest.handler else ""
         text += f", the newest {span(max(0.0, age))} old: {newest.reason}{whose}"
-    return Finding(level, "dead", text, "`wa-ingest dead causes` says why; retry them once the cause is fixed")
+    remedy = "`wa-ingest dead causes` says why; retry them once the cause is fixed"
+    return Finding(level, "dead", text, remedy, count=count)
 
 
 def _steered(now: Snapshot, one: Steered) -> Iterator[Finding]:
@@ -151,7 +144,8 @@ def _lane(now: Snapshot, name: str, lane: Lane) -> Iterator[Finding]:
 
 def _waiting(now: Snapshot, name: str, lane: Lane) -> Finding:
     left = lane.seconds_to_empty or None
-    where = f"{lane.waiting:,} waiting" if lane.waiting else f"{lane.working:,} in work, some not begun"
+    standing = f" ({standing})" if (standing := causes.in_work(lane)) else ", some not begun"
+    where = f"{lane.waiting:,} waiting" if lane.waiting else f"{lane.working:,} in work{standing}"
     text = f"{name}: {where}, oldest {span(lane.oldest_seconds)}"
     if left is not None:
         text += f", empty in {span(left)}"

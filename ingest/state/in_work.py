@@ -1,12 +1,12 @@
-"""What workers have in hand, as they tell in Redis with each heartbeat: how long handlers have been at one event, since
-when the oldest event waits there, and how many wait until a handler may be called.
+"""What workers have in hand, as they tell in Redis with each heartbeat: the calls of handlers that take long, since
+when the oldest event waits there, where all of it stands, and which handlers they have.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
@@ -20,22 +20,31 @@ ALIVE_MS = 10_000
 TOLD_SECONDS = 2.0
 """A call, or a wait, that takes less is not told."""
 
-_WAITS, _TURNS = "|waits", "|turns"  # behind the worker's name; versions that know no such field pass over it
+# Behind the worker's name; versions that do not know such a field pass over it.
+_CALLS, _WAITS, _TURNS, _READY, _LANES, _HANDLERS = "|calls", "|waits", "|turns", "|ready", "|lanes", "|handlers"
 
-LONG_SECONDS = 60.0
-"""A call that takes longer is worth a look."""
+UNLOADABLE = "|unloadable"
+"""The field with what the last worker said that could not load its handlers. It is of no worker, and the next one that
+starts removes it.
+"""
 
 
 class Begun(NamedTuple):
-    """The call that has taken longest in one lane of a worker: its handler, and when it began (epoch seconds)."""
+    """The calls of a handler that are under way in a lane of a worker: how many, and when the first of them began
+    (epoch seconds). `full` says what they, with those of others, leave nothing of: `no thread is free`; empty: nothing.
+    """
 
+    lane: str
     handler: str
+    calls: int
     since: float
+    full: str = ""
 
 
 class Turn(NamedTuple):
-    """Events of a lane that wait in a worker until a handler may be called: a `Hold` lets it get no more now. When the
-    oldest arrived (ms since the epoch), and the oldest of those that were never tried; None: all were.
+    """Events of a lane that wait in a worker for a handler: for a free slot or thread, or, when a `Hold` lets the
+    handler get no more now, for its turn. When the oldest arrived (ms since the epoch), and the oldest of those that
+    were never tried; None: all were.
     """
 
     lane: str
@@ -45,75 +54,130 @@ class Turn(NamedTuple):
     first_try_ms: float | None
 
 
+class Standing(NamedTuple):
+    """Where the notifications of a lane stand that a worker has in work: so many are `running`, which means that a
+    handler is called for them; they are `ready` and wait for a free slot or thread; they wait for their `turns`, until
+    a handler may be called; `in_line`, behind an earlier one of their contact; or for company in a list (`gathering`).
+    """
+
+    running: int = 0
+    ready: int = 0
+    turns: int = 0
+    in_line: int = 0
+    gathering: int = 0
+
+
+@dataclass
+class Inside:
+    """What a worker has in hand. `waits`: by lane, since when the oldest event waits that has not begun (ms since the
+    epoch); `turns`, and what is `ready`, by handler; `held_back` is what those wait for that have their turn to come.
+    """
+
+    calls: list[Begun] = field(default_factory=list)
+    waits: Mapping[str, float] = field(default_factory=dict)
+    turns: Iterable[Turn] = ()
+    ready: Iterable[Turn] = ()
+    lanes: Mapping[str, Standing] = field(default_factory=dict)
+    held_back: Iterable[Hold] = ()
+
+
 @dataclass
 class Call:
-    """A call of a handler that is not over yet, and what it has taken."""
+    """Calls of a handler in a lane of a worker that are not over yet, and for how long the first of them has gone on.
+    The other fields: see `Begun`.
+    """
 
     worker: str
     lane: str
     handler: str
     seconds: float
-
-    @property
-    def is_long(self) -> bool:
-        """True when it is worth a look."""
-        return self.seconds > LONG_SECONDS
-
-    def __str__(self) -> str:
-        return f"handler {self.handler} has been at one event for {self.seconds:.0f} s"
+    calls: int = 1
+    full: str = ""
 
 
-def told(
-    worker: str,
-    calls: Mapping[str, Begun],
-    waits: Mapping[str, float],
-    turns: Iterable[Turn],
-    held_back: Iterable[Hold] = (),
-) -> dict[str, bytes]:
-    """The fields of a worker in the hash, as far as something is worth telling. By lane, `calls` are those that have
-    taken longest; `waits` says since when the oldest event that has not begun waits (ms since the epoch); `turns` are
-    what waits until a handler may be called, `held_back` is what each waits for.
+class Unloadable(NamedTuple):
+    """Why handlers cannot be loaded, and what to do about it. Neither quotes what an exception of the user's says."""
+
+    text: str
+    remedy: str
+
+
+def told(worker: str, inside: Inside) -> dict[str, bytes]:
+    """The fields of a worker in the hash, as far as something is worth telling: where all stands only for lanes in
+    which something takes long.
     """
     before = time.time() - TOLD_SECONDS
-    long = {lane: tuple(begun) for lane, begun in calls.items() if begun.since <= before}
-    late = {lane: since for lane, since in waits.items() if since <= before * 1000}
-    behind = [turn for turn in turns if turn.arrived_ms <= before * 1000]
-    held = holds.told(held_back, {turn.handler for turn in behind})
-    fields = ((worker, long), (worker + _WAITS, late), (worker + _TURNS, behind), (worker + holds.SUFFIX, held))
-    return {field: orjson.dumps(it, default=tuple) for field, it in fields if it}
+    long = [begun for begun in inside.calls if begun.since <= before]
+    late = {lane: since for lane, since in inside.waits.items() if since <= before * 1000}
+    behind, ready = ([turn for turn in of if turn.arrived_ms <= before * 1000] for of in (inside.turns, inside.ready))
+    held = holds.told(inside.held_back, {turn.handler for turn in behind})
+    slow = {*late, *(begun.lane for begun in long), *(turn.lane for turn in (*behind, *ready))}
+    lanes = {lane: standing for lane, standing in inside.lanes.items() if lane in slow}
+    fields = {_CALLS: long, _WAITS: late, _TURNS: behind, _READY: ready, _LANES: lanes, holds.SUFFIX: held}
+    return {worker + suffix: orjson.dumps(it, default=tuple) for suffix, it in fields.items() if it}
+
+
+def told_handlers(worker: str, handlers: Collection[str]) -> dict[str, bytes]:
+    """The field with the names of the handlers that a worker has."""
+    return {worker + _HANDLERS: orjson.dumps(sorted(handlers))}
 
 
 def of_worker(field: bytes) -> bytes:
     """The worker that tells this field."""
-    for suffix in (_WAITS, _TURNS, holds.SUFFIX):
-        field = field.removesuffix(suffix.encode())
-    return field
+    return field.partition(b"|")[0]
+
+
+def _each(fields: dict[bytes, bytes], alive: Collection[bytes], suffix: str) -> dict[str, Any]:
+    """What workers that are `alive` tell in the fields with this suffix, by worker."""
+    end = suffix.encode()
+    found = {of_worker(name): value for name, value in fields.items() if name.endswith(end)}
+    return {worker.decode(): orjson.loads(value) for worker, value in found.items() if worker in alive}
 
 
 def parse(fields: dict[bytes, bytes], alive: Collection[bytes], now: float) -> list[Call]:
     """The hash, of the workers that are `alive`, the longest call first. `now` is by Redis' clock, in epoch seconds."""
     found = []
-    for worker, value in fields.items():
-        if worker in alive:
-            known: Any = orjson.loads(value)
-            found += [Call(worker.decode(), lane, name, max(0.0, now - since)) for lane, (name, since) in known.items()]
+    for worker, each in _each(fields, alive, _CALLS).items():
+        for one in (Begun(*begun) for begun in each):
+            seconds = max(0.0, now - one.since)
+            found.append(Call(worker, one.lane, one.handler, seconds, one.calls, one.full))
     return sorted(found, key=lambda call: -call.seconds)
 
 
 def parse_waits(fields: dict[bytes, bytes], alive: Collection[bytes]) -> dict[str, float]:
     """By lane, since when the oldest event waits in a worker that is `alive` (ms since the epoch)."""
     found: dict[str, float] = {}
-    for field, value in fields.items():
-        if field.endswith(_WAITS.encode()) and of_worker(field) in alive:
-            known: dict[str, float] = orjson.loads(value)
-            found |= {lane: min(since, found.get(lane, since)) for lane, since in known.items()}
+    for known in _each(fields, alive, _WAITS).values():
+        found |= {lane: min(since, found.get(lane, since)) for lane, since in known.items()}
     return found
 
 
 def parse_turns(fields: dict[bytes, bytes], alive: Collection[bytes]) -> list[Turn]:
     """What waits for its turn in workers that are `alive`."""
-    found: list[Turn] = []
-    for field, value in fields.items():
-        if field.endswith(_TURNS.encode()) and of_worker(field) in alive:
-            found += [Turn(*turn) for turn in orjson.loads(value)]
+    return [Turn(*turn) for each in _each(fields, alive, _TURNS).values() for turn in each]
+
+
+def parse_ready(fields: dict[bytes, bytes], alive: Collection[bytes]) -> list[Turn]:
+    """What waits for a free slot or thread in workers that are `alive`."""
+    return [Turn(*turn) for each in _each(fields, alive, _READY).values() for turn in each]
+
+
+def parse_lanes(fields: dict[bytes, bytes], alive: Collection[bytes]) -> dict[str, Standing]:
+    """By lane, where what is in work stands in all workers that are `alive`."""
+    found: dict[str, Standing] = {}
+    for known in _each(fields, alive, _LANES).values():
+        for lane, standing in known.items():
+            found[lane] = Standing(*map(sum, zip(standing, found.get(lane, Standing()), strict=True)))
     return found
+
+
+def parse_handlers(fields: dict[bytes, bytes], alive: Collection[bytes]) -> frozenset[str] | None:
+    """The handlers that workers have; None while not every one that is `alive` has told, and when there is none."""
+    found = _each(fields, alive, _HANDLERS)
+    return frozenset(name for names in found.values() for name in names) if len(found) == len(alive) > 0 else None
+
+
+def parse_unloadable(fields: dict[bytes, bytes]) -> Unloadable | None:
+    """What the last worker said that could not load its handlers, if none has started since."""
+    value = fields.get(UNLOADABLE.encode())
+    return None if value is None else Unloadable(*orjson.loads(value))

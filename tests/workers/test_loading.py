@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 import ingest
 import workers
 from ingest import child
+from ingest.state import backlog
 from workers.loading import explain, hidden, load
 from workers.raised import HandlersError
 
@@ -269,3 +271,26 @@ def test_a_trial_of_what_is_no_handlers(write: Write, tmp_path: Path, code: str,
     """One line, and no traceback: nothing was raised."""
     write("bot.py", code)
     assert _trial(tmp_path, "bot:handlers") == (child.GIVE_UP, [f"wa-ingest: WA_HANDLERS=bot:handlers: {says}"])
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "remedy"),
+    [
+        ("\ndef f(:\n", "SyntaxError: invalid syntax at bot.py:2", "mend bot.py:2"),
+        ("raise ValueError('postgres://me:hunter2@db')", "ValueError at bot.py:1", "mend bot.py:1"),
+        ("import no_such", "ModuleNotFoundError: No module named 'no_such' at", "install it, or mend bot.py:1"),
+        ("handlers = 1", "'handlers' in that module is no `workers.Handlers()`", "see WA_HANDLERS"),
+    ],
+)
+def test_operators_are_told(
+    write: Write, tmp_path: Path, redis: Redis, redis_url: str, code: str, text: str, remedy: str
+) -> None:
+    """Redis keeps why handlers cannot be loaded, and what to mend, without what the user's exception says."""
+    write("bot.py", code)
+    status, _ = _trial(tmp_path, "bot:handlers")
+    assert status == child.GIVE_UP
+    told = backlog.read(redis).unloadable
+    assert told is not None
+    assert text in told.text
+    assert "hunter2" not in told.text
+    assert told.remedy == remedy

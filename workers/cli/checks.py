@@ -25,7 +25,6 @@ from workers import doubts, loading
 from workers.cli import beside, redis_checks
 from workers.cli.destinations import OLD_FILE
 from workers.cli.redis_checks import Check as Check
-from workers.raised import HandlersError
 
 _ENDS_SOON = timedelta(days=14)
 
@@ -144,15 +143,11 @@ def _spool_of_up(settings: Settings) -> Path | None:
 def _handlers(settings: Settings) -> Iterator[Check]:
     try:
         registry = loading.load_all(settings.handlers, settings.destinations)
-    except HandlersError as error:
-        finding = str(error)
-        advice = "see WA_HANDLERS"
-        if finding.startswith(variable("destinations")):
-            advice = f"mend {settings.destinations}; {OLD_FILE}"
-        yield Check("handlers", "failed", finding, advice)
-        return
     except Exception as error:
-        yield Check("handlers", "failed", loading.explain(settings.handlers, error), "see WA_HANDLERS")
+        advice = loading.advice(error)
+        if str(error).startswith(variable("destinations")):
+            advice = f"mend {settings.destinations}; {OLD_FILE}"
+        yield Check("handlers", "failed", loading.explain(settings.handlers, error), advice)
         return
     if len(registry):
         posts_only = settings.destinations and settings.handlers == DEFAULT_HANDLERS

@@ -92,10 +92,6 @@ def _processes(redis: Redis) -> Iterator[Check]:
             finding = f"{steered.handler} is paused since {steered.paused_since}, its events wait"
             advice = f"`wa-ingest resume --handler {steered.handler}` lets it go on"
             yield Check("handlers", "warning", finding, advice, "something-is-paused-or-limited")
-    for call in now.in_work:
-        if call.is_long:
-            advice = "it waits or hangs: see the log of the workers"
-            yield Check("handlers", "warning", str(call), advice, "a-handler-hangs")
     for name, values in agreement.said(redis).items():
         if len(values) > 1:
             finding = f"processes run with {name} {' and '.join(sorted(values))}"

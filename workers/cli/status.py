@@ -28,7 +28,6 @@ from workers.cli.terminal import as_json, cli_errors, clock, current_settings, p
 _WATCH_SECONDS = 1.0
 _DRAWN = f"waiting, last {span(SECONDS)}"
 _HANDLERS = 10  # that are shown at most
-_CALLS = 5  # that take long, and are shown at most
 _REFUSALS = 3  # causes that are shown at most
 _WIDE = 100  # columns of a terminal that has room for the plots beside the figures
 
@@ -121,9 +120,10 @@ def _table(
             _time_left(lane),
             *([drawn[name]] if drawn and wide else []),
         )
+    nobody = causes.no_worker(now)
     workers = Text(f"workers: {now.workers}", style="" if now.workers else "bold red")
-    if not now.workers and any(lane.waiting for lane in now.lanes.values()):
-        workers.append(", nobody works on what waits: `wa-ingest work`")
+    if nobody is not None:
+        workers.append(f"\n{printable(nobody.text)}. {printable(nobody.remedy)}")
     if now.suspended:
         workers.append("  suspended, `rq resume` lets them go on", style="bold red")
     below: list[RenderableType] = [table, workers]
@@ -140,7 +140,6 @@ def _table(
     for cause in causes.told(now, time.time()):
         below.append(Text(printable(cause.text), style="red" if cause.level == "warning" else "yellow"))
     below += [line for one in now.steered for line in _steered(one)]
-    below += [Text(printable(str(call)), style="red") for call in now.in_work if call.is_long][:_CALLS]
     if so_far := totals.lines(now):
         below += ["", *(Text(printable(line)) for line in so_far)]
     if drawn and not wide:
@@ -154,9 +153,8 @@ def _table(
         if lane.paused_since:
             text = f"{name}: paused since {clock(lane.paused_since)}, `wa-ingest resume {name}` lets it go on"
             below.append(Text(text, style="bold red"))
-        if lane.turns:
-            text = f"{name}: {lane.turns:,} of {lane.working:,} in work wait, {causes.of_lane(now, name)}"
-            below.append(Text(printable(text), style="yellow"))
+        if standing := causes.in_work(lane):
+            below.append(Text(f"{name}: {lane.working:,} in work: {standing}", style="yellow"))
         if lane.behind:
             below.append(Text(f"{name}: {lane.behind:,} behind events that are to be tried again (strict order)"))
         if lane.limit:
@@ -183,13 +181,13 @@ def _time_left(lane: backlog.Lane) -> str:
 
 def _handlers(shown: list[Handler]) -> Table:
     table = tables.simple()
-    table.add_column("handler", overflow="fold")
+    table.add_column("handler")
     for heading in ("events/s", "p99", "failed", "owed", "oldest", "held up"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in shown:
         since = f" since {clock(one.held_since)}" if one.held_since else ""
         table.add_row(
-            one.name,
+            tables.Name(one.name),
             f"{one.rate:,.1f}" if one.rate < 10 else f"{one.rate:,.0f}",
             _p99(one),
             Text(f"{one.failures:,}", style="red" if one.failures else ""),

@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
 from ingest.telemetry.printable import printable
 
 ENDLESS = 100_000  # columns
+
+
+class Name:
+    """A handler's name in a table. Where it has to be broken, that is behind a dot, or else behind a `_`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = printable(name)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text("\n".join(_lines(self._name, options.max_width)), overflow="fold")
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, len(self._name)).clamp(max_width=options.max_width)
+
+
+def _lines(name: str, width: int, ends: str = "._") -> list[str]:
+    """The name in lines of that width, as far as it can be broken behind one of these characters: the first, if that
+    will do.
+    """
+    lines: list[str] = [""]
+    for part in re.split(f"(?<={re.escape(ends[0])})", name):
+        if len(lines[-1]) + len(part) <= width:
+            lines[-1] += part
+        elif len(part) > width and ends[1:]:
+            lines += _lines(part, width, ends[1:])
+        else:
+            lines.append(part)
+    return [line for line in lines if line]
 
 
 class PlainTable(Table):

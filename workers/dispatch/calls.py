@@ -197,14 +197,22 @@ class Calls:
         self._watch.busy(bool(self._tasks))
         self._threads.watch(time.monotonic())
 
-    def now(self) -> Iterator[tuple[str, Handler, float]]:
-        """What is called now: lane, handler, and since when by the monotonic clock. Any thread may ask."""
+    def now(self) -> Iterator[tuple[Begun, Handler, float]]:
+        """What is called now: the handler, for what, and since when by the monotonic clock. Any thread may ask."""
         for job, handler, began in self._threads.calls():
             if isinstance(job, Begun):
-                yield job.lane, handler, began
+                yield job, handler, began
         for begun in list(self._running.values()):
             if begun.handler is not None:
-                yield begun.lane, begun.handler, begun.began
+                yield begun, begun.handler, begun.began
+
+    def full(self, handler: Handler) -> str:
+        """What calls of this handler leave nothing of now, see `ingest.state.in_work`. Any thread may ask."""
+        if self._watch.blocked_by == handler.name:
+            return "it blocks the event loop, nothing else goes on"
+        if handler.needs_loop:
+            return "no async slot is free" if self._async.free <= 0 else ""
+        return "no thread is free" if sum(1 for _ in self._threads.calls()) >= self._thread_count else ""
 
     def end_by(self, deadline: float) -> None:
         """At this time by the monotonic clock, an async handler that blocks the loop is interrupted, too."""

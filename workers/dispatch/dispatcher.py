@@ -7,12 +7,12 @@ several of them may be in one list for a bulk handler.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 
-from ingest.state.in_work import Turn
 from ingest.store.queues import LANES
 from workers.dispatch import loops, outcomes
 from workers.dispatch.breakdowns import Breakdown, Breakdowns
@@ -196,28 +196,21 @@ class Dispatcher:
         """True while events wait for a slot."""
         return any(room.free <= 0 and len(room.ready) for room in self._rooms)
 
-    def longest(self) -> dict[str, tuple[str, float]]:
-        """In each lane the handler that has been called for longest, and its seconds. Any thread may ask."""
-        found: dict[str, tuple[str, float]] = {}
-        now = time.monotonic()
-        for lane, handler, began in self._calls.now():
-            if now - began > found.get(lane, ("", -1.0))[1]:
-                found[lane] = handler.name, now - began
-        return found
+    def calls(self) -> list[tuple[Begun, Handler, float]]:
+        """What is called now, see `Calls.now`. Any thread may ask."""
+        return list(self._calls.now())
 
-    def gathered(self) -> Iterator[Item]:
-        """Of each list that waits for company, or for its turn, the event that came first. Any thread may ask."""
-        return (item for room in self._rooms for item in room.ready.gathered())
+    def full(self, handler: Handler) -> str:
+        """What calls of this handler leave nothing of now, see `Calls.full`. Any thread may ask."""
+        return self._calls.full(handler)
 
-    def turns(self) -> Iterator[Turn]:
-        """What waits until a handler may be called. Any thread may ask."""
-        for name, items in (*self._turns.waiting(), *self._lists.waiting()):
-            for lane in LANES:
-                if mine := [item for item in items if item.source.lane == lane]:
-                    arrived = min(item.event.received_ms for item in mine)
-                    yield Turn(
-                        lane, name, len(mine), arrived, min(filter(None, map(_first_try_ms, mine)), default=None)
-                    )
+    def gathered(self) -> Iterator[tuple[Handler, list[Item]]]:
+        """Of each list that waits for company, or for its turn, the events. Any thread may ask."""
+        return ((one.handler, one.items) for room in self._rooms for one in room.ready.gathered())
+
+    def turns(self) -> Iterator[tuple[str, list[Item]]]:
+        """What waits until a handler may be called, by its name. Any thread may ask."""
+        return itertools.chain(self._turns.waiting(), self._lists.waiting())
 
     def all_down(self, *kinds: str) -> float | None:
         """Seconds until a handler of these kinds is tried again, when all always fail or are paused; else None."""
@@ -503,12 +496,6 @@ class Dispatcher:
     def _fail(self, error: BaseException) -> None:
         self.crash = self.crash or error
         self._changed()
-
-
-def _first_try_ms(item: Item) -> int | None:
-    """When an event arrived of which no handler has ended yet, nor was called."""
-    tried = item.event.attempt > 1 or item.account.done_before(item.index)
-    return None if tried else item.event.received_ms
 
 
 def _apart(calls: list[tuple[Handler, Event]]) -> list[list[tuple[Handler, Event]]]:

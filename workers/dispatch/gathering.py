@@ -49,11 +49,6 @@ class Gathering:
         """All that are gathered. Any thread may ask."""
         return [place.item for place in (*list(self._alone), *list(self._places))]
 
-    @property
-    def first(self) -> Item | None:
-        """The event that came first, if there is one. Any thread may ask."""
-        return min(self.items, key=lambda item: item.number, default=None)
-
     def add(self, item: Item, argument: Event) -> bool:
         """Gather an event. False when it has a list of its own."""
         is_alone = item.event.attempt > 1

@@ -55,6 +55,8 @@ class LoopWatch:
         self._asked: float | None = None  # when the loop was asked to turn, until it does
         self._stood_still = 0.0
         self._gives_up = False
+        self.blocked_by = ""
+        """The handler that blocks the loop now; empty: none does. Any thread may ask."""
         self.deadline = math.inf
         """At this time by the monotonic clock, a task that blocks the loop is cancelled, whatever its limit."""
 
@@ -93,7 +95,8 @@ class LoopWatch:
                 return
             self._since, told = asked, ""
             while not turned.wait(_LOOK_EVERY) and not self._over.is_set():
-                told = self._look(told)
+                told = self.blocked_by = self._look(told)
+            self.blocked_by = ""
             self._raises = self._task = None
             self._over.wait(_LOOK_EVERY)
 

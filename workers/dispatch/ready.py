@@ -191,12 +191,9 @@ class Ready:
     def add(self, item: Item) -> None:
         self._lanes[item.source.lane].add(item)
 
-    def gathered(self) -> Iterator[Item]:
-        """Of each list that is gathered, the event that came first. Any thread may ask."""
-        for turns in list(self._turns.values()):
-            for gathering in list(turns):
-                if gathering is not None and (first := gathering.first) is not None:
-                    yield first
+    def gathered(self) -> Iterator[Gathering]:
+        """Where events gather. Any thread may ask."""
+        return (one for turns in list(self._turns.values()) for one in list(turns) if one is not None)
 
     def add_gathering(self, gathering: Gathering) -> None:
         """Its lists begin from here."""

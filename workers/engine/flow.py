@@ -22,6 +22,7 @@ from ingest.loggers import get_logger
 from ingest.settings import Settings
 from ingest.state import controls, failures
 from ingest.state.failures import Failure
+from ingest.state.in_work import Inside
 from ingest.store import connection as connections
 from ingest.store import keys, scripts
 from ingest.store.pipelined import PipelinedConnection
@@ -30,7 +31,7 @@ from workers.dispatch.breakdowns import Breakdown
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.rate_limits import Buckets, RateLimits
 from workers.dispatch.steering import Steering
-from workers.engine import reaper
+from workers.engine import inside, reaper
 from workers.engine.answers import Answers
 from workers.engine.caps import Caps
 from workers.engine.demand import Demand
@@ -215,9 +216,11 @@ class Flow:
         """True while nothing is in hand."""
         return not self._hands
 
-    def owed_since(self) -> dict[str, float]:
-        """See `Hands.owed_since`. Any thread may ask."""
-        return self._hands.owed_since()
+    def inside(self) -> Inside:
+        """What is in hand, for operators. Any thread may ask."""
+        found = inside.of(self._hands, self.dispatcher)
+        found.held_back = self.rate_limits.holds()
+        return found
 
     # The flow
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Collection, Iterator
@@ -114,18 +113,6 @@ class Hands:
     def lanes(self) -> set[str]:
         """The lanes of the open ones."""
         return {hand.lane for hand in self._by_queue.values()}
-
-    def owed_since(self) -> dict[str, float]:
-        """By lane, since when the event waits that has waited longest, for a slot, a handler's rate or company (ms
-        since the epoch). What waits behind an earlier event of its contact does not count. Any thread may ask.
-        """
-        found: dict[str, float] = {}
-        waiting = [next((item for item in list(hand.source.waiting) if item.room is not None), None) for hand in self]
-        for item in (*waiting, *self._dispatcher.gathered()):
-            if item is not None:
-                lane = item.source.lane
-                found[lane] = min(found.get(lane, math.inf), item.owed_since)
-        return found
 
     def give_back(self, lanes: Collection[str]) -> None:
         """Begin nothing more of these lanes, and give back what is in hand."""

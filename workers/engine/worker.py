@@ -25,7 +25,6 @@ from ingest import child, garbage, signs
 from ingest.loggers import get_logger
 from ingest.settings import Settings, SettingsError, load, redis_url
 from ingest.state import counters, dead_letters, failures, in_work
-from ingest.state.in_work import Begun
 from ingest.store import agreement, connection, formats, keys
 from ingest.store.pipelined import PipelinedConnection
 from ingest.telemetry import logs, tracing
@@ -92,6 +91,7 @@ class BatchWorker(SimpleWorker):
         self._archive_dir, self._archive_age = settings.archive_dir, settings.archive_age
         self._dedup_window = settings.dedup_window
         self._spans = spans
+        self._handlers = in_work.told_handlers(name, [one.name for one in registry.registered])
         self._told: set[str] = set()  # fields of what is in hand
 
     def bootstrap(self, *arguments: Any, **options: Any) -> None:
@@ -105,6 +105,7 @@ class BatchWorker(SimpleWorker):
         # RQ asks for it when it has its first job, and forgets that job if Redis does not answer.
         self.get_redis_server_version()  # type: ignore[no-untyped-call]
         self._tell()
+        self.connection.hdel(keys.IN_WORK, in_work.UNLOADABLE)
         self._telling.look()
         self._beats.start()
         self._agreement.say()
@@ -198,10 +199,7 @@ class BatchWorker(SimpleWorker):
 
     def _tell(self) -> None:
         """Tell what is in hand, and keep RQ's entry of this worker: `rq info` and rq-dashboard read it."""
-        now = time.time()
-        calls = {lane: Begun(name, now - seconds) for lane, (name, seconds) in self.flow.dispatcher.longest().items()}
-        turns, holds = self.flow.dispatcher.turns(), self.flow.rate_limits.holds()
-        told: dict[Any, bytes] = in_work.told(self.name, calls, self.flow.owed_since(), turns, holds)
+        told: dict[Any, bytes] = in_work.told(self.name, self.flow.inside()) | self._handlers
         if told:
             self.connection.hset(keys.IN_WORK, mapping=told)
         if over := self._told - told.keys():

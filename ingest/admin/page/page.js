@@ -222,7 +222,7 @@ function handlers(now) {
     set(p99, one.p99_seconds === null ? longer : `≤ ${took(one.p99_seconds)}`);
     set(failed, count(one.failures));
     failed.title = one.error ?? "";
-    const waits = one.retrying + one.turns + one.due;
+    const waits = one.retrying + one.turns + one.ready + one.due;
     set(owed, waits ? count(waits) : "–");
     set(oldest, waits ? span(one.oldest_seconds) : "–");
     const since = one.held_since === null ? "" : ` for ${span(now.time - Date.parse(one.held_since) / 1000)}`;

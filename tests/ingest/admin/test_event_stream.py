@@ -160,9 +160,8 @@ def test_workers(redis: Redis) -> None:
     seconds: Any = redis.time()[0]  # type: ignore[index]
     redis.zadd(keys.ALIVE, {"idle": seconds * 1000, "busy": seconds * 1000})
     redis.hset(keys.TAKEN, mapping={"messages.3|b1": "busy#7", "statuses|b2": "gone#8"})
-    told = in_work.told(
-        "busy", {"messages": Begun("bot.answer", seconds - 100)}, {"messages": (seconds - 200) * 1000}, []
-    )
+    begun = Begun("messages", "bot.answer", 1, seconds - 100)
+    told = in_work.told("busy", in_work.Inside([begun], {"messages": (seconds - 200) * 1000}))
     redis.hset(keys.IN_WORK, mapping=told)
     busy, gone, idle = snapshot.workers(redis)
     assert (busy.name, busy.queue, busy.alive) == ("busy", "messages.3", True)

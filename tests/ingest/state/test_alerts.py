@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 
 from ingest.state import alerts
-from ingest.state.alerts import HOLD_SECONDS, Book
+from ingest.state.alerts import AGAIN_SECONDS, HOLD_SECONDS, Book
 from ingest.state.health import Finding
 from ingest.store import keys
 
@@ -53,6 +53,20 @@ def test_it_stays_news_until_it_is_posted() -> None:
     book.posted(book.look([WORKERS], HOLD_SECONDS + 20))
     for now in (100, 110):
         assert list(book.look([], now).ended) == ["workers"]
+
+
+def test_more_dead_letters_are_news() -> None:
+    """Once an hour at most, and only when there are more than there were since the last post."""
+    book = Book()
+
+    def dead(now: float, count: int) -> list[str]:
+        return told(book, now, Finding("info", "dead", f"{count} dead letters", count=count))
+
+    assert [dead(0, 1), dead(HOLD_SECONDS, 1), dead(60, 2)] == [[], ["+dead"], []]
+    later = HOLD_SECONDS + AGAIN_SECONDS
+    assert [dead(later - 1, 2), dead(later, 2), dead(later + 10, 3)] == [[], ["+dead"], []]
+    assert dead(3 * later, 1) == []  # some were retried
+    assert dead(3 * later + 10, 2) == ["+dead"]
 
 
 @pytest.mark.parametrize(

@@ -236,4 +236,5 @@ def test_as_json() -> None:
         "ended": {"handled": 1},
         "again": 0,
         "requests": {},
+        "unloadable": None,
     }

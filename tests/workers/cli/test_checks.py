@@ -383,6 +383,16 @@ def test_doubtful_handlers(redis_url: str, tmp_path: Path, monkeypatch: pytest.M
         assert check.topic == "a-handler-is-never-called"
 
 
+def test_a_mistake_in_the_handlers(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails, with the line to mend."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "unclosed.py").write_text("handlers = (\n")
+    check = found(handlers="unclosed:handlers")["handlers"]
+    assert check.finding.endswith("SyntaxError: '(' was never closed at unclosed.py:1")
+    assert check.advice == "mend unclosed.py:1"
+
+
 def test_a_mistake_in_the_destinations(redis_url: str, tmp_path: Path) -> None:
     """It fails, with the line, the file to mend, and what workers do meanwhile."""
     file = tmp_path / "destinations.toml"
@@ -450,6 +460,7 @@ def test_more_dead_letters_than_are_read(redis: Redis, monkeypatch: pytest.Monke
 
 def test_a_handler_that_mostly_fails(redis: Redis) -> None:
     """It is a warning as on the page, though it never counts as broken down."""
+    redis.zadd(keys.ALIVE, {"a": time.time() * 1000})
     bucket = int(redis.time()[0]) // FLOW_SECONDS  # type: ignore[index]
     for back in (1, 2):
         redis.hset(keys.flow_key(bucket - back), mapping={"handler|bot.f|0.1": 10, "handler|bot.f|failed": 6})

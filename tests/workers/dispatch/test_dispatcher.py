@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from ingest.state.in_work import Turn
+from ingest.state.in_work import Standing, Turn
 from ingest.store import keys
 from ingest.store.pipelined import PipelinedConnection
 from workers import Discard, Handlers, Reject, RetryIn, Snooze
@@ -17,6 +17,8 @@ from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.outcomes import Outcome
 from workers.dispatch.rate_limits import RateLimits
 from workers.dispatch.ready import Source
+from workers.engine import inside
+from workers.engine.hand import Hands
 from workers.events import Event
 from workers.events.parsing import parse
 
@@ -596,12 +598,49 @@ def test_what_waits_for_its_turn(message: Callable[..., bytes], redis: Redis, bu
     run.dispatcher.add(events, run, Source("messages"))
     run.dispatcher.begin()
     run.dispatcher.begin()
-    assert list(run.dispatcher.turns()) == [Turn("messages", handlers.registered[0].name, 4, 1002, 1002)]
+    hands = Hands(run.dispatcher)
+    assert inside.of(hands, run.dispatcher).turns == [Turn("messages", handlers.registered[0].name, 4, 1002, 1002)]
     run.done = frozenset({b"crm"})
-    assert next(run.dispatcher.turns()).first_try_ms is None
+    assert next(iter(inside.of(hands, run.dispatcher).turns)).first_try_ms is None
     (hold,) = limits.holds()
     assert (hold.handler, hold.by, round(hold.figure * 3600)) == (handlers.registered[0].name, "rate", 1)
     connection.hang_up()
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_where_all_in_hand_stands(message: Callable[..., bytes], kind: str) -> None:
+    """Each notification in hand is counted once: under way, for a slot or thread, behind its contact's, in a list. The
+    handler's own figures are what is called now, with no slot left, and what is still to be called.
+    """
+    handlers, over = Handlers(), threading.Event()
+
+    def plain(event: Event) -> None:
+        over.wait(30)
+
+    async def waits(event: Event) -> None:
+        await asyncio.to_thread(over.wait, 30)
+
+    handlers.message("text")(plain if kind == "def" else waits)
+    handlers.message("image", bulk=9, linger=600)(lambda events: None)
+    name = handlers.registered[0].name
+    run = Run(handlers, concurrency=2, threads=2)
+    hands = Hands(run.dispatcher)
+    source = hands.of("messages.0").source
+    senders = ["1", "1", "1", "2", "3", "4"]
+    bodies = [message(str(n), sender=sender) for n, sender in enumerate(senders)]
+    bodies.append(message("list", sender="5", type="image"))
+    events = [(n, e) for n, body in enumerate(bodies) for e in parse(body, 1000 + n) if isinstance(e, Event)]
+    run.dispatcher.add(events, run, source)
+    run.dispatcher.begin()
+    run.dispatcher.loop.run_until_complete(asyncio.sleep(0.1))
+    found = inside.of(hands, run.dispatcher)
+    assert found.lanes == {"messages": Standing(running=2, ready=2, in_line=2, gathering=1)}
+    (begun,) = found.calls
+    assert begun[:3] + begun[4:] == ("messages", name, 2, f"no {'thread' if kind == 'def' else 'async slot'} is free")
+    assert found.ready == [Turn("messages", name, 2, 1004, 1004)]
+    over.set()
+    while run.dispatcher.in_flight > 1:  # all but the list
+        run.dispatcher.loop.run_until_complete(asyncio.sleep(0.01))
 
 
 def test_strict_order_waits_for_all(message: Callable[..., bytes], redis: Redis) -> None:

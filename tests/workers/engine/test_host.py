@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from ingest.state import backlog
+from ingest.state import backlog, in_work
 from ingest.store import keys
 
 BOT = '''
@@ -298,16 +298,25 @@ def test_cycles_with_much_memory_are_collected(worker: Any, seen: Any, commit: A
     assert most < 400  # MiB
 
 
-@KINDS
+@pytest.mark.parametrize(
+    ("kind", "wait"),
+    [("def", "time.sleep"), ("async def", "await asyncio.sleep"), ("async def", "time.sleep")],
+)
 def test_what_is_in_work_is_told(
     worker: Any, seen: Any, commit: Any, message: Any, wait_for: Any, redis: Redis, kind: str, wait: str
 ) -> None:
     """While a handler takes long, Redis has its name, its lane and when it began; at the worker's end no more."""
     commit(message())
+    redis.hset(keys.IN_WORK, in_work.UNLOADABLE, b'["before", ""]')
     process = worker(WAITS.format(kind=kind, wait=wait, seconds=8))
     wait_for(lambda: backlog.read(redis).in_work)
     (call,) = backlog.read(redis).in_work
-    assert (call.lane, call.handler) == ("messages", "bot.waits")
+    assert (call.lane, call.handler, call.calls) == ("messages", "bot.waits", 1)
+    blocks = kind == "async def" and wait == "time.sleep"
+    assert call.full == ("it blocks the event loop, nothing else goes on" if blocks else "")
+    assert backlog.read(redis).lanes["messages"].running == 1
+    assert backlog.read(redis).there == {"bot.waits"}
+    assert backlog.read(redis).unloadable is None
     assert 2 <= call.seconds < 60
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
