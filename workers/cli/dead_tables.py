@@ -23,7 +23,7 @@ def show(letters: Sequence[DeadLetter], now_ms: int) -> None:
     """A line for each. Details that do not fit beside them stand below, once for equal ones that follow each other."""
     console = tables.console()
     beside = _table(letters, now_ms, with_details=True)
-    if console.measure(beside, options=console.options.update_width(tables.ENDLESS)).maximum <= console.width:
+    if tables.fits(beside, console):
         with console.capture() as drawn:
             console.print(beside)
         headings, line, *lines = drawn.get().rstrip("\n").split("\n")

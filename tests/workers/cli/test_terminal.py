@@ -132,6 +132,21 @@ def test_tables_fit(command: str, columns: int, folder: Path) -> None:
 
 
 @WIDTHS
+@pytest.mark.parametrize("command", ["handlers", "call body.json"])
+def test_names_are_whole(command: str, columns: int, folder: Path) -> None:
+    """The name of a handler can be copied; paths are told from the working folder."""
+    screen = shown(command, columns, folder)
+    assert "bot.answer_everything_that_a_customer_writes_to_us" in screen.text.split()
+    assert " bot.py:" in screen.text or "(bot.py:" in screen.text
+    assert str(folder) not in screen.text
+
+
+def test_settings_have_room(folder: Path) -> None:
+    """What a setting means stands below its value, not in a narrow column beside it."""
+    assert len(shown("settings", 80, folder).lines) < 180
+
+
+@WIDTHS
 def test_dead_letters_can_be_named(columns: int, folder: Path) -> None:
     """The list of dead letters shows each LANE/ID whole, however long the details are; what two died of stands below
     them, once and whole."""
