@@ -30,8 +30,9 @@ def show(letters: Sequence[DeadLetter], now_ms: int) -> None:
         headings, line, *lines = drawn.get().rstrip("\n").split("\n")
         _write(console, [headings, line if console.is_terminal else line[:_HEAD], *lines])
         return
-    with console.capture() as drawn:
-        console.print(_table(letters, now_ms, with_details=False))
+    endless = Console(width=tables.ENDLESS)  # a LANE/ID that was cut would be of no use
+    with endless.capture() as drawn:
+        endless.print(_table(letters, now_ms, with_details=False))
     *head, rows = drawn.get().rstrip("\n").split("\n", 2)
     details = [printable(_detail(letter)) for letter in letters]
     _write(console, head)

@@ -171,7 +171,7 @@ def test_topics_are_wrapped(columns: int, tmp_path: Path) -> None:
     assert not re.search(r"\w…", screen.text)
 
 
-@WIDTHS
+@pytest.mark.parametrize("columns", [40, 80, 120])
 def test_dead_letters_can_be_named(columns: int, folder: Path) -> None:
     """The list of dead letters shows each LANE/ID whole, however long the details are; what two died of stands below
     them, once and whole."""
