@@ -21,7 +21,6 @@ from ingest.state.counters import REASONS
 from ingest.store import connection, headers
 from ingest.store.disk import atomic_write
 from ingest.telemetry.printable import printable, printable_json
-from ingest.terminal import shortened
 from workers.cli import dead_causes, dead_tables
 from workers.cli.dead_filters import filtered, name_of
 from workers.cli.terminal import (
@@ -136,8 +135,7 @@ def show(name: tuple[str, letters.Id], as_json: bool) -> None:
     if as_json:
         print_json(letter.as_json() | letter.content_as_json())
         return
-    for field, value in letter.as_json().items():
-        click.echo(f"{field:<12} {printable(shortened(str(value)))}")
+    dead_tables.fields(letter.as_json())
     for header, text in headers.read(letter.headers).items():
         click.echo(f"{header}: {printable(text)}")
     click.echo(f"\n{_readable(letter.body)}")

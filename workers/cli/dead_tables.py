@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ingest.state.dead_letters import DeadLetter
@@ -41,6 +42,14 @@ def show(letters: Sequence[DeadLetter], now_ms: int) -> None:
         if detail != following:
             wrapped = Text(detail).wrap(console, max(20, console.width - len(_INDENT)))
             _write(console, [_INDENT + line.plain for line in wrapped])
+
+
+def fields(letter: Mapping[str, Any]) -> None:
+    """What is known of one letter."""
+    table = tables.PlainTable.grid("", Column(overflow="fold"), padding=(0, 1))
+    for name, value in letter.items():
+        table.add_row(name, shortened(str(value)))
+    tables.console().print(table)
 
 
 def causes(found: Sequence[Counted], now_ms: int) -> None:

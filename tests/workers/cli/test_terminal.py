@@ -143,15 +143,20 @@ def test_names_are_whole(command: str, columns: int, folder: Path) -> None:
 
 @pytest.mark.parametrize("command", ["dead list", "dead causes", "dead show messages/1700000000001-0"])
 def test_what_letters_died_of(command: str, folder: Path, redis: Redis) -> None:
-    """The name of the handler is whole, and the place is told from the working folder."""
+    """The name of the handler is whole, the place is told from the working folder, and no line is too long."""
     handler = "shop.handlers.customers.answer_when_somebody_asks"
     letter = {"reason": "failed", "kind": "message", "attempt": 8, "received": RECEIVED, "queue": "messages.0"}
-    letter |= {"handler": handler, "detail": f"KeyError: 'total' ({folder}/bot.py:12)", "body": "{}"}
+    letter |= {
+        "handler": handler,
+        "detail": f"KeyError: 'the total of this order, which has many parts' ({folder}/bot.py:12)",
+        "body": "{}",
+    }
     redis.xadd(keys.dead_key("messages"), letter, id="1700000000001-0")
     screen = shown(command, 80, folder)
     assert handler in screen.text.replace(":", " ").split()
     assert re.search(r"[ (]bot\.py:12", screen.text)
     assert str(folder) not in screen.text
+    assert max(map(len, screen.lines)) <= 80
 
 
 def test_settings_have_room(folder: Path) -> None:
