@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ingest.settings import load, redis_url
 from ingest.telemetry.printable import printable
+from ingest.terminal import shortened
 from workers.cli import beside, checks, tables
 from workers.cli.terminal import as_json, cli_errors, print_json
 
@@ -40,7 +41,7 @@ def check(as_json: bool) -> None:
             table = tables.simple(*(Column(name, overflow="fold") for name in ("", "check", "finding, and what to do")))
             colours = {"ok": "green", "warning": "yellow", "failed": "bold red"}
             for one in found:
-                finding = Text(printable(one.finding))
+                finding = Text(printable(shortened(one.finding)))
                 if one.advice:
                     finding.append(f"\n→ {printable(one.advice)}")
                 if one.topic:

@@ -135,8 +135,7 @@ def show(name: tuple[str, letters.Id], as_json: bool) -> None:
     if as_json:
         print_json(letter.as_json() | letter.content_as_json())
         return
-    for field, value in letter.as_json().items():
-        click.echo(f"{field:<12} {printable(str(value))}")
+    dead_tables.fields(letter.as_json())
     for header, text in headers.read(letter.headers).items():
         click.echo(f"{header}: {printable(text)}")
     click.echo(f"\n{_readable(letter.body)}")

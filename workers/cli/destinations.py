@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import click
-from rich.table import Column
 from rich.text import Text
 
 from ingest.settings import SettingsError
@@ -42,12 +41,7 @@ def destinations(check: bool, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     else:
-        table = tables.simple(
-            *(Column(name, overflow="fold") for name in ("destination", "address, what it gets, how"))
-        )
-        for row in rows:
-            table.add_row(row["name"], _described(row))
-        tables.console().print(table)
+        tables.show(("destination", "address, what it gets, how"), [(row["name"], _described(row)) for row in rows])
     if missed := sum(not row.get("reached", True) for row in rows):
         raise click.ClickException(f"{missed} of {len(rows)} destinations cannot be reached, see above")
 
@@ -110,9 +104,7 @@ def _described(row: dict[str, Any]) -> Text:
     how += ["whole notifications"] if row["body"] == "notification" else []
     address = urlsplit(row["url"])
     shown = f"{address.scheme}://{address.netloc}{address.path}"  # a query may hold a token
-    lines = [Text(printable(line)) for line in (shown, wants, ", ".join(how))]
-    if "reached" in row:
-        is_reached = row["reached"]
-        said = "reached" if is_reached else f"not reached: {row['answer']}"
-        lines.append(Text(printable(said), style="green" if is_reached else "bold red"))
-    return Text("\n").join(lines)
+    is_reached = row.get("reached", True)
+    said = f"not reached: {row['answer']}" if not is_reached else "reached" if "reached" in row else ""
+    answer = Text(printable(said), style="green" if is_reached else "bold red")
+    return tables.stacked(shown, wants, ", ".join(how), answer)

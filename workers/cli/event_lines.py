@@ -27,7 +27,7 @@ _WORDS = {"put_off": "waits"}
 """What a line says of outcomes whose name says little."""
 
 _GAP = "  "
-_WIDTHS = {"time": 8, "event": 19, "contact": 7, "outcome": 9, "took": 8, "handler": 0}
+_WIDTHS = {"time": 8, "event": 19, "contact": 7, "outcome": 10, "took": 8, "handler": 0}
 INDENT = 10 * " "
 """As wide as the time."""
 
@@ -40,14 +40,18 @@ class EventLines:
         self._has_headings = not self._console.is_terminal
 
     def show(self, event: Told) -> None:
-        """An event that has ended, and its body if that was asked for."""
-        line = _line(event)
+        """An event that has ended, and its body if that was asked for.
+
+        On a terminal what does not fit beside the columns stands below them, in whole words.
+        """
+        line = _columns(event)
         error = Text(printable(_errors(event)), style="red")
-        answer = Text(f"→ {event['answer']}" if "answer" in event else "")
+        answer = Text(printable(f"→ {event['answer']}" if "answer" in event else ""))
         business = Text(printable(f"business {event['business']}" if event["business"] else ""), style="dim")
-        below = []
-        for part in filter(None, (error, answer, business)):
-            if not self._console.is_terminal or len(line) + len(_GAP) + len(part) <= self._console.width:
+        below: list[Text] = []
+        for part in filter(None, (Text(printable(_handlers(event))), error, answer, business)):
+            fits = line.cell_len + len(_GAP) + part.cell_len <= self._console.width
+            if not self._console.is_terminal or (fits and not below):
                 line.append(_GAP).append_text(part)
             elif part is not business:
                 below.append(part)
@@ -56,13 +60,19 @@ class EventLines:
         if not self._has_headings:
             self._has_headings = True
             self._console.print(_GAP.join(name.ljust(width) for name, width in _WIDTHS.items()), style="dim")
-        self._console.print(line)
+        self._print(line)
         for part in below:
-            self._console.print(Text(INDENT).append_text(part))
+            self._print(part, INDENT)
+
+    def _print(self, text: Text, indent: str = "") -> None:
+        """In whole words on a terminal, elsewhere in one line."""
+        room = self._console.width - len(indent) if self._console.is_terminal else text.cell_len
+        for line in text.wrap(self._console, max(1, room)):
+            self._console.print(Text(indent).append_text(line))
 
     def note(self, text: str) -> None:
         """What is to be said of several events."""
-        self._console.print(Text(printable(text), style="dim"))
+        self._print(Text(printable(text), style="dim"))
 
     def more(self, count: int) -> None:
         """So many events are not shown."""
@@ -77,23 +87,33 @@ def _errors(event: Told) -> str:
     return shortened(event["error"])
 
 
-def _line(event: Told) -> Text:
+def _called(event: Told) -> list[str]:
     waits_for = event.get("waits_for", [])
-    called = [name for name in event["handlers"] if name not in waits_for]
-    outcome = _WORDS.get(event["outcome"]) or event["outcome"]
+    return [name for name in event["handlers"] if name not in waits_for]
+
+
+def _handlers(event: Told) -> str:
+    """Who was called or is waited for, and from the second try on, which one it is."""
+    called, waits_for = _called(event), event.get("waits_for", [])
     handlers = ", ".join(called or waits_for) or "-"
     if called and waits_for:
-        outcome = "handled" if event["outcome"] == "put_off" else outcome
         handlers += f"; waits for {', '.join(waits_for)}"
-    ended = f"{outcome} (try {event['attempt']})" if event["attempt"] > 1 else outcome
+    return f"try {event['attempt']}: {handlers}" if event["attempt"] > 1 else handlers
+
+
+def _columns(event: Told) -> Text:
+    """What an event is and how it ended, up to the handlers."""
+    outcome: str = event["outcome"]
+    if outcome == "put_off" and event.get("waits_for") and _called(event):
+        outcome = "handled"
     ms = f"{event['ms']:,.{0 if event['ms'] >= 10 else 1}f}"
-    parts = [
-        (clock(event["at"]), "dim"),
-        (f"{event['kind']} {event['type'] or ''}", ""),
-        (event["contact"] or "-", ""),
-        (ended, COLOURS.get(event["outcome"], FAILURE)),
-        (f"{ms:>5} ms", ""),
-        (handlers, ""),
+    cells = [
+        Text(clock(event["at"]), style="dim"),
+        Text(printable(f"{event['kind']} {event['type'] or ''}")),
+        Text(printable(event["contact"] or "-")),
+        Text(printable(_WORDS.get(outcome, outcome)), style=COLOURS.get(event["outcome"], FAILURE)),
+        Text(f"{ms:>5} ms"),
     ]
-    cells = zip(parts, _WIDTHS.values(), strict=True)
-    return Text(_GAP).join(Text(printable(text.ljust(width)), style=style) for (text, style), width in cells)
+    for cell, width in zip(cells, _WIDTHS.values(), strict=False):  # the handlers have what is left
+        cell.pad_right(max(0, width - cell.cell_len))
+    return Text(_GAP).join(cells)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import os
 from typing import IO, Any
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 from ingest.settings import SettingsError
 from ingest.state import rates
 from ingest.telemetry.printable import printable
+from ingest.terminal import shortened
 from workers import doubts, loading
 from workers.cli import event_lines, tables
 from workers.cli.terminal import as_json, current_settings, print_json
@@ -39,13 +38,16 @@ def handlers(as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    tables.show(
-        ("kind", "wants", "handler", "", "defined"),
-        [
-            (one["kind"], ", ".join(one["wants"]) or "*", one["handler"], _how(one), _near(one["defined"]))
-            for one in rows
-        ],
-    )
+    console = tables.console()
+    found = [
+        (one["kind"], ", ".join(one["wants"]) or "*", one["handler"], _how(one), shortened(one["defined"]))
+        for one in rows
+    ]
+    table = tables.of(("kind", "wants", "handler", "", "defined"), found)
+    if not tables.fits(table, console):
+        narrow = [(kind, tables.stacked(name, wants, how, defined)) for kind, wants, name, how, defined in found]
+        table = tables.of(("kind", "handler, what it wants, how, where it is defined"), narrow)
+    console.print(table)
 
 
 def _how(row: dict[str, Any]) -> str:
@@ -84,11 +86,6 @@ def _defined(handler: Handler) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}"
 
 
-def _near(place: str) -> str:
-    """The same, from the working folder when it is in there."""
-    return place.removeprefix(f"{os.getcwd()}/")
-
-
 def _headers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     found = {}
     for given in values:
@@ -119,14 +116,16 @@ def call(file: IO[bytes], headers: dict[str, str], as_json: bool) -> None:
     if as_json:
         print_json([_as_json(one) for one in found])
     else:
-        table = tables.ruled("event", "", "handlers", "outcome", "detail")
-        for one in found:
-            colour = event_lines.COLOURS.get(one.outcome, event_lines.FAILURE)
-            called = Text("\n".join(map(printable, one.handlers)))
-            table.add_row(one.event.kind, _subject(one.event), called, Text(one.outcome, colour), one.detail)
-        Console().print(table)
+        tables.show(("event", "outcome", "handlers, and detail"), map(_ended, found))
     if wrong := sum(one.outcome not in event_lines.COLOURS for one in found):
         raise click.ClickException(f"{wrong} of {len(found)} events did not end well, see above")
+
+
+def _ended(called: Called) -> tuple[str, Text, Text]:
+    colour = event_lines.COLOURS.get(called.outcome, event_lines.FAILURE)
+    detail = Text(printable(shortened(called.detail)), style=colour)
+    event = f"{called.event.kind} {_subject(called.event)}".rstrip()
+    return event, Text(called.outcome, colour), tables.stacked(*called.handlers, detail)
 
 
 def _as_json(called: Called) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def _welcome(settings: Settings, own_server: bool, reload: bool) -> str:
         "workers": f"{settings.processes} running {handlers}" if handlers else str(settings.processes),
         **({"posting to": f"what {settings.destinations} names"} if settings.destinations else {}),
         **metrics,
-        "redis": f"embedded Valkey, data in {DATA.resolve()}" if own_server else "WA_REDIS_URL",
+        "redis": f"embedded Valkey, data in ./{DATA}" if own_server else "WA_REDIS_URL",
     }
     if reload:
         rows["reload"] = f"when files of your handlers{', or destinations,' if settings.destinations else ''} change"

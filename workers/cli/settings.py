@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ingest.settings import Settings, variable
+from ingest.telemetry.printable import printable
 from workers.cli import tables
 from workers.cli.terminal import as_json, cli_errors, current_settings, print_json
 
@@ -27,10 +28,9 @@ def settings(as_json: bool) -> None:
             }
             print_json(rows)
             return
-        table = tables.ruled("variable", "value", "meaning")
+        found = []
         for name, value in current.items():
-            table.add_row(
-                variable(name), Text("unset", style="dim") if value is None else str(value), fields[name].description
-            )
-        Console().print(table)
+            shown = Text("unset", style="dim") if value is None else Text(printable(str(value)), style="bold")
+            found.append((variable(name), tables.stacked(shown, fields[name].description or "")))
+        Console().print(tables.of(("variable", "value, and what it means"), found))
         click.echo("Each may also be given as NAME_FILE, the path of a file that holds the value.")

@@ -21,6 +21,7 @@ from ingest.state.refusals import Told
 from ingest.state.spooled import SpoolFigures, spool_figures
 from ingest.store import connection
 from ingest.telemetry.printable import printable
+from ingest.terminal import shortened
 from workers.cli import tables
 from workers.cli.sparkline import SECONDS, Lines
 from workers.cli.terminal import as_json, cli_errors, clock, current_settings, print_json, span
@@ -138,7 +139,7 @@ def _table(
         text = f"retrying: {again.events:,}, next in {span(again.next_seconds)}, oldest {span(again.oldest_seconds)}; "
         below.append(Text(text + "`wa-ingest retry` tries them now"))
     for cause in causes.told(now, time.time()):
-        below.append(Text(printable(cause.text), style="red" if cause.level == "warning" else "yellow"))
+        below.append(Text(printable(shortened(cause.text)), style="red" if cause.level == "warning" else "yellow"))
     below += [line for one in now.steered for line in _steered(one)]
     if so_far := totals.lines(now):
         below += ["", *(Text(printable(line)) for line in so_far)]

@@ -56,11 +56,6 @@ class PlainTable(Table):
         super().add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in cells), **options)
 
 
-def ruled(*headings: str) -> Table:
-    """A table with lines around each cell, for longer texts."""
-    return PlainTable(*(Column(heading, overflow="fold") for heading in headings))
-
-
 def simple(*columns: Column) -> Table:
     """A table with one line, below its headings."""
     return PlainTable(*columns, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
@@ -71,16 +66,32 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else ENDLESS)
 
 
-def show(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table of short values, such as a sender's API answers."""
+def of(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """A table of short values, such as a sender's API answers, and of what `stacked` gives."""
     table = simple(*(Column(heading, overflow="fold") for heading in headings))
     for row in rows:
         table.add_row(*map(_word, row))
-    console().print(table)
+    return table
 
 
-def _word(value: Any) -> str:
+def show(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print it."""
+    console().print(of(headings, rows))
+
+
+def stacked(*parts: str | Text) -> Text:
+    """A cell with a line for each part that says something. Where there is little room it breaks few words."""
+    lines = (Text(printable(part)) if isinstance(part, str) else part for part in parts)
+    return Text("\n").join(filter(None, lines))
+
+
+def fits(table: Table, console: Console) -> bool:
+    """True when no cell of it has to be wrapped."""
+    return console.measure(table, options=console.options.update_width(ENDLESS)).maximum <= console.width
+
+
+def _word(value: Any) -> str | Text:
     """A value as a person reads it: nothing is `-`, text is bare, the rest is JSON."""
     if value is None:
         return "-"
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    return value if isinstance(value, str | Text) else orjson.dumps(value).decode()

@@ -83,7 +83,8 @@ def tail(
     receiver, with its WA_ADMIN_TOKEN.
 
     A line for each event that has ended, each try of it: time, kind and type, contact, outcome, milliseconds in
-    handlers, handlers, business number (where there is room for it). Contacts are masked and nothing that they wrote
+    handlers, handlers, business number (where there is room for it); names of handlers and errors that do not fit
+    stand below. Contacts are masked and nothing that they wrote
     is shown, unless you ask for it with --personal. A worker tells 200 events a second at most; how many more there
     were is shown.
 

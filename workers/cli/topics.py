@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import click
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markdown import Markdown, TableElement
 
 from ingest import troubleshooting
 from workers.cli import tables
+
+
+class _Table(TableElement):
+    """A table whose long words are folded, not cut."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for table in super().__rich_console__(console, options):
+            for column in table.columns:  # type: ignore[union-attr]  # rich says less of it than it is
+                column.overflow = "fold"
+            yield table
+
+
+class _Topic(Markdown):
+    elements: ClassVar = Markdown.elements | {"table_open": _Table}
 
 
 @click.command("help")
@@ -14,7 +32,7 @@ def help_(topic: str | None) -> None:
     """Explain a finding or an error: what it means, which command tells more, what to do.
 
     TOPIC is one that `wa-ingest check` or the page names, or the beginning or a part of one. Without it all topics are
-    listed. The text is that of docs/troubleshooting.md.
+    listed. The text is that of docs/troubleshooting.md; in a pipe it is Markdown.
     """
     sections = troubleshooting.sections()
     if topic is None:
@@ -23,4 +41,10 @@ def help_(topic: str | None) -> None:
     found = [topic] if topic in sections else [name for name in sections if topic.lower() in name]
     if not found:
         raise click.ClickException(f"no topic has {topic!r} in it: `wa-ingest help` lists them")
-    click.echo("\n".join(sections[name] for name in found), nl=False)
+    text = "\n".join(sections[name] for name in found)
+    console = tables.console()
+    if console.is_terminal:
+        topics = text.replace("](#", "](")  # a link to a section names the topic
+        console.print(_Topic(topics, code_theme="ansi_dark", hyperlinks=False))
+    else:
+        click.echo(text, nl=False)

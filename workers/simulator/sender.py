@@ -17,6 +17,7 @@ from typing import Protocol
 
 import aiohttp
 
+from workers.destinations.reaching import why
 from workers.simulator.bodies import Notification
 from workers.simulator.counters import Tally
 from workers.simulator.delays import DELAYS, Form
@@ -39,6 +40,13 @@ HOPELESS = {"refused": 4, "dns": 4, "tls": 4, "broken": 8}
 
 Broken connections get more tries: a receiver may be starting, or demand a certificate without saying so (TLS 1.3).
 """
+
+_REMEDIES = {
+    "dns": "the name is not known: check the host in --to",
+    "tls": "TLS fails: check the certificate, --ca-file, --client-cert, and https in --to",
+    "refused": "no connection: check host and port in --to, and that the receiver runs",
+    "broken": "connections are closed without an answer: check http or https in --to, and --client-cert",
+}
 
 UNAUTHORIZED = "401"
 
@@ -284,7 +292,8 @@ class _Sending:
         if not post.duplicate:
             tally.retried += post.tries == 1
         if post.tries >= HOPELESS.get(result, math.inf) and tally.answers.keys() <= HOPELESS.keys():
-            self._hopeless = Unreachable(_why(result, error))
+            cause = why(error, self._plan.url) if error else result
+            self._hopeless = Unreachable(f"{_REMEDIES[result]} ({cause}, {tally.answers[result]:,} times)")
         elif result == UNAUTHORIZED and not tally.acknowledged:
             self._hopeless = Unauthorized(_to_be_let_in(self._plan))
         if not self._again(post, now, failures=post.tries) and not post.duplicate:
@@ -307,14 +316,3 @@ def _to_be_let_in(plan: Plan) -> str:
         said = "the signature may be of another secret: --sign takes the first one of WA_APP_SECRET, which must be the"
         return f"{said} receiver's"
     return "add --sign, which takes the secret from WA_APP_SECRET; for Basic auth give http://USER:PASSWORD@… in --to"
-
-
-def _why(result: str, error: Exception | None) -> str:
-    """Why no connection can be made, and what to do. aiohttp's text names host and port, never a password."""
-    remedies = {
-        "dns": "the name is not known: check the host in --to",
-        "tls": "TLS fails: check the certificate, --ca-file, --client-cert, and https in --to",
-        "refused": "no connection: check host and port in --to, and that the receiver runs",
-        "broken": "connections are closed without an answer: check http or https in --to, and --client-cert",
-    }
-    return f"{remedies[result]} ({str(error).splitlines()[0] if str(error) else type(error).__name__})"

@@ -226,7 +226,7 @@ def test_list_says_whose(wa: Wa, bury: Bury, monkeypatch: pytest.MonkeyPatch) ->
     lines = wa("list").stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split()[0] for line in lines if line.startswith("    ")][:2] == ["shop:", "crm:"]
-    assert re.search("^handler +crm$", wa("show", name).stdout, re.MULTILINE)
+    assert re.search("^handler +crm *$", wa("show", name).stdout, re.MULTILINE)
 
 
 def test_list_into_a_pipe(redis_url: str, bury: Bury) -> None:

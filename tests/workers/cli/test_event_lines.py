@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from workers.cli.event_lines import EventLines
 from workers.cli.folding import FoldedLines
@@ -39,12 +40,13 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.mark.parametrize(("attempt", "says"), [(1, "waits"), (2, "waits (try 2)")])
+@pytest.mark.parametrize(("attempt", "says"), [(1, "bot.answer"), (2, "try 2: bot.answer")])
 def test_what_was_put_off(capsys: pytest.CaptureFixture[str], attempt: int, says: str) -> None:
-    """An event that was put off is shown as one that waits."""
+    """An event that was put off is shown as one that waits; from the second try on the line says which one it is."""
     EventLines().show(EVENT | {"outcome": "put_off", "attempt": attempt})
     shown = capsys.readouterr().out
-    assert f"  {says}  " in shown
+    assert "  waits  " in shown
+    assert shown.endswith(f" ms  {says}\n")
     assert "put_off" not in shown
 
 
@@ -57,6 +59,31 @@ def test_an_error_that_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out.splitlines()
     assert max(map(len, shown)) <= 80
     assert [line.strip() for line in shown[2::2]] == ["ConnectionRefusedError at bot.py:12"] * 2
+
+
+@pytest.mark.usefixtures("terminal")
+def test_handlers_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of handlers for which there is no room stand below the columns, each whole, and what failed below them."""
+    names = [f"shop.handlers.customers.{name}" for name in ("answer_when_somebody_asks", "count", "write_to_the_crm")]
+    event = FAILED | {"handlers": names, "failed": dict.fromkeys(names, "KeyError at bot.py:12"), "attempt": 2}
+    EventLines().show(event)
+    headings, line, *below = capsys.readouterr().out.splitlines()
+    assert line.split()[-2:] == ["0.0", "ms"]
+    assert line.index("0.0 ms") > headings.index("took")
+    assert all(line.startswith("          ") and len(line) <= 80 for line in below)
+    said = " ".join(line.strip() for line in below)
+    assert said == f"try 2: {', '.join(names)} " + "; ".join(f"{name}: KeyError at bot.py:12" for name in names)
+
+
+@pytest.mark.usefixtures("terminal")
+def test_wide_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    """Columns stay where they are beside characters that take two of them; what steers a terminal does not reach it."""
+    lines = EventLines()
+    lines.show(EVENT)
+    lines.show(EVENT | {"type": "注文", "handlers": ["注文受付\x1b[31m" + 8 * "😀"]})
+    _, plain, *wide = capsys.readouterr().out.splitlines()
+    assert cell_len(wide[0][: wide[0].index("…0001")]) == plain.index("…0001")
+    assert wide[1:] == ["          注文受付\\x1b[31m" + 8 * "😀"]
 
 
 def test_which_one_failed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -217,7 +217,8 @@ def test_each_try_is_shown_and_one_is_forwarded(
     first, second = tail.lines()
     assert " failed " in first
     assert first.endswith("→ 200")
-    assert " handled (try 2) " in second
+    assert " handled " in second
+    assert "  try 2: " in second
     assert "→" not in second
     assert len(app.posts) == 1
 

@@ -132,6 +132,51 @@ def test_tables_fit(command: str, columns: int, folder: Path) -> None:
 
 
 @WIDTHS
+@pytest.mark.parametrize("command", ["handlers", "call body.json"])
+def test_names_are_whole(command: str, columns: int, folder: Path) -> None:
+    """The name of a handler can be copied; paths are told from the working folder."""
+    screen = shown(command, columns, folder)
+    assert "bot.answer_everything_that_a_customer_writes_to_us" in screen.text.split()
+    assert " bot.py:" in screen.text or "(bot.py:" in screen.text
+    assert str(folder) not in screen.text
+
+
+@pytest.mark.parametrize("command", ["dead list", "dead causes", "dead show messages/1700000000001-0"])
+def test_what_letters_died_of(command: str, folder: Path, redis: Redis) -> None:
+    """The name of the handler is whole, the place is told from the working folder, and no line is too long."""
+    handler = "shop.handlers.customers.answer_when_somebody_asks"
+    letter = {"reason": "failed", "kind": "message", "attempt": 8, "received": RECEIVED, "queue": "messages.0"}
+    letter |= {
+        "handler": handler,
+        "detail": f"KeyError: 'the total of this order, which has many parts' ({folder}/bot.py:12)",
+        "body": "{}",
+    }
+    redis.xadd(keys.dead_key("messages"), letter, id="1700000000001-0")
+    screen = shown(command, 80, folder)
+    assert handler in screen.text.replace(":", " ").split()
+    assert re.search(r"[ (]bot\.py:12", screen.text)
+    assert str(folder) not in screen.text
+    assert max(map(len, screen.lines)) <= 80
+
+
+def test_settings_have_room(folder: Path) -> None:
+    """What a setting means stands below its value, not in a narrow column beside it."""
+    assert len(shown("settings", 80, folder).lines) < 180
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_topics_are_wrapped(columns: int, tmp_path: Path) -> None:
+    """`help` wraps its text, tables and lines to copy in whole words at the terminal's width, and cuts none."""
+    screen = shown("help some-calls-fail", columns, tmp_path)
+    assert screen.status == 0
+    assert max(map(len, screen.lines)) <= columns
+    assert "| it fails" not in screen.text
+    assert "retry --reason failed" in screen.text
+    assert "(handlers-run-out" in screen.text
+    assert not re.search(r"\w…", screen.text)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
 def test_dead_letters_can_be_named(columns: int, folder: Path) -> None:
     """The list of dead letters shows each LANE/ID whole, however long the details are; what two died of stands below
     them, once and whole."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -258,12 +259,14 @@ def test_seconds() -> None:
 
 @pytest.mark.parametrize("rate", [None, 500.0])
 def test_nothing_there(free_port: Callable[[], int], rate: float | None) -> None:
-    """When nothing ever answers, it says why after a few tries."""
+    """When nothing ever answers, it says why after a few tries: the cause once, with a count."""
 
     async def go() -> Tally:
-        tally, plan = Tally(), Plan(f"http://127.0.0.1:{free_port()}/", rate=rate, speed_up=50)
-        with pytest.raises(Unreachable, match="check host and port"):
+        port = free_port()
+        tally, plan = Tally(), Plan(f"http://127.0.0.1:{port}/", rate=rate, speed_up=50)
+        with pytest.raises(Unreachable, match="check host and port") as caught:
             await send(plan, Content().notifications(), tally=tally)
+        assert re.search(rf"\(connection refused: 127.0.0.1:{port}, \d+ times\)$", str(caught.value))
         return tally
 
     tally = asyncio.run(go())
