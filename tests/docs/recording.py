@@ -56,7 +56,13 @@ class Pause(NamedTuple):
     seconds: float
 
 
-SCRIPT: tuple[Type | Wait | Pause, ...] = (
+class Kill(NamedTuple):
+    """`kill -9` of the oldest worker that runs in the pane above, by its id: of other workers on this machine none."""
+
+    pane: int
+
+
+SCRIPT: tuple[Type | Kill | Wait | Pause, ...] = (
     Type(0, "wa-ingest new bot && cd bot && wa-ingest up\n"),
     Wait("Ctrl-C"),
     Type(1, "# a customer writes\n"),
@@ -71,10 +77,10 @@ SCRIPT: tuple[Type | Wait | Pause, ...] = (
     Type(1, "wa-ingest simulate --to http://localhost:8080/webhook --rate 200 --seconds 12 --verify\n"),
     Pause(4),
     Type(2, "# kill -9 a worker under load\n"),
-    Type(2, "pkill -9 -o -f workers.engine.worker\n"),
+    Kill(2),
     Pause(4),
     Type(2, "# and again\n"),
-    Type(2, "pkill -9 -o -f workers.engine.worker\n"),
+    Kill(2),
     Wait("out of order", 90),
     Pause(3),
 )
@@ -116,8 +122,8 @@ def record(folder: Path) -> Iterator[tuple[float, list[str]]]:
     try:
         yield from read(1.0)
         for step in SCRIPT:
-            if isinstance(step, Type):
-                for key in step.keys:
+            if isinstance(step, Type | Kill):
+                for key in step.keys if isinstance(step, Type) else f"kill -9 {_worker(tmux)}\n":
                     subprocess.run([*tmux, "send-keys", "-t", str(step.pane), "-l", key], check=True)
                     yield from read(_KEY)
             elif isinstance(step, Pause):
@@ -134,6 +140,29 @@ def record(folder: Path) -> Iterator[tuple[float, list[str]]]:
         subprocess.run([*tmux, "kill-server"], check=False)
         os.kill(pid, signal.SIGHUP)
         os.waitpid(pid, 0)
+
+
+def _worker(tmux: list[str]) -> int:
+    """The id of the oldest worker below the shell of the pane above."""
+    shell = subprocess.run(
+        [*tmux, "display-message", "-p", "-t", "0", "#{pane_pid}"], check=True, capture_output=True, text=True
+    )
+    parents = {int(shell.stdout)}
+    found: list[int] = []
+    for pid, parent, command in sorted(_processes()):  # a child is younger, so its id is higher
+        if parent in parents:
+            parents.add(pid)
+            if "workers.engine.worker" in command:
+                found.append(pid)
+    return found[0]
+
+
+def _processes() -> Iterator[tuple[int, int, str]]:
+    """Id, parent and command line of each process."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], check=True, capture_output=True, text=True)
+    for line in listed.stdout.splitlines():
+        pid, parent, command = line.split(None, 2)
+        yield int(pid), int(parent), command
 
 
 def _line(screen: pyte.Screen, number: int) -> str:
