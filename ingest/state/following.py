@@ -41,7 +41,7 @@ async def follow(url: str, name: str, wanted: Wanted, put: Callable[[bytes], Non
 async def _hear(client: redis.asyncio.Redis, name: str, wanted: Wanted, put: Callable[[bytes], None]) -> None:
     loop = asyncio.get_running_loop()
     async with client.pubsub() as channel:
-        await channel.subscribe(keys.tail_channel(name))
+        await channel.subscribe(keys.tail_channel(name, connection.database(client)))
         next_at = 0.0
         while True:
             told: Any = await channel.get_message(timeout=listeners.AGAIN_SECONDS / 4)

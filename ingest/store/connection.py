@@ -60,6 +60,11 @@ def for_receiver(url: str) -> redis.asyncio.Redis:
         return _checked(discovery.async_client(url, **options) or redis.asyncio.Redis.from_url(url, **options), url)
 
 
+def database(client: redis.Redis | redis.asyncio.Redis) -> int:
+    """The number of the database that it uses."""
+    return int(client.get_connection_kwargs().get("db") or 0)
+
+
 def seconds_for(size: int) -> float:
     """How long a receiver waits for the answer to a command of so many bytes."""
     return COMMAND_SECONDS + size / reconnect.SLOWEST

@@ -123,8 +123,9 @@ def refused_key(bucket: int) -> str:
     return f"{WA}flow:refused:{bucket}"
 
 
-def tail_channel(listener: str) -> str:
-    return f"{WA}tail:{listener}"
+def tail_channel(listener: str, db: int = 0) -> str:
+    """`db` is the number of the database: channels are of a whole server, all else is of one database."""
+    return f"{WA}tail:{listener}:{db}" if db else f"{WA}tail:{listener}"
 
 
 def simulated_key(run: str) -> str:

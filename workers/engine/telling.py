@@ -78,13 +78,13 @@ class Telling:
             log.error("an event cannot be told to listeners", error=named(error))
 
     def _publish(self) -> None:
-        ends = False
+        ends, database = False, connection.database(self._redis)
         while self._told and not ends:
             ends = self._over.wait(_PUBLISH_SECONDS)
             try:
                 for name, told in self._told.items():
                     if (message := told.take()) is not None:
-                        self._redis.publish(keys.tail_channel(name), message)
+                        self._redis.publish(keys.tail_channel(name, database), message)
             except (RedisError, OSError) as error:  # the heartbeat says when Redis is away
                 if diagnosis := connection.config_error(error):
                     log.warning("listeners cannot be told", reason=str(diagnosis))
