@@ -104,7 +104,7 @@ def in_work(lane: Lane) -> str:
         (lane.gathering, "waiting for company in a list"),
     )
     told = sum(count for count, _ in places)
-    rest = (max(0, lane.working - told), "being taken up or settled")
+    rest = (max(0, lane.working - told), "being taken up, or done behind one that is under way")
     return _and_last([f"{count:,} {where}" for count, where in (*places, rest) if count]) if told else ""
 
 

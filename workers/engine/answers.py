@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,8 @@ class Answers:
         try:
             await asyncio.wait_for(ready, connections.WORKER_SECONDS)
         except TimeoutError:
+            if _is_readable(descriptor):
+                return  # Redis has answered: the loop stood still, since a handler blocked it
             self._connection.hang_up()
             raise
         finally:
@@ -84,6 +87,12 @@ class Answers:
                 return
             except (RedisError, OSError):
                 continue
+
+
+def _is_readable(descriptor: int) -> bool:
+    look = select.poll()
+    look.register(descriptor, select.POLLIN)
+    return bool(look.poll(0))
 
 
 def _resolve(ready: asyncio.Future[None]) -> None:

@@ -125,7 +125,7 @@ def test_where_all_stands(redis: Redis) -> None:
     read = backlog.read(redis)
     assert causes.in_work(read.lanes["messages"]) == (
         "16 under way, 54 waiting for a free slot or thread, 122 waiting behind an earlier one of the same contact "
-        "and 8 being taken up or settled"
+        "and 8 being taken up, or done behind one that is under way"
     )
     assert (read.handlers[0].owed, read.handlers[0].ready) == (54, 54)
     (cause,) = causes.told(read, now)
