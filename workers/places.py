@@ -5,7 +5,7 @@ from __future__ import annotations
 import sysconfig
 import traceback
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 
 _OURS = str(Path(__file__).parent)
 _PYTHON = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -39,6 +39,14 @@ def stack_of(frame: FrameType | None) -> list[str]:
     """The lines that are running, the outermost first: files and numbers, no text of the program."""
     frames = reversed(list(traceback.walk_stack(frame)))
     return [f"{each.f_code.co_filename}:{number} in {each.f_code.co_name}" for each, number in frames]
+
+
+def trace_of(frame: FrameType | None) -> TracebackType | None:
+    """The traceback of an exception that would be raised where this frame is now."""
+    trace = None
+    for each, number in traceback.walk_stack(frame):
+        trace = TracebackType(trace, each, each.f_lasti, number)
+    return trace
 
 
 def _own(lines: list[tuple[str, int]]) -> list[tuple[str, int]]:

@@ -17,7 +17,7 @@ from workers.dispatch import failures
 from workers.dispatch.outcomes import GRACE_SECONDS, Ended, HandlerTimeout, decided
 from workers.events import Event
 from workers.handler import Handler
-from workers.places import stack_of
+from workers.places import stack_of, trace_of
 
 log = get_logger(__name__)
 
@@ -231,14 +231,17 @@ class Threads:
             if handler is None or job is None:  # it has just ended
                 return
             place.abandoned = True
-        stack = stack_of(sys._current_frames().get(place.thread.ident or 0))
-        log.error("handler hangs, its thread is replaced", handler=handler.name, running=stack, pid=os.getpid())
+        frame = sys._current_frames().get(place.thread.ident or 0)
+        log.error(
+            "handler hangs, its thread is replaced", handler=handler.name, running=stack_of(frame), pid=os.getpid()
+        )
         self.abandoned += 1
         self._places.remove(place)
         self._again_at.pop(place, None)
         if not self._here:
             self._start()
-        error = HandlerTimeout(f"not done after {self._timeout:g} s, nor could it be interrupted")
+        text = f"not done after {self._timeout:g} s, nor could it be interrupted"
+        error = HandlerTimeout(text).with_traceback(trace_of(frame))
         job.ended.append(Ended(handler, time.monotonic() - place.began, error))
         self._ended(job)
         if self._on_errors and job.tells_failures and not self._here:

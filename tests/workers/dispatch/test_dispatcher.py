@@ -221,6 +221,7 @@ def test_a_call_that_cannot_be_interrupted(
     run = Run(handlers, timeout=0.1)
     assert run(message("a", sender="1"), message("b", sender="2", type="image")) == ["failed", "handled"]
     assert "not done after 0.1 s, nor could it be interrupted" in run.ends[0][1].detail
+    assert "HandlerTimeout at " in run.ends[0][1].error
     assert run.dispatcher.hangs
     out = capsys.readouterr().err
     assert "handler hangs" in out
