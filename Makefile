@@ -24,8 +24,8 @@ up: $(VENV)/ready  ## everything on this machine, from nothing but Python 3.11+
 
 install: $(VENV)/ready  ## the environment .venv alone, with wa-ingest in it; starts nothing
 
-# Three at a time, each a file: many tests mostly wait. Compiled first, since each of a thousand processes would compile
-# it anew where PYTHONDONTWRITEBYTECODE is set.
+# Three at a time, each a file: many tests mostly wait. Compiled first, since each process that a test starts
+# would compile it anew where PYTHONDONTWRITEBYTECODE is set.
 test: lint $(VENV)/helm-ready  ## all checks and tests (CI runs this)
 	@$(BIN)/python -m compileall -q ingest workers wa_ingest.py
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=

@@ -14,7 +14,6 @@ from workers.events import schema
 pytestmark = [
     pytest.mark.skipif(not paths.SHARED.is_dir(), reason="there are no notifications here"),
     pytest.mark.timeout(400),
-    pytest.mark.no_cover,  # it doubles the time; tests/workers/events measure the same code
 ]
 
 

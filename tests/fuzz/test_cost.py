@@ -81,7 +81,6 @@ def _cost(body: bytes) -> float:
     return min(sum(seconds for _, seconds in steps(body)) for _ in range(2))
 
 
-@pytest.mark.no_cover  # which doubles its time; the tests of parsing measure the same code
 @pytest.mark.timeout(400)
 @QUICK
 @given(TREES, st.data())

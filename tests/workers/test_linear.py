@@ -16,9 +16,6 @@ import pytest
 from tests.workers.cost import steps
 from workers.engine import claims
 
-# Coverage takes time for each line of Python and none in C: beside it, what is quadratic in C is seen less.
-pytestmark = pytest.mark.no_cover
-
 MOST = 2.5
 """What twice the size may cost, in times and in memory; a step that is quadratic takes four times."""
 

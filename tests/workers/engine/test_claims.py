@@ -319,7 +319,6 @@ def test_a_full_generation_makes_way(
     assert redis.hget(keys.GENERATIONS, "2") == b"5"
 
 
-@pytest.mark.no_cover  # which doubles its time; the others here measure the same code
 def test_memory_of_a_million(runner: Any, take: Any, commit: Any, redis: Redis) -> None:
     """A remembered event takes at most 32 bytes of Redis."""
     handlers = Handlers()

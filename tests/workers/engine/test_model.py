@@ -1169,7 +1169,6 @@ def explore(redis: Redis, max_examples: int, steps: int, without: frozenset[str]
     )
 
 
-@pytest.mark.no_cover  # which doubles its time; the others here measure the same code
 @pytest.mark.timeout(400)
 def test_nothing_is_lost_or_done_twice(redis: Redis) -> None:
     """Whatever happens in whatever order, each event is owed until it is done, and done once."""

@@ -170,7 +170,6 @@ STEPS = st.lists(
 )
 
 
-@pytest.mark.no_cover  # which doubles its time; test_strict_order measures the same code
 @pytest.mark.timeout(300)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(steps=STEPS)

@@ -442,7 +442,6 @@ def test_two_fail_as_the_partitions_are_changed(
     assert [n for n in bot.of(A)[2:] if n > 2] == [3, 4]
 
 
-@pytest.mark.no_cover  # which doubles its time; the others here measure the same code
 @pytest.mark.timeout(120)
 def test_a_flood_behind_one_event(bot: Bot, send: Any, runner: Any, take: Any, work: Any, redis: Redis) -> None:
     """Ten thousand messages of a contact that wait cost their records and little more, and no script takes long with
