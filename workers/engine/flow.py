@@ -240,7 +240,7 @@ class Flow:
                 return None
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError
-            await self._wait(deadline)
+            await self._wait(deadline, takes=True)
 
     async def _go_on(self) -> None:
         """The main thread is still in a handler."""
@@ -249,13 +249,13 @@ class Flow:
             if self.dispatcher.in_flight or self.dispatcher.hangs:
                 self._give_up()
         await self._turn(takes=False)
-        await self._wait(time.monotonic() + _WATCH_SECONDS)
+        await self._wait(time.monotonic() + _WATCH_SECONDS, takes=False)
 
     async def _finish(self) -> None:
         while not (self.is_idle or self._stopping()):
             await self._turn(takes=False)
             if self._hands:
-                await self._wait(time.monotonic() + _WATCH_SECONDS)
+                await self._wait(time.monotonic() + _WATCH_SECONDS, takes=False)
 
     async def _turn(self, takes: bool) -> None:
         """Do all that is due."""
@@ -290,13 +290,15 @@ class Flow:
         self._turn_at = time.monotonic()
         self._garbage.look()
 
-    async def _wait(self, deadline: float | None) -> None:
-        """Until something ends, rings or is due."""
+    async def _wait(self, deadline: float | None, takes: bool) -> None:
+        """Until something ends, rings or is due; who does not take is not woken by what is due to be taken."""
         now = time.monotonic()
-        until = [now + LISTEN_SECONDS if deadline is None else deadline, self._revives_at, *self._taking.tries()]
+        until = [now + LISTEN_SECONDS if deadline is None else deadline, self._revives_at]
         if self._hands:
             until.append(now + _WATCH_SECONDS)
-        if (take_at := self._taking.next_at()) is not None:
+        if takes:
+            until += self._taking.tries()
+        if takes and (take_at := self._taking.next_at()) is not None:
             until.append(take_at)
             try:
                 self._doorbell.listen()
@@ -361,7 +363,7 @@ class Flow:
             await self._open_admitted()
             while self.dispatcher.in_flight and time.monotonic() < self._stop_at:
                 await self._turn(takes=False)
-                await self._wait(min(self._stop_at, time.monotonic() + _WATCH_SECONDS))
+                await self._wait(min(self._stop_at, time.monotonic() + _WATCH_SECONDS), takes=False)
             await self.dispatcher.interrupt()
             if parts := self._settling.rest():
                 self._settling.settled(parts, await self._answers.of(self._settling.send(parts)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -336,11 +338,20 @@ def lists(statuses):
 
 
 def test_what_waits_in_hand_has_an_age(
-    worker: Any, seen: Any, commit: Any, message: Any, status: Any, wait_for: Any, redis: Redis
+    worker: Any,
+    seen: Any,
+    commit: Any,
+    message: Any,
+    status: Any,
+    wait_for: Any,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What a worker has taken and not begun, since its handler has no place or it waits for company, has waited since
     it arrived, though nothing waits in a queue; what is being handled does not count, nor what comes behind that.
+    Told to stop, it waits for what has begun, and needs no CPU for that.
     """
+    monkeypatch.setenv("WA_STOP_SECONDS", "8s")
     commit(message("1", sender="1"), message("behind", sender="1"))
     process = worker(SLOW)
     wait_for(lambda: seen() == [["called"]])
@@ -352,10 +363,19 @@ def test_what_waits_in_hand_has_an_age(
     lane = backlog.read(redis).lanes["messages"]
     assert (lane.waiting, lane.working) == (0, 4)
     assert 30 <= lane.oldest_seconds < 300
+    before = _seconds_of(process.pid), resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
     process.wait(60)
     assert not redis.hlen(keys.IN_WORK)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - sum(before)
+    assert used < 2
+
+
+def _seconds_of(process: int) -> float:
+    """The CPU's seconds that a process has needed so far, without those of the kernel for it."""
+    ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11]
+    return int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.fixture
