@@ -23,6 +23,7 @@ from ingest import child, settings
 from ingest.settings import DEFAULT_HANDLERS, redis_url
 from ingest.state import in_work
 from ingest.store import connection, keys
+from ingest.terminal import shortened
 from workers import doubts
 from workers.handlers import Handlers
 from workers.places import own_place
@@ -102,7 +103,7 @@ def _where(error: Exception) -> str:
 
 def _line(error: Exception) -> str:
     """The line of the user's at which it failed."""
-    return own_place(error).removeprefix(os.getcwd() + os.sep)
+    return shortened(own_place(error))
 
 
 def _tell_operators(name: str, error: Exception) -> None:

@@ -547,12 +547,10 @@ def _owed_to_handlers(
     """What waits for each handler in each lane. What comes again and is in a worker's hands counts only as far as that
     worker tells it; and what it told has ended where nothing is in work any more.
     """
-    nothing = Owed("", "", 0, 0, 0.0)
-    inside = [(turn, nothing._replace(turns=turn.events)) for turn in seen.turns]
-    inside += [(turn, nothing._replace(ready=turn.events)) for turn in seen.ready]
+    inside = [*((turn, turn.events, 0) for turn in seen.turns), *((turn, 0, turn.events) for turn in seen.ready)]
     found = [
-        owed._replace(handler=turn.handler, lane=turn.lane, oldest_seconds=round((now_ms - turn.arrived_ms) / 1000, 3))
-        for turn, owed in inside
+        Owed(turn.handler, turn.lane, 0, turns, round((now_ms - turn.arrived_ms) / 1000, 3), ready=ready)
+        for turn, turns, ready in inside
         if lanes[turn.lane].working
     ]
     for member, length in lengths.items():

@@ -85,13 +85,12 @@ def waits(one: Handler) -> str:
         (one.retrying, f"for the next try{f' ({one.held_back})' if one.held_back and not one.turns else ''}"),
         (one.due, "for a worker to try them again"),
     )
-    counted = [f"{count:,} {where}" for count, where in places if count]
-    if not counted:
-        return ""
-    first, *more = counted
-    number, _, where = first.partition(" ")
-    noun = "event waits" if number == "1" else "events wait"
-    return f"{_and_last([f'{number} {noun} {where}', *more])}, the oldest for {span(one.oldest_seconds)}"
+    parts: list[str] = []
+    for count, where in places:
+        if count:
+            wait = "" if parts else " event waits" if count == 1 else " events wait"
+            parts.append(f"{count:,}{wait} {where}")
+    return f"{_and_last(parts)}, the oldest for {span(one.oldest_seconds)}" if parts else ""
 
 
 def in_work(lane: Lane) -> str:

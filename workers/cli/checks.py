@@ -144,9 +144,8 @@ def _handlers(settings: Settings) -> Iterator[Check]:
     try:
         registry = loading.load_all(settings.handlers, settings.destinations)
     except Exception as error:
-        advice = loading.advice(error)
-        if str(error).startswith(variable("destinations")):
-            advice = f"mend {settings.destinations}; {OLD_FILE}"
+        is_file = str(error).startswith(variable("destinations"))
+        advice = f"mend {settings.destinations}; {OLD_FILE}" if is_file else loading.advice(error)
         yield Check("handlers", "failed", loading.explain(settings.handlers, error), advice)
         return
     if len(registry):
