@@ -9,6 +9,8 @@ are not concerned.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 
 from aiohttp import ClientError, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -29,7 +31,9 @@ class _Arrival:
     def __init__(self, began: float, seconds: float) -> None:
         self.began = began
         self.deadline = asyncio.timeout_at(began + seconds)
-        self.refusal = Refused(408, "slow")
+        # What makes it, not the exception itself: its traceback would hold this, and with it the body, until Python
+        # looks for cycles, which it seldom does here.
+        self.refusal: Callable[[], Exception] = partial(Refused, 408, "slow")
         self.size = 0
 
 
@@ -105,7 +109,7 @@ class Bodies:
             self._take(arrival)
             return b"".join(chunks)
         except TimeoutError:
-            raise arrival.refusal from None
+            raise arrival.refusal() from None
         finally:
             self._give_up(arrival)
 
@@ -115,7 +119,7 @@ class Bodies:
         while arrival in self._arrivals and self._is_full(size):
             self._make_room()
         if arrival not in self._arrivals:
-            raise arrival.refusal
+            raise arrival.refusal()
         self._arriving += size
         arrival.size += size
 
@@ -127,7 +131,7 @@ class Bodies:
         oldest, youngest = next(iter(self._arrivals)), next(reversed(self._arrivals))
         victim = oldest if now - oldest.began > PATIENCE else youngest
         if victim is youngest:
-            victim.refusal = unavailable("pending")
+            victim.refusal = partial(unavailable, "pending")
         self._give_up(victim)
         if not victim.deadline.expired():  # its own time may just have run out
             victim.deadline.reschedule(now)
@@ -135,7 +139,7 @@ class Bodies:
     def _take(self, arrival: _Arrival) -> None:
         """It is complete; its memory stays reserved until `release`."""
         if arrival not in self._arrivals:
-            raise arrival.refusal
+            raise arrival.refusal()
         del self._arrivals[arrival]
         self._arriving -= arrival.size
 

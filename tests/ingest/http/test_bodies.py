@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections.abc import AsyncIterator
 from typing import Any
 
+from ingest.http.answers import Refused
 from ingest.http.bodies import Bodies, _Arrival
 from ingest.settings import load
 
@@ -47,3 +50,35 @@ def test_pending_is_bounded() -> None:
     pending.release(60)
     assert pending.reserve(60)
     assert pending.held == 100
+
+
+class _Stalled:
+    """A body of which a part arrives, and then nothing."""
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        yield b"x" * 80
+        await asyncio.sleep(60)
+
+
+def test_what_is_refused_is_free_at_once() -> None:
+    """Memory of bodies that are given up, for want of room or of time, does not wait until Python looks for cycles."""
+
+    async def go() -> list[int]:
+        bodies = Bodies(load(max_pending=200, max_body=100, body_timeout="0.1s"))
+
+        async def status(content: Any) -> int:
+            try:
+                await bodies._arrive(content)
+            except Refused as refused:
+                return refused.status
+            return 200
+
+        return sorted(await asyncio.gather(status(_Stalled()), status(_Stalled())))
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(go()) == [408, 503]
+        assert [one for one in gc.get_objects() if isinstance(one, _Arrival)] == []
+    finally:
+        gc.enable()
