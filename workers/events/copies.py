@@ -82,8 +82,9 @@ def _has_contact(event: ChatEvent, contact_id: str | None) -> bool:
     contacts = event._envelope.value.get("contacts")
     if type(contacts) is list and len(contacts) == 1 and type(lone := contacts[0]) is dict:
         number = lone.get("wa_id")
-        if number == contact_id and type(number) is str and number.isdigit():
-            return True  # nearly always
+        # Nearly always. A user id may be of digits, too, and then it is nobody's number.
+        if number == contact_id == event.raw.get("from") and type(number) is str and number.isdigit():
+            return True
     return event.contact is not None
 
 
