@@ -273,7 +273,9 @@ def main() -> None:
     """One worker process; `--burst` ends it when nothing can be taken any more."""
     faulthandler.enable()  # on SIGABRT and on a crash of C code it prints what each thread was in
     signs.give_steadily()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until RQ's loop begins and sets its own
+    # Until RQ's loop begins and sets its own. Nothing is in hand yet; and a SystemExit would be lost, with a traceback
+    # on the screen, if it was raised in a finalizer of some object.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     child.watch_parent()
     logging.getLogger("rq.worker").addFilter(_RedisAway())
     try:

@@ -372,6 +372,21 @@ def test_what_waits_in_hand_has_an_age(
     assert used < 2
 
 
+def test_a_stop_at_the_start_is_not_lost(worker: Any) -> None:
+    """Also when it comes while an object is finalized, where Python passes over what is raised."""
+    process = worker("""
+import signal
+
+class Ends:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+Ends()
+""")
+    assert process.wait(30) == 0
+
+
 def _seconds_of(process: int) -> float:
     """The CPU's seconds that a process has needed so far, without those of the kernel for it."""
     ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11]
