@@ -372,6 +372,7 @@ def test_what_waits_in_hand_has_an_age(
     assert used < 2
 
 
+@pytest.mark.usefixtures("seen")
 def test_a_stop_at_the_start_is_not_lost(worker: Any) -> None:
     """Also when it comes while an object is finalized, where Python passes over what is raised."""
     process = worker("""
