@@ -72,7 +72,8 @@ def status(watch: bool, as_json: bool) -> None:
             if as_json:
                 print_json(_json(*look()))
             else:
-                Console().print(_table(*look()))
+                console = Console()
+                console.print(_table(console, *look()))
             return
         try:
             if as_json:
@@ -83,7 +84,7 @@ def status(watch: bool, as_json: bool) -> None:
 
             def shown() -> RenderableType:
                 now, spooled = look()
-                return _table(now, spooled, _drawn(now, lines, console.encoding), console.width >= _WIDE)
+                return _table(console, now, spooled, _drawn(now, lines, console.encoding))
 
             with Live(shown(), console=console, screen=console.is_terminal) as live:
                 while True:
@@ -102,9 +103,10 @@ def _drawn(now: backlog.Backlog, lines: Lines, encoding: str) -> dict[str, str]:
 
 
 def _table(
-    now: backlog.Backlog, spooled: SpoolFigures | None, drawn: dict[str, str] | None = None, wide: bool = False
+    console: Console, now: backlog.Backlog, spooled: SpoolFigures | None, drawn: dict[str, str] | None = None
 ) -> RenderableType:
-    """The lanes, with what was `drawn` of each beside its figures on a `wide` terminal, else below them all."""
+    """The lanes, with what was `drawn` of each beside its figures on a wide terminal, else below them all."""
+    wide = console.width >= _WIDE
     table = _columns("waiting", "oldest", "in work", "retrying", "dead", "in/s", "out/s", "empty in")
     if drawn and wide:
         table.add_column(_DRAWN, no_wrap=True)
@@ -129,7 +131,8 @@ def _table(
         workers.append("  suspended, `rq resume` lets them go on", style="bold red")
     below: list[RenderableType] = [table, workers]
     if handlers := now.handlers:
-        below += ["", _handlers(handlers[:_HANDLERS])]
+        of_handlers = _handlers(handlers[:_HANDLERS], " ")
+        below += ["", of_handlers if tables.fits(of_handlers, console) else _handlers(handlers[:_HANDLERS], "\n")]
         if len(handlers) > _HANDLERS:
             below.append(Text(f"{len(handlers) - _HANDLERS:,} more handlers: see --json", style="dim"))
     if now.idle_workers:
@@ -180,13 +183,13 @@ def _time_left(lane: backlog.Lane) -> str:
     return "growing" if lane.rate_in > lane.rate_out else "not known" if lane.put_off else "steady"
 
 
-def _handlers(shown: list[Handler]) -> Table:
+def _handlers(shown: list[Handler], before_since: str) -> Table:
     table = tables.simple()
     table.add_column("handler")
     for heading in ("events/s", "p99", "failed", "owed", "oldest", "held up"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in shown:
-        since = f" since {clock(one.held_since)}" if one.held_since else ""
+        since = f"{before_since}since {clock(one.held_since)}" if one.held_since else ""
         table.add_row(
             tables.Name(one.name),
             f"{one.rate:,.1f}" if one.rate < 10 else f"{one.rate:,.0f}",
