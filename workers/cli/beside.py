@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from ingest.settings import Settings, variable
 from ingest.store import local
 from ingest.terminal import colours
+from workers.cli import env_file
 
 _FILE = "up.json"
 _REDIS = variable("redis_url")
@@ -71,6 +72,5 @@ def _given() -> _Given:
 
 
 def _is_set(name: str) -> bool:
-    """True when the environment says something of this setting, and be it nothing."""
-    name = name.removesuffix("_FILE")
-    return name in os.environ or f"{name}_FILE" in os.environ
+    """True when the environment says something of this setting; what `.env` says, `up` has known, too."""
+    return env_file.is_set(name) and env_file.taken.isdisjoint((name, name.removesuffix("_FILE"), f"{name}_FILE"))

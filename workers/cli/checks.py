@@ -17,12 +17,11 @@ from ingest.settings import (
     Settings,
     SettingsError,
     tls,
-    unknown_variables,
     variable,
 )
 from ingest.store import disk, local
 from workers import doubts, loading
-from workers.cli import beside, redis_checks
+from workers.cli import beside, env_file, redis_checks
 from workers.cli.destinations import OLD_FILE
 from workers.cli.redis_checks import Check as Check
 
@@ -92,7 +91,7 @@ def _edge(settings: Settings) -> Iterator[Check]:
         yield Check(
             "handshake", "warning", "the webhook cannot be registered with the Cloud API", "set WA_VERIFY_TOKEN"
         )
-    for name in unknown_variables():
+    for name in env_file.misspelt():
         yield Check("settings", "warning", f"{name} is no setting of this version", "see `wa-ingest settings`")
 
 

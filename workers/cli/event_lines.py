@@ -26,6 +26,9 @@ FAILURE = "bold red"
 _WORDS = {"put_off": "waits"}
 """What a line says of outcomes whose name says little."""
 
+_NOBODY = {"duplicate": "a copy of what came before", "unhandled": "no handler takes it"}
+"""Why no handler was called."""
+
 _GAP = "  "
 _WIDTHS = {"time": 8, "event": 19, "contact": 7, "outcome": 10, "took": 8, "handler": 0}
 INDENT = 10 * " "
@@ -95,7 +98,7 @@ def _called(event: Told) -> list[str]:
 def _handlers(event: Told) -> str:
     """Who was called or is waited for, and from the second try on, which one it is."""
     called, waits_for = _called(event), event.get("waits_for", [])
-    handlers = ", ".join(called or waits_for) or "-"
+    handlers = ", ".join(called or waits_for) or _NOBODY.get(event["outcome"], "-")
     if called and waits_for:
         handlers += f"; waits for {', '.join(waits_for)}"
     return f"try {event['attempt']}: {handlers}" if event["attempt"] > 1 else handlers

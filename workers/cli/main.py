@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from workers.cli import env_file
 from workers.cli.help import Commands
 
 
@@ -12,9 +13,10 @@ from workers.cli.help import Commands
 def main() -> None:
     """Receive WhatsApp Business notifications: durable in Redis, answered at once, handled by your code in workers.
 
-    Settings come from environment variables; `wa-ingest settings` lists them. To try everything on this machine:
-    `wa-ingest up`.
+    Settings come from environment variables, and from the file `.env` of the working folder where there is one;
+    `wa-ingest settings` lists them. To try everything on this machine: `wa-ingest up`.
     """
+    env_file.take()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from ingest.settings import DEFAULT_HANDLERS, GUARDS, Settings, SettingsError, e
 from ingest.store.local import DATA, socket_path
 from ingest.store.queues import MESSAGES
 from ingest.terminal import TERSE
-from workers.cli import beside, data_folder, ports, preflight, process_specs
+from workers.cli import beside, data_folder, env_file, ports, preflight, process_specs
 from workers.cli.terminal import cli_errors, current_settings, own_settings, program, reached
 
 
@@ -93,6 +93,8 @@ def _welcome(settings: Settings, own_server: bool, reload: bool) -> str:
         **metrics,
         "redis": f"embedded Valkey, data in ./{DATA}" if own_server else "WA_REDIS_URL",
     }
+    if env_file.taken:
+        rows["settings"] = f"from .env, too: {', '.join(sorted(env_file.taken))}"
     if reload:
         rows["reload"] = f"when files of your handlers{', or destinations,' if settings.destinations else ''} change"
     table = Table.grid(padding=(0, 2))

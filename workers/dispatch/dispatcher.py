@@ -182,6 +182,12 @@ class Dispatcher:
             return None
         return wait
 
+    def note_end(self, lane: str, event: Event, outcome: Outcome, calls: Sequence[Ended] = ()) -> None:
+        """Count an event that has ended, here or before it was added, and tell the watcher."""
+        self.ended[lane] += 1
+        if (watcher := self.watcher) is not None:  # another thread sets it
+            watcher(event, outcome, calls)
+
     def watch(self) -> None:
         """To be called at least every quarter of a second: looks for calls that are over their time."""
         self._calls.watch()
@@ -439,20 +445,18 @@ class Dispatcher:
         order = self._held_up_by(item, outcome) if self._handlers.any_strict_order else None
         if order:
             outcome = outcome._replace(holds_up=True)
-        self._end(item, outcome, now)
-        if (watcher := self.watcher) is not None:  # another thread sets it
-            watcher(item.event, outcome, calls)
+        self._end(item, outcome, now, calls)
         if order:
             self._hold_up(item, order, now)
         self._lines.leave(item)
         self._changed()
 
-    def _end(self, item: Item, outcome: Outcome, now: float) -> None:
-        self.ended[item.source.lane] += 1
+    def _end(self, item: Item, outcome: Outcome, now: float, calls: Sequence[Ended] = ()) -> None:
         try:
             item.account.finish(item.index, item.event, outcome, now)
         except Exception as error:
             self._fail(error)
+        self.note_end(item.source.lane, item.event, outcome, calls)
 
     def _held_up_by(self, item: Item, outcome: Outcome) -> str | None:
         """The strict order of an event, if a handler that wants it is to be called again: then later ones wait."""

@@ -194,7 +194,7 @@ class Opening:
     def _end(self, state: BatchState, index: int, event: Event, outcome: Outcome) -> None:
         """An event ends without a handler."""
         state.finish(index, event, outcome)
-        self._dispatcher.ended[lane_of(state.queue)] += 1  # a flood of copies is taken as fast as it goes
+        self._dispatcher.note_end(lane_of(state.queue), event, outcome)  # a flood of copies is taken as fast as it goes
 
     def _account(self, state: BatchState) -> Account:
         context, drops = EventContext(state.queue, self._spans), self._settings.status_order == "drop"

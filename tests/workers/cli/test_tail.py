@@ -142,6 +142,18 @@ def test_lines(pipeline: Pipeline, wait_for: Callable[..., None]) -> None:
     assert not [word for word in (*PERSONAL, TOKEN, "Traceback") if word in said]
 
 
+def test_what_no_handler_got_has_a_line(pipeline: Pipeline, wait_for: Callable[..., None]) -> None:
+    """A copy of what came before, in a later batch or in the same one, and what no handler takes, say so."""
+    tail = pipeline.tail()
+    pipeline.post(message_body("wamid.1"))
+    wait_for(lambda: len(tail.lines()) >= 1)
+    pipeline.post(message_body("wamid.1"), message_body("wamid.1"), status_body(status="sent"))
+    wait_for(lambda: len(tail.lines()) >= 4)
+    shown = sorted(re.sub(r"\s+", " ", line)[9:] for line in tail.lines()[1:])
+    copy, unwanted = "duplicate 0.0 ms a copy of what came before", "unhandled 0.0 ms no handler takes it"
+    assert shown == [f"message text …0001 {copy}"] * 2 + [f"status sent …0001 {unwanted}"]
+
+
 def test_json(pipeline: Pipeline, wait_for: Callable[..., None]) -> None:
     """With --json a program gets the same; numbers, ids and bodies only with --personal."""
     usual, personal = pipeline.tail("--json"), pipeline.tail("--json", "--personal")

@@ -1,0 +1,58 @@
+"""The file `.env` of the working folder, which Docker Compose reads as well: variables for `wa-ingest` there."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from io import StringIO
+from pathlib import Path
+
+import click
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
+
+from ingest.settings import Settings, unknown_variables, variable
+
+FILE = Path(".env")
+
+_NEAR = 0.9  # WA_APP_SECERT is; WA_WORKER_PROCESSES, a variable of Compose's file, is not
+
+taken: set[str] = set()
+"""The variables that come from it: the environment says nothing else of them."""
+
+
+def take() -> None:
+    """Take its variables, but those that the environment has. Raises click.ClickException when it cannot be read.
+
+    All of them, since what handlers need stands there, too. What is no assignment is left out, with a warning.
+    """
+    if not FILE.is_file():  # `.env` is also what some call a folder with an environment of Python
+        return
+    try:
+        text = FILE.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise click.ClickException(f"{FILE} in this folder cannot be read: {reason}") from None
+    bindings = list(parse_stream(StringIO(text)))
+    for wrong in (binding.original for binding in bindings if binding.error):
+        blank = wrong.string[: -len(wrong.string.lstrip())].count("\n")  # lines before it count as its own
+        click.echo(f"Warning: line {wrong.line + blank} of {FILE} is left out: it is not NAME=value", err=True)
+    good = "".join(binding.original.string for binding in bindings if not binding.error)
+    for name, value in dotenv_values(stream=StringIO(good)).items():
+        if value is not None and not is_set(name):
+            os.environ[name] = value
+            taken.add(name)
+
+
+def misspelt() -> list[str]:
+    """Variables that are no setting, though they have its prefix. The file also has those of Compose's files: of its
+    own ones those alone that are nearly a setting.
+    """
+    known = [variable(field) for field in Settings.model_fields]
+    return [name for name in unknown_variables() if name not in taken or get_close_matches(name, known, 1, _NEAR)]
+
+
+def is_set(name: str) -> bool:
+    """True when the environment says something of this variable, and be it nothing: itself, or by a NAME_FILE."""
+    name = name.removesuffix("_FILE")
+    return name in os.environ or f"{name}_FILE" in os.environ
