@@ -167,7 +167,16 @@ def _failed(one: Handler, time: float) -> str:
     if not counted or _seconds(one.error_at, time) > _COUNTED_SECONDS:
         last = f"a call failed {_age(one.error_at, time)} ago ({one.error})"
         return f"{counted}; {last}" if counted else last
-    return f"{counted} ({one.error}), the first one {_age(one.failing_since, time)} ago"
+    return f"{counted} ({_errors(one)}); calls have failed for {_age(one.failing_since, time)}"
+
+
+def _errors(one: Handler) -> str:
+    """How it failed in the last minute: each way with its count, where there are several."""
+    if len(one.errors) < 2:
+        return one.error or ""
+    ways = [f"{count:,} {error}" for error, count in list(one.errors.items())[:_NAMES]]
+    others = len(one.errors) - _NAMES
+    return ", ".join(ways) + (f" and {others:,} other{'s' if others > 1 else ''}" if others > 0 else "")
 
 
 def _is_behind(one: Handler) -> Cause:

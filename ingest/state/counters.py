@@ -26,6 +26,9 @@ from ingest.store import keys
 
 HANDLER, WAIT, LIST, DEAD, REAPED, DESTINATION = "handler", "wait", "list", "dead", "reaped", "destination"
 
+ERROR = "error"
+"""How often each handler failed in which way. In the buckets of the moment alone: ways come and go with code."""
+
 ANSWERS = ("2xx", "3xx", "4xx", "429", "5xx", "slow", "away")
 """Of destinations: by status, `slow` when none came in time, `away` when it was not reached."""
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from ingest.state.counters import BOUNDS, HANDLER, LIST
+from ingest.state.counters import BOUNDS, ERROR, HANDLER, LIST
 from ingest.state.failures import Failure
 
 _EVENTS = "events"
@@ -20,7 +20,7 @@ _SOME = 5  # failed calls that are worth a look, if they are a tenth of a handle
 _SHARE = 10
 
 Lately = dict[str, Counter[str]]
-"""By name: calls by the bound of their time, those that `failed`, and `events` of lists."""
+"""By name: calls by the bound of their time, those that `failed`, `events` of lists, and each error behind a `!`."""
 
 
 class Owed(NamedTuple):
@@ -49,9 +49,10 @@ class Handler:
 
     `held_back` says what lets it get no more events now, in words (`ingest.state.holds`).
 
-    `retrying`, `turns`, `ready`, `due` and `oldest_seconds`: see `Owed`. `error` is how it failed last, at `error_at`
-    (ISO 8601), if it did so in the last minute or events wait for their next try. Until then some of its calls had
-    failed since `failing_since` (ISO 8601), with no minute without a failure.
+    `retrying`, `turns`, `ready`, `due` and `oldest_seconds`: see `Owed`. `errors`: how often it failed in which way,
+    the most frequent first. `error` is how it failed last, at `error_at` (ISO 8601), if it did so in the last minute or
+    events wait for their next try. Until then some of its calls had failed since `failing_since` (ISO 8601), failures
+    being no further apart than `SPELL_SECONDS`.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Handler:
     ready: int = 0
     due: int = 0
     oldest_seconds: float = 0.0
+    errors: dict[str, int] = field(default_factory=dict)
     error: str | None = None
     error_at: str | None = None
     failing_since: str | None = None
@@ -86,11 +88,13 @@ class Handler:
 def lately(flows: Iterable[Mapping[bytes, bytes]]) -> Lately:
     """What settle.lua has counted in these buckets."""
     found: Lately = {}
-    for field, value in (item for flow in flows for item in flow.items()):
-        what, _, rest = field.decode().partition("|")
+    for counted, value in (item for flow in flows for item in flow.items()):
+        what, _, rest = counted.decode().partition("|")
         name, _, part = rest.rpartition("|")
         if what == HANDLER:
             found.setdefault(name, Counter())[part] += int(value)
+        elif what == ERROR:
+            found.setdefault(name, Counter())["!" + part] += int(value)
         elif what == LIST:
             found.setdefault(name, Counter())[_EVENTS] += int(value)
     return found
@@ -141,6 +145,7 @@ def figures(
         one.calls = sum(parts[str(bound)] for bound in BOUNDS[HANDLER])
         one.rate = round((parts[_EVENTS] or one.calls) / seconds, 3)
         one.p99_seconds, one.failures = _p99(parts, one.calls), parts["failed"]
+        one.errors = {part[1:]: count for part, count in parts.most_common() if part.startswith("!")}
         one.held, one.held_since = held.get(name, (None, None))
         one.held_back = (held_back or {}).get(name)
     for lane in owed:

@@ -32,7 +32,9 @@ LONGEST_SECONDS = 60.0
 
 
 class Breakdown(NamedTuple):
-    """A handler that always fails: its last error, when it is tried next, and since when (seconds since the epoch)."""
+    """A handler that always fails: its last error, when it is tried next, and since when no call has succeeded (both in
+    seconds since the epoch).
+    """
 
     handler: str
     error: str
@@ -129,6 +131,7 @@ class Breakdowns:
             return False
         if state is None:
             state = self.failing[call.handler] = _State()
+            state.since = time.time()
         if isinstance(call.error, Unreachable):
             if not state.trying and state.until:
                 return True
@@ -148,7 +151,6 @@ class Breakdowns:
         state.error = in_logs(error)
         seconds = error.seconds if isinstance(error, Unreachable) else min(LONGEST_SECONDS, 2.0**state.tries)
         if not state.until:
-            state.since = time.time()
             log.warning("handler always fails, its events wait", handler=handler.name, error=state.error)
         state.tries += 1
         state.trying = False

@@ -6,7 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from ingest.state import counters
-from workers.dispatch.outcomes import Ended
+from ingest.state.failures import MOST_CHARACTERS
+from workers.dispatch.outcomes import Ended, in_logs
+
+_MOST_ERRORS = 50  # different ones that are counted until a settle
 
 
 class Tally:
@@ -16,6 +19,7 @@ class Tally:
         self._answers = answers or {}
         self._took: defaultdict[str, list[float]] = defaultdict(list)  # seconds, by handler
         self._failures: Counter[str] = Counter()
+        self._errors: Counter[tuple[str, str]] = Counter()  # of handlers
         self._sizes: defaultdict[str, list[float]] = defaultdict(list)  # of lists, by handler
         self._lately: defaultdict[str, float] = defaultdict(float)  # seconds, by lane
         self._spent: defaultdict[str, float] = defaultdict(float)
@@ -27,6 +31,9 @@ class Tally:
         self._spent[lane] += call.seconds
         if call.error is not None and call.broke:
             self._failures[call.handler.name] += 1
+            error = call.handler.name, in_logs(call.error)[:MOST_CHARACTERS].replace("|", "/")
+            if error in self._errors or len(self._errors) < _MOST_ERRORS:
+                self._errors[error] += 1
 
     def note_list(self, handler: str, size: int) -> None:
         """A handler was called with a list of so many events."""
@@ -42,6 +49,7 @@ class Tally:
         `ingest.state.counters`.
         """
         fields = {f"{counters.HANDLER}|{name}|failed": count for name, count in self._failures.items()}
+        fields |= {f"{counters.ERROR}|{name}|{error}": count for (name, error), count in self._errors.items()}
         for name, seconds in self._took.items():
             fields |= counters.observed(counters.HANDLER, name, seconds)
         for name, sizes in self._sizes.items():
@@ -52,6 +60,7 @@ class Tally:
         self._took.clear()
         self._sizes.clear()
         self._failures.clear()
+        self._errors.clear()
         return fields
 
     def spent(self) -> dict[str, int]:

@@ -254,7 +254,7 @@ local function count_lately()
   local flow, any = flow_key(), false
   for field, count in pairs(it.tally) do
     local is_sum = field:find('|sum$')
-    if (field:find('^handler|') and not is_sum) or (field:find('^list|') and is_sum) then
+    if (field:find('^handler|') and not is_sum) or (field:find('^list|') and is_sum) or field:find('^error|') then
       redis.pcall('HINCRBY', flow, field, count)
       any = true
     end
@@ -269,7 +269,9 @@ local function count_events()
     redis.call('HINCRBY', counts, outcome, count)
   end
   for field, count in pairs(it.tally) do
-    redis.pcall('HINCRBY', tally, field, count) -- a counter must not end a settle half-way
+    if not field:find('^error|') then -- of the moment alone
+      redis.pcall('HINCRBY', tally, field, count) -- a counter must not end a settle half-way
+    end
     local handler = field:match('^(handler|.+|)sum$')
     if handler then
       redis.call('HSET', tally, handler .. 'seen', time[1])

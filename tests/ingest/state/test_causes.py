@@ -26,8 +26,19 @@ def calls(failed: int = 0) -> dict[str, Counter[str]]:
 def test_an_error_of_the_last_minute_stands_beside_its_count() -> None:
     """With it stands since when there was no minute without a failure."""
     failed = {"crm": Failure("answered 500", NOW - 3, NOW - 215)}
-    text = "Handler crm: 7 of 20 calls failed in the last minute (answered 500), the first one 3m35s ago"
+    text = "Handler crm: 7 of 20 calls failed in the last minute (answered 500); calls have failed for 3m35s"
     assert told(calls=calls(7), failed=failed) == [text]
+
+
+def test_each_way_to_fail_has_its_count() -> None:
+    """Two mistakes at a time are not taken for one, whichever came last; of many, three are named."""
+    failed = {"crm": Failure("answered 500", NOW - 3, NOW - 95)}
+    counted = {"crm": calls(7)["crm"] + Counter({"!answered 500": 2, "!KeyError at bot.py:5": 5})}
+    text = "Handler crm: 7 of 20 calls failed in the last minute (5 KeyError at bot.py:5, 2 answered 500)"
+    assert told(calls=counted, failed=failed) == [f"{text}; calls have failed for 1m35s"]
+    counted["crm"].update({"!a": 1, "!b": 1})
+    (found,) = told(calls=counted, failed=failed)
+    assert "(5 KeyError at bot.py:5, 2 answered 500, 1 a and 1 other)" in found
 
 
 def test_an_older_error_has_its_own_time() -> None:

@@ -125,6 +125,25 @@ def test_an_outage_is_the_last_failure(commit: Any, take: Any, runner: Any, stat
     assert (found.error, found.at - found.since < 2) == ("ClientConnectorError", True)
 
 
+def test_it_has_failed_since_its_first_failure(
+    failing: Any, commit: Any, take: Any, runner: Any, message: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A breakdown is told as old as the first failure after the last success, not as its own finding."""
+    handlers, _, _ = failing
+    made = runner(handlers, partitions=1)
+    commit(*_images(message, 2), partitions=1)
+    began = time.time()
+    made.run(*take.many("w1", "messages"))
+    (state,) = made.flow.dispatcher.breakdowns.failing.values()
+    assert not state.until
+    assert began - 1 < state.since <= time.time()
+    state.since -= 50
+    commit(*[message(f"j{n}", sender=f"j{n}", type="image") for n in range(FAILURES)], partitions=1)
+    made.run(*take.many("w1", "messages"))
+    assert state.until
+    assert state.since < began - 40
+
+
 def test_a_new_worker_tries_at_once(
     failing: Any, commit: Any, take: Any, runner: Any, message: Any, redis: Redis
 ) -> None:

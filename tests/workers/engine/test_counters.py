@@ -153,6 +153,25 @@ def test_what_was_counted_lately(commit: Any, take: Any, runner: Any, status: An
     )
 
 
+def test_each_way_to_fail_is_counted_lately(commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:
+    """Beside a handler's failures of the last minute stands how often it failed in which way, and what failed before
+    its outage is not told as that; the counters of all time do not have it.
+    """
+    handlers = Handlers()
+
+    @handlers.status()
+    def crm(event: Any) -> None:
+        raise KeyError("15550001") if int(event.id) < 2 else ConnectionError("15550001")
+
+    commit(*(status(str(n)) for n in range(5)))
+    runner(handlers).run(*take())
+    (found,) = backlog.read(redis).handlers
+    assert (found.failures, list(found.errors.values())) == (5, [3, 2])
+    assert [error.partition(" at ")[0] for error in found.errors] == ["ConnectionError", "KeyError"]
+    assert "15550001" not in str(found)
+    assert not [field for field in redis.hkeys(keys.COUNTERS) if field.startswith(b"error")]  # type: ignore[union-attr]
+
+
 def test_a_settle_that_comes_twice(commit: Any, take: Any, runner: Any, status: Any, redis: Redis) -> None:
     """What redis-py sends again is counted once."""
     handlers = Handlers()

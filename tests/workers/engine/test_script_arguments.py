@@ -41,7 +41,8 @@ def _state(redis: Redis) -> dict[bytes, bytes]:
     with redis.pipeline() as pipe:
         for name in names:
             pipe.dump(name)
-        return dict(zip(names, pipe.execute(), strict=True))
+        found = zip(names, pipe.execute(), strict=True)
+        return {name: value for name, value in found if value is not None}  # a key may expire between the two
 
 
 def _restore(redis: Redis, state: dict[bytes, bytes]) -> None:
