@@ -11,29 +11,35 @@ from contextlib import contextmanager, suppress
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 RENEW = signal.SIGUSR1
-"""Stop the children whose `ProcessSpec` is `renewed`, in order, and start them again."""
+"""Replace the children whose `ProcessSpec` is `renewed` by new ones; the old ones finish what they have begun."""
 
 
 class Signals:
-    """What this process was told: to `stop`, or to `renew` children; `wait` ends when it is, or when a child ends."""
+    """What this process was told: to stop, or to `renew` children; `wait` ends when it is, or when a child ends."""
 
     def __init__(self, reader: int) -> None:
-        self.stop = self.renew = False
+        self.renew = False
+        self.stops = 0
+        """How often it was told to stop."""
         self._reader = reader
 
     def note(self, number: int, _: object) -> None:
         if number == RENEW:
             self.renew = True
         elif number in STOPS:
-            self.stop = True
+            self.stops += 1
 
     def wait(self, timeout: float | None) -> bool:
         """Wait for `timeout` seconds at most, and say whether this process is to stop."""
-        if not self.stop:
-            select.select([self._reader], [], [], timeout)
-            with suppress(BlockingIOError):
-                os.read(self._reader, 4096)
-        return self.stop
+        if not self.stops:
+            self.sleep(timeout)
+        return self.stops > 0
+
+    def sleep(self, timeout: float | None) -> None:
+        """Wait for `timeout` seconds at most, or until a signal comes, or has come since the last wait."""
+        select.select([self._reader], [], [], timeout)
+        with suppress(BlockingIOError):
+            os.read(self._reader, 4096)
 
 
 @contextmanager

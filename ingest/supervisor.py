@@ -37,6 +37,7 @@ _FIRST_BACKOFF = 0.2  # from a child's end to its restart; doubled each time it 
 _LONGEST_BACKOFF = 10.0
 _SETTLED_SECONDS = 60.0  # a child that ran this long begins again with the first
 
+_PATIENCE_SECONDS = 1.0  # a stop that takes longer says why
 _LOOK_SECONDS = 5.0  # between looks at signs of life
 
 _SIGNALS = {one.value: one.name for one in signal.Signals}
@@ -57,9 +58,9 @@ class ProcessSpec(NamedTuple):
     A child that takes more than `stop_seconds` to stop is killed; so is one that gives no sign for `silent_seconds`
     (`ingest.signs`), None: none is expected. `output` is the file descriptor that they print to, None: where this
     process prints. `env` is added to the environment. Specs with the same `metrics` share their Prometheus metrics.
-    Children that are `renewed` are stopped and started again at the signal RENEW; one that would fail the same way
-    again (GIVE_UP) waits for it, and ends nobody else. `reads` names files that children read once, at their start: a
-    line says when one has changed.
+    Children that are `renewed` are replaced at the signal RENEW: new ones start while the old ones finish. One that
+    would fail the same way again (GIVE_UP) waits for it, and ends nobody else. `reads` names files that children read
+    once, at their start: a line says when one has changed.
     """
 
     name: str
@@ -118,7 +119,7 @@ def supervise(
             return _keep_running(groups, signals)
         finally:
             for group in groups:
-                group.stop()
+                group.stop(signals)
             os.close(lock)
 
 
@@ -170,7 +171,7 @@ def _work_is_done(groups: Sequence[_Group]) -> bool:
 
 def _seconds_to_look(groups: Sequence[_Group]) -> float | None:
     """Until a restart is due, or signs of life are to be looked at; None when only a signal or an end can change it."""
-    children = [child for group in groups for child in group.children]
+    children = [child for group in groups for child in (*group.children, *group.leaving)]
     due = [at - time.monotonic() for child in children for at in (child.restart_at, child.stop_by) if at is not None]
     if any(group.spec.silent_seconds is not None for group in groups):
         due.append(_LOOK_SECONDS)
@@ -202,6 +203,8 @@ class _Group:
     def __init__(self, spec: ProcessSpec, env: Mapping[str, str], folder: str) -> None:
         self.spec = spec
         self.children: list[_Child] = []
+        self.leaving: list[_Child] = []
+        """Those that others have replaced, until they have ended."""
         self._env = env
         self._folder = folder
 
@@ -226,6 +229,9 @@ class _Group:
 
     def restart_ended(self) -> None:
         """Note which children have ended, and restart those that are due."""
+        for child in [one for one in self.leaving if one.process.poll() is not None]:
+            self.leaving.remove(child)
+            self._forget(child)
         for child in list(self.children):
             if child.restart_at is not None:
                 child.restart_when_due()
@@ -234,23 +240,30 @@ class _Group:
 
     def end_late(self) -> None:
         """End children that have given no sign of life, or have been stopping, for too long, whatever they are in."""
-        for child in self.children:
+        for child in (*self.children, *self.leaving):
             if self.spec.silent_seconds is not None and child.restart_at is None:
                 child.end_if_silent(self.spec.silent_seconds)
             child.end_if_late()
 
     def renew(self) -> None:
-        """Have each child stop in order, and start again, if the spec says so."""
-        for child in self.children if self.spec.renewed else ():
-            child.renew()
+        """Replace each child, if the spec says so: what the old ones have begun may take long, and holds up nobody."""
+        for place, child in enumerate(self.children if self.spec.renewed else ()):
+            if child.restart_at is not None:
+                child.restart_at = 0.0
+                continue
+            child.terminate()
+            self.leaving.append(child)
+            self.children[place] = _Child(self.spec, self._env, self._folder)
+
+    def _forget(self, child: _Child) -> None:
+        _forget_gauges(child.process.pid, self._env["PROMETHEUS_MULTIPROC_DIR"])
+        if child.process.stdin:
+            child.process.stdin.close()
 
     def _note_end(self, child: _Child, status: int) -> None:
-        _forget_gauges(child.process.pid, self._env["PROMETHEUS_MULTIPROC_DIR"])
+        self._forget(child)
         if status == 0 and self.spec.ends:
             self.children.remove(child)
-            return
-        if child.stop_by is not None:
-            child.restart_at, child.stop_by = 0.0, None
             return
         if status == GIVE_UP and self.spec.renewed:
             child.restart_at = math.inf
@@ -264,19 +277,32 @@ class _Group:
             wait_seconds=round(backoff, 1),
         )
 
-    def stop(self) -> None:
-        """Return when all have ended; those that do not in time are killed."""
-        running = [child.process for child in self.children if child.process.poll() is None]
-        for child in self.children:
+    def stop(self, signals: Signals) -> None:
+        """Return when all have ended; those that do not in time are killed.
+
+        When this process is told to stop once more, so are they: a worker gives handlers no more time then.
+        """
+        children = [*self.children, *self.leaving]
+        for child in children:
             child.terminate()
-        deadline = time.monotonic() + self.spec.stop_seconds
-        for process in running:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _kill(process, self.spec.name)
-                process.wait()
-        for child in self.children:
+        began, told, is_said = time.monotonic(), signals.stops, False
+        while running := [child.process for child in children if child.process.poll() is None]:
+            left = began + self.spec.stop_seconds - time.monotonic()
+            if left <= 0:
+                for process in running:
+                    _kill(process, self.spec.name)
+                    process.wait()
+                break
+            if signals.stops > told:
+                told = signals.stops
+                for process in running:
+                    process.terminate()
+            if not is_said and time.monotonic() - began >= _PATIENCE_SECONDS and sys.stderr.isatty():
+                is_said = True
+                again = "Ctrl-C once more interrupts it, to be handled at the next start"
+                print(f"finishing what has begun, {left:.0f} s at most; {again}", file=sys.stderr, flush=True)
+            signals.sleep(min(left, _PATIENCE_SECONDS))
+        for child in children:
             if child.process.stdin:
                 child.process.stdin.close()
 
@@ -315,13 +341,6 @@ class _Child:
         self._backoff = min(_LONGEST_BACKOFF, max(_FIRST_BACKOFF, 2 * self._backoff))
         self.restart_at = now + self._backoff
         return self._backoff
-
-    def renew(self) -> None:
-        """Stop, and start again when that is done; one that has ended starts again at once."""
-        if self.restart_at is not None:
-            self.restart_at = 0.0
-        else:
-            self.terminate()
 
     def terminate(self) -> None:
         """Tell the process to stop: once, because a worker that is told twice gives handlers no more time."""

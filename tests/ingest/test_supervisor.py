@@ -18,7 +18,7 @@ import structlog
 from prometheus_client import multiprocess
 
 from ingest import supervisor
-from ingest.signals import RENEW
+from ingest.signals import RENEW, listen
 from ingest.terminal import TERSE
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,14 @@ def note(what):
 def stop(*_):
     note("stopped")
     sys.exit(0)
-signal.signal(signal.SIGTERM, signal.SIG_IGN if "deaf" in behaviour else stop)
+told = []
+def stop_when_told_twice(*_):
+    note("told")
+    told.append(1)
+    if len(told) == 2:
+        sys.exit(0)
+slow = "slow-to-stop" in behaviour
+signal.signal(signal.SIGTERM, signal.SIG_IGN if "deaf" in behaviour else stop_when_told_twice if slow else stop)
 if "watches" in behaviour:
     from ingest import child  # takes its time, so only where it counts
     child.watch_parent()
@@ -60,7 +67,8 @@ if "fails" in behaviour:
     sys.exit(1)
 if "ready" in behaviour:
     note("ready")
-time.sleep(600)
+while True:
+    time.sleep(600)
 """
 
 PARENT = """
@@ -305,13 +313,13 @@ def test_a_parent_that_was_stopped_ends_nobody(start_family: Callable[..., Famil
 
 
 def test_renewed_children_start_again(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
-    """At RENEW each child that is renewed stops in order and starts again, without a word; the others stay."""
+    """At RENEW each child that is renewed stops in order and a new one starts, without a word; the others stay."""
     family = start_family(spec("a", processes=2, renewed=True), spec("b"))
     wait_for(lambda: family.count("a started") == 2 and family.count("b started") == 1)
     wait_for(lambda: family.count("parent started"))
     family.process.send_signal(RENEW)
-    wait_for(lambda: family.count("a started") == 4)
-    assert (family.count("a stopped"), family.count("b started")) == (2, 1)
+    wait_for(lambda: (family.count("a started"), family.count("a stopped")) == (4, 2))
+    assert family.count("b started") == 1
     assert family.output_path.read_text() == ""
     family.process.terminate()
     assert family.process.wait(30) == 0
@@ -319,13 +327,37 @@ def test_renewed_children_start_again(start_family: Callable[..., Family], wait_
 
 
 def test_a_renewed_child_that_does_not_stop(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
-    """It is killed when its time is over, and started again."""
-    family = start_family(spec("deaf", "deaf", renewed=True), stop_seconds=1)
+    """Another one starts at once beside it, and it is killed when its time is over."""
+    family = start_family(spec("deaf", "deaf", renewed=True), stop_seconds=5)
     wait_for(lambda: family.count("parent started") and family.count("deaf started"))
     family.process.send_signal(RENEW)
     wait_for(lambda: family.count("deaf started") == 2)
-    assert "does not stop, killing it" in family.output_path.read_text()
-    assert not alive(family.pids("deaf")[0])
+    assert alive(family.pids("deaf")[0])
+    wait_for(lambda: "does not stop, killing it" in family.output_path.read_text())
+    wait_for(lambda: not alive(family.pids("deaf")[0]))
+    assert alive(family.pids("deaf")[1])
+
+
+def test_a_stop_ends_those_that_were_replaced(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """What still finishes beside its successor gets its time, and then ends with all others."""
+    family = start_family(spec("deaf", "deaf", renewed=True), stop_seconds=5)
+    wait_for(lambda: family.count("parent started") and family.count("deaf started"))
+    family.process.send_signal(RENEW)
+    wait_for(lambda: family.count("deaf started") == 2)
+    family.process.terminate()
+    assert family.process.wait(60) == 0
+    assert not any(map(alive, family.pids("deaf")))
+
+
+def test_a_second_stop_is_passed_on(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """Who is told to stop once more tells its children: a worker that is told twice gives handlers no more time."""
+    family = start_family(spec("a", "slow-to-stop"), stop_seconds=600)
+    wait_for(lambda: family.count("parent started") and family.count("a started"))
+    family.process.send_signal(signal.SIGINT)
+    wait_for(lambda: family.count("a told"))
+    family.process.send_signal(signal.SIGINT)
+    assert family.process.wait(60) == 0
+    assert family.count("a told") == 2
 
 
 def test_a_renewed_child_that_gives_up(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
@@ -363,9 +395,11 @@ def test_a_child_is_told_to_stop_once(monkeypatch: pytest.MonkeyPatch) -> None:
         supervisor.ProcessSpec("a", "http.server", ("0",), stop_seconds=0.1, renewed=True), {}, ""
     )
     group.start()
-    for end in (group.renew, group.renew, group.stop):
-        end()
-    assert told == [group.children[0].process.pid]
+    group.renew()
+    group.renew()
+    with listen(renew=False) as signals:
+        group.stop(signals)
+    assert len(told) == len(set(told)) == 3
 
 
 def test_a_changed_file(start_family: Callable[..., Family], wait_for: WaitFor, tmp_path: Path) -> None:
