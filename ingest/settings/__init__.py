@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import ByteSize, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ingest.errors import SettingsError as SettingsError
@@ -300,9 +301,20 @@ def load(**overrides: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = variable(str(first["loc"][0]))
-        raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+        first = error.errors(include_url=False)[0]
+        field = str(first["loc"][0])
+        raise SettingsError(f"{variable(field)}: {_in_words(field, first)}") from None
+
+
+def _in_words(field: str, error: ErrorDetails) -> str:
+    """What is wrong with a value. It stands beside pydantic's words; ours name it where that helps."""
+    text = error["msg"].removeprefix("Value error, ")
+    value, annotation = error["input"], Settings.model_fields[field].annotation
+    if error["type"] == "value_error" or not isinstance(value, str) or "Secret" in str(annotation):
+        return text
+    ours = {"int_parsing": "it must be a whole number", "byte_size": "give a size such as 64MiB or 1000000"}
+    wanted = ours.get(error["type"], text.replace("Input should", "it must"))
+    return f"{wanted}, not {value!r}"
 
 
 def unknown_variables() -> list[str]:

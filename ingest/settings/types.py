@@ -176,4 +176,12 @@ HeaderNames = Annotated[
 ]
 HandlersName = Annotated[str, AfterValidator(_handlers_name)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
-Durability = Annotated[str, Field(pattern=r"^(redis|fsync|replicas:[1-9][0-9]*)$")]
+
+
+def _durability(value: str) -> str:
+    if re.fullmatch(r"redis|fsync|replicas:[1-9][0-9]*", value):
+        return value
+    raise ValueError(f"give redis, fsync or replicas:N, such as replicas:1, not {value!r}")
+
+
+Durability = Annotated[str, AfterValidator(_durability)]

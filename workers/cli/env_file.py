@@ -44,12 +44,14 @@ def take() -> None:
             taken.add(name)
 
 
-def misspelt() -> list[str]:
-    """Variables that are no setting, though they have its prefix. The file also has those of Compose's files: of its
-    own ones those alone that are nearly a setting.
+def misspelt() -> dict[str, str]:
+    """Variables that are no setting, though they have its prefix, and which setting may be meant; empty: none.
+
+    The file also has variables of Compose's own: of what comes from it those alone that are nearly a setting.
     """
     known = [variable(field) for field in Settings.model_fields]
-    return [name for name in unknown_variables() if name not in taken or get_close_matches(name, known, 1, _NEAR)]
+    near = {name: "".join(get_close_matches(name, known, 1, _NEAR)) for name in unknown_variables()}
+    return {name: meant for name, meant in near.items() if meant or name not in taken}
 
 
 def is_set(name: str) -> bool:

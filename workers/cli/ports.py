@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shlex
 import socket
 import sys
@@ -10,8 +11,11 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from ingest.settings import Settings, SettingsError, cannot_listen, host_port, variable
 from ingest.telemetry.printable import printable
+from workers.cli import env_file
 from workers.cli.terminal import program
 
 Address = tuple[str, int]
@@ -43,7 +47,7 @@ def check(settings: Settings, *fields: str) -> None:
                 taken[field] = address
         free = {field: _next_free(address, sockets) for field, address in taken.items()}
     if taken:
-        raise SettingsError(f"{_causes(taken, held)}; free: {_again(free)}")
+        raise SettingsError(f"{_causes(taken, held)}; free: {_again(settings, free)}")
 
 
 def _listening(address: Address) -> socket.socket:
@@ -71,10 +75,17 @@ def _next_free(address: Address, sockets: ExitStack) -> Address:
     return host, 0  # the system chooses one
 
 
-def _again(free: Mapping[str, Address]) -> str:
-    """This command, with these addresses."""
-    assigned = " ".join(f"{variable(field)}={host_port(*address)}" for field, address in free.items())
-    return f"{assigned} {program()} {shlex.join(sys.argv[1:])}"
+def _again(settings: Settings, free: Mapping[str, Address]) -> str:
+    """This command, with these addresses and with what this environment says of other settings, but for secrets."""
+    given = {variable(field): field for field in sorted(settings.model_fields_set)}
+    known = {
+        name: os.environ[name]
+        for name, field in given.items()
+        if name in os.environ and name not in env_file.taken and not isinstance(getattr(settings, field), SecretStr)
+    }
+    new = {variable(field): host_port(*address) for field, address in free.items()}
+    assigned = [f"{name}={shlex.quote(value)}" for name, value in (new | known | new).items()]
+    return " ".join([*assigned, program(), shlex.join(sys.argv[1:])])
 
 
 def _causes(taken: Mapping[str, Address], held: Mapping[str, Address]) -> str:

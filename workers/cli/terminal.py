@@ -19,13 +19,12 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from ingest.settings import Settings, SettingsError, host_port, load, redis_url, variable
+from ingest.settings import Settings, SettingsError, host_port, load, redis_url
 from ingest.state.backlog import span as span  # what the commands print
 from ingest.store import connection, formats
 from ingest.telemetry.printable import printable_json
 from ingest.terminal import when
 from workers.cli import beside, env_file
-from workers.doubts import meant
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -60,10 +59,15 @@ def current_settings(to_write: bool = False, **overrides: Any) -> Settings:
 
 def own_settings(**overrides: Any) -> Settings:
     """What the environment says, with a warning for each variable that is no setting. Raises SettingsError."""
-    settings = load(**overrides)
-    for name in env_file.misspelt():
-        near = meant(name, map(variable, Settings.model_fields))
-        click.echo(f"Warning: {name} is no setting of this version, it has no effect{near}", err=True)
+    try:
+        settings = load(**overrides)
+    except SettingsError as error:
+        if str(error).partition(":")[0] in env_file.taken:
+            raise SettingsError(f"{error} (in {env_file.FILE})") from None
+        raise
+    for name, meant in env_file.misspelt().items():
+        question = f"; did you mean {meant}?" if meant else ""
+        click.echo(f"Warning: {name} is no setting of this version, it has no effect{question}", err=True)
     return settings
 
 

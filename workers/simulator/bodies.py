@@ -98,7 +98,8 @@ class Content:
 
     def _message(self, n: int, now: str, random: Random) -> dict[str, Any]:
         sequence, contact = divmod(n, self.contacts)
-        return elements.message(self.form, contact, f"sim.{self.run}.{contact}.{sequence}", now, random)
+        id = f"sim.{self.run}.{contact}.{sequence}"
+        return elements.message(self.form, contact, id, now, random, is_text=n == 0)  # who posts one wants an answer
 
     def _status(self, n: int, now: str) -> dict[str, Any]:
         outgoing, stage = outgoing_of(n)

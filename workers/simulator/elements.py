@@ -43,9 +43,10 @@ def contact(form: Form, contact: int) -> dict[str, Any]:
     return who
 
 
-def message(form: Form, contact: int, id: str, now: str, random: Random) -> dict[str, Any]:
-    """A message that a contact wrote, half of them text."""
-    type_, content = random.choices(_CONTENTS, _WEIGHTS)[0](form, random)
+def message(form: Form, contact: int, id: str, now: str, random: Random, is_text: bool = False) -> dict[str, Any]:
+    """A message that a contact wrote, half of them text, or one that is."""
+    write = _text if is_text else random.choices(_CONTENTS, _WEIGHTS)[0]
+    type_, content = write(form, random)
     raw: dict[str, Any] = {"from": number(contact), "id": id, "timestamp": now, "type": type_, type_: content}
     if form == "cloud" and (user := _user_id(contact)):
         raw["from_user_id"] = user

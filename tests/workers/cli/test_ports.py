@@ -38,11 +38,23 @@ def test_a_port_that_is_taken(command: str, setting: str, folder: Folder, taken:
     status, (line,) = folder.run(*command.split(), **{setting: f"127.0.0.1:{taken}"})
     assert status == 1
     assert re.match(IN_USE.format(setting, taken, ".+", os.getpid()), line), line
-    remedy = re.search(rf"; free: {setting}=127\.0\.0\.1:(\d+) {COMMAND} {command}$", line)
+    remedy = re.search(rf"; free: {setting}=127\.0\.0\.1:(\d+)(?: WA_\S+)* {COMMAND} {command}$", line)
     assert remedy, line
     with socket.create_server(("127.0.0.1", int(remedy[1]))):
         pass
     assert not list(folder.path.glob("data/valkey*"))
+
+
+def test_the_line_to_copy_has_what_else_was_set(folder: Folder, taken: int, free_port: Callable[[], int]) -> None:
+    """A port that was chosen before stays, and so does what handlers need; secrets are not shown."""
+    mine = f"127.0.0.1:{free_port()}"
+    given = {"WA_LISTEN": mine, "WA_HANDLERS": "bot:handlers", "WA_APP_SECRET": "s3cret"}
+    status, (line,) = folder.run("up", WA_ADMIN_LISTEN=f"127.0.0.1:{taken}", **given)
+    assert status == 1
+    assigned = line.partition("; free: ")[2].split()
+    assert f"WA_LISTEN={mine}" in assigned
+    assert "WA_HANDLERS=bot:handlers" in assigned
+    assert "s3cret" not in line
 
 
 def test_another_receiver_of_this_folder(folder: Folder, redis_url: str, wait_for: Callable[..., None]) -> None:
