@@ -137,10 +137,14 @@ class BatchWorker(SimpleWorker):
         self._stop_requested = True
         self.flow.stop()
 
-    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
-        """A second signal: what has begun gets no more time."""
+    def _hurry(self, signum: int, frame: FrameType | None) -> None:
+        """What has begun gets no more time."""
         self.flow.stop_seconds = 0.0
         self.flow.stop()
+
+    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
+        """A second signal."""
+        self._hurry(signum, frame)
         if self.flow.dispatcher.in_main_thread:  # in a handler, what RQ raises here would be that handler's error
             return
         super().request_force_stop(signum, frame)
@@ -148,7 +152,7 @@ class BatchWorker(SimpleWorker):
     def teardown(self) -> None:
         """RQ calls this at the end, whatever ended it. What is not settled goes back to the front of its queue."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # RQ's handler would raise in the middle of this
+            signal.signal(number, self._hurry)  # RQ's handler would raise in the middle of this
         if self.flow.crashed:
             # RQ has logged why. This process still holds its batches: the reaper puts them back, as after any death,
             # and splits them the second time.
@@ -166,6 +170,8 @@ class BatchWorker(SimpleWorker):
         except (RedisError, OSError) as error:
             # The other workers' reaper finds what this one held.
             log.warning("Redis is away at the end of this worker", reason=connection.reason(error))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # Python's end would set what kills
         if self._spans is not None:
             self._spans.close()
         log.info("worker stopped", pid=os.getpid(), worker=self.name)

@@ -203,6 +203,33 @@ def test_what_takes_longer_goes_back(
     assert (redis.hlen(keys.TAKEN), redis.zcard(keys.LEDGER), redis.hlen(keys.DEATHS)) == (0, 1, 0)
 
 
+@KINDS
+def test_a_second_signal_interrupts_what_has_begun(
+    worker: Any,
+    seen: Any,
+    commit: Any,
+    message: Any,
+    wait_for: Any,
+    kind: str,
+    wait: str,
+    monkeypatch: Any,
+    redis: Redis,
+) -> None:
+    """Whenever it comes in the time that handlers have at a stop; their events go back without using up a try."""
+    monkeypatch.setenv("WA_STOP_SECONDS", "10m")
+    monkeypatch.setenv("WA_HANDLER_TIMEOUT", "1h")
+    commit(message())
+    process = worker(WAITS.format(kind=kind, wait=wait, seconds=3600))
+    wait_for(lambda: seen())
+    process.send_signal(signal.SIGTERM)
+    for _ in range(2):  # it has heard the first one by then
+        ((_, told),) = redis.zrange(keys.ALIVE, 0, -1, withscores=True)
+        wait_for(lambda told=told: redis.zrange(keys.ALIVE, 0, -1, withscores=True)[0][1] > told)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert (redis.hlen(keys.TAKEN), redis.zcard(keys.LEDGER), redis.hlen(keys.DEATHS)) == (0, 1, 0)
+
+
 def test_a_thread_that_hangs_holds_no_stop_up(
     worker: Any, seen: Any, log: Any, commit: Any, message: Any, wait_for: Any, monkeypatch: Any, redis: Redis
 ) -> None:
