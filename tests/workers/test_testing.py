@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from workers import Discard, Error, Handlers, Message, Reject, RetryIn, Status
+from workers import Discard, Error, Handlers, Message, Reject, RetryIn, Snooze, Status
 from workers.testing import call
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +88,25 @@ def test_what_has_no_handler(body: Any, outcome: str) -> None:
     """What is no event, and an event that nobody wants, are told apart."""
     (found,) = call(registry()[0], body)
     assert (found.outcome, found.handlers) == (outcome, ())
+
+
+def test_the_page_tells_all_outcomes() -> None:
+    """docs/handlers.md has a table of just the outcomes that there are."""
+    handlers, _ = registry()
+    handlers.message("image")(_snooze)
+    statuses = [{"id": "s", "status": status} for status in ("sent", "failed", "odd")]
+    messages = [HELLO, HELLO | {"type": "image"}, HELLO | {"type": "video"}, 5]
+    foreign = {"object": "page", "entry": []}
+    bodies: list[Any] = [{"messages": messages, "statuses": statuses}, b"no JSON", b"{}", foreign]
+    found = {one.outcome for body in bodies for one in call(handlers, body)}
+    page = (ROOT / "docs" / "handlers.md").read_text()
+    rows = page.partition("| `outcome` | when |\n|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    told = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(told) == sorted([*found, "fault"])  # no body is known for which that happens
+
+
+def _snooze(message: Message) -> None:
+    raise Snooze(5)
 
 
 def test_time_out() -> None:
