@@ -169,6 +169,20 @@ def test_call_command(tmp_path: Path) -> None:
     )
 
 
+def test_call_command_shows_lines(tmp_path: Path) -> None:
+    """Where the text of an exception has lines, so has what `call` shows."""
+    (tmp_path / "other.py").write_text(
+        "from workers import Handlers\nhandlers = Handlers()\n"
+        "@handlers.message()\ndef f(message): raise ValueError('no table\\nHINT: make\\x1b[1m one')\n"
+    )
+    body = json.dumps({"messages": [HELLO]})
+    shown = wa(tmp_path, "call", "-", text=body, WA_HANDLERS="other:handlers", COLUMNS="90")
+    assert [row.split() for row in shown.stdout.splitlines()][-2:] == [
+        ["ValueError:", "no", "table"],
+        ["HINT:", "make\\x1b[1m", "one", "(other.py:4)"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("handlers", "says"),
     [
