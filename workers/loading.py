@@ -218,10 +218,13 @@ def _remedy(name: str, module: str) -> str:
 
 
 def _clash(wanted: str, top: str) -> Iterator[tuple[Path, str]]:
-    """Where the user has a module of that name, and what is found instead of it."""
+    """Where the user has a module of that name, and what is found instead of it.
+
+    The source of wa-ingest, in whose folder one that is installed may run, is nothing of the user's.
+    """
     own = PathFinder.find_spec(top, _folders(wanted)) if top else None
     found = _find(top) if own else None
-    if own and found and _place(own) != _place(found):
+    if own and found and _place(own) != _place(found) and not Path(_place(own)).with_name("wa_ingest.py").is_file():
         yield Path(_place(own)), _place(found)
 
 

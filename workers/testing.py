@@ -41,9 +41,9 @@ class Called(NamedTuple):
 
     `handlers` are the names of those that match it, in the order in which they are called. `outcome` is handled,
     unhandled, discarded, rejected, snoozed or failed; for a part that is no event and would be a dead letter it is
-    unreadable, unknown_form or malformed; for a notification of another platform, such as Instagram, foreign. `detail`
-    says why, and for an exception also where; `handler` is the one that raised it. `retry_in` is what
-    RetryIn or Snooze asked for, in seconds.
+    unreadable, unknown_form or malformed; for a notification of another platform, such as Instagram, foreign; and where
+    wa-ingest itself failed at it, fault. `detail` says why, and for an exception also where; `handler` is the one that
+    raised it. `retry_in` is what RetryIn or Snooze asked for, in seconds.
     """
 
     event: Event | Broken

@@ -3,6 +3,8 @@
     psql "$DATABASE_URL" -f examples/postgres/schema.sql
     WA_HANDLERS=examples.postgres:handlers wa-ingest up
 
+In a folder of your own, with a copy of this one there, they are `postgres/schema.sql` and `postgres:handlers`.
+
 DATABASE_URL names the database; without it, PostgreSQL's own variables do (PGHOST, PGUSER, …). It needs asyncpg:
 `pip install asyncpg`.
 """

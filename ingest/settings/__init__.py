@@ -6,6 +6,7 @@ out secrets).
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -67,6 +68,9 @@ SET_A_GUARD = (
     "WA_ALLOW_NETWORKS or WA_TLS_CLIENT_CA"
 )
 
+
+_TO_ANOTHER_PORT = {errno.EADDRINUSE: 1, errno.EACCES: 8000}  # root alone may listen below 1024: for 80, 8080
+"""Where another port may help, how far the one of the example is from the one that is not to be had."""
 
 DEFAULT_HANDLERS = "workers.printing:handlers"
 
@@ -287,10 +291,13 @@ def variable(field: str) -> str:
 
 
 def cannot_listen(field: str, address: tuple[str, int], error: OSError) -> SettingsError:
-    """The error for an address that is not to be had; `field` is the setting that holds it."""
+    """The error for an address that is not to be had, with an example of one that may be; `field` is its setting."""
     no_such_name = isinstance(error, socket.gaierror)  # whose numbers are others
     why = os.strerror(error.errno) if error.errno and not no_such_name else error.strerror or str(error)
-    return SettingsError(f"{variable(field)}: cannot listen on {host_port(*address)}: {why}")
+    host, port = address
+    step = None if no_such_name else _TO_ANOTHER_PORT.get(error.errno or 0)
+    remedy = f"; take another port, as {variable(field)}={host_port(host, port + step)} does" if step else ""
+    return SettingsError(f"{variable(field)}: cannot listen on {host_port(host, port)}: {why}{remedy}")
 
 
 def load(**overrides: Any) -> Settings:

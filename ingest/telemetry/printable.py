@@ -20,6 +20,16 @@ def printable(text: str) -> str:
     return _IN_TEXT.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def printable_line(text: str) -> str:
+    """The same, in one line: a space for what breaks lines."""
+    return printable(" ".join(filter(None, map(str.strip, text.splitlines()))))
+
+
+def printable_lines(text: str) -> str:
+    """The same, with lines where the text has some."""
+    return "\n".join(map(printable, text.splitlines()))
+
+
 def printable_json(text: str) -> str:
     """JSON that means the same, its strings without these characters. (Those below space are escapes in any JSON.)"""
     return _IN_JSON.sub(lambda found: json.dumps(found[0])[1:-1], text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,9 +153,15 @@ BODY = '{"messages": [{"from": "15550001", "id": "m1", "type": "text", "text": {
 
 
 def lay_out(folder: Path, page: str) -> Path:
-    """Put the Python of a page into a folder, under the names that the page gives it, with a body to try it with."""
+    """Put the Python of a page into a folder, under the names that the page gives it, with a body to try it with, and
+    what it has readers copy there.
+    """
     (folder / "body.json").write_text(BODY)
     for block in PYTHON:
         if block.page == page and block.file:
             (folder / block.file).write_text(block.text)
+    for command in COMMANDS:
+        if command.where.startswith(f"{page}:") and command.words[:2] == ("cp", "-r"):
+            source = ROOT / command.words[2]
+            shutil.copytree(source, folder / source.name)
     return folder

@@ -157,6 +157,13 @@ def _python(arguments: list[str], loosely: bool) -> None:
         assert (ROOT / arguments[0]).exists()
 
 
+def _cp(arguments: list[str], loosely: bool) -> None:
+    """From the folder of the source into one of the reader's."""
+    option, source, target = arguments
+    assert (option, target) == ("-r", "../mybot/")
+    assert (ROOT / source).is_dir()
+
+
 def _pytest(arguments: list[str], loosely: bool) -> None:
     assert all((ROOT / argument).exists() for argument in arguments)
 
@@ -245,6 +252,7 @@ def _parsed(command: click.Command, arguments: list[str]) -> None:
 
 
 TAKES: dict[str, Callable[[list[str], bool], None]] = {
+    "cp": _cp,
     "curl": _curl,
     "docker": _docker,
     "make": _make,

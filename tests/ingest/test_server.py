@@ -151,12 +151,16 @@ def test_an_idle_connection_ends_after_the_time_that_is_set(redis_url: str, star
 
 def test_ipv6_addresses_have_brackets(redis_url: str, start_receiver: Start, low_port: Callable[[], int]) -> None:
     """An IPv6 address has brackets where a port follows it: in log lines and in the line about a port in use."""
-    address = f"[::1]:{low_port()}"
+    port = low_port()
+    address = f"[::1]:{port}"
     receiver = start_receiver(redis_url, WA_LISTEN=address)
     assert f'"listen": "{address}"' in receiver.log()
     other = start_receiver(redis_url, ready=False, WA_LISTEN=address)
     assert other.process.wait(60) == child.GIVE_UP
-    assert other.log() == f"wa-ingest: WA_LISTEN: cannot listen on {address}: Address already in use\n"
+    assert other.log() == (
+        f"wa-ingest: WA_LISTEN: cannot listen on {address}: Address already in use; "
+        f"take another port, as WA_LISTEN=[::1]:{port + 1} does\n"
+    )
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -192,13 +196,18 @@ def refuses(port: int) -> bool:
 
 @pytest.mark.parametrize("setting", ["LISTEN", "ADMIN_LISTEN"])
 def test_port_in_use(redis_url: str, start_receiver: Start, low_port: Callable[[], int], setting: str) -> None:
-    """A port that somebody else has is one line that names the setting and the port, and no use in trying again."""
+    """A port that somebody else has is one line that names the setting, the port and another one, and no use in trying
+    again.
+    """
     port = low_port()
     with socket.create_server(("127.0.0.1", port)):
         receiver = start_receiver(redis_url, ready=False, **{f"WA_{setting}": f"127.0.0.1:{port}"})
         assert receiver.process.wait(30) == child.GIVE_UP
     lines = [line for line in receiver.log().splitlines() if not line.startswith("{")]
-    assert lines == [f"wa-ingest: WA_{setting}: cannot listen on 127.0.0.1:{port}: Address already in use"]
+    assert lines == [
+        f"wa-ingest: WA_{setting}: cannot listen on 127.0.0.1:{port}: Address already in use; "
+        f"take another port, as WA_{setting}=127.0.0.1:{port + 1} does"
+    ]
 
 
 def test_second_receiver_by_mistake(redis_url: str, start_receiver: Start) -> None:

@@ -15,7 +15,10 @@ from typing import Any
 
 import orjson
 import pytest
+from redis import Redis
 
+from ingest.store import keys
+from tests.ingest.conftest import start_receiver  # noqa: F401
 from tests.recipes.conftest import blocks
 from tests.workers.destinations.conftest import Application
 from tests.workers.destinations.test_posting import cloud, ids, text
@@ -47,9 +50,9 @@ def test_python_compiles(code: str) -> None:
 
 
 def test_each_case_has_both() -> None:
-    """Eight modules before, in the peers' own APIs, and five after: the others are destinations."""
+    """Eight modules before, in the peers' own APIs, and five after: the others are destinations. One posts to us."""
     new = [code for code in PYTHON if "handlers = " in code]
-    assert len(PYTHON) - len(new) == 8
+    assert len(PYTHON) - len(new) == 8 + 1
     assert len(new) == 5
     assert len(blocks(PAGE, "toml")) == 3
     for peer in ("fastapi", "flask", "pywa", "celery", "rq", "dramatiq", "hookdeck", "batchItemFailures"):
@@ -110,6 +113,25 @@ def test_lambda() -> None:
     found = outcomes(module, cloud(*[text(f"m{n}", str(n)) for n in range(4)]))
     assert found == [("message", "failed" if n == 2 else "handled") for n in range(4)]
     assert got == ["m0", "m1", "m3"]
+
+
+def test_what_lies_in_the_dead_letter_queue(
+    redis_url: str,
+    redis: Redis,
+    start_receiver: Any,  # noqa: F811 - the fixture that is imported
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What posts it signs it, so that a receiver with that secret takes it, and one with another does not."""
+    (code,) = [one for one in PYTHON if "def post" in one]
+    receiver = start_receiver(redis_url, WA_APP_SECRET="s3cret")
+    module: dict[str, Any] = {}
+    exec(code.replace("localhost:8080", f"127.0.0.1:{receiver.port}"), module)
+    monkeypatch.setenv("WA_APP_SECRET", "s3cret")
+    module["post"]('{"messages":[]}')
+    assert redis.zcard(keys.LEDGER) == 1
+    monkeypatch.setenv("WA_APP_SECRET", "another")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        module["post"]('{"messages":[]}')
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["the old application", "Hookdeck"])

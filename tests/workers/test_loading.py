@@ -174,6 +174,8 @@ def test_what_is_hidden_is_said_before_it_is_missed(write: Write, tmp_path: Path
     assert line.startswith(f"{tmp_path}/workers is hidden by wa-ingest's {Path(workers.__file__).parent}: ")
     write("src/ingest.py", "")
     assert len(hidden("src/bot.py:handlers")) == 2
+    write("wa_ingest.py", "")  # the folder is that of wa-ingest's source: an installed one runs there
+    assert hidden("bot:handlers") == []
 
 
 def test_a_trial_that_succeeds_says_nothing(write: Write, tmp_path: Path) -> None:

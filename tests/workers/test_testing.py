@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from workers import Discard, Error, Handlers, Message, Reject, RetryIn, Status
+from workers import Discard, Error, Handlers, Message, Reject, RetryIn, Snooze, Status
 from workers.testing import call
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +90,25 @@ def test_what_has_no_handler(body: Any, outcome: str) -> None:
     assert (found.outcome, found.handlers) == (outcome, ())
 
 
+def test_the_page_tells_all_outcomes() -> None:
+    """docs/handlers.md has a table of just the outcomes that there are."""
+    handlers, _ = registry()
+    handlers.message("image")(_snooze)
+    statuses = [{"id": "s", "status": status} for status in ("sent", "failed", "odd")]
+    messages = [HELLO, HELLO | {"type": "image"}, HELLO | {"type": "video"}, 5]
+    foreign = {"object": "page", "entry": []}
+    bodies: list[Any] = [{"messages": messages, "statuses": statuses}, b"no JSON", b"{}", foreign]
+    found = {one.outcome for body in bodies for one in call(handlers, body)}
+    page = (ROOT / "docs" / "handlers.md").read_text()
+    rows = page.partition("| `outcome` | when |\n|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    told = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(told) == sorted([*found, "fault"])  # no body is known for which that happens
+
+
+def _snooze(message: Message) -> None:
+    raise Snooze(5)
+
+
 def test_time_out() -> None:
     """A handler that does not return in time failed."""
     handlers = Handlers()
@@ -147,6 +167,20 @@ def test_call_command(tmp_path: Path) -> None:
         "handled",
         ["bot.answer"],
     )
+
+
+def test_call_command_shows_lines(tmp_path: Path) -> None:
+    """Where the text of an exception has lines, so has what `call` shows."""
+    (tmp_path / "other.py").write_text(
+        "from workers import Handlers\nhandlers = Handlers()\n"
+        "@handlers.message()\ndef f(message): raise ValueError('no table\\nHINT: make\\x1b[1m one')\n"
+    )
+    body = json.dumps({"messages": [HELLO]})
+    shown = wa(tmp_path, "call", "-", text=body, WA_HANDLERS="other:handlers", COLUMNS="90")
+    assert [row.split() for row in shown.stdout.splitlines()][-2:] == [
+        ["ValueError:", "no", "table"],
+        ["HINT:", "make\\x1b[1m", "one", "(other.py:4)"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,9 @@ def replay(
 
     FILE is a file or folder of the archive; without one, all of WA_ARCHIVE_DIR is read. Notifications go to the end of
     the queues in the order of their arrival, and keep its time. What was handled within WA_DEDUP_WINDOW is not handled
-    again, unless --again: how many that are is said before and after. What is no event is left out while its dead
+    again, unless --again: how many that are is said before and after. With --again, handlers also get the copies that
+    senders sent, which the archive has as well, unless they lie in the same batch: those that must not do a thing twice
+    have to recognise the event's id. What is no event is left out while its dead
     letter is there (`wa-ingest dead`). All filters must match; a filter given several times matches if one of its
     values does. With --kind or --contact, only the matching events of a notification go back.
 

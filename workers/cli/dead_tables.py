@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ingest.state.dead_letters import DeadLetter
-from ingest.telemetry.printable import printable
+from ingest.telemetry.printable import printable_line, printable_lines
 from ingest.terminal import shortened
 from workers.cli import tables
 from workers.cli.dead_causes import Counted
@@ -35,7 +35,7 @@ def show(letters: Sequence[DeadLetter], now_ms: int) -> None:
     with endless.capture() as drawn:
         endless.print(_table(letters, now_ms, with_details=False))
     *head, rows = drawn.get().rstrip("\n").split("\n", 2)
-    details = [printable(_detail(letter)) for letter in letters]
+    details = [_detail(letter) for letter in letters]
     _write(console, head)
     for row, detail, following in zip(rows.split("\n"), details, [*details[1:], ""], strict=True):
         _write(console, [row])
@@ -48,7 +48,7 @@ def fields(letter: Mapping[str, Any]) -> None:
     """What is known of one letter."""
     table = tables.PlainTable.grid("", Column(overflow="fold"), padding=(0, 1))
     for name, value in letter.items():
-        table.add_row(name, shortened(str(value)))
+        table.add_row(name, Text(printable_lines(shortened(str(value)))))
     tables.console().print(table)
 
 
@@ -68,7 +68,7 @@ def _causes(found: Sequence[Counted], now_ms: int, last: tuple[str, ...]) -> Tab
         table.add_column(heading, overflow="fold")
     for one in found:
         reason, handler, cause = one.cause
-        said = (handler, shortened(cause))
+        said = (handler, printable_line(shortened(cause)))
         cells = said if len(last) == len(said) else (tables.stacked(*said),)
         table.add_row(f"{one.letters:,}", span(max(0, now_ms - one.newest_ms) / 1000), reason, *cells)
     return table
@@ -91,7 +91,7 @@ def _table(letters: Sequence[DeadLetter], now_ms: int, with_details: bool) -> Ta
 
 def _detail(letter: DeadLetter) -> str:
     detail = shortened(letter.detail)
-    return f"{letter.handler}: {detail}" if letter.handler else detail
+    return printable_line(f"{letter.handler}: {detail}" if letter.handler else detail)
 
 
 def _write(console: Console, lines: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ingest.telemetry.printable import printable
+from ingest.telemetry.printable import printable, printable_line
 from ingest.terminal import shortened
 from workers.cli.terminal import clock
 
@@ -48,8 +48,8 @@ class EventLines:
         On a terminal what does not fit beside the columns stands below them, in whole words.
         """
         line = _columns(event)
-        error = Text(printable(_errors(event)), style="red")
-        answer = Text(printable(f"→ {event['answer']}" if "answer" in event else ""))
+        error = Text(printable_line(_errors(event)), style="red")
+        answer = Text(printable_line(f"→ {event['answer']}" if "answer" in event else ""))
         business = Text(printable(f"business {event['business']}" if event["business"] else ""), style="dim")
         below: list[Text] = []
         for part in filter(None, (Text(printable(_handlers(event))), error, answer, business)):

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ingest.settings import SettingsError
 from ingest.state import rates
-from ingest.telemetry.printable import printable
+from ingest.telemetry.printable import printable_lines
 from ingest.terminal import shortened
 from workers import doubts, loading
 from workers.cli import event_lines, tables
@@ -123,7 +123,7 @@ def call(file: IO[bytes], headers: dict[str, str], as_json: bool) -> None:
 
 def _ended(called: Called) -> tuple[str, Text, Text]:
     colour = event_lines.COLOURS.get(called.outcome, event_lines.FAILURE)
-    detail = Text(printable(shortened(called.detail)), style=colour)
+    detail = Text(printable_lines(shortened(called.detail)), style=colour)
     event = f"{called.event.kind} {_subject(called.event)}".rstrip()
     return event, Text(called.outcome, colour), tables.stacked(*called.handlers, detail)
 

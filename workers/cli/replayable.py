@@ -19,7 +19,7 @@ _AT_ONCE = 200  # notifications whose events Redis is asked about together
 
 class Matched(NamedTuple):
     """How many notifications match. `copies` are those of which Redis remembers every event, None when it was not
-    asked; `dead` are parts that are left out (see `Notification`).
+    asked, because all are to be handled again; `dead` are parts that are left out (see `Notification`).
     """
 
     notifications: int
@@ -32,6 +32,11 @@ class Matched(NamedTuple):
             yield (
                 f"{self.copies:,} of them were handled before: workers drop what was handled within WA_DEDUP_WINDOW; "
                 "--again has it handled again"
+            )
+        if self.copies is None and self.notifications:
+            yield (
+                "What senders sent twice may be among them twice: with --again handlers get such a copy, too, unless "
+                "it lies in the same batch"
             )
         if self.dead:
             yield (

@@ -32,7 +32,7 @@ def retry(handler: str | None, as_json: bool) -> None:
     For when what the handlers need works again, and you do not want to wait: after some failures an event waits for up
     to an hour. No try is used up by this; those that fail again use one up, as always. Workers take the events in order
     of arrival, before newer ones. A handler that always fails is tried at once; if that succeeds, all that waits for it
-    follows.
+    follows. `wa-ingest tail --personal`, started before, shows which events they are.
 
     With --handler, only batches with events that this handler or destination wants and has not handled; what waits in
     the same batch for the same moment is tried, too. For this WA_HANDLERS must be importable here.

@@ -158,12 +158,14 @@ def simulate(
 
     --duplicates posts a share again, byte for byte, after it was acknowledged, as when the 200 was lost.
 
-    --verify needs WA_REDIS_URL. With workers that run with WA_HANDLERS=workers.simulator.verifying:handlers, each
-    acknowledged message and status must be handled, and only once, unless a worker died or a handler failed meanwhile:
-    repeats are permitted then, counted, and no failure. A message that was acknowledged before the contact's next one
-    was posted must be handled before it. A status that WA_STATUS_ORDER=drop drops counts as missing. At most 10 million
-    updates. With your own handlers it goes by what the pipeline counts (and what others post meanwhile, too): as many
-    as were acknowledged must have ended, none as a dead letter, and nothing may wait. Order and repeats are not seen.
+    --verify asks the Redis of WA_REDIS_URL; in the folder of an `up` with a server of its own, that one. With workers
+    that run with WA_HANDLERS=workers.simulator.verifying:handlers, each acknowledged message and status must be
+    handled, and only once, unless a worker died or a handler failed meanwhile: repeats are permitted then, counted, and
+    no failure. A message that was acknowledged before the contact's next one was posted must be handled before it. A
+    status that WA_STATUS_ORDER=drop drops counts as missing. At most 10 million updates. With your own handlers it goes
+    by what the pipeline counts (and what others post meanwhile, too): as many as were acknowledged must have ended,
+    handled or because no handler wants them (unhandled), none as a dead letter, and nothing may wait. Order and repeats
+    are not seen.
 
     The receiver is measured against the senders' rule: a median of at most 250 ms, less than 1 % over 1 s.
 
@@ -174,7 +176,8 @@ def simulate(
     (requests a second), latency_seconds (p50, p90, p99, max; null: no answer), over_1s (a share), rule (ok, broken;
     null: nothing was acknowledged), stopped, and verify: null, or expected, handled, missing, repeated,
     out_of_order, set_back (batches of dead workers that were put back, and failed calls of handlers, while it ran);
-    with your own handlers expected, handled, missing, dead, waiting, retrying, and null as repeated and out_of_order.
+    with your own handlers expected, ended (the sum of handled, unhandled, discarded and superseded), these four,
+    missing, dead, waiting, retrying, and null as repeated and out_of_order.
     """
     if form == "onprem" and connections not in (None, *_ONPREM_CONNECTIONS):
         raise click.UsageError("--connections: the On-Premises client has 6, 12, 18 or 24")
@@ -316,11 +319,11 @@ def _verify(
     """Wait for the workers; those with other handlers than ours are known by what they count. Ctrl-C ends it with what
     is known then.
     """
-    findings, account = check.findings(), before._replace(handled=0)
+    findings, account = check.findings(), before
     with _progress("handled", findings.expected) as progress:
         try:
             for account in accounting.look(redis, findings.expected, before, patience):
-                progress.update(progress.task_ids[0], completed=account.handled)
+                progress.update(progress.task_ids[0], completed=account.ended)
                 if not findings.expected or verifying.is_written_down(redis, run):
                     break
             else:

@@ -15,26 +15,35 @@ from redis.exceptions import RedisError
 
 from ingest.state import backlog
 
-_ENDED = ("handled", "unhandled", "discarded", "superseded")
+ENDED = ("handled", "unhandled", "discarded", "superseded")
+"""How an update ends well; `unhandled`: no handler wants it."""
+
 _KINDS = ("message", "status")
 _POLL_SECONDS = 0.25
 
 
 class Account(NamedTuple):
-    """What became of the updates of a run: how many ended, and how many became dead letters; and what the pipeline owes
+    """What became of the updates of a run: how many ended, and how, or became dead letters; and what the pipeline owes
     more than before, in notifications that wait or are in work, and in events that wait for their next try.
     """
 
-    expected: int
-    handled: int
-    dead: int
-    waiting: int
-    retrying: int
+    expected: int = 0
+    handled: int = 0
+    unhandled: int = 0
+    discarded: int = 0
+    superseded: int = 0
+    dead: int = 0
+    waiting: int = 0
+    retrying: int = 0
+
+    @property
+    def ended(self) -> int:
+        return sum(getattr(self, outcome) for outcome in ENDED)
 
     @property
     def missing(self) -> int:
         """Of what was acknowledged, what has neither ended nor become a dead letter."""
-        return max(0, self.expected - self.handled - self.dead)
+        return max(0, self.expected - self.ended - self.dead)
 
     @property
     def is_over(self) -> bool:
@@ -48,7 +57,7 @@ class Account(NamedTuple):
 
 def begin(each: list[Redis]) -> Account:
     """What had ended before the run. Raises RedisError, OSError."""
-    return _read(each, 0, Account(0, 0, 0, 0, 0))
+    return _read(each, 0, Account())
 
 
 def look(each: list[Redis], expected: int, before: Account, patience: float) -> Iterator[Account]:
@@ -68,7 +77,7 @@ def look(each: list[Redis], expected: int, before: Account, patience: float) -> 
             if now != last:
                 last, last_news = now, time.monotonic()
             yield now
-            if (now.is_over and now.handled) or time.monotonic() - last_news > patience:
+            if (now.is_over and now.ended) or time.monotonic() - last_news > patience:
                 return
         time.sleep(_POLL_SECONDS)
 
@@ -79,13 +88,12 @@ def _read(each: list[Redis], expected: int, before: Account) -> Account:
         raise RedisError("one of several Redis does not answer")
     lanes = found.lanes.values()
 
-    def count(*outcomes: str) -> int:
-        return sum(found.counts.get(f"{outcome}.{kind}", 0) for outcome in outcomes for kind in _KINDS)
+    def since(outcome: str) -> int:
+        return sum(found.counts.get(f"{outcome}.{kind}", 0) for kind in _KINDS) - int(getattr(before, outcome))
 
     return Account(
         expected,
-        count(*_ENDED) - before.handled,
-        count("dead") - before.dead,
-        max(0, sum(lane.waiting + lane.working for lane in lanes) - before.waiting),
-        max(0, sum(lane.retrying + lane.behind for lane in lanes) - before.retrying),
+        **{outcome: since(outcome) for outcome in (*ENDED, "dead")},
+        waiting=max(0, sum(lane.waiting + lane.working for lane in lanes) - before.waiting),
+        retrying=max(0, sum(lane.retrying + lane.behind for lane in lanes) - before.retrying),
     )

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from workers.simulator.accounting import Account
+from workers.simulator.accounting import ENDED, Account
 from workers.simulator.counters import Tally
 from workers.simulator.verifying import Findings
 
@@ -41,7 +41,8 @@ def as_json(tally: Tally, findings: Findings | Account | None) -> dict[str, Any]
 
 def _verified(findings: Findings | Account | None) -> dict[str, Any] | None:
     if isinstance(findings, Account):
-        return findings._asdict() | {"missing": findings.missing, "repeated": None, "out_of_order": None}
+        counted = {"ended": findings.ended, "missing": findings.missing}
+        return findings._asdict() | counted | {"repeated": None, "out_of_order": None}
     return findings._asdict() if findings else None
 
 
@@ -75,7 +76,10 @@ def _rows(tally: Tally, findings: Findings | Account | None) -> Iterator[tuple[s
     yield "over 1 s", f"{tally.over_1s:.2%}", False
     if isinstance(findings, Account):
         yield "to be handled", f"{findings.expected:,}", False
-        yield "handled, by what the pipeline counts", f"{findings.handled:,}", False
+        yield "ended, by what the pipeline counts", f"{findings.ended:,}", False
+        for name in ENDED:
+            if count := getattr(findings, name):
+                yield f"  of these {name}", f"{count:,}", False
         for name in ("missing", "dead", "waiting", "retrying"):
             yield name, f"{getattr(findings, name):,}", getattr(findings, name) > 0
         yield "repeated, out of order", "not seen", False

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.settings import Settings, SettingsError, each_redis, load, redis_url, unknown_variables
+from ingest.settings import Settings, SettingsError, cannot_listen, each_redis, load, redis_url, unknown_variables
 
 DEFAULTS = {
     "redis_url": None,
@@ -325,3 +326,17 @@ def test_each_redis_is_another_one() -> None:
         with pytest.raises(SettingsError, match="names the same Redis twice"):
             each_redis(load(redis_url=url))
     assert len(each_redis(load(redis_url="redis://h:1/0,redis://h:1/1,unix:///s?db=0,unix:///s?db=1"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("number", "port", "says"),
+    [
+        (errno.EACCES, 443, "Permission denied; take another port, as WA_LISTEN=0.0.0.0:8443 does"),
+        (errno.EADDRINUSE, 8080, "Address already in use; take another port, as WA_LISTEN=0.0.0.0:8081 does"),
+        (errno.EADDRNOTAVAIL, 8080, "Cannot assign requested address"),
+    ],
+)
+def test_another_port(number: int, port: int, says: str) -> None:
+    """Where another port helps, the error has an example of one, and nowhere else."""
+    said = str(cannot_listen("listen", ("0.0.0.0", port), OSError(number, "")))
+    assert said == f"WA_LISTEN: cannot listen on 0.0.0.0:{port}: {says}"

@@ -298,6 +298,28 @@ def test_list_is_safe_for_the_terminal(wa: Wa, bury: Bury) -> None:
     assert "[bold]two[/bold]" in wa("show", other).stdout
 
 
+def test_a_detail_of_several_lines(wa: Wa, bury: Bury, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a detail has lines, `list` and `causes` show them in one, `show` as they are, in their column."""
+    detail = "UniqueViolation: duplicate key\n\x1b[1mDETAIL:  Key (id)=(1)\x85  exists. (/bot.py:3)"
+    name = bury(detail=detail, handler="crm")
+    bury(detail="no\r\nsuch table", handler="shop", reason="rejected")
+    line = "crm: UniqueViolation: duplicate key \\x1b[1mDETAIL:  Key (id)=(1) exists. (/bot.py:3)"
+    for columns in ("80", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        shown = re.sub("\n {4}", " ", wa("list").stdout)
+        assert (line in shown, "shop: no such table" in shown, "\\n" in shown) == (True, True, False)
+    assert re.search("shop +no such table *$", wa("causes").stdout, re.MULTILINE)
+    fields = [row.rstrip() for row in wa("show", name).stdout.splitlines()]
+    first = next(n for n, row in enumerate(fields) if row.startswith("detail"))
+    column = fields[first].index("Unique")
+    assert [row[column:] for row in fields[first : first + 3]] == [
+        "UniqueViolation: duplicate key",
+        "\\x1b[1mDETAIL:  Key (id)=(1)",
+        "  exists. (/bot.py:3)",
+    ]
+    assert {row[:column].strip() for row in fields[first + 1 : first + 3]} == {""}
+
+
 def test_list_json_has_no_body(wa: Wa, bury: Bury) -> None:
     """`list --json` is one object a line with everything but the body."""
     name = bury("messages", 3 * HOUR, body="BODY", detail="détail", queue="messages.5")

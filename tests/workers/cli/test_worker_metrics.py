@@ -120,5 +120,8 @@ def test_a_port_that_another_took_meanwhile(run_module: Start, tmp_path: Path) -
         env = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
         process = run_module("workers.cli.worker_metrics", host, str(port), env=env, stdout=out)
         assert process.wait(60) == child.GIVE_UP
-    line = f"wa-ingest: WA_WORKER_METRICS_LISTEN: cannot listen on {host}:{port}: Address already in use\n"
-    assert said.read_text() == line
+    setting = "WA_WORKER_METRICS_LISTEN"
+    assert said.read_text() == (
+        f"wa-ingest: {setting}: cannot listen on {host}:{port}: Address already in use; "
+        f"take another port, as {setting}={host}:{port + 1} does\n"
+    )

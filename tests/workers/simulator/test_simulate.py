@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import ssl
 import subprocess
@@ -19,13 +20,16 @@ import pytest
 import trustme
 from click.testing import CliRunner
 from redis import Redis
+from rich.console import Console
 
 from ingest.store import keys
 from tests.ingest.conftest import start_receiver  # noqa: F401
 from tests.old_ca import OldCA
 from workers.cli.main import main
 from workers.events.parsing import parse
-from workers.simulator import bodies, verifying
+from workers.simulator import bodies, report, verifying
+from workers.simulator.accounting import Account
+from workers.simulator.counters import Tally
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-m", "workers.cli", "simulate"]
@@ -403,7 +407,9 @@ def test_verified_with_other_handlers(
     run = verify(url, *few, "--duplicates", "20%")
     assert (run.returncode, run.stderr) == (0, ""), run.stdout
     checked = json.loads(run.stdout)["verify"]
-    assert checked["expected"] == checked["handled"] == 60
+    assert checked["expected"] == checked["ended"] == 60
+    ended = [checked[name] for name in ("handled", "unhandled", "discarded", "superseded")]
+    assert (min(ended[:2]) > 0, ended[3], sum(ended)) == (True, 0, 60)
     none = {"missing": 0, "dead": 0, "waiting": 0, "retrying": 0, "repeated": None, "out_of_order": None}
     assert checked.items() >= none.items()
 
@@ -412,6 +418,24 @@ def test_verified_with_other_handlers(
     checked = json.loads(run.stdout)["verify"]
     assert checked["missing"] == checked["retrying"] > 0
     assert f" {checked['retrying']} events wait for their next try" in line
+
+
+def test_what_nobody_wanted_is_told_apart() -> None:
+    """A person is told how many updates ended, and how: one that nobody wanted was not handled."""
+    account = Account(expected=30, handled=13, unhandled=15, discarded=2)
+    console = Console(width=80)
+    with console.capture() as drawn:
+        console.print(report.table(Tally(), account))
+    rows = [re.split(" {2,}", row.strip()) for row in drawn.get().splitlines()]
+    first = rows.index(["to be handled", "30"])
+    assert rows[first + 1 : first + 6] == [
+        ["ended, by what the pipeline counts", "30"],
+        ["of these handled", "13"],
+        ["of these unhandled", "15"],
+        ["of these discarded", "2"],
+        ["missing", "0"],
+    ]
+    assert report.wrong(Tally(), account) is None
 
 
 def test_verified_without_workers(pipeline: Callable[..., str]) -> None:
