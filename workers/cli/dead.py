@@ -121,8 +121,9 @@ def causes_(wanted: letters.Wanted, as_json: bool) -> None:
 
 @dead.command()
 @click.argument("name", metavar="LANE/ID", callback=name_of)
+@click.option("--body", "body_alone", is_flag=True, help="The body alone, as it came: what `wa-ingest call -` takes.")
 @as_json
-def show(name: tuple[str, letters.Id], as_json: bool) -> None:
+def show(name: tuple[str, letters.Id], body_alone: bool, as_json: bool) -> None:
     """Show all of one dead letter. LANE/ID is what `dead list` shows, such as messages/1700000000000-0.
 
     With --json: a JSON object; the body is in `body`, or in `body_base64` when it is not UTF-8. The request's headers
@@ -132,6 +133,9 @@ def show(name: tuple[str, letters.Id], as_json: bool) -> None:
         letter = next(_read(_select(current_settings(), letters.Wanted(ids=(name,)))), None)
     if letter is None:
         raise click.ClickException(f"there is no dead letter {name[0]}/{name[1]}: see `wa-ingest dead list`")
+    if body_alone:
+        click.echo(letter.body, nl=False)
+        return
     if as_json:
         print_json(letter.as_json() | letter.content_as_json())
         return

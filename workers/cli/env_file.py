@@ -11,8 +11,6 @@ import click
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
-from ingest.settings import Settings, unknown_variables, variable
-
 FILE = Path(".env")
 
 _NEAR = 0.9  # WA_APP_SECERT is; WA_WORKER_PROCESSES, a variable of Compose's file, is not
@@ -49,6 +47,8 @@ def misspelt() -> dict[str, str]:
 
     The file also has variables of Compose's own: of what comes from it those alone that are nearly a setting.
     """
+    from ingest.settings import Settings, unknown_variables, variable  # `--help` needs none of it
+
     known = [variable(field) for field in Settings.model_fields]
     near = {name: "".join(get_close_matches(name, known, 1, _NEAR)) for name in unknown_variables()}
     return {name: meant for name, meant in near.items() if meant or name not in taken}

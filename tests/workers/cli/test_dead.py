@@ -365,6 +365,12 @@ def test_show_what_is_not_json(wa: Wa, bury: Bury) -> None:
     assert b64decode(shown["body_base64"]) == b"\x00\xff\xfe{"
 
 
+@pytest.mark.parametrize("body", [b"\x00\xff\xfe{\n", b'{"n": 1}'])
+def test_show_the_body_alone(wa: Wa, bury: Bury, body: bytes) -> None:
+    """With --body it is byte for byte what came, for a file or for `wa-ingest call -`."""
+    assert wa("show", bury(body=body, reason="unreadable", kind="notification"), "--body").stdout_bytes == body
+
+
 def test_show_what_is_not_there(wa: Wa, bury: Bury) -> None:
     """A letter that is gone is one line on standard error and exit status 1."""
     bury()
