@@ -47,8 +47,9 @@ def status(watch: bool, as_json: bool) -> None:
     calls that failed, how many events wait for it at least (owed: for their next try, or for its turn in a worker) and
     the age of the oldest, and since when it is held up. Below these: which fail, how they failed last, for how long.
 
-    At last, how many events have ended so far and how, what is still owed, and which types no handler wanted (ended and
-    unhandled of --json; again: events that had ended and came again, because their worker died).
+    At last, how many events have ended so far and how, what has not ended yet (notifications), and which types no
+    handler wanted (ended and unhandled of --json; again: events that had ended and came again, because their worker
+    died).
 
     dead_expiring (of --json) are the dead letters that will be removed within two days, counted up to 100. With --watch
     and --json: one JSON object a line.

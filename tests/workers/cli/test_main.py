@@ -124,7 +124,7 @@ def test_status_table(wa: Callable[..., Result], commit: Any, status: Any, monke
 
 
 def test_status_of_all_that_came(wa: Callable[..., Result], redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says what has become of everything, what is still owed, which types no handler wanted, and what waits for its
+    """It says what has become of everything, what has not, which types no handler wanted, and what waits for its
     next try, with the command that has it tried now.
     """
     monkeypatch.setenv("COLUMNS", "80")
@@ -135,7 +135,7 @@ def test_status_of_all_that_came(wa: Callable[..., Result], redis: Redis, monkey
     redis.zadd(keys.scheduled_key("messages.0"), {"r1-1": seconds + 600})
     lines = [line.rstrip() for line in wa("status").output.splitlines()]
     assert "events ended so far: 12,900 = 12,870 handled + 30 unhandled" in lines
-    assert "still owed: 2 retrying" in lines
+    assert "not ended yet: 2 retrying" in lines
     assert "no handler wanted: status read 30" in lines
     (line,) = [line for line in lines if line.startswith("retrying: 2, next in ")]
     assert line.endswith("oldest 2h00m; `wa-ingest retry` tries them now")
