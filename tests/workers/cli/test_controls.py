@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
 
-from ingest.state import backlog, controls
+from ingest.state import backlog, controls, in_work
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS
 from workers.cli.main import main
@@ -99,6 +99,25 @@ def test_a_handler_that_nobody_knows(wa: Callable[..., Result], redis: Redis) ->
         known = [word.replace("mesage", "message") for word in command]
         assert wa(*known).stderr == ""
     assert wa("resume", "--handler", "bot.on_mesage").stderr == ""
+
+
+def test_a_handler_that_no_worker_has(wa: Callable[..., Result], redis: Redis) -> None:
+    """While workers tell their handlers, another name is neither paused nor limited, and the error names the near one;
+    what is paused or limited already can be changed, whoever has it.
+    """
+    controls.pause(redis, [controls.handler("gone")])
+    redis.zadd(keys.ALIVE, {"w1": int(time.time() * 1000)})
+    redis.hset(keys.IN_WORK, mapping=in_work.told_handlers("w1", ["bot.store", "crm"]))  # type: ignore[arg-type]
+    for command in (("pause", "--handler", "crm", "--handler", "store"), ("limit", "--handler", "store", "5/s")):
+        result = wa(*command)
+        error = "Error: no worker has a handler store, see `wa-ingest handlers` for names; did you mean 'bot.store'?\n"
+        assert (result.exit_code, result.stdout, result.stderr) == (1, "", error)
+    assert [one.handler for one in backlog.read(redis).steered] == ["gone"]
+    for command in (("pause", "--handler", "bot.store"), ("pause", "--handler", "gone")):
+        assert (wa(*command).exit_code, wa(*command).stderr) == (0, "")
+    for command in (("limit", "--handler", "gone", "5/s"), ("limit", "--handler", "gone", "off")):
+        assert wa(*command).exit_code == 0
+    assert wa("resume", "--handler", "gone").output == "gone: goes on\n"
 
 
 def test_status_of_handlers(wa: Callable[..., Result], redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
