@@ -87,7 +87,7 @@ def resume(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> 
     """Let paused lanes, or all, or paused handlers go on.
 
     Lanes are messages, statuses and other. Limits set with `wa-ingest limit` stay in force. Handlers that are paused
-    stay so, unless --handler names them.
+    stay so, unless --handler names them; without it they are named.
     """
     _either(lanes, handlers)
     with cli_errors():
@@ -98,6 +98,9 @@ def resume(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> 
         for name in handlers or lanes or LANES:
             what = f"goes on{_at_most(now[name])}" if before[name]["paused"] else "was not paused"
             click.echo(f"{name}: {what}{_waiting(now[name])}")
+        others = {} if handlers else _handlers_in_force(redis_clients(current_settings(), to_write=False), ())
+        for name in (name for name, one in others.items() if one["paused"]):
+            click.echo(f"Handler {printable(name)} stays paused: wa-ingest resume --handler {shlex.quote(name)}")
 
 
 def _check_names(clients: dict[str, Redis], names: Iterable[str]) -> None:

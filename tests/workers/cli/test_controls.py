@@ -67,7 +67,7 @@ def test_limit(wa: Callable[..., Result], redis: Redis) -> None:
 
 def test_pause_and_resume_a_handler(wa: Callable[..., Result], redis: Redis) -> None:
     """They say what happens to whom and how to go back; `status` shows it until then, whatever the name, and no lane
-    is paused by it.
+    is paused by it. Who resumes lanes is told which handlers stay paused.
     """
     said = wa("pause", "--handler", "crm", "--handler", "shop.on message").output
     for part in ("crm: paused\n", "use up no tries", "wa-ingest resume --handler crm --handler 'shop.on message'\n"):
@@ -80,7 +80,10 @@ def test_pause_and_resume_a_handler(wa: Callable[..., Result], redis: Redis) -> 
     found = json.loads(wa("status", "--json").output)
     assert [one["handler"] for one in found["steered"]] == ["crm", "shop.on message"]
     assert not any(lane["paused"] for lane in found["lanes"].values())
-    assert wa("resume").output.count("was not paused") == 3
+    said = wa("resume").output
+    assert said.count("was not paused") == 3
+    assert "Handler crm stays paused: wa-ingest resume --handler crm\n" in said
+    assert said.endswith("Handler shop.on message stays paused: wa-ingest resume --handler 'shop.on message'\n")
     assert wa("resume", "--handler", "crm").output == "crm: goes on\n"
     assert wa("resume", "--handler", "crm").output == "crm: was not paused\n"
     found = json.loads(wa("resume", "--handler", "crm", "--json").output)["handlers"]
