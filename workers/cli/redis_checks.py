@@ -28,6 +28,7 @@ from workers.cli import dead_causes
 _LAG_SECONDS = 10  # a replica says how far it is each second
 _LETTERS_READ = 1000  # of these, at most
 _CAUSES = 3  # that are told at most
+_RESULTS = {"critical": "failed", "warning": "warning", "info": "ok"}  # by the level of a finding
 
 
 class Check(NamedTuple):
@@ -65,8 +66,7 @@ def _workers(settings: Settings, clients: dict[str, Redis]) -> Iterator[Check]:
     except (RedisError, OSError):
         return
     for refused in now.refused:
-        result = "ok" if refused.level == "info" else "warning"
-        yield Check("requests", result, refused.text, refused.remedy, refused.topic)
+        yield Check("requests", _RESULTS[refused.level], refused.text, refused.remedy, refused.topic)
     if now.workers:
         lonely = [name for name, redis in clients.items() if name not in now.away and not backlog.read(redis).workers]
         for name in lonely:
@@ -85,8 +85,7 @@ def _workers(settings: Settings, clients: dict[str, Redis]) -> Iterator[Check]:
 def _processes(redis: Redis) -> Iterator[Check]:
     now = backlog.read(redis)
     for cause in causes.told(now, time.time()):
-        result = "ok" if cause.level == "info" else "warning"
-        yield Check("handlers", result, cause.text, cause.remedy, cause.topic)
+        yield Check("handlers", _RESULTS[cause.level], cause.text, cause.remedy, cause.topic)
     for steered in now.steered:
         if steered.paused_since:
             finding = f"{steered.handler} is paused since {steered.paused_since}, its events wait"

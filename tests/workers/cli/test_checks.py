@@ -52,12 +52,15 @@ def test_no_guard(redis_url: str) -> None:
 
 
 def test_refused_requests(redis: Redis) -> None:
-    """What receivers refuse is told with its likely cause and what to do; a few beside many is no warning."""
+    """What receivers refuse is told with its likely cause and what to do; a few beside many is no warning, and nearly
+    all is an error."""
     refusals.note(redis, {"signature": 5, "accepted": 10, "path": 1})
     signature, path = [check for check in checks.run(load()) if check.name == "requests"]
     assert (signature.result, path.result) == ("warning", "ok")
     assert signature.finding == "5 requests refused lately with a wrong signature"
     assert "WA_APP_SECRET" in signature.advice
+    refusals.note(redis, {"signature": 100})
+    assert [check.result for check in checks.run(load()) if check.name == "requests"] == ["failed", "ok"]
 
 
 def test_more_workers_than_partitions(redis: Redis) -> None:
