@@ -29,7 +29,7 @@ from workers.cli.terminal import as_json, cli_errors, clock, current_settings, p
 _WATCH_SECONDS = 1.0
 _DRAWN = f"waiting, last {span(SECONDS)}"
 _HANDLERS = 10  # that are shown at most
-_REFUSALS = 3  # causes that are shown at most
+_REFUSALS = 2  # causes that are named at most
 _WIDE = 100  # columns of a terminal that has room for the plots beside the figures
 
 
@@ -138,7 +138,7 @@ def _table(
             below.append(Text(f"{len(handlers) - _HANDLERS:,} more handlers: see --json", style="dim"))
     if now.idle_workers:
         below.append(Text(now.idle_workers, style="yellow"))
-    below += [_refused(one) for one in now.refused[:_REFUSALS]]
+    below += _refused(now.refused)
     if again := now.retrying:
         text = f"retrying: {again.events:,}, next in {span(again.next_seconds)}, oldest {span(again.oldest_seconds)}; "
         below.append(Text(text + "`wa-ingest retry` tries them now"))
@@ -224,8 +224,16 @@ def _steered(one: backlog.Steered) -> Iterator[Text]:
         yield Text(f"{name}: at most {rates.in_words(one.limit)}, `wa-ingest limit --handler {name}`", style="yellow")
 
 
-def _refused(one: Told) -> Text:
-    return Text(f"{one.text}: {one.remedy}", style="red" if one.level == "warning" else "dim")
+def _refused(found: list[Told]) -> Iterator[Text]:
+    """What keeps all out, with its remedy; all the rest in one line, or the lanes would leave a small screen."""
+    yield from (Text(f"{one.text}: {one.remedy}", style="bold red") for one in found if one.level == "critical")
+    rest = [one for one in found if one.level != "critical"]
+    if count := sum(one.requests for one in rest):
+        causes = ", ".join(f"{one.cause} {one.requests:,}" for one in rest[:_REFUSALS])
+        text = f"{count:,} {'request' if count == 1 else 'requests'} refused lately: {causes}"
+        more = ", …" if rest[_REFUSALS:] else ""
+        style = "red" if any(one.level == "warning" for one in rest) else "dim"
+        yield Text(f"{text}{more}; see `wa-ingest check`", style=style)
 
 
 def _columns(*figures: str) -> Table:
