@@ -143,7 +143,7 @@ class Backlog:
     there: frozenset[str] | None = None
     """The handlers that workers have; None while that is not known."""
     unloadable: Unloadable | None = None
-    """Why the last worker could not load its handlers, if none has started since."""
+    """Why the last worker that was to start could not, if none has started since."""
 
     @property
     def refused(self) -> list[refusals.Told]:

@@ -124,10 +124,11 @@ def _table(
             _time_left(lane),
             *([drawn[name]] if drawn and wide else []),
         )
-    nobody = causes.no_worker(now)
+    found = causes.of_workers(now, time.time())
     workers = Text(f"workers: {now.workers}", style="" if now.workers else "bold red")
-    if nobody is not None:
-        workers.append(f"\n{printable(nobody.text)}. {printable(nobody.remedy)}")
+    if found is not None:
+        style = "yellow" if now.workers else ""
+        workers.append(f"\n{printable(shortened(found.text))}. {printable(found.remedy)}", style=style)
     if now.suspended:
         workers.append("  suspended, `rq resume` lets them go on", style="bold red")
     below: list[RenderableType] = [table, workers]
