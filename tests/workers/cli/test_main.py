@@ -175,7 +175,7 @@ def test_status_watch(redis_url: str, tmp_path: Path) -> None:
 
 
 def test_check(wa: Callable[..., Result], redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`check` names what is not fit for production and exits 1 only when something must be changed."""
+    """`check` names what is not fit for production and exits 1 only when something is an error."""
     found = {one["name"]: one for one in json.loads(wa("check", "--json").output)}
     assert found["redis"]["result"] == "ok"
     assert found["append-only file"]["result"] == "warning"  # the tests' Valkey does not fsync
@@ -201,9 +201,26 @@ def test_check_on_a_terminal(wa: Callable[..., Result], redis: Redis, monkeypatc
     monkeypatch.setenv("COLUMNS", "80")
     lines = wa("check").output.splitlines()
     assert max(map(len, lines)) <= 80
-    words = {word for line in lines[2:] for word in line.split()}
+    words = {word for line in lines[2:-1] for word in line.split()}
     said = f"→ {advice} anybody may post wa-ingest help append-only file warning".split()
     assert words == {*said, *topics}
+
+
+def test_check_ends_with_what_is_wrong(
+    wa: Callable[..., Result], redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For people the errors stand last, above a line that counts them, as the end stays on the screen; JSON has them in
+    the order of the checks.
+    """
+    results = ["failed", "ok", "warning", "ok", "warning"]
+    found = [Check(f"c{n}", result, "f") for n, result in enumerate(results)]
+    monkeypatch.setattr(checks, "run", lambda settings: found)
+    lines = wa("check").output.splitlines()
+    assert [line.split()[1] for line in lines[2:-2]] == ["c1", "c3", "c2", "c4", "c0"]
+    assert lines[-1] == "2 warnings, 1 error"
+    assert [one["name"] for one in json.loads(wa("check", "--json").output)] == ["c0", "c1", "c2", "c3", "c4"]
+    found = found[1:2]
+    assert wa("check").output.splitlines()[-1] == "All is in order"
 
 
 def test_check_without_redis(wa: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
