@@ -94,10 +94,10 @@ def of_workers(now: Backlog, time: float) -> Cause | None:
 def waits(one: Handler) -> str:
     """How much waits for it, and for how long, in words; empty: nothing."""
     places = (
-        (one.turns, f"for its turn{f' ({one.held_back})' if one.held_back else ''}"),
+        (one.turns, f"for {_its(one.turns)} turn{f' ({one.held_back})' if one.held_back else ''}"),
         (one.ready, _FOR_A_SLOT),
         (one.retrying, f"for the next try{f' ({one.held_back})' if one.held_back and not one.turns else ''}"),
-        (one.due, "for a worker to try them again"),
+        (one.due, f"for a worker to try {'it' if one.due == 1 else 'them'} again"),
     )
     parts: list[str] = []
     for count, where in places:
@@ -105,6 +105,10 @@ def waits(one: Handler) -> str:
             wait = "" if parts else " event waits" if count == 1 else " events wait"
             parts.append(f"{count:,}{wait} {where}")
     return f"{_and_last(parts)}, the oldest for {span(one.oldest_seconds)}" if parts else ""
+
+
+def _its(count: int) -> str:
+    return "its" if count == 1 else "their"
 
 
 def in_work(lane: Lane) -> str:

@@ -232,7 +232,7 @@ def test_what_waits_for_its_turn(redis: Redis) -> None:
         cause, other = causes.told(read, now)
         assert (cause.level, cause.about) == ("info", "lags.crm")
         assert cause.text.startswith(
-            "Handler crm is behind: 42 events wait for its turn (its rate of 50/s), the oldest"
+            "Handler crm is behind: 42 events wait for their turn (its rate of 50/s), the oldest"
         )
         assert (posts.owed, other.about) == (0, "lags.posts")
         assert other.text.startswith("Handler posts is held back: held to 49/s since a 429 at ")
