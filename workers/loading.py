@@ -17,12 +17,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import orjson
-
 from ingest import child, settings
 from ingest.settings import DEFAULT_HANDLERS, redis_url
 from ingest.state import in_work
-from ingest.store import connection, keys
+from ingest.store import connection
 from ingest.terminal import shortened
 from workers import doubts
 from workers.handlers import Handlers
@@ -71,7 +69,7 @@ def load_or_exit(name: str, destinations: Path | None) -> Handlers:
         if not isinstance(error, HandlersError):
             traceback.print_exception(_in_their_code(error))
         print(f"wa-ingest: {explain(name, error)}", file=sys.stderr)
-        _tell_operators(name, error)
+        tell_operators(explain(name, error, quotes=False), advice(error))
     sys.exit(child.GIVE_UP)
 
 
@@ -106,12 +104,20 @@ def _line(error: Exception) -> str:
     return shortened(own_place(error))
 
 
-def _tell_operators(name: str, error: Exception) -> None:
-    """Have `status` and the page say it, as long as there is no worker: Redis keeps it, if it is there."""
-    told = in_work.Unloadable(explain(name, error, quotes=False), advice(error))
+def tell_operators(text: str, remedy: str = "mend it") -> None:
+    """Have `status` and the page say why handlers cannot be loaded until a worker starts: Redis keeps it, if it is
+    there.
+    """
     with suppress(Exception):  # whatever keeps it from being told, it was printed
         for redis in connection.all_for_tools(redis_url(settings.load()), connection.COMMAND_SECONDS).values():
-            redis.hset(keys.IN_WORK, in_work.UNLOADABLE, orjson.dumps(tuple(told)))
+            in_work.tell_unloadable(redis, in_work.Unloadable(text, remedy))
+
+
+def startup_failed(error: Exception) -> in_work.Unloadable:
+    """What operators are told of a startup function that raised this."""
+    text = f"a @handlers.startup function fails: {type(error).__name__}{_where(error)}"
+    line = _line(error)
+    return in_work.Unloadable(text, f"mend {line}" if line else "mend that function", in_work.STARTUP_FAILS)
 
 
 def hidden(name: str) -> list[str]:
@@ -264,7 +270,9 @@ def main() -> None:
         registry = load_or_exit(name, destinations)
     except SystemExit as error:
         if error.code != child.GIVE_UP:
-            print(f"wa-ingest: WA_HANDLERS={name}: the module ends Python: sys.exit({error.code!r})", file=sys.stderr)
+            text = f"WA_HANDLERS={name}: the module ends Python"
+            print(f"wa-ingest: {text}: sys.exit({error.code!r})", file=sys.stderr)
+            tell_operators(f"{text}: sys.exit")
         sys.exit(child.GIVE_UP)
     for line in doubts.of(registry, name):
         print(f"Warning: {line}", file=sys.stderr)

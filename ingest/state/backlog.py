@@ -138,15 +138,17 @@ class Backlog:
     """Events that no handler wanted, by `KIND.TYPE`."""
     requests: dict[str, int] = field(default_factory=dict)
     """Lately `accepted`, or refused, by cause (`ingest.state.refusals`)."""
+    request_steps: refusals.Steps = field(default_factory=dict)
+    """The same in steps of ten seconds."""
     there: frozenset[str] | None = None
     """The handlers that workers have; None while that is not known."""
     unloadable: Unloadable | None = None
-    """Why the last worker could not load its handlers, if none has started since."""
+    """Why the last worker that was to start could not, if none has started since."""
 
     @property
     def refused(self) -> list[refusals.Told]:
         """What to tell of refused requests."""
-        return refusals.told(self.requests, bool(self.counts))
+        return refusals.told(self.requests, bool(self.counts), self.request_steps)
 
     @property
     def handlers(self) -> list[Handler]:
@@ -172,11 +174,11 @@ class Backlog:
         """The shape of `wa-ingest status --json`."""
         lanes = {n: asdict(lane) | {"seconds_to_empty": lane.seconds_to_empty} for n, lane in self.lanes.items()}
         handlers = [asdict(one) | {"owed": one.owed} for one in self.handlers]
-        told = asdict(replace(self, calls={}, owed=[], failed={}, held_back=[], there=None)) | {
+        told = asdict(replace(self, calls={}, owed=[], failed={}, held_back=[], there=None, request_steps={})) | {
             "lanes": lanes,
             "handlers": handlers,
         }
-        for by_handler in ("calls", "counted_seconds", "owed", "failed", "held_back", "there"):
+        for by_handler in ("calls", "counted_seconds", "owed", "failed", "held_back", "there", "request_steps"):
             del told[by_handler]
         return told | {"ended": totals.ended(self.counts), "again": self.counts.get(totals.AGAIN, 0)}
 
@@ -231,6 +233,7 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
         there=_there_together([one.there for one in found if one.workers]),
         unloadable=next((one.unloadable for one in found if one.unloadable), None),
         requests=dict(sum((Counter(one.requests) for one in found), Counter[str]())),
+        request_steps=refusals.steps_together(one.request_steps for one in found),
     )
 
 
@@ -365,6 +368,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         failed=seen.failed,
         held_back=seen.held_back,
         requests=seen.requests,
+        request_steps=seen.request_steps,
         there=seen.there,
         unloadable=seen.unloadable,
     )
@@ -398,6 +402,7 @@ class _Seen(NamedTuple):
     heads: dict[str, Member]
     dead: dict[str, int]
     requests: dict[str, int]
+    request_steps: refusals.Steps
     flows: list[dict[bytes, bytes]]
 
 
@@ -423,6 +428,7 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         for back in range(_RATE_BUCKETS):
             pipe.hgetall(keys.flow_key(bucket - back))
         ledger, taken, workers, suspended, counts, steering, broken, calls, heads, owed, failed, *rest = pipe.execute()
+    requests, request_steps = refusals.parse(rest[len(LANES) : len(LANES) + len(counted)])
     outcomes, unhandled = totals.split({name.decode(): int(count) for name, count in counts.items()})
     return _Seen(
         ledger=_ledger(ledger),
@@ -446,7 +452,8 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         failed=failures.parse(failed),
         heads={order.decode(): Member.parse(batch) for order, batch in heads.items()},
         dead=dict(zip(LANES, rest[: len(LANES)], strict=True)),
-        requests=refusals.parse(rest[len(LANES) : len(LANES) + len(counted)]),
+        requests=requests,
+        request_steps=request_steps,
         flows=rest[len(LANES) + len(counted) :],
     )
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from ingest.state.backlog import LATE_SECONDS, YOUNG_SECONDS, Backlog, Lane, span
 from ingest.state.handlers import Handler, usual_seconds
-from ingest.state.in_work import Call
+from ingest.state.in_work import CANNOT_LOAD, STARTUP_FAILS, Call
 
 _BEHIND = "a-handler-or-destination-is-behind"
 _HANGS = "a-handler-hangs"
@@ -19,6 +19,14 @@ _LONGEST_SECONDS = 60.0  # and so is this, however long calls of the handler usu
 _FOR_A_SLOT = "for a free slot or thread"
 _NAMES = 3  # that are shown at most
 _COUNTED_SECONDS = 70.0  # the failures of the last minute are not older
+_THEN = {
+    CANNOT_LOAD: "then start workers: `wa-ingest work`; `up --reload` does so by itself",
+    STARTUP_FAILS: "or what it needs; an `up` or `work` that runs tries again by itself",
+}
+_THEN_ALIVE = {
+    CANNOT_LOAD: "then start the workers again; `up --reload` does so by itself",
+    STARTUP_FAILS: _THEN[STARTUP_FAILS],
+}
 
 
 class Cause(NamedTuple):
@@ -61,29 +69,35 @@ def told(now: Backlog, time: float) -> Iterator[Cause]:
             yield Cause("info", f"lags.{one.name}", f"Handler {one.name} is held back: {one.held_back}", "", _BEHIND)
 
 
-def no_worker(now: Backlog) -> Cause | None:
-    """That no worker is alive, and why, if the last one has said so."""
-    if now.workers:
+def of_workers(now: Backlog, time: float) -> Cause | None:
+    """That no worker is alive, and why, if the last one has said so; or that no other one could start now."""
+    why = now.unloadable
+    if now.workers and why is None:
         return None
-    waiting = sum(lane.waiting for lane in now.lanes.values())
+    waiting = sum(lane.waiting + lane.working for lane in now.lanes.values())
     text = "No worker is alive"
     if waiting:
         text += ": 1 notification waits" if waiting == 1 else f": {waiting:,} notifications wait"
-    if now.unloadable is None:
+        text += f", the oldest for {span(max(lane.oldest_seconds for lane in now.lanes.values()))}"
+    if why is None:
         remedy = "Start workers: `wa-ingest work`; their log says why they ended"
         return Cause("critical", "workers", text, remedy, "no-worker-is-alive")
-    remedy = f"{now.unloadable.remedy}, then start workers: `wa-ingest work`; `up --reload` does so by itself"
-    remedy = remedy[0].upper() + remedy[1:]
-    return Cause("critical", "workers", f"{text}; {now.unloadable.text}", remedy, "handlers-cannot-be-loaded")
+    failed = f"{f'for {span(max(0.0, time - why.since))} ' if why.since else ''}none could start: {why.text}"
+    mend = why.remedy[0].upper() + why.remedy[1:]
+    if not now.workers:
+        return Cause("critical", "workers", f"{text}; {failed}", f"{mend}, {_THEN[why.topic]}", why.topic)
+    those = "1 worker goes on" if now.workers == 1 else f"{now.workers:,} workers go on"
+    text = f"{those} with what was loaded before; {failed}"
+    return Cause("warning", "workers.new", text, f"{mend}, {_THEN_ALIVE[why.topic]}", why.topic)
 
 
 def waits(one: Handler) -> str:
     """How much waits for it, and for how long, in words; empty: nothing."""
     places = (
-        (one.turns, f"for its turn{f' ({one.held_back})' if one.held_back else ''}"),
+        (one.turns, f"for {_its(one.turns)} turn{f' ({one.held_back})' if one.held_back else ''}"),
         (one.ready, _FOR_A_SLOT),
         (one.retrying, f"for the next try{f' ({one.held_back})' if one.held_back and not one.turns else ''}"),
-        (one.due, "for a worker to try them again"),
+        (one.due, f"for a worker to try {'it' if one.due == 1 else 'them'} again"),
     )
     parts: list[str] = []
     for count, where in places:
@@ -91,6 +105,10 @@ def waits(one: Handler) -> str:
             wait = "" if parts else " event waits" if count == 1 else " events wait"
             parts.append(f"{count:,}{wait} {where}")
     return f"{_and_last(parts)}, the oldest for {span(one.oldest_seconds)}" if parts else ""
+
+
+def _its(count: int) -> str:
+    return "its" if count == 1 else "their"
 
 
 def in_work(lane: Lane) -> str:

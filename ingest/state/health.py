@@ -85,7 +85,7 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         )
     for refused in now.backlog.refused:
         yield Finding(refused.level, f"refused.{refused.cause}", refused.text, refused.remedy, refused.topic)
-    if cause := causes.no_worker(now.backlog):
+    if cause := causes.of_workers(now.backlog, now.time):
         yield Finding(*cause)
     if now.backlog.suspended:
         yield Finding("warning", "suspended", "All lanes are suspended by `rq suspend`", "`rq resume` resumes them")

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
+from redis import Redis
 
 from ingest.state import holds
 from ingest.state.holds import Hold
+from ingest.store import keys
 
 ALIVE_MS = 10_000
 """A worker without a sign of life for this long counts as dead."""
@@ -23,10 +25,13 @@ TOLD_SECONDS = 2.0
 # Behind the worker's name; versions that do not know such a field pass over it.
 _CALLS, _WAITS, _TURNS, _READY, _LANES, _HANDLERS = "|calls", "|waits", "|turns", "|ready", "|lanes", "|handlers"
 
-UNLOADABLE = "|unloadable"
-"""The field with what the last worker said that could not load its handlers. It is of no worker, and the next one that
-starts removes it.
+UNLOADABLE = "|unfit"
+"""The field with why the last worker that was started, or was to be, could not begin. It is of no worker, and the next
+one that begins removes it.
 """
+
+CANNOT_LOAD, STARTUP_FAILS = "handlers-cannot-be-loaded", "a-startup-function-fails"
+"""Why a worker cannot begin: both are topics of docs/troubleshooting.md."""
 
 
 class Begun(NamedTuple):
@@ -96,10 +101,14 @@ class Call:
 
 
 class Unloadable(NamedTuple):
-    """Why handlers cannot be loaded, and what to do about it. Neither quotes what an exception of the user's says."""
+    """Why a worker could not begin with the handlers as they are now, and what to do about it. Neither quotes what an
+    exception of the user's says. Since a time in epoch seconds none could for this `topic`.
+    """
 
     text: str
     remedy: str
+    topic: str = CANNOT_LOAD
+    since: float = 0.0
 
 
 def told(worker: str, inside: Inside) -> dict[str, bytes]:
@@ -177,7 +186,15 @@ def parse_handlers(fields: dict[bytes, bytes], alive: Collection[bytes]) -> froz
     return frozenset(name for names in found.values() for name in names) if len(found) == len(alive) > 0 else None
 
 
+def tell_unloadable(redis: Redis, told: Unloadable) -> None:
+    """Have operators know it until a worker begins. Raises RedisError, OSError."""
+    said: Any = redis.hget(keys.IN_WORK, UNLOADABLE)
+    before = parse_unloadable({UNLOADABLE.encode(): said} if said else {})
+    since = before.since if before is not None and before.topic == told.topic else round(time.time(), 3)
+    redis.hset(keys.IN_WORK, UNLOADABLE, orjson.dumps(tuple(told._replace(since=since))))
+
+
 def parse_unloadable(fields: dict[bytes, bytes]) -> Unloadable | None:
-    """What the last worker said that could not load its handlers, if none has started since."""
+    """What the last worker said that could not begin, if none has begun since."""
     value = fields.get(UNLOADABLE.encode())
     return None if value is None else Unloadable(*orjson.loads(value))

@@ -1,22 +1,33 @@
 """What receivers refused lately, why, and what to do about it: counted in Redis for the page, `check` and `status`.
 
-Each receiver process adds what it counted to a hash of ten minutes. A field is the cause of a refusal, or `accepted`.
+Each receiver process adds what it counted to a hash of ten minutes. A field is the cause of a refusal, or `accepted`;
+and both once more for each step of ten seconds, as `STEP|CAUSE`, so that a moment can be told in which it began.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Literal, NamedTuple
 
 from redis import Redis
 
 from ingest.store import keys
+from ingest.terminal import when
 
 SECONDS = 600
 """Length of a bucket. The one under way and the one before are read."""
 
+STEP_SECONDS = 10
+
 ACCEPTED = "accepted"
+
+_MANY = 10  # in a row without the right credential: that is no stranger any more
+_SHARE = 10  # one in so many
+
+Steps = dict[int, Counter[str]]
+"""What was counted in each step of ten seconds, by its number since the epoch."""
 
 
 class Cause(NamedTuple):
@@ -83,17 +94,19 @@ CAUSES = {
 """By the cause of a refusal (`ingest.http.answers.Refused`). What is not named here is told elsewhere, or is no news: a
 sender that goes away."""
 
+_OF_CREDENTIALS = frozenset(name for name, cause in CAUSES.items() if cause.topic == _CREDENTIALS)
 _OF_STRANGERS = frozenset({"path", "method", "visit"})
 
 
 class Told(NamedTuple):
     """Refusals of one cause, as a person is told of them."""
 
-    level: Literal["warning", "info"]
+    level: Literal["critical", "warning", "info"]
     cause: str
     text: str
     remedy: str
     topic: str
+    requests: int
 
 
 def note(redis: Redis, counts: Mapping[str, int]) -> None:
@@ -103,6 +116,7 @@ def note(redis: Redis, counts: Mapping[str, int]) -> None:
     with redis.pipeline(transaction=False) as pipe:
         for cause, count in counts.items():
             pipe.hincrby(key, cause, count)
+            pipe.hincrby(key, f"{seconds // STEP_SECONDS}|{cause}", count)
         pipe.expire(key, 3 * SECONDS)
         pipe.execute()
 
@@ -113,25 +127,55 @@ def buckets(now: float) -> list[str]:
     return [keys.refused_key(number), keys.refused_key(number - 1)]
 
 
-def parse(found: Iterable[Mapping[bytes, bytes]]) -> dict[str, int]:
-    """The counts in these hashes, added up."""
-    total = Counter[str]()
-    for bucket in found:
-        total.update({cause.decode(): int(count) for cause, count in bucket.items()})
-    return dict(total)
+def parse(found: Iterable[Mapping[bytes, bytes]]) -> tuple[dict[str, int], Steps]:
+    """The counts in these hashes, added up, and those of each step."""
+    total, steps = Counter[str](), Steps()
+    for field, count in (item for bucket in found for item in bucket.items()):
+        step, _, cause = field.decode().rpartition("|")
+        (steps.setdefault(int(step), Counter()) if step else total)[cause] += int(count)
+    return dict(total), steps
 
 
-def told(counts: Mapping[str, int], ever: bool) -> list[Told]:
+def steps_together(each: Iterable[Steps]) -> Steps:
+    """What several Redis know."""
+    total = Steps()
+    for step, counts in (item for steps in each for item in steps.items()):
+        total.setdefault(step, Counter()).update(counts)
+    return total
+
+
+def told(counts: Mapping[str, int], ever: bool, steps: Steps | None = None) -> list[Told]:
     """What to tell of these, the most first. `ever`: notifications were handled here at some time.
 
     It is a warning when one in ten is refused. Strangers who try other paths are one only while nothing else arrives.
+    When by the last `steps` nearly nobody shows the right credential any more, that is critical, whatever was accepted
+    before.
     """
     accepted = counts.get(ACCEPTED, 0)
-    found = []
+    found = list(_shut_out(steps or {}))
     for cause, count in sorted(counts.items(), key=lambda one: -one[1]):
-        if cause not in CAUSES:
+        if cause not in CAUSES or any(one.cause == cause for one in found):
             continue
-        quiet = (accepted or ever) if cause in _OF_STRANGERS else count * 10 < accepted
+        quiet = (accepted or ever) if cause in _OF_STRANGERS else count * _SHARE < accepted
         text = f"{count:,} {'request' if count == 1 else 'requests'} refused lately {CAUSES[cause].text}"
-        found.append(Told("info" if quiet else "warning", cause, text, CAUSES[cause].remedy, CAUSES[cause].topic))
+        level: Literal["warning", "info"] = "info" if quiet else "warning"
+        found.append(Told(level, cause, text, CAUSES[cause].remedy, CAUSES[cause].topic, count))
     return found
+
+
+def _shut_out(steps: Steps) -> Iterator[Told]:
+    """That nearly all requests are refused for their credentials, since a step in which it was no longer otherwise."""
+    refused, accepted, since = Counter[str](), 0, 0
+    for step in sorted(steps, reverse=True):
+        here = Counter({one: count for one, count in steps[step].items() if one in _OF_CREDENTIALS})
+        if steps[step][ACCEPTED] * _SHARE > here.total():
+            break
+        if here:
+            refused, accepted, since = refused + here, accepted + steps[step][ACCEPTED], step
+    if (count := refused.total()) < _MANY:
+        return
+    ((cause, most),) = refused.most_common(1)
+    which = "" if most == count else ", most of them"
+    text = f"{count:,} of the last {count + accepted:,} requests refused{which} {CAUSES[cause].text}, "
+    text += f"since {when(datetime.fromtimestamp(since * STEP_SECONDS))}"
+    yield Told("critical", cause, text, CAUSES[cause].remedy, CAUSES[cause].topic, count)

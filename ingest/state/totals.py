@@ -67,7 +67,7 @@ def lines(now: Backlog) -> list[str]:
     removed = min(now.counts.get(REMOVED, 0), by_outcome.get(_DEAD, 0))
     about = {_DEAD: f" ({removed:,} of them removed)"} if removed else {}
     parts = " + ".join(f"{count:,} {outcome}{about.get(outcome, '')}" for outcome, count in by_outcome.items())
-    found = [f"events ended so far: {sum(by_outcome.values()):,} = {parts}", f"still owed: {_owed(now)}"]
+    found = [f"events ended so far: {sum(by_outcome.values()):,} = {parts}", f"not ended yet: {_not_ended(now)}"]
     if again := now.counts.get(AGAIN):
         found[0] += f"; {again:,} of them came again after a worker died"
     if now.unhandled:
@@ -78,7 +78,7 @@ def lines(now: Backlog) -> list[str]:
     return found
 
 
-def _owed(now: Backlog) -> str:
+def _not_ended(now: Backlog) -> str:
     lanes = now.lanes.values()
     figures = {
         "waiting": sum(lane.waiting for lane in lanes),

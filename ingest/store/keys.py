@@ -40,7 +40,7 @@ TTL: how long Redis keeps the key; `-`: for ever. Ours, after the prefix `rq:wa:
 | `counts` | hash | - | what became of events, ever, see `ingest/state/totals.py` |
 | `tally` | hash | - | what else workers count, see `ingest/state/counters.py` |
 | `flow:T` | hash | 10 min | of the ten seconds T: notifications in and out per lane, calls of handlers |
-| `flow:refused:T` | hash | 30 min | requests by why they were refused, and those accepted, in the ten minutes T |
+| `flow:refused:T` | hash | 30 min | requests refused, by cause, and accepted: of ten minutes T, and its ten seconds |
 | `steering` | hash | - | lanes and handlers that an operator paused or capped, see `ingest/state/controls.py` |
 | `rates` | hash | - | tokens of handlers with a rate, see `workers/dispatch/rate_limits.py` |
 | `history` | stream | - | the backlog over the last hour, see `ingest/state/history.py` |

@@ -142,10 +142,14 @@ def test_what_lasts_is_started(shown: Command, redis: Redis, redis_url: str, tmp
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """`wa-ingest up` with the handlers of docs/handlers.md and an archive."""
+    """`wa-ingest up` with the handlers of docs/handlers.md, those that other pages name, and an archive."""
     folder = lay_out(tmp_path_factory.mktemp("up"), "docs/handlers.md")
     (folder / "archive").mkdir()
-    with start(folder, ("wa-ingest", "up"), WA_HANDLERS="bot:handlers", WA_ARCHIVE_DIR="archive") as running:
+    with (folder / "bot.py").open("a") as bot:
+        bot.write("\n@handlers.message('text')\ndef on_message(message): ...\n")
+    (folder / "crm.toml").write_text('[[destination]]\nname = "crm"\nurl = "http://127.0.0.1:9/"\nfields = ["flows"]\n')
+    named = {"WA_HANDLERS": "bot:handlers", "WA_DESTINATIONS": "crm.toml", "WA_ARCHIVE_DIR": "archive"}
+    with start(folder, ("wa-ingest", "up"), **named) as running:
         running.until(lambda: "Ctrl-C stops" in running.said(), "the start")
         yield running
 

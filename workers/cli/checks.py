@@ -60,7 +60,14 @@ def run(settings: Settings) -> list[Check]:
         *_hidden(settings),
         *_archive(settings),
     ]
-    return [one if one.topic or one.result == "ok" else one._replace(topic=_topic(one.name)) for one in found]
+    return [_in_full(one) for one in found]
+
+
+def _in_full(one: Check) -> Check:
+    """What is in order needs neither advice nor a topic, anything else has both."""
+    if one.result == "ok":
+        return one._replace(advice="", topic="")
+    return one if one.topic else one._replace(topic=_topic(one.name))
 
 
 def _topic(name: str) -> str:

@@ -57,7 +57,8 @@ def pause(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> N
     accepting. Workers let running handlers finish, and put batches in work back to the front of their queue within a
     second. Retries that come due wait, too. A pause outlasts restarts: `wa-ingest resume` ends it.
 
-    With --handler, the events of that handler or destination wait and use up no tries; all others go on.
+    With --handler, the events of that handler or destination wait and use up no tries; all others go on. A name that no
+    worker has is refused.
     """
     _either(lanes, handlers)
     with cli_errors():
@@ -86,7 +87,7 @@ def resume(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> 
     """Let paused lanes, or all, or paused handlers go on.
 
     Lanes are messages, statuses and other. Limits set with `wa-ingest limit` stay in force. Handlers that are paused
-    stay so, unless --handler names them.
+    stay so, unless --handler names them; without it they are named.
     """
     _either(lanes, handlers)
     with cli_errors():
@@ -97,16 +98,24 @@ def resume(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> 
         for name in handlers or lanes or LANES:
             what = f"goes on{_at_most(now[name])}" if before[name]["paused"] else "was not paused"
             click.echo(f"{name}: {what}{_waiting(now[name])}")
+        others = {} if handlers else _handlers_in_force(redis_clients(current_settings(), to_write=False), ())
+        for name in (name for name, one in others.items() if one["paused"]):
+            click.echo(f"Handler {printable(name)} stays paused: wa-ingest resume --handler {shlex.quote(name)}")
 
 
-def _warn_of_unknown(clients: dict[str, Redis], names: Iterable[str]) -> None:
-    """Say that no worker has called a handler of that name in days: a slip would hold up nothing, in silence."""
-    known = counters.read_all(clients.values())[counters.HANDLER]
-    for name in names:
-        if name not in known:
-            close = printable(doubts.meant(name, known))
-            text = f"no worker has called {printable(name)} lately, see `wa-ingest handlers` for names{close}"
-            click.echo(f"Warning: {text}", err=True)
+def _check_names(clients: dict[str, Redis], names: Iterable[str]) -> None:
+    """Refuse a name that no worker has, since a slip would hold up nothing, in silence; one that is paused or limited
+    already may be so in another way, too. While workers do not tell their handlers, only warn of a name that none has
+    called in days.
+    """
+    now = backlog.read_all(clients)
+    called = counters.read_all(clients.values())[counters.HANDLER]
+    known = called if now.there is None else now.there.union(one.handler for one in now.steered)
+    for name in (name for name in names if name not in known):
+        close = f"see `wa-ingest handlers` for names{printable(doubts.meant(name, now.there or called))}"
+        if now.there is not None:
+            raise click.ClickException(f"no worker has a handler {printable(name)}, {close}")
+        click.echo(f"Warning: no worker has called {printable(name)} lately, {close}", err=True)
 
 
 def _waiting(now: dict[str, Any]) -> str:
@@ -127,7 +136,8 @@ def limit(lane: str | None, rate: str | None, handler: str | None, as_json: bool
 
     RATE is how many events of LANE, or for that handler, all workers together may give to handlers: 200/s, 1000/m,
     50/h; off removes the limit. It takes effect within a second, lasts until it is removed, and holds up no other lane.
-    A rate that the handler or destination has itself holds beside it. Without a RATE: show the limits in force.
+    A rate that the handler or destination has itself holds beside it. A handler that no worker has is refused. Without
+    a RATE: show the limits in force.
     """
     if handler is not None:
         if rate is not None:
@@ -140,7 +150,7 @@ def limit(lane: str | None, rate: str | None, handler: str | None, as_json: bool
         clients = redis_clients(current_settings(rate is not None), to_write=rate is not None)
         of = lane if handler is None else controls.handler(handler)
         if handler is not None and per_second is not None:
-            _warn_of_unknown(clients, [handler])
+            _check_names(clients, [handler])
         if of is not None and rate is not None:
             for redis in clients.values():  # each has its share
                 controls.limit(redis, of, per_second and per_second / len(clients))
@@ -178,7 +188,7 @@ def _pull(
     is_new: bool = False,
 ) -> tuple[_InForce, _InForce]:
     """Of these handlers if some are given, else of lanes: what was in force before, and what is by now. `is_new`:
-    something is held up that was not, so names that nobody knows are warned of.
+    something is held up that was not, so there must be handlers of these names.
     """
 
     def in_force() -> _InForce:
@@ -187,7 +197,7 @@ def _pull(
     clients = redis_clients(current_settings(to_write=True), to_write=True)
     before = in_force()
     if is_new:
-        _warn_of_unknown(clients, handlers)
+        _check_names(clients, handlers)
     for redis in clients.values():
         lever(redis, [controls.handler(name) for name in handlers] or lanes)
     return before, in_force()

@@ -16,7 +16,7 @@ SECTIONS = {
     "See": {
         "status": ("status", "Show what waits, how old it is, how fast it goes, what failed."),
         "tail": ("tail", "Show events as workers handle them, until Ctrl-C; it holds up none of them."),
-        "check": ("check", "Is everything fit for production? Exits 1 when something is not."),
+        "check": ("check", "Is everything fit for production? Exits 1 when something is an error."),
         "settings": ("settings", "Show every setting: its value now and what it means."),
         "help": ("topics", "Explain a finding or an error: what it means, which command tells more, what to do."),
     },

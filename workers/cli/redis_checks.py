@@ -14,7 +14,6 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError, Re
 
 from ingest.settings import Settings, SettingsError, each_redis, redis_url
 from ingest.state import backlog, causes, dead_letters
-from ingest.state.backlog import LATE_SECONDS
 from ingest.state.health import LATELY_SECONDS
 from ingest.store import agreement, connection, discovery, formats, keys, scripts
 from ingest.store import append as append_room
@@ -28,11 +27,12 @@ from workers.cli import dead_causes
 _LAG_SECONDS = 10  # a replica says how far it is each second
 _LETTERS_READ = 1000  # of these, at most
 _CAUSES = 3  # that are told at most
+_RESULTS = {"critical": "failed", "warning": "warning", "info": "ok"}  # by the level of a finding
 
 
 class Check(NamedTuple):
-    """One finding. `result` is ok, warning or failed; when it is not ok, `advice` says what to do, and `topic` is the
-    section of docs/troubleshooting.md that says more.
+    """One finding. `result` is ok, warning or failed; only when it is not ok, `advice` says what to do, and `topic` is
+    the section of docs/troubleshooting.md that says more.
     """
 
     name: str
@@ -65,8 +65,11 @@ def _workers(settings: Settings, clients: dict[str, Redis]) -> Iterator[Check]:
     except (RedisError, OSError):
         return
     for refused in now.refused:
-        result = "ok" if refused.level == "info" else "warning"
-        yield Check("requests", result, refused.text, refused.remedy, refused.topic)
+        yield Check("requests", _RESULTS[refused.level], refused.text, refused.remedy, refused.topic)
+    if cause := causes.of_workers(now, time.time()):
+        nothing_to_do = not any(lane.waiting or lane.working for lane in now.lanes.values())
+        result = "warning" if nothing_to_do and now.unloadable is None else _RESULTS[cause.level]
+        yield Check("workers", result, cause.text, cause.remedy, cause.topic)
     if now.workers:
         lonely = [name for name, redis in clients.items() if name not in now.away and not backlog.read(redis).workers]
         for name in lonely:
@@ -74,19 +77,12 @@ def _workers(settings: Settings, clients: dict[str, Redis]) -> Iterator[Check]:
             yield Check("workers", "warning", finding, "start workers with all of WA_REDIS_URL: `wa-ingest work`")
         if not idle and not lonely:
             yield Check("workers", "ok", "1 is alive" if now.workers == 1 else f"{now.workers:,} are alive")
-        return
-    waiting = sum(lane.waiting for lane in now.lanes.values())
-    oldest = max(lane.oldest_seconds for lane in now.lanes.values())
-    result = "failed" if waiting and oldest > LATE_SECONDS else "warning"
-    finding = "none is alive" + (f", {waiting:,} waiting, oldest {backlog.span(oldest)}" if waiting else "")
-    yield Check("workers", result, finding, "start workers: `wa-ingest work`; their log says why they ended")
 
 
 def _processes(redis: Redis) -> Iterator[Check]:
     now = backlog.read(redis)
     for cause in causes.told(now, time.time()):
-        result = "ok" if cause.level == "info" else "warning"
-        yield Check("handlers", result, cause.text, cause.remedy, cause.topic)
+        yield Check("handlers", _RESULTS[cause.level], cause.text, cause.remedy, cause.topic)
     for steered in now.steered:
         if steered.paused_since:
             finding = f"{steered.handler} is paused since {steered.paused_since}, its events wait"
@@ -244,4 +240,4 @@ def _old_letters(redis: Redis, settings: Settings, any_lately: bool) -> Iterator
     elif not any_lately:
         count = sum(redis.xlen(keys.dead_key(lane)) for lane in LANES)
         there = f"{count:,}, none of the last hour" if count else "none"
-        yield Check("dead letters", "ok", there, "`wa-ingest dead causes` says why" if count else "")
+        yield Check("dead letters", "ok", there)

@@ -109,13 +109,19 @@ def _fault(arguments: Sequence[str]) -> str:
             status = process.wait(_TRY_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
-            return f"the module is not imported within {_TRY_SECONDS:g} s"
+            return _told(f"the module is not imported within {_TRY_SECONDS:g} s")
         said.seek(0)
         lines = said.read().decode(errors="replace").splitlines()
     told = [line for line in lines if line.startswith("wa-ingest: ")]
     if status and not told:
-        return f"the module ends Python, with status {status}"
+        return _told(f"the module ends Python, with status {status}")
     return told[-1].removeprefix("wa-ingest: ") if status else ""
+
+
+def _told(fault: str) -> str:
+    """What the process that tried could not tell operators itself."""
+    loading.tell_operators(fault)
+    return fault
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from workers.cli.terminal import as_json, cli_errors, clock, current_settings, p
 _WATCH_SECONDS = 1.0
 _DRAWN = f"waiting, last {span(SECONDS)}"
 _HANDLERS = 10  # that are shown at most
-_REFUSALS = 3  # causes that are shown at most
+_REFUSALS = 2  # causes that are named at most
 _WIDE = 100  # columns of a terminal that has room for the plots beside the figures
 
 
@@ -47,8 +47,9 @@ def status(watch: bool, as_json: bool) -> None:
     calls that failed, how many events wait for it at least (owed: for their next try, or for its turn in a worker) and
     the age of the oldest, and since when it is held up. Below these: which fail, how they failed last, for how long.
 
-    At last, how many events have ended so far and how, what is still owed, and which types no handler wanted (ended and
-    unhandled of --json; again: events that had ended and came again, because their worker died).
+    At last, how many events have ended so far and how, what has not ended yet (notifications), and which types no
+    handler wanted (ended and unhandled of --json; again: events that had ended and came again, because their worker
+    died).
 
     dead_expiring (of --json) are the dead letters that will be removed within two days, counted up to 100. With --watch
     and --json: one JSON object a line.
@@ -123,10 +124,11 @@ def _table(
             _time_left(lane),
             *([drawn[name]] if drawn and wide else []),
         )
-    nobody = causes.no_worker(now)
+    found = causes.of_workers(now, time.time())
     workers = Text(f"workers: {now.workers}", style="" if now.workers else "bold red")
-    if nobody is not None:
-        workers.append(f"\n{printable(nobody.text)}. {printable(nobody.remedy)}")
+    if found is not None:
+        style = "yellow" if now.workers else ""
+        workers.append(f"\n{printable(shortened(found.text))}. {printable(found.remedy)}", style=style)
     if now.suspended:
         workers.append("  suspended, `rq resume` lets them go on", style="bold red")
     below: list[RenderableType] = [table, workers]
@@ -137,7 +139,7 @@ def _table(
             below.append(Text(f"{len(handlers) - _HANDLERS:,} more handlers: see --json", style="dim"))
     if now.idle_workers:
         below.append(Text(now.idle_workers, style="yellow"))
-    below += [_refused(one) for one in now.refused[:_REFUSALS]]
+    below += _refused(now.refused)
     if again := now.retrying:
         text = f"retrying: {again.events:,}, next in {span(again.next_seconds)}, oldest {span(again.oldest_seconds)}; "
         below.append(Text(text + "`wa-ingest retry` tries them now"))
@@ -223,8 +225,16 @@ def _steered(one: backlog.Steered) -> Iterator[Text]:
         yield Text(f"{name}: at most {rates.in_words(one.limit)}, `wa-ingest limit --handler {name}`", style="yellow")
 
 
-def _refused(one: Told) -> Text:
-    return Text(f"{one.text}: {one.remedy}", style="red" if one.level == "warning" else "dim")
+def _refused(found: list[Told]) -> Iterator[Text]:
+    """What keeps all out, with its remedy; all the rest in one line, or the lanes would leave a small screen."""
+    yield from (Text(f"{one.text}: {one.remedy}", style="bold red") for one in found if one.level == "critical")
+    rest = [one for one in found if one.level != "critical"]
+    if count := sum(one.requests for one in rest):
+        causes = ", ".join(f"{one.cause} {one.requests:,}" for one in rest[:_REFUSALS])
+        text = f"{count:,} {'request' if count == 1 else 'requests'} refused lately: {causes}"
+        more = ", …" if rest[_REFUSALS:] else ""
+        style = "red" if any(one.level == "warning" for one in rest) else "dim"
+        yield Text(f"{text}{more}; see `wa-ingest check`", style=style)
 
 
 def _columns(*figures: str) -> Table:

@@ -102,12 +102,13 @@ def _lanes(
         for item in items:
             stands.setdefault((id(item.account), item.index), (item.source.lane, place))
     counted = Counter(stands.values())
-    # What was given to the threads ahead of time has begun, but nobody is at it.
-    begun = Counter(place for place in stands.values() if place[1] in ("running", "gathering"))
+    # What was given to the threads ahead of time has begun, but nobody is at it, and it waits for no list.
+    not_begun = set(map(id, waiting))
+    known = {id(item): item for items in (running, *turns, *gathered) for item in items if id(item) not in not_begun}
     for hand in hands:
         counted[hand.lane, "ready"] += hand.source.in_flight
-    for (lane, _), count in begun.items():
-        counted[lane, "ready"] -= count
+    for item in known.values():
+        counted[item.source.lane, "ready"] -= 1
     lanes = {hand.lane for hand in hands}
     return {lane: Standing(**{place: max(0, counted[lane, place]) for place in Standing._fields}) for lane in lanes}
 

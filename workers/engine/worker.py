@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -221,7 +222,7 @@ class BatchWorker(SimpleWorker):
             counters.forget(self.connection)
             failures.forget(self.connection)
             in_hand: Any = self.connection.hkeys(keys.IN_WORK)
-            for field in in_hand:  # of workers that were killed, too
+            for field in set(in_hand) - {in_work.UNLOADABLE.encode()}:  # of workers that were killed, too
                 if self.connection.zscore(keys.ALIVE, in_work.of_worker(field)) is None:
                     self.connection.hdel(keys.IN_WORK, field)
             trimmed = dead_letters.trim(self.connection, self._dead_age)
@@ -258,6 +259,8 @@ def _start_handlers(worker: BatchWorker) -> None:
         worker.flow.dispatcher.start()
     except Exception as error:
         log.error("startup failed", error=f"{type(error).__name__}: {error}", place=place(error))
+        with suppress(RedisError, OSError):  # it was logged
+            in_work.tell_unloadable(worker.connection, loading.startup_failed(error))
         sys.exit(1)
     finally:
         logs.user_has_configured()

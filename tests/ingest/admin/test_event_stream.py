@@ -107,7 +107,7 @@ def test_snapshots(receiver: Any, redis: Redis, watch: Callable[..., Viewer]) ->
     while (now := viewer.snapshot())["lanes"]["messages"]["waiting"] != 1 or now["lanes"]["other"]["limit"] is None:
         pass
     assert now["time"] > first["time"]
-    assert now["totals"] == ["events ended so far: 3 = 3 handled", "still owed: 1 waiting"]
+    assert now["totals"] == ["events ended so far: 3 = 3 handled", "not ended yet: 1 waiting"]
     assert 0 <= now["lanes"]["statuses"]["paused_seconds"] < 60
     assert now["lanes"]["messages"]["paused_seconds"] is None
     assert now["findings"][0]["about"] == "workers"

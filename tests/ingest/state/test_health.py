@@ -91,7 +91,7 @@ def test_the_worst_comes_first() -> None:
     snapshot = now(workers=0, suspended=True, statuses=lane, messages=paused)
     snapshot.spool_dir, snapshot.spool = "/spool", SpoolFigures(notifications=1, oldest_seconds=5, corrupt=2)
     assert said(snapshot) == [
-        ("critical", "No worker is alive: 9 notifications wait"),
+        ("critical", "No worker is alive: 9 notifications wait, the oldest for 1m40s"),
         ("warning", "1 notification waits on the disk for Redis, oldest 5s"),
         ("warning", "2 damaged parts of the disk spool are set aside"),
         ("warning", "All lanes are suspended by `rq suspend`"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter
 from typing import Any
@@ -162,15 +163,37 @@ def test_a_handler_that_is_gone(redis: Redis) -> None:
     assert list(causes.told(read, now)) == []
 
 
-def test_why_no_worker_starts(redis: Redis) -> None:
-    """What the last worker said that could not load its handlers is told while none is alive, with what to mend."""
-    said = ("WA_HANDLERS=bot:h: the module fails: SyntaxError: '(' was never closed at bot.py:5", "mend bot.py:5")
-    redis.hset(keys.IN_WORK, in_work.UNLOADABLE, orjson.dumps(said))
-    (finding,) = health.findings(Snapshot("r", time.time(), backlog=backlog.read(redis)))
-    assert finding.text == f"No worker is alive; {said[0]}"
-    assert finding.remedy == "Mend bot.py:5, then start workers: `wa-ingest work`; `up --reload` does so by itself"
+@pytest.mark.parametrize(
+    ("topic", "then", "then_alive"),
+    [
+        (
+            in_work.CANNOT_LOAD,
+            "then start workers: `wa-ingest work`; `up --reload` does so by itself",
+            "then start the workers again; `up --reload` does so by itself",
+        ),
+        (in_work.STARTUP_FAILS, *["or what it needs; an `up` or `work` that runs tries again by itself"] * 2),
+    ],
+)
+def test_why_no_worker_starts(redis: Redis, topic: str, then: str, then_alive: str) -> None:
+    """What the last worker said that could not start is told, with since when and what to mend: as critical while none
+    is alive, as a warning while others go on with what they have.
+    """
+
+    def finding() -> health.Finding:
+        return health.findings(Snapshot("r", time.time() + 60, backlog=backlog.read(redis)))[0]
+
+    for error in ("ValueError at bot.py:4", "SyntaxError at bot.py:5"):  # of the first, the time is kept
+        in_work.tell_unloadable(redis, in_work.Unloadable(error, "mend bot.py:5", topic))
+    why = re.fullmatch(r"No worker is alive; for 1m0[0-9]s (none could start: .*)", finding().text)
+    assert why is not None
+    assert why[1] == "none could start: SyntaxError at bot.py:5"
+    assert (finding().level, finding().remedy, finding().topic) == ("critical", f"Mend bot.py:5, {then}", topic)
     redis.zadd(keys.ALIVE, {"a": time.time() * 1000})
-    assert health.findings(Snapshot("r", time.time(), backlog=backlog.read(redis))) == [health.ALL_WELL]
+    assert finding().text.startswith("1 worker goes on with what was loaded before; for 1m0")
+    assert finding().text.endswith(why[1])
+    assert (finding().level, finding().remedy, finding().topic) == ("warning", f"Mend bot.py:5, {then_alive}", topic)
+    redis.hdel(keys.IN_WORK, in_work.UNLOADABLE)
+    assert finding() == health.ALL_WELL
 
 
 def test_a_worker_of_the_page(redis: Redis) -> None:
@@ -209,7 +232,7 @@ def test_what_waits_for_its_turn(redis: Redis) -> None:
         cause, other = causes.told(read, now)
         assert (cause.level, cause.about) == ("info", "lags.crm")
         assert cause.text.startswith(
-            "Handler crm is behind: 42 events wait for its turn (its rate of 50/s), the oldest"
+            "Handler crm is behind: 42 events wait for their turn (its rate of 50/s), the oldest"
         )
         assert (posts.owed, other.about) == (0, "lags.posts")
         assert other.text.startswith("Handler posts is held back: held to 49/s since a 429 at ")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from redis import Redis
 
@@ -30,6 +32,37 @@ def test_level(counts: dict[str, int], ever: bool, expected: list[tuple[str, str
     assert [(one.level, one.cause) for one in told(counts, ever)] == expected
 
 
+def steps(*each: dict[str, int]) -> refusals.Steps:
+    return {1000 + n: Counter(counts) for n, counts in enumerate(each)}
+
+
+@pytest.mark.parametrize(
+    ("each", "expected"),
+    [
+        (steps({"accepted": 1000}, {"signature": 6}, {}, {"signature": 6}), (12, 12, "signature")),
+        (steps({"accepted": 1000}, {"unsigned": 10, "signature": 30, "path": 9, "accepted": 4}), (40, 44, "signature")),
+        (steps({"accepted": 1000}, {"signature": 9}), None),
+        (steps({"accepted": 99}, {"signature": 50, "accepted": 6}), None),
+        (steps({"signature": 50}, {"accepted": 1}), None),
+        (steps({"path": 50, "network": 50, "size": 50}), None),
+    ],
+)
+def test_all_are_refused(each: refusals.Steps, expected: tuple[int, int, str] | None) -> None:
+    """When the last requests are nearly all without the right credential, and not only a few, that is critical,
+    however many were accepted before; it is over with the first ten seconds in which it is otherwise.
+    """
+    total = sum(each.values(), Counter[str]())
+    found = [one for one in told(total, True, each) if one.level == "critical"]
+    if expected is None:
+        assert found == []
+        return
+    refused, of, cause = expected
+    ((one),) = found
+    assert one.text.startswith(f"{refused} of the last {of} requests refused")
+    assert (one.cause, one.remedy) == (cause, refusals.CAUSES[cause].remedy)
+    assert [other.cause for other in told(total, True, each)].count(cause) == 1
+
+
 def test_every_cause_has_a_remedy() -> None:
     """Each cause is told in a line with its number, and what to do."""
     for one in told(dict.fromkeys(refusals.CAUSES, 1234), False):
@@ -48,6 +81,7 @@ def test_counted_in_redis(redis: Redis) -> None:
     now = backlog.read_all({"one": redis})
     assert now.requests == {"signature": 6, "accepted": 2}
     assert now.as_json()["requests"] == now.requests
+    assert sum(now.request_steps.values(), Counter()) == now.requests
     (one,) = [found for found in health.findings(Snapshot("r", 0.0, backlog=now)) if found.about == "refused.signature"]
     assert (one.level, one.text) == ("warning", "6 requests refused lately with a wrong signature")
     assert "WA_APP_SECRET" in one.remedy

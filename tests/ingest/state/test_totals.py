@@ -31,7 +31,7 @@ def test_all_is_accounted_for() -> None:
     }
     assert totals.lines(now(counts, **lanes)) == [
         "events ended so far: 12,900 = 12,870 handled + 28 duplicate + 2 dead",
-        "still owed: 28 waiting, 1,330 in work, 3 retrying, 2 behind a retry of their contact",
+        "not ended yet: 28 waiting, 1,330 in work, 3 retrying, 2 behind a retry of their contact",
     ]
 
 
@@ -54,7 +54,7 @@ def test_dead_letters_that_are_gone() -> None:
 
 def test_nothing_is_owed() -> None:
     """When all that came in has ended, that is said."""
-    assert totals.lines(now({"handled.message": 1}))[1] == "still owed: nothing"
+    assert totals.lines(now({"handled.message": 1}))[1] == "not ended yet: nothing"
 
 
 def test_unhandled_types() -> None:

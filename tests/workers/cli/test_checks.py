@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 
 from ingest import signs
 from ingest.settings import load
-from ingest.state import controls, refusals
+from ingest.state import controls, in_work, refusals
 from ingest.store import keys
 from ingest.store.agreement import OF_RECEIVERS, OF_WORKERS, Agreement
 from ingest.store.constants import FLOW_SECONDS
@@ -52,12 +52,26 @@ def test_no_guard(redis_url: str) -> None:
 
 
 def test_refused_requests(redis: Redis) -> None:
-    """What receivers refuse is told with its likely cause and what to do; a few beside many is no warning."""
+    """What receivers refuse is told with its likely cause and what to do; a few beside many is no warning, and nearly
+    all is an error."""
     refusals.note(redis, {"signature": 5, "accepted": 10, "path": 1})
     signature, path = [check for check in checks.run(load()) if check.name == "requests"]
     assert (signature.result, path.result) == ("warning", "ok")
     assert signature.finding == "5 requests refused lately with a wrong signature"
     assert "WA_APP_SECRET" in signature.advice
+    refusals.note(redis, {"signature": 100})
+    assert [check.result for check in checks.run(load()) if check.name == "requests"] == ["failed", "ok"]
+
+
+def test_what_is_in_order(redis: Redis) -> None:
+    """It has no advice: what is worth one is a warning at least, and has both advice and topic."""
+    refusals.note(redis, {"signature": 5, "accepted": 1000})
+    found = checks.run(load())
+    assert {one.result for one in found} == {"ok", "warning"}
+    assert {(one.result == "ok", bool(one.advice), bool(one.topic)) for one in found} == {
+        (True, False, False),
+        (False, True, True),
+    }
 
 
 def test_more_workers_than_partitions(redis: Redis) -> None:
@@ -124,15 +138,17 @@ def test_certificate_that_cannot_be_read(redis_url: str) -> None:
 
 
 def test_no_worker(redis: Redis, commit: Callable[..., None], message: Callable[..., bytes]) -> None:
-    """That no worker is alive is warned of, and fails once something has waited for long."""
+    """That no worker is alive is warned of, and an error as soon as something waits, or when none can start."""
     check = found()["workers"]
-    assert (check.result, check.finding) == ("warning", "none is alive")
+    assert (check.result, check.finding) == ("warning", "No worker is alive")
+    in_work.tell_unloadable(redis, in_work.Unloadable("ValueError at bot.py:12", "mend it", in_work.STARTUP_FAILS))
+    check = found()["workers"]
+    assert (check.result, check.topic) == ("failed", "a-startup-function-fails")
+    redis.hdel(keys.IN_WORK, in_work.UNLOADABLE)
     commit(message("1"), message("2"), received_ms=int(time.time() * 1000) - 1000)
     check = found()["workers"]
-    assert check.result == "warning"
-    assert check.finding.startswith("none is alive, 2 waiting, oldest ")
-    redis.zadd(keys.LEDGER, dict.fromkeys(redis.zrange(keys.LEDGER, 0, -1), 1))  # type: ignore[union-attr]
-    assert found()["workers"].result == "failed"
+    assert (check.result, check.topic) == ("failed", "no-worker-is-alive")
+    assert check.finding.startswith("No worker is alive: 2 notifications wait, the oldest for ")
     redis.zadd(keys.ALIVE, {"w": int(time.time() * 1000)})
     assert found()["workers"][1:3] == ("ok", "1 is alive")
 
@@ -445,7 +461,6 @@ def test_dead_letters_are_no_warning_for_ever(redis: Redis) -> None:
     bury(redis, 3700, "TimeoutError: no (bot.py:1)")
     (check,) = [check for check in checks.run(load()) if check.name == "dead letters"]
     assert (check.result, check.finding) == ("ok", "1, none of the last hour")
-    assert "wa-ingest dead causes" in check.advice
 
 
 def test_more_dead_letters_than_are_read(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

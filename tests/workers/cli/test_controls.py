@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
 
-from ingest.state import backlog, controls
+from ingest.state import backlog, controls, in_work
 from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS
 from workers.cli.main import main
@@ -67,7 +67,7 @@ def test_limit(wa: Callable[..., Result], redis: Redis) -> None:
 
 def test_pause_and_resume_a_handler(wa: Callable[..., Result], redis: Redis) -> None:
     """They say what happens to whom and how to go back; `status` shows it until then, whatever the name, and no lane
-    is paused by it.
+    is paused by it. Who resumes lanes is told which handlers stay paused.
     """
     said = wa("pause", "--handler", "crm", "--handler", "shop.on message").output
     for part in ("crm: paused\n", "use up no tries", "wa-ingest resume --handler crm --handler 'shop.on message'\n"):
@@ -80,7 +80,10 @@ def test_pause_and_resume_a_handler(wa: Callable[..., Result], redis: Redis) -> 
     found = json.loads(wa("status", "--json").output)
     assert [one["handler"] for one in found["steered"]] == ["crm", "shop.on message"]
     assert not any(lane["paused"] for lane in found["lanes"].values())
-    assert wa("resume").output.count("was not paused") == 3
+    said = wa("resume").output
+    assert said.count("was not paused") == 3
+    assert "Handler crm stays paused: wa-ingest resume --handler crm\n" in said
+    assert said.endswith("Handler shop.on message stays paused: wa-ingest resume --handler 'shop.on message'\n")
     assert wa("resume", "--handler", "crm").output == "crm: goes on\n"
     assert wa("resume", "--handler", "crm").output == "crm: was not paused\n"
     found = json.loads(wa("resume", "--handler", "crm", "--json").output)["handlers"]
@@ -99,6 +102,25 @@ def test_a_handler_that_nobody_knows(wa: Callable[..., Result], redis: Redis) ->
         known = [word.replace("mesage", "message") for word in command]
         assert wa(*known).stderr == ""
     assert wa("resume", "--handler", "bot.on_mesage").stderr == ""
+
+
+def test_a_handler_that_no_worker_has(wa: Callable[..., Result], redis: Redis) -> None:
+    """While workers tell their handlers, another name is neither paused nor limited, and the error names the near one;
+    what is paused or limited already can be changed, whoever has it.
+    """
+    controls.pause(redis, [controls.handler("gone")])
+    redis.zadd(keys.ALIVE, {"w1": int(time.time() * 1000)})
+    redis.hset(keys.IN_WORK, mapping=in_work.told_handlers("w1", ["bot.store", "crm"]))  # type: ignore[arg-type]
+    for command in (("pause", "--handler", "crm", "--handler", "store"), ("limit", "--handler", "store", "5/s")):
+        result = wa(*command)
+        error = "Error: no worker has a handler store, see `wa-ingest handlers` for names; did you mean 'bot.store'?\n"
+        assert (result.exit_code, result.stdout, result.stderr) == (1, "", error)
+    assert [one.handler for one in backlog.read(redis).steered] == ["gone"]
+    for command in (("pause", "--handler", "bot.store"), ("pause", "--handler", "gone")):
+        assert (wa(*command).exit_code, wa(*command).stderr) == (0, "")
+    for command in (("limit", "--handler", "gone", "5/s"), ("limit", "--handler", "gone", "off")):
+        assert wa(*command).exit_code == 0
+    assert wa("resume", "--handler", "gone").output == "gone: goes on\n"
 
 
 def test_status_of_handlers(wa: Callable[..., Result], redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

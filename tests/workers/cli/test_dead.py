@@ -22,7 +22,7 @@ from click.testing import CliRunner, Result
 from redis import ConnectionPool, Redis
 
 from ingest.settings import load
-from ingest.state import backlog, dead_letters
+from ingest.state import backlog, dead_letters, in_work
 from ingest.state import dead_letters as room
 from ingest.store import keys
 from ingest.store.queues import LANES
@@ -1047,7 +1047,9 @@ def test_trim_goes_in_portions(many: Callable[..., None], redis: Redis, calls: l
 def test_workers_trim(
     bury: Bury, redis: Redis, wait_for: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: Any, request: Any
 ) -> None:
-    """A worker's heartbeat removes what is older than WA_DEAD_AGE, says how many, and one worker at a time does it."""
+    """A worker's heartbeat removes what is older than WA_DEAD_AGE, says how many, and one worker at a time does it.
+    What dead workers told goes, too; why none can start stays.
+    """
     monkeypatch.setenv("WA_DEAD_AGE", "1h")
     monkeypatch.setattr(reaper, "BEAT_SECONDS", 0.01)
     monkeypatch.setattr(worker_room, "_TRIM_EVERY", 2)
@@ -1055,6 +1057,8 @@ def test_workers_trim(
     monkeypatch.setattr(worker_room.log, "warning", lambda event, **more: logged.append(more))
     bury("statuses", 2 * HOUR)
     kept = bury("statuses", HOUR / 2)
+    in_work.tell_unloadable(redis, in_work.Unloadable("why", ""))
+    redis.hset(keys.IN_WORK, "dead|handlers", "[]")
     worker = worker_room.BatchWorker(load(), Handlers(), "w1")
     request.addfinalizer(worker.flow.close)
     worker._beats.start()
@@ -1068,6 +1072,7 @@ def test_workers_trim(
     assert [f"statuses/{id.decode()}" for id, _ in letters_of(redis, "statuses")] == [kept]
     assert redis.xlen(keys.dead_key("other")) == 1
     assert 0 < redis.ttl(keys.TRIM) < 60
+    assert set(redis.hkeys(keys.IN_WORK)) == {in_work.UNLOADABLE.encode(), b"w1|handlers"}  # type: ignore[arg-type]
 
 
 def test_a_warning_comes_before(bury: Bury, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

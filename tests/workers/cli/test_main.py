@@ -124,7 +124,7 @@ def test_status_table(wa: Callable[..., Result], commit: Any, status: Any, monke
 
 
 def test_status_of_all_that_came(wa: Callable[..., Result], redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says what has become of everything, what is still owed, which types no handler wanted, and what waits for its
+    """It says what has become of everything, what has not, which types no handler wanted, and what waits for its
     next try, with the command that has it tried now.
     """
     monkeypatch.setenv("COLUMNS", "80")
@@ -135,7 +135,7 @@ def test_status_of_all_that_came(wa: Callable[..., Result], redis: Redis, monkey
     redis.zadd(keys.scheduled_key("messages.0"), {"r1-1": seconds + 600})
     lines = [line.rstrip() for line in wa("status").output.splitlines()]
     assert "events ended so far: 12,900 = 12,870 handled + 30 unhandled" in lines
-    assert "still owed: 2 retrying" in lines
+    assert "not ended yet: 2 retrying" in lines
     assert "no handler wanted: status read 30" in lines
     (line,) = [line for line in lines if line.startswith("retrying: 2, next in ")]
     assert line.endswith("oldest 2h00m; `wa-ingest retry` tries them now")
@@ -175,7 +175,7 @@ def test_status_watch(redis_url: str, tmp_path: Path) -> None:
 
 
 def test_check(wa: Callable[..., Result], redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`check` names what is not fit for production and exits 1 only when something must be changed."""
+    """`check` names what is not fit for production and exits 1 only when something is an error."""
     found = {one["name"]: one for one in json.loads(wa("check", "--json").output)}
     assert found["redis"]["result"] == "ok"
     assert found["append-only file"]["result"] == "warning"  # the tests' Valkey does not fsync
@@ -201,9 +201,26 @@ def test_check_on_a_terminal(wa: Callable[..., Result], redis: Redis, monkeypatc
     monkeypatch.setenv("COLUMNS", "80")
     lines = wa("check").output.splitlines()
     assert max(map(len, lines)) <= 80
-    words = {word for line in lines[2:] for word in line.split()}
+    words = {word for line in lines[2:-1] for word in line.split()}
     said = f"→ {advice} anybody may post wa-ingest help append-only file warning".split()
     assert words == {*said, *topics}
+
+
+def test_check_ends_with_what_is_wrong(
+    wa: Callable[..., Result], redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For people the errors stand last, above a line that counts them, as the end stays on the screen; JSON has them in
+    the order of the checks.
+    """
+    results = ["failed", "ok", "warning", "ok", "warning"]
+    found = [Check(f"c{n}", result, "f") for n, result in enumerate(results)]
+    monkeypatch.setattr(checks, "run", lambda settings: found)
+    lines = wa("check").output.splitlines()
+    assert [line.split()[1] for line in lines[2:-2]] == ["c1", "c3", "c2", "c4", "c0"]
+    assert lines[-1] == "2 warnings, 1 error"
+    assert [one["name"] for one in json.loads(wa("check", "--json").output)] == ["c0", "c1", "c2", "c3", "c4"]
+    found = found[1:2]
+    assert wa("check").output.splitlines()[-1] == "All is in order"
 
 
 def test_check_without_redis(wa: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:

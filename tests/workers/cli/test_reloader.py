@@ -107,7 +107,9 @@ def test_the_new_code_runs(reloading: Reloading) -> None:
     ids=["syntax", "import", "beside", "exit", "crash"],
 )
 def test_code_that_cannot_be_used(reloading: Reloading, code: str, reason: str) -> None:
-    """One line says why and where, and the workers go on with the old code, until it is mended."""
+    """One line says why and where, and the workers go on with the old code, until it is mended; `status`
+    says so, too.
+    """
     folder = reloading.folder
     folder.write("bot.py", code)
     reloading.until("handlers changed, but cannot be used")
@@ -117,10 +119,15 @@ def test_code_that_cannot_be_used(reloading: Reloading, code: str, reason: str) 
     folder.post(message("m1"))
     reloading.until("v1 answered m1")
     assert "Traceback" not in folder.log()
+    without_quotes = reason.replace(": name 'undefined' is not defined", "").replace("(None)", "")
+    said = " ".join(" ".join(folder.run("status")[1]).split())
+    assert "1 worker goes on with what was loaded before; for " in said
+    assert without_quotes in said
     folder.write("bot.py", bot("v2"))
     reloading.until("the workers start again")
     folder.post(message("m2"))
     reloading.until("v2 answered m2")
+    assert "goes on" not in " ".join(folder.run("status")[1])
 
 
 def test_destinations_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -608,6 +608,35 @@ def test_what_waits_for_its_turn(message: Callable[..., bytes], redis: Redis, bu
     connection.hang_up()
 
 
+def test_lists_that_wait_for_their_turn(message: Callable[..., bytes], redis: Redis) -> None:
+    """What a list's concurrency holds back waits for its turn, both of its handler and of its lane, and not for a slot,
+    however many events a notification has.
+    """
+    handlers, over = Handlers(), asyncio.Event()
+
+    @handlers.message(bulk=2, linger=0, concurrency=2)
+    async def stores(messages: Any) -> None:
+        await over.wait()
+
+    connection = PipelinedConnection(redis)
+    run = Run(handlers, rate_limits=RateLimits(connection))
+    hands = Hands(run.dispatcher)
+    source = hands.of("messages.0").source
+    events = [e for n in range(10) for e in parse(message(str(n), sender=str(n)), 1000 + n) if isinstance(e, Event)]
+    run.dispatcher.add(((n // 2, event) for n, event in enumerate(events)), run, source)
+    run.dispatcher.begin()
+    run.dispatcher.loop.run_until_complete(asyncio.sleep(0))
+    found = inside.of(hands, run.dispatcher)
+    assert found.lanes == {"messages": Standing(running=2, turns=3)}
+    assert [turn.events for turn in found.turns] == [6]
+    assert list(found.ready) == []
+    over.set()
+    while run.dispatcher.in_flight:
+        run.dispatcher.begin()
+        run.dispatcher.loop.run_until_complete(asyncio.sleep(0.01))
+    connection.hang_up()
+
+
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_where_all_in_hand_stands(message: Callable[..., bytes], kind: str) -> None:
     """Each notification in hand is counted once: under way, for a slot or thread, behind its contact's, in a list. The

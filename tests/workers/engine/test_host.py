@@ -336,7 +336,7 @@ def test_what_is_in_work_is_told(
 ) -> None:
     """While a handler takes long, Redis has its name, its lane and when it began; at the worker's end no more."""
     commit(message())
-    redis.hset(keys.IN_WORK, in_work.UNLOADABLE, b'["before", ""]')
+    in_work.tell_unloadable(redis, in_work.Unloadable("before", ""))
     process = worker(WAITS.format(kind=kind, wait=wait, seconds=8))
     wait_for(lambda: backlog.read(redis).in_work)
     (call,) = backlog.read(redis).in_work

@@ -19,6 +19,7 @@ from rq.registry import FailedJobRegistry
 
 from ingest.child import GIVE_UP
 from ingest.settings import load
+from ingest.state import backlog, in_work
 from ingest.store import keys
 from workers import Handlers
 from workers.engine.worker import BatchWorker
@@ -427,7 +428,7 @@ def test_startup_and_shutdown(starts: Path, run_module: Any, tmp_path: Path, com
 def test_a_startup_that_fails(
     starts: Path, run_module: Any, tmp_path: Path, commit: Any, status: Any, monkeypatch: Any, redis: Redis
 ) -> None:
-    """It ends the worker with its error, before anything was taken."""
+    """It ends the worker with its error, before anything was taken, and operators are told where, but no text of it."""
     monkeypatch.setenv("FAILS", "1")
     commit(status("a"))
     process = run_module("workers.engine.worker", cwd=tmp_path)
@@ -438,6 +439,10 @@ def test_a_startup_that_fails(
     assert "Traceback" not in out
     assert not starts.exists()
     assert not redis.exists(keys.TAKEN)
+    told = backlog.read(redis).unloadable
+    assert told is not None
+    text = "a @handlers.startup function fails: ConnectionError at starts.py:17"
+    assert told[:3] == (text, "mend starts.py:17", in_work.STARTUP_FAILS)
 
 
 def test_partitions_that_come_later(
