@@ -340,8 +340,8 @@ def redis_url(settings: Settings) -> str:
     if beside := local.running():
         return beside
     raise SettingsError(
-        "WA_REDIS_URL is not set: give the Redis to use, for example redis://localhost:6379/0, "
-        "or run `wa-ingest up`, which starts its own; none runs in this folder"
+        "WA_REDIS_URL is not set: no `wa-ingest up` runs in this folder, whose server would be used; "
+        "run one here, or give the Redis to use, for example redis://localhost:6379/0"
     )
 
 

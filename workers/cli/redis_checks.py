@@ -226,8 +226,11 @@ def _cause(counted: dead_causes.Counted) -> Check:
     where = f" of {handler}" if handler else ""
     finding = f"{counted.letters:,} {reason}{where} in the last hour: {cause}"
     chosen = " ".join([f"--reason {reason}", *(f"--handler {name}" for name in handler.split(OWED_JOINT) if name)])
-    advice = f"`wa-ingest dead list --newer-than 1h {chosen}` shows them; once it is mended, "
-    return Check("dead letters", "warning", finding, advice + f"`wa-ingest dead retry {chosen}` has them handled again")
+    then = f"once it is mended, `wa-ingest dead retry {chosen}` has them handled again"
+    if reason == "unreadable":  # nothing here can be mended that would make JSON of it
+        then = f"only what posted them can be mended; `wa-ingest dead drop {chosen}` removes them"
+    advice = f"`wa-ingest dead list --newer-than 1h {chosen}` shows them; {then}"
+    return Check("dead letters", "warning", finding, advice)
 
 
 def _old_letters(redis: Redis, settings: Settings, any_lately: bool) -> Iterator[Check]:
