@@ -402,7 +402,7 @@ def _warn(event: str, **fields: object) -> None:
         level = f"\x1b[33m{'warning':9}\x1b[0m" if terminal.colours(sys.stderr) else f"{'warning':9}"
         when, where = (terminal.clock(timestamp), "") if terminal.is_terse() else (timestamp, f"[{name}] ")
         values = " ".join(f"{field}={value}" for field, value in fields.items())
-        line = f"{when} [{level}] {event:30} {where}{values}"
+        line = terminal.fitted(f"{when} [{level}] {event:30} {where}{values}", sys.stderr)
     else:
         line = json.dumps(fields | {"event": event, "level": "warning", "logger": name, "timestamp": timestamp})
     print(line, file=sys.stderr, flush=True)

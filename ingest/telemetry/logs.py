@@ -101,7 +101,8 @@ def _for_a_terminal(logger: Any, method: str, line: structlog.typing.EventDict) 
 def _renderers() -> tuple[structlog.typing.Processor, ...]:
     """How a line is written, on a terminal and elsewhere."""
     if sys.stderr.isatty():
-        return _for_a_terminal, structlog.dev.ConsoleRenderer(colors=terminal.colours(sys.stderr))
+        render = structlog.dev.ConsoleRenderer(colors=terminal.colours(sys.stderr))
+        return _for_a_terminal, lambda *given: terminal.fitted(render(*given), sys.stderr)
     return (structlog.processors.JSONRenderer(),)
 
 

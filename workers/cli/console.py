@@ -6,7 +6,6 @@ import asyncio
 import os
 import sys
 
-import click
 import orjson
 
 from ingest import child
@@ -16,6 +15,7 @@ from ingest.state.following import follow
 from ingest.state.listeners import Wanted
 from ingest.store.urls import split
 from ingest.telemetry.printable import printable
+from ingest.terminal import aside
 from workers.cli.event_lines import Told
 from workers.cli.folding import FoldedLines
 
@@ -33,7 +33,7 @@ async def _print(wanted: Wanted) -> None:
     def put(told: Told) -> None:
         nonlocal away
         if (now := told.get("away", "")) not in ("", away):  # each few seconds
-            click.echo(printable(now), err=True)
+            aside(printable(now))
         away = now
         for event in told.get("events", ()):
             lines.show(event)

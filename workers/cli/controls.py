@@ -12,6 +12,7 @@ from redis import Redis
 from ingest.state import backlog, controls, counters, rates
 from ingest.store.queues import LANES
 from ingest.telemetry.printable import printable
+from ingest.terminal import aside
 from workers import doubts
 from workers.cli.terminal import as_json, cli_errors, clock, current_settings, print_json, redis_clients
 
@@ -106,7 +107,7 @@ def _warn_of_unknown(clients: dict[str, Redis], names: Iterable[str]) -> None:
         if name not in known:
             close = printable(doubts.meant(name, known))
             text = f"no worker has called {printable(name)} lately, see `wa-ingest handlers` for names{close}"
-            click.echo(f"Warning: {text}", err=True)
+            aside(f"Warning: {text}")
 
 
 def _waiting(now: dict[str, Any]) -> str:

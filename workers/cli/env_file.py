@@ -12,6 +12,7 @@ from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
 from ingest.settings import Settings, unknown_variables, variable
+from ingest.terminal import aside
 
 FILE = Path(".env")
 
@@ -36,7 +37,7 @@ def take() -> None:
     bindings = list(parse_stream(StringIO(text)))
     for wrong in (binding.original for binding in bindings if binding.error):
         blank = wrong.string[: -len(wrong.string.lstrip())].count("\n")  # lines before it count as its own
-        click.echo(f"Warning: line {wrong.line + blank} of {FILE} is left out: it is not NAME=value", err=True)
+        aside(f"Warning: line {wrong.line + blank} of {FILE} is left out: it is not NAME=value")
     good = "".join(binding.original.string for binding in bindings if not binding.error)
     for name, value in dotenv_values(stream=StringIO(good)).items():
         if value is not None and not is_set(name):

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ingest.telemetry.printable import printable
-from ingest.terminal import shortened
+from ingest.terminal import INDENT, shortened
 from workers.cli.terminal import clock
 
 Told = dict[str, Any]
@@ -31,8 +31,6 @@ _NOBODY = {"duplicate": "a copy of what came before", "unhandled": "no handler t
 
 _GAP = "  "
 _WIDTHS = {"time": 8, "event": 19, "contact": 7, "outcome": 10, "took": 8, "handler": 0}
-INDENT = 10 * " "
-"""As wide as the time."""
 
 
 class EventLines:

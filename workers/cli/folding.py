@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from workers.cli.event_lines import INDENT, EventLines, Told
+from ingest.terminal import INDENT
+from workers.cli.event_lines import EventLines, Told
 
 
 class FoldedLines:

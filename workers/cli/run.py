@@ -17,7 +17,7 @@ from ingest import signs, supervisor
 from ingest.settings import DEFAULT_HANDLERS, GUARDS, Settings, SettingsError, each_redis, redis_url, variable
 from ingest.store.local import DATA, socket_path
 from ingest.store.queues import MESSAGES
-from ingest.terminal import TERSE
+from ingest.terminal import TERSE, aside
 from workers.cli import beside, data_folder, env_file, ports, preflight, process_specs
 from workers.cli.terminal import cli_errors, current_settings, own_settings, program, reached
 
@@ -120,7 +120,7 @@ def _warn_of_idle_workers(settings: Settings) -> None:
     idle = sum(max(0, settings.processes - partitions) for partitions in of_each)
     if MESSAGES in settings.lanes and idle:
         text = f"{settings.processes * count} worker processes but {settings.partitions} partitions"
-        click.echo(f"Warning: {text}: {idle} of them never get messages; raise WA_PARTITIONS", err=True)
+        aside(f"Warning: {text}: {idle} of them never get messages; raise WA_PARTITIONS")
 
 
 def _to_try(settings: Settings, address: str, body: str) -> str:

@@ -23,7 +23,7 @@ from ingest.settings import Settings, SettingsError, host_port, load, redis_url,
 from ingest.state.backlog import span as span  # what the commands print
 from ingest.store import connection, formats
 from ingest.telemetry.printable import printable_json
-from ingest.terminal import when
+from ingest.terminal import aside, when
 from workers.cli import beside, env_file
 from workers.doubts import meant
 
@@ -63,7 +63,7 @@ def own_settings(**overrides: Any) -> Settings:
     settings = load(**overrides)
     for name in env_file.misspelt():
         near = meant(name, map(variable, Settings.model_fields))
-        click.echo(f"Warning: {name} is no setting of this version, it has no effect{near}", err=True)
+        aside(f"Warning: {name} is no setting of this version, it has no effect{near}")
     return settings
 
 

@@ -28,6 +28,7 @@ from ingest.state import counters, dead_letters, failures, in_work
 from ingest.store import agreement, connection, formats, keys
 from ingest.store.pipelined import PipelinedConnection
 from ingest.telemetry import logs, tracing
+from ingest.terminal import aside
 from workers import loading
 from workers.engine import claims, reaper
 from workers.engine.answers import outage
@@ -286,7 +287,7 @@ def main() -> None:
         if spans is not None:
             spans.for_handlers()
     except SettingsError as error:
-        print(f"wa-ingest: {error}", file=sys.stderr)
+        aside(f"wa-ingest: {error}")
         sys.exit(child.GIVE_UP)
     garbage.start(garbage.OF_WORKER)
     try:
@@ -297,7 +298,7 @@ def main() -> None:
         log.warning("Redis is away, trying again", reason=str(connection.diagnose(error)))
         sys.exit(1)
     except SettingsError as error:
-        print(f"wa-ingest: {error}", file=sys.stderr)
+        aside(f"wa-ingest: {error}")
         sys.exit(child.GIVE_UP)
     # RQ's loop also ends when Redis times out or after an unexpected error: then the parent starts another process.
     status = 0 if worker.stopping.is_set() or "--burst" in sys.argv else 1

@@ -226,7 +226,7 @@ def test_watch_where_there_are_no_blocks(folder: Path) -> None:
 
 @WIDTHS
 def test_up_serve_and_work(columns: int, folder: Path, free_port: Callable[[], int], redis_url: str) -> None:
-    """They run until Ctrl-C, which ends them with status 0; what `up` says first fits."""
+    """They run until Ctrl-C, which ends them with status 0; log lines and what `up` says first fit."""
     own = {
         "WA_LISTEN": f"127.0.0.1:{free_port()}",
         "WA_ADMIN_LISTEN": f"[::1]:{free_port()}",
@@ -237,7 +237,9 @@ def test_up_serve_and_work(columns: int, folder: Path, free_port: Callable[[], i
     for command, said in running.items():
         screen = shown(command, columns, folder, until=lambda text: said in text, **own)  # noqa: B023
         assert screen.status == 0, screen.text
-        if command == "up":
+        if command != "up":  # which has a line to copy
+            assert max(map(len, screen.lines)) <= columns, screen.text
+        else:
             first = [
                 line for line in screen.lines if line.startswith(("receiver", "page", "admin", "workers", "redis"))
             ]
