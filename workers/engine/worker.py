@@ -92,7 +92,8 @@ class BatchWorker(SimpleWorker):
         self._archive_dir, self._archive_age = settings.archive_dir, settings.archive_age
         self._dedup_window = settings.dedup_window
         self._spans = spans
-        self._handlers = in_work.told_handlers(name, [one.name for one in registry.registered])
+        theirs = [one.name for one in registry.registered]
+        self._handlers = in_work.told_handlers(name, theirs, settings.model_dump()["handler_timeout"])
         self._told: set[str] = set()  # fields of what is in hand
 
     def bootstrap(self, *arguments: Any, **options: Any) -> None:
