@@ -24,7 +24,7 @@ from rq.worker import WorkerStatus
 from ingest import child, garbage, signs
 from ingest.loggers import get_logger
 from ingest.settings import Settings, SettingsError, load, redis_url
-from ingest.state import counters, dead_letters, failures, in_work
+from ingest.state import breakdowns, counters, dead_letters, failures, in_work
 from ingest.store import agreement, connection, formats, keys
 from ingest.store.pipelined import PipelinedConnection
 from ingest.telemetry import logs, tracing
@@ -101,12 +101,16 @@ class BatchWorker(SimpleWorker):
 
         The batches of the process that this one replaces go back with it.
         """
-        self._heartbeat(ended=child.replaces())
+        replaced = child.replaces()
+        self._heartbeat(ended=replaced)
         self.flow.revive()
         super().bootstrap(*arguments, **options)
         # RQ asks for it when it has its first job, and forgets that job if Redis does not answer.
         self.get_redis_server_version()  # type: ignore[no-untyped-call]
         self._tell()
+        if self.flow.dispatcher.breakdowns is not None and replaced:
+            down: Any = self.connection.hgetall(keys.BREAKDOWNS)
+            self.flow.dispatcher.breakdowns.inherited |= breakdowns.told_by(replaced, down)
         self.connection.hdel(keys.IN_WORK, in_work.UNLOADABLE)
         self._telling.look()
         self._beats.start()
