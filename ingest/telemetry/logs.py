@@ -25,8 +25,8 @@ in_work: ContextVar[tuple[Callable[[Any], Mapping[str, object]], Any] | None] = 
 
 _OURS = ("ingest", "workers")
 
-_TOLD = "events failed"
-"""A log line whose events `up` on a terminal shows one by one."""
+_TOLD = {("events failed", None), ("dead letters", "failed"), ("dead letters", "rejected")}
+"""Log lines, and their reasons, whose events `up` on a terminal shows one by one."""
 
 _LIBRARIES = ("rq", "redis", "aiohttp.server")
 """Loggers of what we use ourselves; their lines are not the user's."""
@@ -85,7 +85,7 @@ def _terse(line: structlog.typing.EventDict) -> structlog.typing.EventDict:
 def _has_no_line_beside(record: logging.LogRecord) -> bool:
     """False for what the lines of events say, too, each for its own, unless an exception's text is wanted."""
     line: Any = record.msg if isinstance(record.msg, dict) else {}
-    return bool(line.get("values")) or _TOLD not in (line.get("event"), line.get("of"))
+    return bool(line.get("values")) or (line.get("of", line.get("event")), line.get("reason")) not in _TOLD
 
 
 def _for_a_terminal(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -9,7 +9,7 @@ import sys
 import orjson
 
 from ingest import child
-from ingest.settings import load, redis_url
+from ingest.settings import Settings, load, redis_url
 from ingest.state import listeners
 from ingest.state.following import follow
 from ingest.state.listeners import Wanted
@@ -24,11 +24,11 @@ def main() -> None:
     """Until it is told to stop, or left alone."""
     child.watch_parent()
     personal = "--personal" in sys.argv
-    asyncio.run(_print(Wanted(body=personal, personal=personal)))
+    asyncio.run(_print(Wanted(body=personal, personal=personal), load()))
 
 
-async def _print(wanted: Wanted) -> None:
-    lines, away = FoldedLines(), ""
+async def _print(wanted: Wanted, settings: Settings) -> None:
+    lines, away = FoldedLines(settings.log_errors == "full"), ""
 
     def put(told: Told) -> None:
         nonlocal away
@@ -41,7 +41,7 @@ async def _print(wanted: Wanted) -> None:
             lines.more(dropped)
 
     name = listeners.named(os.getpid())
-    urls = split(redis_url(load()))
+    urls = split(redis_url(settings))
     await asyncio.gather(*(follow(url, name, wanted, lambda line: put(orjson.loads(line))) for url in urls))
 
 

@@ -105,7 +105,9 @@ def _handlers(event: Told) -> str:
 def _columns(event: Told) -> Text:
     """What an event is and how it ended, up to the handlers."""
     outcome: str = event["outcome"]
-    if outcome == "put_off" and event.get("waits_for") and _called(event):
+    if event.get("dead"):
+        outcome = "dead"
+    elif outcome == "put_off" and event.get("waits_for") and _called(event):
         outcome = "handled"
     ms = f"{event['ms']:,.{0 if event['ms'] >= 10 else 1}f}"
     cells = [

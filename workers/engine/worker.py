@@ -84,7 +84,7 @@ class BatchWorker(SimpleWorker):
             worker_ttl=_TTL,
             log_job_description=False,
         )
-        self._telling = Telling(redis, name, self.flow.dispatcher)
+        self._telling = Telling(redis, name, self.flow.dispatcher, settings.max_attempts)
         self._over = threading.Event()
         self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._max_rss = settings.max_rss
