@@ -230,8 +230,8 @@ class BatchWorker(SimpleWorker):
 
 
 def _log_put_back(members: list[str]) -> None:
-    for member in members:
-        log.warning("batch that no worker holds goes back to its queue", batch=member)
+    if members:
+        log.warning("what a worker that ended had in hand goes to others", batches=len(members))
 
 
 class _RedisAway(logging.Filter):
