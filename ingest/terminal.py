@@ -14,6 +14,10 @@ TERSE = "INGEST_TERSE"
 errors alone, with the time as the clock here shows it, and without module and frames."""
 
 
+OWN_SERVER = "INGEST_OWN_SERVER"
+"""In the environment of what `up` runs beside a server of its own: that this one ended, and runs again, is said by what
+starts it again, and by nobody else on a terminal."""
+
 INDENT = 10 * " "
 """Of what stands below a line, since the line was too long: as wide as the time at its beginning."""
 
@@ -28,6 +32,10 @@ def colours(stream: TextIO) -> bool:
 
 def is_terse() -> bool:
     return TERSE in os.environ
+
+
+def has_own_server() -> bool:
+    return OWN_SERVER in os.environ
 
 
 def shortened(value: str) -> str:
