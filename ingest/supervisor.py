@@ -441,7 +441,7 @@ def _say(level: str, event: str, **fields: object) -> None:
     timestamp = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
     if sys.stderr.isatty():
         shown = f"\x1b[{_COLOURS[level]}m{level:9}\x1b[0m" if terminal.colours(sys.stderr) else f"{level:9}"
-        when, where = (terminal.clock(timestamp), "") if terminal.is_terse() else (timestamp, f"[{name}] ")
+        when, where = terminal.clock(timestamp), "" if terminal.is_terse() else f"[{name}] "
         values = " ".join(f"{field}={value}" for field, value in fields.items())
         line = terminal.fitted(f"{when} [{shown}] {event:30} {where}{values}", sys.stderr)
     else:

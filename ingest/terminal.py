@@ -11,7 +11,7 @@ from typing import TextIO
 
 TERSE = "INGEST_TERSE"
 """In the environment of what `up` runs on a terminal, beside the lines of events: our own log lines are warnings and
-errors alone, with the time as the clock here shows it, and without module and frames."""
+errors alone, without module and frames."""
 
 
 OWN_SERVER = "INGEST_OWN_SERVER"

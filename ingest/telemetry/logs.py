@@ -78,7 +78,6 @@ def _frames(logger: Any, method: str, line: structlog.typing.EventDict) -> struc
 
 
 def _terse(line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    line["timestamp"] = terminal.clock(line["timestamp"])
     if line["logger"].partition(".")[0] not in _OURS:
         return line
     del line["logger"]
@@ -103,6 +102,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def _for_a_terminal(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """What a sender wrote (an id, or what is in an exception's text) does not steer the terminal."""
+    line["timestamp"] = terminal.clock(line["timestamp"])
     if terminal.is_terse():
         line = _terse(line)
     return {

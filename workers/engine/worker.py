@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from ingest.settings import Settings, SettingsError, load, redis_url
 from ingest.state import breakdowns, counters, dead_letters, failures, in_work
 from ingest.store import agreement, connection, formats, keys
 from ingest.store.pipelined import PipelinedConnection
+from ingest.store.queues import lane_of
 from ingest.telemetry import logs, tracing
 from ingest.terminal import aside
 from workers import loading
@@ -115,7 +117,7 @@ class BatchWorker(SimpleWorker):
         self._telling.look()
         self._beats.start()
         self._agreement.say()
-        log.info("worker started", queues=self.queue_names(), pid=os.getpid(), worker=self.name)
+        log.info("worker started", queues=_Queues(self.queue_names()), pid=os.getpid(), worker=self.name)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """RQ calls this for each job; `queue` is the one that `dequeue_any` returned with it."""
@@ -227,6 +229,14 @@ class BatchWorker(SimpleWorker):
             trimmed = dead_letters.trim(self.connection, self._dead_age)
             if trimmed:
                 log.warning("dead letters older than WA_DEAD_AGE removed", **trimmed)
+
+
+class _Queues(list[str]):
+    """In a log line: each of them in JSON, on a terminal the lanes, and how many partitions one has."""
+
+    def __repr__(self) -> str:
+        count = Counter(map(lane_of, self))
+        return ", ".join(f"{lane} ({each} partitions)" if each > 1 else lane for lane, each in count.items())
 
 
 def _log_put_back(members: list[str]) -> None:

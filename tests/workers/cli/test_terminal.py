@@ -241,6 +241,10 @@ def test_up_serve_and_work(columns: int, folder: Path, free_port: Callable[[], i
         assert screen.status == 0, screen.text
         if command != "up":  # which has a line to copy
             assert max(map(len, screen.lines)) <= columns, screen.text
+            assert re.search(rf"^\d\d:\d\d:\d\d \[info     \] {said} ", screen.text, re.MULTILINE)
+            assert ("queues=messages (32 partitions), statuses, other" in " ".join(screen.text.split())) == (
+                command == "work"
+            )
         else:
             first = [
                 line for line in screen.lines if line.startswith(("receiver", "page", "admin", "workers", "redis"))
