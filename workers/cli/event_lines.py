@@ -71,13 +71,13 @@ class EventLines:
         for line in text.wrap(self._console, max(1, room)):
             self._console.print(Text(indent).append_text(line))
 
-    def note(self, text: str) -> None:
-        """What is to be said of several events."""
-        self._print(Text(printable(text), style="dim"))
+    def note(self, text: str, indent: str = INDENT) -> None:
+        """What is to be said of several events, or below one."""
+        self._print(Text(printable(text), style="dim"), indent)
 
     def more(self, count: int) -> None:
         """So many events are not shown."""
-        self.note(f"… {count:,} more")
+        self.note(f"… {count:,} more", indent="")
 
 
 def _errors(event: Told) -> str:

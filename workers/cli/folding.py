@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ingest.terminal import INDENT
 from workers.cli.event_lines import EventLines, Told
 
 _HINTS = {
@@ -47,8 +46,8 @@ class FoldedLines:
 
     def _hint(self, what: str) -> None:
         if hint := self._hints.pop(what, ""):
-            self._lines.note(f"{INDENT}{hint}")
+            self._lines.note(hint)
 
     def _works(self, name: str) -> None:
         if (count := self._waiting.pop(name, 0)) > 1:
-            self._lines.note(f"{INDENT}{name} gets events again: {count:,} have waited for it")
+            self._lines.note(f"{name} gets events again: {count:,} have waited for it")
