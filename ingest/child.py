@@ -19,12 +19,12 @@ def command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-_NAME, _REPLACES = "INGEST_CHILD", "INGEST_REPLACES"
+_NAME, _REPLACES, _FOLLOWS = "INGEST_CHILD", "INGEST_REPLACES", "INGEST_FOLLOWS"
 
 
-def named(name: str, replaces: str) -> dict[str, str]:
-    """The environment in which a child learns its name, and whom it replaces (empty: nobody)."""
-    return {_NAME: name, _REPLACES: replaces}
+def named(name: str, replaces: str, follows: str) -> dict[str, str]:
+    """The environment in which a child learns its name, whom it replaces and whom it follows (empty: nobody)."""
+    return {_NAME: name, _REPLACES: replaces, _FOLLOWS: follows}
 
 
 def name() -> str:
@@ -35,6 +35,11 @@ def name() -> str:
 def replaces() -> str:
     """The name of the process that this one was started for because that had ended; empty: there was none."""
     return os.environ.pop(_REPLACES, "")
+
+
+def follows() -> str:
+    """The name of the process in whose place this one was started, whether it has ended or ends soon; empty: none."""
+    return os.environ.pop(_FOLLOWS, "")
 
 
 def watch_parent() -> None:

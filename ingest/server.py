@@ -31,6 +31,7 @@ from ingest.spool.spool import Spool
 from ingest.state import history, refusals
 from ingest.store import agreement, connection, formats
 from ingest.telemetry import logs, tracing
+from ingest.terminal import aside
 
 log = get_logger("ingest.server")
 
@@ -253,7 +254,7 @@ def main() -> None:
         with asyncio.Runner(loop_factory=_new_loop(settings)) as runner:
             runner.run(run(settings, spool, share_ports="--share-ports" in sys.argv))
     except SettingsError as error:
-        print(f"wa-ingest: {error}", file=sys.stderr)
+        aside(f"wa-ingest: {error}")
         sys.exit(child.GIVE_UP)
 
 

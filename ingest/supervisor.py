@@ -42,10 +42,12 @@ _LOOK_SECONDS = 5.0  # between looks at signs of life
 
 _SIGNALS = {one.value: one.name for one in signal.Signals}
 _CAUSES: dict[int, str] = {
-    signal.SIGKILL: "mostly because memory ran out: `dmesg` says so, WA_MAX_RSS keeps a worker below a limit",
+    signal.SIGKILL: "by somebody, or because memory ran out: then `dmesg` says so",
     signal.SIGSEGV: "mostly a mistake in native code: its stack is above",
 }
 """Why a process is likely to have been killed."""
+
+_COLOURS = {"warning": 33, "info": 32}
 
 _PLAN = "INGEST_PLAN"
 
@@ -78,12 +80,15 @@ class ProcessSpec(NamedTuple):
     reads: Sequence[str] = ()
 
 
-def become(specs: Sequence[ProcessSpec], env: Mapping[str, str] | None = None, banner: str = "") -> NoReturn:
-    """Go on as a program that supervises these, with this process's id; `banner` is printed when all are ready.
+def become(
+    specs: Sequence[ProcessSpec], env: Mapping[str, str] | None = None, banner: str = "", farewell: str = ""
+) -> NoReturn:
+    """Go on as a program that supervises these, with this process's id; `banner` is printed when all are ready, and
+    `farewell` when they have stopped in order.
 
     Files of this process that are to stay open must be inheritable.
     """
-    plan = [[spec._asdict() | {"env": dict(spec.env)} for spec in specs], banner]
+    plan = [[spec._asdict() | {"env": dict(spec.env)} for spec in specs], banner, farewell]
     # Not on the command line, which everybody may read: URLs hold passwords.
     environment = {**os.environ, **(env or {}), _PLAN: json.dumps(plan)}
     sys.stdout.flush()
@@ -149,6 +154,8 @@ def _wait_until_ready(group: _Group, groups: Sequence[_Group], signals: Signals)
 def _keep_running(groups: Sequence[_Group], signals: Signals) -> int:
     """Return the exit status when all are to end."""
     files = {file: _version(file) for group in groups for file in group.spec.reads}
+    for group in groups:
+        group.down_since = None  # whoever waits for the first start is told of that
     while True:
         if any(group.has_given_up() for group in groups if not group.spec.renewed):
             return 1
@@ -159,6 +166,7 @@ def _keep_running(groups: Sequence[_Group], signals: Signals) -> int:
         for group in groups:
             group.restart_ended()
             group.end_late()
+            group.tell_when_ready()
         _tell_changes(files)
         if _work_is_done(groups) or signals.wait(_seconds_to_look(groups)):
             return 0
@@ -205,6 +213,10 @@ class _Group:
         self.children: list[_Child] = []
         self.leaving: list[_Child] = []
         """Those that others have replaced, until they have ended."""
+        self.down_since: float | None = None
+        """When the first of them ended, or was told to, of those that are not all ready again."""
+        self._asked: subprocess.Popen[bytes] | None = None
+        self._asked_for: list[int] = []
         self._env = env
         self._folder = folder
 
@@ -248,20 +260,44 @@ class _Group:
     def renew(self) -> None:
         """Replace each child, if the spec says so: what the old ones have begun may take long, and holds up nobody."""
         for place, child in enumerate(self.children if self.spec.renewed else ()):
+            self.down_since = self.down_since or time.monotonic()
             if child.restart_at is not None:
                 child.restart_at = 0.0
                 continue
             child.terminate()
             self.leaving.append(child)
-            self.children[place] = _Child(self.spec, self._env, self._folder)
+            self.children[place] = _Child(self.spec, self._env, self._folder, follows=child.name)
 
     def _forget(self, child: _Child) -> None:
         _forget_gauges(child.process.pid, self._env["PROMETHEUS_MULTIPROC_DIR"])
         if child.process.stdin:
             child.process.stdin.close()
 
+    def tell_when_ready(self) -> None:
+        """Say when those that had ended, or were renewed, are ready again; how that is known, the spec says."""
+        starting = any(child.restart_at is not None or child.stop_by is not None for child in self.children)
+        if self.down_since is None or not self.spec.ready or starting:
+            return
+        if self._asked is None or self._asked_for != self.pids():
+            self._ask_no_more()
+            self._asked_for = self.pids()
+            self._asked = _popen(self.spec, [*self.spec.ready, *map(str, self._asked_for)], self._env)
+        elif self._asked.poll() is not None:
+            seconds = round(time.monotonic() - self.down_since, 1)
+            if self._asked.returncode == 0:
+                _say("info", "process runs again", process=self.spec.name, seconds=seconds)
+            self.down_since = None
+            self._ask_no_more()
+
+    def _ask_no_more(self) -> None:
+        if self._asked is not None:
+            self._asked.kill()
+            self._asked.__exit__(None, None, None)  # waits, and closes its standard input
+            self._asked = None
+
     def _note_end(self, child: _Child, status: int) -> None:
         self._forget(child)
+        self.down_since = self.down_since or time.monotonic()
         if status == 0 and self.spec.ends:
             self.children.remove(child)
             return
@@ -282,6 +318,7 @@ class _Group:
 
         When this process is told to stop once more, so are they: a worker gives handlers no more time then.
         """
+        self._ask_no_more()
         children = [*self.children, *self.leaving]
         for child in children:
             child.terminate()
@@ -300,7 +337,7 @@ class _Group:
             if not is_said and time.monotonic() - began >= _PATIENCE_SECONDS and sys.stderr.isatty():
                 is_said = True
                 again = "Ctrl-C once more interrupts it, to be handled at the next start"
-                print(f"finishing what has begun, {left:.0f} s at most; {again}", file=sys.stderr, flush=True)
+                terminal.aside(f"finishing what has begun, {left:.0f} s at most; {again}")
             signals.sleep(min(left, _PATIENCE_SECONDS))
         for child in children:
             if child.process.stdin:
@@ -310,20 +347,20 @@ class _Group:
 class _Child:
     """One of them, through all its restarts. `restart_at` is None while it runs, `stop_by` unless it is to stop."""
 
-    def __init__(self, spec: ProcessSpec, env: Mapping[str, str], folder: str) -> None:
+    def __init__(self, spec: ProcessSpec, env: Mapping[str, str], folder: str, follows: str = "") -> None:
         self._spec = spec
         self._env = env
         self._sign: Path | None = None
         if spec.silent_seconds is not None:
             self._sign = signs.path(folder, f"{spec.name}-{os.urandom(4).hex()}")
         self._backoff = 0.0
-        self._name = ""
-        self._start()
+        self.name = ""
+        self._start(follows)
 
-    def _start(self) -> None:
-        name, replaces = os.urandom(8).hex(), self._name
-        self._name = name
-        environment = {**self._env, **named(name, replaces)}
+    def _start(self, follows: str = "") -> None:
+        name, replaces = os.urandom(8).hex(), self.name
+        self.name = name
+        environment = {**self._env, **named(name, replaces, follows or replaces)}
         if self._sign is not None:
             signs.give(self._sign)
             environment |= signs.expected(self._sign)
@@ -414,23 +451,30 @@ def _forget_gauges(pid: int, folder: str) -> None:
 
 
 def _warn(event: str, **fields: object) -> None:
+    _say("warning", event, **fields)
+
+
+def _say(level: str, event: str, **fields: object) -> None:
     """Write a log line in the form that `ingest.telemetry.logs` gives to all others: that takes 19 MB to import."""
     name = "ingest.supervisor"
     timestamp = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
     if sys.stderr.isatty():
-        level = f"\x1b[33m{'warning':9}\x1b[0m" if terminal.colours(sys.stderr) else f"{'warning':9}"
-        when, where = (terminal.clock(timestamp), "") if terminal.is_terse() else (timestamp, f"[{name}] ")
+        shown = f"\x1b[{_COLOURS[level]}m{level:9}\x1b[0m" if terminal.colours(sys.stderr) else f"{level:9}"
+        when, where = terminal.clock(timestamp), "" if terminal.is_terse() else f"[{name}] "
         values = " ".join(f"{field}={value}" for field, value in fields.items())
-        line = f"{when} [{level}] {event:30} {where}{values}"
+        line = terminal.fitted(f"{when} [{shown}] {event:30} {where}{values}", sys.stderr)
     else:
-        line = json.dumps(fields | {"event": event, "level": "warning", "logger": name, "timestamp": timestamp})
+        line = json.dumps(fields | {"event": event, "level": level, "logger": name, "timestamp": timestamp})
     print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:
     """What a command has become."""
-    specs, banner = json.loads(os.environ.pop(_PLAN))
-    sys.exit(supervise([ProcessSpec(**spec) for spec in specs], started=lambda: print(banner, end="", flush=True)))
+    specs, banner, farewell = json.loads(os.environ.pop(_PLAN))
+    status = supervise([ProcessSpec(**spec) for spec in specs], started=lambda: print(banner, end="", flush=True))
+    if status == 0:
+        print(farewell, end="", flush=True)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TextIO
 
 TERSE = "INGEST_TERSE"
 """In the environment of what `up` runs on a terminal, beside the lines of events: our own log lines are warnings and
-errors alone, with the time as the clock here shows it, and without module and frames."""
+errors alone, without module and frames."""
+
+
+OWN_SERVER = "INGEST_OWN_SERVER"
+"""In the environment of what `up` runs beside a server of its own: that this one ended, and runs again, is said by what
+starts it again, and by nobody else on a terminal."""
+
+INDENT = 10 * " "
+"""Of what stands below a line, since the line was too long: as wide as the time at its beginning."""
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_WORD = re.compile(rf"( *)((?:{_COLOURS.pattern}|[^ \x1b])+)")
 
 
 def colours(stream: TextIO) -> bool:
@@ -19,6 +32,10 @@ def colours(stream: TextIO) -> bool:
 
 def is_terse() -> bool:
     return TERSE in os.environ
+
+
+def has_own_server() -> bool:
+    return OWN_SERVER in os.environ
 
 
 def shortened(value: str) -> str:
@@ -40,3 +57,41 @@ def clock(iso: str) -> str:
 def when(then: datetime) -> str:
     """A local time as the clock here shows it: 14:03:59, and the date when it is not today's."""
     return then.strftime("%H:%M:%S" if then.date() == datetime.now().date() else "%Y-%m-%d %H:%M:%S")
+
+
+def fitted(text: str, stream: TextIO, at: int = 0) -> str:
+    """A text for this stream: on a terminal broken between words at its width, elsewhere as it is.
+
+    It begins in column `at`.
+    """
+    width = _width(stream)
+    return "\n".join(_broken(line, width, 0 if n else at) for n, line in enumerate(text.split("\n"))) if width else text
+
+
+def _width(stream: TextIO) -> int:
+    """In columns; 0 where there is no terminal, or one that does not know."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
+    except (OSError, ValueError):
+        return 0
+
+
+def _broken(line: str, width: int, column: int) -> str:
+    """Only between words, and colours need no room. (textwrap knows no colours, and rich takes 4 MiB.)"""
+    parts, gap = [], 0
+    for spaces, word in _WORD.findall(line):
+        gap += len(spaces)
+        if not (size := len(_COLOURS.sub("", word))):
+            parts.append(word)
+            continue
+        if column and column + gap + size > width:
+            parts.append(f"\n{INDENT}")
+            column, gap = len(INDENT), 0
+        parts += [gap * " ", word]
+        column, gap = column + gap + size, 0
+    return "".join(parts)
+
+
+def aside(text: str) -> None:
+    """Print it on standard error: what is said beside a command's result, or why there is none."""
+    print(fitted(text, sys.stderr), file=sys.stderr, flush=True)

@@ -21,7 +21,7 @@ from ingest import child, settings
 from ingest.settings import DEFAULT_HANDLERS, redis_url
 from ingest.state import in_work
 from ingest.store import connection
-from ingest.terminal import shortened
+from ingest.terminal import aside, shortened
 from workers import doubts
 from workers.handlers import Handlers
 from workers.places import own_place
@@ -68,7 +68,7 @@ def load_or_exit(name: str, destinations: Path | None) -> Handlers:
     except Exception as error:
         if not isinstance(error, HandlersError):
             traceback.print_exception(_in_their_code(error))
-        print(f"wa-ingest: {explain(name, error)}", file=sys.stderr)
+        aside(f"wa-ingest: {explain(name, error)}")
         tell_operators(explain(name, error, quotes=False), advice(error))
     sys.exit(child.GIVE_UP)
 
@@ -265,17 +265,17 @@ def main() -> None:
     child.watch_parent()
     name, destinations = called_with(sys.argv[1:])
     for line in hidden(name):
-        print(f"Warning: {line}", file=sys.stderr)
+        aside(f"Warning: {line}")
     try:
         registry = load_or_exit(name, destinations)
     except SystemExit as error:
         if error.code != child.GIVE_UP:
             text = f"WA_HANDLERS={name}: the module ends Python"
-            print(f"wa-ingest: {text}: sys.exit({error.code!r})", file=sys.stderr)
+            aside(f"wa-ingest: {text}: sys.exit({error.code!r})")
             tell_operators(f"{text}: sys.exit")
         sys.exit(child.GIVE_UP)
     for line in doubts.of(registry, name):
-        print(f"Warning: {line}", file=sys.stderr)
+        aside(f"Warning: {line}")
 
 
 if __name__ == "__main__":

@@ -44,3 +44,8 @@ def parse(fields: dict[bytes, bytes], alive: Collection[bytes]) -> list[Broken]:
             iso = None if since is None else datetime.fromtimestamp(since, UTC).isoformat(timespec="milliseconds")
             found.append(Broken(name.decode(), known["error"], left, iso))
     return found
+
+
+def told_by(worker: str, fields: dict[bytes, bytes]) -> set[str]:
+    """The handlers of which that worker was the last to tell so."""
+    return {name.decode() for name, value in fields.items() if orjson.loads(value).get("worker") == worker}

@@ -160,7 +160,8 @@ def _takes_long(now: Backlog, name: str, calls: list[Call], waiting: str) -> Cau
     if full := {call.worker: call.full for call in calls if call.full}:
         where = f" in {len(full)} of {now.workers} worker processes" if now.workers > 1 else ""
         text += f"; {next(iter(full.values()))}{where}"
-    remedy = "It waits or hangs: past WA_HANDLER_TIMEOUT, the log of the workers has the line where it is"
+    limit = f"{calls[0].limit} (WA_HANDLER_TIMEOUT)" if calls[0].limit else "WA_HANDLER_TIMEOUT"
+    remedy = f"It waits or hangs: past {limit}, the log of the workers has the line where it is"
     return Cause("warning", f"long.{name}", text + _and(waiting), remedy, _HANGS)
 
 

@@ -24,6 +24,7 @@ TOLD_SECONDS = 2.0
 
 # Behind the worker's name; versions that do not know such a field pass over it.
 _CALLS, _WAITS, _TURNS, _READY, _LANES, _HANDLERS = "|calls", "|waits", "|turns", "|ready", "|lanes", "|handlers"
+_LIMIT = "|limit"
 
 UNLOADABLE = "|unfit"
 """The field with why the last worker that was started, or was to be, could not begin. It is of no worker, and the next
@@ -89,7 +90,7 @@ class Inside:
 @dataclass
 class Call:
     """Calls of a handler in a lane of a worker that are not over yet, and for how long the first of them has gone on.
-    The other fields: see `Begun`.
+    `limit` is the worker's WA_HANDLER_TIMEOUT (`30s`); earlier versions do not tell it. The other fields: see `Begun`.
     """
 
     worker: str
@@ -98,6 +99,7 @@ class Call:
     seconds: float
     calls: int = 1
     full: str = ""
+    limit: str = ""
 
 
 class Unloadable(NamedTuple):
@@ -126,9 +128,9 @@ def told(worker: str, inside: Inside) -> dict[str, bytes]:
     return {worker + suffix: orjson.dumps(it, default=tuple) for suffix, it in fields.items() if it}
 
 
-def told_handlers(worker: str, handlers: Collection[str]) -> dict[str, bytes]:
-    """The field with the names of the handlers that a worker has."""
-    return {worker + _HANDLERS: orjson.dumps(sorted(handlers))}
+def told_handlers(worker: str, handlers: Collection[str], limit: str) -> dict[str, bytes]:
+    """The fields with the names of the handlers that a worker has, and with how long a call of one may take."""
+    return {worker + _HANDLERS: orjson.dumps(sorted(handlers)), worker + _LIMIT: orjson.dumps(limit)}
 
 
 def of_worker(field: bytes) -> bytes:
@@ -145,11 +147,11 @@ def _each(fields: dict[bytes, bytes], alive: Collection[bytes], suffix: str) -> 
 
 def parse(fields: dict[bytes, bytes], alive: Collection[bytes], now: float) -> list[Call]:
     """The hash, of the workers that are `alive`, the longest call first. `now` is by Redis' clock, in epoch seconds."""
-    found = []
+    found, limits = [], _each(fields, alive, _LIMIT)
     for worker, each in _each(fields, alive, _CALLS).items():
         for one in (Begun(*begun) for begun in each):
             seconds = max(0.0, now - one.since)
-            found.append(Call(worker, one.lane, one.handler, seconds, one.calls, one.full))
+            found.append(Call(worker, one.lane, one.handler, seconds, one.calls, one.full, limits.get(worker, "")))
     return sorted(found, key=lambda call: -call.seconds)
 
 

@@ -25,8 +25,13 @@ in_work: ContextVar[tuple[Callable[[Any], Mapping[str, object]], Any] | None] = 
 
 _OURS = ("ingest", "workers")
 
-_TOLD = "events failed"
-"""A log line whose events `up` on a terminal shows one by one."""
+_TOLD = {("events failed", None), ("dead letters", "failed"), ("dead letters", "rejected")}
+"""Log lines, and their reasons, whose events `up` on a terminal shows one by one."""
+
+_OF_THE_SERVER = ("Redis is away", "Redis is back")
+"""Log lines of workers; what has become of a server of its own, `up` says itself."""
+
+_SPOOLED = "Redis has all that was spooled"
 
 _LIBRARIES = ("rq", "redis", "aiohttp.server")
 """Loggers of what we use ourselves; their lines are not the user's."""
@@ -73,7 +78,6 @@ def _frames(logger: Any, method: str, line: structlog.typing.EventDict) -> struc
 
 
 def _terse(line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    line["timestamp"] = terminal.clock(line["timestamp"])
     if line["logger"].partition(".")[0] not in _OURS:
         return line
     del line["logger"]
@@ -85,11 +89,20 @@ def _terse(line: structlog.typing.EventDict) -> structlog.typing.EventDict:
 def _has_no_line_beside(record: logging.LogRecord) -> bool:
     """False for what the lines of events say, too, each for its own, unless an exception's text is wanted."""
     line: Any = record.msg if isinstance(record.msg, dict) else {}
-    return bool(line.get("values")) or _TOLD not in (line.get("event"), line.get("of"))
+    if line.get("event") in _OF_THE_SERVER and terminal.has_own_server():
+        return False
+    return bool(line.get("values")) or (line.get("of", line.get("event")), line.get("reason")) not in _TOLD
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Warnings and errors; and that what one of them told of is over."""
+    line: Any = record.msg if isinstance(record.msg, dict) else {}
+    return record.levelno >= logging.WARNING or "away_seconds" in line or line.get("event") == _SPOOLED
 
 
 def _for_a_terminal(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """What a sender wrote (an id, or what is in an exception's text) does not steer the terminal."""
+    line["timestamp"] = terminal.clock(line["timestamp"])
     if terminal.is_terse():
         line = _terse(line)
     return {
@@ -101,7 +114,8 @@ def _for_a_terminal(logger: Any, method: str, line: structlog.typing.EventDict) 
 def _renderers() -> tuple[structlog.typing.Processor, ...]:
     """How a line is written, on a terminal and elsewhere."""
     if sys.stderr.isatty():
-        return _for_a_terminal, structlog.dev.ConsoleRenderer(colors=terminal.colours(sys.stderr))
+        render = structlog.dev.ConsoleRenderer(colors=terminal.colours(sys.stderr))
+        return _for_a_terminal, lambda *given: terminal.fitted(render(*given), sys.stderr)
     return (structlog.processors.JSONRenderer(),)
 
 
@@ -152,7 +166,9 @@ def configure(level: str = "info", news: bool = False) -> None:
         handler.setFormatter(formatter)
     if terse:
         ours.addFilter(_has_no_line_beside)
-    ours.setLevel(max(number, logging.WARNING) if terse and not news else number)
+    if terse and not news:
+        ours.addFilter(_is_news)
+    ours.setLevel(number)
     loggers.PROCESSORS[:] = [
         structlog.stdlib.filter_by_level,
         floods.processor,  # early, so that a line left out costs next to nothing

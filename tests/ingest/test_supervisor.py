@@ -179,7 +179,7 @@ def test_killed_child_is_started_again(start_family: Callable[..., Family], wait
     assert family.count("b started") == 1
     (first, _) = map(json.loads, family.output_path.read_text().splitlines())
     assert first["pid"] == family.pids("a")[0]
-    assert first["reason"].startswith("killed by signal 9 (SIGKILL), mostly because memory ran out")
+    assert first["reason"].startswith("killed by signal 9 (SIGKILL), by somebody, or because memory ran out")
     family.process.terminate()
     assert family.process.wait(30) == 0
 
@@ -324,6 +324,25 @@ def test_renewed_children_start_again(start_family: Callable[..., Family], wait_
     family.process.terminate()
     assert family.process.wait(30) == 0
     assert (family.count("a stopped"), family.count("b stopped")) == (4, 1)
+
+
+@pytest.mark.parametrize("how", ["killed", "renewed"])
+def test_it_says_when_children_run_again(how: str, start_family: Callable[..., Family], wait_for: WaitFor) -> None:
+    """A line says when children that were killed or renewed are ready again, and after how long; none at the start."""
+    family = start_family(spec("a", "ready", processes=2, renewed=True, ready="a ready"))
+    wait_for(lambda: family.count("parent started") and family.count("a ready") == 2)
+    assert family.output_path.read_text() == ""
+    if how == "killed":
+        os.kill(family.pids("a")[0], signal.SIGKILL)
+    else:
+        family.process.send_signal(RENEW)
+    wait_for(lambda: "process runs again" in family.output_path.read_text())
+    line = json.loads(family.output_path.read_text().splitlines()[-1])
+    assert (line["event"], line["level"], line["process"]) == ("process runs again", "info", "a")
+    assert 0 <= line["seconds"] < 60
+    wait_for(lambda: family.count("a started") == (3 if how == "killed" else 4))
+    family.process.terminate()
+    assert family.process.wait(30) == 0
 
 
 def test_a_renewed_child_that_does_not_stop(start_family: Callable[..., Family], wait_for: WaitFor) -> None:
@@ -477,7 +496,7 @@ if "stopped" in behaviour:
     os.kill(os.getpid(), signal.SIGTERM)
 ready = ("asked", log, "a ready")
 spec = supervisor.ProcessSpec("a", "child", (log, "a", "ready"), ready=ready, env={"OWN": "hunter2"})
-supervisor.become([spec], {"MORE": "1"}, banner="all run\\n")
+supervisor.become([spec], {"MORE": "1"}, banner="all run\\n", farewell="all stopped\\n")
 """
 
 
@@ -517,6 +536,7 @@ def test_a_command_becomes_the_program(become: Callable[..., subprocess.Popen[st
     assert not [variable for variable in environment if variable.startswith(supervisor._PLAN)]
     parent.terminate()
     assert parent.wait(30) == 0
+    assert parent.stdout.read() == "all stopped\n"
     assert (tmp_path / "notes").read_text().split()[-3] == "stopped"
 
 
@@ -525,7 +545,7 @@ def test_a_stop_while_it_becomes_the_program(become: Callable[..., subprocess.Po
     parent = become("stopped")
     assert parent.wait(30) == 0
     assert parent.stdout is not None
-    assert parent.stdout.read() == ""
+    assert parent.stdout.read() == "all stopped\n"
 
 
 def test_it_imports_only_what_python_brings() -> None:

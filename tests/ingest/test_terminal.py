@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import struct
+import termios
 
 import pytest
 from rich.console import Console
@@ -36,3 +40,42 @@ def test_as_rich_decides(environment: dict[str, str], wanted: bool, monkeypatch:
     rich = Console(file=Terminal())
     assert (rich.color_system is not None and not rich.no_color) is wanted
     assert not terminal.colours(io.StringIO())
+
+
+def on_screen(text: str, columns: int, at: int = 0) -> str:
+    """A text as it is printed on a terminal so wide."""
+    ours, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    try:
+        with open(its, "w") as stream:
+            return terminal.fitted(text, stream, at)
+    finally:
+        os.close(ours)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("it all fits in 20 co", ["it all fits in 20 co"]),
+        ("one more than it has: end", ["one more than it", "has: end"]),
+        ("\x1b[1mone more\x1b[0m than it has: end", ["\x1b[1mone more\x1b[0m than it", "has: end"]),
+        ("padded     \x1b[0m     and more", ["padded\x1b[0m          and", "more"]),
+        ("see /a/path/that/is/longer there", ["see", "/a/path/that/is/longer", "there"]),
+        ("  its own\n  spaces stay", ["  its own\n  spaces stay"]),
+        ("", [""]),
+    ],
+)
+def test_broken_between_words(text: str, lines: list[str]) -> None:
+    """On a terminal a line that is too long goes on below, in whole words; colours need no room."""
+    assert on_screen(text, 20) == f"\n{terminal.INDENT}".join(lines)
+
+
+def test_what_is_not_broken() -> None:
+    """A text stays as it is in a pipe, and on a terminal that does not know its width."""
+    text = "one more than it has: end"
+    assert terminal.fitted(text, io.StringIO()) == terminal.fitted(text, Terminal()) == on_screen(text, 0) == text
+
+
+def test_what_stands_before_a_text() -> None:
+    """It takes room in the first line."""
+    assert on_screen("it fits", 10, at=4) == f"it\n{terminal.INDENT}fits"

@@ -17,6 +17,7 @@ from ingest.settings import Settings, SettingsError
 from ingest.store import connection
 from ingest.store.queues import LANES
 from ingest.store.records import iso
+from ingest.terminal import aside
 from workers.archive import files as room
 from workers.archive import replay as replaying
 from workers.cli import replayable, tables
@@ -57,7 +58,7 @@ class _Faults:
     def tell(self, line: str) -> None:
         if line not in self.printed:
             self.printed.add(line)
-            click.echo(f"wa-ingest: {line}", err=True)
+            aside(f"wa-ingest: {line}")
 
     def end(self) -> None:
         if self.printed:
@@ -224,7 +225,7 @@ def replay(
 
 def _ask(matched: Matched, force: bool) -> None:
     for remark in matched.remarks():
-        click.echo(remark, err=True)
+        aside(remark)
     which = "also those handled before" if force else "unless handled before"
     click.confirm(f"Handle {matched.notifications:,} notifications, {which}?", abort=True, err=True)
 
@@ -250,7 +251,7 @@ def _feed(
         def wait(reason: str) -> bool:
             nonlocal waited_for
             if not waited_for:
-                click.echo(f"wa-ingest: waiting, because {reason}", err=True)
+                aside(f"wa-ingest: waiting, because {reason}")
             waited_for = reason
             return not stopping.is_set()
 

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from ingest.settings import Settings, variable
 from ingest.store import local
-from ingest.terminal import colours
+from ingest.terminal import aside, colours
 from workers.cli import env_file
 
 _FILE = "up.json"
@@ -51,7 +51,7 @@ def take(tells: bool = False) -> None:
     os.environ.update(taken)
     if taken and tells and sys.stderr.isatty():
         text = f"with the settings of the `up` in this folder: {', '.join(taken)}"
-        click.echo(click.style(text, dim=True) if colours(sys.stderr) else text, err=True)
+        aside(click.style(text, dim=True) if colours(sys.stderr) else text)
 
 
 def secrets() -> list[str]:

@@ -6,6 +6,7 @@ import click
 
 from ingest import trust
 from ingest.settings import load, secrets
+from ingest.terminal import aside
 from workers.cli import tables
 from workers.cli.terminal import as_json, cli_errors, print_json
 from workers.setup import graph as graph_room
@@ -93,9 +94,7 @@ def _override(url: str) -> Override:
         token = load().verify_token
     if token is None:
         raise ApiError("WA_VERIFY_TOKEN is not set: give the one that the receiver has, or WA_VERIFY_TOKEN_FILE")
-    click.echo(
-        f"Meta calls {url} now: the receiver there must be up, with the same WA_VERIFY_TOKEN as this command.", err=True
-    )
+    aside(f"Meta calls {url} now: the receiver there must be up, with the same WA_VERIFY_TOKEN as this command.")
     return Override(url, secrets(token)[0].decode())
 
 

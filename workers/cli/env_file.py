@@ -11,6 +11,8 @@ import click
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
+from ingest.terminal import aside
+
 FILE = Path(".env")
 
 _NEAR = 0.9  # WA_APP_SECERT is; WA_WORKER_PROCESSES, a variable of Compose's file, is not
@@ -34,7 +36,7 @@ def take() -> None:
     bindings = list(parse_stream(StringIO(text)))
     for wrong in (binding.original for binding in bindings if binding.error):
         blank = wrong.string[: -len(wrong.string.lstrip())].count("\n")  # lines before it count as its own
-        click.echo(f"Warning: line {wrong.line + blank} of {FILE} is left out: it is not NAME=value", err=True)
+        aside(f"Warning: line {wrong.line + blank} of {FILE} is left out: it is not NAME=value")
     good = "".join(binding.original.string for binding in bindings if not binding.error)
     for name, value in dotenv_values(stream=StringIO(good)).items():
         if value is not None and not is_set(name):

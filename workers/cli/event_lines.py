@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ingest.telemetry.printable import printable, printable_line
-from ingest.terminal import shortened
+from ingest.terminal import INDENT, shortened
 from workers.cli.terminal import clock
 
 Told = dict[str, Any]
@@ -31,8 +31,6 @@ _NOBODY = {"duplicate": "a copy of what came before", "unhandled": "no handler t
 
 _GAP = "  "
 _WIDTHS = {"time": 8, "event": 19, "contact": 7, "outcome": 10, "took": 8, "handler": 0}
-INDENT = 10 * " "
-"""As wide as the time."""
 
 
 class EventLines:
@@ -73,13 +71,13 @@ class EventLines:
         for line in text.wrap(self._console, max(1, room)):
             self._console.print(Text(indent).append_text(line))
 
-    def note(self, text: str) -> None:
-        """What is to be said of several events."""
-        self._print(Text(printable(text), style="dim"))
+    def note(self, text: str, indent: str = INDENT) -> None:
+        """What is to be said of several events, or below one."""
+        self._print(Text(printable(text), style="dim"), indent)
 
     def more(self, count: int) -> None:
         """So many events are not shown."""
-        self.note(f"… {count:,} more")
+        self.note(f"… {count:,} more", indent="")
 
 
 def _errors(event: Told) -> str:
@@ -107,7 +105,9 @@ def _handlers(event: Told) -> str:
 def _columns(event: Told) -> Text:
     """What an event is and how it ended, up to the handlers."""
     outcome: str = event["outcome"]
-    if outcome == "put_off" and event.get("waits_for") and _called(event):
+    if event.get("dead"):
+        outcome = "dead"
+    elif outcome == "put_off" and event.get("waits_for") and _called(event):
         outcome = "handled"
     ms = f"{event['ms']:,.{0 if event['ms'] >= 10 else 1}f}"
     cells = [

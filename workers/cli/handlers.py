@@ -11,7 +11,7 @@ from rich.text import Text
 from ingest.settings import SettingsError
 from ingest.state import rates
 from ingest.telemetry.printable import printable_lines
-from ingest.terminal import shortened
+from ingest.terminal import aside, shortened
 from workers import doubts, loading
 from workers.cli import event_lines, tables
 from workers.cli.terminal import as_json, current_settings, print_json
@@ -147,5 +147,5 @@ def _load() -> Handlers:
     except Exception as error:
         raise click.ClickException(loading.explain(name, error)) from None
     for line in doubts.of(found, name):
-        click.echo(f"Warning: {line}", err=True)
+        aside(f"Warning: {line}")
     return found

@@ -13,6 +13,7 @@ import orjson
 from ingest.state.following import follow
 from ingest.state.listeners import Wanted
 from ingest.telemetry.printable import printable
+from ingest.terminal import aside
 from workers.cli.event_lines import Told
 
 _CONNECT_SECONDS = 10.0
@@ -46,7 +47,7 @@ async def from_receiver(client: aiohttp.ClientSession, address: str, token: str,
         try:
             async for told in _stream(client, address, token, wanted):
                 if not was_there:
-                    click.echo(f"listening at {address}, Ctrl-C ends", err=True)
+                    aside(f"listening at {address}, Ctrl-C ends")
                 was_there = True
                 if told:
                     put(told)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import ClassVar
+import sys
+from functools import partial
+from typing import Any, ClassVar
 
 import click
+
+from ingest.terminal import fitted
 
 SECTIONS = {
     "Run": {
@@ -127,6 +131,14 @@ class Commands(click.Group):
 
     _modules: ClassVar = {name: module for section in SECTIONS.values() for name, (module, _) in section.items()}
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """An error has whole words at the end of its lines, too."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            error.format_message = partial(_fitted, error.format_message())  # type: ignore[method-assign]
+            raise
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._modules)
 
@@ -142,6 +154,10 @@ class Commands(click.Group):
         for title, commands in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(name, sentence) for name, (_, sentence) in commands.items()])
+
+
+def _fitted(message: str) -> str:
+    return fitted(message, sys.stderr, len("Error: "))
 
 
 def _add_examples(command: click.Command, *path: str) -> None:

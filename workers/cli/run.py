@@ -17,7 +17,7 @@ from ingest import signs, supervisor
 from ingest.settings import DEFAULT_HANDLERS, GUARDS, Settings, SettingsError, each_redis, redis_url, variable
 from ingest.store.local import DATA, socket_path
 from ingest.store.queues import MESSAGES
-from ingest.terminal import TERSE
+from ingest.terminal import OWN_SERVER, TERSE, aside
 from workers.cli import beside, data_folder, env_file, ports, preflight, process_specs
 from workers.cli.terminal import cli_errors, current_settings, own_settings, program, reached
 
@@ -65,10 +65,11 @@ def _up(settings: Settings, servers: list[supervisor.ProcessSpec], reload: bool,
     specs = [*reloader, *process_specs.up(settings, reload), *console, *servers]
     env = {"WA_SPOOL_DIR": str(settings.spool_dir or DATA / "spool")}
     if servers:
-        env["WA_REDIS_URL"] = redis_url(settings)
+        env |= {"WA_REDIS_URL": redis_url(settings), OWN_SERVER: "1"}
     if on_terminal and "log_level" not in settings.model_fields_set:
         env[TERSE] = "1"
-    supervisor.become(specs, env, banner=_welcome(settings, bool(servers), reload))
+    farewell = "stopped; nothing is lost, the next `up` goes on from here\n" if on_terminal else ""
+    supervisor.become(specs, env, _welcome(settings, bool(servers), reload), farewell)
 
 
 def _welcome(settings: Settings, own_server: bool, reload: bool) -> str:
@@ -120,7 +121,7 @@ def _warn_of_idle_workers(settings: Settings) -> None:
     idle = sum(max(0, settings.processes - partitions) for partitions in of_each)
     if MESSAGES in settings.lanes and idle:
         text = f"{settings.processes * count} worker processes but {settings.partitions} partitions"
-        click.echo(f"Warning: {text}: {idle} of them never get messages; raise WA_PARTITIONS", err=True)
+        aside(f"Warning: {text}: {idle} of them never get messages; raise WA_PARTITIONS")
 
 
 def _to_try(settings: Settings, address: str, body: str) -> str:

@@ -15,6 +15,7 @@ from ingest.settings import Settings, SettingsError, load, secrets
 from ingest.state.listeners import Wanted
 from ingest.store import local
 from ingest.telemetry.printable import printable
+from ingest.terminal import aside
 from workers.cli import hearing
 from workers.cli.event_lines import EventLines, Told
 from workers.cli.terminal import as_json as json_option
@@ -108,7 +109,7 @@ def _source(settings: Settings, admin: str | None, token_file: Path | None, want
     """Whom to listen to: the receiver that is named, or else the server of an `up` in this folder. SettingsError."""
     named = (admin, token_file, settings.admin_token, settings.redis_url)
     if (beside := local.running()) and not any(named):
-        click.echo("listening to the `up` in this folder, Ctrl-C ends", err=True)
+        aside("listening to the `up` in this folder, Ctrl-C ends")
         return lambda _, put: hearing.from_redis(beside, wanted, put)
     address = (admin or f"http://{reached(*settings.admin_listen)}").rstrip("/")
     token = _token(settings, token_file)
@@ -185,11 +186,11 @@ class _Shown:
         """One message of a worker, or what the receiver says."""
         if (away := told.get("away", self._away)) != self._away:
             self._away = away
-            click.echo(printable(away), err=True)
+            aside(printable(away))
         if "worker" in told:
             self._away = ""
             if not self._is_told:
-                click.echo("workers tell what they handle from now on", err=True)
+                aside("workers tell what they handle from now on")
             self._is_told = True
         for event in told.get("events", ()):
             if self._forward is not None and self._is_new(event["event"]):

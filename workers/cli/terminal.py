@@ -23,7 +23,7 @@ from ingest.settings import Settings, SettingsError, host_port, load, redis_url
 from ingest.state.backlog import span as span  # what the commands print
 from ingest.store import connection, formats
 from ingest.telemetry.printable import printable_json
-from ingest.terminal import when
+from ingest.terminal import aside, when
 from workers.cli import beside, env_file
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -67,7 +67,7 @@ def own_settings(**overrides: Any) -> Settings:
         raise
     for name, meant in env_file.misspelt().items():
         question = f"; did you mean {meant}?" if meant else ""
-        click.echo(f"Warning: {name} is no setting of this version, it has no effect{question}", err=True)
+        aside(f"Warning: {name} is no setting of this version, it has no effect{question}")
     return settings
 
 

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from ingest import child
+from ingest.terminal import aside
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     except OSError as error:
         from ingest.settings import cannot_listen  # 20 MiB, only where it is needed
 
-        print(f"wa-ingest: {cannot_listen('worker_metrics_listen', (host, port), error)}", file=sys.stderr)
+        aside(f"wa-ingest: {cannot_listen('worker_metrics_listen', (host, port), error)}")
         sys.exit(child.GIVE_UP)
     signal.pause()
 

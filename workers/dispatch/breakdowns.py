@@ -6,6 +6,7 @@ Of one that always fails an event is tried from time to time; of one that an ope
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
@@ -64,6 +65,8 @@ class Breakdowns:
         self._steering = steering
         self.failing: dict[Handler, _State] = {}
         """Handlers whose last call failed."""
+        self.inherited: set[str] = set()
+        """Names of those that always failed in the process that this one follows, until they are called here."""
 
     def is_down(self, handler: Handler) -> bool:
         """True while it is paused, or counts as broken down."""
@@ -119,15 +122,17 @@ class Breakdowns:
 
     def note(self, call: Ended, event: Event) -> bool:
         """Note how a call ended. True when its failure is that of a broken handler, and no fault of the event."""
-        if call.error is None and not self.failing:  # nearly always
+        if call.error is None and not self.failing and not self.inherited:  # nearly always
             return False
         state = self.failing.get(call.handler)
         if not call.broke:
             if state is not None:
                 del self.failing[call.handler]
-                if state.until:
-                    log.warning("handler works again", handler=call.handler.name)
-                    self._tell(call.handler.name)
+            was_down = state is not None and state.until > 0
+            if was_down or call.handler.name in self.inherited:
+                self.inherited.discard(call.handler.name)
+                log.warning("handler works again", handler=call.handler.name, pid=os.getpid())
+                self._tell(call.handler.name)
             return False
         if state is None:
             state = self.failing[call.handler] = _State()
@@ -150,8 +155,11 @@ class Breakdowns:
         error = call.error
         state.error = in_logs(error)
         seconds = error.seconds if isinstance(error, Unreachable) else min(LONGEST_SECONDS, 2.0**state.tries)
+        what = "handler still fails"
         if not state.until:
-            log.warning("handler always fails, its events wait", handler=handler.name, error=state.error)
+            what = "handler always fails, its events wait"
+        log.warning(what, handler=handler.name, error=state.error, next_try_seconds=round(seconds), pid=os.getpid())
+        self.inherited.discard(handler.name)
         state.tries += 1
         state.trying = False
         state.until = time.monotonic() + seconds

@@ -41,12 +41,13 @@ _NOBODY_WORKED = "lost"  # another worker has the batch, and tells of it
 
 
 class Telling:
-    """Of one worker process."""
+    """Of one worker process. An event is tried so many `attempts` at most."""
 
-    def __init__(self, redis: Redis, worker: str, dispatcher: Dispatcher) -> None:
+    def __init__(self, redis: Redis, worker: str, dispatcher: Dispatcher, attempts: int) -> None:
         self._redis = redis
         self._worker = worker
         self._dispatcher = dispatcher
+        self._attempts = attempts
         self._told: dict[str, _Told] = {}  # by listener; replaced, never changed
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -54,7 +55,9 @@ class Telling:
     def look(self) -> None:
         """Learn who listens. To be called every few seconds, by one thread. Raises RedisError, OSError."""
         wanted = listeners.read(self._redis)
-        self._told = {name: self._told.get(name) or _Told(self._worker, one) for name, one in wanted.items()}
+        self._told = {
+            name: self._told.get(name) or _Told(self._worker, one, self._attempts) for name, one in wanted.items()
+        }
         self._dispatcher.watcher = self._note if self._told else None
         if self._told and (self._thread is None or not self._thread.is_alive()):
             self._thread = threading.Thread(target=self._publish, name="telling", daemon=True)
@@ -93,9 +96,10 @@ class Telling:
 class _Told:
     """What a listener is told next; its first message says that this worker tells."""
 
-    def __init__(self, worker: str, wanted: Wanted) -> None:
+    def __init__(self, worker: str, wanted: Wanted, attempts: int) -> None:
         self.wanted = wanted
         self._worker = worker
+        self._attempts = attempts
         self._lock = threading.Lock()
         self._events: list[bytes] = []
         self._dropped = 0
@@ -105,7 +109,8 @@ class _Told:
 
     def note(self, event: Event, outcome: Outcome, calls: Sequence[Ended]) -> None:
         if self._events_left > 0 and self._bytes_left > 0:
-            line = orjson.dumps(described(event, outcome, calls, self.wanted))
+            is_last = event.attempt >= self._attempts
+            line = orjson.dumps(described(event, outcome, calls, self.wanted, is_last))
             with self._lock:
                 if len(line) <= self._bytes_left:
                     self._events.append(line)
@@ -130,8 +135,13 @@ class _Told:
         return message
 
 
-def described(event: Event, outcome: Outcome, calls: Sequence[Ended], wanted: Wanted) -> dict[str, object]:
-    """An event that has ended, for a listener. Nothing personal but what is `wanted`."""
+def described(
+    event: Event, outcome: Outcome, calls: Sequence[Ended], wanted: Wanted, is_last: bool = False
+) -> dict[str, object]:
+    """An event that has ended, for a listener. Nothing personal but what is `wanted`.
+
+    `is_last`: one that has failed is not tried again.
+    """
     contact = contact_of(event)
     found: dict[str, object] = {
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -147,6 +157,8 @@ def described(event: Event, outcome: Outcome, calls: Sequence[Ended], wanted: Wa
         "notification": event.notification,
         "event": identity_of(event),
     }
+    if is_last and outcome.name == "failed":
+        found["dead"] = True
     if waiting := sorted(call.handler.name for call in calls if call.waits is not None):
         found["waits_for"] = waiting
     if failed := {call.handler.name: in_logs(call.error) for call in calls if _failed(call)}:

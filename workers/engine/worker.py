@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,12 @@ from rq.worker import WorkerStatus
 from ingest import child, garbage, signs
 from ingest.loggers import get_logger
 from ingest.settings import Settings, SettingsError, load, redis_url
-from ingest.state import counters, dead_letters, failures, in_work
+from ingest.state import breakdowns, counters, dead_letters, failures, in_work
 from ingest.store import agreement, connection, formats, keys
 from ingest.store.pipelined import PipelinedConnection
+from ingest.store.queues import lane_of
 from ingest.telemetry import logs, tracing
+from ingest.terminal import aside
 from workers import loading
 from workers.engine import claims, reaper
 from workers.engine.answers import outage
@@ -84,7 +87,7 @@ class BatchWorker(SimpleWorker):
             worker_ttl=_TTL,
             log_job_description=False,
         )
-        self._telling = Telling(redis, name, self.flow.dispatcher)
+        self._telling = Telling(redis, name, self.flow.dispatcher, settings.max_attempts)
         self._over = threading.Event()
         self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._max_rss = settings.max_rss
@@ -92,7 +95,8 @@ class BatchWorker(SimpleWorker):
         self._archive_dir, self._archive_age = settings.archive_dir, settings.archive_age
         self._dedup_window = settings.dedup_window
         self._spans = spans
-        self._handlers = in_work.told_handlers(name, [one.name for one in registry.registered])
+        theirs = [one.name for one in registry.registered]
+        self._handlers = in_work.told_handlers(name, theirs, settings.model_dump()["handler_timeout"])
         self._told: set[str] = set()  # fields of what is in hand
 
     def bootstrap(self, *arguments: Any, **options: Any) -> None:
@@ -106,11 +110,14 @@ class BatchWorker(SimpleWorker):
         # RQ asks for it when it has its first job, and forgets that job if Redis does not answer.
         self.get_redis_server_version()  # type: ignore[no-untyped-call]
         self._tell()
+        if self.flow.dispatcher.breakdowns is not None and (followed := child.follows()):
+            down: Any = self.connection.hgetall(keys.BREAKDOWNS)
+            self.flow.dispatcher.breakdowns.inherited |= breakdowns.told_by(followed, down)
         self.connection.hdel(keys.IN_WORK, in_work.UNLOADABLE)
         self._telling.look()
         self._beats.start()
         self._agreement.say()
-        log.info("worker started", queues=self.queue_names(), pid=os.getpid(), worker=self.name)
+        log.info("worker started", queues=_Queues(self.queue_names()), pid=os.getpid(), worker=self.name)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """RQ calls this for each job; `queue` is the one that `dequeue_any` returned with it."""
@@ -230,9 +237,17 @@ class BatchWorker(SimpleWorker):
                 log.warning("dead letters older than WA_DEAD_AGE removed", **trimmed)
 
 
+class _Queues(list[str]):
+    """In a log line: each of them in JSON, on a terminal the lanes, and how many partitions one has."""
+
+    def __repr__(self) -> str:
+        count = Counter(map(lane_of, self))
+        return ", ".join(f"{lane} ({each} partitions)" if each > 1 else lane for lane, each in count.items())
+
+
 def _log_put_back(members: list[str]) -> None:
-    for member in members:
-        log.warning("batch that no worker holds goes back to its queue", batch=member)
+    if members:
+        log.warning("what a worker that ended had in hand goes to others", batches=len(members))
 
 
 class _RedisAway(logging.Filter):
@@ -295,7 +310,7 @@ def main() -> None:
         if spans is not None:
             spans.for_handlers()
     except SettingsError as error:
-        print(f"wa-ingest: {error}", file=sys.stderr)
+        aside(f"wa-ingest: {error}")
         sys.exit(child.GIVE_UP)
     garbage.start(garbage.OF_WORKER)
     try:
@@ -306,7 +321,7 @@ def main() -> None:
         log.warning("Redis is away, trying again", reason=str(connection.diagnose(error)))
         sys.exit(1)
     except SettingsError as error:
-        print(f"wa-ingest: {error}", file=sys.stderr)
+        aside(f"wa-ingest: {error}")
         sys.exit(child.GIVE_UP)
     # RQ's loop also ends when Redis times out or after an unexpected error: then the parent starts another process.
     status = 0 if worker.stopping.is_set() or "--burst" in sys.argv else 1

@@ -110,6 +110,17 @@ def test_a_call_is_long_soon(redis: Redis, usual: float, is_full: bool, seconds:
     assert found == ([f"Handler crm: 8 calls under way, the longest for {span(read.in_work[0].seconds)}{free}"] * told)
 
 
+@pytest.mark.parametrize(("limit", "said"), [("2m", "past 2m (WA_HANDLER_TIMEOUT)"), (None, "past WA_HANDLER_TIMEOUT")])
+def test_when_a_call_is_interrupted(redis: Redis, limit: str | None, said: str) -> None:
+    """What is said of a long call names the time limit of its worker, if that tells it."""
+    redis.hset(keys.IN_WORK, mapping=in_work.told("a", Inside([Begun("messages", "crm", 1, time.time() - 90)])))
+    if limit:
+        redis.hset(keys.IN_WORK, mapping=in_work.told_handlers("a", ["crm"], limit))
+    redis.zadd(keys.ALIVE, {"a": time.time() * 1000})
+    (cause,) = causes.told(backlog.read(redis), time.time())
+    assert cause.remedy.startswith(f"It waits or hangs: {said}, ")
+
+
 def test_where_all_stands(redis: Redis) -> None:
     """Each notification in work is told once: what workers say of it, and the rest; what waits for a slot is owed."""
     now = time.time()
@@ -147,7 +158,7 @@ def test_a_handler_that_is_gone(redis: Redis) -> None:
     redis.hset(keys.FAILURES, mapping={"owed": packed(Failure("KeyError", now, now)), "old": f"{now:.0f} 0 KeyError"})
     redis.zadd(keys.ALIVE, {"a": now * 1000})
     redis.hset(keys.OWED, "d", "owed")
-    redis.hset(keys.IN_WORK, mapping=in_work.told_handlers("a", ["kept"]))
+    redis.hset(keys.IN_WORK, mapping=in_work.told_handlers("a", ["kept"], "30s"))
     read = backlog.read(redis)
     read.calls = {name: Counter({"0.1": 9, "failed": 9}) for name in ("old", "kept", "owed")}
     read.owed = [Owed("owed", "messages", 3, 0, 60.0)]

@@ -14,6 +14,8 @@ import pytest
 
 from ingest import loggers
 from ingest.loggers import get_logger
+from ingest.telemetry import logs
+from ingest.terminal import OWN_SERVER
 
 ROOT = Path(__file__).parents[3]
 
@@ -246,3 +248,30 @@ def test_no_logger_of_ours_reads_the_configuration() -> None:
     """Every module gets its logger from `ingest.loggers`: one from structlog would be as the user configures it."""
     modules = [path for room in ("ingest", "workers") for path in (ROOT / room).rglob("*.py")]
     assert [path for path in modules if re.search(r"structlog\.(stdlib\.)?get_logger", path.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    ("level", "line", "shown", "shown_with_own_server"),
+    [
+        ("WARNING", {"event": "a thing"}, True, True),
+        ("INFO", {"event": "a thing"}, False, False),
+        ("INFO", {"event": "traces are delivered again", "away_seconds": 1.0}, True, True),
+        ("INFO", {"event": "Redis has all that was spooled"}, True, True),
+        ("WARNING", {"event": "Redis is away", "reason": "ConnectionError"}, True, False),
+        ("INFO", {"event": "Redis is back", "away_seconds": 1.0}, True, False),
+        ("ERROR", {"event": "events failed"}, False, False),
+        ("ERROR", {"event": "events failed", "values": True}, True, True),
+        ("WARNING", {"event": "dead letters", "reason": "failed"}, False, False),
+        ("WARNING", {"event": "lines left out", "of": "dead letters", "reason": "failed"}, False, False),
+        ("WARNING", {"event": "dead letters", "reason": "expired"}, True, True),
+    ],
+)
+def test_what_is_shown_beside_events(
+    level: str, line: dict[str, Any], shown: bool, shown_with_own_server: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the lines of events stand warnings that these do not tell, and that what was away is back; of a server of
+    its own, `up` says that itself."""
+    record = logging.LogRecord("workers", logging.getLevelNamesMapping()[level], "", 1, line, (), None)  # type: ignore[arg-type]
+    assert (logs._has_no_line_beside(record) and logs._is_news(record)) is shown
+    monkeypatch.setenv(OWN_SERVER, "1")
+    assert (logs._has_no_line_beside(record) and logs._is_news(record)) is shown_with_own_server

@@ -159,3 +159,18 @@ def test_a_handler_that_is_held_up(capsys: pytest.CaptureFixture[str]) -> None:
         f"{head} handled 0.0 ms bot.answer, crm",
         f"{head} handled 0.0 ms bot.answer, crm",
     ]
+
+
+def test_what_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first exception of a run, and the first dead letter, have below them what shows more; what a destination
+    answered has not. With WA_LOG_ERRORS=full the text is in the log."""
+    answered = EVENT | {"outcome": "failed", "error": "answered 500"}
+    raised = EVENT | {"outcome": "failed", "error": "KeyError at bot.py:12"}
+    for full in (False, True):
+        lines = FoldedLines(full)
+        for event in (answered, raised, raised, raised | {"dead": True}, raised | {"dead": True}):
+            lines.show(event)
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    words = [line.split()[4] if line.startswith(shown[0][:4]) else line.partition(":")[0] for line in shown]
+    failed = ["failed", "failed", "text and traceback", "failed", "dead", "a dead letter", "dead"]
+    assert words == [*failed, *(word for word in failed if word != "text and traceback")]

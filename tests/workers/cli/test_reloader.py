@@ -87,6 +87,7 @@ def test_the_new_code_runs(reloading: Reloading) -> None:
         reloading.until(f" answered n{n}\n")
     folder.post(message("m2"))
     reloading.until("v2 answered m2")
+    reloading.until("process runs again")
     reloading.up.terminate()
     assert reloading.up.wait(40) == 0
     log = folder.log()

@@ -288,7 +288,7 @@ def test_children_read_the_file_themselves(monkeypatch: pytest.MonkeyPatch, redi
     monkeypatch.setenv("WA_REDIS_URL_FILE", str(tmp_path / "url"))
     plans: list[tuple[Any, Any]] = []
 
-    def become(specs: Any, env: Any, banner: str) -> None:
+    def become(specs: Any, env: Any, banner: str, farewell: str) -> None:
         plans.append((specs, env))
         sys.exit()  # it never returns
 

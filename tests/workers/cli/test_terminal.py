@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from redis import Redis
 
 from ingest.store import keys
+from ingest.store.local import socket_path
 from tests.workers.cli.terminal import Screen, on_terminal
 from workers.archive.files import Archive
 from workers.cli.help import EXAMPLES
@@ -226,7 +228,7 @@ def test_watch_where_there_are_no_blocks(folder: Path) -> None:
 
 @WIDTHS
 def test_up_serve_and_work(columns: int, folder: Path, free_port: Callable[[], int], redis_url: str) -> None:
-    """They run until Ctrl-C, which ends them with status 0; what `up` says first fits."""
+    """They run until Ctrl-C, which ends them with status 0; log lines and what `up` says first fit."""
     own = {
         "WA_LISTEN": f"127.0.0.1:{free_port()}",
         "WA_ADMIN_LISTEN": f"[::1]:{free_port()}",
@@ -237,11 +239,18 @@ def test_up_serve_and_work(columns: int, folder: Path, free_port: Callable[[], i
     for command, said in running.items():
         screen = shown(command, columns, folder, until=lambda text: said in text, **own)  # noqa: B023
         assert screen.status == 0, screen.text
-        if command == "up":
+        if command != "up":  # which has a line to copy
+            assert max(map(len, screen.lines)) <= columns, screen.text
+            assert re.search(rf"^\d\d:\d\d:\d\d \[info     \] {said} ", screen.text, re.MULTILINE)
+            assert ("queues=messages (32 partitions), statuses, other" in " ".join(screen.text.split())) == (
+                command == "work"
+            )
+        else:
             first = [
                 line for line in screen.lines if line.startswith(("receiver", "page", "admin", "workers", "redis"))
             ]
             assert len(first) == 5
+            assert screen.lines[-1] == "stopped; nothing is lost, the next `up` goes on from here"
             assert max(map(len, first)) <= columns
             assert f"http://{own['WA_ADMIN_LISTEN']}/" in screen.text
             assert "python -m workers.cli status" in screen.text
@@ -289,6 +298,33 @@ def test_up_shows_events(
     assert ("4915550001" in screen.text) is bool(arguments)
     assert {line[8:27] for line in screen.lines if "[info" in line} == {" [info     ] it cam"}
     assert (re.search(rb"\x1b\[[\d;]*3\dm", screen.written) is not None) is (not env)
+
+
+def test_up_when_its_server_is_killed(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    """It says how the server ended, where notifications go meanwhile, and when all that is over, each once."""
+    (tmp_path / "bot.py").write_text(BOT)
+    port = free_port()
+    ends = ("process runs again", "Redis is used again", "Redis has all that was spooled")
+    killed: list[int] = []
+
+    def until(text: str) -> bool:
+        if "Ctrl-C stops" in text and not killed:
+            with Redis(unix_socket_path=str(socket_path(tmp_path / "data"))) as redis:
+                killed.append(int(redis.info("server")["process_id"]))
+            os.kill(killed[0], signal.SIGKILL)
+            body = b'{"statuses":[{"id":"s1","status":"read","timestamp":"1","recipient_id":"4915550001"}]}'
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/webhook", body, timeout=30) as answer:
+                assert answer.status == 200
+        return all(end in text for end in ends)
+
+    own = {"WA_LISTEN": f"127.0.0.1:{port}", "WA_ADMIN_LISTEN": f"127.0.0.1:{free_port()}"}
+    screen = shown("up", 80, tmp_path, until=until, **own)
+    text = " ".join(screen.text.partition("Ctrl-C stops")[2].split())
+    assert screen.status == 0, screen.text
+    assert "process=valkey" in text
+    said = ("killed by signal 9 (SIGKILL)", "Redis is not used, notifications go to the disk spool", *ends)
+    assert [text.count(each) for each in said] == [1] * len(said), screen.text
+    assert "see WA_REDIS_URL" not in text
 
 
 def test_up_shows_what_waited(

@@ -62,7 +62,7 @@ def told(channel: Any, count: int) -> list[Any]:
 
 def test_nobody_listens(redis: Redis, dispatcher: Dispatcher) -> None:
     """While nobody listens, the dispatcher calls nothing and there is no thread; so again when nobody does any more."""
-    one = Telling(redis, "w1", dispatcher)
+    one = Telling(redis, "w1", dispatcher, 8)
     one.look()
     assert dispatcher.watcher is None
     assert one._thread is None
@@ -80,7 +80,7 @@ def test_nobody_listens(redis: Redis, dispatcher: Dispatcher) -> None:
 def test_each_listener_is_told_what_it_wants(redis: Redis, dispatcher: Dispatcher, listen: Callable[..., Any]) -> None:
     """The first message says that the worker tells; then come the events that fit, the last ones at the end."""
     every, statuses = listen("a"), listen("b", Wanted(kinds=("status",)))
-    one = Telling(redis, "w1", dispatcher)
+    one = Telling(redis, "w1", dispatcher, 8)
     one.look()
     for channel in (every, statuses):
         assert told(channel, 1) == [{"worker": "w1", "dropped": 0, "events": []}]
@@ -106,7 +106,7 @@ def test_bounds(
     monkeypatch.setattr(telling, "MOST_EVENTS", events)
     monkeypatch.setattr(telling, "MOST_BYTES", bytes)
     channel = listen()
-    one = Telling(redis, "w1", dispatcher)
+    one = Telling(redis, "w1", dispatcher, 8)
     one.look()
     one.close()  # its thread would renew the bounds
     assert dispatcher.watcher
@@ -139,7 +139,7 @@ def test_what_cannot_be_described_ends_nothing(
 
     listen()
     monkeypatch.setattr(telling, "described", fail)
-    one = Telling(redis, "w1", dispatcher)
+    one = Telling(redis, "w1", dispatcher, 8)
     one.look()
     assert dispatcher.watcher
     dispatcher.watcher(event(message_body()), HANDLED, ())
@@ -181,3 +181,21 @@ def test_which_handler_failed() -> None:
     )
     found = described(event(message_body("wamid.1")), Outcome("failed"), calls, Wanted())
     assert (found["failed"], found["waits_for"]) == ({"fails": "KeyError"}, ["waits"])
+
+
+@pytest.mark.parametrize(
+    ("attempts", "outcome", "dead"), [(1, "failed", True), (2, "failed", None), (1, "handled", None)]
+)
+def test_the_last_try(
+    attempts: int, outcome: str, dead: bool | None, redis: Redis, dispatcher: Dispatcher, listen: Callable[..., Any]
+) -> None:
+    """Of an event that has failed and is not tried again, it is told that it is dead."""
+    channel = listen()
+    one = Telling(redis, "w1", dispatcher, attempts)
+    one.look()
+    told(channel, 1)
+    assert dispatcher.watcher
+    dispatcher.watcher(event(message_body()), Outcome(outcome), ())
+    one.close()
+    (found,) = told(channel, 1)[0]["events"]
+    assert found.get("dead") is dead
