@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from ingest.state.backlog import LATE_SECONDS, YOUNG_SECONDS, Backlog, Lane, span
+from ingest.state.backlog import LATE_SECONDS, YOUNG_SECONDS, Backlog, Lane, Retrying, span
 from ingest.state.handlers import Handler, usual_seconds
 from ingest.state.in_work import CANNOT_LOAD, STARTUP_FAILS, Call
 
@@ -123,6 +123,15 @@ def in_work(lane: Lane) -> str:
     told = sum(count for count, _ in places)
     rest = (max(0, lane.working - told), "being taken up, or done behind one that is under way")
     return _and_last([f"{count:,} {where}" for count, where in (*places, rest) if count]) if told else ""
+
+
+def next_try(again: Retrying, first: str) -> str:
+    """When the first of these is tried; `first` is what stands before the time."""
+    when = f"{first} {span(again.next_seconds)}"
+    if not again.put_off:
+        return when
+    until = "put off until their handler goes on"
+    return until if again.put_off >= again.events else f"{when}, {again.put_off:,} of them {until}"
 
 
 def of_lane(now: Backlog, lane: str) -> str:

@@ -99,7 +99,7 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         yield _dead(now, dead)
     if retrying := now.backlog.retrying:
         text = f"{retrying.events:,} {_wait('event', retrying.events)} for the next try, "
-        text += f"the first is due in {span(retrying.next_seconds)}"
+        text += causes.next_try(retrying, "the first is due in")
         yield Finding("info", "retrying", text, "`wa-ingest retry` has them tried now")
     if behind := sum(lane.behind for lane in now.backlog.lanes.values()):
         text = f"{behind:,} {_wait('event', behind)} behind one of the same contact that is to be tried again"

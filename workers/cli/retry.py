@@ -30,9 +30,10 @@ def retry(handler: str | None, as_json: bool) -> None:
     """Try now what waits for its next try.
 
     For when what the handlers need works again, and you do not want to wait: after some failures an event waits for up
-    to an hour. No try is used up by this; those that fail again use one up, as always. Workers take the events in order
-    of arrival, before newer ones. A handler that always fails is tried at once; if that succeeds, all that waits for it
-    follows. `wa-ingest tail --personal`, started before, shows which events they are.
+    to an hour. No try is used up by this; those that fail again use one up. Workers take the events in order of
+    arrival, before newer ones. Of a handler that always fails one event is tried at once: if that succeeds, all that
+    waits for it follows; if not, it waits on, and no try is used up. `wa-ingest tail --personal`, started before, shows
+    which events they are.
 
     With --handler, only batches with events that this handler or destination wants and has not handled; what waits in
     the same batch for the same moment is tried, too. For this WA_HANDLERS must be importable here.
@@ -56,15 +57,20 @@ def retry(handler: str | None, as_json: bool) -> None:
             print_json({"events": due.total(), "lanes": {lane: due[lane] for lane in LANES}})
             return
         for one in broken:
-            click.echo(f"{printable(one.handler)} always fails: it is tried now; if that succeeds, the rest follows.")
+            click.echo(
+                f"{printable(one.handler)} always fails: it is tried now; if that succeeds, the rest follows.\n"
+                "If not, all of it waits on, and no try is used up."
+            )
         if not due.total():
             if not broken:
                 click.echo(f"Nothing waits for its next try{f' by {printable(handler)}' if handler else ''}.")
             return
         lanes = [lane for lane in LANES if due[lane]]
         each = ", ".join(f"{lane} {due[lane]:,}" for lane in lanes)
-        click.echo(f"Due now: {each}.")
-        click.echo("Workers try them in order of arrival; those that fail again use up a try, as always.")
+        waiting = sum(now.lanes[lane].waiting for lane in lanes)
+        click.echo(f"Due now: {each}.{f' In all, {waiting:,} wait there.' if waiting > due.total() else ''}")
+        fails = "what fails of other handlers uses" if broken else "those that fail again use"
+        click.echo(f"Workers try them in order of arrival; {fails} up a try.")
         for line in _in_the_way(now, lanes, handler):
             click.echo(line)
 

@@ -141,8 +141,9 @@ def _table(
         below.append(Text(now.idle_workers, style="yellow"))
     below += _refused(now.refused)
     if again := now.retrying:
-        text = f"retrying: {again.events:,}, next in {span(again.next_seconds)}, oldest {span(again.oldest_seconds)}; "
-        below.append(Text(text + "`wa-ingest retry` tries them now"))
+        text = f"retrying: {again.events:,}, {causes.next_try(again, 'next in')}, oldest {span(again.oldest_seconds)}"
+        helps = "" if again.put_off >= again.events and not now.broken else "; `wa-ingest retry` tries them now"
+        below.append(Text(text + helps))
     for cause in causes.told(now, time.time()):
         below.append(Text(printable(shortened(cause.text)), style="red" if cause.level == "warning" else "yellow"))
     below += [line for one in now.steered for line in _steered(one)]

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from ingest.state.backlog import Backlog, Lane, Steered
+from ingest.state.breakdowns import Broken
 from ingest.state.dead_groups import Group, Groups
 from ingest.state.health import findings
 from ingest.state.snapshot import Snapshot
@@ -82,6 +83,23 @@ def test_steered_handlers() -> None:
         ("info", "Handler crm: at most 30/m", ""),
         ("info", "Handler shop.f: at most 20/s", ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("put_off", "held", "when"),
+    [
+        (5, False, "the first is due in 2s"),
+        (0, True, "the first is due in 2s"),
+        (3, True, "the first is due in 2s, 3 of them put off until their handler goes on"),
+        (5, True, "put off until their handler goes on"),
+    ],
+)
+def test_when_the_next_try_is(put_off: int, held: bool, when: str) -> None:
+    """What is put off comes due in vain while its handler always fails or is paused, so no time is told of it."""
+    snapshot = now(statuses=Lane(retrying=5, put_off=put_off, next_try_seconds=2))
+    assert snapshot.backlog is not None
+    snapshot.backlog.broken = [Broken("crm", "ValueError", 45.0)] if held else []
+    assert ("info", f"5 events wait for the next try, {when}") in said(snapshot)
 
 
 def test_the_worst_comes_first() -> None:

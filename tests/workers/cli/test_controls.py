@@ -110,7 +110,7 @@ def test_a_handler_that_no_worker_has(wa: Callable[..., Result], redis: Redis) -
     """
     controls.pause(redis, [controls.handler("gone")])
     redis.zadd(keys.ALIVE, {"w1": int(time.time() * 1000)})
-    redis.hset(keys.IN_WORK, mapping=in_work.told_handlers("w1", ["bot.store", "crm"]))  # type: ignore[arg-type]
+    redis.hset(keys.IN_WORK, mapping=in_work.told_handlers("w1", ["bot.store", "crm"], "30s"))  # type: ignore[arg-type]
     for command in (("pause", "--handler", "crm", "--handler", "store"), ("limit", "--handler", "store", "5/s")):
         result = wa(*command)
         error = "Error: no worker has a handler store, see `wa-ingest handlers` for names; did you mean 'bot.store'?\n"

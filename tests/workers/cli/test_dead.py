@@ -1072,7 +1072,7 @@ def test_workers_trim(
     assert [f"statuses/{id.decode()}" for id, _ in letters_of(redis, "statuses")] == [kept]
     assert redis.xlen(keys.dead_key("other")) == 1
     assert 0 < redis.ttl(keys.TRIM) < 60
-    assert set(redis.hkeys(keys.IN_WORK)) == {in_work.UNLOADABLE.encode(), b"w1|handlers"}  # type: ignore[arg-type]
+    assert set(redis.hkeys(keys.IN_WORK)) == {in_work.UNLOADABLE.encode(), b"w1|handlers", b"w1|limit"}  # type: ignore[arg-type]
 
 
 def test_a_warning_comes_before(bury: Bury, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_status_while_redis_is_away(wa: Callable[..., Result], tmp_path: Path, m
 def test_up(monkeypatch: pytest.MonkeyPatch, given: str | None, used: str) -> None:
     """`up` spools to ./data/spool unless told otherwise."""
     seen: dict[str, Any] = {}
-    monkeypatch.setattr(supervisor, "become", lambda specs, env, banner: seen.update(env))
+    monkeypatch.setattr(supervisor, "become", lambda specs, env, *_: seen.update(env))
     with click.Context(run.up):
         run._up(load(spool_dir=given, redis_url="redis://h"), [], reload=False, personal=False)
     assert seen["WA_SPOOL_DIR"] == used
