@@ -52,7 +52,7 @@ def test_in_order_and_without_a_try(
         seen.append((event.id, event.attempt))
 
     @handlers.status()
-    def on_status(event: Any) -> None:
+    async def on_status(event: Any) -> None:
         if away[0]:
             raise Unreachable("away")
         seen.append((event.id, event.attempt))
