@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     )
     admin_token: Tokens | None = Field(
         None,
-        description="token(s), comma separated, that unlock actions on the page, and `wa-ingest tail`; unset: neither",
+        description="token(s), comma separated, for the page's actions and `wa-ingest tail` of a receiver; unset: none",
     )
     alert_url: HttpUrl | None = Field(
         None,
