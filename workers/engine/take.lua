@@ -25,6 +25,7 @@
 --
 -- allow-oom: when Redis is full, taking work is what makes room.
 -- include ingest/store/queues.lua
+-- include ingest/store/checks.lua
 -- include workers/dispatch/bucket.lua
 -- constants CHUNK TAKE_BYTES TAKE_BATCHES CALLS_KEPT_SECONDS IDLE_MS LEAVE_MS PROMOTED FEW_OWED PUT_OFF_PART PUT_OFF_SECONDS
 local ledger, taken, leases, tails, turn, steering, deaths, wanted, alive, parked, put_off = unpack(KEYS)
@@ -43,7 +44,7 @@ local next_due -- when there may be something to take, as far as that is known
 local careful = 0
 local workers -- how many there are
 local promotes = PROMOTED -- how many batches may still be
-local put_offs = tonumber(ARGV[8]) -- and how many of them of what was put off
+local put_offs = whole(ARGV[8]) -- and how many of them of what was put off
 
 local function may_be_due(at)
   if at and (not next_due or at < next_due) then
@@ -332,16 +333,16 @@ local function fill(lane)
   return false
 end
 
--- The lanes of the worker's queues, each with its queues and its room. Promotes what is due.
+-- The lanes of the worker's queues, each with its queues and its room.
 local function read_lanes()
   workers = math.max(1, redis.call('ZCARD', alive))
   local lanes, i = {}, FIRST_LANE
   while ARGV[i] do
     local name = ARGV[i]
-    local lane = { name = name, room = tonumber(ARGV[i + 1]), limit = tonumber(controls['limit.' .. name]) }
+    local lane = { name = name, room = finite(ARGV[i + 1]), limit = tonumber(controls['limit.' .. name]) }
     lane.open = not controls['paused.' .. name]
-    lane.part = math.ceil(tonumber(ARGV[i + 2]) / workers)
-    local last = i + 2 + tonumber(ARGV[i + 2])
+    lane.part = math.ceil(whole(ARGV[i + 2]) / workers)
+    local last = i + 2 + whole(ARGV[i + 2])
     if last > #ARGV then
       error('fewer queues than it says')
     end
@@ -352,21 +353,25 @@ local function read_lanes()
         waiting[queue] = 0
       end
     end
-    local scheduled = {}
-    each_with(rq .. ':scheduled:', lane, 1, #lane, function(queue)
-      scheduled[#scheduled + 1] = queue
-    end)
-    for n = 1, #scheduled do -- with each call another one first
-      local due = promote(scheduled[(n + call) % #scheduled + 1])
-      may_be_due(lane.open and due)
-    end
-    each_with(rq .. ':queue:', lane, 1, #lane, function(queue)
-      waiting[queue] = redis.call('LLEN', rq .. ':queue:' .. queue)
-    end)
     lanes[#lanes + 1] = lane
     i = last + 1
   end
   return lanes
+end
+
+-- Puts what is due into the queues of a lane, and counts what waits there. It writes: all arguments have been read.
+local function promote_due(lane)
+  local scheduled = {}
+  each_with(rq .. ':scheduled:', lane, 1, #lane, function(queue)
+    scheduled[#scheduled + 1] = queue
+  end)
+  for n = 1, #scheduled do -- with each call another one first
+    local due = promote(scheduled[(n + call) % #scheduled + 1])
+    may_be_due(lane.open and due)
+  end
+  each_with(rq .. ':queue:', lane, 1, #lane, function(queue)
+    waiting[queue] = redis.call('LLEN', rq .. ':queue:' .. queue)
+  end)
 end
 
 -- True when this worker could take something of a lane now.
@@ -469,6 +474,9 @@ read_leases()
 read_owed()
 
 local lanes, had_room = read_lanes(), false
+for _, lane in ipairs(lanes) do
+  promote_due(lane)
+end
 for _, lane in ipairs(lanes) do
   had_room = had_room or lane.room > 0 and lane.name == 'messages'
   if lane.open and fill(lane) then

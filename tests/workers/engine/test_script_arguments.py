@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from ingest.settings import load
 from ingest.state import controls, dead_letters, next_tries
-from ingest.store import scripts
+from ingest.store import keys, scripts
 from ingest.store.pipelined import PipelinedConnection
 from workers import Handlers, Reject, RetryIn
 from workers.engine import reaper
@@ -103,6 +103,8 @@ def sent(
             raise RetryIn(100)
         if event.id == "m2":
             raise Reject
+        if event.id == "m3" and event.attempt == 1:
+            raise RetryIn(0)
 
     @handlers.profile()
     def contact(event: Any) -> None: ...
@@ -113,7 +115,10 @@ def sent(
     made = runner(handlers, partitions=1)
     made.flow.revive()
     made.run(*take())
-    made.flow._taking.send()
+    found.pop("take", None)
+    scheduled = f"{keys.RQ}:scheduled:messages.0"
+    redis.zadd(scheduled, {redis.zrange(scheduled, 0, 0)[0]: 1})  # type: ignore[index]
+    made.flow._taking.send()  # with something that is due
     reaper.heartbeat_and_reap(redis, "w9")
     list(dead_letters.requeue(redis, dead_letters.select(redis, dead_letters.Wanted()), load(redis_url=redis_url)))
     next_tries.make_due(redis, next_tries.waiting(redis))
