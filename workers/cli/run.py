@@ -37,8 +37,9 @@ def up(reload: bool, personal: bool) -> None:
     prints log lines alone, as JSON.
 
     With --reload it looks twice a second at the Python files in the working folder, beside the handlers and in their
-    package, and at the file that WA_DESTINATIONS names. When one has changed and all can be loaded, the workers finish
-    what they have begun and start again. When it cannot, a line says where, and the workers go on as they are.
+    package, and at the file that WA_DESTINATIONS names. When one has changed and all can be loaded, workers start with
+    the new code, while those before finish beside them what they have begun. When it cannot, a line says where, and the
+    workers go on as they are.
     """
     with cli_errors():
         settings = own_settings()
