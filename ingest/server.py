@@ -36,7 +36,7 @@ from ingest.terminal import aside
 log = get_logger("ingest.server")
 
 _ADMIN_CONNECTIONS = 100
-_TELL_SECONDS = 5.0
+_TELL_SECONDS = 2.0
 _LOOK_SECONDS = 1.0  # how often certificate files are checked for changes
 
 

@@ -92,6 +92,11 @@ def _broken(line: str, width: int, column: int) -> str:
     return "".join(parts)
 
 
+def say(text: str) -> None:
+    """Print it on standard output."""
+    print(fitted(text, sys.stdout), flush=True)
+
+
 def aside(text: str) -> None:
     """Print it on standard error: what is said beside a command's result, or why there is none."""
     print(fitted(text, sys.stderr), file=sys.stderr, flush=True)

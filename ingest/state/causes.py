@@ -21,7 +21,7 @@ _NAMES = 3  # that are shown at most
 _COUNTED_SECONDS = 70.0  # the failures of the last minute are not older
 _THEN = {
     CANNOT_LOAD: "then start workers: `wa-ingest work`; `up --reload` does so by itself",
-    STARTUP_FAILS: "or what it needs; an `up` or `work` that runs tries again by itself",
+    STARTUP_FAILS: "or what it needs; an `up` or `work` that runs tries again, with the settings of its start",
 }
 _THEN_ALIVE = {
     CANNOT_LOAD: "then start the workers again; `up --reload` does so by itself",
@@ -45,7 +45,8 @@ def told(now: Backlog, time: float) -> Iterator[Cause]:
     """What to tell of each handler at that time (seconds since the epoch); nothing of those that are paused."""
     handlers = {one.name: one for one in now.handlers}
     for broken in now.broken:
-        one = handlers[broken.handler]
+        if (one := handlers[broken.handler]).held == "paused":  # no next try comes
+            continue
         since = "" if broken.since is None else f", it has failed for {_age(broken.since, time)}"
         text = f"{broken}{since}{_and(waits(one))}"
         remedy = "Mend it or what it needs; its events wait and use up no tries, those of other handlers go on"
@@ -182,20 +183,21 @@ def _is_gone(one: Handler) -> Cause:
 
 def _fails(one: Handler, time: float) -> Cause:
     text = f"Handler {one.name}: {_failed(one, time)}{_and(waits(one))}"
-    remedy = "Its events are tried again, at last they become dead letters; `wa-ingest tail` shows each"
+    remedy = "Its events are tried again, at last they become dead letters; `wa-ingest tail` shows each, "
+    remedy += "WA_LOG_ERRORS=full has the log say more"
     level: Literal["warning", "info"] = "warning" if one.often_fails else "info"
     return Cause(level, f"fails.{one.name}", text, remedy, "some-calls-fail")
 
 
 def _failed(one: Handler, time: float) -> str:
-    """How often, how and since when it fails. An error that is older than what was counted is told by itself."""
+    """How often, how and when last it failed. An error that is older than what was counted is told by itself."""
     counted = f"{one.failures:,} of {one.calls:,} calls failed in the last minute" if one.failures else ""
-    if one.error_at is None or one.failing_since is None:
+    if one.error_at is None:
         return counted
     if not counted or _seconds(one.error_at, time) > _COUNTED_SECONDS:
         last = f"a call failed {_age(one.error_at, time)} ago ({one.error})"
         return f"{counted}; {last}" if counted else last
-    return f"{counted} ({_errors(one)}); calls have failed for {_age(one.failing_since, time)}"
+    return f"{counted} ({_errors(one)}), the last one {_age(one.error_at, time)} ago"
 
 
 def _errors(one: Handler) -> str:

@@ -12,7 +12,6 @@ from click.testing import CliRunner
 
 from ingest import troubleshooting
 from ingest.state import health, refusals
-from ingest.store.constants import SPELL_SECONDS
 from tests.docs.test_links import anchors
 from workers.cli import checks, redis_checks
 from workers.cli.main import main
@@ -72,9 +71,3 @@ def test_help() -> None:
     assert "Redis is away\n====" in part.stdout
     wrong = CliRunner().invoke(main, ["help", "nonsense"])
     assert (wrong.exit_code, wrong.stderr) == (1, "Error: no topic has 'nonsense' in it: `wa-ingest help` lists them\n")
-
-
-def test_the_end_of_a_spell() -> None:
-    """The page says after which time without one failures begin a new spell."""
-    assert "(a spell ends with a minute without one)" in " ".join(PAGE.read_text().split())
-    assert SPELL_SECONDS == 60

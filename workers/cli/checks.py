@@ -78,7 +78,8 @@ def _topic(name: str) -> str:
 def _edge(settings: Settings) -> Iterator[Check]:
     unknown = beside.secrets()
     if guards := settings.guards + [name for field, name in GUARDS.items() if variable(field) in unknown]:
-        yield Check("senders", "ok", f"who may post is decided by {', '.join(guards)}")
+        # What `.env` and the `up` beside both say is one guard.
+        yield Check("senders", "ok", f"who may post is decided by {', '.join(dict.fromkeys(guards))}")
     else:
         yield Check(
             "senders",

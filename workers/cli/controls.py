@@ -12,7 +12,7 @@ from redis import Redis
 from ingest.state import backlog, controls, counters, rates
 from ingest.store.queues import LANES
 from ingest.telemetry.printable import printable
-from ingest.terminal import aside
+from ingest.terminal import aside, say
 from workers import doubts
 from workers.cli.terminal import as_json, cli_errors, clock, current_settings, print_json, redis_clients
 
@@ -63,21 +63,19 @@ def pause(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> N
     """
     _either(lanes, handlers)
     with cli_errors():
-        before, now = _pull(controls.pause, lanes or LANES, handlers, is_new=True)
+        before, now = _pull(controls.pause, lanes or LANES, handlers)
         if as_json:
             print_json({"handlers" if handlers else "lanes": now})
             return
         for name in handlers or lanes or LANES:
             was = f" since {clock(now[name]['paused_since'])}, and stays so" if before[name]["paused"] else ""
-            click.echo(f"{name}: paused{was}{_waiting(now[name])}")
+            say(f"{name}: paused{was}{_waiting(now[name])}")
         if handlers:
-            click.echo("Its events wait and use up no tries. All others go on, running handlers finish.")
+            say("Its events wait and use up no tries. All others go on, running handlers finish.")
         else:
-            click.echo(
-                "The receiver goes on accepting. What is in work goes back within a second,\nrunning handlers finish."
-            )
+            say("The receiver goes on accepting. What is in work goes back within a second,\nrunning handlers finish.")
         names = [f"--handler {shlex.quote(name)}" for name in handlers]
-        click.echo(f"To go on: wa-ingest {' '.join(('resume', *lanes, *names))}")
+        say(f"To go on: wa-ingest {' '.join(('resume', *lanes, *names))}")
 
 
 @click.command()
@@ -93,15 +91,19 @@ def resume(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> 
     _either(lanes, handlers)
     with cli_errors():
         before, now = _pull(controls.resume, lanes or LANES, handlers)
+        clients = redis_clients(current_settings(), to_write=False)
+        for redis in clients.values():
+            for name in handlers:  # what it needs may work by now, though it always failed before
+                controls.try_now(redis, name)
         if as_json:
             print_json({"handlers" if handlers else "lanes": now})
             return
         for name in handlers or lanes or LANES:
             what = f"goes on{_at_most(now[name])}" if before[name]["paused"] else "was not paused"
-            click.echo(f"{name}: {what}{_waiting(now[name])}")
-        others = {} if handlers else _handlers_in_force(redis_clients(current_settings(), to_write=False), ())
+            say(f"{name}: {what}{_waiting(now[name])}")
+        others = {} if handlers else _handlers_in_force(clients, ())
         for name in (name for name, one in others.items() if one["paused"]):
-            click.echo(f"Handler {printable(name)} stays paused: wa-ingest resume --handler {shlex.quote(name)}")
+            say(f"Handler {printable(name)} stays paused: wa-ingest resume --handler {shlex.quote(name)}")
 
 
 def _check_names(clients: dict[str, Redis], names: Iterable[str]) -> None:
@@ -162,11 +164,9 @@ def limit(lane: str | None, rate: str | None, handler: str | None, as_json: bool
         only = handler or lane
         others = {} if only else _handlers_in_force(clients, ())
         for name, one in (now | others if only is None else {only: now[only]}).items():
-            click.echo(_limit_line(name, one))
+            say(_limit_line(name, one))
         if per_second is not None:
-            click.echo(
-                f"To take it away: wa-ingest limit {f'--handler {shlex.quote(handler)}' if handler else lane} off"
-            )
+            say(f"To take it away: wa-ingest limit {f'--handler {shlex.quote(handler)}' if handler else lane} off")
 
 
 def _limit_line(name: str, now: dict[str, Any]) -> str:
@@ -186,10 +186,9 @@ def _pull(
     lever: Callable[[Redis, Iterable[str]], None],
     lanes: Iterable[str],
     handlers: Iterable[str],
-    is_new: bool = False,
 ) -> tuple[_InForce, _InForce]:
-    """Of these handlers if some are given, else of lanes: what was in force before, and what is by now. `is_new`:
-    something is held up that was not, so there must be handlers of these names.
+    """Of these handlers if some are given, else of lanes: what was in force before, and what is by now. There must be
+    handlers of these names.
     """
 
     def in_force() -> _InForce:
@@ -197,8 +196,7 @@ def _pull(
 
     clients = redis_clients(current_settings(to_write=True), to_write=True)
     before = in_force()
-    if is_new:
-        _check_names(clients, handlers)
+    _check_names(clients, [name for name in handlers if not before[name]["paused"]])
     for redis in clients.values():
         lever(redis, [controls.handler(name) for name in handlers] or lanes)
     return before, in_force()

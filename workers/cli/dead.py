@@ -60,6 +60,9 @@ def _read(chosen: _Chosen) -> Iterator[letters.DeadLetter]:
     return heapq.merge(*(letters.read(*one) for one in chosen), key=lambda letter: letter.id)
 
 
+_NONE = "There are no dead letters."
+
+
 @click.group()
 def dead() -> None:
     """Look at dead letters, have them handled again, delete or export them.
@@ -94,7 +97,7 @@ def list_(wanted: letters.Wanted, limit: int, as_json: bool) -> None:
         elif shown:
             dead_tables.show(shown, chosen[0][1].now_ms)
         else:
-            click.echo("No dead letter matches.")
+            click.echo(_NONE if wanted == letters.Wanted() else "No dead letter matches.")
         if matched > limit:
             more = "see --limit, `wa-ingest dead causes` or `wa-ingest dead export`"
             aside(f"{matched - limit:,} older ones match, too: {more}")
@@ -117,7 +120,7 @@ def causes_(wanted: letters.Wanted, as_json: bool) -> None:
         elif found:
             dead_tables.causes(found, chosen[0][1].now_ms)
         else:
-            click.echo("No dead letter matches.")
+            click.echo(_NONE if wanted == letters.Wanted() else "No dead letter matches.")
 
 
 @dead.command()

@@ -48,6 +48,8 @@ class _Server(ValkeyServer):  # type: ignore[misc]  # it ships no types
     """
 
     stopping = False
+    status = 0
+    """With which the process ended, below 0: the signal that killed it."""
 
     def stop_soon(self, *_: object) -> None:
         self.stopping = True
@@ -63,18 +65,21 @@ class _Server(ValkeyServer):  # type: ignore[misc]  # it ships no types
         """Called when the process runs."""
         if self.stopping:  # since before there was a process
             self.stop_soon()
-        super().wait_until_ready(timeout)
+        try:
+            super().wait_until_ready(timeout)
+        finally:
+            self.status = self._process.poll() or 0
 
     def wait(self) -> None:
         """Return when the process ends. One that is slow to answer a PING, which `is_running` sends, is left alone."""
-        self._process.wait()
+        self.status = self._process.wait()
 
     def end_as_it_did(self) -> NoReturn:
         """End this process by the signal that has killed the server, if one has."""
-        if (status := self._process.returncode) < 0:
+        if self.status < 0:
             with suppress(OSError):  # of SIGKILL there is nothing to set
-                signal.signal(-status, signal.SIG_DFL)
-            os.kill(os.getpid(), -status)
+                signal.signal(-self.status, signal.SIG_DFL)
+            os.kill(os.getpid(), -self.status)
         sys.exit(1)
 
 
@@ -93,7 +98,7 @@ def main() -> None:
         server.start(timeout=100.0)
         server.wait()
     except ValkeyServerError:
-        if not server.stopping:
+        if not server.stopping and server.status >= 0:  # else it was killed, and may start the next time
             aside(f"wa-ingest: the embedded server does not start; {folder / 'valkey.log'} says why")
             sys.exit(child.GIVE_UP)
     if not server.stopping:  # it died; the parent says how, and starts it again

@@ -49,5 +49,5 @@ class FoldedLines:
             self._lines.note(hint)
 
     def _works(self, name: str) -> None:
-        if (count := self._waiting.pop(name, 0)) > 1:
-            self._lines.note(f"{name} gets events again: {count:,} have waited for it")
+        if self._waiting.pop(name, 0) > 1:
+            self._lines.note(f"{name} gets events again, what has waited for it first")

@@ -11,6 +11,7 @@ from ingest.store import local
 from ingest.store.urls import ONLY, address
 from ingest.supervisor import ProcessSpec
 from workers import loading
+from workers.cli import env_file
 from workers.dispatch.outcomes import GRACE_SECONDS
 
 STOP_MARGIN = 10.0
@@ -18,6 +19,9 @@ STOP_MARGIN = 10.0
 
 _LAUNCHER = "ingest.without_rich"
 _READY = "workers.cli.ready"
+_READ = (str(env_file.FILE),)
+"""What the command has read for all that it starts, and what these do not read again."""
+
 _METRICS = "workers"
 """Where workers' metrics are served apart, they are kept apart from the receiver's."""
 
@@ -28,7 +32,7 @@ def receivers(settings: Settings, count: int) -> ProcessSpec:
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     ready = (_READY, "receiver", here, str(port))
     arguments = ("ingest.server", *(("--share-ports",) if count > 1 else ()))
-    return ProcessSpec("receiver", _LAUNCHER, arguments, count, ready=ready)
+    return ProcessSpec("receiver", _LAUNCHER, arguments, count, ready=ready, reads=_READ)
 
 
 def up(settings: Settings, reload: bool) -> list[ProcessSpec]:
@@ -68,7 +72,7 @@ def workers(settings: Settings, burst: bool = False, output: int | None = None) 
             output=output,
             env={ONLY: address(redis_url(one))} if len(each) > 1 else {},
             metrics=_METRICS if settings.worker_metrics_listen else "",
-            reads=(str(settings.destinations),) if settings.destinations else (),
+            reads=(*_READ, *((str(settings.destinations),) if settings.destinations else ())),
         )
         for one in each
     ]

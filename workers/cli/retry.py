@@ -15,6 +15,7 @@ from ingest.store import keys
 from ingest.store.queues import LANES, Member
 from ingest.store.records import unpack
 from ingest.telemetry.printable import printable
+from ingest.terminal import say
 from workers import doubts, loading
 from workers.cli.terminal import as_json, cli_errors, current_settings, print_json, redis_clients
 from workers.events import Broken
@@ -56,23 +57,26 @@ def retry(handler: str | None, as_json: bool) -> None:
         if as_json:
             print_json({"events": due.total(), "lanes": {lane: due[lane] for lane in LANES}})
             return
+        paused = {steered.handler for steered in now.steered if steered.paused_since}
         for one in broken:
-            click.echo(
-                f"{printable(one.handler)} always fails: it is tried now; if that succeeds, the rest follows.\n"
-                "If not, all of it waits on, and no try is used up."
-            )
+            name = printable(one.handler)
+            if one.handler in paused:
+                say(f"{name} is paused, so it is not tried: `wa-ingest resume --handler {name}`.")
+                continue
+            say(f"{name} always fails: it is tried now; if that succeeds, the rest follows.")
+            say("If not, all of it waits on, and no try is used up.")
         if not due.total():
             if not broken:
-                click.echo(f"Nothing waits for its next try{f' by {printable(handler)}' if handler else ''}.")
+                say(f"Nothing waits for its next try{f' by {printable(handler)}' if handler else ''}.")
             return
         lanes = [lane for lane in LANES if due[lane]]
         each = ", ".join(f"{lane} {due[lane]:,}" for lane in lanes)
         waiting = sum(now.lanes[lane].waiting for lane in lanes)
-        click.echo(f"Due now: {each}.{f' In all, {waiting:,} wait there.' if waiting > due.total() else ''}")
+        say(f"Due now: {each}.{f' In all, {waiting:,} wait there.' if waiting > due.total() else ''}")
         fails = "what fails of other handlers uses" if broken else "those that fail again use"
-        click.echo(f"Workers try them in order of arrival; {fails} up a try.")
+        say(f"Workers try them in order of arrival; {fails} up a try.")
         for line in _in_the_way(now, lanes, handler):
-            click.echo(line)
+            say(line)
 
 
 def _registry(settings: Settings, handler: str) -> Handlers:

@@ -44,13 +44,13 @@ class Breakdown(NamedTuple):
 
 
 class _State:
-    __slots__ = ("error", "failures", "notification", "since", "tries", "trying", "until")
+    __slots__ = ("asked", "error", "failures", "notification", "since", "tries", "trying", "until")
 
     def __init__(self) -> None:
         self.failures = self.tries = 0
         self.notification = ""  # of the last one that failed
         self.until = self.since = 0.0
-        self.trying = False
+        self.trying = self.asked = False
         self.error = ""
 
 
@@ -92,7 +92,7 @@ class Breakdowns:
         now = time.monotonic()
         for handler, state in self.failing.items():
             if handler.name in names and state.until:
-                state.until = min(state.until, now)
+                state.until, state.asked = min(state.until, now), True
 
     def put_off(self, handlers: Iterable[Handler]) -> list[Ended]:
         """The single ones among them that have to wait: they always fail, or are paused."""
@@ -154,6 +154,8 @@ class Breakdowns:
         handler = call.handler
         error = call.error
         state.error = in_logs(error)
+        if state.asked and state.until:  # who asks does not make the next one wait longer
+            state.tries, state.asked = state.tries - 1, False
         seconds = error.seconds if isinstance(error, Unreachable) else min(LONGEST_SECONDS, 2.0**state.tries)
         what = "handler still fails"
         if not state.until:

@@ -33,6 +33,9 @@ log = get_logger(__name__)
 MOST_EVENTS = 200
 """So many events a worker tells a listener in a second at most; with a body or without, see MOST_BYTES."""
 
+MOST_FAILURES = 50
+"""And so many more of those that went wrong: among many that did not, they are what one looks for."""
+
 MOST_BYTES = 512 * 1024
 
 _PUBLISH_SECONDS = 0.2
@@ -103,18 +106,22 @@ class _Told:
         self._lock = threading.Lock()
         self._events: list[bytes] = []
         self._dropped = 0
-        self._events_left, self._bytes_left = MOST_EVENTS, MOST_BYTES
+        self._events_left, self._failures_left, self._bytes_left = MOST_EVENTS, MOST_FAILURES, MOST_BYTES
         self._renewed_at = time.monotonic()
         self._is_first = True
 
     def note(self, event: Event, outcome: Outcome, calls: Sequence[Ended]) -> None:
-        if self._events_left > 0 and self._bytes_left > 0:
+        reserve = self._failures_left if outcome.error else 0
+        if self._events_left + reserve > 0 and self._bytes_left > 0:
             is_last = event.attempt >= self._attempts
             line = orjson.dumps(described(event, outcome, calls, self.wanted, is_last))
             with self._lock:
                 if len(line) <= self._bytes_left:
                     self._events.append(line)
-                    self._events_left -= 1
+                    if self._events_left > 0:
+                        self._events_left -= 1
+                    else:
+                        self._failures_left -= 1
                     self._bytes_left -= len(line)
                     return
                 self._bytes_left = 0  # a flood is not described only to be counted
@@ -131,7 +138,8 @@ class _Told:
                 message = b'%b,"events":[%b]}' % (head[:-1], b",".join(self._events))
             self._events, self._dropped, self._is_first = [], 0, False
             if (now := time.monotonic()) - self._renewed_at >= 1.0:
-                self._events_left, self._bytes_left, self._renewed_at = MOST_EVENTS, MOST_BYTES, now
+                self._events_left, self._failures_left, self._bytes_left = MOST_EVENTS, MOST_FAILURES, MOST_BYTES
+                self._renewed_at = now
         return message
 
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ingest.state import causes
-from ingest.state.backlog import Backlog
+from ingest.state.backlog import Backlog, Steered
+from ingest.state.breakdowns import Broken
 from ingest.state.failures import Failure
 from ingest.state.handlers import Owed
 
@@ -24,9 +25,9 @@ def calls(failed: int = 0) -> dict[str, Counter[str]]:
 
 
 def test_an_error_of_the_last_minute_stands_beside_its_count() -> None:
-    """With it stands since when there was no minute without a failure."""
+    """With it stands how long ago the last one was: what is over is not told as if it went on."""
     failed = {"crm": Failure("answered 500", NOW - 3, NOW - 215)}
-    text = "Handler crm: 7 of 20 calls failed in the last minute (answered 500); calls have failed for 3m35s"
+    text = "Handler crm: 7 of 20 calls failed in the last minute (answered 500), the last one 3s ago"
     assert told(calls=calls(7), failed=failed) == [text]
 
 
@@ -35,10 +36,17 @@ def test_each_way_to_fail_has_its_count() -> None:
     failed = {"crm": Failure("answered 500", NOW - 3, NOW - 95)}
     counted = {"crm": calls(7)["crm"] + Counter({"!answered 500": 2, "!KeyError at bot.py:5": 5})}
     text = "Handler crm: 7 of 20 calls failed in the last minute (5 KeyError at bot.py:5, 2 answered 500)"
-    assert told(calls=counted, failed=failed) == [f"{text}; calls have failed for 1m35s"]
+    assert told(calls=counted, failed=failed) == [f"{text}, the last one 3s ago"]
     counted["crm"].update({"!a": 1, "!b": 1})
     (found,) = told(calls=counted, failed=failed)
     assert "(5 KeyError at bot.py:5, 2 answered 500, 1 a and 1 other)" in found
+
+
+def test_a_paused_handler_has_no_next_try() -> None:
+    """Of one that always fails and is paused nothing is told but the pause, which `status` shows: no try comes."""
+    broken = Broken("crm", "answered 500", 45.0)
+    assert len(told(broken=[broken])) == 1
+    assert told(broken=[broken], steered=[Steered("crm", "2026-11-29T14:00:00+00:00")]) == []
 
 
 def test_an_older_error_has_its_own_time() -> None:

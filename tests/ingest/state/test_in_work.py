@@ -182,7 +182,10 @@ def test_a_handler_that_is_gone(redis: Redis) -> None:
             "then start workers: `wa-ingest work`; `up --reload` does so by itself",
             "then start the workers again; `up --reload` does so by itself",
         ),
-        (in_work.STARTUP_FAILS, *["or what it needs; an `up` or `work` that runs tries again by itself"] * 2),
+        (
+            in_work.STARTUP_FAILS,
+            *["or what it needs; an `up` or `work` that runs tries again, with the settings of its start"] * 2,
+        ),
     ],
 )
 def test_why_no_worker_starts(redis: Redis, topic: str, then: str, then_alive: str) -> None:

@@ -85,8 +85,8 @@ def test_pause_and_resume_a_handler(wa: Callable[..., Result], redis: Redis) -> 
     assert "Handler crm stays paused: wa-ingest resume --handler crm\n" in said
     assert said.endswith("Handler shop.on message stays paused: wa-ingest resume --handler 'shop.on message'\n")
     assert wa("resume", "--handler", "crm").output == "crm: goes on\n"
-    assert wa("resume", "--handler", "crm").output == "crm: was not paused\n"
-    found = json.loads(wa("resume", "--handler", "crm", "--json").output)["handlers"]
+    assert wa("resume", "--handler", "crm").stdout == "crm: was not paused\n"
+    found = json.loads(wa("resume", "--handler", "crm", "--json").stdout)["handlers"]
     assert {name: one["paused"] for name, one in found.items()} == {"crm": False, "shop.on message": True}
 
 

@@ -427,7 +427,7 @@ def test_without_redis(wa: Wa, command: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_nothing_there(wa: Wa, redis: Redis, tmp_path: Path) -> None:
     """Without letters, and with a stream that was emptied, every command says so and succeeds."""
     for _ in range(2):
-        assert wa("list").stdout == "No dead letter matches.\n"
+        assert wa("list").stdout == "There are no dead letters.\n"
         assert wa("list", "--json").stdout == ""
         assert wa("retry").stdout == "0 of 0 dead letters to be handled again\n"
         assert json.loads(wa("drop", "--json").stdout) == {"matched": 0, "done": 0}

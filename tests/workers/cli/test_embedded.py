@@ -146,6 +146,31 @@ def test_killed_server(start_embedded: Callable[..., Embedded], folder: Path, wa
     assert start_embedded(folder).client().lrange("list", 0, -1) == [b"%d" % n for n in range(100)]
 
 
+KILLED = """
+import sys
+from workers.cli import embedded
+
+class Server(embedded._Server):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self._binary_path = sys.argv[3]
+
+embedded._Server = Server
+embedded.main()
+"""
+
+
+@pytest.mark.parametrize(("ends", "status"), [("kill -9 $$", -signal.SIGKILL), ("exit 1", child.GIVE_UP)])
+def test_a_server_that_ends_while_it_starts(folder: Path, tmp_path: Path, ends: str, status: int) -> None:
+    """One that was killed is started again, as later; one that refuses would fail the same way the next time."""
+    program = tmp_path / "valkey-server"
+    program.write_text(f"#!/bin/sh\n{ends}\n")
+    program.chmod(0o700)
+    command = [sys.executable, "-c", KILLED, str(folder), str(socket_path(folder)), str(program)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.wait(60) == status
+
+
 def test_slow_server(start_embedded: Callable[..., Embedded], folder: Path, wait_for: WaitFor) -> None:
     """A server that answers nothing for a while, as on a disk that stalls, is waited for and not killed."""
     embedded = start_embedded(folder)

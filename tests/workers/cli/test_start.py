@@ -296,5 +296,6 @@ def test_children_read_the_file_themselves(monkeypatch: pytest.MonkeyPatch, redi
     CliRunner().invoke(main, ["up"])
     ((specs, env),) = plans
     assert "WA_REDIS_URL" not in env
+    assert all(".env" in spec.reads for spec in specs)  # a change of it is told, and not taken up
     path = redis_url.removeprefix("unix://")
     assert [spec.env for spec in specs] == [{}, {"INGEST_REDIS": f"{path}?db=0"}, {"INGEST_REDIS": f"{path}?db=1"}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ from ingest.store import keys
 from ingest.store.records import unpack
 from workers import Discard, Handlers, RetryIn
 from workers.dispatch.breakdowns import FAILURES
+from workers.dispatch.outcomes import Ended
 from workers.raised import Unreachable
 
 
@@ -162,6 +164,26 @@ def test_an_outage_is_the_last_failure(commit: Any, take: Any, runner: Any, stat
     runner(handlers).run(*take.many("w1", "statuses"))
     found = failures.parse(redis.hgetall(keys.FAILURES))[name]  # type: ignore[arg-type]
     assert (found.error, found.at - found.since < 2) == ("ClientConnectorError", True)
+
+
+def test_who_asks_for_a_try_makes_the_next_one_no_later(
+    failing: Any, commit: Any, take: Any, runner: Any, message: Any
+) -> None:
+    """A try that an operator asks for, and that fails, does not double the time until the next one."""
+    handlers, _, _ = failing
+    commit(*_images(message, FAILURES), partitions=1)
+    made = runner(handlers, partitions=1)
+    made.run(*take.many("w1", "messages"))
+    found = made.flow.dispatcher.breakdowns
+    ((handler, state),) = found.failing.items()
+    tries = state.tries
+    for asked in (True, True, False):
+        if asked:
+            found.try_now([handler.name])
+        state.until = time.monotonic() if state.until else 0.0
+        assert found.wait(handler) == 0.0
+        found.note(Ended(handler, error=ConnectionError()), SimpleNamespace(attempt=1, notification="n"))
+        assert state.tries == tries + (not asked)
 
 
 def test_it_has_failed_since_its_first_failure(

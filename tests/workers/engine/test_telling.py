@@ -129,6 +129,28 @@ def test_bounds(
     channel.close()
 
 
+def test_failures_have_room_of_their_own(
+    redis: Redis, dispatcher: Dispatcher, listen: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one event that failed among many that did not is told, and even a flood of failures is bounded."""
+    monkeypatch.setattr(telling, "MOST_EVENTS", 10)
+    channel = listen()
+    one = Telling(redis, "w1", dispatcher, 8)
+    one.look()
+    one.close()  # its thread would renew the bounds
+    assert dispatcher.watcher
+    (kept,) = one._told.values()
+    for n in range(100):
+        dispatcher.watcher(event(message_body(str(n))), HANDLED, ())
+    dispatcher.watcher(event(message_body("odd")), Outcome("failed", "", "KeyError at bot.py:1", "bot.f"), ())
+    told = json.loads(kept.take() or b"")["events"]
+    assert [one["outcome"] for one in told] == ["handled"] * 10 + ["failed"]
+    for n in range(100):
+        dispatcher.watcher(event(message_body(f"f{n}")), Outcome("failed", "", "KeyError at bot.py:1", "bot.f"), ())
+    assert len(json.loads(kept.take() or b"")["events"]) == telling.MOST_FAILURES - 1
+    channel.close()
+
+
 def test_what_cannot_be_described_ends_nothing(
     redis: Redis, dispatcher: Dispatcher, listen: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, logged: list[Any]
 ) -> None:
