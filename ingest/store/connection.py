@@ -132,6 +132,10 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+NOT_REACHED = "see WA_REDIS_URL, and that it runs"
+"""The remedy where no server answers."""
+
+
 class Diagnosis(NamedTuple):
     """What is wrong with Redis and what to do about it, for a person."""
 
@@ -188,7 +192,7 @@ def diagnose(error: Exception) -> Diagnosis:
             f"Redis ends the connection: {why}",
             "see WA_REDIS_URL: does it want TLS (rediss://), a client certificate (ssl_certfile, ssl_keyfile)?",
         )
-    return Diagnosis(f"Redis is not reachable: {why}", "see WA_REDIS_URL, and that it runs")
+    return Diagnosis(f"Redis is not reachable: {why}", NOT_REACHED)
 
 
 def check_version(client: redis.Redis, durability: str) -> None:

@@ -352,6 +352,7 @@ def test_a_renewed_child_that_does_not_stop(start_family: Callable[..., Family],
     family.process.send_signal(RENEW)
     wait_for(lambda: family.count("deaf started") == 2)
     assert alive(family.pids("deaf")[0])
+    wait_for(lambda: "processes with the code before finish what they have begun" in family.output_path.read_text())
     wait_for(lambda: "does not stop, killing it" in family.output_path.read_text())
     wait_for(lambda: not alive(family.pids("deaf")[0]))
     assert alive(family.pids("deaf")[1])

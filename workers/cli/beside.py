@@ -49,8 +49,9 @@ def take(tells: bool = False) -> None:
     """
     taken = {name: value for name, value in _given().variables.items() if not _is_set(name)}
     os.environ.update(taken)
-    if taken and tells and sys.stderr.isatty():
-        text = f"with the settings of the `up` in this folder: {', '.join(taken)}"
+    news = [name for name in taken if name not in env_file.taken]
+    if news and tells and sys.stderr.isatty():
+        text = f"with the settings of the `up` in this folder: {', '.join(news)}"
         aside(click.style(text, dim=True) if colours(sys.stderr) else text)
 
 

@@ -42,7 +42,15 @@ def _tell_waiting(each: Iterable[Redis]) -> None:
     lanes = [lane for redis in each for lane in backlog.read(redis).lanes.values()]
     waiting, retrying = sum(lane.waiting for lane in lanes), sum(lane.retrying + lane.behind for lane in lanes)
     if waiting or retrying:
-        aside(f"still waiting: {waiting:,} notifications in their queues, {retrying:,} events for their next try")
+        parts = [
+            f"{count:,} {noun}{'' if count == 1 else 's'} {where}"
+            for count, noun, where in (
+                (waiting, "notification", "in their queues"),
+                (retrying, "event", "for the next try"),
+            )
+            if count
+        ]
+        aside(f"still waiting: {', '.join(parts)}")
 
 
 async def _print(wanted: Wanted, settings: Settings) -> None:

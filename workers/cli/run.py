@@ -129,7 +129,8 @@ def _to_try(settings: Settings, address: str, body: str) -> str:
     """A command that posts a message; with a remark where it lacks what senders must have."""
     needed = [name for name in GUARDS if getattr(settings, name)]
     if needed == ["app_secret"]:  # curl does not sign
-        return f"{program()} simulate --to {address} --sign --count 1 --mix messages=1   # WA_APP_SECRET there, too"
+        remark = "" if variable("app_secret") in env_file.taken else "   # WA_APP_SECRET there, too"
+        return f"{program()} simulate --to {address} --sign --count 1 --mix messages=1{remark}"
     remark = f"   # refused: {', '.join(map(variable, needed))} is set" if needed else ""
     return f"curl -i {address} -d '{body}'{remark}"
 

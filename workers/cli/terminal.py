@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from ingest.settings import Settings, SettingsError, host_port, load, redis_url
+from ingest.settings import Settings, SettingsError, host_port, load, redis_url, variable
 from ingest.state.backlog import span as span  # what the commands print
 from ingest.store import connection, formats
 from ingest.telemetry.printable import printable_json
@@ -45,7 +45,10 @@ def cli_errors() -> Iterator[None]:
     except BrokenPipeError:
         raise  # `| head` has seen enough; click ends without a word
     except (RedisError, OSError) as error:
-        raise click.ClickException(str(connection.diagnose(error))) from None
+        found = connection.diagnose(error)
+        if not env_file.is_set(variable("redis_url")) and found.remedy == connection.NOT_REACHED:
+            found = found._replace(remedy="it is that of the `up` in this folder, which starts it again by itself")
+        raise click.ClickException(str(found)) from None
 
 
 def current_settings(to_write: bool = False, **overrides: Any) -> Settings:

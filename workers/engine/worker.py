@@ -137,7 +137,7 @@ class BatchWorker(SimpleWorker):
         self._state = state
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """SIGTERM, SIGINT: the flow takes nothing more and ends RQ's loop. A second signal is RQ's cold shutdown."""
+        """SIGTERM, SIGINT: the flow takes nothing more and ends RQ's loop."""
         self._shutdown_requested_date = now()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.request_force_stop)
@@ -145,22 +145,18 @@ class BatchWorker(SimpleWorker):
         self._stop_requested = True
         self.flow.stop()
 
-    def _hurry(self, signum: int, frame: FrameType | None) -> None:
-        """What has begun gets no more time."""
+    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
+        """A second signal: what has begun gets no more time.
+
+        RQ would raise SystemExit here, which would be the error of a handler that blocks the loop.
+        """
         self.flow.stop_seconds = 0.0
         self.flow.stop()
-
-    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
-        """A second signal."""
-        self._hurry(signum, frame)
-        if self.flow.dispatcher.in_main_thread:  # in a handler, what RQ raises here would be that handler's error
-            return
-        super().request_force_stop(signum, frame)
 
     def teardown(self) -> None:
         """RQ calls this at the end, whatever ended it. What is not settled goes back to the front of its queue."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._hurry)  # RQ's handler would raise in the middle of this
+            signal.signal(number, self.request_force_stop)
         if self.flow.crashed:
             # RQ has logged why. This process still holds its batches: the reaper puts them back, as after any death,
             # and splits them the second time.

@@ -203,7 +203,11 @@ def test_what_takes_longer_goes_back(
     assert (redis.hlen(keys.TAKEN), redis.zcard(keys.LEDGER), redis.hlen(keys.DEATHS)) == (0, 1, 0)
 
 
-@KINDS
+@pytest.mark.parametrize(
+    ("kind", "wait"),
+    [("def", "time.sleep"), ("async def", "await asyncio.sleep"), ("async def", "time.sleep")],
+    ids=["thread", "task", "blocked loop"],
+)
 def test_a_second_signal_interrupts_what_has_begun(
     worker: Any,
     seen: Any,
