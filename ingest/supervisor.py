@@ -344,7 +344,7 @@ class _Group:
             if not is_said and time.monotonic() - began >= _PATIENCE_SECONDS and sys.stderr.isatty():
                 is_said = True
                 again = "Ctrl-C once more interrupts it, to be handled at the next start"
-                terminal.aside(f"finishing what has begun, {left:.0f} s at most; {again}")
+                terminal.aside(f"\rfinishing what has begun, {left:.0f} s at most; {again}")
             signals.sleep(min(left, _PATIENCE_SECONDS))
         for child in children:
             if child.process.stdin:

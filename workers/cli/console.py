@@ -50,7 +50,7 @@ def _tell_waiting(each: Iterable[Redis]) -> None:
             )
             if count
         ]
-        aside(f"still waiting: {', '.join(parts)}")
+        aside(f"\rstill waiting: {', '.join(parts)}")
 
 
 async def _print(wanted: Wanted, settings: Settings) -> None:

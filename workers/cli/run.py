@@ -69,7 +69,7 @@ def _up(settings: Settings, servers: list[supervisor.ProcessSpec], reload: bool,
         env |= {"WA_REDIS_URL": redis_url(settings), OWN_SERVER: "1"}
     if on_terminal and "log_level" not in settings.model_fields_set:
         env[TERSE] = "1"
-    farewell = "stopped; nothing is lost, the next `up` goes on from here\n" if on_terminal else ""
+    farewell = "\rstopped; nothing is lost, the next `up` goes on from here\n" if on_terminal else ""
     supervisor.become(specs, env, _welcome(settings, bool(servers), reload), farewell)
 
 
