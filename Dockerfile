@@ -74,7 +74,7 @@ zstandard; redis.Redis()"
 # In one layer, because a layer on top of the base image would not make it smaller.
 FROM scratch
 ENV PATH=/venv/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 PYTHONUNBUFFERED=1 \
-    PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_PYTHON=/venv/bin/python
+    PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_PYTHON=/venv/bin/python INGEST_IMAGE=1
 COPY --from=pruned / /
 COPY --from=ours /ours/venv /venv
 

@@ -69,10 +69,10 @@ SETTINGS = """# Settings
 
 Settings are environment variables. `wa-ingest` also reads the file `.env` of its working folder, as Compose does: all
 of its variables, so your handlers find what they need there, too. What the environment says of the same name goes
-before it. Each may also be given as `NAME_FILE`, the path of a file that holds the value, as
-compose and Kubernetes hand out secrets. With a wrong value, nothing starts; one line names the variable. A variable
-with the prefix `WA_` that is no setting gives a warning. `wa-ingest settings` shows the values in force, with secrets
-masked.
+before it. (In the image the environment alone counts.) Each may also be given as `NAME_FILE`, the path of a file that
+holds the value, as compose and Kubernetes hand out secrets. With a wrong value, nothing starts; one line names the
+variable. A variable with the prefix `WA_` that is no setting gives a warning. `wa-ingest settings` shows the values in
+force, with secrets masked.
 
 Durations are written `500ms`, `30s`, `15m`, `25h` or `7d`; sizes `64MiB` or bytes; lists with commas. An empty value
 counts as unset; an empty file is refused, because a secret that got lost must not turn its guard off. Where there has

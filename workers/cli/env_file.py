@@ -15,6 +15,11 @@ from ingest.terminal import aside
 
 FILE = Path(".env")
 
+_IMAGE = "INGEST_IMAGE"
+"""In the environment of the image: there Compose or Kubernetes gives all variables, and the file, which lies in the
+folder of the handlers, has others, such as the ports of an `up` outside.
+"""
+
 _NEAR = 0.9  # WA_APP_SECERT is; WA_WORKER_PROCESSES, a variable of Compose's file, is not
 
 taken: set[str] = set()
@@ -24,9 +29,12 @@ taken: set[str] = set()
 def take() -> None:
     """Take its variables, but those that the environment has. Raises click.ClickException when it cannot be read.
 
-    All of them, since what handlers need stands there, too. What is no assignment is left out, with a warning.
+    Nothing is taken in the image. All of them are, since what handlers need stands there, too. What is no assignment is
+    left out, with a warning.
     """
-    if not FILE.is_file():  # `.env` is also what some call a folder with an environment of Python
+    if (
+        _IMAGE in os.environ or not FILE.is_file()
+    ):  # `.env` is also what some call a folder with an environment of Python
         return
     try:
         text = FILE.read_text("utf-8")

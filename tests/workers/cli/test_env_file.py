@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from click.testing import CliRunner, Result
 from ingest.store import local
 from workers.cli import beside, env_file
 from workers.cli.main import main
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +78,14 @@ def test_no_file(values: Callable[[], dict[str, str]]) -> None:
     assert values()["WA_THREADS"] == 8
     Path(".env").mkdir()
     assert values()["WA_THREADS"] == 8
+
+
+def test_not_in_the_image(values: Callable[[], dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container gets its variables from Compose; the file in its mounted folder is for an `up` outside."""
+    Path(".env").write_text("WA_LISTEN=127.0.0.1:8081\n")
+    (image,) = re.findall(r"\b(INGEST_IMAGE)=1", (ROOT / "Dockerfile").read_text())
+    monkeypatch.setenv(image, "1")
+    assert values()["WA_LISTEN"] == "0.0.0.0:8080"
 
 
 @pytest.mark.parametrize(
