@@ -330,7 +330,8 @@ def test_twice_the_elements_take_twice_the_time() -> None:
         return time.process_time() - began
 
     seconds(100)
-    small, large = min(seconds(250) for _ in range(3)), seconds(2000)
+    # The best of three each: a look for cycles, or another process, may come into one of them.
+    small, large = (min(seconds(count) for _ in range(3)) for count in (250, 2000))
     assert large < 8 * small * 4
 
 
