@@ -181,7 +181,7 @@ def _seconds_to_look(groups: Sequence[_Group]) -> float | None:
     """Until a restart is due, or signs of life are to be looked at; None when only a signal or an end can change it."""
     children = [child for group in groups for child in (*group.children, *group.leaving)]
     due = [at - time.monotonic() for child in children for at in (child.restart_at, child.stop_by) if at is not None]
-    due += [one.patient_until - time.monotonic() for group in groups for one in group.leaving if not one.is_said]
+    due += [one.patient_until - time.monotonic() for group in groups for one in group.leaving]
     if any(group.spec.silent_seconds is not None for group in groups):
         due.append(_LOOK_SECONDS)
     soonest = min(due, default=math.inf)
@@ -245,12 +245,12 @@ class _Group:
         for child in [one for one in self.leaving if one.process.poll() is not None]:
             self.leaving.remove(child)
             self._forget(child)
-        late = [one for one in self.leaving if not one.is_said and one.patient_until <= time.monotonic()]
+        late = [one for one in self.leaving if one.patient_until <= time.monotonic()]
         if late:
             event = "processes with the code before finish what they have begun"
             _say("info", event, process=self.spec.name, count=len(late), seconds_at_most=round(self.spec.stop_seconds))
         for child in late:
-            child.is_said = True
+            child.patient_until = math.inf
         for child in list(self.children):
             if child.restart_at is not None:
                 child.restart_when_due()
@@ -282,7 +282,7 @@ class _Group:
 
     def tell_when_ready(self) -> None:
         """Say when those that had ended, or were renewed, are ready again; how that is known, the spec says."""
-        starting = any(child.restart_at is not None or child.stop_by is not None for child in self.children)
+        starting = any(child.restart_at is not None for child in self.children)
         if self.down_since is None or not self.spec.ready or starting:
             return
         if self._asked is None or self._asked_for != self.pids():
@@ -374,7 +374,7 @@ class _Child:
         self._seen, self._looked, self._silent, self._aborted = 0.0, time.monotonic(), 0.0, False
         self.process = _popen(self._spec, [self._spec.module, *self._spec.arguments], environment)
         self._started = time.monotonic()
-        self.patient_until, self.is_said = math.inf, False
+        self.patient_until = math.inf  # then it is said that it still stops
         self.restart_at: float | None = None
         self.stop_by: float | None = None
 

@@ -32,9 +32,8 @@ def take() -> None:
     Nothing is taken in the image. All of them are, since what handlers need stands there, too. What is no assignment is
     left out, with a warning.
     """
-    if (
-        _IMAGE in os.environ or not FILE.is_file()
-    ):  # `.env` is also what some call a folder with an environment of Python
+    # `.env` is also what some call a folder with an environment of Python.
+    if _IMAGE in os.environ or not FILE.is_file():
         return
     try:
         text = FILE.read_text("utf-8")

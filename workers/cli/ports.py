@@ -77,14 +77,14 @@ def _next_free(address: Address, sockets: ExitStack) -> Address:
 
 def _again(settings: Settings, free: Mapping[str, Address]) -> str:
     """This command, with these addresses and with what this environment says of other settings, but for secrets."""
-    given = {variable(field): field for field in sorted(settings.model_fields_set)}
+    others = {variable(field): field for field in sorted(settings.model_fields_set - free.keys())}
     known = {
         name: os.environ[name]
-        for name, field in given.items()
+        for name, field in others.items()
         if name in os.environ and name not in env_file.taken and not isinstance(getattr(settings, field), SecretStr)
     }
     new = {variable(field): host_port(*address) for field, address in free.items()}
-    assigned = [f"{name}={shlex.quote(value)}" for name, value in (new | known | new).items()]
+    assigned = [f"{name}={shlex.quote(value)}" for name, value in (new | known).items()]
     return " ".join([*assigned, program(), shlex.join(sys.argv[1:])])
 
 

@@ -154,7 +154,7 @@ class Breakdowns:
         handler = call.handler
         error = call.error
         state.error = in_logs(error)
-        if state.asked and state.until:  # who asks does not make the next one wait longer
+        if state.asked:  # who asks does not make the next one wait longer
             state.tries, state.asked = state.tries - 1, False
         seconds = error.seconds if isinstance(error, Unreachable) else min(LONGEST_SECONDS, 2.0**state.tries)
         what = "handler still fails"

@@ -148,6 +148,15 @@ WAITS = """
     {wait}({seconds})
     note("ended", message.id)
 """
+
+
+def beats_twice(redis: Any, wait_for: Any) -> None:
+    """Wait for two heartbeats of the only worker: the first of them may have been on its way."""
+    for _ in range(2):
+        ((_, told),) = redis.zrange(keys.ALIVE, 0, -1, withscores=True)
+        wait_for(lambda told=told: redis.zrange(keys.ALIVE, 0, -1, withscores=True)[0][1] > told)
+
+
 KINDS = pytest.mark.parametrize(("kind", "wait"), [("def", "time.sleep"), ("async def", "await asyncio.sleep")])
 
 
@@ -170,9 +179,7 @@ def test_what_has_begun_gets_its_time_at_the_stop(
     process = worker(WAITS.format(kind=kind, wait=wait, seconds=7))
     wait_for(lambda: seen())
     process.send_signal(signal.SIGTERM)
-    for _ in range(2):  # the first of these may have been on its way
-        ((_, told),) = redis.zrange(keys.ALIVE, 0, -1, withscores=True)
-        wait_for(lambda told=told: redis.zrange(keys.ALIVE, 0, -1, withscores=True)[0][1] > told)
+    beats_twice(redis, wait_for)
     assert len(seen()) == 1
     assert process.wait(60) == 0
     assert [what[0] for what in seen()] == ["begun", "ended"]
@@ -226,9 +233,7 @@ def test_a_second_signal_interrupts_what_has_begun(
     process = worker(WAITS.format(kind=kind, wait=wait, seconds=3600))
     wait_for(lambda: seen())
     process.send_signal(signal.SIGTERM)
-    for _ in range(2):  # it has heard the first one by then
-        ((_, told),) = redis.zrange(keys.ALIVE, 0, -1, withscores=True)
-        wait_for(lambda told=told: redis.zrange(keys.ALIVE, 0, -1, withscores=True)[0][1] > told)
+    beats_twice(redis, wait_for)  # it has heard the first one by then
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     assert (redis.hlen(keys.TAKEN), redis.zcard(keys.LEDGER), redis.hlen(keys.DEATHS)) == (0, 1, 0)
