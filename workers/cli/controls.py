@@ -63,7 +63,7 @@ def pause(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> N
     """
     _either(lanes, handlers)
     with cli_errors():
-        before, now = _pull(controls.pause, lanes or LANES, handlers)
+        before, now = _pull(_clients(), controls.pause, lanes or LANES, handlers)
         if as_json:
             print_json({"handlers" if handlers else "lanes": now})
             return
@@ -90,8 +90,8 @@ def resume(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> 
     """
     _either(lanes, handlers)
     with cli_errors():
-        before, now = _pull(controls.resume, lanes or LANES, handlers)
-        clients = redis_clients(current_settings(), to_write=False)
+        clients = _clients()
+        before, now = _pull(clients, controls.resume, lanes or LANES, handlers)
         for redis in clients.values():
             for name in handlers:  # what it needs may work by now, though it always failed before
                 controls.try_now(redis, name)
@@ -182,7 +182,12 @@ def _per_second(rate: str | None) -> float | None:
         raise click.BadParameter(f"{error}; or off") from None
 
 
+def _clients() -> dict[str, Redis]:
+    return redis_clients(current_settings(to_write=True), to_write=True)
+
+
 def _pull(
+    clients: dict[str, Redis],
     lever: Callable[[Redis, Iterable[str]], None],
     lanes: Iterable[str],
     handlers: Iterable[str],
@@ -194,7 +199,6 @@ def _pull(
     def in_force() -> _InForce:
         return _handlers_in_force(clients, handlers) if handlers else _lanes_in_force(clients)
 
-    clients = redis_clients(current_settings(to_write=True), to_write=True)
     before = in_force()
     _check_names(clients, [name for name in handlers if not before[name]["paused"]])
     for redis in clients.values():
