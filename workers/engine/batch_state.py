@@ -68,7 +68,7 @@ class BatchState:
         self._untold = [0] * len(records)  # and those that are done, but were not collected
         self._unclaimed: list[list[tuple[Event | Broken, int, Outcome | None]]] = [[] for _ in records]
         self._claims: dict[int, Claim] = {}  # by id() of the event
-        self._holds: Counter[str] = Counter()  # statuses for which the claim of each message is held
+        self._holds: dict[str, int] = {}  # statuses for which the claim of each message is held
         self._done: list[tuple[Event, int, Outcome]] = []
         self._waits: list[float] = []  # seconds of handled events, from arrival to end
         self._first = 0  # number of the first record that has not left the batch
@@ -167,11 +167,13 @@ class BatchState:
         """Note that this batch has claimed the event."""
         self._claims[id(event)] = claim
         if claim.message:
-            self._holds[claim.message] += 1
+            self._holds[claim.message] = self._holds.get(claim.message, 0) + 1
 
     def is_superseded(self, status: Status) -> bool:
         """True when a later stage of the same message was handled, before this batch or in it."""
-        return status.superseded or self._claim_of(status).later in self._markers
+        if status.superseded or not self._markers:
+            return status.superseded
+        return (self._claims.get(id(status)) or of(status)).later in self._markers
 
     def finish(self, index: int, event: Event, outcome: Outcome, now: float = 0.0) -> None:
         """Note how an event ended; `now` is the time by the monotonic clock, needed for handled events only."""
@@ -179,11 +181,12 @@ class BatchState:
         self.undone -= 1
         if self._counts[index] > 1:
             self._ended.add(id(event))
-        if isinstance(event, Status) and outcome.happened:
-            self._markers.update(self._claim_of(event).markers)
+        claim = self._claims.get(id(event))
+        if claim is not None and claim.markers and outcome.happened:
+            self._markers.update(claim.markers)
         if outcome is BEHIND or outcome.holds_up:
             self.untold[self._claims[id(event)].order] += 1
-        if id(event) in self._claims or outcome.name == "duplicate":
+        if claim is not None or outcome.name == "duplicate":
             self._done.append((event, index, outcome))
             self._untold[index] += 1
             record = self.records[index]
@@ -191,9 +194,6 @@ class BatchState:
                 self._waits.append(self._clock + now - record.received_ms / 1000)
         else:
             self._unclaimed[index].append((event, index, outcome))
-
-    def _claim_of(self, event: Event) -> Claim:
-        return self._claims.get(id(event)) or of(event)
 
     @property
     def all_done(self) -> bool:
@@ -322,11 +322,9 @@ class BatchState:
 
     def _free(self, results: Results, claim: Claim) -> None:
         """A claim ends with the event; that of a message with the last of its statuses."""
-        if claim.message:
-            self._holds[claim.message] -= 1
-            if self._holds[claim.message]:
-                return
-            del self._holds[claim.message]
+        if claim.message and (held := self._holds.pop(claim.message)) > 1:
+            self._holds[claim.message] = held - 1
+            return
         results.freed.append(claim.field)
 
 

@@ -36,6 +36,7 @@ ERROR_MS = 600_000
 STAGES = {"sent": 1, "delivered": 2, "read": 3, "played": 4, "failed": 4}
 """Nothing comes after a message that failed or was played."""
 
+_MARKERS = 3  # for each message: a stage after the first, the second or the third has happened
 _KEYS = [keys.TAKEN, keys.CLAIMS, keys.GENERATIONS, keys.HEADS]
 _CHUNK = 125  # events a call
 _PORTION = 1000  # sets that one call forgets
@@ -139,9 +140,9 @@ def _of_status(event: Status, waits: int) -> Claim:
     rank = STAGES.get(event.subject or "")
     if rank is None:
         return Claim(place, None, field)
-    # Three markers for each message: a stage after the first, the second or the third has happened.
-    markers = (message & ~3 | 1, message & ~3 | 2, message & ~3 | 3)
-    return Claim(place, None, field, markers[rank - 1] if rank <= len(markers) else None, markers[: rank - 1])
+    base = message & ~3
+    later = base | rank if rank <= _MARKERS else None
+    return Claim(place, None, field, later, tuple([base | earlier for earlier in range(1, rank)]))
 
 
 _SPECIAL: dict[str, Callable[[Any, int], Claim]] = {"status": _of_status, "error": _of_error, "change": _of_change}
@@ -152,8 +153,7 @@ def _identity(event: Event, waits: int, *more: Any) -> tuple[Any, ...]:
 
 
 def _place_of(identity: tuple[Any, ...]) -> str:
-    bucket, member = _digest(identity)
-    return f"{bucket:010o} {member}"
+    return _place(*_digest(identity))
 
 
 def _place(bucket: int, member: int) -> str:
