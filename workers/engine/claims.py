@@ -97,11 +97,10 @@ def of(event: Event, waits: int = 0) -> Claim:
 
 
 def of_forced(event: Event, waits: int, done: Iterable[bytes], batch: str) -> Claim:
-    """The claim of an event that is handled even if it was handled before: once, since each time is another batch. It is
-    for dead letters that are retried.
+    """The claim of an event whose dead letter is retried, so that it is handled even if it was handled before.
 
-    It is known where its worker died: what becomes of a batch keeps what stands before the `_` of its name. A status
-    waits for no other one, but leaves its markers.
+    It is handled once, since each time is another batch. It is known where its worker died: what becomes of a batch
+    keeps what stands before the `_` of its name. A status waits for no other one, but leaves its markers.
     """
     claim = of(event, waits)
     bucket, _, other = claim.place.partition(" ")

@@ -152,8 +152,8 @@ def test_what_was_fed_back_is_done_once_though_its_worker_dies(
     redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of what `dead retry` fed back, what was settled before its worker died is not done again; feeding it back once
-    more has it done once more.
+    """Of what `dead retry` or a replay fed back, what was settled before its worker died is not done again; feeding it
+    back once more has it done once more.
     """
     monkeypatch.setattr(settle, "SETTLE_SECONDS", 0.0)
     handlers, sleeps, seen, replays = Handlers(), True, [], iter(names)
