@@ -16,6 +16,9 @@ _LENGTH = Struct(">I")
 _NO_DIGEST = bytes(DIGEST_BYTES)
 _MOST_DONE = 255  # handlers of an event that are remembered as done
 
+REPLAY_BYTES = HANDLER_BYTES
+"""Length of what names a replay."""
+
 OWED_JOINT = ", "
 """Between the names of handlers that an event is owed to."""
 
@@ -32,7 +35,8 @@ class Record(NamedTuple):
     empty for all (see `ingest.routing`). `split` says the same in records of format 1, which had no shares: the number
     of partitions, or 0. An event may have been snoozed, or put off because a handler of it always failed, `waits`
     times; `done` are the handlers that need not be called again (`handler_digest`). `headers` are those of its request
-    that were kept, as JSON (`ingest.store.headers`).
+    that were kept, as JSON (`ingest.store.headers`). `replay` names the replay that it is part of, in which each event
+    is handled once; it has `force`, too.
     """
 
     received_ms: int
@@ -45,6 +49,7 @@ class Record(NamedTuple):
     waits: int = 0
     done: frozenset[bytes] = frozenset()
     headers: bytes = b""
+    replay: bytes = b""
 
 
 def pack(
@@ -57,6 +62,7 @@ def pack(
     waits: int = 0,
     done: Iterable[bytes] = (),
     headers: bytes = b"",
+    replay: bytes = b"",
 ) -> bytes:
     """A record as it lies in Redis: 6 bytes arrival time, 1 bit force, 7 attempt, 8 what follows, the body as it is,
     with the headers that were kept in front (`ingest.store.headers`).
@@ -64,11 +70,14 @@ def pack(
     Before the body stands what there is to say beside (`HAS_DIGEST`): the digest alone; or a digest of zeros, the
     digest or zeros, the upper bits of `waits` and the length of the shares (`SHARES_BITS`; 4 bytes together), the
     shares, the number of handlers that are done (1 byte), the lower 8 bits of `waits`, and 4 bytes for each of those
-    handlers. records.lua reads it, too.
+    handlers. `replay` stands among these twice, as the first and the last, which no handler does; earlier versions see
+    there a handler that they do not know. records.lua reads it, too.
     """
     more, kept = body_digest, enclose(body, headers)
-    if shares or waits or done:
-        ended = sorted(done)[:_MOST_DONE]
+    if shares or waits or done or replay:
+        ended = sorted(set(done))[:_MOST_DONE]
+        if replay:
+            ended = [replay, *ended[: _MOST_DONE - 2], replay]
         said = (_NO_DIGEST, body_digest or _NO_DIGEST, _LENGTH.pack(waits >> 8 << SHARES_BITS | len(shares)), shares)
         more = b"".join((*said, bytes((len(ended), waits & 255)), *ended))
     return _HEADER.pack(received_ms << 16 | force << 15 | attempt << 8 | (HAS_DIGEST if more else 0)) + more + kept
@@ -84,15 +93,16 @@ def pack_into(
     body_digest: bytes = b"",
     headers: bytes = b"",
     done: Iterable[bytes] = (),
+    replay: bytes = b"",
 ) -> int:
     """Add a notification's records, one for each of its routes, to those of each queue. Returns their bytes."""
     size, whole_digest = 0, body_digest
     for queue, shares, _, part in routes:
         if part:
             body_digest = body_digest or digest(body)
-            record = pack(part, received_ms, attempt, force, body_digest, shares, done=done, headers=headers)
+            record = pack(part, received_ms, attempt, force, body_digest, shares, 0, done, headers, replay)
         else:
-            record = pack(body, received_ms, attempt, force, whole_digest, shares, done=done, headers=headers)
+            record = pack(body, received_ms, attempt, force, whole_digest, shares, 0, done, headers, replay)
         by_queue.setdefault(queue, []).append(record)
         size += len(record)
     return size
@@ -119,10 +129,13 @@ def unpack(record: bytes) -> Record:
     end = begin + (said & (1 << SHARES_BITS) - 1)
     count, waits = record[end], record[end + 1] | said >> SHARES_BITS << 8
     behind = end + 2 + count * HANDLER_BYTES
-    done = handler_digests(record[end + 2 : behind])
+    ended, replay = record[end + 2 : behind], b""
+    if count > 1 and ended[:REPLAY_BYTES] == ended[-REPLAY_BYTES:]:
+        ended, replay = ended[REPLAY_BYTES:-REPLAY_BYTES], ended[:REPLAY_BYTES]
+    done = handler_digests(ended)
     known = b"" if body_digest == _NO_DIGEST else body_digest
     body, headers = disclose(record[behind:])
-    return Record(received_ms, attempt, 0, force, body, known, record[begin:end], waits, done, headers)
+    return Record(received_ms, attempt, 0, force, body, known, record[begin:end], waits, done, headers, replay)
 
 
 def handler_digest(name: str) -> bytes:

@@ -22,7 +22,7 @@ from ingest.store.append import APPEND_KEYS, BATCH_BYTES, append_arguments, appe
 from ingest.store.headers import disclose, enclose
 from ingest.store.jobs import job_template
 from ingest.store.queues import LANES, lane_of, queue_names
-from ingest.store.records import digest, pack_into
+from ingest.store.records import REPLAY_BYTES, digest, pack_into
 from workers.archive.files import HOUR_MS, Block, Tell, blocks, records
 from workers.events import Broken, Event
 from workers.events.contacts import names_of
@@ -170,20 +170,21 @@ def feed_back(
     """Queue notifications in their home among `each` Redis, in portions; yields after each. A portion is written wholly
     or not at all (with several Redis: in each of them).
 
-    With `force` they are handled even if they were handled before. While Redis has no room, `wait` is called with the
-    reason again and again; when it returns False, this ends.
+    With `force` they are handled even if they were handled before; each event once, however many copies are among
+    them. While Redis has no room, `wait` is called with the reason again and again; when it returns False, this ends.
     """
     scripts = [redis.register_script(_APPEND) for redis in each]
     template = job_template()
     flush_ids = map("a{}-{:08x}".format, itertools.repeat(secrets.token_hex(5)), itertools.count())
     router = Router(settings.partitions, settings.business_partitions)
+    replay = secrets.token_bytes(REPLAY_BYTES) if force else b""
     for portion in _portions(notifications):
         homes: dict[int, dict[str, list[bytes]]] = {}
         for received_ms, bodies, _ in portion:
             for body, headers in map(disclose, bodies):
                 for place in router(body):
                     by_queue = homes.setdefault(home(place.queue, body, len(each)), {})
-                    pack_into(by_queue, (place,), body, received_ms, attempt=0, force=force, headers=headers)
+                    pack_into(by_queue, (place,), body, received_ms, 0, force, headers=headers, replay=replay)
         for n, by_queue in homes.items():
             head = append_head(next(flush_ids), template, settings.batch)
             args = append_arguments(head, by_queue)

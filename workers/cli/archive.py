@@ -151,7 +151,9 @@ def _contacts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
     help="Messages and statuses of this contact alone: wa_id or user id.",
 )
 @click.option("--dry-run", is_flag=True, help="Only count; change nothing.")
-@click.option("--again", "force", is_flag=True, help="Also call handlers for what was handled within WA_DEDUP_WINDOW.")
+@click.option(
+    "--again", "force", is_flag=True, help="Also call handlers for what was handled within WA_DEDUP_WINDOW, once."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @as_json
 def replay(
@@ -170,11 +172,11 @@ def replay(
 
     FILE is a file or folder of the archive; without one, all of WA_ARCHIVE_DIR is read. Notifications go to the end of
     the queues in the order of their arrival, and keep its time. What was handled within WA_DEDUP_WINDOW is not handled
-    again, unless --again: how many that are is said before and after. With --again, handlers also get the copies that
-    senders sent, which the archive has as well, unless they lie in the same batch: those that must not do a thing twice
-    have to recognise the event's id. What is no event is left out while its dead
-    letter is there (`wa-ingest dead`). All filters must match; a filter given several times matches if one of its
-    values does. With --kind or --contact, only the matching events of a notification go back.
+    again, unless --again: how many that are is said before and after. With --again, handlers get each event once more,
+    however many copies of it senders sent. Each command with --again is a replay of its own, also one that goes on
+    where another stopped. What is no event is left out while its dead letter is there (`wa-ingest dead`). All filters
+    must match; a filter given several times matches if one of its values does. With --kind or --contact, only the
+    matching events of a notification go back.
 
     On a terminal it asks first. It waits while Redis is short of memory, or a hundred batches wait for workers.
     Ctrl-C stops between two portions of about a thousand; nothing is lost, and it prints the --from to go on with.

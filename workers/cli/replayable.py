@@ -33,11 +33,6 @@ class Matched(NamedTuple):
                 f"{self.copies:,} of them were handled before: workers drop what was handled within WA_DEDUP_WINDOW; "
                 "--again has it handled again"
             )
-        if self.copies is None and self.notifications:
-            yield (
-                "What senders sent twice may be among them twice: with --again handlers get such a copy, too, unless "
-                "it lies in the same batch"
-            )
         if self.dead:
             yield (
                 f"{self.dead:,} that are no events are left out, because they are dead letters: "

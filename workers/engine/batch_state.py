@@ -352,4 +352,5 @@ def _packed(record: Record) -> bytes:
         record.waits,
         record.done,
         record.headers,
+        record.replay,
     )

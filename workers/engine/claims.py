@@ -98,15 +98,36 @@ def of(event: Event, waits: int = 0) -> Claim:
 
 
 def of_forced(event: Event, waits: int, done: Iterable[bytes], batch: str) -> Claim:
-    """The claim of an event that is handled even if it was handled before: once, since each time is another batch.
+    """The claim of an event whose dead letter is retried, so that it is handled even if it was handled before.
 
-    It is known where its worker died: what becomes of a batch keeps what stands before the `_` of its name. A status
-    waits for no other one, but leaves its markers.
+    It is handled once, since each time is another batch. It is known where its worker died: what becomes of a batch
+    keeps what stands before the `_` of its name. A status waits for no other one, but leaves its markers.
     """
     claim = of(event, waits)
     bucket, _, other = claim.place.partition(" ")
     _, member = _digest((other, batch.partition("_")[0], b"".join(sorted(done)).hex()))
     return Claim(f"{bucket} {member}", markers=claim.markers, later=claim.later)
+
+
+def of_replayed(event: Event, waits: int, replay: bytes) -> Claim:
+    """The claim of an event that is handled once in this replay, even if it was handled before.
+
+    What a replay remembers is its own, and lies in the same sets. So a status goes by the stages that were replayed; it
+    leaves the markers of an ordinary one, too. What is claimed of its message is the same for all: no two of its
+    statuses are in work at a time.
+    """
+
+    def own(member: int | str) -> int:
+        return _digest((str(member), replay.hex()))[1]
+
+    claim = of(event, waits)
+    bucket, _, member = claim.place.partition(" ")
+    return claim._replace(
+        place=f"{bucket} {own(member)}",
+        also=None if claim.also is None else own(claim.also),
+        later=None if claim.later is None else own(claim.later),
+        markers=(*map(own, claim.markers), *claim.markers),
+    )
 
 
 def _of_error(event: Error, waits: int) -> Claim:

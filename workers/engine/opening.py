@@ -110,6 +110,8 @@ class Opening:
             yield claim
 
     def _claim_of(self, event: Event, record: Record, state: BatchState) -> claims.Claim:
+        if record.replay:
+            return claims.of_replayed(event, record.waits, record.replay)
         if record.force:
             return claims.of_forced(event, record.waits, record.done, state.batch)
         claim = claims.of(event, record.waits)

@@ -252,6 +252,7 @@ class Results:
             waits=retry.waits,
             done=retry.done,
             headers=headers_of(events[0]),
+            replay=record.replay,
         )
         self.bytes += len(packed)
         return packed

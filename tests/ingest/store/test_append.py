@@ -97,6 +97,16 @@ def test_record_layout() -> None:
     assert pack(b"{}", 0x010203040506, 7, headers=headers) == head + b"\x07\0\xf5wah\0\0\0\x09" + headers + b"{}"
     packed = pack(b"{}", 0x010203040506, 7, waits=3, done=[b"wxyz", b"abcd"])
     assert packed == head + b"\x07\x01" + bytes(8) + bytes(8) + b"\0\0\0\0\2\3abcdwxyz{}"
+    packed = pack(b"{}", 0x010203040506, 0, force=True, replay=b"rply")
+    assert packed == head + b"\x80\x01" + bytes(8) + bytes(8) + b"\0\0\0\0\2\0rplyrply{}"
+
+
+def test_many_handlers_and_a_replay() -> None:
+    """A record holds 255 names of handlers at most; the name of its replay is never the one left out."""
+    done = [n.to_bytes(4) for n in range(300)]
+    assert len(unpack(pack(b"{}", 1, done=done)).done) == 255
+    record = unpack(pack(b"{}", 1, done=done, replay=b"rply"))
+    assert (len(record.done), record.replay) == (253, b"rply")
 
 
 def test_records_of_format_1() -> None:
@@ -112,6 +122,7 @@ def test_records_of_format_1() -> None:
     st.integers(0, MOST_WAITS),
     st.frozensets(st.binary(min_size=4, max_size=4), max_size=3),
     st.sampled_from([b"", b'{"a":"b"}']),
+    st.sampled_from([b"", b"rply"]),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_lua_reads_records(
@@ -123,10 +134,11 @@ def test_lua_reads_records(
     waits: int,
     done: frozenset[bytes],
     headers: bytes,
+    replay: bytes,
 ) -> None:
     """Scripts find the body of a record as it is kept, and the digest before it, where Python does."""
-    record = pack(body, 1, 1, force, body_digest, shares, waits, done, headers)
-    assert unpack(record) == Record(1, 1, 0, force, body, body_digest, shares, waits, done, headers)
+    record = pack(body, 1, 1, force, body_digest, shares, waits, done, headers, replay)
+    assert unpack(record) == Record(1, 1, 0, force, body, body_digest, shares, waits, done, headers, replay)
     lines = scripts._included("ingest/store/records.lua") + " local a, b = body_of(ARGV[1]) return { a, b }"
     assert redis.eval(lines, 0, record) == [enclose(body, headers), *filter(None, [body_digest.hex().encode()])]
 

@@ -85,9 +85,10 @@ def test_a_stop_keeps_the_order_of_a_queue(
     assert redis.hlen(keys.LEASES) == redis.hlen(keys.TAKEN) == 0
 
 
-def test_what_is_done_does_not_go_back(message: Callable[..., bytes]) -> None:
+@pytest.mark.parametrize("replay", [b"", b"rply"])
+def test_what_is_done_does_not_go_back(replay: bytes, message: Callable[..., bytes]) -> None:
     """A batch that goes back has nothing in it that has ended, also where an earlier event has not."""
-    records = [pack(message(f"m{n}"), 1, force=True) for n in range(4)]
+    records = [pack(message(f"m{n}"), 1, force=True, replay=replay) for n in range(4)]
     state = BatchState("messages.0", "b", records, 8, 1e12, "w1#1")
     for index, event in state.events:
         if index in (1, 2):
@@ -141,14 +142,21 @@ def test_what_had_ended_when_its_worker_died_counts_once(
     assert totals.ended(_counts(redis)) == {"handled": 5, "duplicate": 1}
 
 
+@pytest.mark.parametrize("names", [(b"", b""), (b"rpl1", b"rpl2")], ids=["dead letters", "replays"])
 def test_what_was_fed_back_is_done_once_though_its_worker_dies(
-    commit: Callable[..., None], take: Any, runner: Any, message: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    names: tuple[bytes, bytes],
+    commit: Callable[..., None],
+    take: Any,
+    runner: Any,
+    message: Any,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of what `dead retry` fed back, what was settled before its worker died is not done again; feeding it back once
-    more has it done once more.
+    """Of what `dead retry` or a replay fed back, what was settled before its worker died is not done again; feeding it
+    back once more has it done once more.
     """
     monkeypatch.setattr(settle, "SETTLE_SECONDS", 0.0)
-    handlers, sleeps, seen = Handlers(), True, []
+    handlers, sleeps, seen, replays = Handlers(), True, [], iter(names)
 
     @handlers.message()
     async def handle(event: Any) -> None:
@@ -161,7 +169,8 @@ def test_what_was_fed_back_is_done_once_though_its_worker_dies(
         (one,) = _given(take, "w1", "messages")
         key = keys.batch_key(one.batch)
         redis.delete(key)
-        redis.rpush(key, *(pack(message(f"m{n}", f"1555{n}"), 1, force=True) for n in range(40)))
+        replay = next(replays)
+        redis.rpush(key, *(pack(message(f"m{n}", f"1555{n}"), 1, force=True, replay=replay) for n in range(40)))
         return one._replace(records=redis.lrange(key, 0, -1))  # type: ignore[arg-type]
 
     flow = runner(handlers).flow
