@@ -36,7 +36,22 @@ def _either(lanes: tuple[str, ...], handlers: tuple[str, ...]) -> None:
         raise click.UsageError("give lanes, or --handler, not both")
 
 
-_lanes = click.argument("lanes", metavar="[LANE]...", nargs=-1, type=click.Choice(LANES))
+def _lane(value: str) -> str:
+    if value not in LANES:
+        hint = f"--handler {shlex.quote(printable(value))}"
+        raise click.BadParameter(
+            f"{value!r} is no lane: give one of {', '.join(LANES)}; or {hint}, if that is a handler or destination",
+            param_hint="LANE",
+        )
+    return value
+
+
+class _Lane(click.Choice[str]):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return _lane(value)
+
+
+_lanes = click.argument("lanes", metavar="[LANE]...", nargs=-1, type=_Lane(LANES))
 _handlers = click.option(
     "--handler",
     "handlers",
@@ -151,8 +166,8 @@ def limit(lane: str | None, rate: str | None, handler: str | None, as_json: bool
         if rate is not None:
             raise click.UsageError("give a lane, or --handler, not both")
         lane, rate = None, lane
-    elif lane is not None and lane not in LANES:
-        raise click.BadParameter(f"{lane!r} is no lane: give one of {', '.join(LANES)}", param_hint="LANE")
+    elif lane is not None:
+        _lane(lane)
     with cli_errors():
         per_second = _per_second(rate)
         clients = redis_clients(current_settings(rate is not None), to_write=rate is not None)

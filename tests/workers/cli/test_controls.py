@@ -211,6 +211,18 @@ def test_wrong_usage(wa: Callable[..., Result], arguments: tuple[str, ...], redi
     assert not redis.exists(keys.CONTROLS)
 
 
+@pytest.mark.parametrize("command", ["pause", "resume", "limit"])
+def test_a_handler_in_the_place_of_a_lane(wa: Callable[..., Result], command: str) -> None:
+    """The line shows the option that takes the name of a handler, ready to copy."""
+    result = wa(command, "shop.on message")
+    assert (result.exit_code, result.stdout) == (2, "")
+    line = " ".join(result.stderr.splitlines()[-1].split())
+    assert line.startswith(
+        "Error: Invalid value for LANE: 'shop.on message' is no lane: give one of messages, statuses, "
+    )
+    assert line.endswith("other; or --handler 'shop.on message', if that is a handler or destination")
+
+
 @pytest.mark.parametrize("command", [("pause",), ("resume",), ("limit",)])
 def test_redis_is_away(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """One line, exit status 1."""
