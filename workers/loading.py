@@ -24,7 +24,7 @@ from ingest.store import connection
 from ingest.terminal import aside, shortened
 from workers import doubts
 from workers.handlers import Handlers
-from workers.places import own_place
+from workers.places import own_place, sort
 from workers.raised import HandlersError
 
 _OURS = ("workers", "ingest")
@@ -115,7 +115,7 @@ def tell_operators(text: str, remedy: str = "mend it") -> None:
 
 def startup_failed(error: Exception) -> in_work.Unloadable:
     """What operators are told of a startup function that raised this."""
-    text = f"a @handlers.startup function fails: {type(error).__name__}{_where(error)}"
+    text = f"a @handlers.startup function fails: {sort(error)}{_where(error)}"
     line = _line(error)
     return in_work.Unloadable(text, f"mend {line}" if line else "mend that function", in_work.STARTUP_FAILS)
 

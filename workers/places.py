@@ -7,6 +7,8 @@ import traceback
 from pathlib import Path
 from types import FrameType, TracebackType
 
+from workers.schema_parts import schema_parts
+
 _OURS = str(Path(__file__).parent)
 _PYTHON = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
@@ -20,7 +22,13 @@ def place(error: BaseException | None) -> str:
 def named(error: BaseException | None) -> str:
     """The exception and where it came from, as far as that is known."""
     where = place(error)
-    return f"{type(error).__name__} at {where}" if where else type(error).__name__
+    return f"{sort(error)} at {where}" if where else sort(error)
+
+
+def sort(error: BaseException | None) -> str:
+    """The exception's class, and what it is about in a database."""
+    parts = schema_parts(error)
+    return f"{type(error).__name__} ({parts})" if parts else type(error).__name__
 
 
 def own_place(error: BaseException) -> str:

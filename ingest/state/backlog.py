@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -241,12 +241,14 @@ def read_all(clients: dict[str, Redis], dead_age: float | None = None) -> Backlo
     )
 
 
-def idle_workers(clients: dict[str, Redis], partitions: int) -> str:
+def idle_workers(clients: dict[str, Redis], partitions: int, away: Collection[str] = ()) -> str:
     """One line when more workers take messages than there are partitions, else empty. Several Redis share the
-    partitions; one that is away is left out.
+    partitions; one that is away is left out, and not asked if that is known.
     """
     workers = most = idle = 0
-    for n, redis in enumerate(clients.values()):
+    for n, (name, redis) in enumerate(clients.items()):
+        if name in away:
+            continue
         try:
             found = _message_workers(redis)
         except (RedisError, OSError):

@@ -34,6 +34,9 @@ WORKER_SECONDS = 15.0
 COMMAND_SECONDS = 2.0
 """A Redis that has not answered a receiver's small command by then counts as away. See `seconds_for`."""
 
+FIRST_SECONDS = 4.0
+"""A Redis that has answered nothing on a new connection by then keeps no command waiting for longer."""
+
 OLDEST = (7, 0)
 """Script flags came with Redis 7.0 (every Valkey has them): without them a full Redis could stop a script half-way."""
 
@@ -76,8 +79,10 @@ def for_worker(url: str) -> redis.Redis:
 
 
 def for_tools(url: str, seconds: float = 10.0) -> redis.Redis:
-    """A client for commands that a person waits for, `seconds` for each answer."""
-    return _sync(url, socket_timeout=seconds, socket_connect_timeout=COMMAND_SECONDS, retry=Retry(NoBackoff(), 0))
+    """A client for commands that a person waits for, `seconds` for each answer, for the first one less."""
+    made = _sync(url, socket_timeout=seconds, socket_connect_timeout=COMMAND_SECONDS, retry=Retry(NoBackoff(), 0))
+    reconnect.gives_up(made, min(seconds, FIRST_SECONDS))
+    return made
 
 
 def all_for_tools(redis_url: str, seconds: float = 10.0) -> dict[str, redis.Redis]:
@@ -185,6 +190,11 @@ def diagnose(error: Exception) -> Diagnosis:
     why = reason(error)
     if isinstance(error, BusyLoadingError):
         return Diagnosis("Redis is loading its data", "try again in a moment")
+    if isinstance(error, reconnect.NoAnswer):
+        return Diagnosis(
+            "Redis accepts connections, but does not answer",
+            "its process hangs or is stopped, or one command takes long: see its log, its CPU and its disk",
+        )
     if refuses(error):
         return Diagnosis(f"Redis takes no writes: {why}", "see its log: its disk, its role, its replicas")
     if "closed by server" in why or "reset by peer" in why:

@@ -29,6 +29,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ingest.store import urls
 
@@ -52,6 +53,10 @@ class NotPrimary(RedisConnectionError):
     """
 
 
+class NoAnswer(RedisTimeoutError):
+    """The server has accepted a connection, and answers nothing there."""
+
+
 def _elsewhere(error: ResponseError, kinds: tuple[type[ResponseError], ...]) -> NotPrimary | None:
     """What to raise instead when the server says that it is not the primary for our keys."""
     if isinstance(error, kinds) or any(words in str(error) for words in _WORDS):
@@ -67,13 +72,21 @@ class _Connection(redis.connection.AbstractConnection):
 
     elsewhere: tuple[type[ResponseError], ...] = _DEMOTED
 
-    def __init__(self, *, url: str, **options: Any) -> None:
+    def __init__(self, *, url: str, first_seconds: float | None = None, **options: Any) -> None:
         super().__init__(**options)
         self._url = url
+        self._first_seconds = first_seconds
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
         self.username, self.password = urls.credentials(urls.as_now(self._url))
-        super().on_connect_check_health(check_health)
+        opened: Any = self._sock
+        if self._first_seconds is not None:
+            opened.settimeout(self._first_seconds)
+        try:
+            super().on_connect_check_health(check_health)
+        except RedisTimeoutError:
+            raise NoAnswer("it accepts connections, but does not answer") from None
+        opened.settimeout(self.socket_timeout)
 
     def read_response(self, *arguments: Any, disconnect_on_error: bool = True, **options: Any) -> Any:
         try:
@@ -181,3 +194,8 @@ def asks_again(client: redis.Redis | redis.asyncio.Redis, url: str) -> None:
     pool: Any = client.connection_pool
     pool.connection_class = _INSTEAD_OF[pool.connection_class]
     pool.connection_kwargs["url"] = url
+
+
+def gives_up(client: redis.Redis, seconds: float) -> None:
+    """Make such a client, which has not connected yet, raise NoAnswer when a new connection has no answer by then."""
+    client.connection_pool.connection_kwargs["first_seconds"] = seconds

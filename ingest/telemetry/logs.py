@@ -31,7 +31,8 @@ _TOLD = {("events failed", None), ("dead letters", "failed"), ("dead letters", "
 _OF_THE_SERVER = ("Redis is away", "Redis is back")
 """Log lines of workers; what has become of a server of its own, `up` says itself."""
 
-_SPOOLED = "Redis has all that was spooled"
+_GOOD_NEWS = ("Redis has all that was spooled", "handler works again", "the archive is written again")
+"""Lines that say that what a warning told of is over; others have `away_seconds`."""
 
 _LIBRARIES = ("rq", "redis", "aiohttp.server")
 """Loggers of what we use ourselves; their lines are not the user's."""
@@ -97,7 +98,7 @@ def _has_no_line_beside(record: logging.LogRecord) -> bool:
 def _is_news(record: logging.LogRecord) -> bool:
     """Warnings and errors; and that what one of them told of is over."""
     line: Any = record.msg if isinstance(record.msg, dict) else {}
-    return record.levelno >= logging.WARNING or "away_seconds" in line or line.get("event") == _SPOOLED
+    return record.levelno >= logging.WARNING or "away_seconds" in line or line.get("event") in _GOOD_NEWS
 
 
 def _for_a_terminal(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -106,7 +106,7 @@ class Archive:
                 time.sleep(WAIT_SECONDS)
                 continue
             if self._failing:
-                log.warning("the archive is written again")
+                log.info("the archive is written again")
             self._failing = False
             break
         return True

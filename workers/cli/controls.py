@@ -36,7 +36,22 @@ def _either(lanes: tuple[str, ...], handlers: tuple[str, ...]) -> None:
         raise click.UsageError("give lanes, or --handler, not both")
 
 
-_lanes = click.argument("lanes", metavar="[LANE]...", nargs=-1, type=click.Choice(LANES))
+def _lane(value: str) -> str:
+    if value not in LANES:
+        hint = f"--handler {shlex.quote(printable(value))}"
+        raise click.BadParameter(
+            f"{value!r} is no lane: give one of {', '.join(LANES)}; or {hint}, if that is a handler or destination",
+            param_hint="LANE",
+        )
+    return value
+
+
+class _Lane(click.Choice[str]):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return _lane(value)
+
+
+_lanes = click.argument("lanes", metavar="[LANE]...", nargs=-1, type=_Lane(LANES))
 _handlers = click.option(
     "--handler",
     "handlers",
@@ -69,7 +84,7 @@ def pause(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> N
             return
         for name in handlers or lanes or LANES:
             was = f" since {clock(now[name]['paused_since'])}, and stays so" if before[name]["paused"] else ""
-            say(f"{name}: paused{was}{_waiting(now[name])}")
+            say(f"{name}: paused{was}{_waiting(before[name])}")
         if handlers:
             say("Its events wait and use up no tries. All others go on, running handlers finish.")
         else:
@@ -100,7 +115,7 @@ def resume(lanes: tuple[str, ...], handlers: tuple[str, ...], as_json: bool) -> 
             return
         for name in handlers or lanes or LANES:
             what = f"goes on{_at_most(now[name])}" if before[name]["paused"] else "was not paused"
-            say(f"{name}: {what}{_waiting(now[name])}")
+            say(f"{name}: {what}{_waiting(before[name])}")  # workers may have taken it all by now
         others = {} if handlers else _handlers_in_force(clients, ())
         for name in (name for name, one in others.items() if one["paused"]):
             say(f"Handler {printable(name)} stays paused: wa-ingest resume --handler {shlex.quote(name)}")
@@ -121,8 +136,13 @@ def _check_names(clients: dict[str, Redis], names: Iterable[str]) -> None:
         aside(f"Warning: no worker has called {printable(name)} lately, {close}")
 
 
-def _waiting(now: dict[str, Any]) -> str:
-    return f", {now['waiting']:,} notifications wait" if "waiting" in now else ""
+def _waiting(of: dict[str, Any]) -> str:
+    """What a lane has, in words."""
+    if "waiting" not in of:
+        return ""
+    waiting, working = of["waiting"], of["working"]
+    waits = "1 notification waits" if waiting == 1 else f"{waiting:,} notifications wait"
+    return f", {waits}" + (f", {working:,} {'is' if working == 1 else 'are'} in work" if working else "")
 
 
 def _at_most(now: dict[str, Any]) -> str:
@@ -146,8 +166,8 @@ def limit(lane: str | None, rate: str | None, handler: str | None, as_json: bool
         if rate is not None:
             raise click.UsageError("give a lane, or --handler, not both")
         lane, rate = None, lane
-    elif lane is not None and lane not in LANES:
-        raise click.BadParameter(f"{lane!r} is no lane: give one of {', '.join(LANES)}", param_hint="LANE")
+    elif lane is not None:
+        _lane(lane)
     with cli_errors():
         per_second = _per_second(rate)
         clients = redis_clients(current_settings(rate is not None), to_write=rate is not None)
@@ -207,12 +227,10 @@ def _pull(
 
 
 def _lanes_in_force(clients: dict[str, Redis]) -> _InForce:
-    """Per lane what is in force by now, and how many notifications wait."""
+    """Per lane what is in force by now, and how many notifications wait or are in work."""
+    shown = ("paused", "paused_since", "limit", "waiting", "working")
     lanes = backlog.read_all(clients).lanes
-    return {
-        name: {"paused": lane.paused, "paused_since": lane.paused_since, "limit": lane.limit, "waiting": lane.waiting}
-        for name, lane in lanes.items()
-    }
+    return {name: {field: getattr(lane, field) for field in shown} for name, lane in lanes.items()}
 
 
 def _handlers_in_force(clients: dict[str, Redis], names: Iterable[str]) -> _InForce:

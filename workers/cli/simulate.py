@@ -169,6 +169,8 @@ def simulate(
 
     The receiver is measured against the senders' rule: a median of at most 250 ms, less than 1 % over 1 s.
 
+    After at most ten notifications the report is a few lines; times and shares follow when there are more.
+
     Exits 0 when everything was acknowledged (and verified), 1 otherwise.
 
     With --json an object: run, form, sent, first_try, acknowledged, retried, given_up, unacknowledged (after a

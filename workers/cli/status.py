@@ -62,7 +62,7 @@ def status(watch: bool, as_json: bool) -> None:
             spooled = spool_figures(settings.spool_dir) if settings.spool_dir else None
             try:
                 now = backlog.read_all(redis, settings.dead_age)
-                now.idle_workers = backlog.idle_workers(redis, settings.partitions)
+                now.idle_workers = backlog.idle_workers(redis, settings.partitions, now.away)
                 return now, spooled
             except (RedisError, OSError):
                 if spooled is not None:  # while Redis is away this is what there is to see

@@ -131,7 +131,7 @@ class Breakdowns:
             was_down = state is not None and state.until > 0
             if was_down or call.handler.name in self.inherited:
                 self.inherited.discard(call.handler.name)
-                log.warning("handler works again", handler=call.handler.name, pid=os.getpid())
+                log.info("handler works again", handler=call.handler.name, pid=os.getpid())
                 self._tell(call.handler.name)
             return False
         if state is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from workers.handler import Handler
-from workers.places import named, place
+from workers.places import named, place, sort
 from workers.raised import DestinationError, Discard, Reject, RetryIn, Snooze
 
 GRACE_SECONDS = 3.0
@@ -150,7 +150,7 @@ def _of_failure(name: str, error: BaseException | None) -> Outcome:
     if isinstance(error, RetryIn):
         return Outcome("failed", f"asked for a retry in {error.seconds:g} s", "RetryIn", name)
     where = place(error)
-    detail = f"{type(error).__name__}: {_text(error)}" + (f" ({where})" if where else "")
+    detail = f"{sort(error)}: {_text(error)}" + (f" ({where})" if where else "")
     return Outcome("failed", detail, in_logs(error), name, raised=error)
 
 

@@ -57,6 +57,8 @@ class Tally:
     """Requests that ended, retries and duplicates too."""
     waiting: int = 0
     """Failed, or to be posted a second time, and not due yet."""
+    began: float = 0.0
+    """When the first one was posted, in seconds since the epoch."""
     seconds: float = 0.0
     """From the first post to the end."""
     stopped: bool = False

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ingest.terminal import when
 from workers.simulator.accounting import ENDED, Account
 from workers.simulator.counters import Tally
 from workers.simulator.verifying import Findings
+
+FEW = 10
+"""A run of no more notifications has a short report."""
 
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
@@ -48,14 +53,37 @@ def _verified(findings: Findings | Account | None) -> dict[str, Any] | None:
 
 def table(tally: Tally, findings: Findings | Account | None) -> Table:
     """For a person."""
+    few = tally.sent <= FEW
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column()
     table.add_column(justify="right", no_wrap=True)
-    for name, value, wrong in _rows(tally, findings):
+    for name, value, wrong in (_of_few if few else _rows)(tally, findings):
         table.add_row(name, Text(value, style="bold red" if wrong else ""))
+    if few:
+        return table
     rule = {True: Text("ok", "green"), False: Text("broken", "bold red"), None: Text("-", "dim")}
     table.add_row("median ≤ 250 ms, < 1 % over 1 s", rule[tally.fast_enough])
     return table
+
+
+def _of_few(tally: Tally, findings: Findings | Account | None) -> Iterator[tuple[str, str, bool]]:
+    """The same for so few that shares and quantiles would say nothing; nothing of what has not happened."""
+    yield "started", when(datetime.fromtimestamp(tally.began)), False
+    yield "sent", f"{tally.sent:,}", False
+    yield from _answers(tally)
+    if (slowest := tally.latencies.quantile(1.0)) is not None:
+        yield "slowest answer", f"{slowest * 1000:,.1f} ms", tally.fast_enough is False
+    for name, count in (("given up", tally.given_up), ("not acknowledged yet", tally.unacknowledged)):
+        if count:
+            yield name, f"{count:,}", True
+    if tally.duplicates:
+        yield "duplicates", f"{tally.duplicates:,}", False
+    yield from (row for row in _checked(findings) if row[1] != "0" or row[0] == "handled")
+
+
+def _answers(tally: Tally) -> Iterator[tuple[str, str, bool]]:
+    for answer, count in sorted(tally.answers.items()):
+        yield f"requests: {answer}", f"{count:,}", answer != "200"
 
 
 def _rows(tally: Tally, findings: Findings | Account | None) -> Iterator[tuple[str, str, bool]]:
@@ -67,13 +95,16 @@ def _rows(tally: Tally, findings: Findings | Account | None) -> Iterator[tuple[s
     if tally.unacknowledged:
         yield "not acknowledged yet", f"{tally.unacknowledged:,}", True
     yield "duplicates", f"{tally.duplicates:,}", False
-    for answer, count in sorted(tally.answers.items()):
-        yield f"requests: {answer}", f"{count:,}", answer != "200"
+    yield from _answers(tally)
     yield "requests a second", f"{tally.rate:,.0f}", False
     for name, share in _QUANTILES.items():
         seconds = tally.latencies.quantile(share)
         yield f"latency {name}", "-" if seconds is None else f"{seconds * 1000:,.1f} ms", False
     yield "over 1 s", f"{tally.over_1s:.2%}", False
+    yield from _checked(findings)
+
+
+def _checked(findings: Findings | Account | None) -> Iterator[tuple[str, str, bool]]:
     if isinstance(findings, Account):
         yield "to be handled", f"{findings.expected:,}", False
         yield "ended, by what the pipeline counts", f"{findings.ended:,}", False

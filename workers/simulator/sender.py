@@ -159,7 +159,7 @@ class _Sending:
         self._random = Random(plan.seed)  # noqa: S311 - chooses duplicates
 
     async def run(self) -> None:
-        self._start = time.monotonic()
+        self._start, self.tally.began = time.monotonic(), time.time()
         stopping = asyncio.create_task(self._wake_on_stop())
         try:
             async with aiohttp.ClientSession(

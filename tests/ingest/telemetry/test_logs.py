@@ -257,6 +257,8 @@ def test_no_logger_of_ours_reads_the_configuration() -> None:
         ("INFO", {"event": "a thing"}, False, False),
         ("INFO", {"event": "traces are delivered again", "away_seconds": 1.0}, True, True),
         ("INFO", {"event": "Redis has all that was spooled"}, True, True),
+        ("INFO", {"event": "handler works again"}, True, True),
+        ("INFO", {"event": "the archive is written again"}, True, True),
         ("WARNING", {"event": "Redis is away", "reason": "ConnectionError"}, True, False),
         ("INFO", {"event": "Redis is back", "away_seconds": 1.0}, True, False),
         ("ERROR", {"event": "events failed"}, False, False),

@@ -15,19 +15,21 @@ from typing import Any
 import orjson
 import pytest
 import trustme
+from click.testing import CliRunner
 from redis import Redis
 from redis.exceptions import ResponseError
 
 from ingest import signs
 from ingest.settings import load
 from ingest.state import controls, in_work, refusals
-from ingest.store import keys
+from ingest.store import connection, keys
 from ingest.store.agreement import OF_RECEIVERS, OF_WORKERS, Agreement
 from ingest.store.constants import FLOW_SECONDS
 from tests.faults.servers import SERVICE, Servers
 from tests.ingest.conftest import port_below_ephemeral
 from workers.cli import checks, redis_checks
 from workers.cli.checks import Check
+from workers.cli.main import main
 
 NOW = datetime.datetime.now(datetime.UTC)
 
@@ -49,6 +51,43 @@ def test_no_guard(redis_url: str) -> None:
         "WA_TLS_CLIENT_CA",
     ):
         assert name in check.advice
+
+
+SILENT = "Redis accepts connections, but does not answer"
+
+
+@pytest.mark.parametrize("command", ["status", "check", "pause"])
+def test_redis_hangs(own_valkey: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """A server that is stopped is asked once, is not waited for as long as for an answer, and is told as what it is."""
+    assert connection.FIRST_SECONDS <= 4
+    monkeypatch.setattr(connection, "FIRST_SECONDS", 0.3)
+    monkeypatch.setenv("WA_REDIS_URL", (valkey := own_valkey()).url)
+    valkey.freeze()
+    began = time.monotonic()
+    result = CliRunner().invoke(main, [command])
+    assert time.monotonic() - began < 5
+    assert result.exit_code == 1
+    if command == "check":
+        assert [line for line in result.stdout.splitlines() if line.startswith("failed")] == [
+            f"failed   redis        {SILENT}".ljust(80)
+        ]
+    else:
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"Error: {SILENT}; its process hangs or is stopped, or one command takes long: see ")
+
+
+def test_one_of_two_hangs(own_valkey: Callable[..., Any], redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one is looked at in full."""
+    monkeypatch.setattr(connection, "FIRST_SECONDS", 0.3)
+    valkey = own_valkey()
+    valkey.freeze()
+    here, hangs = redis_url.removeprefix("unix://"), valkey.url.removeprefix("unix://")
+    began = time.monotonic()
+    now = found(redis_url=f"{redis_url},{valkey.url}")
+    assert time.monotonic() - began < 5
+    assert (now[f"redis {hangs}"].finding, now[f"redis {here}"].result) == (SILENT, "ok")
+    assert "append-only file " + here in now
+    assert now["workers"].finding == "No worker is alive"
 
 
 def test_refused_requests(redis: Redis) -> None:

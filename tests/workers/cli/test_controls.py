@@ -41,6 +41,27 @@ def test_pause_and_resume(wa: Callable[..., Result], commit: Any, status: Any, r
     assert "paused" not in wa("status").output
 
 
+def test_what_is_in_work_is_told(wa: Callable[..., Result], commit: Any, status: Any, take: Any, redis: Redis) -> None:
+    """`pause` and `resume` also count what workers have in hand, and `resume` what there was before workers took it."""
+    commit(status("1"))
+    take("w1", "statuses")
+    commit(status("2"))
+    assert wa("pause", "statuses").output.startswith("statuses: paused, 1 notification waits, 1 is in work\n")
+    assert wa("resume", "statuses").output.startswith("statuses: goes on, 1 notification waits, 1 is in work\n")
+    found = json.loads(wa("resume", "--json").output)["lanes"]["statuses"]
+    assert (found["waiting"], found["working"]) == (1, 1)
+
+
+def test_resume_tells_what_waited(
+    wa: Callable[..., Result], commit: Any, status: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers that take everything as soon as the lane is resumed do not make it say that nothing has waited."""
+    commit(status("1"), status("2"))
+    wa("pause", "statuses")
+    monkeypatch.setattr(controls, "resume", lambda redis, _: redis.flushall())
+    assert wa("resume", "statuses").output.startswith("statuses: goes on, 2 notifications wait\n")
+
+
 def test_all_lanes(wa: Callable[..., Result], redis: Redis) -> None:
     """Without a lane they mean all."""
     found = json.loads(wa("pause", "--json").output)["lanes"]
@@ -188,6 +209,18 @@ def test_wrong_usage(wa: Callable[..., Result], arguments: tuple[str, ...], redi
     """A lane or a rate that is none exits 2 and changes nothing."""
     assert wa(*arguments).exit_code == 2
     assert not redis.exists(keys.CONTROLS)
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "limit"])
+def test_a_handler_in_the_place_of_a_lane(wa: Callable[..., Result], command: str) -> None:
+    """The line shows the option that takes the name of a handler, ready to copy."""
+    result = wa(command, "shop.on message")
+    assert (result.exit_code, result.stdout) == (2, "")
+    line = " ".join(result.stderr.splitlines()[-1].split())
+    assert line.startswith(
+        "Error: Invalid value for LANE: 'shop.on message' is no lane: give one of messages, statuses, "
+    )
+    assert line.endswith("other; or --handler 'shop.on message', if that is a handler or destination")
 
 
 @pytest.mark.parametrize("command", [("pause",), ("resume",), ("limit",)])

@@ -265,6 +265,16 @@ def test_causes(wa: Wa, bury: Bury, monkeypatch: pytest.MonkeyPatch) -> None:
     assert wa("causes", "--lane", "statuses").stdout == "No dead letter matches.\n"
 
 
+def test_causes_in_a_database(wa: Wa, bury: Bury) -> None:
+    """What an exception was about in a database is part of the cause: two columns of one INSERT are two causes."""
+    for name in ("wa_id", "wa_id", "status"):
+        text = f'null value in column "{name}" violates not-null constraint'
+        bury(detail=f'NotNullViolationError (column "{name}" of "statuses"): {text} (/bot.py:12)')
+    found = [(one["count"], one["cause"]) for one in json.loads(wa("causes", "--json").stdout)]
+    said = 'NotNullViolationError (column "{}" of "statuses") at /bot.py:12'
+    assert found == [(2, said.format("wa_id")), (1, said.format("status"))]
+
+
 def test_causes_by_status(wa: Wa, bury: Bury) -> None:
     """What a destination refused is counted by the status of its answer, whatever numbers the answer has."""
     for status, customer in ((422, 71), (422, 72), (401, 73), (404, 74)):

@@ -275,6 +275,26 @@ def test_lock(folder: Path) -> None:
         pass
 
 
+def test_lock_of_what_fails(folder: Path) -> None:
+    """A new folder is removed when what wanted it fails, with the one of its socket; what holds anything else stays."""
+
+    def fail(path: Path, *files: str) -> None:
+        with locked(path):
+            assert socket_path(path).parent.is_dir()
+            for name in files:
+                (path / name).touch()
+            sys.exit(1)
+
+    for path in (folder, folder / ("x" * 100)):
+        with pytest.raises(SystemExit):
+            fail(path)
+        assert not path.exists()
+        assert not socket_path(path).parent.exists()
+    with pytest.raises(SystemExit):
+        fail(folder, "valkey.log")
+    assert (folder / "valkey.log").exists()
+
+
 def test_lock_of_a_killed_holder(folder: Path) -> None:
     """The lock names its token in another process, and is no obstacle once that was killed."""
     code = (
@@ -308,6 +328,7 @@ def test_folder_with_a_space(tmp_path: Path) -> None:
     for path in (tmp_path / "my data", tmp_path / "my data" / "deep"):
         with pytest.raises(SettingsError, match=r": Valkey takes no path with spaces; start in another"), locked(path):
             pass
+        assert not path.exists()
 
 
 def test_socket_path(tmp_path: Path) -> None:

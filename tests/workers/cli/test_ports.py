@@ -57,6 +57,18 @@ def test_the_line_to_copy_has_what_else_was_set(folder: Folder, taken: int, free
     assert "s3cret" not in line
 
 
+def test_an_up_that_fails_leaves_nothing(folder: Folder, taken: int) -> None:
+    """A folder for data that it made itself is gone again, whatever it fails of; one that was there stays as it was."""
+    data = folder.path / "data"
+    for wrong in ({"WA_LISTEN": f"127.0.0.1:{taken}"}, {"WA_HANDLERS": "bot:none"}):
+        assert folder.run("up", **wrong)[0] == 1
+        assert not data.exists()
+    data.mkdir()
+    (data / "up.json").write_text("{}")
+    assert folder.run("up", WA_LISTEN=f"127.0.0.1:{taken}")[0] == 1
+    assert (data / "up.json").read_text() == "{}"
+
+
 def test_another_receiver_of_this_folder(folder: Folder, redis_url: str, wait_for: Callable[..., None]) -> None:
     """A program of ours is named by its command and its folder, and both its ports are in the line to copy."""
     serve = folder.start("serve")

@@ -92,12 +92,14 @@ def test_what_a_broken_handler_gets_waits(
 def test_what_the_log_says(
     failing: Any, commit: Any, take: Any, runner: Any, message: Any, redis: Redis, logged: list[Any]
 ) -> None:
-    """A line when a handler begins to fail always, one for each further try that fails, and one when it works again;
-    each names the process. One that was told by the process before, and works in the next, is a line, too."""
+    """A line when a handler begins to fail always, one for each further try that fails, and one when it works again,
+    which is no warning; each names the process. One that was told by the process before, and works in the next, is a
+    line, too."""
     handlers, _, fails = failing
 
-    def told() -> list[tuple[str, int]]:
-        found = [(line["event"], line["pid"]) for line in logged if line["event"].startswith("handler ")]
+    def told() -> list[tuple[str, str, int]]:
+        lines = [line for line in logged if line["event"].startswith("handler ")]
+        found = [(line["event"], line["log_level"], line["pid"]) for line in lines]
         logged.clear()
         return found
 
@@ -110,21 +112,21 @@ def test_what_the_log_says(
     made = runner(handlers, partitions=1)
     commit(*_images(message, FAILURES), partitions=1)
     made.run(*take.many("w1", "messages"))
-    assert told() == [("handler always fails, its events wait", os.getpid())]
+    assert told() == [("handler always fails, its events wait", "warning", os.getpid())]
     one_more(made, "a")
     one_more(made, "b")
-    assert told() == 2 * [("handler still fails", os.getpid())]
+    assert told() == 2 * [("handler still fails", "warning", os.getpid())]
     made.flow._connection.flush()
     fields: Any = redis.hgetall(keys.BREAKDOWNS)
     assert breakdowns.told_by("w2", fields) == set()
     fails[0] = False
     one_more(made, "c")
-    assert told() == [("handler works again", os.getpid())]
+    assert told() == [("handler works again", "info", os.getpid())]
     new = runner(handlers, partitions=1)
     new.flow.dispatcher.breakdowns.inherited |= breakdowns.told_by("w1", fields)
     one_more(new, "d")
     one_more(new, "e")
-    assert told() == [("handler works again", os.getpid())]
+    assert told() == [("handler works again", "info", os.getpid())]
 
 
 def test_an_operator_has_it_tried_now(

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -153,6 +154,41 @@ def test_table(serve: Callable[..., Server]) -> None:
     assert rows["median ≤ 250 ms, < 1 % over 1 s"] == "ok"
 
 
+def rows_of(tally: Tally, findings: verifying.Findings | Account | None = None) -> list[list[str]]:
+    """What a person is shown, cell by cell."""
+    console = Console(width=80)
+    with console.capture() as drawn:
+        console.print(report.table(tally, findings))
+    return [re.split(" {2,}", row.strip()) for row in drawn.get().splitlines()]
+
+
+def test_few_are_told_in_a_few_lines(serve: Callable[..., Server]) -> None:
+    """Of one notification: when, that it was posted, what was answered and how soon."""
+    run = simulate("--to", serve().url, "--count", "1")
+    assert (run.returncode, run.stderr) == (0, "")
+    lines = [re.split(" {2,}", line.strip()) for line in run.stdout.splitlines()]
+    assert [name for name, _ in lines] == ["started", "sent", "requests: 200", "slowest answer"]
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", lines[0][1])
+    assert [value for _, value in lines[1:3]] == ["1", "1"]
+    assert re.fullmatch(r"[\d,]+\.\d ms", lines[3][1])
+
+
+def test_what_went_wrong_with_few_is_told() -> None:
+    """What was verified is told, and whatever is not as it should be; what has not happened is not."""
+    tally = Tally(sent=2, acknowledged=1, given_up=1, answers=Counter({"200": 1, "timeout": 3}))
+    assert rows_of(tally, verifying.Findings(1, 0, 1, 0, 0))[1:] == [
+        ["sent", "2"],
+        ["requests: 200", "1"],
+        ["requests: timeout", "3"],
+        ["given up", "1"],
+        ["to be handled", "1"],
+        ["handled", "0"],
+        ["missing", "1"],
+    ]
+    stopped = rows_of(Tally(sent=2, acknowledged=1, duplicates=1, stopped=True))
+    assert stopped[2:] == [["not acknowledged yet", "1"], ["duplicates", "1"]]
+
+
 def test_progress_on_a_terminal(serve: Callable[..., Server]) -> None:
     """On a terminal it shows meanwhile what was sent, how fast, and what waits for a retry."""
     master, slave = pty.openpty()
@@ -180,8 +216,8 @@ def test_given_up_is_a_failure(serve: Callable[..., Server]) -> None:
     """What is never acknowledged is given up, with exit status 1 and the most frequent reason; the table is printed."""
     server = serve()
     server.then = 503
-    run = simulate("--to", server.url, "--count", "3", "--speed-up", "2000000")
-    assert one_line(run) == "Error: 3 of 3 were given up; mostly: 503"
+    run = simulate("--to", server.url, "--count", "11", "--speed-up", "2000000")
+    assert one_line(run) == "Error: 11 of 11 were given up; mostly: 503"
     assert "given up" in run.stdout
     assert run.stdout.splitlines()[-1].split()[-3:] == ["1", "s", "-"]
 
@@ -423,10 +459,7 @@ def test_verified_with_other_handlers(
 def test_what_nobody_wanted_is_told_apart() -> None:
     """A person is told how many updates ended, and how: one that nobody wanted was not handled."""
     account = Account(expected=30, handled=13, unhandled=15, discarded=2)
-    console = Console(width=80)
-    with console.capture() as drawn:
-        console.print(report.table(Tally(), account))
-    rows = [re.split(" {2,}", row.strip()) for row in drawn.get().splitlines()]
+    rows = rows_of(Tally(sent=30, acknowledged=30), account)
     first = rows.index(["to be handled", "30"])
     assert rows[first + 1 : first + 6] == [
         ["ended, by what the pipeline counts", "30"],
