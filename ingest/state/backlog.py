@@ -34,6 +34,7 @@ EXPIRING_COUNTED = 100
 """At most this many are counted in a lane: Redis can only count them by reading them."""
 
 _RATE_BUCKETS = 6  # that a rate covers, the last of which still fills: nearly a minute
+_MOMENT = 1.0  # seconds; a lane in which nothing waits for longer, nor more than leaves in that time, keeps up
 _LOOKS = 3  # at the ledger, while batches are divided
 
 
@@ -76,17 +77,19 @@ class Lane:
 
     @property
     def seconds_to_empty(self) -> float | None:
-        """At the last minute's rates, with what is in work; 0 when nothing waits. None when paused, without workers or
-        not shrinking, and while events are put off: these leave without being counted out.
+        """At the last minute's rates, with what is in work; 0 when nothing waits for longer than a moment. None when
+        paused, without workers or not shrinking, and while events are put off: these leave without being counted out.
         """
         if self.paused:
             return None
         if not self.waiting and not self.turns:
             return 0.0
-        shrinking = self.rate_out - self.rate_in
-        if self.without_workers or self.put_off or shrinking <= 0:
+        shrinking, left = self.rate_out - self.rate_in, self.waiting + self.working
+        if self.without_workers or self.put_off:
             return None
-        return (self.waiting + self.working) / shrinking
+        if self.oldest_seconds < _MOMENT and left <= self.rate_out * _MOMENT:
+            return 0.0  # steady traffic: what the two rates differ by is chance
+        return left / shrinking if shrinking > 0 else None
 
 
 class Retrying(NamedTuple):

@@ -210,10 +210,15 @@ def test_thousands_of_batches(redis: Redis) -> None:
         (Lane(rate_out=10, without_workers=True), 0.0),
         (Lane(waiting=100, rate_in=5, rate_out=5), None),
         (Lane(waiting=100, rate_in=6, rate_out=5), None),
+        (Lane(waiting=5, working=5, oldest_seconds=0.3, rate_in=45, rate_out=45.1), 0.0),
+        (Lane(waiting=1, working=1, oldest_seconds=0.1, rate_in=15.1, rate_out=15), 0.0),
+        (Lane(waiting=5, working=5, oldest_seconds=3, rate_in=44, rate_out=45), 10.0),
+        (Lane(waiting=5, working=5, oldest_seconds=0.3, rate_in=44, rate_out=45, put_off=1), None),
     ],
 )
 def test_seconds_to_empty(lane: Lane, seconds: float | None) -> None:
-    """The time to empty is what waits over the net rate: none when nothing waits, unknown when it does not shrink."""
+    """The time to empty is what waits over the net rate: none when nothing waits, or no more than leaves in a second of
+    steady traffic; unknown when it does not shrink."""
     assert lane.seconds_to_empty == seconds
 
 
