@@ -1,7 +1,7 @@
 """Follows what the workers of a Redis handle, as they do: for an admin listener, and for commands beside their server.
 
 What comes is JSON: `{"worker": NAME, "events": […], "dropped": N}` as workers publish it, the first of each worker
-without events; `{"away": WHY}` when Redis cannot be read.
+without events; `{"away": WHY}` when Redis cannot be read, and `{"again": ADDRESS}` once it can be again.
 """
 
 from __future__ import annotations
@@ -25,11 +25,20 @@ async def follow(url: str, name: str, wanted: Wanted, put: Callable[[bytes], Non
 
     `name` is the listener's, unlike that of any other.
     """
+    was_away = False
+
+    def hears() -> None:
+        nonlocal was_away
+        if was_away:
+            put(orjson.dumps({"again": urls.address(url)}))
+        was_away = False
+
     while True:
         client = connection.for_receiver(url)
         try:
-            await _hear(client, name, wanted, put)
+            await _hear(client, name, wanted, put, hears)
         except (RedisError, OSError) as error:
+            was_away = True
             put(orjson.dumps({"away": f"{urls.address(url)}: {connection.diagnose(error)}"}))
         finally:
             with suppress(RedisError, OSError):
@@ -38,7 +47,9 @@ async def follow(url: str, name: str, wanted: Wanted, put: Callable[[bytes], Non
         await asyncio.sleep(listeners.AGAIN_SECONDS)
 
 
-async def _hear(client: redis.asyncio.Redis, name: str, wanted: Wanted, put: Callable[[bytes], None]) -> None:
+async def _hear(
+    client: redis.asyncio.Redis, name: str, wanted: Wanted, put: Callable[[bytes], None], hears: Callable[[], None]
+) -> None:
     loop = asyncio.get_running_loop()
     async with client.pubsub() as channel:
         await channel.subscribe(keys.tail_channel(name, connection.database(client)))
@@ -50,4 +61,5 @@ async def _hear(client: redis.asyncio.Redis, name: str, wanted: Wanted, put: Cal
             # Not before it has subscribed: the first answer says so.
             if (told is not None or next_at) and loop.time() >= next_at:
                 await listeners.announce(client, name, wanted)
+                hears()
                 next_at = loop.time() + listeners.AGAIN_SECONDS

@@ -61,6 +61,8 @@ async def _print(wanted: Wanted, settings: Settings) -> None:
         if (now := told.get("away", "")) not in ("", away) and not has_own_server():  # each few seconds
             aside(printable(now))
         away = now
+        if (again := told.get("again")) and not has_own_server():
+            aside(f"{printable(again)}: listening again")
         for event in told.get("events", ()):
             lines.show(event)
         if dropped := told.get("dropped"):

@@ -187,7 +187,9 @@ class _Shown:
         if (away := told.get("away", self._away)) != self._away:
             self._away = away
             aside(printable(away))
-        if "worker" in told:
+        if again := told.get("again"):
+            aside(f"{printable(again)}: listening again")
+        if "worker" in told or again:
             self._away = ""
             if not self._is_told:
                 aside("workers tell what they handle from now on")

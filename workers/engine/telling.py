@@ -1,11 +1,13 @@
 """Tells those who listen (`wa-ingest tail`) what became of events. While nobody listens, it costs a look per heartbeat.
 
 The loop notes what ended, as much of it as the worker tells in a second; a thread of its own publishes that. What is
-beyond it is counted. Nothing here holds up an event.
+beyond it is counted. When Redis was away, listeners come back some seconds later than workers; until then they are told
+nothing and what ended is kept for them, in the same bounds. Nothing here holds up an event.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -21,6 +23,7 @@ from ingest.state.listeners import Wanted
 from ingest.store import connection, keys
 from workers.dispatch.dispatcher import Dispatcher
 from workers.dispatch.outcomes import Ended, Outcome, in_logs
+from workers.engine import reaper
 from workers.events import Event
 from workers.events.contacts import contact_of, names_of
 from workers.events.copies import identity_of, short
@@ -39,6 +42,10 @@ MOST_FAILURES = 50
 MOST_BYTES = 512 * 1024
 
 _PUBLISH_SECONDS = 0.2
+_KEPT_SECONDS = 10.0
+"""For so long after Redis came back, or after nobody heard, a listener is waited for."""
+
+_GAP_SECONDS = 2 * reaper.BEAT_SECONDS  # from one look to the next; more, when Redis was away
 _SHOWN = 4  # characters of a number or id at its end
 _NOBODY_WORKED = "lost"  # another worker has the batch, and tells of it
 
@@ -52,13 +59,19 @@ class Telling:
         self._dispatcher = dispatcher
         self._attempts = attempts
         self._told: dict[str, _Told] = {}  # by listener; replaced, never changed
+        self._looked_at = time.monotonic()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
     def look(self) -> None:
         """Learn who listens. To be called every few seconds, by one thread. Raises RedisError, OSError."""
-        wanted = listeners.read(self._redis)
-        self._told = {
+        wanted, now = listeners.read(self._redis), time.monotonic()
+        if now - self._looked_at > _GAP_SECONDS:
+            for told in self._told.values():
+                told.unheard_at = now
+        self._looked_at = now
+        awaited = {name: told for name, told in self._told.items() if now - told.unheard_at < _KEPT_SECONDS}
+        self._told = awaited | {
             name: self._told.get(name) or _Told(self._worker, one, self._attempts) for name, one in wanted.items()
         }
         self._dispatcher.watcher = self._note if self._told else None
@@ -89,9 +102,14 @@ class Telling:
             ends = self._over.wait(_PUBLISH_SECONDS)
             try:
                 for name, told in self._told.items():
-                    if (message := told.take()) is not None:
-                        self._redis.publish(keys.tail_channel(name, database), message)
+                    if (message := told.take()) is None:
+                        continue
+                    if self._redis.publish(keys.tail_channel(name, database), message):
+                        told.heard()
+                    else:
+                        told.unheard_at = time.monotonic()
             except (RedisError, OSError) as error:  # the heartbeat says when Redis is away
+                told.unheard_at = time.monotonic()
                 if diagnosis := connection.config_error(error):
                     log.warning("listeners cannot be told", reason=str(diagnosis))
 
@@ -109,6 +127,9 @@ class _Told:
         self._events_left, self._failures_left, self._bytes_left = MOST_EVENTS, MOST_FAILURES, MOST_BYTES
         self._renewed_at = time.monotonic()
         self._is_first = True
+        self._taken: bytes | None = None  # and heard by nobody yet
+        self.unheard_at = -math.inf
+        """When nobody heard, or Redis came back, by the monotonic clock; long ago once somebody hears."""
 
     def note(self, event: Event, outcome: Outcome, calls: Sequence[Ended]) -> None:
         reserve = self._failures_left if outcome.error else 0
@@ -129,7 +150,9 @@ class _Told:
             self._dropped += 1
 
     def take(self) -> bytes | None:
-        """The next message, if there is something to tell."""
+        """The next message, if there is something to tell: the same one until it was `heard`."""
+        if self._taken is not None:
+            return self._taken
         with self._lock:
             if not (self._events or self._dropped or self._is_first):
                 message = None
@@ -140,7 +163,11 @@ class _Told:
             if (now := time.monotonic()) - self._renewed_at >= 1.0:
                 self._events_left, self._failures_left, self._bytes_left = MOST_EVENTS, MOST_FAILURES, MOST_BYTES
                 self._renewed_at = now
+        self._taken = message
         return message
+
+    def heard(self) -> None:
+        self._taken, self.unheard_at = None, -math.inf
 
 
 def described(

@@ -60,15 +60,16 @@ def told(channel: Any, count: int) -> list[Any]:
     return found
 
 
-def test_nobody_listens(redis: Redis, dispatcher: Dispatcher) -> None:
+def test_nobody_listens(redis: Redis, dispatcher: Dispatcher, listen: Callable[..., Any]) -> None:
     """While nobody listens, the dispatcher calls nothing and there is no thread; so again when nobody does any more."""
     one = Telling(redis, "w1", dispatcher, 8)
     one.look()
     assert dispatcher.watcher is None
     assert one._thread is None
-    redis.zadd(keys.LISTENERS, {orjson.dumps(("a", {})): 1})
+    channel = listen()
     one.look()
     assert dispatcher.watcher is not None
+    assert told(channel, 1)
     redis.delete(keys.LISTENERS)
     one.look()
     assert dispatcher.watcher is None
@@ -91,6 +92,43 @@ def test_each_listener_is_told_what_it_wants(redis: Redis, dispatcher: Dispatche
     one.close()
     kinds = [[shown["kind"] for shown in told(channel, 1)[0]["events"]] for channel in (every, statuses)]
     assert kinds == [["message", "status"], ["status"]]
+
+
+def test_one_that_comes_back_is_told_what_it_missed(
+    redis: Redis,
+    dispatcher: Dispatcher,
+    listen: Callable[..., Any],
+    wait_for: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What nobody heard, as when Redis has come back and the listener has not yet, is told to it once when it is there,
+    also when Redis has forgotten it; one that does not come back within seconds is forgotten.
+    """
+    channel = listen()
+    one = Telling(redis, "w1", dispatcher, 8)
+    one.look()
+    assert told(channel, 1)
+    channel.close()
+    assert dispatcher.watcher
+    (kept,) = one._told.values()
+    dispatcher.watcher(event(message_body("1")), HANDLED, ())
+    wait_for(lambda: kept.unheard_at > 0)
+    dispatcher.watcher(event(status_body()), HANDLED, ())
+    redis.delete(keys.LISTENERS)
+    one.look()
+    assert dispatcher.watcher
+    first, second = told(listen(), 2)
+    assert [shown["kind"] for shown in (*first["events"], *second["events"])] == ["message", "status"]
+    redis.delete(keys.LISTENERS)
+    wait_for(lambda: kept.unheard_at < 0)
+    monkeypatch.setattr(telling, "_GAP_SECONDS", -1.0)  # as if Redis had been away since the last look
+    one.look()
+    assert dispatcher.watcher
+    monkeypatch.undo()
+    kept.unheard_at -= telling._KEPT_SECONDS
+    one.look()
+    assert dispatcher.watcher is None
+    one.close()
 
 
 @pytest.mark.parametrize(("events", "bytes"), [(5, 1_000_000), (1_000_000, 2000)])
