@@ -183,6 +183,7 @@ def test_failures_have_room_of_their_own(
     dispatcher.watcher(event(message_body("odd")), Outcome("failed", "", "KeyError at bot.py:1", "bot.f"), ())
     told = json.loads(kept.take() or b"")["events"]
     assert [one["outcome"] for one in told] == ["handled"] * 10 + ["failed"]
+    kept.heard()
     for n in range(100):
         dispatcher.watcher(event(message_body(f"f{n}")), Outcome("failed", "", "KeyError at bot.py:1", "bot.f"), ())
     assert len(json.loads(kept.take() or b"")["events"]) == telling.MOST_FAILURES - 1
