@@ -94,7 +94,7 @@ class Lane:
 
 class Retrying(NamedTuple):
     """Events that wait for their next try: the first for `next_seconds` more, the oldest since `oldest_seconds` ago.
-    `put_off`: so many were not tried, and come due in vain while their handler always fails or is paused.
+    `put_off`: so many were not tried, and come due in vain while their handler always fails, is paused or lags.
     """
 
     events: int
@@ -174,7 +174,7 @@ class Backlog:
             sum(lane.retrying for lane in lanes),
             min(lane.next_try_seconds or 0.0 for lane in lanes),
             max(lane.retrying_oldest_seconds for lane in lanes),
-            sum(lane.put_off for lane in lanes) if any(one.held for one in self.handlers) else 0,
+            sum(lane.put_off for lane in lanes) if any(one.held or one.held_back for one in self.handlers) else 0,
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ingest.state.backlog import LATE_SECONDS, YOUNG_SECONDS, Backlog, Lane, Ret
 from ingest.state.handlers import Handler, usual_seconds
 from ingest.state.in_work import CANNOT_LOAD, STARTUP_FAILS, Call
 
+SOME_FAIL = "some-calls-fail"
 _BEHIND = "a-handler-or-destination-is-behind"
 _HANGS = "a-handler-hangs"
 _LONG_SECONDS = 10.0  # a call that takes no longer never is worth a look
@@ -19,6 +20,7 @@ _LONGEST_SECONDS = 60.0  # and so is this, however long calls of the handler usu
 _FOR_A_SLOT = "for a free slot or thread"
 _NAMES = 3  # that are shown at most
 _COUNTED_SECONDS = 70.0  # the failures of the last minute are not older
+_OVER_SECONDS = 10.0  # without a failure, and without an event that waits for another try: it is mended
 _THEN = {
     CANNOT_LOAD: "then start workers: `wa-ingest work`; `up --reload` does so by itself",
     STARTUP_FAILS: "or what it needs; an `up` or `work` that runs tries again, with the settings of its start",
@@ -54,7 +56,7 @@ def told(now: Backlog, time: float) -> Iterator[Cause]:
     for name, calls in _by_handler(now.in_work).items():
         if _is_long(now, name, calls):
             mine = handlers.get(name)
-            if mine is not None and (mine.held or mine.error or mine.often_fails):  # its own line says what waits
+            if mine is not None and (mine.held or _is_of_now(mine, time)):  # its own line says what waits
                 mine = None
             yield _takes_long(now, name, calls, waits(mine) if mine else "")
             if mine:
@@ -62,7 +64,7 @@ def told(now: Backlog, time: float) -> Iterator[Cause]:
     for one in handlers.values():
         if one.held is None and one.gone:
             yield _is_gone(one)
-        elif now.workers and one.held is None and (one.error or one.often_fails):
+        elif now.workers and one.held is None and _is_of_now(one, time):
             yield _fails(one, time)
         elif one.held is None and one.owed and one.oldest_seconds >= YOUNG_SECONDS:
             yield _is_behind(one)
@@ -183,10 +185,20 @@ def _is_gone(one: Handler) -> Cause:
 
 def _fails(one: Handler, time: float) -> Cause:
     text = f"Handler {one.name}: {_failed(one, time)}{_and(waits(one))}"
+    about = f"fails.{one.name}"
+    last = _COUNTED_SECONDS if one.error_at is None else _seconds(one.error_at, time)
+    if not one.owed and _OVER_SECONDS < last < _COUNTED_SECONDS:
+        return Cause("info", about, f"{text}; none of its events waits for another try", "", SOME_FAIL)
     remedy = "Its events are tried again, at last they become dead letters; `wa-ingest tail` shows each, "
     remedy += "WA_LOG_ERRORS=full has the log say more"
-    level: Literal["warning", "info"] = "warning" if one.often_fails else "info"
-    return Cause(level, f"fails.{one.name}", text, remedy, "some-calls-fail")
+    return Cause("warning" if one.often_fails else "info", about, text, remedy, SOME_FAIL)
+
+
+def _is_of_now(one: Handler, time: float) -> bool:
+    """True when it fails: lately, or what waits has failed. An error from before all that waits had come is over."""
+    if one.failures or one.error_at is None:
+        return bool(one.failures or one.error)
+    return _seconds(one.error_at, time) <= max(_COUNTED_SECONDS, one.oldest_seconds)
 
 
 def _failed(one: Handler, time: float) -> str:

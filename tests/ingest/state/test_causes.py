@@ -59,3 +59,30 @@ def test_an_older_error_has_its_own_time() -> None:
     assert told(calls=calls(7), failed=failed) == [
         "Handler crm: 7 of 20 calls failed in the last minute; a call failed 3m00s ago (answered 500)"
     ]
+
+
+def test_a_handler_that_was_mended() -> None:
+    """Once nothing of it waits for another try and its calls have worked for a while, it is no warning any more, and
+    nobody is told that its events are tried again; until then it is."""
+
+    def found(age: float, **about: Any) -> causes.Cause:
+        failed = {"crm": Failure("KeyError at bot.py:5", NOW - age, NOW - 60)}
+        (one,) = causes.told(Backlog({}, 1, False, {}, calls=calls(7), failed=failed, **about), NOW)
+        return one
+
+    over = found(22)
+    assert (over.level, over.remedy) == ("info", "")
+    assert over.text.endswith("(KeyError at bot.py:5), the last one 22s ago; none of its events waits for another try")
+    for going_on in (found(3), found(22, owed=[Owed("crm", "messages", 1, 0, 40.0)])):
+        assert going_on.level == "warning"
+        assert "tried again" in going_on.remedy
+
+
+def test_an_error_is_no_reason_for_what_came_after_it() -> None:
+    """What waits now, and came after the last failure, does not wait for that: an old error is not told with it."""
+    failed = {"crm": Failure("KeyError at bot.py:5", NOW - 132, NOW - 140)}
+    waits = [Owed("crm", "messages", 1319, 169, 18.0)]
+    (text,) = told(calls=calls(), failed=failed, owed=waits)
+    assert text.startswith("Handler crm is behind: 169 events wait for their turn and 1,319 for the next try")
+    (text,) = told(calls=calls(), failed=failed, owed=[waits[0]._replace(oldest_seconds=140.0)])
+    assert "a call failed 2m12s ago" in text
