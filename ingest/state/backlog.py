@@ -348,7 +348,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
     scheduled = _scheduled(redis, {member.queue for member in seen.ledger}, now_ms)
     behind = _behind(redis, seen.heads)
     counted_seconds = _counted_seconds(seen.flows, now_ms)
-    flow = _rates(seen.flows, counted_seconds)
+    flow = _rates(seen.flows[:_RATE_BUCKETS], counted_seconds)
     lanes = _owed(seen, scheduled, lengths, now_ms)
     owed = _owed_to_handlers(seen, lanes, scheduled, lengths, now_ms)
     for name, lane in lanes.items():
@@ -370,7 +370,7 @@ def read(redis: Redis, dead_age: float | None = None) -> Backlog:
         broken=seen.broken,
         steered=_steered(seen.handlers),
         unhandled=seen.unhandled,
-        calls=lately(seen.flows),
+        calls=lately(seen.flows[:_RATE_BUCKETS]),
         counted_seconds=counted_seconds,
         in_work=seen.in_work,
         owed=owed,
@@ -434,7 +434,7 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         counted = refusals.buckets(now_ms / 1000)
         for key in counted:
             pipe.hgetall(key)
-        for back in range(_RATE_BUCKETS):
+        for back in range(_RATE_BUCKETS + 1):
             pipe.hgetall(keys.flow_key(bucket - back))
         ledger, taken, workers, suspended, counts, steering, broken, calls, heads, owed, failed, *rest = pipe.execute()
     requests, request_steps = refusals.parse(rest[len(LANES) : len(LANES) + len(counted)])
@@ -579,9 +579,11 @@ def _owed_to_handlers(
 
 
 def _counted_seconds(flows: list[dict[bytes, bytes]], now_ms: int) -> float:
-    """Since the oldest of these buckets began in which something was counted; a second at least."""
-    whole = max((back for back, flow in enumerate(flows) if flow), default=0) * FLOW_SECONDS
-    return whole + max(1.0, now_ms / 1000 % FLOW_SECONDS)
+    """Since the oldest of the buckets began in which something was counted; a second at least. The one before them says
+    that something was counted before: else a burst would seem faster the older it is.
+    """
+    oldest = max((back for back, flow in enumerate(flows) if flow), default=0)
+    return min(oldest, _RATE_BUCKETS - 1) * FLOW_SECONDS + max(1.0, now_ms / 1000 % FLOW_SECONDS)
 
 
 def _rates(flows: list[dict[bytes, bytes]], seconds: float) -> dict[str, float]:
