@@ -26,7 +26,7 @@ from ingest.telemetry import logs
 from ingest.terminal import aside
 from workers.cli import preflight, process_specs
 from workers.cli.drain_estimate import Estimate, Left, Look, Watch, together
-from workers.cli.terminal import cli_errors, current_settings, print_json, span
+from workers.cli.terminal import cli_errors, current_settings, diagnose, print_json, span
 
 _LOOK_SECONDS = 0.25
 _LOOK_SHARE = 20  # from one look to the next, at least so many times as long as a look takes
@@ -98,7 +98,7 @@ class _Follower:
             except (RedisError, OSError) as error:
                 if not self.shown:
                     raise
-                say(self.shown, str(connection.diagnose(error)))
+                say(self.shown, str(diagnose(error)))
             else:
                 found = [estimate.add(look) for look, (_, estimate) in zip(looks, self._each, strict=True)]
                 self.shown = {lane: together([one[lane] for one in found]) for lane in self.lanes}
