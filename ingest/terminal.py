@@ -54,6 +54,11 @@ def clock(iso: str) -> str:
     return datetime.fromisoformat(iso).astimezone().strftime("%H:%M:%S")
 
 
+def counted(count: int, one: str, several: str = "") -> str:
+    """A number with its words: 1 event, 2 events. `several`: the words of any number but 1."""
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
+
+
 def when(then: datetime) -> str:
     """A local time as the clock here shows it: 14:03:59, and the date when it is not today's."""
     return then.strftime("%H:%M:%S" if then.date() == datetime.now().date() else "%Y-%m-%d %H:%M:%S")
