@@ -9,6 +9,7 @@ from typing import Literal
 from ingest.state import causes, rates
 from ingest.state.backlog import LATE_SECONDS, YOUNG_SECONDS, Backlog, Lane, Steered, span
 from ingest.state.snapshot import Snapshot, paused_seconds
+from ingest.terminal import counted
 
 LATELY_SECONDS = 3600.0
 """For so long a dead letter is a warning."""
@@ -108,7 +109,7 @@ def _all(now: Snapshot) -> Iterator[Finding]:
 
 def _dead(now: Snapshot, count: int) -> Finding:
     """That there are dead letters; a warning for an hour after the newest was written, and with the cause of that."""
-    text = "1 dead letter" if count == 1 else f"{count:,} dead letters"
+    text = counted(count, "dead letter")
     newest = max(now.dead.groups, key=lambda one: one.newest_ms, default=None)
     level: Level = "info"
     if newest is not None and (age := now.time - newest.newest_ms / 1000) < LATELY_SECONDS:
@@ -186,7 +187,8 @@ def _spool(now: Snapshot) -> Iterator[Finding]:
         )
         yield Finding("warning", "spooled", text, "The receiver replays them once Redis takes them")
     if now.spool.corrupt:
-        text = f"{now.spool.corrupt:,} damaged parts of the disk spool are set aside"
+        is_aside, are_aside = "damaged part of the disk spool is", "damaged parts of the disk spool are"
+        text = f"{counted(now.spool.corrupt, is_aside, are_aside)} set aside"
         yield Finding("warning", "corrupt", text, f"Look at {now.spool_dir}/*.corrupt")
 
 

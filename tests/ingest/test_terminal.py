@@ -1,4 +1,4 @@
-"""Where colours are printed."""
+"""What is printed on a terminal, and in which words."""
 
 from __future__ import annotations
 
@@ -79,3 +79,9 @@ def test_what_is_not_broken() -> None:
 def test_what_stands_before_a_text() -> None:
     """It takes room in the first line."""
     assert on_screen("it fits", 10, at=4) == f"it\n{terminal.INDENT}fits"
+
+
+def test_a_number_with_its_words() -> None:
+    """One is singular, any other number is not."""
+    assert [terminal.counted(n, "event") for n in (0, 1, 1200)] == ["0 events", "1 event", "1,200 events"]
+    assert [terminal.counted(n, "event waits", "events wait") for n in (1, 2)] == ["1 event waits", "2 events wait"]

@@ -21,7 +21,7 @@ from ingest.state.refusals import Told
 from ingest.state.spooled import SpoolFigures, spool_figures
 from ingest.store import connection
 from ingest.telemetry.printable import printable
-from ingest.terminal import shortened
+from ingest.terminal import counted, shortened
 from workers.cli import tables
 from workers.cli.sparkline import SECONDS, Lines
 from workers.cli.terminal import as_json, cli_errors, clock, current_settings, diagnose, print_json, span
@@ -152,7 +152,7 @@ def _table(
         of_handlers = _handlers(handlers[:_HANDLERS], " ")
         below += ["", of_handlers if tables.fits(of_handlers, console) else _handlers(handlers[:_HANDLERS], "\n")]
         if len(handlers) > _HANDLERS:
-            below.append(Text(f"{len(handlers) - _HANDLERS:,} more handlers: see --json", style="dim"))
+            below.append(Text(f"{counted(len(handlers) - _HANDLERS, 'more handler')}: see --json", style="dim"))
     if now.idle_workers:
         below.append(Text(now.idle_workers, style="yellow"))
     below += _refused(now.refused)
@@ -247,7 +247,7 @@ def _refused(found: list[Told]) -> Iterator[Text]:
     rest = [one for one in found if one.level != "critical"]
     if count := sum(one.requests for one in rest):
         causes = ", ".join(f"{one.cause} {one.requests:,}" for one in rest[:_REFUSALS])
-        text = f"{count:,} {'request' if count == 1 else 'requests'} refused lately: {causes}"
+        text = f"{counted(count, 'request')} refused lately: {causes}"
         more = ", …" if rest[_REFUSALS:] else ""
         style = "red" if any(one.level == "warning" for one in rest) else "dim"
         yield Text(f"{text}{more}; see `wa-ingest check`", style=style)
@@ -274,5 +274,5 @@ def _print_spool(spooled: SpoolFigures, as_json: bool) -> None:
 
 
 def _spool_line(spooled: SpoolFigures) -> str:
-    text = f"disk spool: {spooled.notifications:,} notifications, oldest {span(spooled.oldest_seconds)}"
+    text = f"disk spool: {counted(spooled.notifications, 'notification')}, oldest {span(spooled.oldest_seconds)}"
     return text + (f"; damaged parts set aside: {spooled.corrupt}" if spooled.corrupt else "")

@@ -128,10 +128,10 @@ def _checked(findings: Findings | Account | None) -> Iterator[tuple[str, str, bo
 def wrong(tally: Tally, findings: Findings | Account | None) -> str | None:
     """Why it exits with 1, in one line."""
     if tally.stopped:
-        return f"stopped; {tally.unacknowledged + tally.given_up:,} of {tally.sent:,} were not acknowledged"
+        return f"stopped; {_of(tally.unacknowledged + tally.given_up, tally)} not acknowledged"
     if tally.given_up:
         most = next(name for name, _ in tally.answers.most_common() if name != "200")
-        return f"{tally.given_up:,} of {tally.sent:,} were given up; mostly: {most}"
+        return f"{_of(tally.given_up, tally)} given up; mostly: {most}"
     if findings is None or findings.good:
         return None
     if isinstance(findings, Account):
@@ -147,6 +147,10 @@ def wrong(tally: Tally, findings: Findings | Account | None) -> str | None:
         (findings.out_of_order, "out of order", "out of order"),
     )
     return f"of {counted(findings.expected, 'update')} {_listed(*found)}"
+
+
+def _of(count: int, tally: Tally) -> str:
+    return f"{count:,} of {tally.sent:,} {'was' if count == 1 else 'were'}"
 
 
 def _unfinished(found: Account) -> str:
