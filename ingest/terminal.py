@@ -21,6 +21,7 @@ starts it again, and by nobody else on a terminal."""
 INDENT = 10 * " "
 """Of what stands below a line, since the line was too long: as wide as the time at its beginning."""
 
+_LINE_OF_CODE = re.compile(r"(?<![\w/.])/(?:[^\s/:]+/)*([^\s/:]+/[^\s/:]+:[0-9]+)")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _WORD = re.compile(rf"( *)((?:{_COLOURS.pattern}|[^ \x1b])+)")
 
@@ -41,6 +42,16 @@ def has_own_server() -> bool:
 def shortened(value: str) -> str:
     """A text without the working folder in front of the paths in it."""
     return value.replace(os.getcwd() + os.sep, "")
+
+
+def shortened_lines(value: str) -> str:
+    """A text in which the paths of lines of code are short: without the working folder, or else the last two parts."""
+
+    def short(line: re.Match[str]) -> str:
+        here = shortened(line[0])
+        return line[1] if here == line[0] else here
+
+    return _LINE_OF_CODE.sub(short, value)
 
 
 def innermost(frames: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 from ingest.state import causes, rates
 from ingest.state.backlog import LATE_SECONDS, YOUNG_SECONDS, Backlog, Lane, Steered, span
 from ingest.state.snapshot import Snapshot, paused_seconds
-from ingest.terminal import counted
+from ingest.terminal import counted, shortened_lines
 
 LATELY_SECONDS = 3600.0
 """For so long a dead letter is a warning."""
@@ -56,11 +56,15 @@ TOPICS = {
 
 def findings(now: Snapshot) -> list[Finding]:
     """All findings, the worst first; `ALL_WELL` comes first when nothing is critical or a warning."""
-    told = (replace(one, topic=one.topic or TOPICS[one.about.partition(".")[0]]) for one in _all(now))
-    found = sorted(told, key=lambda finding: _ORDER.index(finding.level))
+    found = sorted(map(_told, _all(now)), key=lambda finding: _ORDER.index(finding.level))
     if not found or found[0].level == "info":
         found.insert(0, ALL_WELL)
     return found
+
+
+def _told(one: Finding) -> Finding:
+    topic = one.topic or TOPICS[one.about.partition(".")[0]]
+    return replace(one, text=shortened_lines(one.text), remedy=shortened_lines(one.remedy), topic=topic)
 
 
 def _all(now: Snapshot) -> Iterator[Finding]:
