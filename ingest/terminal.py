@@ -21,6 +21,7 @@ starts it again, and by nobody else on a terminal."""
 INDENT = 10 * " "
 """Of what stands below a line, since the line was too long: as wide as the time at its beginning."""
 
+_LINE_OF_CODE = re.compile(r"(?<![\w/.])/(?:[^\s/:]+/)*([^\s/:]+/[^\s/:]+:[0-9]+)")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _WORD = re.compile(rf"( *)((?:{_COLOURS.pattern}|[^ \x1b])+)")
 
@@ -43,6 +44,16 @@ def shortened(value: str) -> str:
     return value.replace(os.getcwd() + os.sep, "")
 
 
+def shortened_lines(value: str) -> str:
+    """A text in which the paths of lines of code are short: without the working folder, or else the last two parts."""
+
+    def short(line: re.Match[str]) -> str:
+        here = shortened(line[0])
+        return line[1] if here == line[0] else here
+
+    return _LINE_OF_CODE.sub(short, value)
+
+
 def innermost(frames: Sequence[str]) -> str:
     """The one of these frames that says most where a call is: the innermost in the working folder, if there is one."""
     here = [shortened(frame) for frame in frames if frame.startswith(os.getcwd() + os.sep)]
@@ -52,6 +63,11 @@ def innermost(frames: Sequence[str]) -> str:
 def clock(iso: str) -> str:
     """An ISO 8601 time of today as the clock here shows it."""
     return datetime.fromisoformat(iso).astimezone().strftime("%H:%M:%S")
+
+
+def counted(count: int, one: str, several: str = "") -> str:
+    """A number with its words: 1 event, 2 events. `several`: the words of any number but 1."""
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
 def when(then: datetime) -> str:

@@ -20,6 +20,7 @@ from ingest.store import keys
 from ingest.store.constants import FLOW_SECONDS
 from ingest.store.queues import LANES, MESSAGES, Member, lane_of
 from ingest.store.records import OWED_JOINT, iso
+from ingest.terminal import counted
 
 LATE_SECONDS = 60.0
 """What has waited for longer is late."""
@@ -260,7 +261,8 @@ def idle_workers(clients: dict[str, Redis], partitions: int, away: Collection[st
         workers, most, idle = workers + found, most + here, idle + max(0, found - here)
     if not idle:
         return ""
-    return f"{workers} worker processes but {most} partitions: {idle} of them never get messages; raise WA_PARTITIONS"
+    never = counted(idle, "of them never gets", "of them never get")
+    return f"{workers} worker processes but {counted(most, 'partition')}: {never} messages; raise WA_PARTITIONS"
 
 
 def _message_workers(redis: Redis) -> int:

@@ -20,10 +20,16 @@ from ingest.state.listeners import Wanted
 from ingest.store import connection, keys, urls
 
 
-async def follow(url: str, name: str, wanted: Wanted, put: Callable[[bytes], None]) -> None:
+async def follow(
+    url: str,
+    name: str,
+    wanted: Wanted,
+    put: Callable[[bytes], None],
+    diagnose: Callable[[Exception], object] = connection.diagnose,
+) -> None:
     """Hand on what the workers of one Redis tell, until cancelled, whatever becomes of it meanwhile.
 
-    `name` is the listener's, unlike that of any other.
+    `name` is the listener's, unlike that of any other. `diagnose` says why Redis cannot be read, and what to do.
     """
     was_away = False
 
@@ -39,7 +45,7 @@ async def follow(url: str, name: str, wanted: Wanted, put: Callable[[bytes], Non
             await _hear(client, name, wanted, put, hears)
         except (RedisError, OSError) as error:
             was_away = True
-            put(orjson.dumps({"away": f"{urls.address(url)}: {connection.diagnose(error)}"}))
+            put(orjson.dumps({"away": f"{urls.address(url)}: {diagnose(error)}"}))
         finally:
             with suppress(RedisError, OSError):
                 await listeners.withdraw(client, name, wanted)

@@ -9,6 +9,7 @@ from typing import Literal
 from ingest.state import causes, rates
 from ingest.state.backlog import LATE_SECONDS, YOUNG_SECONDS, Backlog, Lane, Steered, span
 from ingest.state.snapshot import Snapshot, paused_seconds
+from ingest.terminal import counted, shortened_lines
 
 LATELY_SECONDS = 3600.0
 """For so long a dead letter is a warning."""
@@ -55,11 +56,15 @@ TOPICS = {
 
 def findings(now: Snapshot) -> list[Finding]:
     """All findings, the worst first; `ALL_WELL` comes first when nothing is critical or a warning."""
-    told = (replace(one, topic=one.topic or TOPICS[one.about.partition(".")[0]]) for one in _all(now))
-    found = sorted(told, key=lambda finding: _ORDER.index(finding.level))
+    found = sorted(map(_told, _all(now)), key=lambda finding: _ORDER.index(finding.level))
     if not found or found[0].level == "info":
         found.insert(0, ALL_WELL)
     return found
+
+
+def _told(one: Finding) -> Finding:
+    topic = one.topic or TOPICS[one.about.partition(".")[0]]
+    return replace(one, text=shortened_lines(one.text), remedy=shortened_lines(one.remedy), topic=topic)
 
 
 def _all(now: Snapshot) -> Iterator[Finding]:
@@ -108,7 +113,7 @@ def _all(now: Snapshot) -> Iterator[Finding]:
 
 def _dead(now: Snapshot, count: int) -> Finding:
     """That there are dead letters; a warning for an hour after the newest was written, and with the cause of that."""
-    text = "1 dead letter" if count == 1 else f"{count:,} dead letters"
+    text = counted(count, "dead letter")
     newest = max(now.dead.groups, key=lambda one: one.newest_ms, default=None)
     level: Level = "info"
     if newest is not None and (age := now.time - newest.newest_ms / 1000) < LATELY_SECONDS:
@@ -186,7 +191,8 @@ def _spool(now: Snapshot) -> Iterator[Finding]:
         )
         yield Finding("warning", "spooled", text, "The receiver replays them once Redis takes them")
     if now.spool.corrupt:
-        text = f"{now.spool.corrupt:,} damaged parts of the disk spool are set aside"
+        is_aside, are_aside = "damaged part of the disk spool is", "damaged parts of the disk spool are"
+        text = f"{counted(now.spool.corrupt, is_aside, are_aside)} set aside"
         yield Finding("warning", "corrupt", text, f"Look at {now.spool_dir}/*.corrupt")
 
 

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from redis import Redis
 
 from ingest.store import keys
-from ingest.terminal import when
+from ingest.terminal import counted, when
 
 SECONDS = 600
 """Length of a bucket. The one under way and the one before are read."""
@@ -157,7 +157,7 @@ def told(counts: Mapping[str, int], ever: bool, steps: Steps | None = None) -> l
         if cause not in CAUSES or any(one.cause == cause for one in found):
             continue
         quiet = (accepted or ever) if cause in _OF_STRANGERS else count * _SHARE < accepted
-        text = f"{count:,} {'request' if count == 1 else 'requests'} refused lately {CAUSES[cause].text}"
+        text = f"{counted(count, 'request')} refused lately {CAUSES[cause].text}"
         level: Literal["warning", "info"] = "info" if quiet else "warning"
         found.append(Told(level, cause, text, CAUSES[cause].remedy, CAUSES[cause].topic, count))
     return found

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ingest.terminal import counted
+
 if TYPE_CHECKING:
     from ingest.state.backlog import Backlog
 
@@ -73,7 +75,7 @@ def lines(now: Backlog) -> list[str]:
     if now.unhandled:
         most = Counter(now.unhandled).most_common(_TYPES)
         told = [f"{name.replace('.', ' ')} {count:,}" for name, count in most]
-        told += [f"{left:,} more types"] if (left := len(now.unhandled) - len(most)) else []
+        told += [counted(left, "more type")] if (left := len(now.unhandled) - len(most)) else []
         found.append(f"no handler wanted: {', '.join(told)}")
     return found
 

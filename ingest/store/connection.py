@@ -140,6 +140,9 @@ def reason(error: Exception) -> str:
 NOT_REACHED = "see WA_REDIS_URL, and that it runs"
 """The remedy where no server answers."""
 
+HUNG_UP = "see WA_REDIS_URL: does it want TLS (rediss://), a client certificate (ssl_certfile, ssl_keyfile)?"
+"""The remedy where a server ends the connection."""
+
 
 class Diagnosis(NamedTuple):
     """What is wrong with Redis and what to do about it, for a person."""
@@ -198,10 +201,7 @@ def diagnose(error: Exception) -> Diagnosis:
     if refuses(error):
         return Diagnosis(f"Redis takes no writes: {why}", "see its log: its disk, its role, its replicas")
     if "closed by server" in why or "reset by peer" in why:
-        return Diagnosis(
-            f"Redis ends the connection: {why}",
-            "see WA_REDIS_URL: does it want TLS (rediss://), a client certificate (ssl_certfile, ssl_keyfile)?",
-        )
+        return Diagnosis(f"Redis ends the connection: {why}", HUNG_UP)
     return Diagnosis(f"Redis is not reachable: {why}", NOT_REACHED)
 
 

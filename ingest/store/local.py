@@ -53,11 +53,19 @@ def running() -> str | None:
     """The URL of the server of an `up` that runs in the working folder; None when there is none."""
     path = socket_path(DATA)
     try:
-        if path.exists() and is_own(path.parent):
-            with (DATA / LOCK).open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:  # an `up` holds it
-        return f"unix://{path}"
+        is_there = path.exists() and is_own(path.parent)
+    except OSError:  # somebody else's folder
+        return None
+    return f"unix://{path}" if is_there and is_held() else None
+
+
+def is_held() -> bool:
+    """True while an `up` with a server of its own lives in the working folder, also when its server does not run."""
+    try:
+        with (DATA / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
     except OSError:
-        pass  # somebody else's folder
-    return None
+        pass
+    return False

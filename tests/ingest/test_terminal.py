@@ -1,4 +1,4 @@
-"""Where colours are printed."""
+"""What is printed on a terminal, and in which words."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import os
 import struct
 import termios
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -79,3 +80,22 @@ def test_what_is_not_broken() -> None:
 def test_what_stands_before_a_text() -> None:
     """It takes room in the first line."""
     assert on_screen("it fits", 10, at=4) == f"it\n{terminal.INDENT}fits"
+
+
+def test_a_number_with_its_words() -> None:
+    """One is singular, any other number is not."""
+    assert [terminal.counted(n, "event") for n in (0, 1, 1200)] == ["0 events", "1 event", "1,200 events"]
+    assert [terminal.counted(n, "event waits", "events wait") for n in (1, 2)] == ["1 event waits", "2 events wait"]
+
+
+def test_lines_of_code_are_shortened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A path in the working folder stands without it, another one with its last two parts; all else is as it was."""
+    monkeypatch.chdir(tmp_path)
+    for text, short in {
+        f"KeyError at {tmp_path}/bot.py:44, for 2m": "KeyError at bot.py:44, for 2m",
+        "(5 KeyError at /srv/shop/mybot/bot.py:44)": "(5 KeyError at mybot/bot.py:44)",
+        "at /bot.py:44": "at /bot.py:44",
+        f"Look at {tmp_path}/spool": f"Look at {tmp_path}/spool",
+        "http://crm.local/a/b:80 and /var/spool/wa": "http://crm.local/a/b:80 and /var/spool/wa",
+    }.items():
+        assert terminal.shortened_lines(text) == short

@@ -27,6 +27,7 @@ from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 from ingest.loggers import get_logger
 from ingest.settings import SettingsError
 from ingest.store.disk import sync, sync_folder, write_all
+from ingest.terminal import counted
 
 log = get_logger(__name__)
 
@@ -220,7 +221,8 @@ def records(block: Block, tell: Tell) -> Iterator[tuple[int, bytes]]:
         tell(f"{block.path}: {error.strerror}")
         return
     except ZstdError:
-        tell(f"{block.path}: damaged at byte {block.offset}, {block.notifications} notifications are left out")
+        lost = counted(block.notifications, "notification is", "notifications are")
+        tell(f"{block.path}: damaged at byte {block.offset}, {lost} left out")
         return
     at = 0
     while at < len(raw):

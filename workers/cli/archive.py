@@ -17,7 +17,7 @@ from ingest.settings import Settings, SettingsError
 from ingest.store import connection
 from ingest.store.queues import LANES
 from ingest.store.records import iso
-from ingest.terminal import aside
+from ingest.terminal import aside, counted
 from workers.archive import files as room
 from workers.archive import replay as replaying
 from workers.cli import replayable, tables
@@ -207,13 +207,13 @@ def replay(
             done, upto, stopped = _feed(each, found, settings, force, matched.notifications)
         if as_json:
             last = None if upto is None else iso(upto)
-            counted = {"matched": matched.notifications, "copies": matched.copies, "dead": matched.dead}
-            print_json(counted | {"done": done, "upto": last}, indent=False)
+            counts = {"matched": matched.notifications, "copies": matched.copies, "dead": matched.dead}
+            print_json(counts | {"done": done, "upto": last}, indent=False)
         else:
             click.echo(
-                f"{matched.notifications:,} notifications match, nothing was changed"
+                f"{counted(matched.notifications, 'notification matches', 'notifications match')}, nothing was changed"
                 if dry_run
-                else f"{done:,} of {matched.notifications:,} notifications fed back"
+                else f"{done:,} of {counted(matched.notifications, 'notification')} fed back"
             )
             for remark in matched.remarks():
                 click.echo(remark)
@@ -229,7 +229,7 @@ def _ask(matched: Matched, force: bool) -> None:
     for remark in matched.remarks():
         aside(remark)
     which = "also those handled before" if force else "unless handled before"
-    click.confirm(f"Handle {matched.notifications:,} notifications, {which}?", abort=True, err=True)
+    click.confirm(f"Handle {counted(matched.notifications, 'notification')}, {which}?", abort=True, err=True)
 
 
 def _count(

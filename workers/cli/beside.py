@@ -60,11 +60,15 @@ def secrets() -> list[str]:
     return [name for name in _given().secret if not _is_set(name)]
 
 
+def names_redis() -> bool:
+    """True when the environment names a Redis; else commands use that of the `up` in this folder."""
+    return bool(os.environ.get(_REDIS) or os.environ.get(f"{_REDIS}_FILE"))
+
+
 def _given() -> _Given:
     """Nothing, unless this command uses the server of an `up`: then what that one has left, if it is ours to trust."""
     nothing = _Given({}, [])
-    has_redis = os.environ.get(_REDIS) or os.environ.get(f"{_REDIS}_FILE")
-    if has_redis or not local.running() or not local.is_own(local.DATA):
+    if names_redis() or not local.running() or not local.is_own(local.DATA):
         return nothing
     try:
         return _Given(**json.loads((local.DATA / _FILE).read_text()))

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ingest.settings import load, redis_url
 from ingest.telemetry.printable import printable
-from ingest.terminal import shortened
+from ingest.terminal import counted, shortened
 from workers.cli import beside, checks, tables
 from workers.cli.terminal import as_json, cli_errors, print_json
 
@@ -61,7 +61,7 @@ def check(as_json: bool) -> None:
 
 def _summary(found: Sequence[checks.Check]) -> Text:
     """How many errors and warnings there are, in the colour of the worst."""
-    counted = {noun: sum(one.result == result for one in found) for result, noun in _NOUNS.items()}
-    parts = [f"{count} {noun}{'s' if count > 1 else ''}" for noun, count in reversed(counted.items()) if count]
-    worst = next((result for result, noun in _NOUNS.items() if counted[noun]), "ok")
+    counts = {noun: sum(one.result == result for one in found) for result, noun in _NOUNS.items()}
+    parts = [counted(count, noun) for noun, count in reversed(counts.items()) if count]
+    worst = next((result for result, noun in _NOUNS.items() if counts[noun]), "ok")
     return Text(f"\n{', '.join(parts) or 'All is in order'}", style=_COLOURS[worst])

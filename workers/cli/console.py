@@ -21,7 +21,7 @@ from ingest.state.listeners import Wanted
 from ingest.store import connection
 from ingest.store.urls import split
 from ingest.telemetry.printable import printable
-from ingest.terminal import aside, has_own_server
+from ingest.terminal import aside, counted, has_own_server
 from workers.cli.event_lines import Told
 from workers.cli.folding import FoldedLines
 
@@ -43,7 +43,7 @@ def _tell_waiting(each: Iterable[Redis]) -> None:
     waiting, retrying = sum(lane.waiting for lane in lanes), sum(lane.retrying + lane.behind for lane in lanes)
     if waiting or retrying:
         parts = [
-            f"{count:,} {noun}{'' if count == 1 else 's'} {where}"
+            f"{counted(count, noun)} {where}"
             for count, noun, where in (
                 (waiting, "notification", "in their queues"),
                 (retrying, "event", "for the next try"),

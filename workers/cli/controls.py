@@ -12,7 +12,7 @@ from redis import Redis
 from ingest.state import backlog, controls, counters, rates
 from ingest.store.queues import LANES
 from ingest.telemetry.printable import printable
-from ingest.terminal import aside, say
+from ingest.terminal import aside, counted, say
 from workers import doubts
 from workers.cli.terminal import as_json, cli_errors, clock, current_settings, print_json, redis_clients
 
@@ -141,8 +141,8 @@ def _waiting(of: dict[str, Any]) -> str:
     if "waiting" not in of:
         return ""
     waiting, working = of["waiting"], of["working"]
-    waits = "1 notification waits" if waiting == 1 else f"{waiting:,} notifications wait"
-    return f", {waits}" + (f", {working:,} {'is' if working == 1 else 'are'} in work" if working else "")
+    waits = counted(waiting, "notification waits", "notifications wait")
+    return f", {waits}" + (f", {counted(working, 'is', 'are')} in work" if working else "")
 
 
 def _at_most(now: dict[str, Any]) -> str:

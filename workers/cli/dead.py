@@ -21,7 +21,7 @@ from ingest.state.counters import REASONS
 from ingest.store import connection, headers
 from ingest.store.disk import atomic_write
 from ingest.telemetry.printable import printable, printable_json
-from ingest.terminal import aside
+from ingest.terminal import aside, counted
 from workers.cli import dead_causes, dead_tables
 from workers.cli.dead_filters import filtered, name_of
 from workers.cli.terminal import (
@@ -100,7 +100,7 @@ def list_(wanted: letters.Wanted, limit: int, as_json: bool) -> None:
             click.echo(_NONE if wanted == letters.Wanted() else "No dead letter matches.")
         if matched > limit:
             more = "see --limit, `wa-ingest dead causes` or `wa-ingest dead export`"
-            aside(f"{matched - limit:,} older ones match, too: {more}")
+            aside(f"{counted(matched - limit, 'older one matches', 'older ones match')}, too: {more}")
 
 
 @dead.command("causes")
@@ -207,7 +207,7 @@ def _change(
     done, stopped = 0, False
     if matched and not dry_run:
         if not yes and sys.stdin.isatty():
-            click.confirm(f"{ask} {matched:,} dead letters?", abort=True, err=True)
+            click.confirm(f"{ask} {counted(matched, 'dead letter')}?", abort=True, err=True)
         with stop_on_interrupt() as stopping, progress_bar() as progress:
             task = progress.add_task("", total=matched)
             try:
@@ -218,15 +218,15 @@ def _change(
                         break
             except (RedisError, OSError) as error:
                 raise click.ClickException(
-                    f"{done:,} of {matched:,} dead letters {done_word}, then Redis failed: {connection.reason(error)}; "
-                    "the same command goes on with the rest"
+                    f"{done:,} of {counted(matched, 'dead letter')} {done_word}, then Redis failed: "
+                    f"{connection.reason(error)}; the same command goes on with the rest"
                 ) from None
     if as_json:
         print_json({"matched": matched, "done": done}, indent=False)
     elif dry_run:
-        click.echo(f"{matched:,} dead letters match, nothing was changed")
+        click.echo(f"{counted(matched, 'dead letter matches', 'dead letters match')}, nothing was changed")
     else:
-        click.echo(f"{done:,} of {matched:,} dead letters {done_word}")
+        click.echo(f"{done:,} of {counted(matched, 'dead letter')} {done_word}")
     if stopped:
         raise click.ClickException("stopped, the same command goes on with the rest")
 
@@ -258,7 +258,7 @@ def export(wanted: letters.Wanted, output: Path) -> None:
                 count = _write(found, file)
         except OSError as error:
             raise click.ClickException(f"{output} cannot be written: {error.strerror}") from None
-        aside(f"{count:,} dead letters written to {output}")
+        aside(f"{counted(count, 'dead letter')} written to {output}")
 
 
 def _write(found: Iterator[letters.DeadLetter], file: IO[bytes]) -> int:

@@ -12,6 +12,7 @@ from rich.text import Text
 from ingest.settings import SettingsError
 from ingest.state import rates
 from ingest.telemetry.printable import printable
+from ingest.terminal import counted
 from workers.cli import tables
 from workers.cli.terminal import as_json, current_settings, print_json
 from workers.destinations import file, reaching
@@ -43,7 +44,7 @@ def destinations(check: bool, as_json: bool) -> None:
     else:
         tables.show(("destination", "address, what it gets, how"), [(row["name"], _described(row)) for row in rows])
     if missed := sum(not row.get("reached", True) for row in rows):
-        raise click.ClickException(f"{missed} of {len(rows)} destinations cannot be reached, see above")
+        raise click.ClickException(f"{missed:,} of {counted(len(rows), 'destination')} cannot be reached, see above")
 
 
 def _read() -> list[Destination]:

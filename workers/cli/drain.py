@@ -23,10 +23,10 @@ from ingest.settings import Settings, redis_url
 from ingest.store import connection
 from ingest.store.queues import LANES
 from ingest.telemetry import logs
-from ingest.terminal import aside
+from ingest.terminal import aside, counted
 from workers.cli import preflight, process_specs
 from workers.cli.drain_estimate import Estimate, Left, Look, Watch, together
-from workers.cli.terminal import cli_errors, current_settings, print_json, span
+from workers.cli.terminal import cli_errors, current_settings, diagnose, print_json, span
 
 _LOOK_SECONDS = 0.25
 _LOOK_SHARE = 20  # from one look to the next, at least so many times as long as a look takes
@@ -69,9 +69,10 @@ def drain(lanes: tuple[str, ...], count: int | None, as_json: bool) -> None:
             raise click.ClickException("stopped before it was empty; nothing is lost")
         if not as_json:
             done = sum(left.done for left in follower.shown.values())
-            click.echo(f"Empty: {done:,} notifications in {span(time.monotonic() - began)}.")
+            click.echo(f"Empty: {counted(done, 'notification')} in {span(time.monotonic() - began)}.")
             if follower.retrying:
-                click.echo(f"{follower.retrying:,} failed events wait for their next try, or behind one that does.")
+                waits, wait = "failed event waits for its next try", "failed events wait for their next try"
+                click.echo(f"{counted(follower.retrying, waits, wait)}, or behind one that does.")
 
 
 class _Follower:
@@ -98,7 +99,7 @@ class _Follower:
             except (RedisError, OSError) as error:
                 if not self.shown:
                     raise
-                say(self.shown, str(connection.diagnose(error)))
+                say(self.shown, str(diagnose(error)))
             else:
                 found = [estimate.add(look) for look, (_, estimate) in zip(looks, self._each, strict=True)]
                 self.shown = {lane: together([one[lane] for one in found]) for lane in self.lanes}

@@ -11,7 +11,7 @@ from rich.text import Text
 from ingest.settings import SettingsError
 from ingest.state import rates
 from ingest.telemetry.printable import printable_lines
-from ingest.terminal import aside, shortened
+from ingest.terminal import aside, counted, shortened
 from workers import doubts, loading
 from workers.cli import event_lines, tables
 from workers.cli.terminal import as_json, current_settings, print_json
@@ -118,7 +118,7 @@ def call(file: IO[bytes], headers: dict[str, str], as_json: bool) -> None:
     else:
         tables.show(("event", "outcome", "handlers, and detail"), map(_ended, found))
     if wrong := sum(one.outcome not in event_lines.COLOURS for one in found):
-        raise click.ClickException(f"{wrong} of {len(found)} events did not end well, see above")
+        raise click.ClickException(f"{wrong:,} of {counted(len(found), 'event')} did not end well, see above")
 
 
 def _ended(called: Called) -> tuple[str, Text, Text]:

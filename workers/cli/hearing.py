@@ -15,6 +15,7 @@ from ingest.state.listeners import Wanted
 from ingest.telemetry.printable import printable
 from ingest.terminal import aside
 from workers.cli.event_lines import Told
+from workers.cli.terminal import diagnose
 
 _CONNECT_SECONDS = 10.0
 _SILENT_SECONDS = 30.0  # the receiver sends an empty line every five
@@ -26,7 +27,7 @@ Put = Callable[[Told], None]
 
 async def from_redis(url: str, wanted: Wanted, put: Put) -> None:
     """Put what workers tell, until cancelled."""
-    await follow(url, secrets.token_hex(8), wanted, lambda line: put(orjson.loads(line)))
+    await follow(url, secrets.token_hex(8), wanted, lambda line: put(orjson.loads(line)), diagnose)
 
 
 class _Refused(click.ClickException):

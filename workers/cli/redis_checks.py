@@ -23,6 +23,7 @@ from ingest.store.queues import LANES
 from ingest.store.records import OWED_JOINT
 from ingest.store.urls import address
 from workers.cli import dead_causes
+from workers.cli.terminal import diagnose
 
 _LAG_SECONDS = 10  # a replica says how far it is each second
 _LETTERS_READ = 1000  # of these, at most
@@ -72,7 +73,7 @@ def _away(redis: Redis) -> Check | None:
 
 
 def _failed(error: RedisError | OSError) -> Check:
-    found = connection.diagnose(error)
+    found = diagnose(error)
     return Check("redis", "failed", found.finding, found.remedy)
 
 

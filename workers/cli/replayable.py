@@ -9,6 +9,7 @@ from typing import NamedTuple
 from redis import Redis
 
 from ingest.store.headers import disclose
+from ingest.terminal import counted
 from workers.archive.replay import Notification
 from workers.engine import claims
 from workers.events import Event
@@ -30,14 +31,13 @@ class Matched(NamedTuple):
         """What a person has to know beside the number."""
         if self.copies:
             yield (
-                f"{self.copies:,} of them were handled before: workers drop what was handled within WA_DEDUP_WINDOW; "
-                "--again has it handled again"
+                f"{counted(self.copies, 'of them was', 'of them were')} handled before: workers drop what was handled "
+                "within WA_DEDUP_WINDOW; --again has it handled again"
             )
         if self.dead:
-            yield (
-                f"{self.dead:,} that are no events are left out, because they are dead letters: "
-                "see `wa-ingest dead list`, and `dead retry`"
-            )
+            is_out = "that is no event is left out, because it is a dead letter"
+            are_out = "that are no events are left out, because they are dead letters"
+            yield f"{counted(self.dead, is_out, are_out)}: see `wa-ingest dead list`, and `dead retry`"
 
 
 def count(found: Iterable[Notification], each: Sequence[Redis]) -> Matched:

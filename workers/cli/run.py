@@ -17,7 +17,7 @@ from ingest import signs, supervisor
 from ingest.settings import DEFAULT_HANDLERS, GUARDS, Settings, SettingsError, each_redis, redis_url, variable
 from ingest.store.local import DATA, socket_path
 from ingest.store.queues import MESSAGES
-from ingest.terminal import OWN_SERVER, TERSE, aside
+from ingest.terminal import OWN_SERVER, TERSE, aside, counted
 from workers.cli import beside, data_folder, env_file, ports, preflight, process_specs
 from workers.cli.terminal import cli_errors, current_settings, own_settings, program, reached
 
@@ -121,8 +121,9 @@ def _warn_of_idle_workers(settings: Settings) -> None:
     of_each = [len(range(n, settings.partitions, count)) for n in range(count)]
     idle = sum(max(0, settings.processes - partitions) for partitions in of_each)
     if MESSAGES in settings.lanes and idle:
-        text = f"{settings.processes * count} worker processes but {settings.partitions} partitions"
-        aside(f"Warning: {text}: {idle} of them never get messages; raise WA_PARTITIONS")
+        text = f"{settings.processes * count} worker processes but {counted(settings.partitions, 'partition')}"
+        never = counted(idle, "of them never gets", "of them never get")
+        aside(f"Warning: {text}: {never} messages; raise WA_PARTITIONS")
 
 
 def _to_try(settings: Settings, address: str, body: str) -> str:

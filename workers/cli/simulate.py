@@ -22,7 +22,7 @@ from yarl import URL
 from ingest import trust
 from ingest.settings import redis_url, secrets
 from ingest.store import connection
-from workers.cli.terminal import as_json, cli_errors, current_settings, print_json
+from workers.cli.terminal import as_json, cli_errors, current_settings, diagnose, print_json
 from workers.simulator import accounting, report, sender, verifying
 from workers.simulator.bodies import MIX, Content
 from workers.simulator.counters import Tally
@@ -215,7 +215,7 @@ def simulate(
             if isinstance(findings, verifying.Findings):
                 findings = findings._replace(set_back=verifying.set_back(redis) - set_back)
         except (RedisError, OSError) as error:
-            problem = f"not verified, all else is above: {connection.diagnose(error)}"
+            problem = f"not verified, all else is above: {diagnose(error)}"
     if as_json:
         found = {"run": content.run, "form": form} | report.as_json(tally, findings)
         print_json(found)

@@ -21,10 +21,10 @@ from ingest.state.refusals import Told
 from ingest.state.spooled import SpoolFigures, spool_figures
 from ingest.store import connection
 from ingest.telemetry.printable import printable
-from ingest.terminal import shortened
+from ingest.terminal import counted, shortened
 from workers.cli import tables
 from workers.cli.sparkline import SECONDS, Lines
-from workers.cli.terminal import as_json, cli_errors, clock, current_settings, print_json, span
+from workers.cli.terminal import as_json, cli_errors, clock, current_settings, diagnose, print_json, span
 
 _WATCH_SECONDS = 1.0
 _DRAWN = f"waiting, last {span(SECONDS)}"
@@ -52,29 +52,36 @@ def status(watch: bool, as_json: bool) -> None:
     died).
 
     dead_expiring (of --json) are the dead letters that will be removed within two days, counted up to 100. With --watch
-    and --json: one JSON object a line.
+    and --json: one JSON object a line. When Redis goes away, --watch says so and shows the figures again once Redis is
+    back; with --json, lines have error and spool alone until then.
     """
     with cli_errors():
         settings = current_settings()
         redis = connection.all_for_tools(redis_url(settings))
 
-        def look() -> tuple[backlog.Backlog, SpoolFigures | None]:
+        was_read = False
+
+        def look() -> tuple[backlog.Backlog | connection.Diagnosis, SpoolFigures | None]:
+            nonlocal was_read
             spooled = spool_figures(settings.spool_dir) if settings.spool_dir else None
             try:
                 now = backlog.read_all(redis, settings.dead_age)
                 now.idle_workers = backlog.idle_workers(redis, settings.partitions, now.away)
-                return now, spooled
-            except (RedisError, OSError):
+            except (RedisError, OSError) as error:
+                if was_read:
+                    return diagnose(error), spooled
                 if spooled is not None:  # while Redis is away this is what there is to see
                     _print_spool(spooled, as_json)
                 raise
+            was_read = True
+            return now, spooled
 
         if not watch:
             if as_json:
                 print_json(_json(*look()))
             else:
                 console = Console()
-                console.print(_table(console, *look()))
+                console.print(_shown(console, *look()))
             return
         try:
             if as_json:
@@ -83,20 +90,29 @@ def status(watch: bool, as_json: bool) -> None:
                     time.sleep(_WATCH_SECONDS)
             console, lines = Console(), Lines(history.read_all(redis))
 
-            def shown() -> RenderableType:
-                now, spooled = look()
-                return _table(console, now, spooled, _drawn(now, lines, console.encoding))
-
-            with Live(shown(), console=console, screen=console.is_terminal) as live:
+            with Live(_shown(console, *look(), lines), console=console, screen=console.is_terminal) as live:
                 while True:
                     time.sleep(_WATCH_SECONDS)
-                    live.update(shown())
+                    live.update(_shown(console, *look(), lines))
         except KeyboardInterrupt:
             pass
 
 
-def _json(now: backlog.Backlog, spooled: SpoolFigures | None) -> dict[str, Any]:
-    return now.as_json() | {"spool": spooled}
+def _json(now: backlog.Backlog | connection.Diagnosis, spooled: SpoolFigures | None) -> dict[str, Any]:
+    found = {"error": str(now)} if isinstance(now, connection.Diagnosis) else now.as_json()
+    return found | {"spool": spooled}
+
+
+def _shown(
+    console: Console,
+    now: backlog.Backlog | connection.Diagnosis,
+    spooled: SpoolFigures | None,
+    lines: Lines | None = None,
+) -> RenderableType:
+    """The figures; or why Redis cannot be read, and what is in the spool. With `lines`, those are drawn on."""
+    if isinstance(now, connection.Diagnosis):
+        return Group(Text(printable(str(now)), style="bold red"), *_spooled(spooled))
+    return _table(console, now, spooled, _drawn(now, lines, console.encoding) if lines else None)
 
 
 def _drawn(now: backlog.Backlog, lines: Lines, encoding: str) -> dict[str, str]:
@@ -136,7 +152,7 @@ def _table(
         of_handlers = _handlers(handlers[:_HANDLERS], " ")
         below += ["", of_handlers if tables.fits(of_handlers, console) else _handlers(handlers[:_HANDLERS], "\n")]
         if len(handlers) > _HANDLERS:
-            below.append(Text(f"{len(handlers) - _HANDLERS:,} more handlers: see --json", style="dim"))
+            below.append(Text(f"{counted(len(handlers) - _HANDLERS, 'more handler')}: see --json", style="dim"))
     if now.idle_workers:
         below.append(Text(now.idle_workers, style="yellow"))
     below += _refused(now.refused)
@@ -166,8 +182,7 @@ def _table(
             below.append(Text(f"{name}: {lane.behind:,} behind events that are to be tried again (strict order)"))
         if lane.limit:
             below.append(Text(f"{name}: at most {rates.in_words(lane.limit)}, `wa-ingest limit`", style="yellow"))
-    if spooled and (spooled.notifications or spooled.corrupt):
-        below.append(Text(_spool_line(spooled), style="red"))
+    below += _spooled(spooled)
     expiring = {name: lane.dead_expiring for name, lane in now.lanes.items()}
     if any(expiring.values()):
         soon = f"dead letters to be removed within 2 days: {backlog.expiring_text(expiring)}, see `wa-ingest dead`"
@@ -232,7 +247,7 @@ def _refused(found: list[Told]) -> Iterator[Text]:
     rest = [one for one in found if one.level != "critical"]
     if count := sum(one.requests for one in rest):
         causes = ", ".join(f"{one.cause} {one.requests:,}" for one in rest[:_REFUSALS])
-        text = f"{count:,} {'request' if count == 1 else 'requests'} refused lately: {causes}"
+        text = f"{counted(count, 'request')} refused lately: {causes}"
         more = ", …" if rest[_REFUSALS:] else ""
         style = "red" if any(one.level == "warning" for one in rest) else "dim"
         yield Text(f"{text}{more}; see `wa-ingest check`", style=style)
@@ -246,6 +261,11 @@ def _columns(*figures: str) -> Table:
     return table
 
 
+def _spooled(spooled: SpoolFigures | None) -> Iterator[Text]:
+    if spooled and (spooled.notifications or spooled.corrupt):
+        yield Text(_spool_line(spooled), style="red")
+
+
 def _print_spool(spooled: SpoolFigures, as_json: bool) -> None:
     if as_json:
         print_json({"spool": spooled}, indent=False)
@@ -254,5 +274,5 @@ def _print_spool(spooled: SpoolFigures, as_json: bool) -> None:
 
 
 def _spool_line(spooled: SpoolFigures) -> str:
-    text = f"disk spool: {spooled.notifications:,} notifications, oldest {span(spooled.oldest_seconds)}"
+    text = f"disk spool: {counted(spooled.notifications, 'notification')}, oldest {span(spooled.oldest_seconds)}"
     return text + (f"; damaged parts set aside: {spooled.corrupt}" if spooled.corrupt else "")

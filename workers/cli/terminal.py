@@ -19,9 +19,9 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from ingest.settings import Settings, SettingsError, host_port, load, redis_url, variable
+from ingest.settings import Settings, SettingsError, host_port, load, redis_url
 from ingest.state.backlog import span as span  # what the commands print
-from ingest.store import connection, formats
+from ingest.store import connection, formats, local
 from ingest.telemetry.printable import printable_json
 from ingest.terminal import aside, when
 from workers.cli import beside, env_file
@@ -45,10 +45,20 @@ def cli_errors() -> Iterator[None]:
     except BrokenPipeError:
         raise  # `| head` has seen enough; click ends without a word
     except (RedisError, OSError) as error:
-        found = connection.diagnose(error)
-        if not env_file.is_set(variable("redis_url")) and found.remedy == connection.NOT_REACHED:
-            found = found._replace(remedy="it is that of the `up` in this folder, which starts it again by itself")
-        raise click.ClickException(str(found)) from None
+        raise click.ClickException(str(diagnose(error))) from None
+
+
+def diagnose(error: Exception) -> connection.Diagnosis:
+    """The cause of an error of Redis, and its remedy; also of one that is the server of the `up` in this folder."""
+    found = connection.diagnose(error)
+    is_gone = isinstance(error, RedisError) and found.remedy in (connection.NOT_REACHED, connection.HUNG_UP)
+    if beside.names_redis() or not is_gone:
+        return found
+    if local.running():
+        return found._replace(remedy="it is that of the `up` in this folder, which starts it again by itself")
+    if local.is_held():  # a server that ends when it is told to removes its socket
+        return connection.Diagnosis("the `up` of this folder is starting or stopping", "try again in a moment")
+    return connection.Diagnosis("the `up` of this folder has stopped", "run `wa-ingest up`")
 
 
 def current_settings(to_write: bool = False, **overrides: Any) -> Settings:

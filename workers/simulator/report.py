@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ingest.terminal import when
+from ingest.terminal import counted, when
 from workers.simulator.accounting import ENDED, Account
 from workers.simulator.counters import Tally
 from workers.simulator.verifying import Findings
@@ -128,26 +128,46 @@ def _checked(findings: Findings | Account | None) -> Iterator[tuple[str, str, bo
 def wrong(tally: Tally, findings: Findings | Account | None) -> str | None:
     """Why it exits with 1, in one line."""
     if tally.stopped:
-        return f"stopped; {tally.unacknowledged + tally.given_up:,} of {tally.sent:,} were not acknowledged"
+        return f"stopped; {_of(tally.unacknowledged + tally.given_up, tally)} not acknowledged"
     if tally.given_up:
         most = next(name for name, _ in tally.answers.most_common() if name != "200")
-        return f"{tally.given_up:,} of {tally.sent:,} were given up; mostly: {most}"
+        return f"{_of(tally.given_up, tally)} given up; mostly: {most}"
     if findings is None or findings.good:
         return None
     if isinstance(findings, Account):
-        return (
-            f"of {findings.expected:,} updates {findings.missing:,} have not ended ({findings.waiting:,} notifications "
-            f"wait or are in work, {findings.retrying:,} events wait for their next try), {findings.dead:,} are dead "
-            "letters: see `wa-ingest status` and `wa-ingest dead causes`"
-        )
+        return _unfinished(findings)
     if not findings.handled:
         return (
             "nothing was handled: do workers run with WA_HANDLERS=workers.simulator.verifying:handlers on this Redis?"
         )
-    again = f"{findings.repeated:,} were handled more than once"
-    if findings.may_repeat:
-        again += " (permitted, because a worker died or a handler failed)"
-    return (
-        f"of {findings.expected:,} updates {findings.missing:,} are missing, {again}, "
-        f"{findings.out_of_order:,} out of order"
+    permitted = " (permitted, because a worker died or a handler failed)" if findings.may_repeat else ""
+    found = (
+        (findings.missing, "is missing", "are missing"),
+        (findings.repeated, f"was handled more than once{permitted}", f"were handled more than once{permitted}"),
+        (findings.out_of_order, "out of order", "out of order"),
     )
+    return f"of {counted(findings.expected, 'update')} {_listed(*found)}"
+
+
+def _of(count: int, tally: Tally) -> str:
+    return f"{count:,} of {tally.sent:,} {'was' if count == 1 else 'were'}"
+
+
+def _unfinished(found: Account) -> str:
+    lost = _listed(
+        (found.missing, "has not ended", "have not ended"),
+        (found.dead, "is a dead letter", "are dead letters"),
+    )
+    owed = _listed(
+        (found.waiting, "notification waits or is in work", "notifications wait or are in work"),
+        (found.retrying, "event waits for its next try", "events wait for their next try"),
+    )
+    parts = [f"of {counted(found.expected, 'update')} {lost}" if lost else "", owed]
+    where = ["`wa-ingest status`"] if owed or found.missing else []
+    where += ["`wa-ingest dead causes`"] if found.dead else []
+    return f"{'; '.join(filter(None, parts))}: see {' and '.join(where)}"
+
+
+def _listed(*found: tuple[int, str, str]) -> str:
+    """What there is of these, each a count and its words."""
+    return ", ".join(counted(*one) for one in found if one[0])

@@ -10,6 +10,7 @@ from ingest.state.backlog import Backlog, Lane, Steered
 from ingest.state.breakdowns import Broken
 from ingest.state.dead_groups import Group, Groups
 from ingest.state.health import findings
+from ingest.state.in_work import Unloadable
 from ingest.state.snapshot import Snapshot
 from ingest.state.spooled import SpoolFigures
 from ingest.store.connection import Diagnosis
@@ -27,6 +28,16 @@ def said(snapshot: Snapshot) -> list[tuple[str, str]]:
 def test_all_is_well() -> None:
     """With nothing to say, that is said."""
     assert said(now()) == [("info", "All is well")]
+
+
+def test_lines_of_code_are_short() -> None:
+    """Text and remedy name a line of code without what of its path says nothing to who looks from elsewhere."""
+    snapshot = now(workers=0)
+    assert snapshot.backlog is not None
+    snapshot.backlog.unloadable = Unloadable("KeyError at /srv/mybot/bot.py:5", "mend /srv/mybot/bot.py:5")
+    first = findings(snapshot)[0]
+    assert first.text.endswith("KeyError at mybot/bot.py:5")
+    assert first.remedy.startswith("Mend mybot/bot.py:5, ")
 
 
 def test_a_backlog_that_is_young_is_well() -> None:

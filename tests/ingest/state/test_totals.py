@@ -65,6 +65,9 @@ def test_unhandled_types() -> None:
         line
         == "no handler wanted: status read 1,300, message t6 7, message t5 6, message t4 5, message t3 4, 3 more types"
     )
+    assert totals.lines(now({"unhandled.message": 21}, {f"message.t{n}": n + 1 for n in range(6)}))[2].endswith(
+        ", 1 more type"
+    )
 
 
 def test_as_it_lies_in_redis(redis: Redis) -> None:

@@ -382,7 +382,7 @@ def test_asks_on_a_terminal(keep: Callable[..., None], redis: Redis, status: Any
         _, stderr = process.communicate(timeout=30)
         os.close(parent)
         os.close(child)
-        assert b"Handle 1 notifications, also those handled before?" in stderr
+        assert b"Handle 1 notification, also those handled before?" in stderr
         assert len(waiting(redis)) == done
 
 

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from ingest.settings import load
 from ingest.store import local
 from tests.workers.cli.conftest import BOT, COMMAND, Folder
 from workers.cli import beside, checks
+from workers.cli.terminal import diagnose
 
 
 @pytest.fixture
@@ -133,3 +135,33 @@ def test_check_knows_of_secrets(beside_an_up: Path, monkeypatch: pytest.MonkeyPa
     left.unlink()
     found = {one.name: one for one in checks._edge(load())}
     assert (found["senders"].result, found["handshake"].result) == ("warning", "warning")
+
+
+@pytest.mark.parametrize(
+    ("case", "says"),
+    [
+        (
+            "its server was killed",
+            "Redis is not reachable: ConnectionError: refused; it is that of the `up` in this folder",
+        ),
+        ("it stops", "the `up` of this folder is starting or stopping; try again in a moment"),
+        ("it has stopped", "the `up` of this folder has stopped; run `wa-ingest up`"),
+        ("another Redis", "Redis is not reachable: ConnectionError: refused; see WA_REDIS_URL, and that it runs"),
+    ],
+)
+def test_its_server_is_away(case: str, says: str, beside_an_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That `up` starts its server again is said only while it lives and does not stop."""
+    if case == "it stops":
+        (beside_an_up / "valkey.sock").unlink()
+    elif case == "it has stopped":
+        (beside_an_up / local.LOCK).unlink()
+    elif case == "another Redis":
+        monkeypatch.setenv("WA_REDIS_URL", "redis://127.0.0.1:1")
+    assert str(diagnose(redis.exceptions.ConnectionError("refused"))).startswith(says)
+
+
+@pytest.mark.usefixtures("beside_an_up")
+def test_errors_that_say_more() -> None:
+    """What Redis answers, and what is no error of Redis, is told as it is."""
+    assert str(diagnose(redis.exceptions.BusyLoadingError())).startswith("Redis is loading its data; ")
+    assert "`up`" not in str(diagnose(PermissionError("data")))

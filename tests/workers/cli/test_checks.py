@@ -121,7 +121,7 @@ def test_more_workers_than_partitions(redis: Redis) -> None:
     assert found(partitions=3)["workers"][1:3] == ("ok", "3 are alive")
     check = found(partitions=2)["workers"]
     assert (check.result, check.advice) == ("warning", "raise WA_PARTITIONS")
-    assert check.finding == "3 worker processes but 2 partitions: 1 of them never get messages"
+    assert check.finding == "3 worker processes but 2 partitions: 1 of them never gets messages"
 
 
 @pytest.mark.parametrize(

@@ -525,6 +525,15 @@ def test_dry_run(wa: Wa, many: Callable[..., None], redis: Redis, command: str) 
     assert everything(redis) == before
 
 
+def test_one(wa: Wa, many: Callable[..., None]) -> None:
+    """Of one dead letter it is said in the singular."""
+    many(1, "statuses")
+    assert wa("drop", "--dry-run").stdout == "1 dead letter matches, nothing was changed\n"
+    _, shown = on_a_terminal("retry", answer="y\n")
+    assert "Handle again 1 dead letter? [y/N]" in shown
+    assert "1 of 1 dead letter to be handled again\r\n" in shown
+
+
 def on_a_terminal(*arguments: str, answer: str) -> tuple[int, str]:
     """Run `wa-ingest dead` with a terminal as standard input and standard error: exit status, and what it showed."""
     ours, theirs = pty.openpty()

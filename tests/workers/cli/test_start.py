@@ -261,7 +261,7 @@ def test_more_processes_than_partitions(folder: Folder, redis_url: str) -> None:
     few = {"WA_PARTITIONS": "2", "WA_PROCESSES": "3"}
     status, lines = folder.run("work", "--burst", **few)
     assert status == 0
-    warning = "Warning: 3 worker processes but 2 partitions: 1 of them never get messages; raise WA_PARTITIONS"
+    warning = "Warning: 3 worker processes but 2 partitions: 1 of them never gets messages; raise WA_PARTITIONS"
     assert [line for line in lines if line.startswith("Warning")] == [warning]
     _, lines = folder.run("work", "--burst", "--lanes", "statuses", **few)
     assert [line for line in lines if line.startswith("Warning")] == []
