@@ -270,6 +270,7 @@ class BatchState:
 
     def _collect(self, results: Results, most_done: int, most_letters: int) -> None:
         done, self._done = self._done, []
+        handled = Counter[str]()
         for number, (event, index, outcome) in enumerate(done):
             is_full = results.bytes and (len(results.letters) >= most_letters or results.bytes >= _BYTES)
             if number >= most_done or is_full:
@@ -277,6 +278,11 @@ class BatchState:
                 break
             self._untold[index] -= 1
             claim = self._claims.pop(id(event), None)
+            if outcome is HANDLED and claim is not None:  # nearly always
+                handled[event.kind] += 1
+                results.done.append(claim.done(True))
+                self._free(results, claim)
+                continue
             if outcome is BEHIND or outcome.holds_up:
                 order = claim.order if claim else ""
                 results.tell(event, index, outcome, order)
@@ -286,6 +292,7 @@ class BatchState:
             if claim is not None:
                 results.done.append(claim.done(outcome.happened))
                 self._free(results, claim)
+        results.counts.update({f"handled.{kind}": count for kind, count in handled.items()})
         self._ahead += len(done) - len(self._done)
         upto = self._first
         while upto < len(self._left) and self._left[upto] == self._untold[upto] == 0:
