@@ -180,7 +180,7 @@ def test_damaged(tmp_path: Path) -> None:
     assert [body for _, body in read(tmp_path, told.append)] == [b"one", b"three"]
     assert told == [
         f"{tmp_path / 'other.zst'}: it is no file of the archive",
-        f"{path}: damaged at byte {second.offset}, 1 notifications are left out",
+        f"{path}: damaged at byte {second.offset}, 1 notification is left out",
     ]
 
 
