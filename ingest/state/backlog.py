@@ -125,6 +125,8 @@ class Backlog:
     """Of several Redis, those that do not answer. The figures add up the others."""
     idle_workers: str = ""
     """What `idle_workers` says, where it was asked."""
+    newly_dead: str = ""
+    """What became of the newest dead letter, if it was within the hour, where that was asked."""
     broken: list[Broken] = field(default_factory=list)
     """Handlers that always fail."""
     steered: list[Steered] = field(default_factory=list)

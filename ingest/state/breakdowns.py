@@ -46,6 +46,7 @@ def parse(fields: dict[bytes, bytes], alive: Collection[bytes]) -> list[Broken]:
     return found
 
 
-def told_by(worker: str, fields: dict[bytes, bytes]) -> set[str]:
-    """The handlers of which that worker was the last to tell so."""
-    return {name.decode() for name, value in fields.items() if orjson.loads(value).get("worker") == worker}
+def told_by(worker: str, fields: dict[bytes, bytes]) -> dict[str, float]:
+    """The handlers of which that worker was the last to tell so, and since when they fail (seconds since the epoch)."""
+    told: dict[str, Any] = {name.decode(): orjson.loads(value) for name, value in fields.items()}
+    return {name: one.get("since", time.time()) for name, one in told.items() if one.get("worker") == worker}

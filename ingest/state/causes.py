@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from ingest.state.backlog import LATE_SECONDS, YOUNG_SECONDS, Backlog, Lane, Retrying, span
 from ingest.state.handlers import Handler, usual_seconds
 from ingest.state.in_work import CANNOT_LOAD, STARTUP_FAILS, Call
+from ingest.terminal import counted
 
 SOME_FAIL = "some-calls-fail"
 _BEHIND = "a-handler-or-destination-is-behind"
@@ -50,7 +51,7 @@ def told(now: Backlog, time: float) -> Iterator[Cause]:
         if (one := handlers[broken.handler]).held == "paused":  # no next try comes
             continue
         since = "" if broken.since is None else f", it has failed for {_age(broken.since, time)}"
-        text = f"{broken}{since}{_and(waits(one))}"
+        text = f"{broken}{since}{_and(waits(one))}{_and(_untaken(now, one.name))}"
         remedy = "Mend it or what it needs; its events wait and use up no tries, those of other handlers go on"
         yield Cause("warning", f"broken.{one.name}", text[0].upper() + text[1:], remedy, "a-handler-always-fails")
     for name, calls in _by_handler(now.in_work).items():
@@ -108,6 +109,16 @@ def waits(one: Handler) -> str:
             wait = "" if parts else " event waits" if count == 1 else " events wait"
             parts.append(f"{count:,}{wait} {where}")
     return f"{_and_last(parts)}, the oldest for {span(one.oldest_seconds)}" if parts else ""
+
+
+def _untaken(now: Backlog, handler: str) -> str:
+    """What waits in the lanes of a handler that is held up, besides what is known to be for it; empty: nothing. A lane
+    of which all handlers are held up is not taken.
+    """
+    lanes = dict.fromkeys(one.lane for one in now.owed if one.handler == handler)
+    waiting = {lane: now.lanes[lane].waiting for lane in lanes if lane in now.lanes}
+    parts = [f"{counted(count, 'notification')} of {lane}" for lane, count in waiting.items() if count]
+    return f"no worker has taken {_and_last(parts)} yet" if parts else ""
 
 
 def _its(count: int) -> str:

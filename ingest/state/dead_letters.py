@@ -173,6 +173,13 @@ def newest(redis: Redis, lane: str) -> Iterator[DeadLetter]:
         end, count = f"({letters[-1].id}", _next_count(letters)
 
 
+def last(redis: Redis) -> DeadLetter | None:
+    """The newest of all."""
+    found: list[tuple[str, Any]] = [(lane, redis.xrevrange(keys.dead_key(lane), count=1)) for lane in LANES]
+    letters = [_letter(lane, id, fields) for lane, entries in found for id, fields in entries]
+    return max(letters, key=lambda letter: letter.id, default=None)
+
+
 def requeue(redis: Redis, selection: Selection, settings: Settings) -> Iterator[int]:
     """Have the dead letters handled again, from attempt 1 on. Yields the number of dead letters in each portion.
 

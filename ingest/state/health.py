@@ -107,21 +107,25 @@ def _all(now: Snapshot) -> Iterator[Finding]:
         text += causes.next_try(retrying, "the first is due in")
         yield Finding("info", "retrying", text, "`wa-ingest retry` has them tried now")
     if behind := sum(lane.behind for lane in now.backlog.lanes.values()):
-        text = f"{behind:,} {_wait('event', behind)} behind one of the same contact that is to be tried again"
+        text = f"{behind:,} {_wait('event', behind)} behind one of the same contact that waits for a try (strict order)"
         yield Finding("info", "behind", text)
+
+
+_DEAD = "`wa-ingest dead causes` says why; retry them once the cause is fixed"
 
 
 def _dead(now: Snapshot, count: int) -> Finding:
     """That there are dead letters; a warning for an hour after the newest was written, and with the cause of that."""
-    text = counted(count, "dead letter")
     newest = max(now.dead.groups, key=lambda one: one.newest_ms, default=None)
-    level: Level = "info"
-    if newest is not None and (age := now.time - newest.newest_ms / 1000) < LATELY_SECONDS:
-        level = "warning"
-        whose = f" of {newest.handler}" if newest.handler else ""
-        text += f", the newest {span(max(0.0, age))} old: {newest.reason}{whose}"
-    remedy = "`wa-ingest dead causes` says why; retry them once the cause is fixed"
-    return Finding(level, "dead", text, remedy, count=count)
+    if newest is None or (age := now.time - newest.newest_ms / 1000) >= LATELY_SECONDS:
+        return Finding("info", "dead", counted(count, "dead letter"), _DEAD, count=count)
+    return Finding("warning", "dead", newly_dead(count, age, newest.reason, newest.handler), _DEAD, count=count)
+
+
+def newly_dead(count: int, age: float, reason: str, handler: str) -> str:
+    """So many dead letters, in words, with what became of the newest that many seconds ago, and whose it is."""
+    whose = f" of {handler}" if handler else ""
+    return f"{counted(count, 'dead letter')}, the newest {span(max(0.0, age))} old: {reason}{whose}"
 
 
 def _steered(now: Snapshot, one: Steered) -> Iterator[Finding]:

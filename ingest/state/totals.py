@@ -86,6 +86,6 @@ def _not_ended(now: Backlog) -> str:
         "waiting": sum(lane.waiting for lane in lanes),
         "in work": sum(lane.working for lane in lanes),
         "retrying": sum(lane.retrying for lane in lanes),
-        "behind a retry of their contact": sum(lane.behind for lane in lanes),
+        "behind another of their contact that waits": sum(lane.behind for lane in lanes),
     }
     return ", ".join(f"{count:,} {where}" for where, count in figures.items() if count) or "nothing"

@@ -71,3 +71,7 @@ def test_help() -> None:
     assert "Redis is away\n====" in part.stdout
     wrong = CliRunner().invoke(main, ["help", "nonsense"])
     assert (wrong.exit_code, wrong.stderr) == (1, "Error: no topic has 'nonsense' in it: `wa-ingest help` lists them\n")
+    inside = CliRunner().invoke(main, ["help", "Rejected"])
+    assert inside.exit_code == 1
+    assert inside.stderr.startswith("Error: no topic is called 'Rejected'; these tell of it: ")
+    assert "there-are-dead-letters" in inside.stderr

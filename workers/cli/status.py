@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
+from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest.settings import redis_url
-from ingest.state import backlog, causes, history, rates, totals
+from ingest.state import backlog, causes, dead_letters, health, history, rates, totals
 from ingest.state.counters import LONGEST_CALL
 from ingest.state.handlers import Handler
 from ingest.state.refusals import Told
@@ -67,6 +68,7 @@ def status(watch: bool, as_json: bool) -> None:
             try:
                 now = backlog.read_all(redis, settings.dead_age)
                 now.idle_workers = backlog.idle_workers(redis, settings.partitions, now.away)
+                now.newly_dead = _newly_dead(redis, now)
             except (RedisError, OSError) as error:
                 if was_read:
                     return diagnose(error), spooled
@@ -96,6 +98,17 @@ def status(watch: bool, as_json: bool) -> None:
                     live.update(_shown(console, *look(), lines))
         except KeyboardInterrupt:
             pass
+
+
+def _newly_dead(clients: dict[str, Redis], now: backlog.Backlog) -> str:
+    """One line on what died within the hour, else empty."""
+    if not (count := sum(lane.dead for lane in now.lanes.values())):
+        return ""
+    letters = [dead_letters.last(redis) for name, redis in clients.items() if name not in now.away]
+    newest = max((one for one in letters if one), key=lambda one: one.id, default=None)
+    if newest is None or (age := time.time() - newest.id.ms / 1000) >= health.LATELY_SECONDS:
+        return ""
+    return health.newly_dead(count, age, newest.reason, newest.handler)
 
 
 def _json(now: backlog.Backlog | connection.Diagnosis, spooled: SpoolFigures | None) -> dict[str, Any]:
@@ -156,6 +169,8 @@ def _table(
     if now.idle_workers:
         below.append(Text(now.idle_workers, style="yellow"))
     below += _refused(now.refused)
+    if now.newly_dead:
+        below.append(Text(f"{printable(now.newly_dead)}; `wa-ingest dead causes` says why", style="red"))
     if again := now.retrying:
         text = f"retrying: {again.events:,}, {causes.next_try(again, 'next in')}, oldest {span(again.oldest_seconds)}"
         helps = "" if again.put_off >= again.events and not now.broken else "; `wa-ingest retry` tries them now"
@@ -179,7 +194,7 @@ def _table(
         if standing := causes.in_work(lane):
             below.append(Text(f"{name}: {lane.working:,} in work: {standing}", style="yellow"))
         if lane.behind:
-            below.append(Text(f"{name}: {lane.behind:,} behind events that are to be tried again (strict order)"))
+            below.append(Text(f"{name}: {lane.behind:,} behind events that wait for a try (strict order)"))
         if lane.limit:
             below.append(Text(f"{name}: at most {rates.in_words(lane.limit)}, `wa-ingest limit`", style="yellow"))
     below += _spooled(spooled)

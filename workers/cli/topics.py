@@ -39,6 +39,8 @@ def help_(topic: str | None) -> None:
         tables.show(("topic", "what one sees"), [(name, text.partition("\n")[0]) for name, text in sections.items()])
         return
     found = [topic] if topic in sections else [name for name in sections if topic.lower() in name]
+    if not found and (told := [name for name in sections if topic.lower() in sections[name].lower()]):
+        raise click.ClickException(f"no topic is called {topic!r}; these tell of it: {', '.join(told)}")
     if not found:
         raise click.ClickException(f"no topic has {topic!r} in it: `wa-ingest help` lists them")
     text = "\n".join(sections[name] for name in found)

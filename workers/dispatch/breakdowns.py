@@ -65,8 +65,10 @@ class Breakdowns:
         self._steering = steering
         self.failing: dict[Handler, _State] = {}
         """Handlers whose last call failed."""
-        self.inherited: set[str] = set()
-        """Names of those that always failed in the process that this one follows, until they are called here."""
+        self.inherited: dict[str, float] = {}
+        """Names of those that always failed in the process that this one follows, and since when (seconds since the
+        epoch), until they are called here.
+        """
 
     def is_down(self, handler: Handler) -> bool:
         """True while it is paused, or counts as broken down."""
@@ -130,13 +132,13 @@ class Breakdowns:
                 del self.failing[call.handler]
             was_down = state is not None and state.until > 0
             if was_down or call.handler.name in self.inherited:
-                self.inherited.discard(call.handler.name)
+                self.inherited.pop(call.handler.name, None)
                 log.info("handler works again", handler=call.handler.name, pid=os.getpid())
                 self._tell(call.handler.name)
             return False
         if state is None:
             state = self.failing[call.handler] = _State()
-            state.since = time.time()
+            state.since = self.inherited.get(call.handler.name, time.time())
         if isinstance(call.error, Unreachable):
             if not state.trying and state.until:
                 return True
@@ -161,7 +163,7 @@ class Breakdowns:
         if not state.until:
             what = "handler always fails, its events wait"
         log.warning(what, handler=handler.name, error=state.error, next_try_seconds=round(seconds), pid=os.getpid())
-        self.inherited.discard(handler.name)
+        self.inherited.pop(handler.name, None)
         state.tries += 1
         state.trying = False
         state.until = time.monotonic() + seconds

@@ -112,7 +112,7 @@ class BatchWorker(SimpleWorker):
         self._tell()
         if self.flow.dispatcher.breakdowns is not None and (followed := child.follows()):
             down: Any = self.connection.hgetall(keys.BREAKDOWNS)
-            self.flow.dispatcher.breakdowns.inherited |= breakdowns.told_by(followed, down)
+            self.flow.dispatcher.breakdowns.inherited.update(breakdowns.told_by(followed, down))
         self.connection.hdel(keys.IN_WORK, in_work.UNLOADABLE)
         self._telling.look()
         self._beats.start()

@@ -106,7 +106,7 @@ def _rows(tally: Tally, findings: Findings | Account | None) -> Iterator[tuple[s
 
 def _checked(findings: Findings | Account | None) -> Iterator[tuple[str, str, bool]]:
     if isinstance(findings, Account):
-        yield "to be handled", f"{findings.expected:,}", False
+        yield "messages and statuses to be handled", f"{findings.expected:,}", False
         yield "ended, by what the pipeline counts", f"{findings.ended:,}", False
         for name in ENDED:
             if count := getattr(findings, name):
@@ -115,7 +115,7 @@ def _checked(findings: Findings | Account | None) -> Iterator[tuple[str, str, bo
             yield name, f"{getattr(findings, name):,}", getattr(findings, name) > 0
         yield "repeated, out of order", "not seen", False
     elif findings:
-        yield "to be handled", f"{findings.expected:,}", False
+        yield "messages and statuses to be handled", f"{findings.expected:,}", False
         yield "handled", f"{findings.handled:,}", False
         for name in ("missing", "repeated", "out_of_order"):
             count = getattr(findings, name)

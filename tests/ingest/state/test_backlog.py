@@ -233,6 +233,7 @@ def test_as_json() -> None:
         "counts": {"handled.message": 1},
         "away": [],
         "idle_workers": "",
+        "newly_dead": "",
         "broken": [],
         "steered": [],
         "handlers": [],

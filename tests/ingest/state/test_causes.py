@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ingest.state import causes
-from ingest.state.backlog import Backlog, Steered
+from ingest.state.backlog import Backlog, Lane, Steered
 from ingest.state.breakdowns import Broken
 from ingest.state.failures import Failure
 from ingest.state.handlers import Owed
@@ -86,3 +86,12 @@ def test_an_error_is_no_reason_for_what_came_after_it() -> None:
     assert text.startswith("Handler crm is behind: 169 events wait for their turn and 1,319 for the next try")
     (text,) = told(calls=calls(), failed=failed, owed=[waits[0]._replace(oldest_seconds=140.0)])
     assert "a call failed 2m12s ago" in text
+
+
+def test_what_no_worker_has_taken() -> None:
+    """A lane of which all handlers are held up is not taken: what waits there is told beside what is known to be for it."""
+    lanes = {"messages": Lane(waiting=3), "statuses": Lane(waiting=486)}
+    waits = [Owed("store", "statuses", 2, 0, 20.0, 53)]
+    now = Backlog(lanes, 1, False, {}, broken=[Broken("store", "down", 16.0)], owed=waits)
+    (one,) = causes.told(now, NOW)
+    assert one.text.endswith("the oldest for 20s; no worker has taken 486 notifications of statuses yet")

@@ -31,7 +31,7 @@ def test_all_is_accounted_for() -> None:
     }
     assert totals.lines(now(counts, **lanes)) == [
         "events ended so far: 12,900 = 12,870 handled + 28 duplicate + 2 dead",
-        "not ended yet: 28 waiting, 1,330 in work, 3 retrying, 2 behind a retry of their contact",
+        "not ended yet: 28 waiting, 1,330 in work, 3 retrying, 2 behind another of their contact that waits",
     ]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -141,13 +142,29 @@ def test_status_of_all_that_came(wa: Callable[..., Result], redis: Redis, monkey
     assert line.endswith("oldest 2h00m; `wa-ingest retry` tries them now")
 
 
+def test_status_of_dead_letters(wa: Callable[..., Result], redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What became of the newest dead letter is told for an hour, with whose it is and the command that says more: where
+    a destination refuses all, nothing else tells."""
+    monkeypatch.setenv("COLUMNS", "120")
+    assert "dead letter" not in wa("status").output
+    seconds, _ = redis.time()
+    redis.xadd(keys.dead_key("statuses"), {"reason": "expired"}, id=f"{(seconds - 7200) * 1000}-0")
+    assert "dead letter" not in wa("status").output
+    redis.xadd(keys.dead_key("messages"), {"reason": "rejected", "handler": "crm"}, id=f"{(seconds - 7) * 1000}-0")
+    lines = wa("status").output.splitlines()
+    (line,) = [line for line in lines if "dead letters" in line]
+    assert re.fullmatch(
+        r"2 dead letters, the newest \ds old: rejected of crm; `wa-ingest dead causes` says why *", line
+    )
+
+
 def test_status_of_strict_orders(wa: Callable[..., Result], redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """It tells how much waits behind events that are to be tried again, if anything does, within 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
     assert "strict order" not in wa("status").output
     redis.hset(keys.HEADS, "a1", "messages.0|r1-1-oa1")
     redis.rpush(keys.behind_key("a1"), *["messages.0|record"] * 1234)
-    assert "\nmessages: 1,234 behind events that are to be tried again (strict order)\n" in wa("status").output
+    assert "\nmessages: 1,234 behind events that wait for a try (strict order)\n" in wa("status").output
     assert json.loads(wa("status", "--json").output)["lanes"]["messages"]["behind"] == 1234
 
 

@@ -181,7 +181,7 @@ def test_what_went_wrong_with_few_is_told() -> None:
         ["requests: 200", "1"],
         ["requests: timeout", "3"],
         ["given up", "1"],
-        ["to be handled", "1"],
+        ["messages and statuses to be handled", "1"],
         ["handled", "0"],
         ["missing", "1"],
     ]
@@ -459,7 +459,7 @@ def test_what_nobody_wanted_is_told_apart() -> None:
     """A person is told how many updates ended, and how: one that nobody wanted was not handled."""
     account = Account(expected=30, handled=13, unhandled=15, discarded=2)
     rows = rows_of(Tally(sent=30, acknowledged=30), account)
-    first = rows.index(["to be handled", "30"])
+    first = rows.index(["messages and statuses to be handled", "30"])
     assert rows[first + 1 : first + 6] == [
         ["ended, by what the pipeline counts", "30"],
         ["of these handled", "13"],
