@@ -89,7 +89,7 @@ def test_an_error_is_no_reason_for_what_came_after_it() -> None:
 
 
 def test_what_no_worker_has_taken() -> None:
-    """A lane of which all handlers are held up is not taken: what waits there is told beside what is known to be for it."""
+    """A lane of which all handlers are held up is not taken: what waits there is told beside what is known."""
     lanes = {"messages": Lane(waiting=3), "statuses": Lane(waiting=486)}
     waits = [Owed("store", "statuses", 2, 0, 20.0, 53)]
     now = Backlog(lanes, 1, False, {}, broken=[Broken("store", "down", 16.0)], owed=waits)
