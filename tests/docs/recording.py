@@ -67,7 +67,7 @@ SCRIPT: tuple[Type | Kill | Wait | Pause, ...] = (
     Wait("Ctrl-C"),
     Type(1, "# a customer writes\n"),
     Type(1, "wa-ingest simulate --to http://localhost:8080/webhook --count 3 --mix messages=1\n"),
-    Wait("median"),
+    Wait("slowest answer"),
     Pause(3),
     Type(0, "\x03"),
     Wait("goes on from here", 30),
