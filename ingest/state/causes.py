@@ -21,7 +21,6 @@ _LONGEST_SECONDS = 60.0  # and so is this, however long calls of the handler usu
 _FOR_A_SLOT = "for a free slot or thread"
 _NAMES = 3  # that are shown at most
 _COUNTED_SECONDS = 70.0  # the failures of the last minute are not older
-_OVER_SECONDS = 10.0  # without a failure, and without an event that waits for another try: it is mended
 _THEN = {
     CANNOT_LOAD: "then start workers: `wa-ingest work`; `up --reload` does so by itself",
     STARTUP_FAILS: "or what it needs; an `up` or `work` that runs tries again, with the settings of its start",
@@ -112,12 +111,12 @@ def waits(one: Handler) -> str:
 
 
 def _untaken(now: Backlog, handler: str) -> str:
-    """What waits in the lanes of a handler that is held up, besides what is known to be for it; empty: nothing. A lane
-    of which all handlers are held up is not taken.
+    """What waits in the lanes of a handler that is held up, without what is `due` to be tried again; empty: nothing. A
+    lane of which all handlers are held up is not taken.
     """
-    lanes = dict.fromkeys(one.lane for one in now.owed if one.handler == handler)
-    waiting = {lane: now.lanes[lane].waiting for lane in lanes if lane in now.lanes}
-    parts = [f"{counted(count, 'notification')} of {lane}" for lane, count in waiting.items() if count]
+    due = {one.lane: one.due for one in now.owed if one.handler == handler and one.lane in now.lanes}
+    waiting = {lane: now.lanes[lane].waiting - tried for lane, tried in due.items()}
+    parts = [f"{counted(count, 'notification')} of {lane}" for lane, count in waiting.items() if count > 0]
     return f"no worker has taken {_and_last(parts)} yet" if parts else ""
 
 
@@ -197,8 +196,9 @@ def _is_gone(one: Handler) -> Cause:
 def _fails(one: Handler, time: float) -> Cause:
     text = f"Handler {one.name}: {_failed(one, time)}{_and(waits(one))}"
     about = f"fails.{one.name}"
-    last = _COUNTED_SECONDS if one.error_at is None else _seconds(one.error_at, time)
-    if not one.owed and _OVER_SECONDS < last < _COUNTED_SECONDS:
+    # Without a time, or with one that is too long ago, the failures of the last minute are not known to be over.
+    is_known = one.error_at is not None and _seconds(one.error_at, time) < _COUNTED_SECONDS
+    if is_known and not one.owed:
         return Cause("info", about, f"{text}; none of its events waits for another try", "", SOME_FAIL)
     remedy = "Its events are tried again, at last they become dead letters; `wa-ingest tail` shows each, "
     remedy += "WA_LOG_ERRORS=full has the log say more"

@@ -158,9 +158,10 @@ def _python(arguments: list[str], loosely: bool) -> None:
 
 
 def _cp(arguments: list[str], loosely: bool) -> None:
-    """From the folder of the source into one of the reader's."""
+    """From the folder of the source into one of the reader's, under the same name: without it, a `../mybot` that is not
+    there yet would become the copy itself."""
     option, source, target = arguments
-    assert (option, target) == ("-r", "../mybot/")
+    assert (option, target) == ("-r", f"../mybot/{Path(source).name}")
     assert (ROOT / source).is_dir()
 
 
