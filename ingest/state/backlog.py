@@ -263,8 +263,13 @@ def idle_workers(clients: dict[str, Redis], partitions: int, away: Collection[st
         workers, most, idle = workers + found, most + here, idle + max(0, found - here)
     if not idle:
         return ""
+    return idle_in_words(workers, most, idle)
+
+
+def idle_in_words(workers: int, partitions: int, idle: int) -> str:
+    """That so many of these workers have none of the partitions, and what to do."""
     never = counted(idle, "of them never gets", "of them never get")
-    return f"{workers} worker processes but {counted(most, 'partition')}: {never} messages; raise WA_PARTITIONS"
+    return f"{workers} worker processes but {counted(partitions, 'partition')}: {never} messages; raise WA_PARTITIONS"
 
 
 def _message_workers(redis: Redis) -> int:
@@ -435,13 +440,13 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         pipe.hgetall(keys.FAILURES)
         for lane in LANES:
             pipe.xlen(keys.dead_key(lane))
-        counted = refusals.buckets(now_ms / 1000)
-        for key in counted:
+        requested = refusals.buckets(now_ms / 1000)
+        for key in requested:
             pipe.hgetall(key)
         for back in range(_RATE_BUCKETS + 1):
             pipe.hgetall(keys.flow_key(bucket - back))
         ledger, taken, workers, suspended, counts, steering, broken, calls, heads, owed, failed, *rest = pipe.execute()
-    requests, request_steps = refusals.parse(rest[len(LANES) : len(LANES) + len(counted)])
+    requests, request_steps = refusals.parse(rest[len(LANES) : len(LANES) + len(requested)])
     outcomes, unhandled = totals.split({name.decode(): int(count) for name, count in counts.items()})
     return _Seen(
         ledger=_ledger(ledger),
@@ -467,7 +472,7 @@ def _see(redis: Redis, now_ms: int) -> _Seen:
         dead=dict(zip(LANES, rest[: len(LANES)], strict=True)),
         requests=requests,
         request_steps=request_steps,
-        flows=rest[len(LANES) + len(counted) :],
+        flows=rest[len(LANES) + len(requested) :],
     )
 
 

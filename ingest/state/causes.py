@@ -80,7 +80,7 @@ def of_workers(now: Backlog, time: float) -> Cause | None:
     waiting = sum(lane.waiting + lane.working for lane in now.lanes.values())
     text = "No worker is alive"
     if waiting:
-        text += ": 1 notification waits" if waiting == 1 else f": {waiting:,} notifications wait"
+        text += f": {counted(waiting, 'notification waits', 'notifications wait')}"
         text += f", the oldest for {span(max(lane.oldest_seconds for lane in now.lanes.values()))}"
     if why is None:
         remedy = "Start workers: `wa-ingest work`; their log says why they ended"
@@ -207,20 +207,20 @@ def _fails(one: Handler, time: float) -> Cause:
 
 def _is_of_now(one: Handler, time: float) -> bool:
     """True when it fails: lately, or what waits has failed. An error from before all that waits had come is over."""
-    if one.failures or one.error_at is None:
-        return bool(one.failures or one.error)
-    return _seconds(one.error_at, time) <= max(_COUNTED_SECONDS, one.oldest_seconds)
+    if one.failures:
+        return True
+    return one.error_at is not None and _seconds(one.error_at, time) <= max(_COUNTED_SECONDS, one.oldest_seconds)
 
 
 def _failed(one: Handler, time: float) -> str:
     """How often, how and when last it failed. An error that is older than what was counted is told by itself."""
-    counted = f"{one.failures:,} of {one.calls:,} calls failed in the last minute" if one.failures else ""
+    often = f"{one.failures:,} of {one.calls:,} calls failed in the last minute" if one.failures else ""
     if one.error_at is None:
-        return counted
-    if not counted or _seconds(one.error_at, time) > _COUNTED_SECONDS:
+        return often
+    if not often or _seconds(one.error_at, time) > _COUNTED_SECONDS:
         last = f"a call failed {_age(one.error_at, time)} ago ({one.error})"
-        return f"{counted}; {last}" if counted else last
-    return f"{counted} ({_errors(one)}), the last one {_age(one.error_at, time)} ago"
+        return f"{often}; {last}" if often else last
+    return f"{often} ({_errors(one)}), the last one {_age(one.error_at, time)} ago"
 
 
 def _errors(one: Handler) -> str:

@@ -14,6 +14,8 @@ from ingest.terminal import counted, shortened_lines
 LATELY_SECONDS = 3600.0
 """For so long a dead letter is a warning."""
 
+_DEAD = "`wa-ingest dead causes` says why; retry them once the cause is fixed"
+
 Level = Literal["critical", "warning", "info"]
 _ORDER: tuple[Level, ...] = ("critical", "warning", "info")
 
@@ -109,9 +111,6 @@ def _all(now: Snapshot) -> Iterator[Finding]:
     if behind := sum(lane.behind for lane in now.backlog.lanes.values()):
         text = f"{behind:,} {_wait('event', behind)} behind one of the same contact that waits for a try (strict order)"
         yield Finding("info", "behind", text)
-
-
-_DEAD = "`wa-ingest dead causes` says why; retry them once the cause is fixed"
 
 
 def _dead(now: Snapshot, count: int) -> Finding:

@@ -18,6 +18,7 @@ from ingest.store import constants, keys, scripts
 from ingest.store.jobs import job_template, rq_now
 from ingest.store.pipelined import PipelinedConnection
 from ingest.store.queues import LANES, queue_names
+from tests.conftest import wait_for
 from workers.engine import flow as flow_room
 from workers.engine import take as take_room
 from workers.engine.hand import Taken
@@ -192,3 +193,25 @@ def nothing_left(redis: Redis) -> Callable[[], None]:
         assert found.isdisjoint({keys.LEDGER, keys.TAKEN, keys.LEASES})
 
     return check
+
+
+@pytest.fixture
+def two_workers(runner: Callable[..., Runner], redis: Redis) -> Callable[..., list[threading.Thread]]:
+    """Runs two batches in two workers, the second once a handler of the first has `begun`, and returns their threads
+    when the workers have asked Redis some more times.
+    """
+
+    def calls() -> int:
+        return redis.info("commandstats")["cmdstat_evalsha"]["calls"]  # type: ignore[index,no-any-return]
+
+    def start(handlers: Handlers, first: Any, second: Any, begun: threading.Event) -> list[threading.Thread]:
+        threads = []
+        for worker, taken in (("w1", first), ("w2", second)):
+            threads.append(threading.Thread(target=runner(handlers, worker=worker).run, args=taken))
+            threads[-1].start()
+            assert begun.wait(30)
+        asked = calls()
+        wait_for(lambda: calls() > asked + 5, what="some more tries")
+        return threads
+
+    return start

@@ -105,10 +105,9 @@ def _processes(redis: Redis) -> Iterator[Check]:
     now = backlog.read(redis)
     for cause in causes.told(now, time.time()):
         # Somebody looks now: few failures are worth a warning here, though none on the page and in alerts.
-        some_fail = cause.topic == causes.SOME_FAIL and cause.remedy
-        yield Check(
-            "handlers", "warning" if some_fail else _RESULTS[cause.level], cause.text, cause.remedy, cause.topic
-        )
+        fails = cause.topic == causes.SOME_FAIL and cause.remedy
+        result = "warning" if fails else _RESULTS[cause.level]
+        yield Check("handlers", result, cause.text, cause.remedy, cause.topic)
     for steered in now.steered:
         if steered.paused_since:
             finding = f"{steered.handler} is paused since {steered.paused_since}, its events wait"

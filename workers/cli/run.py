@@ -15,9 +15,10 @@ from rich.text import Text
 
 from ingest import signs, supervisor
 from ingest.settings import DEFAULT_HANDLERS, GUARDS, Settings, SettingsError, each_redis, redis_url, variable
+from ingest.state import backlog
 from ingest.store.local import DATA, socket_path
 from ingest.store.queues import MESSAGES
-from ingest.terminal import OWN_SERVER, TERSE, aside, counted
+from ingest.terminal import OWN_SERVER, TERSE, aside
 from workers.cli import beside, data_folder, env_file, ports, preflight, process_specs
 from workers.cli.terminal import cli_errors, current_settings, own_settings, program, reached
 
@@ -121,9 +122,7 @@ def _warn_of_idle_workers(settings: Settings) -> None:
     of_each = [len(range(n, settings.partitions, count)) for n in range(count)]
     idle = sum(max(0, settings.processes - partitions) for partitions in of_each)
     if MESSAGES in settings.lanes and idle:
-        text = f"{settings.processes * count} worker processes but {counted(settings.partitions, 'partition')}"
-        never = counted(idle, "of them never gets", "of them never get")
-        aside(f"Warning: {text}: {never} messages; raise WA_PARTITIONS")
+        aside(f"Warning: {backlog.idle_in_words(settings.processes * count, settings.partitions, idle)}")
 
 
 def _to_try(settings: Settings, address: str, body: str) -> str:

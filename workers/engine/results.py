@@ -14,7 +14,7 @@ from ingest.store.headers import PART_BYTES, enclose, within
 from ingest.store.records import MOST_WAITS, OWED_JOINT, Record, digest, pack
 from workers import doubts
 from workers.dispatch import outcomes
-from workers.dispatch.outcomes import BEHIND, HANDLED, LAGS, UNHANDLED, Outcome
+from workers.dispatch.outcomes import BEHIND, LAGS, UNHANDLED, Outcome
 from workers.engine import retries
 from workers.events import Broken, Event
 from workers.events.chat import shares_of
@@ -128,9 +128,6 @@ class Results:
 
     def tell(self, event: Event, index: int, outcome: Outcome, order: str = "") -> None:
         """Note how an event of that record ended; `order` is its strict order, if others wait for it or it waits."""
-        if outcome is HANDLED:  # nearly always
-            self.counts[f"handled.{event.kind}"] += 1
-            return
         try:
             self._account(event, index, outcome, order)
         except Exception as error:

@@ -13,7 +13,6 @@ from redis import Redis
 from ingest.store import keys
 from ingest.store.pipelined import PipelinedConnection
 from ingest.store.records import pack
-from tests.conftest import wait_for
 from workers import Handlers
 from workers.engine import claims
 from workers.events import Event, Message
@@ -171,7 +170,7 @@ def test_a_copy_in_another_batch_waits_for_nobody(
 
 @pytest.mark.parametrize("same", [True, False], ids=["a copy", "another status"])
 def test_two_statuses_of_one_message_in_two_workers(
-    same: bool, commit: Any, take: Any, runner: Any, status: Any, redis: Redis
+    same: bool, commit: Any, take: Any, two_workers: Any, status: Any, redis: Redis
 ) -> None:
     """While a worker has a status of a message in work, another worker's status of it waits; then it is handled, unless
     it is a copy.
@@ -189,13 +188,7 @@ def test_two_statuses_of_one_message_in_two_workers(
 
     commit(status("m", "sent"), status("m", "sent" if same else "read"), batch=1)
     first, second = take("w1"), take("w2")
-    threads = []
-    for worker, taken in (("w1", first), ("w2", second)):
-        threads.append(threading.Thread(target=runner(handlers, worker=worker).run, args=taken))
-        threads[-1].start()
-        assert begun.wait(30)
-    asked = redis.info("commandstats")["cmdstat_evalsha"]["calls"]  # type: ignore[index]
-    wait_for(lambda: redis.info("commandstats")["cmdstat_evalsha"]["calls"] > asked + 5, what="some more tries")  # type: ignore[index]
+    threads = two_workers(handlers, first, second, begun)
     assert seen == ["sent"]
     go.set()
     for thread in threads:

@@ -13,7 +13,6 @@ from ingest.settings import load
 from ingest.store import keys
 from ingest.store.pipelined import PipelinedConnection
 from ingest.store.records import pack, unpack
-from tests.conftest import wait_for
 from workers import Handlers
 from workers.archive import replay
 from workers.engine import claims, retries
@@ -139,7 +138,7 @@ def test_a_status_that_failed_at_first(again: Replay, drain: Any, status: Any, m
 
 
 def test_one_status_of_a_message_at_a_time(
-    again: Replay, commit: Any, take: Any, runner: Any, status: Any, redis: Redis
+    again: Replay, commit: Any, take: Any, two_workers: Any, status: Any, redis: Redis
 ) -> None:
     """A status that is replayed and one that just came are not in work at the same time."""
     handlers, running, seen = Handlers(), threading.Lock(), []
@@ -157,13 +156,7 @@ def test_one_status_of_a_message_at_a_time(
     first = take("w1")
     commit(status("m", "read"))
     second = take("w2")
-    threads = []
-    for worker, taken in (("w1", first), ("w2", second)):
-        threads.append(threading.Thread(target=runner(handlers, worker=worker).run, args=taken))
-        threads[-1].start()
-        assert begun.wait(30)
-    asked = redis.info("commandstats")["cmdstat_evalsha"]["calls"]  # type: ignore[index]
-    wait_for(lambda: redis.info("commandstats")["cmdstat_evalsha"]["calls"] > asked + 5, what="some more tries")  # type: ignore[index]
+    threads = two_workers(handlers, first, second, begun)
     assert len(seen) == 1
     go.set()
     for thread in threads:
